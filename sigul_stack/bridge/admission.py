@@ -1,0 +1,94 @@
+"""Who gets in: TLS handshakes of many peers at once, each with its own limit, and their roles.
+
+Invariant: a peer that has not authenticated takes no place of one that has. Their number is
+limited, and when the limit is reached the oldest of the address with most of them makes room: one
+that opens silent connections by the hundred only pushes out its own.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ..errors import TransportError
+from ..transport.stream import Peer
+
+
+@dataclass(slots=True, eq=False)
+class _Newcomer:
+    host: str
+    tcp: socket.socket = field(repr=False)
+
+
+class Handshakes:
+    """The connections of one port that have not finished their handshake, at most `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._newcomers: list[_Newcomer] = []
+
+    def enter(self, host: str, tcp: socket.socket) -> _Newcomer | None:
+        """Add a connection; returns what to `leave` with. Makes room by ending another."""
+        newcomer = _Newcomer(host, tcp)
+        with self._lock:
+            if len(self._newcomers) >= self._limit:
+                crowd, _count = Counter(item.host for item in self._newcomers).most_common(1)[0]
+                oldest = next(item for item in self._newcomers if item.host == crowd)
+                self._newcomers.remove(oldest)
+                _end(oldest.tcp)
+            self._newcomers.append(newcomer)
+        return newcomer
+
+    def leave(self, newcomer: _Newcomer) -> None:
+        """The connection's handshake is over, well or not."""
+        with self._lock:
+            if newcomer in self._newcomers:
+                self._newcomers.remove(newcomer)
+
+    def end_all(self) -> None:
+        """End every connection that is still in its handshake."""
+        with self._lock:
+            for newcomer in self._newcomers:
+                _end(newcomer.tcp)
+
+
+def _end(tcp: socket.socket) -> None:
+    try:
+        tcp.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return
+
+
+class Roles:
+    """Tells servers from clients by their certificates, so that neither can play the other.
+
+    With `server_names` (the `server-cn` setting) a server's CN or one of its DNS names must be
+    listed, and a client's may not be. Without it any certificate may be a server's, but one that
+    has been one is no client's.
+    """
+
+    def __init__(self, server_names: tuple[str, ...]) -> None:
+        self._server_names = frozenset(server_names)
+        self._seen_servers: set[str] = set()
+
+    def check_server(self, peer: Peer) -> None:
+        """Raise `TransportError` unless `peer` may be a signing server."""
+        if self._server_names and not self._is_listed(peer):
+            raise TransportError(
+                f"'{peer.common_name}' is not a signing server's name: server-cn lists"
+                f" {', '.join(sorted(self._server_names))}"
+            )
+        self._seen_servers.add(peer.fingerprint)
+
+    def check_client(self, peer: Peer) -> None:
+        """Raise `TransportError` unless `peer` may be a client."""
+        if self._is_listed(peer) or peer.fingerprint in self._seen_servers:
+            raise TransportError(
+                f"'{peer.common_name}' is a signing server, which may not be a client"
+            )
+
+    def _is_listed(self, peer: Peer) -> bool:
+        return not self._server_names.isdisjoint((peer.common_name, *peer.names))

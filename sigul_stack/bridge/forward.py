@@ -1,0 +1,213 @@
+"""One paired request: two threads that move chunks, one in each direction.
+
+Client to server goes in the caller's thread, server to client in a second one. The reply's last
+byte decides the end: the client is told, the server is let go, and the client has a moment to close
+first, so that no reset throws away what it has not read. Nothing waits for either inner end:
+clients end theirs late, or never. A close-notify is sent only when all is well.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from typing import Final
+
+from ..errors import DeadlineExceeded, PeerClosed, ProtocolError, TransportError
+from ..protocol.chunks import END_OF_INNER, END_OF_OUTER, ChunkDecoder, Stream, encode_chunk
+from ..transport.stream import READ_BYTES, ByteStream
+from .streams import ReplyCutter, RequestFilter
+
+log = logging.getLogger(__name__)
+
+#: Slowest payload that is put up with, in bytes a second, beyond one idle timeout: a client that
+#: trickles on purpose must not keep a server for ever.
+MIN_PAYLOAD_RATE: Final = 16 * 1024
+
+#: Seconds for a reply to be complete once its client has gone. Some clients close as soon as they
+#: have read an error's header.
+CLIENT_GONE_SECONDS: Final = 2.0
+
+
+class Forwarding:
+    """A client and a server joined for one request.
+
+    `idle_timeout` is the longest time in seconds in which neither direction moves; `close_timeout`
+    the seconds that the client has to close once its reply is complete.
+    """
+
+    def __init__(
+        self,
+        client: ByteStream,
+        server: ByteStream,
+        request: RequestFilter,
+        reply: ReplyCutter,
+        *,
+        idle_timeout: float,
+        close_timeout: float,
+    ) -> None:
+        self._client = client
+        self._server = server
+        self._request = request
+        self._reply = reply
+        self._idle_timeout = idle_timeout
+        self._close_timeout = close_timeout
+        self._moved_at = time.monotonic()
+        #: Set once the request is over, `_finished` telling whether well.
+        self._over = threading.Event()
+        self._finished = False
+        self._client_done = threading.Event()
+        self._errors: list[Exception] = []
+
+    def run(self, early: list[tuple[Stream, bytes]], decoder: ChunkDecoder) -> None:
+        """Forward until the reply is complete. `early` and `decoder` continue the header's read.
+
+        Both connections are over afterwards, closed in order where all went well. Raises what
+        ended the request before that.
+        """
+        context = contextvars.copy_context()
+        downstream = threading.Thread(
+            target=context.run, args=(self._downstream,), name="forward-reply", daemon=True
+        )
+        downstream.start()
+        try:
+            self._upstream(early, decoder)
+        except Exception as error:  # noqa: BLE001 - raised below, once no thread uses the sockets
+            self._fail(error)
+        finally:
+            self._client_done.set()
+            downstream.join()
+        if not self._finished:
+            raise self._errors[0]
+        self._client.close()
+        self._server.close()
+
+    # ---------------------------------------------------------------------------- client → server
+
+    def _upstream(self, early: list[tuple[Stream, bytes]], decoder: ChunkDecoder) -> None:
+        started = time.monotonic()
+        received = 0
+        self._send_up(early)
+        while True:
+            data = self._read_client()
+            if not data:
+                return
+            received += len(data)
+            allowed = self._idle_timeout + received / MIN_PAYLOAD_RATE
+            if not self._request.finished and time.monotonic() - started > allowed:
+                raise DeadlineExceeded(
+                    f"the client sent its payload slower than {MIN_PAYLOAD_RATE} bytes/s"
+                )
+            self._send_up(list(decoder.feed(data)))
+
+    def _read_client(self) -> bytes:
+        """What the client sends next; empty once it has left and that is in order."""
+        while True:
+            try:
+                data = self._client.read(READ_BYTES, self._idle_timeout)
+            except DeadlineExceeded:
+                if self._idle():
+                    raise
+                continue
+            except TransportError:
+                data = b""
+            if data:
+                self._moved_at = time.monotonic()
+                return data
+            if not self._over.wait(CLIENT_GONE_SECONDS):
+                raise PeerClosed("the client left before its reply was complete")
+            return b""
+
+    def _send_up(self, pieces: list[tuple[Stream, bytes]]) -> None:
+        chunks: list[bytes] = []
+        for stream, piece in pieces:
+            if stream is Stream.INNER:
+                chunks.append(encode_chunk(Stream.INNER, piece) if piece else END_OF_INNER)
+            elif piece:
+                chunks.extend(
+                    encode_chunk(Stream.OUTER, part) for part in self._request.feed(piece)
+                )
+            elif self._request.at_boundary:
+                chunks.append(END_OF_OUTER)
+            else:
+                raise ProtocolError("the client ended its request in the middle")
+        for chunk in chunks:
+            try:
+                self._server.write(chunk, self._idle_timeout)
+            except TransportError:
+                # A server may end before it has read everything, once it has replied.
+                if not self._over.wait(CLIENT_GONE_SECONDS):
+                    raise
+
+    # ---------------------------------------------------------------------------- server → client
+
+    def _downstream(self) -> None:
+        try:
+            self._forward_reply()
+        except Exception as error:  # noqa: BLE001 - raised by the other thread
+            self._fail(error)
+
+    def _forward_reply(self) -> None:
+        decoder = ChunkDecoder()
+        while not self._reply.finished:
+            data = self._read_server()
+            ended = False
+            for stream, piece in decoder.feed(data):
+                if stream is Stream.INNER:
+                    self._write_client(encode_chunk(stream, piece) if piece else END_OF_INNER)
+                    continue
+                for chunk in self._reply.feed(piece):
+                    self._write_client(encode_chunk(Stream.OUTER, chunk))
+                ended = not piece
+            if ended:
+                if not self._reply.at_boundary:
+                    raise ProtocolError("the server ended its reply in the middle")
+                break
+        # Finished first, so that a client that closes on its end finds all in order.
+        self._finished = True
+        self._over.set()
+        self._write_client(END_OF_OUTER)
+        self._server.end_writing()
+        log.info("[FORWARD] forward_two_way loop completed normally")
+        if not self._client_done.wait(self._close_timeout):
+            log.info("The client did not close within %g s of its reply", self._close_timeout)
+            self._client.abort()
+
+    def _read_server(self) -> bytes:
+        while True:
+            try:
+                data = self._server.read(READ_BYTES, self._idle_timeout)
+            except DeadlineExceeded:
+                if self._idle():
+                    raise
+                continue
+            if not data:
+                raise PeerClosed(
+                    "the server ended the connection without a reply: its log has the reason"
+                )
+            self._moved_at = time.monotonic()
+            return data
+
+    def _write_client(self, chunk: bytes) -> None:
+        try:
+            self._client.write(chunk, self._idle_timeout)
+        except TransportError:
+            if not self._finished:
+                raise
+            log.info("The client left before it had read the end of its reply")
+        self._moved_at = time.monotonic()
+
+    # ------------------------------------------------------------------------------------- either
+
+    def _idle(self) -> bool:
+        return time.monotonic() - self._moved_at >= self._idle_timeout
+
+    def _fail(self, error: Exception) -> None:
+        """End both connections without a close-notify; the other direction's thread fails too."""
+        if self._finished:
+            return
+        self._errors.append(error)
+        self._over.set()
+        self._client.abort()
+        self._server.abort()

@@ -1,0 +1,278 @@
+"""The bridge as a running service: ports, a thread for each peer, a clean end.
+
+A server's thread ends when it joins the pool of the waiting; a client's carries its request to the
+end. Whatever happens in one of them, the others and the service go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+from ..config import BridgeSettings
+from ..errors import SigulError, TransportError
+from ..logcontext import request_id
+from ..protocol.codec import Fields, pack_u64, read_u64
+from ..protocol.messages import encode_request_header, read_request_header
+from ..protocol.operations import Operation, operation_of
+from ..transport import nss
+from ..transport.chunked import ChunkedStream
+from ..transport.stream import ByteStream, Deadline
+from ..transport.watchdog import Watchdog
+from .admission import Handshakes, Roles
+from .forward import Forwarding
+from .streams import ReplyCutter, RequestFilter
+from .waiting import WaitingServers
+
+log = logging.getLogger(__name__)
+
+#: How often the end of the service looks whether the requests in flight are done, in seconds.
+_DRAIN_POLL_SECONDS: Final = 0.1
+#: Pause after an accept that failed for want of descriptors or memory, in seconds.
+_ACCEPT_PAUSE_SECONDS: Final = 0.5
+
+
+class Stopper(Protocol):
+    """Tells when to stop: its descriptor is readable from then on."""
+
+    def fileno(self) -> int:
+        """The descriptor to poll."""
+        ...
+
+
+class Bridge:
+    """A bridge. `open` takes the ports, `run` serves until it is told to stop."""
+
+    def __init__(self, settings: BridgeSettings) -> None:
+        self._settings = settings
+        self._roles = Roles(settings.server_cn)
+        self._watchdog = Watchdog()
+        self._waiting = WaitingServers(settings.max_waiting_servers)
+        self._clients = threading.BoundedSemaphore(settings.max_clients)
+        self._handshakes = {
+            kind: Handshakes(settings.max_handshakes) for kind in ("server", "client")
+        }
+        self._numbers = itertools.count(1)
+        self._requests = 0
+        self._requests_lock = threading.Lock()
+        self._listeners: dict[socket.socket, str] = {}
+
+    def open(self, identity: nss.Identity | None = None) -> None:
+        """Listen on both ports. Raises `TransportError` where one is taken."""
+        settings = self._settings
+        self._identity = identity or nss.load_identity(settings.bridge_cert_nickname)
+        for kind, port in (
+            ("server", settings.server_listen_port),
+            ("client", settings.client_listen_port),
+        ):
+            for listener in nss.listen(settings.listen_address, port):
+                self._listeners[listener] = kind
+        log.info("[BRIDGE_REQUEST] Waiting for the server to connect")
+
+    def run(self, stop: Stopper) -> None:
+        """Accept and serve until `stop` is readable; then let requests finish, up to a limit."""
+        poll = select.poll()
+        by_descriptor = {listener.fileno(): listener for listener in self._listeners}
+        for descriptor in (*by_descriptor, stop.fileno()):
+            poll.register(descriptor, select.POLLIN)
+        while True:
+            ready = [descriptor for descriptor, _events in poll.poll()]
+            if stop.fileno() in ready:
+                break
+            for descriptor in ready:
+                self._accept(by_descriptor[descriptor])
+        self._end()
+
+    def _end(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        for handshakes in self._handshakes.values():
+            handshakes.end_all()
+        self._waiting.close()
+        end = time.monotonic() + self._settings.shutdown_timeout
+        while self._requests and time.monotonic() < end:
+            time.sleep(_DRAIN_POLL_SECONDS)
+        if self._requests:
+            log.warning(
+                "%d requests were not finished within %g s and are cut off",
+                self._requests,
+                self._settings.shutdown_timeout,
+            )
+        self._watchdog.stop()
+
+    # --------------------------------------------------------------------------------- newcomers
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            tcp, address = listener.accept()
+        except OSError as error:
+            # The peer may have gone again, or descriptors have run out: neither ends the service.
+            log.warning("Accepting a connection failed: %s", error.strerror)
+            if not isinstance(error, ConnectionError):
+                time.sleep(_ACCEPT_PAUSE_SECONDS)
+            return
+        kind = self._listeners[listener]
+        serve = self._serve_server if kind == "server" else self._serve_client
+        thread = threading.Thread(
+            target=self._guarded, args=(serve, tcp, address), name=kind, daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            log.error("No thread could be started for a new connection; it is closed")
+            tcp.close()
+
+    def _guarded(
+        self,
+        serve: Callable[[socket.socket, str, str], None],
+        tcp: socket.socket,
+        address: tuple[str, int],
+    ) -> None:
+        """Run a peer's thread: log what ends it, close what it leaves open."""
+        request_id.set(f"{next(self._numbers):x}")
+        try:
+            serve(tcp, address[0], nss.printable_address(address))
+        except SigulError as error:
+            log.warning("%s", error)
+        except Exception:
+            log.exception("A connection failed in an unforeseen way")
+
+    @contextlib.contextmanager
+    def _authenticated(
+        self, kind: str, tcp: socket.socket, host: str, address: str
+    ) -> Iterator[nss.TLSConnection]:
+        """A peer whose handshake is done; ended without a close-notify if the block raises."""
+        handshakes = self._handshakes[kind]
+        newcomer = handshakes.enter(host, tcp)
+        try:
+            connection = nss.TLSConnection(tcp, address, self._watchdog)
+        except BaseException:
+            handshakes.leave(newcomer)
+            tcp.close()
+            raise
+        try:
+            log.info("[BRIDGE_TLS] Starting TLS handshake with %s", kind)
+            try:
+                connection.handshake_as_server(
+                    self._settings.nss, self._identity, self._settings.handshake_timeout
+                )
+            except TransportError as error:
+                title = kind.capitalize()
+                raise TransportError(f"[BRIDGE_TLS] {title} handshake failed: {error}") from None
+            finally:
+                handshakes.leave(newcomer)
+            log.info("[BRIDGE_TLS] %s TLS handshake completed", kind.capitalize())
+            yield connection
+        except BaseException:
+            connection.discard()
+            raise
+
+    # ----------------------------------------------------------------------------------- servers
+
+    def _serve_server(self, tcp: socket.socket, host: str, address: str) -> None:
+        log.info("[BRIDGE_REQUEST] Server TCP connection accepted (%s)", address)
+        with self._authenticated("server", tcp, host, address) as server:
+            self._roles.check_server(server.peer)
+            log.info(
+                "[BRIDGE_TLS] Server authenticated with CN: %s", _quoted(server.peer.common_name)
+            )
+            log.info("[BRIDGE_REQUEST] Waiting for the client to connect")
+            self._waiting.add(server)
+
+    # ----------------------------------------------------------------------------------- clients
+
+    def _serve_client(self, tcp: socket.socket, host: str, address: str) -> None:
+        log.info("[BRIDGE_REQUEST] Client connected (%s)", address)
+        with self._authenticated("client", tcp, host, address) as client:
+            self._roles.check_client(client.peer)
+            log.info(
+                "[BRIDGE_TLS] Client authenticated with CN: %s", _quoted(client.peer.common_name)
+            )
+            if not self._clients.acquire(blocking=False):
+                raise TransportError(
+                    f"{self._settings.max_clients} clients are connected already (max-clients);"
+                    f" {address} is sent away"
+                )
+            try:
+                with self._counted():
+                    self._serve_request(client)
+            finally:
+                self._clients.release()
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._requests_lock:
+            self._requests += 1
+        try:
+            yield
+        finally:
+            with self._requests_lock:
+                self._requests -= 1
+
+    def _serve_request(self, client: ByteStream) -> None:
+        settings = self._settings
+        chunked = ChunkedStream(client, settings.header_timeout)
+        deadline = Deadline(settings.header_timeout, "sending the request's header")
+        fields = chunked.parse(read_request_header(), deadline)
+        operation = operation_of(fields)
+        operation.check(fields)
+        length = chunked.parse(read_u64(), deadline)
+        operation.check_payload(length)
+        log.info(
+            "Request '%s' of user '%s', payload %d bytes", operation.name, fields["user"].decode(),
+            length,
+        )  # fmt: skip
+        server = self._dispatch(client, encode_request_header(fields) + pack_u64(length))
+        try:
+            self._forward(client, server, chunked, operation, fields, length)
+        except BaseException:
+            server.discard()
+            raise
+
+    def _dispatch(self, client: ByteStream, head: bytes) -> ByteStream:
+        """A waiting server that has been sent the request's head."""
+        deadline = Deadline(self._settings.server_wait_timeout, "waiting for a signing server")
+        while True:
+            server = self._waiting.take(deadline, client)
+            try:
+                ChunkedStream(server, self._settings.idle_timeout).write(head)
+            except TransportError as error:
+                # It died in this very moment and has seen no request: the next one will do.
+                log.warning("Waiting server %s failed: %s", server.peer.common_name, error)
+                server.discard()
+                continue
+            log.info(
+                "Paired with server %s (%s)", server.peer.common_name, server.peer.address
+            )
+            return server
+
+    def _forward(
+        self,
+        client: ByteStream,
+        server: ByteStream,
+        chunked: ChunkedStream,
+        operation: Operation,
+        fields: Fields,
+        length: int,
+    ) -> None:
+        keep_payload = "return-data" not in fields or fields.boolean("return-data")
+        early, decoder = chunked.hand_over()
+        Forwarding(
+            client,
+            server,
+            RequestFilter(operation, length, self._settings.max_rpms_payloads_size),
+            ReplyCutter(operation, keep_payload=keep_payload),
+            idle_timeout=self._settings.idle_timeout,
+            close_timeout=self._settings.close_timeout,
+        ).run(early, decoder)
+
+
+def _quoted(name: str) -> str:
+    return f"'{name}'"

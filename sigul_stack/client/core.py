@@ -1,0 +1,261 @@
+"""One request to a signing server: the exchange that every command is built on.
+
+A request has three phases (docs/protocol.md, "A request"): header and payload go out on the outer
+stream, the inner session carries the secrets, the reply comes in on the outer stream. Nothing of a
+reply is returned before its authentication code has been checked; only a streamed `output` is
+written as it arrives, so its writer must throw it away when `call` raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import secrets as random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from ..config import ClientSettings
+from ..errors import (
+    PeerClosed,
+    ProtocolError,
+    RequestRefused,
+    SigulError,
+    Status,
+    TransportError,
+)
+from ..protocol import messages
+from ..protocol.chunks import MAX_WRITTEN_CHUNK
+from ..protocol.codec import PROTOCOL_VERSION, Fields, encode_value, pack_u64, read_u64
+from ..protocol.messages import DIGEST_BYTES, ReplyKeys, UnknownVersion, new_hmac
+from ..protocol.operations import OPERATIONS
+from ..secret import Secret
+from ..transport import nss
+from ..transport.chunked import ChunkedStream
+from ..transport.nested import inner_session
+
+log = logging.getLogger(__name__)
+
+#: Largest reply payload that is returned in memory, in bytes; larger ones need an output file.
+MAX_MEMORY_REPLY: Final = 64 * 1024**2
+
+#: Tells progress: called with what is under way and its size in bytes, gives a function to call
+#: with each number of bytes done.
+ProgressFactory = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@contextlib.contextmanager
+def no_progress(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
+    """A `ProgressFactory` that shows nothing."""
+    yield lambda _count: None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A successful, authenticated reply. `payload` is empty where it went to an output file."""
+
+    fields: Fields
+    payload: bytes
+
+    def integer(self, name: str) -> int:
+        """Field `name` as an integer."""
+        return self.fields.integer(name)
+
+    def boolean(self, name: str) -> bool:
+        """Field `name` as a bool."""
+        return self.fields.boolean(name)
+
+    def string(self, name: str) -> str:
+        """Field `name` as text."""
+        return self.fields.string(name)
+
+    def names(self, counted_by: str) -> list[str]:
+        """The payload as texts each ended by NUL, as many as field `counted_by` says."""
+        count = self.integer(counted_by)
+        parts = self.payload.split(b"\0")
+        if parts.pop() != b"" or len(parts) != count:
+            raise ProtocolError("the reply's list does not have the length that it names")
+        try:
+            return [part.decode("utf-8") for part in parts]
+        except UnicodeDecodeError:
+            raise ProtocolError("the reply's list is not UTF-8") from None
+
+
+class Client:
+    """A client of one Sigul site.
+
+    `user_name` overrides the configured one; `ask_nss_password` supplies the NSS password where the
+    configuration has none. Each call dials the bridge anew, as the protocol wants it. All times in
+    the settings are in seconds.
+    """
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        *,
+        user_name: str | None = None,
+        ask_nss_password: Callable[[], Secret] | None = None,
+        progress: ProgressFactory | None = None,
+        protocol_version: int = PROTOCOL_VERSION,
+    ) -> None:
+        self.settings = settings
+        self.user_name = user_name or settings.user_name
+        self._ask_nss_password = ask_nss_password
+        self._progress = progress or no_progress
+        self._version = protocol_version
+
+    def call(
+        self,
+        op: str,
+        fields: Mapping[str, str | bool] | None = None,
+        secrets: Mapping[str, Secret] | None = None,
+        *,
+        payload: BinaryIO | bytes = b"",
+        output: BinaryIO | None = None,
+    ) -> Reply:
+        """Send one request and return its reply.
+
+        `fields` are the operation's outer fields without `op` and `user`, `secrets` its inner ones.
+        `payload` as a file is read from its position to its end. Raises `RequestRefused` with the
+        server's status, `TransportError`, `ProtocolError` or `NSSError`.
+        """
+        outer = {"op": op, "user": self.user_name, **(fields or {})}
+        encoded = {name: encode_value(outer[name]) for name in sorted(outer)}
+        if self._version == PROTOCOL_VERSION:
+            OPERATIONS[op].check(Fields(encoded))
+        header = messages.encode_request_header(encoded, self._version)
+        keys = ReplyKeys(
+            random.token_bytes(messages.NEW_KEY_BYTES), random.token_bytes(messages.NEW_KEY_BYTES)
+        )
+        inner = {name: secret.reveal() for name, secret in (secrets or {}).items()}
+        source = io.BytesIO(payload) if isinstance(payload, bytes) else payload
+        nss.open_database(self.settings.nss, ask=self._ask_nss_password)
+        identity = nss.load_identity(self.settings.client_cert_nickname)
+        with self._dial(identity) as connection:
+            chunked = ChunkedStream(connection, self.settings.reply_timeout)
+            try:
+                payload_hash = self._send(chunked, header, source)
+                fields_to_hide = messages.encode_inner_fields(header, payload_hash, keys, inner)
+                self._whisper(chunked, identity, fields_to_hide)
+            except (TransportError, ProtocolError) as error:
+                raise self._reason(chunked, error) from None
+            reply = self._receive(chunked, keys, output)
+            connection.close()
+            return reply
+
+    @contextlib.contextmanager
+    def _dial(self, identity: nss.Identity) -> Iterator[nss.TLSConnection]:
+        settings = self.settings
+        connection = nss.dial(
+            settings.bridge_address or settings.bridge_hostname,
+            settings.bridge_port,
+            hostname=settings.bridge_hostname,
+            settings=settings.nss,
+            identity=identity,
+            connect_timeout=settings.connect_timeout,
+            handshake_timeout=settings.handshake_timeout,
+        )
+        try:
+            yield connection
+        except BaseException:
+            # A close-notify in the middle of a message would look like its end.
+            connection.discard()
+            raise
+
+    def _send(self, chunked: ChunkedStream, header: bytes, source: BinaryIO) -> bytes:
+        """Send header and payload; return the payload's SHA-512."""
+        start = source.tell()
+        total = source.seek(0, os.SEEK_END) - start
+        source.seek(start)
+        chunked.write(header + pack_u64(total))
+        digest = hashlib.sha512()
+        with self._progress("Sending", total) as advance:
+            left = total
+            while left:
+                piece = source.read(min(left, MAX_WRITTEN_CHUNK))
+                if not piece:
+                    raise SigulError("the input file became shorter while it was being sent")
+                digest.update(piece)
+                chunked.write(piece)
+                left -= len(piece)
+                advance(len(piece))
+        return digest.digest()
+
+    def _whisper(self, chunked: ChunkedStream, identity: nss.Identity, fields: bytes) -> None:
+        """Hold the inner session: say the secret fields to the server, and to nobody else."""
+        log.info("[DOUBLE_TLS] Starting TLS handshake")
+        with inner_session(
+            chunked,
+            self.settings.nss,
+            identity,
+            timeout=self.settings.reply_timeout,
+            server_hostname=self.settings.server_hostname,
+        ) as session:
+            log.info("[DOUBLE_TLS] TLS handshake completed successfully")
+            session.write(fields)
+
+    @staticmethod
+    def _reason(chunked: ChunkedStream, error: SigulError) -> SigulError:
+        """Why a request failed before its reply: what the server managed to say, if anything."""
+        if chunked.outer_waiting:
+            try:
+                chunked.parse(messages.read_reply_header())
+            except UnknownVersion:
+                return RequestRefused(Status.UNKNOWN_VERSION)
+            except SigulError:
+                return error
+        if isinstance(error, PeerClosed):
+            return PeerClosed(
+                f"the request was cut off ({error}); either no signing server was attached to the"
+                " bridge, or bridge or server refused the request: their logs say which"
+            )
+        return error
+
+    def _receive(
+        self, chunked: ChunkedStream, keys: ReplyKeys, output: BinaryIO | None
+    ) -> Reply:
+        try:
+            header = chunked.parse(messages.read_reply_header())
+        except UnknownVersion:
+            raise RequestRefused(Status.UNKNOWN_VERSION) from None
+        except PeerClosed as error:
+            raise PeerClosed(
+                f"no reply came from the server ({error}); the server's log has the reason, such as"
+                " a request that failed its integrity check"
+            ) from None
+        header.verify(keys.header)
+        if header.status != Status.OK:
+            message = header.fields.get("message")
+            raise RequestRefused(
+                header.status, message.decode("utf-8", "backslashreplace") if message else None
+            )
+        memory = io.BytesIO()
+        self._receive_payload(chunked, keys, output or memory, in_memory=output is None)
+        return Reply(header.fields, memory.getvalue())
+
+    def _receive_payload(
+        self, chunked: ChunkedStream, keys: ReplyKeys, output: BinaryIO, *, in_memory: bool
+    ) -> None:
+        total = chunked.parse(read_u64())
+        if in_memory and total > MAX_MEMORY_REPLY:
+            raise ProtocolError(
+                f"the reply has {total} bytes; over {MAX_MEMORY_REPLY} need an output file"
+            )
+        code = new_hmac(keys.payload)
+        with self._progress("Receiving", total) as advance:
+            left = total
+            while left:
+                piece = chunked.read(left)
+                if not piece:
+                    raise PeerClosed("the reply ended before its payload did")
+                code.update(piece)
+                output.write(piece)
+                left -= len(piece)
+                advance(len(piece))
+        messages.check_digest(
+            code.digest(), chunked.read_exactly(DIGEST_BYTES), "the reply's payload"
+        )

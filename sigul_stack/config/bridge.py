@@ -1,0 +1,126 @@
+"""`bridge.conf`: the settings of `sigul_bridge`."""
+
+# ruff: noqa: RUF009 - option() and its like make fields, which are what belongs there
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..secret import Secret
+from . import values
+from .options import Loaded, build, option, secret_option
+from .programs import read
+from .shared import BridgeKojiSettings, NSSSettings, load_nss, old_tls_warning
+
+#: Where `nss-dir` is when no file says.
+DEFAULT_NSS_DIRECTORY = "/var/lib/sigul"
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeSettings:
+    """What a bridge needs to know. Times are in seconds, sizes in bytes."""
+
+    bridge_cert_nickname: str = option(
+        "bridge",
+        values.text,
+        "sigul-bridge-cert",
+        "the nickname of the bridge's certificate in the NSS database",
+    )
+    client_listen_port: int = option("bridge", values.port, 44334, "the TCP port for clients")
+    server_listen_port: int = option("bridge", values.port, 44333, "the TCP port for servers")
+    listen_address: tuple[str, ...] = option(
+        "bridge",
+        values.hosts,
+        ("::", "0.0.0.0"),  # noqa: S104 - both ports are for the world
+        "the addresses to listen on",
+    )
+    server_cn: tuple[str, ...] = option(
+        "bridge",
+        values.words,
+        (),
+        "the common names that a signing server's certificate may have"
+        " (empty: any certificate of the CA, with a warning)",
+    )
+    max_rpms_payloads_size: int = option(
+        "bridge", values.size, 10 * 1024**3, "bytes of all RPMs of one sign-rpms request together"
+    )
+    required_fas_group: str | None = option(
+        "bridge", values.optional_text, None, "the group whose members may send requests"
+    )
+    fas_user_name: str | None = option(
+        "bridge", values.optional_text, None, "the account that asks for a user's groups"
+    )
+    fas_password: Secret | None = secret_option("bridge", "the password of fas-user-name")
+    handshake_timeout: float = option(
+        "bridge", values.seconds, 10.0, "seconds for a peer's TLS handshake"
+    )
+    header_timeout: float = option(
+        "bridge", values.seconds, 10.0, "seconds for a client to send its request's header"
+    )
+    server_wait_timeout: float = option(
+        "bridge", values.seconds, 120.0, "seconds that a request waits for a free server"
+    )
+    idle_timeout: float = option(
+        "bridge", values.seconds, 900.0, "seconds of the longest silence inside a request"
+    )
+    close_timeout: float = option(
+        "bridge", values.seconds, 10.0, "seconds for a client to close after its reply"
+    )
+    shutdown_timeout: float = option(
+        "bridge", values.seconds, 60.0, "seconds for requests to finish once the bridge is to end"
+    )
+    max_handshakes: int = option(
+        "bridge", values.count, 128, "peers that may be in their TLS handshake at once, a port"
+    )
+    max_clients: int = option("bridge", values.count, 256, "clients that may be connected at once")
+    max_waiting_servers: int = option(
+        "bridge", values.count, 64, "server connections that may wait at once"
+    )
+    unix_user: str | None = option(
+        "daemon", values.optional_text, None, "user to run as, a name or number (empty: as started)"
+    )
+    unix_group: str | None = option(
+        "daemon",
+        values.optional_text,
+        None,
+        "group to run as, a name or number (empty: as started)",
+    )
+    nss: NSSSettings = field(kw_only=True)
+    koji: BridgeKojiSettings = field(kw_only=True, default_factory=BridgeKojiSettings)
+
+
+#: All classes that declare options of `bridge.conf`.
+CLASSES = (BridgeSettings, NSSSettings, BridgeKojiSettings)
+
+
+def load_bridge(
+    path: Path | None, *, system_directory: Path = Path("/etc/sigul")
+) -> Loaded[BridgeSettings]:
+    """The bridge's settings: `bridge.conf` of `system_directory`, if there is one, then `path`.
+
+    Raises `ConfigurationError`.
+    """
+    files, found = read("bridge", path, system_directory)
+    settings = build(
+        BridgeSettings,
+        files,
+        nss=load_nss(files, DEFAULT_NSS_DIRECTORY),
+        koji=build(BridgeKojiSettings, files),
+    )
+    if settings.client_listen_port == settings.server_listen_port:
+        entry = files.get("bridge", "server-listen-port") or files.get(
+            "bridge", "client-listen-port"
+        )
+        assert entry is not None  # noqa: S101 - the defaults differ
+        raise entry.error(
+            f"{settings.server_listen_port} is the port for clients and for servers",
+            "give client-listen-port and server-listen-port a port each",
+        )
+    warnings = [*found, *filter(None, [old_tls_warning(files)])]
+    if not settings.server_cn:
+        warnings.append(
+            f"{files.last()}: [bridge] server-cn is not set: any certificate of the CA may play"
+            " the signing server; add `server-cn: NAME` with the common name in the server's"
+            " certificate"
+        )
+    return Loaded(settings, tuple(warnings), files)

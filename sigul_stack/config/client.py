@@ -1,0 +1,117 @@
+"""`client.conf`: the settings of `sigul`."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import values
+from .files import Entry, Files
+from .options import Loaded, build, option, required
+from .programs import read
+from .shared import (
+    BindingSettings,
+    KojiSettings,
+    NSSSettings,
+    load_binding,
+    load_nss,
+    old_tls_warning,
+)
+
+#: Where `nss-dir` is when no file says.
+DEFAULT_NSS_DIRECTORY = "~/.sigul"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """What a client needs to know. Times are in seconds, lengths in characters."""
+
+    bridge_hostname: str = required(
+        "client", values.host, "the bridge's host name, as its certificate has it"
+    )
+    server_hostname: str = required(
+        "client", values.host, "the signing server's host name, as its certificate has it"
+    )
+    bridge_address: str | None = option(
+        "client",
+        values.optional_host,
+        None,
+        "name or IP address to connect to instead of bridge-hostname;"
+        " the certificate is still checked against bridge-hostname",
+    )
+    bridge_port: int = option(
+        "client", values.port, 44334, "the TCP port on which the bridge takes clients"
+    )
+    client_cert_nickname: str = option(
+        "client",
+        values.text,
+        "sigul-client-cert",
+        "the nickname of the user's certificate in the NSS database",
+    )
+    user_name: str = option(
+        "client", values.text, "", "the user's name on the server (absent: the login name)"
+    )
+    passphrase_length: int = option(
+        "client",
+        values.integer(8, 255, "characters"),
+        128,
+        "characters of a passphrase made at random",
+    )
+    connect_timeout: float = option(
+        "client", values.seconds, 30.0, "seconds until the bridge has to take the connection"
+    )
+    handshake_timeout: float = option(
+        "client", values.seconds, 30.0, "seconds for each TLS handshake"
+    )
+    reply_timeout: float = option(
+        "client", values.seconds, 900.0, "seconds of the longest silence while waiting for a reply"
+    )
+    nss: NSSSettings = field(kw_only=True)
+    binding: BindingSettings = field(kw_only=True, default_factory=BindingSettings)
+    koji: KojiSettings = field(kw_only=True, default_factory=KojiSettings)
+
+
+#: All classes that declare options of `client.conf`.
+CLASSES = (ClientSettings, NSSSettings, BindingSettings, KojiSettings)
+
+
+def load_client(
+    path: Path | None,
+    *,
+    system_directory: Path = Path("/etc/sigul"),
+    user_name: str | None = None,
+) -> Loaded[ClientSettings]:
+    """The client's settings: `client.conf` of `system_directory`, if there is one, then `path`.
+
+    `user_name`, if given, takes the place of the option. Raises `ConfigurationError`.
+    """
+    files, warnings = read("client", path, system_directory)
+    settings = build(
+        ClientSettings,
+        files,
+        user_name=user_name or _user_name(files),
+        nss=load_nss(files, DEFAULT_NSS_DIRECTORY),
+        binding=load_binding(files),
+        koji=build(KojiSettings, files),
+    )
+    return Loaded(settings, (*warnings, *filter(None, [old_tls_warning(files)])), files)
+
+
+def _user_name(files: Files) -> str:
+    entry = files.get("client", "user-name")
+    if entry is not None and entry.text:
+        return values.text(entry)
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        pass
+    name = os.environ.get("LOGNAME") or os.environ.get("USER")
+    if name:
+        return name
+    missing = entry or Entry(files.last(), "client", "user-name", "")
+    raise missing.error(
+        f"is not set, and user ID {os.getuid()} has no login name",
+        "set user-name, or give -u USER",
+    )

@@ -1,0 +1,144 @@
+"""Reading the INI files of a program: which text stands where, and nothing of what it means.
+
+The system file is read first, then the named one; of two entries for one option the later
+counts. `key: value` and `key = value` are the same; option names are not case sensitive; a value
+may go on in indented lines; lines that begin with `#` or `;` are comments; nothing in a value is
+interpolated. Entries of a `[DEFAULT]` section stand in every section that lacks them.
+
+Every entry remembers its file, so that whatever is wrong with it later can be said with its place.
+"""
+
+from __future__ import annotations
+
+import configparser
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigurationError
+
+#: More than any real configuration file (bytes).
+MAX_FILE_SIZE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One option as a file has it: `text` is the value with surrounding blanks removed."""
+
+    path: Path
+    section: str
+    option: str
+    text: str
+
+    @property
+    def place(self) -> str:
+        """Where the entry stands, as messages say it."""
+        return place(self.path, self.section, self.option)
+
+    def error(self, problem: str, cure: str) -> ConfigurationError:
+        """The error that names this entry, its `problem` and the `cure`."""
+        return ConfigurationError(f"{self.place}: {problem}; {cure}")
+
+
+def place(path: Path, section: str, option: str) -> str:
+    """`FILE: [SECTION] OPTION`, the way every message names an option's place."""
+    return f"{path}: [{section}] {option}"
+
+
+class Files:
+    """All entries of a program's configuration files, in the order they were read."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Read `paths`, earliest first.
+
+        Raises `ConfigurationError` for a file that cannot be read or is not of INI form.
+        """
+        self.paths = tuple(paths)
+        self._sections: list[tuple[Path, str]] = []
+        self._entries: dict[tuple[str, str], list[Entry]] = {}
+        for path in self.paths:
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        parser = configparser.RawConfigParser()
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_FILE_SIZE + 1)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path}: cannot be read: {error.strerror}; make it a file that this user may read,"
+                " or name another with -c"
+            ) from error
+        if len(data) > MAX_FILE_SIZE:
+            raise ConfigurationError(
+                f"{path}: larger than {MAX_FILE_SIZE} bytes; this is no configuration file:"
+                " name another with -c"
+            )
+        try:
+            parser.read_string(data.decode("utf-8-sig"), source=str(path))
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise ConfigurationError(
+                f"{path}: line {line} is not UTF-8 text; save the file as UTF-8"
+            ) from error
+        except configparser.Error as error:
+            raise ConfigurationError(f"{path}: {_syntax_error(error)}") from error
+        defaults = parser.defaults()
+        for option, text in defaults.items():
+            self._add(Entry(path, parser.default_section, option, text))
+        for section in parser.sections():
+            self._sections.append((path, section))
+            for option, text in parser.items(section):
+                # An entry of [DEFAULT] shows in every section; one that is written in the section
+                # itself as well, with the same text, may as well be taken for inherited.
+                if defaults.get(option) != text:
+                    self._add(Entry(path, section, option, text))
+
+    def _add(self, entry: Entry) -> None:
+        self._entries.setdefault((entry.section, entry.option), []).append(entry)
+
+    def get(self, section: str, option: str) -> Entry | None:
+        """The entry that counts for `option` of `section`, or None."""
+        entries = self._entries.get((section, option.lower()))
+        if entries is None:
+            entries = self._entries.get((configparser.DEFAULTSECT, option.lower()))
+        return entries[-1] if entries else None
+
+    def section(self, section: str) -> Iterator[Entry]:
+        """The entries of `section` that count, in the order they were first written."""
+        for (name, _), entries in self._entries.items():
+            if name == section:
+                yield entries[-1]
+
+    def sections(self) -> tuple[tuple[Path, str], ...]:
+        """Each file's sections, `[DEFAULT]` left out."""
+        return tuple(self._sections)
+
+    def entries(self) -> Iterator[Entry]:
+        """Every entry of every file, those that a later one overrides too."""
+        for entries in self._entries.values():
+            yield from entries
+
+    def last(self) -> Path:
+        """The file in which an option that is missing would best be written."""
+        return self.paths[-1]
+
+
+def _syntax_error(error: configparser.Error) -> str:
+    """What is wrong with a file's form, without its text: a line may hold a secret."""
+    if isinstance(error, configparser.DuplicateOptionError):
+        return (
+            f"line {error.lineno}: [{error.section}] {error.option} stands there twice;"
+            " remove one of the two"
+        )
+    if isinstance(error, configparser.DuplicateSectionError):
+        return (
+            f"line {error.lineno}: section [{error.section}] stands there twice;"
+            " put its options under one heading"
+        )
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return f"line {error.lineno}: an option before any section; put its [section] line above it"
+    if isinstance(error, configparser.ParsingError):
+        lines = ", ".join(str(line) for line, _ in error.errors)
+        return f"line {lines}: neither a [section] nor `option: value`; correct it"
+    return "not a configuration file of the form `[section]`, `option: value`; correct it"

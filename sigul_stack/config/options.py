@@ -1,0 +1,241 @@
+"""Settings as data: an option is a field of a frozen dataclass, declared once.
+
+A field made with `option`, `required`, `secret_option` or `family` says in which section it
+stands, how its text is read, what it is when absent, and what it is for. Everything else is
+derived from that: the reading (`build`), the warnings about what no program knows (`unknown`),
+and the reference in the documentation (`options_of`). An option is named like its field, with
+`-` for `_`.
+
+Fields are looked at here and nowhere else; who uses settings sees plain typed attributes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+from ..errors import ConfigurationError
+from ..secret import Secret
+from . import values
+from .files import Entry, Files, place
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+_KEY = "sigul-option"
+
+
+class Form(enum.Enum):
+    """How an option is written."""
+
+    VALUE = "one value"
+    SECRET = "the value itself, or `…-file` with the name of a file that holds it"  # noqa: S105 - a description
+    FAMILY = "any number of options that begin alike"
+
+
+class Needs(enum.Enum):
+    """What has to be on the machine before a daemon starts."""
+
+    NOTHING = "nothing"
+    DIRECTORY = "the directory it names"
+    NAMED_DIRECTORY = "the directory it names, where a file names one"
+    PARENT = "the directory of the file it names"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One declared option. `help` is a phrase for people, with the unit where there is one."""
+
+    section: str
+    name: str
+    parse: Callable[[Entry], Any]
+    help: str
+    form: Form = Form.VALUE
+    needs: Needs = Needs.NOTHING
+    excludes: str = ""
+    prefixes: tuple[str, ...] = ()
+    strip_prefix: bool = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names under which the option may stand in a file; none for a family."""
+        if self.form is Form.FAMILY:
+            return ()
+        return (self.name, self.name + "-file") if self.form is Form.SECRET else (self.name,)
+
+    def covers(self, name: str) -> bool:
+        """Whether `name` is this option."""
+        if self.form is Form.FAMILY:
+            return any(name.startswith(p) and len(name) > len(p) for p in self.prefixes)
+        return name in self.names
+
+
+def _field(declared: Option, **default: Any) -> Any:
+    return dataclasses.field(metadata={_KEY: declared}, kw_only=True, **default)
+
+
+def option(
+    section: str,
+    parse: Callable[[Entry], T],
+    default: T,
+    help: str,
+    *,
+    name: str = "",
+    needs: Needs = Needs.NOTHING,
+    excludes: str = "",
+) -> T:
+    """A field for an option that is `default` when absent.
+
+    `excludes` names another option of the section that cannot be given beside this one.
+    """
+    declared = Option(section, name, parse, help, needs=needs, excludes=excludes)
+    field: T = _field(declared, default=default)
+    return field
+
+
+def required(section: str, parse: Callable[[Entry], T], help: str, *, name: str = "") -> T:
+    """A field for an option that has to be given."""
+    field: T = _field(Option(section, name, parse, help))
+    return field
+
+
+def secret_option(section: str, help: str, *, name: str = "", excludes: str = "") -> Secret | None:
+    """A field for a secret, given itself or as `…-file`; None when absent."""
+    declared = Option(section, name, values.any_secret, help, form=Form.SECRET, excludes=excludes)
+    field: Secret | None = _field(declared, default=None)
+    return field
+
+
+def family(
+    section: str,
+    prefixes: tuple[str, ...],
+    parse: Callable[[Entry], T],
+    help: str,
+    *,
+    strip_prefix: bool = True,
+) -> Mapping[str, T]:
+    """A field for all options that begin with one of `prefixes`: rest of the name → value.
+
+    Names are lower case, as option names are not case sensitive. With `strip_prefix` False the
+    whole name is the key.
+    """
+    declared = Option(
+        section, "", parse, help, Form.FAMILY, prefixes=prefixes, strip_prefix=strip_prefix
+    )
+    field: Mapping[str, T] = _field(declared, default_factory=lambda: MappingProxyType({}))
+    return field
+
+
+def options_of(cls: type[Any]) -> dict[str, Option]:
+    """Every option that `cls` declares: field name → option, in the order of declaration."""
+    found = {}
+    for field in dataclasses.fields(cls):
+        declared: Option | None = field.metadata.get(_KEY)
+        if declared is not None:
+            if not declared.name:
+                declared = dataclasses.replace(declared, name=field.name.replace("_", "-"))
+            found[field.name] = declared
+    return found
+
+
+def build(cls: type[S], files: Files, **given: object) -> S:
+    """The settings of `cls` as `files` have them; `given` fields are taken as they are.
+
+    Raises `ConfigurationError` for the first option that cannot be right or is missing.
+    """
+    result: dict[str, object] = dict(given)
+    defaults = {
+        field.name
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if field.default is not dataclasses.MISSING
+        or field.default_factory is not dataclasses.MISSING
+    }
+    for name, declared in options_of(cls).items():
+        if name in result:
+            continue
+        if declared.form is Form.FAMILY:
+            result[name] = MappingProxyType(dict(_family(declared, files)))
+        elif (entry := counting_entry(declared, files)) is not None:
+            result[name] = declared.parse(entry)
+        elif name not in defaults:
+            raise ConfigurationError(
+                f"{place(files.last(), declared.section, declared.name)} is not set;"
+                f" add `{declared.name}: …` to section [{declared.section}]: {declared.help}"
+            )
+    return cls(**result)
+
+
+def counting_entry(declared: Option, files: Files) -> Entry | None:
+    """The entry that gives `declared` its value: of its own name, or the secret's `…-file`.
+
+    None when it is absent, and when an option that excludes it stands in a later file. Both in
+    one file: `ConfigurationError`.
+    """
+    own = None
+    for name in declared.names:
+        own = later(own, files.get(declared.section, name), files)
+    if own is not None and declared.excludes:
+        for name in (declared.excludes, declared.excludes + "-file"):
+            if later(own, files.get(declared.section, name), files) is not own:
+                return None
+    return own
+
+
+def later(first: Entry | None, second: Entry | None, files: Files) -> Entry | None:
+    """The one of two entries that counts: of the later file.
+
+    Both in one file: `ConfigurationError`.
+    """
+    if first is None or second is None:
+        return first or second
+    if first.path == second.path:
+        raise first.error(f"stands beside {second.option}", "give one of the two, not both")
+    return max(first, second, key=lambda entry: files.paths.index(entry.path))
+
+
+def _family(declared: Option, files: Files) -> Iterator[tuple[str, object]]:
+    for entry in files.section(declared.section):
+        for prefix in declared.prefixes:
+            if entry.option.startswith(prefix) and len(entry.option) > len(prefix):
+                key = entry.option[len(prefix) :] if declared.strip_prefix else entry.option
+                yield key, declared.parse(entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[S]):
+    """Settings, where they come from, and what is odd but no error about the files.
+
+    `warnings` are whole sentences for a log, one a finding.
+    """
+
+    settings: S
+    warnings: tuple[str, ...]
+    files: Files
+
+    def check_paths(self) -> None:
+        """Check that each directory that a daemon needs is there; not the NSS database's.
+
+        Raises `ConfigurationError` naming the first that is missing and how to make it.
+        """
+        for name, declared in options_of(type(self.settings)).items():
+            entry = self.files.get(declared.section, declared.name)
+            path = getattr(self.settings, name)
+            if declared.needs is Needs.NOTHING or path is None:
+                continue
+            if declared.needs is Needs.NAMED_DIRECTORY and entry is None:
+                continue
+            directory: Path = path.parent if declared.needs is Needs.PARENT else path
+            if directory.is_dir():
+                continue
+            where = place(self.files.last(), declared.section, declared.name)
+            what = "is not a directory" if directory.exists() else "does not exist"
+            raise ConfigurationError(
+                f"{entry.place if entry else where + ' (not set)'}: '{directory}' {what};"
+                f" make it (`install -d -m 0700 {directory}`, owned by the daemon's user)"
+                f" or correct {declared.name}"
+            )

@@ -1,0 +1,176 @@
+"""`server.conf`: the settings of `sigul_server` and the programs that prepare its database."""
+
+# ruff: noqa: RUF009 - option() and its like make fields, which are what belongs there
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..secret import Secret
+from . import values
+from .options import Loaded, Needs, build, option, required, secret_option
+from .programs import read
+from .shared import BindingSettings, NSSSettings, load_binding, load_nss, old_tls_warning
+
+#: Where `nss-dir` is when no file says.
+DEFAULT_NSS_DIRECTORY = "/var/lib/sigul"
+
+#: Curves that an ECC key may have, as `ecc-default-curve` names them.
+CURVES = (
+    "SECP256R1", "SECP384R1", "SECP521R1", "SECP224R1", "SECP256K1",
+    "BrainpoolP256R1", "BrainpoolP384R1", "BrainpoolP512R1",
+)  # fmt: skip
+
+_key_bits = values.integer(1024, 16384, "bits")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What a signing server needs to know. Times are in seconds, sizes in bytes."""
+
+    bridge_hostname: str = required(
+        "server", values.host, "the bridge's host name, as its certificate has it"
+    )
+    bridge_address: str | None = option(
+        "server",
+        values.optional_host,
+        None,
+        "name or IP address to connect to instead of bridge-hostname;"
+        " the certificate is still checked against bridge-hostname",
+    )
+    bridge_port: int = option(
+        "server", values.port, 44333, "the TCP port on which the bridge takes servers"
+    )
+    max_file_payload_size: int = option(
+        "server", values.size, 1024**3, "bytes of a payload that is stored in a file"
+    )
+    max_memory_payload_size: int = option(
+        "server", values.size, 1024**2, "bytes of a payload that is kept in memory"
+    )
+    max_rpms_payloads_size: int = option(
+        "server", values.size, 10 * 1024**3, "bytes of all RPMs of one sign-rpms request together"
+    )
+    server_cert_nickname: str = option(
+        "server",
+        values.text,
+        "sigul-server-cert",
+        "the nickname of the server's certificate in the NSS database",
+    )
+    signing_timeout: float = option("server", values.seconds, 60.0, "seconds that signing may take")
+    lenient_username_check: bool = option(
+        "server",
+        values.boolean,
+        False,
+        "whether a user's name may differ from the common name in the certificate",
+    )
+    proxy_usernames: tuple[str, ...] = option(
+        "server", values.words, (), "common names that may send requests for any user"
+    )
+    workers: int = option(
+        "server", values.integer(1, 1024), 4, "connections that wait at the bridge"
+    )
+    max_requests: int = option(
+        "server", values.integer(1, 4096), 16, "requests that are served at once"
+    )
+    connect_timeout: float = option(
+        "server", values.seconds, 30.0, "seconds until the bridge has to take the connection"
+    )
+    handshake_timeout: float = option(
+        "server", values.seconds, 30.0, "seconds for each TLS handshake"
+    )
+    idle_timeout: float = option(
+        "server", values.seconds, 900.0, "seconds of the longest silence inside a request"
+    )
+    shutdown_timeout: float = option(
+        "server", values.seconds, 60.0, "seconds for requests to finish once the server is to end"
+    )
+    spool_directory: Path | None = option(
+        "server",
+        values.path,
+        None,
+        "directory for payloads while they are worked on (absent: the system's for temporary"
+        " files)",
+        needs=Needs.DIRECTORY,
+    )
+    database_path: Path = option(
+        "database",
+        values.path,
+        Path("/var/lib/sigul/server.sqlite"),
+        "the SQLite database",
+        needs=Needs.PARENT,
+        excludes="database-url",
+    )
+    database_url: Secret | None = secret_option(
+        "database",
+        "SQLAlchemy's URL of the database, instead of database-path",
+        excludes="database-path",
+    )
+    gnupg_home: Path = option(
+        "gnupg",
+        values.path,
+        Path("/var/lib/sigul/gnupg"),
+        "GnuPG's home with the gnupg keys",
+        needs=Needs.DIRECTORY,
+    )
+    gnupg_key_type: str = option("gnupg", values.algorithm, "RSA", "algorithm of a new key")
+    gnupg_key_length: int = option("gnupg", _key_bits, 2048, "bits of a new key")
+    gnupg_subkey_type: str = option(
+        "gnupg", values.algorithm, "RSA", "algorithm of a new key's subkey (empty: no subkey)"
+    )
+    gnupg_subkey_length: int = option("gnupg", _key_bits, 2048, "bits of a new key's subkey")
+    gnupg_key_usage: str = option("gnupg", values.algorithm, "sign", "usage of a new key")
+    passphrase_length: int = option(
+        "gnupg",
+        values.integer(8, 255, "characters"),
+        64,
+        "characters of a key's own passphrase, made at random",
+    )
+    allowed_key_types: tuple[str, ...] = option(
+        "keys",
+        values.choices("gnupg", "ECC", "RSA"),
+        ("ECC", "RSA"),
+        "types of key that may be made beside gnupg, which always may",
+    )
+    ecc_default_curve: str = option(
+        "keys", values.choice(*CURVES), "SECP256R1", "the curve of a new ECC key"
+    )
+    rsa_key_size: int = option("keys", _key_bits, 2048, "bits of a new RSA key")
+    keys_storage: Path = option(
+        "keys",
+        values.path,
+        Path("/var/lib/sigul/keys"),
+        "the directory of ECC and RSA keys",
+        needs=Needs.NAMED_DIRECTORY,
+    )
+    unix_user: str | None = option(
+        "daemon", values.optional_text, None, "user to run as, a name or number (empty: as started)"
+    )
+    unix_group: str | None = option(
+        "daemon",
+        values.optional_text,
+        None,
+        "group to run as, a name or number (empty: as started)",
+    )
+    nss: NSSSettings = field(kw_only=True)
+    binding: BindingSettings = field(kw_only=True, default_factory=BindingSettings)
+
+
+#: All classes that declare options of `server.conf`.
+CLASSES = (ServerSettings, NSSSettings, BindingSettings)
+
+
+def load_server(
+    path: Path | None, *, system_directory: Path = Path("/etc/sigul")
+) -> Loaded[ServerSettings]:
+    """The server's settings: `server.conf` of `system_directory`, if there is one, then `path`.
+
+    Raises `ConfigurationError`.
+    """
+    files, found = read("server", path, system_directory)
+    settings = build(
+        ServerSettings,
+        files,
+        nss=load_nss(files, DEFAULT_NSS_DIRECTORY),
+        binding=load_binding(files),
+    )
+    return Loaded(settings, (*found, *filter(None, [old_tls_warning(files)])), files)

@@ -1,0 +1,186 @@
+"""Sections that several programs have: `[nss]`, `[binding]`, `[koji]`, `[daemon]`."""
+
+# ruff: noqa: RUF009 - option() and its like make fields, which are what belongs there
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from ..secret import Secret
+from . import values
+from .files import Entry, Files
+from .options import build, family, later, option, secret_option
+
+TLS_VERSIONS = ("tls1.2", "tls1.3")
+#: Versions that old configurations may still allow; TLS 1.2 is the floor whatever they say.
+OLD_TLS_VERSIONS = ("ssl2", "ssl3", "tls1.0", "tls1.1")
+
+#: Binding methods whose parameters may stand in `[binding]` (as `METHOD_PARAMETER`).
+BINDING_METHODS = ("test", "pkcs11", "keyring", "keyctl", "tpm")
+
+
+def _nss_directory(entry: Entry) -> str:
+    return nss_directory(values.text(entry), entry)
+
+
+def nss_directory(name: str, entry: Entry | None = None) -> str:
+    """`name` as NSS wants it: with its prefix (`sql:` where there is none), an absolute path."""
+    prefix, colon, directory = name.partition(":")
+    if not colon or prefix not in ("sql", "dbm"):
+        prefix, directory = "sql", name
+    return f"{prefix}:{values.absolute(directory, entry)}"
+
+
+def _min_tls(entry: Entry) -> str:
+    version = values.choice(*OLD_TLS_VERSIONS, *TLS_VERSIONS)(entry)
+    return version if version in TLS_VERSIONS else TLS_VERSIONS[0]
+
+
+@dataclass(frozen=True, slots=True)
+class NSSSettings:
+    """`[nss]`: the NSS database with this program's certificate, and the TLS versions.
+
+    `directory` carries its prefix, as NSS wants it (`sql:/…`, or `dbm:/…` as given). `password`
+    is None when it has to be asked; the empty secret means a database without a password.
+    """
+
+    directory: str = option(
+        "nss", _nss_directory, "", "the directory of the NSS database", name="nss-dir"
+    )
+    password: Secret | None = secret_option(
+        "nss", "the password of the NSS database (absent: asked at start)", name="nss-password"
+    )
+    min_tls: str = option(
+        "nss", _min_tls, "tls1.2", "the oldest TLS version allowed", name="nss-min-tls"
+    )
+    max_tls: str = option(
+        "nss",
+        values.choice(*TLS_VERSIONS),
+        "tls1.2",
+        "the newest TLS version allowed",
+        name="nss-max-tls",
+    )
+
+
+def load_nss(files: Files, default_directory: str) -> NSSSettings:
+    """The `[nss]` section; `default_directory` as a person writes it, where `nss-dir` is absent."""
+    absent = files.get("nss", "nss-dir") is None
+    given = {"directory": nss_directory(default_directory)} if absent else {}
+    settings = build(NSSSettings, files, **given)
+    if settings.min_tls > settings.max_tls:
+        entry = files.get("nss", "nss-min-tls")
+        assert entry is not None  # noqa: S101 - the default of the oldest is the oldest
+        raise entry.error(
+            f"{settings.min_tls} is newer than nss-max-tls, {settings.max_tls}",
+            f"set nss-max-tls to {settings.min_tls} as well, or nss-min-tls to {settings.max_tls}",
+        )
+    return settings
+
+
+def old_tls_warning(files: Files) -> str | None:
+    """The warning about an `nss-min-tls` below the floor, or None."""
+    entry = files.get("nss", "nss-min-tls")
+    if entry is None or entry.text.lower() not in OLD_TLS_VERSIONS:
+        return None
+    return (
+        f"{entry.place}: {entry.text} is older than Sigul allows, {TLS_VERSIONS[0]} is used;"
+        f" write {TLS_VERSIONS[0]}"
+    )
+
+
+def _position(entry: Entry) -> bool:
+    return values.choice("first", "last")(entry) == "first"
+
+
+@dataclass(frozen=True, slots=True)
+class BindingSettings:
+    """`[binding]`: which binding methods may be used, and with what.
+
+    `forced` and `default` are layers as text (`method1,key=value|method2,key=value`, a line
+    each). `parameters` holds every `METHOD_PARAMETER`, lower case, as written;
+    those whose names end in `_pin` are in `secrets` instead (`…_pin-file` names a file).
+    """
+
+    enabled: tuple[str, ...] = option(
+        "binding", values.words, (), "the binding methods that may be used"
+    )
+    forced: tuple[str, ...] = option(
+        "binding",
+        values.lines,
+        (),
+        "binding layers that are always added, one a line",
+        name="forced-binding-methods",
+    )
+    forced_first: bool = option(
+        "binding",
+        _position,
+        True,
+        "whether the forced layers come `first` or `last`",
+        name="forced-binding-methods-position",
+    )
+    default: tuple[str, ...] = option(
+        "binding",
+        values.lines,
+        (),
+        "binding layers where a request names none, one a line",
+        name="default-binding-methods",
+    )
+    parameters: Mapping[str, str] = family(
+        "binding",
+        tuple(f"{method}_" for method in BINDING_METHODS),
+        lambda entry: entry.text,
+        "METHOD_PARAMETER: what a binding method needs to know",
+        strip_prefix=False,
+    )
+    secrets: Mapping[str, Secret] = field(default_factory=dict, kw_only=True)
+
+
+def load_binding(files: Files) -> BindingSettings:
+    """The `[binding]` section."""
+    plain = {}
+    pins: dict[str, Entry] = {}
+    for entry in files.section("binding"):
+        if not entry.option.startswith(tuple(f"{method}_" for method in BINDING_METHODS)):
+            continue
+        name = entry.option.removesuffix("-file")
+        if not name.endswith("_pin"):
+            plain[entry.option] = entry.text
+            continue
+        counting = later(pins.get(name), entry, files)
+        assert counting is not None  # noqa: S101 - one of two entries
+        pins[name] = counting
+    return build(
+        BindingSettings,
+        files,
+        parameters=MappingProxyType(plain),
+        secrets=MappingProxyType({name: values.any_secret(pin) for name, pin in pins.items()}),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class KojiSettings:
+    """`[koji]`: Koji's own configuration files, for the default instance and for named ones."""
+
+    koji_config: Path | None = option(
+        "koji", values.path, None, "Koji's configuration file (absent: Koji's own default)"
+    )
+    instances: tuple[str, ...] = option(
+        "koji", values.words, (), "names of further Koji instances", name="koji-instances"
+    )
+    instance_configs: Mapping[str, Path] = family(
+        "koji", ("koji-config-",), values.path, "koji-config-NAME: Koji's file for instance NAME"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeKojiSettings(KojiSettings):
+    """`[koji]` of a bridge: who may sign for which instance, too."""
+
+    required_groups: Mapping[str, str] = family(
+        "koji",
+        ("required-fas-group-",),
+        values.text,
+        "required-fas-group-NAME: the group whose members may use instance NAME",
+    )

@@ -1,0 +1,228 @@
+"""What a configuration value may be: one function a kind, from an entry's text to its value.
+
+Each raises `ConfigurationError` for a text that cannot be right, naming the entry, what is wrong
+and what would be right. None looks at the machine (files, accounts, names) except `secret_file`:
+a configuration can be checked on another machine than its own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import ConfigurationError
+from ..secret import Secret
+from .files import Entry
+
+T = TypeVar("T")
+
+#: More than any secret a file may sensibly hold (bytes).
+MAX_SECRET_FILE_SIZE = 64 * 1024
+
+_TRUTH = {
+    "1": True, "yes": True, "true": True, "on": True,
+    "0": False, "no": False, "false": False, "off": False,
+}  # fmt: skip
+
+_HOST_NAME = r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"
+
+
+def text(entry: Entry) -> str:
+    """One line of text, not empty."""
+    if not entry.text:
+        raise entry.error("is empty", "give it a value or remove the line")
+    if not entry.text.isprintable():
+        raise entry.error("holds a line break or control character", "write it as one line of text")
+    return entry.text
+
+
+def optional_text(entry: Entry) -> str | None:
+    """One line of text; None where it is empty."""
+    return text(entry) if entry.text else None
+
+
+def boolean(entry: Entry) -> bool:
+    """`yes`, `true`, `on`, `1`, or `no`, `false`, `off`, `0`, in any case."""
+    try:
+        return _TRUTH[entry.text.lower()]
+    except KeyError:
+        raise entry.error(f"{entry.text!r} is neither yes nor no", "write `yes` or `no`") from None
+
+
+def integer(minimum: int, maximum: int, unit: str = "") -> Callable[[Entry], int]:
+    """A whole number from `minimum` to `maximum`; `unit` is for the message."""
+
+    def parse(entry: Entry) -> int:
+        wanted = f"a whole number from {minimum} to {maximum}" + (f" ({unit})" if unit else "")
+        if not re.fullmatch(r"[0-9]{1,20}", entry.text):
+            raise entry.error(f"{entry.text!r} is not a number", f"write {wanted}")
+        value = int(entry.text)
+        if not minimum <= value <= maximum:
+            raise entry.error(f"{value} is out of range", f"write {wanted}")
+        return value
+
+    return parse
+
+
+port = integer(1, 65535, "a TCP port")
+#: A size in bytes, from one byte to what the protocol can carry.
+size = integer(1, (1 << 63) - 1, "bytes")
+count = integer(1, 65536)
+
+
+def seconds(entry: Entry) -> float:
+    """A time in seconds, more than 0 and at most a week; a fraction may be given."""
+    try:
+        value = float(entry.text)
+    except ValueError:
+        raise entry.error(
+            f"{entry.text!r} is not a number", "write a number of seconds, without a unit"
+        ) from None
+    if not (math.isfinite(value) and 0 < value <= 7 * 24 * 3600):
+        raise entry.error(
+            f"{entry.text} is out of range", "write a number of seconds, more than 0, up to 604800"
+        )
+    return value
+
+
+def host(entry: Entry) -> str:
+    """A host name or an IP address, without a port."""
+    return _check_host(entry, text(entry))
+
+
+def optional_host(entry: Entry) -> str | None:
+    """A host name or an IP address; None where it is empty."""
+    return host(entry) if entry.text else None
+
+
+def hosts(entry: Entry) -> tuple[str, ...]:
+    """Host names or IP addresses between commas or blanks, at least one."""
+    names = words(entry)
+    if not names:
+        raise entry.error("is empty", "name at least one address, or remove the line")
+    return tuple(_check_host(entry, name) for name in names)
+
+
+def _check_host(entry: Entry, name: str) -> str:
+    if len(name) <= 253 and re.fullmatch(_HOST_NAME, name):
+        return name
+    if ":" in name:
+        import ipaddress
+
+        try:
+            return str(ipaddress.IPv6Address(name))
+        except ValueError:
+            raise entry.error(
+                f"{name!r} is neither a host name nor an IP address",
+                "write the bare name; a port has an option of its own",
+            ) from None
+    raise entry.error(f"{name!r} is not a host name", "write a name as DNS has it, or an address")
+
+
+def words(entry: Entry) -> tuple[str, ...]:
+    """Words between commas, blanks or line breaks; may be none; a repeated one counts once."""
+    found = tuple(dict.fromkeys(entry.text.replace(",", " ").split()))
+    if not all(word.isprintable() for word in found):
+        raise entry.error("holds a control character", "write words with commas between them")
+    return found
+
+
+def lines(entry: Entry) -> tuple[str, ...]:
+    """The lines that are not empty, without surrounding blanks."""
+    return tuple(line.strip() for line in entry.text.splitlines() if line.strip())
+
+
+def choice(*allowed: str) -> Callable[[Entry], str]:
+    """One of `allowed`, in any case; given back as it is written there."""
+
+    def parse(entry: Entry) -> str:
+        return _choose(entry, entry.text, allowed)
+
+    return parse
+
+
+def choices(*allowed: str) -> Callable[[Entry], tuple[str, ...]]:
+    """A list of `allowed` words (see `words`), in any case."""
+
+    def parse(entry: Entry) -> tuple[str, ...]:
+        return tuple(_choose(entry, word, allowed) for word in words(entry))
+
+    return parse
+
+
+def _choose(entry: Entry, word: str, allowed: tuple[str, ...]) -> str:
+    for candidate in allowed:
+        if candidate.lower() == word.lower():
+            return candidate
+    raise entry.error(f"{word!r} is not possible here", "write one of: " + ", ".join(allowed))
+
+
+def algorithm(entry: Entry) -> str:
+    """The name or number of an OpenPGP algorithm or usage as GnuPG's parameters take it."""
+    if not re.fullmatch(r"[A-Za-z0-9_., -]*", entry.text):
+        raise entry.error(
+            f"{entry.text!r} is no name that GnuPG takes",
+            "write letters, digits and `-` only, for example RSA",
+        )
+    return entry.text
+
+
+def path(entry: Entry) -> Path:
+    """A file or directory, made absolute: `~` is expanded, a relative one starts where we run."""
+    return Path(absolute(text(entry), entry))
+
+
+def absolute(name: str, entry: Entry | None = None) -> str:
+    """`name` as an absolute path, `~` expanded; `entry` is for the message."""
+    expanded = os.path.expanduser(name)  # noqa: PTH111 - of Path's, "~x" without a home raises
+    if expanded.startswith("~"):
+        problem = f"{name!r} names a home directory, and this user has none"
+        cure = "write the whole path"
+        if entry is not None:
+            raise entry.error(problem, cure)
+        raise ConfigurationError(f"{problem}; {cure} (or set HOME)")
+    return str(Path(expanded).absolute())
+
+
+def any_secret(entry: Entry) -> Secret:
+    """The text itself as a secret, or for an option `…-file` the contents of the file it names.
+
+    An empty text is a secret too: the empty password.
+    """
+    return secret_file(entry) if entry.option.endswith("-file") else Secret(entry.text)
+
+
+def secret_file(entry: Entry) -> Secret:
+    """The secret in the file that the entry names.
+
+    Exactly one line end (LF or CR LF) or one NUL at the end of the file is taken for what
+    an editor, `echo` or a provisioning script put there, and removed: a secret that really ends
+    with one has to be written twice. Everything else in the file belongs to the secret.
+    """
+    file = path(entry)
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MAX_SECRET_FILE_SIZE + 1)
+    except OSError as error:
+        raise entry.error(
+            f"{str(file)!r} cannot be read: {error.strerror}",
+            "name a file that holds nothing but the secret and that this user may read",
+        ) from error
+    if len(data) > MAX_SECRET_FILE_SIZE:
+        raise entry.error(
+            f"{str(file)!r} is larger than {MAX_SECRET_FILE_SIZE} bytes",
+            "name a file that holds nothing but the secret",
+        )
+    return Secret(strip_one_end(data))
+
+
+def strip_one_end(data: bytes) -> bytes:
+    """`data` without one CR LF, LF or NUL at its end, if there is one."""
+    for end in (b"\r\n", b"\n", b"\0"):
+        if data.endswith(end):
+            return data[: -len(end)]
+    return data

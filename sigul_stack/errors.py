@@ -1,0 +1,130 @@
+"""Every error this package raises on purpose, under one root.
+
+A caller that catches `SigulError` has caught everything foreseen; what else escapes is a bug.
+Foreign errors (NSPR, SQLAlchemy, OSError, a tool's exit code) are translated once, where the
+foreign library is called. No message here may hold a secret.
+
+Imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+
+class Status(enum.IntEnum):
+    """Status codes of a reply (docs/protocol.md, "Status codes")."""
+
+    OK = 0
+    UNKNOWN_VERSION = 1
+    UNKNOWN_OP = 2
+    AUTHENTICATION_FAILED = 3
+    ALREADY_EXISTS = 4
+    USER_NOT_FOUND = 5
+    USER_HAS_KEY_ACCESSES = 6
+    KEY_USER_NOT_FOUND = 7
+    KEY_NOT_FOUND = 8
+    UNKNOWN_ERROR = 9
+    ONLY_ONE_KEY_USER = 10
+    CORRUPT_RPM = 11
+    UNAUTHENTICATED_RPM = 12
+    INVALID_IMPORT = 13
+    IMPORT_PASSPHRASE_ERROR = 14
+    DECRYPT_FAILED = 15
+    UNSUPPORTED_KEYTYPE = 16
+
+
+_STATUS_TEXT = {
+    Status.OK: "No error",
+    Status.UNKNOWN_VERSION: "Unknown protocol version",
+    Status.UNKNOWN_OP: "Unknown operation",
+    Status.AUTHENTICATION_FAILED: "Authentication failed",
+    Status.ALREADY_EXISTS: "The specified object already exists",
+    Status.USER_NOT_FOUND: "The specified user was not found",
+    Status.USER_HAS_KEY_ACCESSES: "The specified user can access one or more keys",
+    Status.KEY_USER_NOT_FOUND: "The specified user can not access this key",
+    Status.KEY_NOT_FOUND: "The specified key was not found",
+    Status.UNKNOWN_ERROR: "Unknown error",
+    Status.ONLY_ONE_KEY_USER: "This is the only user with access to this key",
+    Status.CORRUPT_RPM: "The RPM file is corrupt",
+    Status.UNAUTHENTICATED_RPM: "Missing RPM file authentication by client",
+    Status.INVALID_IMPORT: "Invalid import file",
+    Status.IMPORT_PASSPHRASE_ERROR: "Import passphrase does not match",
+    Status.DECRYPT_FAILED: "Decryption failed",
+    Status.UNSUPPORTED_KEYTYPE: "Unsupported keytype for operation",
+}
+
+
+def status_text(code: int) -> str:
+    """The text a user is shown for a reply's status `code`; `Error N` for an unknown one."""
+    try:
+        return _STATUS_TEXT[Status(code)]
+    except ValueError:
+        return f"Error {code}"
+
+
+class SigulError(Exception):
+    """Root of all errors raised on purpose. `str()` says what failed and what to do about it."""
+
+    #: Whether the same call may succeed later without anybody changing anything.
+    retryable: ClassVar[bool] = False
+
+
+class ConfigurationError(SigulError):
+    """A setting is missing or cannot be right; the message names the file, section and option."""
+
+
+class ProtocolError(SigulError):
+    """A peer sent bytes that the protocol does not allow."""
+
+
+class TransportError(SigulError):
+    """A connection failed: refused, reset, TLS failure, name not resolved."""
+
+    retryable = True
+
+
+class PeerClosed(TransportError):
+    """The peer ended the connection where more was due."""
+
+
+class DeadlineExceeded(TransportError):
+    """A wait reached its limit; the message says for what, and how long it was in seconds."""
+
+
+class NSSError(SigulError):
+    """The NSS database, its password or a certificate in it cannot be used."""
+
+
+class WrongNSSPassword(NSSError):
+    """The password does not open the NSS database."""
+
+
+class DatabaseError(SigulError):
+    """The server's database cannot be opened, is of an unknown schema, or failed."""
+
+
+class KeystoreError(SigulError):
+    """A key's storage or a tool working on it failed."""
+
+
+class WrongPassphrase(KeystoreError):
+    """A passphrase does not unlock what it was given for."""
+
+
+class ToolMissing(KeystoreError):
+    """A program that an operation needs is not installed; the message names its package."""
+
+
+class RequestRefused(SigulError):
+    """A request ends with a `Status` other than OK.
+
+    Raised by handlers on the server to send that reply, and by the client API on receiving one.
+    """
+
+    def __init__(self, status: int, message: str | None = None) -> None:
+        self.status = status
+        self.message = message
+        text = status_text(status)
+        super().__init__(f"{text}: {message}" if message else text)

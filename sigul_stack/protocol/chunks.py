@@ -1,0 +1,101 @@
+"""The chunk layer: two streams, outer and inner, inside one TLS session's direction.
+
+Layout (docs/protocol.md, "Chunks"):
+
+    u32 head   bit 31: 1 = inner, 0 = outer;  bits 0–30: length L
+    L bytes    of that stream;  L = 0 is the end of that stream in that direction
+
+Boundaries carry no meaning to this reader; nothing of a stream may follow its end.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from typing import Final
+
+from ..errors import ProtocolError
+from .codec import U32_BYTES, pack_u32, unpack_u32
+
+_INNER_BIT: Final = 0x8000_0000
+_LENGTH_MASK: Final = 0x7FFF_FFFF
+
+#: Largest chunk this package writes, in bytes. Up to 1 MiB has been seen to work with every peer;
+#: smaller ones keep the other stream's wait short.
+MAX_WRITTEN_CHUNK: Final = 256 * 1024
+
+
+class Stream(enum.Enum):
+    """The two streams of a connection."""
+
+    OUTER = "outer"
+    INNER = "inner"
+
+
+def encode_head(stream: Stream, length: int) -> bytes:
+    """The head of a chunk of `length` bytes (0: the end of `stream`)."""
+    if not 0 <= length <= _LENGTH_MASK:
+        raise ProtocolError(f"a chunk cannot have {length} bytes")
+    return pack_u32(length | (_INNER_BIT if stream is Stream.INNER else 0))
+
+
+def encode_chunk(stream: Stream, data: bytes | memoryview) -> bytes:
+    """A whole chunk, head and data in one piece, so that one send carries both."""
+    return b"".join((encode_head(stream, len(data)), data))
+
+
+END_OF_OUTER: Final = encode_head(Stream.OUTER, 0)
+END_OF_INNER: Final = encode_head(Stream.INNER, 0)
+
+
+class ChunkDecoder:
+    """Takes the bytes of a TLS session's direction, gives the pieces of its two streams.
+
+    Pieces come out as they arrive, cut where the input or a chunk was cut; an empty piece is the
+    end of that stream.
+    """
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._stream = Stream.OUTER
+        self._left = 0
+        self._ended: set[Stream] = set()
+
+    @property
+    def between_chunks(self) -> bool:
+        """Whether the input so far ends at a chunk's boundary (where a TLS session may end)."""
+        return not self._head and self._left == 0
+
+    def ended(self, stream: Stream) -> bool:
+        """Whether `stream` has come to its end."""
+        return stream in self._ended
+
+    def feed(self, data: bytes | memoryview) -> Iterator[tuple[Stream, bytes]]:
+        """The pieces in `data`, in order. Raises `ProtocolError` for data behind a stream's end.
+
+        The iterator must be used up before the next call.
+        """
+        view = memoryview(data)
+        while view:
+            if self._left == 0:
+                missing = U32_BYTES - len(self._head)
+                self._head += view[:missing]
+                view = view[missing:]
+                if len(self._head) < U32_BYTES:
+                    return
+                self._begin(unpack_u32(bytes(self._head)))
+                self._head.clear()
+                if self._left == 0:
+                    self._ended.add(self._stream)
+                    yield self._stream, b""
+                continue
+            piece = bytes(view[: self._left])
+            view = view[len(piece) :]
+            self._left -= len(piece)
+            yield self._stream, piece
+
+    def _begin(self, head: int) -> None:
+        self._stream = Stream.INNER if head & _INNER_BIT else Stream.OUTER
+        self._left = head & _LENGTH_MASK
+        if self._stream in self._ended:
+            raise ProtocolError(f"a chunk of the {self._stream.value} stream follows its end")

@@ -1,0 +1,270 @@
+"""Integers, field maps and the text forms that fields may take.
+
+Layout (big-endian throughout; docs/protocol.md, "Fields"):
+
+    field map = u8 n, then n × ( u8 klen 1–255, key, u8 vlen 0–255, value )
+
+A parser here is a generator: it yields how many bytes it wants next, is sent exactly that many and
+returns its value. It never asks for more than 255 bytes at once, so memory is bounded by what has
+arrived.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import struct
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TypeVar
+
+from ..errors import ProtocolError
+
+#: One version is in the field.
+PROTOCOL_VERSION = 1
+#: Longest key and longest value of a field, in bytes; also the most fields of one map.
+MAX_FIELD_BYTES = 255
+
+U8_BYTES, U32_BYTES, U64_BYTES = 1, 4, 8
+_U32 = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
+
+T = TypeVar("T")
+#: Yields the number of bytes wanted, is sent just those, returns a `T`.
+Parser = Generator[int, bytes, T]
+
+_SAFE_TEXT = re.compile(r"[\x20-\x7f]*")
+_FILENAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.]*")
+_IDENTIFIER = re.compile(r"[A-Za-z]+")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def pack_u32(value: int) -> bytes:
+    """`value` (0 to 2³²-1) as four bytes."""
+    return _U32.pack(value)
+
+
+def pack_u64(value: int) -> bytes:
+    """`value` (0 to 2⁶⁴-1) as eight bytes."""
+    return _U64.pack(value)
+
+
+def unpack_u32(data: bytes) -> int:
+    """The integer in exactly four bytes."""
+    if len(data) != U32_BYTES:
+        raise ProtocolError(f"an integer field has {len(data)} bytes instead of {U32_BYTES}")
+    value: int = _U32.unpack(data)[0]
+    return value
+
+
+def read_u32() -> Parser[int]:
+    """Parse a u32."""
+    return unpack_u32((yield U32_BYTES))
+
+
+def read_u64() -> Parser[int]:
+    """Parse a u64."""
+    value: int = _U64.unpack((yield U64_BYTES))[0]
+    return value
+
+
+class Fields(Mapping[str, bytes]):
+    """A field map: an ordered, immutable mapping of names to raw values, with typed access.
+
+    The typed accessors raise `ProtocolError` naming the field where it is absent or malformed.
+    `repr` shows names only, because inner fields are secrets.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, bytes]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Fields({', '.join(self._values)})"
+
+    def blob(self, name: str) -> bytes:
+        """The bytes of field `name`."""
+        try:
+            return self._values[name]
+        except KeyError:
+            raise ProtocolError(f"required field '{name}' is missing") from None
+
+    def string(self, name: str) -> str:
+        """Field `name` as text: UTF-8 without NUL."""
+        value = self.blob(name)
+        try:
+            text = value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise ProtocolError(f"field '{name}' is not UTF-8") from None
+        if "\0" in text:
+            raise ProtocolError(f"field '{name}' holds a NUL")
+        return text
+
+    def safe_string(self, name: str) -> str:
+        """Field `name` as text of code points 0x20 to 0x7F only."""
+        text = self.string(name)
+        if not is_safe_text(text):
+            raise ProtocolError(f"field '{name}' holds an unprintable character")
+        return text
+
+    def boolean(self, name: str) -> bool:
+        """Field `name` as a bool: one byte, 0 or 1."""
+        value = self.blob(name)
+        if value not in (b"\0", b"\1"):
+            raise ProtocolError(f"field '{name}' is not a boolean")
+        return value == b"\1"
+
+    def integer(self, name: str) -> int:
+        """Field `name` as a u32."""
+        return unpack_u32(self.blob(name))
+
+
+def is_safe_text(text: str) -> bool:
+    """Whether `text` holds only code points 0x20 to 0x7F."""
+    return _SAFE_TEXT.fullmatch(text) is not None
+
+
+def is_safe_filename(text: str) -> bool:
+    """Whether `text` is letters, digits and `.`, not starting with `.`, and not empty."""
+    return _FILENAME.fullmatch(text) is not None
+
+
+def is_safe_identifier(text: str) -> bool:
+    """Whether `text` is ASCII letters only, and not empty."""
+    return _IDENTIFIER.fullmatch(text) is not None
+
+
+def is_date(text: str) -> bool:
+    """Whether `text` is an existing day as yyyy-mm-dd."""
+    if _DATE.fullmatch(text) is None:
+        return False
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def encode_value(value: str | bool | int | bytes) -> bytes:
+    """A field's value as bytes, by its Python type."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, bool):
+        return b"\1" if value else b"\0"
+    if isinstance(value, int):
+        return pack_u32(value)
+    return value.encode("utf-8")
+
+
+def encode_fields(fields: Mapping[str, bytes]) -> bytes:
+    """A field map as bytes, in the order of `fields`.
+
+    Raises `ProtocolError` where a key or value cannot be sent: too long, unprintable key.
+    """
+    if len(fields) > MAX_FIELD_BYTES:
+        raise ProtocolError(f"{len(fields)} fields are more than {MAX_FIELD_BYTES}")
+    out = bytearray((len(fields),))
+    for name, value in fields.items():
+        key = name.encode("utf-8")
+        if not 1 <= len(key) <= MAX_FIELD_BYTES or not is_safe_text(name):
+            raise ProtocolError(f"{name!r} cannot be a field's name")
+        if len(value) > MAX_FIELD_BYTES:
+            raise ProtocolError(
+                f"field '{name}' has {len(value)} bytes; the protocol allows {MAX_FIELD_BYTES}"
+            )
+        out.append(len(key))
+        out += key
+        out.append(len(value))
+        out += value
+    return bytes(out)
+
+
+def read_fields() -> Parser[Fields]:
+    """Parse a field map; rejects an empty, unprintable or repeated key."""
+    count = (yield U8_BYTES)[0]
+    values: dict[str, bytes] = {}
+    for _ in range(count):
+        key_length = (yield U8_BYTES)[0]
+        if key_length == 0:
+            raise ProtocolError("a field has an empty name")
+        raw_key = yield key_length
+        try:
+            name = raw_key.decode("ascii")
+        except UnicodeDecodeError:
+            name = ""
+        if not name or not is_safe_text(name):
+            raise ProtocolError("a field's name is not printable ASCII")
+        if name in values:
+            raise ProtocolError(f"field '{name}' is repeated")
+        value_length = (yield U8_BYTES)[0]
+        values[name] = (yield value_length) if value_length else b""
+    return Fields(values)
+
+
+def run_parser(parser: Parser[T], read_exactly: Callable[[int], bytes]) -> T:
+    """Drive `parser` with a blocking `read_exactly(n) -> n bytes`, which raises at a short read."""
+    try:
+        wanted = next(parser)
+        while True:
+            wanted = parser.send(read_exactly(wanted))
+    except StopIteration as end:
+        value: T = end.value
+        return value
+
+
+class ParserFeed:
+    """Drive a parser with bytes as they come: the other way round from `run_parser`.
+
+    `feed` takes bytes and returns those left over once the parser is done; `done` and `value` tell
+    the result. The parser asks for at least one byte each time.
+    """
+
+    def __init__(self, parser: Parser[object]) -> None:
+        self._parser = parser
+        self._buffer = bytearray()
+        self.done = False
+        self.value: object = None
+        self._wanted = next(parser)
+
+    def feed(self, data: bytes | memoryview) -> bytes:
+        """Consume `data`; return what lies behind the value's last byte (empty until done)."""
+        self._buffer += data
+        while not self.done and len(self._buffer) >= self._wanted:
+            piece = bytes(self._buffer[: self._wanted])
+            del self._buffer[: self._wanted]
+            try:
+                self._wanted = self._parser.send(piece)
+            except StopIteration as end:
+                self.done, self.value = True, end.value
+        if not self.done:
+            return b""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
+
+
+def parse_whole(parser: Parser[T], data: bytes) -> T:
+    """Parse `data`, which must hold one value and nothing behind it."""
+    position = 0
+
+    def read_exactly(count: int) -> bytes:
+        nonlocal position
+        piece = data[position : position + count]
+        if len(piece) != count:
+            raise ProtocolError("the message is truncated")
+        position += count
+        return piece
+
+    value = run_parser(parser, read_exactly)
+    if position != len(data):
+        raise ProtocolError(f"{len(data) - position} bytes follow the message")
+    return value

@@ -1,0 +1,261 @@
+"""Requests, replies, subrequests and subreplies, and what authenticates them.
+
+Layouts (docs/protocol.md; HMAC is HMAC-SHA-512, 64 bytes, hash is SHA-512):
+
+    request     u32 version, fields, u64 payload length, payload        (outer stream)
+                one field map with hashes and HMAC keys                 (inner session)
+    reply       u32 status, fields, HMAC, u64 length, payload, HMAC
+    subrequest  fields, HMAC(K(i)), u64 length, payload, HMAC(K(i))
+    subreply    the same, with `id` and `status` in its fields
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ..errors import ProtocolError, Status
+from .codec import (
+    PROTOCOL_VERSION,
+    Fields,
+    Parser,
+    encode_fields,
+    encode_value,
+    pack_u32,
+    read_fields,
+    read_u32,
+)
+
+#: Bytes of a SHA-512 hash and of an HMAC-SHA-512.
+DIGEST_BYTES: Final = 64
+#: Fewest bytes of an HMAC key that a request may bring.
+MIN_KEY_BYTES: Final = 64
+#: Bytes of the HMAC keys that this package makes.
+NEW_KEY_BYTES: Final = 64
+
+HEADER_HASH: Final = "header-auth-sha512"
+PAYLOAD_HASH: Final = "payload-auth-sha512"
+HEADER_KEY: Final = "header-auth-key"
+PAYLOAD_KEY: Final = "payload-auth-key"
+SUBREQUEST_HEADER_KEY: Final = "subrequest-header-auth-key"
+SUBREQUEST_PAYLOAD_KEY: Final = "subrequest-payload-auth-key"
+SUBREPLY_HEADER_KEY: Final = "subreply-header-auth-key"
+SUBREPLY_PAYLOAD_KEY: Final = "subreply-payload-auth-key"
+
+#: Where a reader of a message's HMAC may end a wrong one: the same text for header and payload.
+_FORGED = "does not match its authentication code: the connection was tampered with or is damaged"
+
+
+class UnknownVersion(ProtocolError):
+    """A request is of a protocol version that this package does not speak."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        super().__init__(
+            f"protocol version {version} is unknown; this peer speaks {PROTOCOL_VERSION}"
+        )
+
+
+def new_hmac(key: bytes) -> hmac.HMAC:
+    """An HMAC-SHA-512 under `key`, to be updated with what it authenticates."""
+    return hmac.new(key, digestmod=hashlib.sha512)
+
+
+def check_digest(expected: bytes, received: bytes, what: str) -> None:
+    """Compare two digests in constant time; raise `ProtocolError` naming `what` if they differ."""
+    if not hmac.compare_digest(expected, received):
+        raise ProtocolError(f"{what} {_FORGED}")
+
+
+# ------------------------------------------------------------------------------------- requests
+
+
+def encode_request_header(fields: Mapping[str, bytes], version: int = PROTOCOL_VERSION) -> bytes:
+    """A request's header data: version and fields. Its SHA-512 goes into the inner session."""
+    return pack_u32(version) + encode_fields(fields)
+
+
+def read_request_header() -> Parser[Fields]:
+    """Parse a request's version and fields; `UnknownVersion` as soon as the version is read."""
+    version = yield from read_u32()
+    if version != PROTOCOL_VERSION:
+        raise UnknownVersion(version)
+    return (yield from read_fields())
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyKeys:
+    """The HMAC keys that a client chose for the reply to its request; each ≥ 64 bytes."""
+
+    header: bytes
+    payload: bytes
+
+    def __repr__(self) -> str:
+        return "ReplyKeys(…)"
+
+
+@dataclass(frozen=True, slots=True)
+class InnerFields:
+    """What a client says inside the inner session, once checked for form.
+
+    `payload_hash` is None only where the request left it out, which only `sign-rpm` with
+    `rpm-sigmd5` may do. `secrets` are the remaining fields, by name.
+    """
+
+    header_hash: bytes
+    payload_hash: bytes | None
+    keys: ReplyKeys
+    secrets: Fields
+
+    def __repr__(self) -> str:
+        return f"InnerFields(secrets={self.secrets!r})"
+
+
+def encode_inner_fields(
+    header_data: bytes, payload_hash: bytes | None, keys: ReplyKeys, secrets: Mapping[str, bytes]
+) -> bytes:
+    """The one field map of the inner session."""
+    fields = {**secrets, HEADER_HASH: hashlib.sha512(header_data).digest()}
+    if payload_hash is not None:
+        fields[PAYLOAD_HASH] = payload_hash
+    fields[HEADER_KEY] = keys.header
+    fields[PAYLOAD_KEY] = keys.payload
+    return encode_fields(fields)
+
+
+def read_inner_fields() -> Parser[InnerFields]:
+    """Parse the inner session's field map and check the form of hashes and keys."""
+    fields = yield from read_fields()
+    payload_hash = fields.get(PAYLOAD_HASH)
+    for name, value in ((HEADER_HASH, fields.blob(HEADER_HASH)), (PAYLOAD_HASH, payload_hash)):
+        if value is not None and len(value) != DIGEST_BYTES:
+            raise ProtocolError(f"'{name}' has {len(value)} bytes instead of {DIGEST_BYTES}")
+    keys = ReplyKeys(auth_key(fields, HEADER_KEY), auth_key(fields, PAYLOAD_KEY))
+    own = (HEADER_HASH, PAYLOAD_HASH, HEADER_KEY, PAYLOAD_KEY)
+    secrets = Fields({name: value for name, value in fields.items() if name not in own})
+    return InnerFields(fields.blob(HEADER_HASH), payload_hash, keys, secrets)
+
+
+def auth_key(fields: Fields, name: str) -> bytes:
+    """The HMAC key in field `name`; `ProtocolError` if absent or shorter than 64 bytes."""
+    key = fields.blob(name)
+    if len(key) < MIN_KEY_BYTES:
+        raise ProtocolError(f"'{name}' has {len(key)} bytes; at least {MIN_KEY_BYTES} are needed")
+    return key
+
+
+# -------------------------------------------------------------------------------------- replies
+
+
+def encode_reply_header(status: int, fields: Mapping[str, bytes], key: bytes) -> bytes:
+    """Status, fields and their HMAC: a writer sends them to a client as exactly one chunk."""
+    data = pack_u32(status) + encode_fields(fields)
+    return data + hmac.digest(key, data, "sha512")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHeader:
+    """A reply's status and fields as they came, with what a reader needs to verify them."""
+
+    status: int
+    fields: Fields
+    code: bytes
+
+    def encode(self) -> bytes:
+        """The header's bytes, its authentication code included, as they came."""
+        return pack_u32(self.status) + encode_fields(self.fields) + self.code
+
+    def verify(self, key: bytes) -> None:
+        """Raise `ProtocolError` unless the header's HMAC under `key` is right."""
+        data = pack_u32(self.status) + encode_fields(self.fields)
+        check_digest(hmac.digest(key, data, "sha512"), self.code, "the reply's header")
+
+
+def read_reply_header() -> Parser[ReplyHeader]:
+    """Parse status, fields and HMAC, unverified (the bridge has no key; a client verifies).
+
+    A bare UNKNOWN_VERSION status is what a server answers to an unknown version, with nothing
+    behind it and nothing to authenticate it: `UnknownVersion` is raised at once.
+    """
+    status = yield from read_u32()
+    if status == Status.UNKNOWN_VERSION:
+        raise UnknownVersion(PROTOCOL_VERSION)
+    fields = yield from read_fields()
+    return ReplyHeader(status, fields, (yield DIGEST_BYTES))
+
+
+# -------------------------------------------------------------------- subrequests and subreplies
+
+
+@dataclass(frozen=True, slots=True)
+class ChainKeys:
+    """Base keys of one direction of `sign-rpms`; message number i has keys of its own."""
+
+    header: bytes
+    payload: bytes
+
+    def __repr__(self) -> str:
+        return "ChainKeys(…)"
+
+    @classmethod
+    def of_subrequests(cls, secrets: Fields) -> ChainKeys:
+        """The keys of the subrequests, from the request's inner fields."""
+        return cls(
+            auth_key(secrets, SUBREQUEST_HEADER_KEY), auth_key(secrets, SUBREQUEST_PAYLOAD_KEY)
+        )
+
+    @classmethod
+    def of_subreplies(cls, secrets: Fields) -> ChainKeys:
+        """The keys of the subreplies, from the request's inner fields."""
+        return cls(auth_key(secrets, SUBREPLY_HEADER_KEY), auth_key(secrets, SUBREPLY_PAYLOAD_KEY))
+
+    def numbered(self, index: int) -> ReplyKeys:
+        """The HMAC keys of message `index`: SHA-512(u32 1 ‖ base ‖ u32 index) of each base."""
+        return ReplyKeys(_derive(self.header, index), _derive(self.payload, index))
+
+
+def _derive(base: bytes, index: int) -> bytes:
+    return hashlib.sha512(pack_u32(1) + base + pack_u32(index)).digest()
+
+
+def new_chain_secrets(random: Callable[[int], bytes]) -> dict[str, bytes]:
+    """New base keys for both directions of `sign-rpms`, as inner fields."""
+    names = (
+        SUBREQUEST_HEADER_KEY,
+        SUBREQUEST_PAYLOAD_KEY,
+        SUBREPLY_HEADER_KEY,
+        SUBREPLY_PAYLOAD_KEY,
+    )
+    return {name: random(NEW_KEY_BYTES) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class SubHeader:
+    """A subrequest's or subreply's fields as they came, with their HMAC."""
+
+    fields: Fields
+    code: bytes
+
+    def encode(self) -> bytes:
+        """The header's bytes, as they came."""
+        return encode_fields(self.fields) + self.code
+
+    def verify(self, keys: ReplyKeys) -> None:
+        """Raise `ProtocolError` unless the HMAC under this message's keys is right."""
+        expected = hmac.digest(keys.header, encode_fields(self.fields), "sha512")
+        check_digest(expected, self.code, "a subrequest's or subreply's header")
+
+
+def encode_sub_header(fields: Mapping[str, str | bool | int | bytes], keys: ReplyKeys) -> bytes:
+    """Fields and their HMAC under the keys of this message's number."""
+    data = encode_fields({name: encode_value(value) for name, value in fields.items()})
+    return data + hmac.digest(keys.header, data, "sha512")
+
+
+def read_sub_header() -> Parser[SubHeader]:
+    """Parse a subrequest's or subreply's fields and HMAC, unverified."""
+    fields = yield from read_fields()
+    return SubHeader(fields, (yield DIGEST_BYTES))

@@ -1,0 +1,334 @@
+"""The table of operations: fields, rights, payload limits and key types of every request.
+
+One row is one operation. The bridge refuses by it, the server refuses by it again and looks up what
+rights to check, the client builds requests from it and docs/operations.md is checked against it.
+A new operation is a row here and a handler on the server.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from ..errors import ProtocolError
+from .codec import (
+    U32_BYTES,
+    Fields,
+    is_date,
+    is_safe_filename,
+    is_safe_identifier,
+)
+
+MIB: Final = 1024**2
+GIB: Final = 1024**3
+TIB: Final = 1024**4
+
+
+class Form(enum.Enum):
+    """What a field's value may be."""
+
+    TEXT = "text"
+    FILENAME = "file name"
+    IDENTIFIER = "identifier"
+    DATE = "yyyy-mm-dd"
+    BOOLEAN = "boolean"
+    BLOB = "bytes"
+    INTEGER = "u32"
+
+
+class Rights(enum.Enum):
+    """Who may ask for an operation (docs/operations.md, "Rights")."""
+
+    ADMIN = "administrator"
+    KEY_USER = "key user"
+    KEY_ADMIN = "key administrator"
+    KEY_USER_OR_ADMIN = "key user or administrator"
+    KEY_ADMIN_OR_ADMIN = "key administrator or administrator"
+
+    @property
+    def by_passphrase(self) -> bool:
+        """Whether a key's passphrase can give this right."""
+        return self is not Rights.ADMIN
+
+    @property
+    def by_password(self) -> bool:
+        """Whether an administrator's password can give this right."""
+        return self in (Rights.ADMIN, Rights.KEY_USER_OR_ADMIN, Rights.KEY_ADMIN_OR_ADMIN)
+
+    @property
+    def needs_key_admin(self) -> bool:
+        """Whether a key user must have the key-administrator flag."""
+        return self in (Rights.KEY_ADMIN, Rights.KEY_ADMIN_OR_ADMIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """An outer field of an operation."""
+
+    name: str
+    form: Form = Form.TEXT
+    required: bool = True
+
+    def check(self, fields: Fields) -> None:
+        """Raise `ProtocolError` unless the field is there where required, and of its form."""
+        if self.name not in fields:
+            if self.required:
+                raise ProtocolError(f"required field '{self.name}' is missing")
+            return
+        match self.form:
+            case Form.BOOLEAN:
+                fields.boolean(self.name)
+                return
+            case Form.INTEGER:
+                fields.integer(self.name)
+                return
+            case Form.BLOB:
+                return
+        text = fields.safe_string(self.name)
+        match self.form:
+            case Form.FILENAME:
+                right = is_safe_filename(text)
+            case Form.IDENTIFIER:
+                right = is_safe_identifier(text)
+            case Form.DATE:
+                right = is_date(text)
+            case _:
+                right = True
+        if not right:
+            raise ProtocolError(f"field '{self.name}' is not a {self.form.value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One row: what a request of this name holds, who may send it and on what keys.
+
+    `max_payload` is in bytes. `key_types` is empty where every type will do. `key_field` names the
+    field with the key that rights are checked on. `secrets` and `optional_secrets` travel in the
+    inner session, besides the password or passphrase that gives the rights.
+    """
+
+    name: str
+    rights: Rights
+    fields: tuple[Field, ...] = ()
+    secrets: tuple[str, ...] = ()
+    optional_secrets: tuple[str, ...] = ()
+    max_payload: int = 0
+    key_types: frozenset[str] = frozenset()
+    key_field: str = "key"
+    subrequests: bool = False
+    #: Largest payload of one subrequest, in bytes.
+    max_subpayload: int = 0
+    #: Whether `payload-auth-sha512` may be left out when `rpm-sigmd5` is given.
+    sigmd5_authenticates: bool = False
+
+    def check(self, fields: Fields) -> None:
+        """Raise `ProtocolError` for a missing, unknown or malformed outer field."""
+        by_name = {field.name: field for field in (*_COMMON, *self.fields)}
+        for name in fields:
+            if name not in by_name:
+                raise ProtocolError(f"operation '{self.name}' has no field '{name}'")
+        for field in by_name.values():
+            field.check(fields)
+
+    def check_payload(self, length: int, configured_limit: int | None = None) -> None:
+        """Raise `ProtocolError` if a payload of `length` bytes is over the operation's limit.
+
+        `configured_limit` (bytes), where given, lowers the limit further.
+        """
+        limit = self.max_payload
+        if configured_limit is not None:
+            limit = min(limit, configured_limit)
+        if length > limit:
+            raise ProtocolError(
+                f"a payload of {length} bytes is over the limit of {limit} bytes"
+                f" for operation '{self.name}'"
+            )
+
+
+def _text(*names: str) -> tuple[Field, ...]:
+    return tuple(Field(name) for name in names)
+
+
+def _optional(*names: str, form: Form = Form.TEXT) -> tuple[Field, ...]:
+    return tuple(Field(name, form, required=False) for name in names)
+
+
+#: Outer fields of every request.
+_COMMON: Final = _text("op", "user")
+
+_GNUPG: Final = frozenset({"gnupg"})
+_PEM: Final = frozenset({"ECC", "RSA"})
+_BINDINGS: Final = ("server-binding", "client-binding")
+_RPM_NAMES: Final = _optional("rpm-name", "rpm-epoch", "rpm-version", "rpm-release", "rpm-arch")
+_RPM_SIGMD5: Final = _optional("rpm-sigmd5", form=Form.BLOB)
+_RPM_OPTIONS: Final = (
+    *_optional("file-signing-key", "koji-instance"),
+    *_optional("import-signature", "return-data", "head-signing", "v3-signature", form=Form.BOOLEAN),
+)
+#: Outer fields of a `sign-rpms` subrequest.
+SUBREQUEST_FIELDS: Final = (Field("id", Form.BLOB), *_RPM_NAMES, *_RPM_SIGMD5)
+
+_ADMINISTRATION: Final = (
+    Operation("list-users", Rights.ADMIN),
+    Operation(
+        "new-user",
+        Rights.ADMIN,
+        (*_text("name"), *_optional("admin", form=Form.BOOLEAN)),
+        optional_secrets=("new-password",),
+    ),
+    Operation("delete-user", Rights.ADMIN, _text("name")),
+    Operation("user-info", Rights.ADMIN, _text("name")),
+    Operation(
+        "modify-user",
+        Rights.ADMIN,
+        (*_text("name"), *_optional("admin", form=Form.BOOLEAN), *_optional("new-name")),
+        optional_secrets=("new-password",),
+    ),
+    Operation("key-user-info", Rights.ADMIN, _text("name", "key")),
+    Operation(
+        "modify-key-user",
+        Rights.ADMIN,
+        (*_text("name", "key"), *_optional("key-admin", form=Form.BOOLEAN)),
+    ),
+    Operation("list-keys", Rights.ADMIN),
+    Operation(
+        "new-key",
+        Rights.ADMIN,
+        (
+            *_text("key"),
+            *_optional("keytype", "initial-key-admin", "name-real", "name-comment", "name-email"),
+            *_optional("expire-date", form=Form.DATE),
+        ),
+        secrets=("passphrase",),
+    ),
+    Operation(
+        "import-key",
+        Rights.ADMIN,
+        (*_text("key"), *_optional("keytype", "initial-key-admin")),
+        secrets=("passphrase", "new-passphrase"),
+        max_payload=MIB,
+    ),
+    Operation("delete-key", Rights.ADMIN, _text("key")),
+    Operation("modify-key", Rights.ADMIN, (*_text("key"), *_optional("new-name"))),
+    Operation("list-binding-methods", Rights.ADMIN),
+)
+
+_KEYS_AND_USERS: Final = (
+    Operation("list-key-users", Rights.KEY_ADMIN_OR_ADMIN, _text("key")),
+    Operation(
+        "grant-key-access",
+        Rights.KEY_ADMIN,
+        _text("key", "name"),
+        secrets=("new-passphrase",),
+        optional_secrets=_BINDINGS,
+    ),
+    Operation("revoke-key-access", Rights.KEY_ADMIN_OR_ADMIN, _text("key", "name")),
+    Operation(
+        "change-passphrase",
+        Rights.KEY_USER,
+        _text("key"),
+        secrets=("new-passphrase",),
+        optional_secrets=_BINDINGS,
+    ),
+    Operation("get-public-key", Rights.KEY_USER_OR_ADMIN, _text("key")),
+    Operation(
+        "change-key-expiration",
+        Rights.KEY_ADMIN,
+        (*_text("key"), *_optional("expire-date", form=Form.DATE), *_optional("subkey")),
+        key_types=_GNUPG,
+    ),
+)
+
+
+def _signing(
+    name: str,
+    *fields: Field,
+    key_types: frozenset[str] = _GNUPG,
+    max_payload: int = GIB,
+) -> Operation:
+    return Operation(
+        name,
+        Rights.KEY_USER,
+        (*_text("key"), *fields),
+        key_types=key_types,
+        max_payload=max_payload,
+    )
+
+
+_SIGNING: Final = (
+    _signing("sign-text"),
+    _signing("sign-data", *_optional("armor", form=Form.BOOLEAN), max_payload=TIB),
+    _signing("decrypt"),
+    _signing("sign-git-tag"),
+    _signing("sign-container", *_text("docker-reference")),
+    _signing("sign-ostree", Field("ostree-hash", Form.FILENAME)),
+    Operation(
+        "sign-certificate",
+        Rights.KEY_USER,
+        (
+            *_text("issuer-key", "subject-key", "subject", "validity", "certificate-type"),
+            Field("subject-certificate-name", Form.IDENTIFIER),
+            *_optional("issuer-certificate-name", form=Form.IDENTIFIER),
+        ),
+        key_types=_PEM,
+        key_field="issuer-key",
+    ),
+    _signing("sign-pe", Field("cert-name", Form.IDENTIFIER), key_types=_PEM),
+    Operation(
+        "sign-rpm",
+        Rights.KEY_USER,
+        (*_text("key"), *_RPM_OPTIONS, *_RPM_NAMES, *_RPM_SIGMD5),
+        optional_secrets=("file-signing-key-passphrase",),
+        max_payload=GIB,
+        key_types=_GNUPG,
+        sigmd5_authenticates=True,
+    ),
+    Operation(
+        "sign-rpms",
+        Rights.KEY_USER,
+        (*_text("key"), *_RPM_OPTIONS),
+        optional_secrets=("file-signing-key-passphrase",),
+        key_types=_GNUPG,
+        subrequests=True,
+        max_subpayload=TIB,
+    ),
+)
+
+
+def _by_name(operations: Iterable[Operation]) -> MappingProxyType[str, Operation]:
+    return MappingProxyType({operation.name: operation for operation in operations})
+
+
+#: Every operation, by name.
+OPERATIONS: Final = _by_name((*_ADMINISTRATION, *_KEYS_AND_USERS, *_SIGNING))
+
+#: Largest payload of any operation, in bytes.
+MAX_PAYLOAD: Final = max(operation.max_payload for operation in OPERATIONS.values())
+
+
+class UnknownOperation(ProtocolError):
+    """A request names an operation that is not in the table."""
+
+
+def operation_of(fields: Fields) -> Operation:
+    """The row for a request's `op`. Raises `UnknownOperation`, `ProtocolError` without one."""
+    name = fields.safe_string("op")
+    try:
+        return OPERATIONS[name]
+    except KeyError:
+        raise UnknownOperation(f"operation '{name}' is unknown") from None
+
+
+def check_subrequest(fields: Fields) -> None:
+    """Raise `ProtocolError` for a missing, unknown or malformed field of a subrequest."""
+    by_name = {field.name: field for field in SUBREQUEST_FIELDS}
+    for name in fields:
+        if name not in by_name:
+            raise ProtocolError(f"a subrequest has no field '{name}'")
+    for field in by_name.values():
+        field.check(fields)
+    if len(fields["id"]) < 1 or len(fields["id"]) > 8 * U32_BYTES:
+        raise ProtocolError(f"a subrequest's id has {len(fields['id'])} bytes; 1 to 32 may be")

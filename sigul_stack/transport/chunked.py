@@ -1,0 +1,174 @@
+"""The chunk layer on a byte stream: reading and writing the outer stream.
+
+A `ChunkedStream` belongs to one thread at a time. Inner data that arrives while the outer stream is
+read is kept for the inner session, up to a limit, or dropped once that session is over: some peers
+end it late, or never.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, TypeVar
+
+from ..errors import PeerClosed, ProtocolError
+from ..protocol.chunks import (
+    END_OF_OUTER,
+    MAX_WRITTEN_CHUNK,
+    ChunkDecoder,
+    Stream,
+    encode_chunk,
+)
+from ..protocol.codec import Parser, run_parser
+from .stream import READ_BYTES, ByteStream, Deadline
+
+T = TypeVar("T")
+
+#: Most bytes of a stream that are kept while the other one is being read. A TLS handshake and a
+#: field map are far smaller; a peer that sends more before its turn is cut off.
+MAX_KEPT_BYTES: Final = 1024**2
+
+
+class ChunkedStream:
+    """Outer-stream reads and writes over `stream`; `timeout` is each wait's limit in seconds."""
+
+    def __init__(self, stream: ByteStream, timeout: float) -> None:
+        self.stream = stream
+        self.timeout = timeout
+        self.keep_inner = True
+        self.inner: deque[bytes] = deque()
+        self.inner_ended = False
+        self._outer: deque[bytes] = deque()
+        self._outer_ended = False
+        self._decoder = ChunkDecoder()
+        self._kept = 0
+
+    # ------------------------------------------------------------------------------------ reading
+
+    def receive(self, timeout: float | None = None) -> None:
+        """Read once from the stream and sort what came into `inner` and the outer queue.
+
+        Raises `PeerClosed` at the stream's end, `ProtocolError` for a broken chunk layer or a peer
+        that sends too much before its turn.
+        """
+        data = self.stream.read(READ_BYTES, self.timeout if timeout is None else timeout)
+        if not data:
+            where = "" if self._decoder.between_chunks else " in the middle of a chunk"
+            raise PeerClosed(f"the peer ended the connection{where} where more was due")
+        for stream, piece in self._decoder.feed(data):
+            if stream is Stream.OUTER:
+                if piece:
+                    self._keep(self._outer, piece)
+                else:
+                    self._outer_ended = True
+            elif not piece:
+                self.inner_ended = True
+            elif self.keep_inner:
+                self._keep(self.inner, piece)
+
+    def _keep(self, queue: deque[bytes], piece: bytes) -> None:
+        self._kept += len(piece)
+        if self._kept > MAX_KEPT_BYTES:
+            raise ProtocolError(
+                f"the peer sent more than {MAX_KEPT_BYTES} bytes of one stream before the other's"
+                " end"
+            )
+        queue.append(piece)
+
+    def take_inner(self) -> bytes:
+        """The next kept piece of the inner stream; empty where there is none."""
+        if not self.inner:
+            return b""
+        piece = self.inner.popleft()
+        self._kept -= len(piece)
+        return piece
+
+    def drop_inner(self) -> None:
+        """From now on, forget what arrives on the inner stream."""
+        self.keep_inner = False
+        while self.take_inner():
+            pass
+
+    def read(self, limit: int, deadline: Deadline | None = None) -> bytes:
+        """1 to `limit` bytes of the outer stream; empty at its end."""
+        while not self._outer:
+            if self._outer_ended:
+                return b""
+            self.receive(None if deadline is None else deadline.remaining())
+        piece = self._outer.popleft()
+        self._kept -= len(piece)
+        if len(piece) > limit:
+            rest = piece[limit:]
+            self._outer.appendleft(rest)
+            self._kept += len(rest)
+            piece = piece[:limit]
+        return piece
+
+    def read_exactly(self, count: int, deadline: Deadline | None = None) -> bytes:
+        """Exactly `count` bytes of the outer stream; for small counts. `PeerClosed` if it ends."""
+        piece = self.read(count, deadline) if count else b""
+        if len(piece) == count:
+            return piece
+        parts = bytearray(piece)
+        while len(parts) < count:
+            piece = self.read(count - len(parts), deadline)
+            if not piece:
+                raise PeerClosed("the peer ended its outer stream where more was due")
+            parts += piece
+        return bytes(parts)
+
+    def parse(self, parser: Parser[T], deadline: Deadline | None = None) -> T:
+        """Run `parser` on the outer stream; all of it within `deadline` where one is given."""
+        return run_parser(parser, lambda count: self.read_exactly(count, deadline))
+
+    def hand_over(self) -> tuple[list[tuple[Stream, bytes]], ChunkDecoder]:
+        """What has arrived and is unread, stream ends included, and the decoder to go on with.
+
+        For a forwarder that takes the stream over; the order within each stream is kept.
+        """
+        pieces = [(Stream.OUTER, piece) for piece in self._outer]
+        pieces += [(Stream.INNER, piece) for piece in self.inner]
+        if self._outer_ended:
+            pieces.append((Stream.OUTER, b""))
+        if self.inner_ended:
+            pieces.append((Stream.INNER, b""))
+        self._outer.clear()
+        self.inner.clear()
+        return pieces, self._decoder
+
+    @property
+    def outer_waiting(self) -> bool:
+        """Whether outer data has arrived that nobody has read yet."""
+        return bool(self._outer)
+
+    # ------------------------------------------------------------------------------------ writing
+
+    def write(self, data: bytes) -> None:
+        """Send `data` on the outer stream as exactly one chunk; nothing where it is empty."""
+        if data:
+            self.stream.write(encode_chunk(Stream.OUTER, data), self.timeout)
+
+    def write_long(self, data: bytes) -> None:
+        """Send `data` on the outer stream in as many chunks as it takes."""
+        for start in range(0, len(data), MAX_WRITTEN_CHUNK):
+            self.write(data[start : start + MAX_WRITTEN_CHUNK])
+
+    def end(self) -> None:
+        """End the outer stream."""
+        self.stream.write(END_OF_OUTER, self.timeout)
+
+    def write_inner(self, data: bytes) -> None:
+        """Send `data` on the inner stream, in a TLS record of its own."""
+        self.stream.write(encode_chunk(Stream.INNER, data), self.timeout)
+
+    def wait_for_close(self, timeout: float) -> None:
+        """Read and forget until the peer closes, at most `timeout` seconds; never raises.
+
+        Closing first could make the kernel reset the connection and throw away what the peer has
+        not read yet.
+        """
+        deadline = Deadline(timeout, "waiting for the peer to close")
+        try:
+            while self.stream.read(READ_BYTES, deadline.remaining()):
+                pass
+        except Exception:  # noqa: BLE001 - whatever went wrong, the connection is over
+            return

@@ -1,0 +1,211 @@
+"""The inner session: TLS between client and server inside the chunk layer's inner stream.
+
+Invariant: while it lasts, one thread, the pump, owns the `ChunkedStream` and moves bytes between
+its inner stream and a loopback socket pair; TLS runs on the pair's other end in the caller's
+thread. The pump ends, and the stream is the caller's again, once the caller has closed the session:
+it never waits for the peer's inner end, which may come late or not at all.
+
+The pair is AF_INET because NSS asks a server's socket for an IPv4 or IPv6 name; it is bound to
+127.0.0.1 and the peer it accepts is checked to be our own socket (known-faults.md, 23).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+from ..config import NSSSettings
+from ..errors import PeerClosed, SigulError, TransportError
+from ..protocol.chunks import END_OF_INNER
+from ..protocol.codec import Parser, run_parser
+from .chunked import ChunkedStream, T
+from .nss import Identity, TLSConnection
+from .stream import READ_BYTES, Deadline, Peer
+from .watchdog import Watchdog
+
+#: Foreign connections to the loopback listener that are sent away before giving up.
+MAX_STRANGERS: Final = 16
+#: Limit of each step on the loopback pair, in seconds: the kernel answers these itself.
+LOOPBACK_SECONDS: Final = 5.0
+
+
+def loopback_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected TCP sockets on 127.0.0.1, each sure that the other is ours."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
+        listener.settimeout(LOOPBACK_SECONDS)
+        near = socket.create_connection(listener.getsockname(), timeout=LOOPBACK_SECONDS)
+        try:
+            for _ in range(MAX_STRANGERS):
+                far, address = listener.accept()
+                if address == near.getsockname() and far.getsockname() == near.getpeername():
+                    for end in (near, far):
+                        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    return near, far
+                far.close()
+        except BaseException:
+            near.close()
+            raise
+        near.close()
+    raise TransportError("other programs kept connecting to this process's private loopback socket")
+
+
+class _Pump(threading.Thread):
+    """Moves inner-stream bytes between `chunked` and the loopback socket `far`."""
+
+    def __init__(self, chunked: ChunkedStream, far: socket.socket, deadline: Deadline) -> None:
+        super().__init__(name="inner-session", daemon=True)
+        self._chunked = chunked
+        self._far = far
+        self._deadline = deadline
+        self._told_end = False
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._far.settimeout(self._chunked.timeout)
+            while self._step():
+                pass
+            self._chunked.stream.write(END_OF_INNER, self._chunked.timeout)
+        except Exception as error:  # noqa: BLE001 - told to the caller's thread, which raises it
+            self.error = error
+        finally:
+            with contextlib.suppress(OSError):
+                self._far.shutdown(socket.SHUT_RDWR)
+            self._far.close()
+
+    def _step(self) -> bool:
+        """Move what there is; False once the caller's side has closed."""
+        self._deliver()
+        watched = [self._far.fileno()]
+        if not self._chunked.inner_ended:
+            watched.append(self._chunked.stream.fileno())
+        ready: list[int] = []
+        if self._chunked.stream.pending() and len(watched) > 1:
+            ready = [watched[1]]
+        else:
+            poll = select.poll()
+            for descriptor in watched:
+                poll.register(descriptor, select.POLLIN)
+            ready = [item for item, _events in poll.poll(self._deadline.remaining() * 1000)]
+        if watched[0] in ready:
+            try:
+                data = self._far.recv(READ_BYTES)
+            except ConnectionError:
+                data = b""
+            if not data:
+                return False
+            self._chunked.write_inner(data)
+        if len(watched) > 1 and watched[1] in ready:
+            self._chunked.receive(self._deadline.remaining())
+        return True
+
+    def _deliver(self) -> None:
+        while piece := self._chunked.take_inner():
+            # The caller's side may close without reading all: what it left is nobody's loss.
+            with contextlib.suppress(ConnectionError):
+                self._far.sendall(piece)
+        if self._chunked.inner_ended and not self._told_end:
+            self._told_end = True
+            with contextlib.suppress(OSError):
+                self._far.shutdown(socket.SHUT_WR)
+
+
+class InnerSession:
+    """An inner TLS session under way; made by `as_client` and `as_server`."""
+
+    def __init__(self, chunked: ChunkedStream, deadline: Deadline, watchdog: Watchdog | None):
+        near, far = loopback_pair()
+        self._pump = _Pump(chunked, far, deadline)
+        self._tls = TLSConnection(near, "the inner session", watchdog)
+        self._chunked = chunked
+        self._deadline = deadline
+
+    @property
+    def peer(self) -> Peer:
+        """Who the inner handshake proved the peer to be."""
+        return self._tls.peer
+
+    def read(self, limit: int) -> bytes:
+        """1 to `limit` bytes from the peer; empty at its end."""
+        return self._tls.read(limit, self._deadline.remaining())
+
+    def write(self, data: bytes) -> None:
+        """Send all of `data` to the peer."""
+        self._tls.write(data, self._deadline.remaining())
+
+    def parse(self, parser: Parser[T]) -> T:
+        """Run `parser` on what the peer sends."""
+        kept = bytearray()
+
+        def read_exactly(count: int) -> bytes:
+            while len(kept) < count:
+                data = self.read(READ_BYTES)
+                if not data:
+                    raise PeerClosed("the peer ended the inner session where more was due")
+                kept.extend(data)
+            piece = bytes(kept[:count])
+            del kept[:count]
+            return piece
+
+        return run_parser(parser, read_exactly)
+
+    def _finish(self, failed: BaseException | None) -> None:
+        """Close the session, end the inner stream, take the chunked stream back from the pump."""
+        if failed is None:
+            self._tls.end_writing()
+        else:
+            self._tls.abort()
+        self._tls.close()
+        self._pump.join(self._chunked.timeout + LOOPBACK_SECONDS)
+        if self._pump.is_alive():
+            self._chunked.stream.abort()
+            self._pump.join()
+        self._chunked.drop_inner()
+        self._raise_cause(failed)
+
+    def _raise_cause(self, failed: BaseException | None) -> None:
+        """What broke the pump is the reason for what the TLS session says of it."""
+        cause = self._pump.error
+        if cause is None or (failed is not None and not isinstance(failed, SigulError)):
+            return
+        if isinstance(cause, SigulError):
+            raise cause from None
+        raise TransportError(f"the inner session failed: {cause}") from cause
+
+
+@contextlib.contextmanager
+def inner_session(
+    chunked: ChunkedStream,
+    settings: NSSSettings,
+    identity: Identity,
+    *,
+    timeout: float,
+    server_hostname: str | None,
+    watchdog: Watchdog | None = None,
+) -> Iterator[InnerSession]:
+    """An inner session over `chunked`, handshake done; closed and ended when the block ends.
+
+    As the TLS client where `server_hostname` names the server to expect, else as the TLS server.
+    All of it must be over within `timeout` seconds. Raises what the outer connection failed with
+    where that is why the session failed.
+    """
+    deadline = Deadline(timeout, "the inner session")
+    session = InnerSession(chunked, deadline, watchdog)
+    session._pump.start()
+    failed: BaseException | None = None
+    try:
+        if server_hostname is not None:
+            session._tls.handshake_as_client(settings, identity, server_hostname, timeout)
+        else:
+            session._tls.handshake_as_server(settings, identity, timeout)
+        yield session
+    except BaseException as error:
+        failed = error
+        raise
+    finally:
+        session._finish(failed)
+

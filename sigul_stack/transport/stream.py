@@ -1,0 +1,97 @@
+"""The byte stream that everything above the sockets is written against, and time limits.
+
+Two implementations: `nss.TLSConnection` and `memory.MemoryStream`. Every read and write has a limit
+in seconds, which bounds the whole call however slowly the peer trickles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import DeadlineExceeded
+
+Clock = Callable[[], float]
+
+#: How much to ask for where any amount will do, in bytes.
+READ_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who a TLS handshake proved the peer to be.
+
+    `common_name` is the certificate's CN, `names` its DNS alternative names, `fingerprint` the
+    SHA-256 of the certificate, lower-case hex, `address` where it came from.
+    """
+
+    common_name: str
+    names: tuple[str, ...]
+    fingerprint: str
+    address: str
+
+
+class ByteStream(Protocol):
+    """A connected, authenticated, bidirectional stream.
+
+    One thread may read while another writes. All limits are in seconds.
+    """
+
+    peer: Peer
+
+    def read(self, limit: int, timeout: float) -> bytes:
+        """1 to `limit` bytes; empty at the peer's orderly end.
+
+        Raises `DeadlineExceeded`, `PeerClosed` (ended without a close-notify), `TransportError`.
+        """
+        ...
+
+    def write(self, data: bytes, timeout: float) -> None:
+        """Send all of `data`. Raises `DeadlineExceeded`, `PeerClosed`, `TransportError`."""
+        ...
+
+    def fileno(self) -> int:
+        """A descriptor to poll for input; `pending` input does not show on it."""
+        ...
+
+    def pending(self) -> bool:
+        """Whether input is already here that polling the descriptor would not show."""
+        ...
+
+    def abort(self) -> None:
+        """End the connection at once, without a close-notify; from any thread, never raises.
+
+        A read or write under way in another thread fails.
+        """
+        ...
+
+    def end_writing(self) -> None:
+        """Send a close-notify and half-close; reading goes on. From any thread, never raises."""
+        ...
+
+    def discard(self) -> None:
+        """Abort and free the connection's descriptors; no other thread may be using it."""
+        ...
+
+    def close(self) -> None:
+        """End the connection in order, or quietly where it is already broken. Never raises."""
+        ...
+
+
+class Deadline:
+    """A limit on several steps together: each step asks what remains of it."""
+
+    def __init__(self, seconds: float, what: str, clock: Clock = time.monotonic) -> None:
+        self._seconds = seconds
+        self._what = what
+        self._clock = clock
+        self._end = clock() + seconds
+
+    def remaining(self) -> float:
+        """Seconds left. Raises `DeadlineExceeded` where none are."""
+        left = self._end - self._clock()
+        if left <= 0:
+            raise DeadlineExceeded(f"{self._what} took longer than the limit of {self._seconds:g} s")
+        return left
