@@ -30,7 +30,7 @@ class Handshakes:
         self._lock = threading.Lock()
         self._newcomers: list[_Newcomer] = []
 
-    def enter(self, host: str, tcp: socket.socket) -> _Newcomer | None:
+    def enter(self, host: str, tcp: socket.socket) -> _Newcomer:
         """Add a connection; returns what to `leave` with. Makes room by ending another."""
         newcomer = _Newcomer(host, tcp)
         with self._lock:

@@ -38,6 +38,7 @@ class _OuterFilter:
         self.finished = False
         self.at_boundary = False
         self._boundary_next = False
+        self._failure: ProtocolError | None = None
         self._chunks: list[bytes] = []
         self._gathered = bytearray()
         self._steps = self._run()
@@ -48,7 +49,12 @@ class _OuterFilter:
         raise NotImplementedError
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take `data`; return the chunks to send on. Raises `ProtocolError`."""
+        """Take `data`; return the chunks to send on.
+
+        Raises `ProtocolError`, and from then on at every call.
+        """
+        if self._failure is not None:
+            raise self._failure
         rest = memoryview(data)
         while rest:
             if self.finished:
@@ -72,6 +78,10 @@ class _OuterFilter:
             self.at_boundary = self._boundary_next
         except StopIteration:
             self.finished = self.at_boundary = True
+        except ProtocolError as error:
+            self._failure = error
+            self.at_boundary = False
+            raise
 
     def _emit(self, chunk: bytes) -> None:
         self._chunks.append(chunk)

@@ -108,6 +108,8 @@ class WaitingServers:
             self._changed.notify_all()
         self._wake()
         self._watcher.join()
+        self._wake_read.close()
+        self._wake_write.close()
         for server in servers:
             server.close()
 
@@ -130,8 +132,8 @@ class WaitingServers:
     def _wake(self) -> None:
         try:
             self._wake_write.send(b"\0")
-        except BlockingIOError:
-            return  # the watcher has not read the last one yet, and will look at everything
+        except OSError:
+            return  # the watcher has not read the last one yet and will look at all, or has ended
 
     def _watch(self) -> None:
         while True:

@@ -41,8 +41,12 @@ class ServerSettings:
     bridge_port: int = option(
         "server", values.port, 44333, "the TCP port on which the bridge takes servers"
     )
-    max_file_payload_size: int = option(
-        "server", values.size, 1024**3, "bytes of a payload that is stored in a file"
+    max_file_payload_size: int | None = option(
+        "server",
+        values.size,
+        None,
+        "bytes of a payload that is stored in a file (absent: each operation's own limit, which is"
+        " 1073741824 for most)",
     )
     max_memory_payload_size: int = option(
         "server", values.size, 1024**2, "bytes of a payload that is kept in memory"

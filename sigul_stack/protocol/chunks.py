@@ -5,7 +5,8 @@ Layout (docs/protocol.md, "Chunks"):
     u32 head   bit 31: 1 = inner, 0 = outer;  bits 0–30: length L
     L bytes    of that stream;  L = 0 is the end of that stream in that direction
 
-Boundaries carry no meaning to this reader; nothing of a stream may follow its end.
+Boundaries carry no meaning to this reader. Nothing of the outer stream may follow its end. What
+follows the inner stream's is dropped: old clients send the inner close-notify that late.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class ChunkDecoder:
         self._head = bytearray()
         self._stream = Stream.OUTER
         self._left = 0
+        self._late = False
         self._ended: set[Stream] = set()
 
     @property
@@ -71,9 +73,9 @@ class ChunkDecoder:
         return stream in self._ended
 
     def feed(self, data: bytes | memoryview) -> Iterator[tuple[Stream, bytes]]:
-        """The pieces in `data`, in order. Raises `ProtocolError` for data behind a stream's end.
+        """The pieces in `data`, in order. Raises `ProtocolError` for data behind the outer end.
 
-        The iterator must be used up before the next call.
+        The iterator must be used up before the next call. Once it has raised, so does every next.
         """
         view = memoryview(data)
         while view:
@@ -85,17 +87,19 @@ class ChunkDecoder:
                     return
                 self._begin(unpack_u32(bytes(self._head)))
                 self._head.clear()
-                if self._left == 0:
+                if self._left == 0 and not self._late:
                     self._ended.add(self._stream)
                     yield self._stream, b""
                 continue
             piece = bytes(view[: self._left])
             view = view[len(piece) :]
             self._left -= len(piece)
-            yield self._stream, piece
+            if not self._late:
+                yield self._stream, piece
 
     def _begin(self, head: int) -> None:
-        self._stream = Stream.INNER if head & _INNER_BIT else Stream.OUTER
-        self._left = head & _LENGTH_MASK
-        if self._stream in self._ended:
-            raise ProtocolError(f"a chunk of the {self._stream.value} stream follows its end")
+        stream = Stream.INNER if head & _INNER_BIT else Stream.OUTER
+        late = stream in self._ended
+        if late and stream is Stream.OUTER:
+            raise ProtocolError("a chunk of the outer stream follows its end")
+        self._stream, self._left, self._late = stream, head & _LENGTH_MASK, late

@@ -39,13 +39,20 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def pack_u32(value: int) -> bytes:
-    """`value` (0 to 2³²-1) as four bytes."""
-    return _U32.pack(value)
+    """`value` as four bytes. Raises `ProtocolError` unless it is 0 to 2³²-1."""
+    return _pack(_U32, value)
 
 
 def pack_u64(value: int) -> bytes:
-    """`value` (0 to 2⁶⁴-1) as eight bytes."""
-    return _U64.pack(value)
+    """`value` as eight bytes. Raises `ProtocolError` unless it is 0 to 2⁶⁴-1."""
+    return _pack(_U64, value)
+
+
+def _pack(form: struct.Struct, value: int) -> bytes:
+    try:
+        return form.pack(value)
+    except struct.error:
+        raise ProtocolError(f"{value} does not fit into {form.size} bytes") from None
 
 
 def unpack_u32(data: bytes) -> int:
@@ -155,14 +162,20 @@ def is_date(text: str) -> bool:
 
 
 def encode_value(value: str | bool | int | bytes) -> bytes:
-    """A field's value as bytes, by its Python type."""
+    """A field's value as bytes, by its Python type.
+
+    Raises `ProtocolError` where it has none: a number out of range, text from undecodable input.
+    """
     if isinstance(value, bytes):
         return value
     if isinstance(value, bool):
         return b"\1" if value else b"\0"
     if isinstance(value, int):
         return pack_u32(value)
-    return value.encode("utf-8")
+    try:
+        return value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ProtocolError("a text that is not valid UTF-8 cannot be sent") from None
 
 
 def encode_fields(fields: Mapping[str, bytes]) -> bytes:
@@ -174,9 +187,9 @@ def encode_fields(fields: Mapping[str, bytes]) -> bytes:
         raise ProtocolError(f"{len(fields)} fields are more than {MAX_FIELD_BYTES}")
     out = bytearray((len(fields),))
     for name, value in fields.items():
-        key = name.encode("utf-8")
-        if not 1 <= len(key) <= MAX_FIELD_BYTES or not is_safe_text(name):
+        if not 1 <= len(name) <= MAX_FIELD_BYTES or not is_safe_text(name):
             raise ProtocolError(f"{name!r} cannot be a field's name")
+        key = name.encode("ascii")
         if len(value) > MAX_FIELD_BYTES:
             raise ProtocolError(
                 f"field '{name}' has {len(value)} bytes; the protocol allows {MAX_FIELD_BYTES}"

@@ -15,7 +15,6 @@ from typing import Final
 
 from ..errors import ProtocolError
 from .codec import (
-    U32_BYTES,
     Fields,
     is_date,
     is_safe_filename,
@@ -26,6 +25,9 @@ MIB: Final = 1024**2
 GIB: Final = 1024**3
 TIB: Final = 1024**4
 
+#: What `sign-certificate` can make (docs/operations.md).
+CERTIFICATE_TYPES: Final = ("ca", "codesigning", "sslserver")
+
 
 class Form(enum.Enum):
     """What a field's value may be."""
@@ -33,7 +35,10 @@ class Form(enum.Enum):
     TEXT = "text"
     FILENAME = "file name"
     IDENTIFIER = "identifier"
-    DATE = "yyyy-mm-dd"
+    DATE = "date (yyyy-mm-dd)"
+    NUMBER = "number"
+    YEARS = "number of years (such as 10y)"
+    CERTIFICATE_TYPE = "certificate type (ca, codesigning or sslserver)"
     BOOLEAN = "boolean"
     BLOB = "bytes"
     INTEGER = "u32"
@@ -95,6 +100,12 @@ class Field:
                 right = is_safe_identifier(text)
             case Form.DATE:
                 right = is_date(text)
+            case Form.NUMBER:
+                right = text.isdecimal()
+            case Form.YEARS:
+                right = text.endswith("y") and text[:-1].isdecimal()
+            case Form.CERTIFICATE_TYPE:
+                right = text in CERTIFICATE_TYPES
             case _:
                 right = True
         if not right:
@@ -237,7 +248,11 @@ _KEYS_AND_USERS: Final = (
     Operation(
         "change-key-expiration",
         Rights.KEY_ADMIN,
-        (*_text("key"), *_optional("expire-date", form=Form.DATE), *_optional("subkey")),
+        (
+            *_text("key"),
+            *_optional("expire-date", form=Form.DATE),
+            *_optional("subkey", form=Form.NUMBER),
+        ),
         key_types=_GNUPG,
     ),
 )
@@ -269,7 +284,9 @@ _SIGNING: Final = (
         "sign-certificate",
         Rights.KEY_USER,
         (
-            *_text("issuer-key", "subject-key", "subject", "validity", "certificate-type"),
+            *_text("issuer-key", "subject-key", "subject"),
+            Field("validity", Form.YEARS),
+            Field("certificate-type", Form.CERTIFICATE_TYPE),
             Field("subject-certificate-name", Form.IDENTIFIER),
             *_optional("issuer-certificate-name", form=Form.IDENTIFIER),
         ),
@@ -330,5 +347,3 @@ def check_subrequest(fields: Fields) -> None:
             raise ProtocolError(f"a subrequest has no field '{name}'")
     for field in by_name.values():
         field.check(fields)
-    if len(fields["id"]) < 1 or len(fields["id"]) > 8 * U32_BYTES:
-        raise ProtocolError(f"a subrequest's id has {len(fields['id'])} bytes; 1 to 32 may be")

@@ -227,21 +227,32 @@ def load_identity(nickname: str) -> Identity:
         raise NSSError("open the NSS database before loading a certificate from it")
     where = f"'{_process.settings.directory}'"
     try:
-        certificate = nss.find_cert_from_nickname(nickname)
-    except NSPRError:
+        certificate, key = _look_up(nickname)
+    except _NoCertificate:
         held = ", ".join(sorted({str(item.subject_common_name) for item in _process.held}))
         raise NSSError(
             f"the NSS database {where} has no certificate with the nickname '{nickname}'"
             f" (it holds certificates for: {held or 'nobody'}); see: sigul-stack pki list"
         ) from None
-    try:
-        key = nss.find_key_by_any_cert(certificate)
     except NSPRError as error:
         raise NSSError(
             f"the certificate '{nickname}' in {where} has no private key there ({error}); import"
             " both together, from a PKCS#12 file: sigul-stack pki import"
         ) from None
     return Identity(nickname, certificate, key)
+
+
+class _NoCertificate(Exception):
+    """The database has no certificate of that nickname."""
+
+
+def _look_up(nickname: str) -> tuple[Any, Any]:
+    """A certificate and its private key. Raises `_NoCertificate`, or `NSPRError` without a key."""
+    try:
+        certificate = nss.find_cert_from_nickname(nickname)
+    except NSPRError:
+        raise _NoCertificate from None
+    return certificate, nss.find_key_by_any_cert(certificate)
 
 
 # ---------------------------------------------------------------------------------- connections
@@ -293,9 +304,9 @@ class TLSConnection:
         tls = self._tls
         tls.set_ssl_option(nss_ssl.SSL_HANDSHAKE_AS_CLIENT, True)
         tls.set_hostname(hostname)
-        tls.set_client_auth_data_callback(
-            lambda _names, *_data: (identity.certificate, identity.key)
-        )
+        # NSS takes the certificate and key that the callback gives for its own and frees them, so
+        # each handshake looks them up anew.
+        tls.set_client_auth_data_callback(lambda _names, *_data: _look_up(identity.nickname))
         self._handshake(as_server=False, timeout=timeout, patience=patience)
 
     def handshake_as_server(
@@ -307,27 +318,36 @@ class TLSConnection:
         tls.set_ssl_option(nss_ssl.SSL_HANDSHAKE_AS_SERVER, True)
         tls.set_ssl_option(nss_ssl.SSL_REQUEST_CERTIFICATE, True)
         tls.set_ssl_option(nss_ssl.SSL_REQUIRE_CERTIFICATE, nss_ssl.SSL_REQUIRE_ALWAYS)
-        tls.config_secure_server(identity.certificate, identity.key, nss.ssl_kea_rsa)
+        try:
+            tls.config_secure_server(identity.certificate, identity.key, nss.ssl_kea_rsa)
+        except NSPRError as error:
+            raise NSSError(
+                f"the certificate '{identity.nickname}' cannot serve TLS connections: {error}"
+            ) from None
         self._handshake(as_server=True, timeout=timeout)
 
     def _handshake(self, *, as_server: bool, timeout: float, patience: float = 0) -> None:
         what = f"TLS handshake with {self._address}"
         try:
             self._tls.reset_handshake(as_server)
-            if patience:
-                self._greet(timeout, patience)
-            self.read_due = time.monotonic() + timeout
-            self._tls.force_handshake_timeout(_interval(timeout))
+            # Forcing a handshake that is done would wait for the peer's next message.
+            if not patience or not self._greet(timeout, patience):
+                self.read_due = time.monotonic() + timeout
+                self._tls.force_handshake_timeout(_interval(timeout))
             self.peer = self._peer()
         except NSPRError as error:
             raise self._failure(error, what, timeout) from None
         finally:
             self.read_due = None
 
-    def _greet(self, timeout: float, patience: float) -> None:
-        """Send the handshake's first message and wait, perhaps long, for the answer to begin."""
+    def _greet(self, timeout: float, patience: float) -> bool:
+        """Send the handshake's first message and wait, perhaps long, for the answer to begin.
+
+        Whether the handshake is done already.
+        """
         try:
             self._tls.force_handshake_timeout(_interval(_GREETING_SECONDS))
+            return True
         except NSPRError as error:
             if _error_name(error) != "PR_IO_TIMEOUT_ERROR":
                 raise
@@ -339,6 +359,7 @@ class TLSConnection:
                     patience,
                 )
                 self._poll.poll(patience * 1000)
+            return False
 
     def _peer(self) -> Peer:
         certificate = self._tls.get_peer_certificate()

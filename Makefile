@@ -1,0 +1,51 @@
+# Everything is done by the scripts and programs that the targets call; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+# Scripts are found by their first line, so that a new one is never left out of the checks.
+BASH_SCRIPTS = $(shell grep -rlE '^\#!.*\bbash\b' scripts .ci)
+
+.PHONY: help venv test test-debian13 lint bench demo demo-stop clean
+
+help: ## list what there is to make
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: ## set up ./.venv with the programs, and the system packages that are missing
+	@scripts/bootstrap run test lint
+
+test: ## run all tests; ARGS="tests/unit -x" goes to pytest
+	@scripts/bootstrap test
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-debian13: ## run all tests in a Debian 13 root that is made in .cache; ARGS as for test
+	@scripts/test-debian13 $(ARGS)
+
+lint: ## check style, types, YAML and scripts; any warning fails
+	@scripts/bootstrap lint
+	@failed=; \
+	run() { echo "lint: $$*"; "$$@" || failed="$$failed $$1"; }; \
+	run $(BIN)/ruff check; \
+	run $(BIN)/ruff format --check; \
+	run $(BIN)/mypy; \
+	run $(BIN)/yamllint --strict .; \
+	run shellcheck $(BASH_SCRIPTS); \
+	run scripts/check-registry-hosts; \
+	if [ -n "$$failed" ]; then echo "lint: failed:$$failed"; exit 1; fi; \
+	echo "lint: clean"
+
+bench: ## measure requests and signatures, each beside its floor
+	@scripts/bootstrap test
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+demo: ## start a whole site as plain processes in ./.demo and sign a file with it
+	@scripts/bootstrap run
+	@$(BIN)/sigul-stack demo --directory .demo
+
+demo-stop: ## stop what `make demo` started
+	@if [ -d .demo ] && [ -x $(BIN)/sigul-stack ]; then $(BIN)/sigul-stack demo --stop --directory .demo; fi
+
+clean: demo-stop ## remove all that make made in this checkout
+	rm -rf .cache .demo .venv build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,184 @@
+"""Running one command: files opened, secrets read in order, one request made, in that order.
+
+What can be found wrong without the server is found before a secret is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from ...config.client import ClientSettings
+from ...errors import SigulError
+from ...secret import Secret
+from ..secret_input import NSS_PASSWORD, SecretReader
+from .model import Arguments, Ask, Command
+
+if TYPE_CHECKING:
+    from ...client.api import Client
+
+log = logging.getLogger(__name__)
+
+#: More than any passphrase file (bytes).
+MAX_PASSPHRASE_FILE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a command is run in: the settings and the options before the command."""
+
+    settings: ClientSettings
+    secrets: SecretReader
+    passphrase_file: Path | None = None
+    protocol_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """What a command's function is given.
+
+    `secrets` has those that the table names and that were asked for. `payload` is the open file
+    of the operand that is read, `output` where the reply's payload goes.
+    """
+
+    settings: ClientSettings
+    arguments: Arguments
+    secrets: Mapping[str, Secret]
+    client: Client
+    payload: BinaryIO
+    output: BinaryIO
+
+
+def execute(command: Command, arguments: Arguments, surroundings: Surroundings) -> None:
+    """Run `command`. Raises `SigulError`."""
+    module, _, function = command.run.partition(":")
+    run = getattr(importlib.import_module(f".{module}", __package__), function)
+    if command.local:
+        run(surroundings.settings)
+        return
+    with contextlib.ExitStack() as stack:
+        payload = output = None
+        for operand in command.operands:
+            if operand.reads:
+                payload = stack.enter_context(open_payload(Path(getattr(arguments, operand.name))))
+        if command.output is not None:
+            from ...client.output import open_output
+
+            output = stack.enter_context(
+                open_output(arguments.output, binary=command.output(arguments))
+            )
+        client = _client(surroundings)
+        secrets = read_secrets(command, arguments, surroundings)
+        if payload is not None:
+            payload = stack.enter_context(_seekable(payload))
+        run(
+            Invocation(
+                surroundings.settings,
+                arguments,
+                secrets,
+                client,
+                cast(BinaryIO, payload),
+                cast(BinaryIO, output),
+            )
+        )
+
+
+def _client(surroundings: Surroundings) -> Client:
+    """A client, with NSS open: its password, where it is asked for, comes before all others."""
+    from ...client.api import Client
+    from ...protocol.codec import PROTOCOL_VERSION
+    from ...transport import nss
+    from ..progress import progress
+
+    nss.open_database(
+        surroundings.settings.nss, ask=lambda: surroundings.secrets.read(NSS_PASSWORD)
+    )
+    version = surroundings.protocol_version
+    return Client(
+        surroundings.settings,
+        progress=progress,
+        protocol_version=PROTOCOL_VERSION if version is None else version,
+    )
+
+
+def read_secrets(
+    command: Command, arguments: Arguments, surroundings: Surroundings
+) -> dict[str, Secret]:
+    """The secrets that `command` needs with these `arguments`, read in the table's order."""
+    secrets = {}
+    for ask in command.secrets:
+        if ask.when(arguments):
+            secrets[ask.name] = _read(ask, surroundings)
+    if surroundings.passphrase_file is not None and not any(
+        ask.from_file and ask.name in secrets for ask in command.secrets
+    ):
+        log.info("-f has no use here: %s does not ask for a key passphrase", command.name)
+    return secrets
+
+
+def _read(ask: Ask, surroundings: Surroundings) -> Secret:
+    if ask.from_file and surroundings.passphrase_file is not None:
+        return unbound_passphrase(surroundings.passphrase_file, surroundings.settings)
+    if ask.new:
+        return surroundings.secrets.read_new(ask.prompt)
+    return surroundings.secrets.read(ask.prompt)
+
+
+def unbound_passphrase(path: Path, settings: ClientSettings) -> Secret:
+    """The passphrase in the bound passphrase file `path`. Raises `SigulError`."""
+    from ...keystore.bindings import CannotUnbind, enabled_methods, is_bound, unbind
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_PASSPHRASE_FILE)
+    except OSError as error:
+        raise SigulError(
+            f"the passphrase file '{path}' cannot be read: {error.strerror}; name another with -f"
+        ) from error
+    bound = Secret(data.strip())
+    if not is_bound(bound):
+        raise SigulError("Passphrase file is unbound!")
+    binding = settings.binding
+    try:
+        return unbind(bound, enabled_methods(binding.enabled, binding.parameters, binding.secrets))
+    except CannotUnbind as error:
+        raise SigulError(f"Unable to unbind the passphrase on the client: {error}") from error
+
+
+def open_payload(path: Path) -> BinaryIO:
+    """The file `path`, open for reading. Raises `SigulError`."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise SigulError(
+            f"'{path}' cannot be read: {error.strerror}; name a file that you may read"
+        ) from error
+    return file
+
+
+@contextlib.contextmanager
+def _seekable(file: BinaryIO) -> Iterator[BinaryIO]:
+    """`file` itself where its length can be told, else a temporary file with all that comes."""
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        yield file
+        return
+    import shutil
+    import tempfile
+
+    with tempfile.TemporaryFile() as spool:
+        try:
+            shutil.copyfileobj(file, spool, 1 << 20)
+            spool.seek(0)
+        except OSError as error:
+            raise SigulError(
+                f"the input cannot be kept in '{tempfile.gettempdir()}': {error.strerror}; make"
+                " room there, set TMPDIR, or give a plain file as input"
+            ) from error
+        yield cast(BinaryIO, spool)

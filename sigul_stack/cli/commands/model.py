@@ -1,0 +1,92 @@
+"""What a row of the table of commands is made of. Data only; no parser, no client."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Arguments = argparse.Namespace
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Operand:
+    """A word of the command line without a dash. `reads` says that it names the payload's file."""
+
+    name: str
+    help: str
+    reads: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Option:
+    """An option: its spellings, and what `argparse` is to make of it."""
+
+    spellings: tuple[str, ...]
+    how: dict[str, Any]
+
+
+def option(*spellings: str, help: str, **how: Any) -> Option:
+    """An option, in the words of `argparse.ArgumentParser.add_argument`."""
+    return Option(spellings, {"help": help, **how})
+
+
+def always(_arguments: Arguments) -> bool:
+    """The condition that always holds."""
+    return True
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Ask:
+    """A secret that a command asks for, where `when` holds.
+
+    `name` is what the command calls it. A `new` one is asked for twice. One that a passphrase
+    file may stand for (`from_file`) is not asked for where `-f` names such a file.
+    """
+
+    name: str
+    prompt: str
+    new: bool = False
+    from_file: bool = False
+    when: Callable[[Arguments], bool] = always
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Command:
+    """One command. `run` is `MODULE:FUNCTION` of this package, called with an `Invocation`.
+
+    `output` tells, for a command whose reply goes to `-o FILE` or standard output, whether it is
+    binary. `misuse` gives the reason why arguments do not fit together, if they do not. A command
+    that is `local` connects to nothing.
+    """
+
+    name: str
+    help: str
+    run: str
+    operands: tuple[Operand, ...] = ()
+    options: tuple[Option, ...] = ()
+    secrets: tuple[Ask, ...] = ()
+    output: Callable[[Arguments], bool] | None = None
+    misuse: Callable[[Arguments], str | None] | None = None
+    local: bool = False
+
+
+def date(text: str) -> datetime.date:
+    """A date written as `yyyy-mm-dd`."""
+    try:
+        found = datetime.date.fromisoformat(text)
+    except ValueError:
+        found = None
+    # Newer Pythons take more than the one form that the protocol has.
+    if found is None or found.isoformat() != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date of the form YYYY-MM-DD")
+    return found
+
+
+def subkey_number(text: str) -> int:
+    """The number of a subkey, from 0."""
+    if not text.isascii() or not text.isdecimal() or len(text) > 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a subkey (0, 1, …)")
+    return int(text)

@@ -1,0 +1,331 @@
+"""The table of commands: one row a command, in the order in which `--help-commands` lists them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .model import Arguments, Ask, Command, Operand, Option, date, option, subkey_number
+
+# ---------------------------------------------------------------------------------- operands
+
+_USER = Operand("user", "the user's name")
+_KEY = Operand("key", "the key's name")
+
+# ----------------------------------------------------------------------------------- secrets
+
+_ADMIN = Ask("password", "Administrator's password")
+_PASSPHRASE = Ask("passphrase", "Key passphrase", from_file=True)
+
+
+def _with_password(arguments: Arguments) -> bool:
+    return bool(arguments.password)
+
+
+#: Either gives the right to what a key's users and administrators may do.
+_PASSPHRASE_OR_PASSWORD = (
+    Ask(
+        "passphrase",
+        "Key passphrase",
+        from_file=True,
+        when=lambda arguments: not arguments.password,
+    ),
+    Ask("password", "User password", when=_with_password),
+)
+
+# ----------------------------------------------------------------------------------- options
+
+_PASSWORD = option(
+    "--password",
+    action="store_true",
+    help="authenticate with an administrator's password instead of the key's passphrase",
+)
+_YES_NO = ("yes", "no")
+_KEY_ADMIN = option(
+    "--key-admin", metavar="USER", help="the key's first administrator (default: yourself)"
+)
+_KEY_TYPE = option(
+    "--key-type", choices=("gnupg", "ECC", "RSA"), help="the key's type (default: gnupg)"
+)
+_OUTPUT = option(
+    "-o", "--output", metavar="FILE", type=Path, help="write to FILE (default: standard output)"
+)
+_BINDINGS = (
+    option(
+        "-b",
+        "--server-binding-method",
+        metavar="B",
+        action="append",
+        default=[],
+        help="bind the access on the server: METHOD[,KEY=VALUE...][|METHOD...]; repeat for a"
+        " further layer",
+    ),
+    option(
+        "-c",
+        "--client-binding-method",
+        metavar="B",
+        action="append",
+        default=[],
+        help="bind the passphrase in the file of -w, in the same form; repeat for a further layer",
+    ),
+    option(
+        "-w",
+        "--write-passphrase-file",
+        metavar="FILE",
+        type=Path,
+        help="make a random passphrase and write it, bound by -c, to the new FILE",
+    ),
+)
+
+
+def _asks_for_new_passphrase(arguments: Arguments) -> bool:
+    return arguments.write_passphrase_file is None
+
+
+def _binding_misuse(arguments: Arguments) -> str | None:
+    if arguments.write_passphrase_file is not None and not arguments.client_binding_method:
+        return "-w/--write-passphrase-file needs -c/--client-binding-method"
+    return None
+
+
+def _text(_arguments: Arguments) -> bool:
+    return False
+
+
+def _new_key_options() -> tuple[Option, ...]:
+    return (
+        _KEY_ADMIN,
+        _KEY_TYPE,
+        option("--gnupg-name-real", metavar="NAME", help="real name in a gnupg key's user ID"),
+        option("--gnupg-name-comment", metavar="TEXT", help="comment in a gnupg key's user ID"),
+        option("--gnupg-name-email", metavar="EMAIL", help="address in a gnupg key's user ID"),
+        option(
+            "--gnupg-expire-date",
+            metavar="YYYY-MM-DD",
+            type=date,
+            help="date at which a gnupg key expires (default: never)",
+        ),
+    )
+
+
+# ------------------------------------------------------------------------------------- table
+
+COMMANDS: tuple[Command, ...] = (
+    Command("list-users", "List users", "users:list_users", secrets=(_ADMIN,)),
+    Command(
+        "new-user",
+        "Add a user",
+        "users:new_user",
+        operands=(_USER,),
+        options=(
+            option("--admin", action="store_true", help="make the user an administrator"),
+            option("--with-password", action="store_true", help="give the user a password"),
+        ),
+        secrets=(
+            _ADMIN,
+            Ask(
+                "new_password",
+                "New user's password",
+                new=True,
+                when=lambda arguments: arguments.admin or arguments.with_password,
+            ),
+        ),
+    ),
+    Command(
+        "delete-user", "Delete a user", "users:delete_user", operands=(_USER,), secrets=(_ADMIN,)
+    ),
+    Command(
+        "user-info",
+        "Show information about a user",
+        "users:user_info",
+        operands=(_USER,),
+        secrets=(_ADMIN,),
+    ),
+    Command(
+        "modify-user",
+        "Modify a user",
+        "users:modify_user",
+        operands=(_USER,),
+        options=(
+            option("--admin", choices=_YES_NO, help="whether the user is an administrator"),
+            option("--new-name", metavar="NAME", help="rename the user"),
+            option("--change-password", action="store_true", help="set a new password"),
+        ),
+        secrets=(
+            _ADMIN,
+            Ask(
+                "new_password",
+                "User's new password",
+                new=True,
+                when=lambda arguments: bool(arguments.change_password),
+            ),
+        ),
+    ),
+    Command(
+        "key-user-info",
+        "Show information about a user's access to a key",
+        "users:key_user_info",
+        operands=(_USER, _KEY),
+        secrets=(_ADMIN,),
+    ),
+    Command(
+        "modify-key-user",
+        "Modify a user's access to a key",
+        "users:modify_key_user",
+        operands=(_USER, _KEY),
+        options=(
+            option("--key-admin", choices=_YES_NO, help="whether the user administers the key"),
+        ),
+        secrets=(_ADMIN,),
+    ),
+    Command("list-keys", "List keys", "keys:list_keys", secrets=(_ADMIN,)),
+    Command(
+        "new-key",
+        "Make a key and print its public part",
+        "keys:new_key",
+        operands=(_KEY,),
+        options=_new_key_options(),
+        secrets=(_ADMIN, Ask("passphrase", "New key passphrase", new=True)),
+    ),
+    Command(
+        "import-key",
+        "Import a key",
+        "keys:import_key",
+        operands=(_KEY, Operand("file", "file with the secret key", reads=True)),
+        options=(_KEY_ADMIN, _KEY_TYPE),
+        secrets=(
+            _ADMIN,
+            Ask("passphrase", "Passphrase of the key in the file"),
+            Ask("new_passphrase", "New key passphrase", new=True),
+        ),
+    ),
+    Command("delete-key", "Delete a key", "keys:delete_key", operands=(_KEY,), secrets=(_ADMIN,)),
+    Command(
+        "modify-key",
+        "Modify a key",
+        "keys:modify_key",
+        operands=(_KEY,),
+        options=(option("--new-name", metavar="NAME", help="rename the key"),),
+        secrets=(_ADMIN,),
+    ),
+    Command(
+        "list-key-users",
+        "List users that can access a key",
+        "access:list_key_users",
+        operands=(_KEY,),
+        options=(_PASSWORD,),
+        secrets=_PASSPHRASE_OR_PASSWORD,
+    ),
+    Command(
+        "grant-key-access",
+        "Grant a user access to a key",
+        "access:grant_key_access",
+        operands=(_KEY, _USER),
+        options=_BINDINGS,
+        secrets=(
+            _PASSPHRASE,
+            Ask(
+                "new_passphrase",
+                "Key passphrase for the new user",
+                new=True,
+                when=_asks_for_new_passphrase,
+            ),
+        ),
+        misuse=_binding_misuse,
+    ),
+    Command(
+        "revoke-key-access",
+        "Revoke a user's access to a key",
+        "access:revoke_key_access",
+        operands=(_KEY, _USER),
+        options=(_PASSWORD,),
+        secrets=_PASSPHRASE_OR_PASSWORD,
+    ),
+    Command(
+        "get-public-key",
+        "Print a key's public part",
+        "keys:get_public_key",
+        operands=(_KEY,),
+        options=(_PASSWORD,),
+        secrets=_PASSPHRASE_OR_PASSWORD,
+    ),
+    Command(
+        "change-key-expiration",
+        "Change a key's expiration date",
+        "keys:change_key_expiration",
+        operands=(_KEY,),
+        options=(
+            option(
+                "--expire-date",
+                metavar="YYYY-MM-DD",
+                type=date,
+                help="date at which the key expires (default: never)",
+            ),
+            option(
+                "--subkey",
+                metavar="N",
+                type=subkey_number,
+                help="number of the subkey to change (default: the primary key)",
+            ),
+        ),
+        secrets=(_PASSPHRASE,),
+    ),
+    Command(
+        "change-passphrase",
+        "Change the passphrase that unlocks your access to a key",
+        "access:change_passphrase",
+        operands=(_KEY,),
+        options=_BINDINGS,
+        secrets=(
+            _PASSPHRASE,
+            Ask("new_passphrase", "New key passphrase", new=True, when=_asks_for_new_passphrase),
+        ),
+        misuse=_binding_misuse,
+    ),
+    Command(
+        "sign-text",
+        "Clear-sign a text",
+        "signing:sign_text",
+        operands=(_KEY, Operand("file", "file with the text", reads=True)),
+        options=(_OUTPUT,),
+        secrets=(_PASSPHRASE,),
+        output=_text,
+    ),
+    Command(
+        "sign-data",
+        "Make a detached signature",
+        "signing:sign_data",
+        operands=(_KEY, Operand("file", "file to sign", reads=True)),
+        options=(
+            _OUTPUT,
+            option("-a", "--armor", action="store_true", help="make an ASCII-armoured signature"),
+        ),
+        secrets=(_PASSPHRASE,),
+        output=lambda arguments: not arguments.armor,
+    ),
+    Command(
+        "decrypt",
+        "Decrypt a message",
+        "signing:decrypt",
+        operands=(_KEY, Operand("file", "file with the message", reads=True)),
+        options=(_OUTPUT,),
+        secrets=(_PASSPHRASE,),
+        output=_text,
+    ),
+    Command(
+        "list-binding-methods",
+        "List the binding methods of this client",
+        "bindings:list_binding_methods",
+        local=True,
+    ),
+    Command(
+        "list-server-binding-methods",
+        "List the binding methods of the server",
+        "bindings:list_server_binding_methods",
+        secrets=(_ADMIN,),
+    ),
+)
+
+
+def command_named(name: str) -> Command | None:
+    """The command `name`, or None."""
+    return next((command for command in COMMANDS if command.name == name), None)

@@ -1,0 +1,273 @@
+"""Running a program as a daemon: in the background or not, with a PID file, until told to end.
+
+`run` forks, if at all, before anything of the daemon's own work happens, so that NSS, threads and
+open files all begin in the process that goes on (fault 7). In the background the parent waits
+until the daemon says that it is ready, so that whoever started it knows; a daemon that cannot
+start tells its parent why, who prints it and exits 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from ..config.identity import Identity
+from ..errors import ConfigurationError, SigulError
+from . import pidfile
+from .outcome import failed
+
+log = logging.getLogger(__name__)
+
+#: Seconds until a daemon in the background has to be ready.
+START_TIMEOUT = 120.0
+#: Seconds that a daemon which is not ready by then has to end once it is told to.
+GIVE_UP_TIMEOUT = 10.0
+
+_READY = "ready"
+_MAX_REPORT = 4096
+
+
+class Stop:
+    """Whether the daemon has been told to end, by SIGTERM, SIGQUIT or, from a terminal, SIGINT.
+
+    `fileno()` is readable from then on, for a daemon that waits in `select` or `poll`. Made in the
+    main thread; a child process that goes on working calls `release` first.
+    """
+
+    _SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._old = {number: signal.signal(number, self._handle) for number in self._SIGNALS}
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        self.request()
+
+    def request(self) -> None:
+        """Tell the daemon to end. May be called from any thread, and more than once."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._writer, b"x")
+
+    @property
+    def requested(self) -> bool:
+        """Whether it is time to end."""
+        return self.wait(0)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until it is time to end; whether it is."""
+        return bool(select.select([self._reader], [], [], timeout)[0])
+
+    def fileno(self) -> int:
+        """A file descriptor that is readable once it is time to end; nobody may read it."""
+        return self._reader
+
+    def release(self) -> None:
+        """Put the signals' former handlers back and close the descriptors; once is enough."""
+        if self._old:
+            for number, handler in self._old.items():
+                signal.signal(number, handler)
+            self._old = {}
+            os.close(self._reader)
+            os.close(self._writer)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What a daemon's work is given: when to end, and how to say that it is ready."""
+
+    stop: Stop
+    #: To be called once everything that can go wrong at start has gone right; further calls do
+    #: nothing. Connections to peers are not part of the start.
+    ready: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """How a daemon is to run. `name` is the program's, as in its PID file: `sigul_bridge`.
+
+    In the foreground there is a PID file only where `pid_directory` is given; in the background
+    always (`default_pid_directory`). `identity` is what the work will change to, if it will.
+    `set_up_logs` is called in the process that works, with the stream for its messages: standard
+    error, or None in the background.
+    """
+
+    name: str
+    background: bool
+    pid_directory: Path | None
+    set_up_logs: Callable[[TextIO | None], None]
+    identity: Identity | None = None
+    start_timeout: float = START_TIMEOUT
+
+    def run(self, work: Callable[[Control], None]) -> int:
+        """Do `work` as a daemon, and return the exit code of the process that was started.
+
+        `work` returns once it has been told to end and has ended. Any `SigulError` from it is
+        logged and makes the exit code 1; in the background, before it was ready, it is also
+        printed by the parent.
+        """
+        if not self.background:
+            return self._serve(work, sys.stderr, self.pid_directory, lambda _report: None)
+        try:
+            directory = self.pid_directory or default_pid_directory()
+        except SigulError as error:
+            return failed(str(error))
+        return self._in_background(work, directory.absolute())
+
+    def _serve(
+        self,
+        work: Callable[[Control], None],
+        stream: TextIO | None,
+        pid_directory: Path | None,
+        report: Callable[[str], None],
+    ) -> int:
+        try:
+            self.set_up_logs(stream)
+        except SigulError as error:
+            report(str(error))
+            if stream is not None:
+                failed(str(error))
+            return 1
+        try:
+            with contextlib.ExitStack() as stack:
+                stop = Stop()
+                stack.callback(stop.release)
+                if pid_directory is not None:
+                    path = pid_directory / f"{self.name}.pid"
+                    stack.enter_context(pidfile.held(path, self.identity))
+                log.info("%s starts", self.name)
+                work(Control(stop, lambda: report(_READY)))
+                log.info("%s ends", self.name)
+            return 0
+        except SigulError as error:
+            log.error("%s", error)
+            report(str(error))
+        except Exception as error:
+            log.critical("%s failed unexpectedly", self.name, exc_info=True)
+            what = type(error).__name__  # its text may hold anything
+            report(f"{self.name} failed unexpectedly ({what}); its log says more")
+        return 1
+
+    def _in_background(self, work: Callable[[Control], None], pid_directory: Path) -> int:
+        reader, writer = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child = os.fork()
+        if child:
+            os.close(writer)
+            try:
+                return _await_report(child, reader, self)
+            finally:
+                os.close(reader)
+        code = 1
+        try:
+            os.close(reader)
+            os.setsid()
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            os.chdir("/")
+            _detach_streams()
+            code = self._serve(work, None, pid_directory, _Reporter(writer))
+            logging.shutdown()
+        finally:
+            # Not sys.exit: what the parent had set up to run at its end is the parent's.
+            os._exit(code)
+
+
+class _Reporter:
+    """The child's end of the pipe to its parent: tells one thing, once."""
+
+    def __init__(self, writer: int) -> None:
+        self._writer: int | None = writer
+
+    def __call__(self, report: str) -> None:
+        if self._writer is None:
+            return
+        # The parent may have given up.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._writer, report.encode("utf-8", "backslashreplace")[:_MAX_REPORT])
+        os.close(self._writer)
+        self._writer = None
+
+
+def _await_report(child: int, reader: int, daemon: Daemon) -> int:
+    """Wait until `child` reports through `reader` or ends; the parent's exit code."""
+    try:
+        report = _report(child, reader, daemon.start_timeout)
+    except BaseException:
+        _end(child, patience=0)
+        raise
+    if report == _READY:
+        return 0
+    if report is None:
+        failed(
+            f"{daemon.name} was not ready after {daemon.start_timeout:g} s and is ended; its log"
+            " may say what it waited for"
+        )
+        _end(child, patience=0)
+    else:
+        failed(report or f"{daemon.name} ended while it started; its log may say why")
+        _end(child, patience=GIVE_UP_TIMEOUT)
+    return 1
+
+
+def _report(child: int, reader: int, timeout: float) -> str | None:
+    """What `child` reports: empty if it ends without a word, None if it takes too long."""
+    deadline = time.monotonic() + timeout
+    ended = False
+    while time.monotonic() < deadline:
+        if select.select([reader], [], [], 0 if ended else 0.05)[0]:
+            return os.read(reader, _MAX_REPORT).decode("utf-8", "replace")
+        if ended:
+            return ""
+        # Looked at as well, because a grandchild may keep the pipe open. What the child wrote
+        # just before its end is still there to be read.
+        ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return None
+
+
+def _end(child: int, *, patience: float) -> None:
+    """Wait `patience` seconds for `child` to end by itself, then end it."""
+    for number, seconds in ((None, patience), (signal.SIGTERM, GIVE_UP_TIMEOUT)):
+        if number is not None:
+            os.kill(child, number)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if os.waitpid(child, os.WNOHANG) != (0, 0):
+                return
+            time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def _detach_streams() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    if null > 2:
+        os.close(null)
+
+
+def default_pid_directory() -> Path:
+    """Where a daemon in the background keeps its PID file: root's place, or the user's own.
+
+    Raises `ConfigurationError` where there is neither.
+    """
+    if os.geteuid() == 0:
+        return Path("/run")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime)
+    raise ConfigurationError(
+        "there is no directory for the PID file: XDG_RUNTIME_DIR is not set; give"
+        " --internal-pid-dir=DIR, or run in the foreground"
+    )

@@ -1,0 +1,54 @@
+"""`sigul-stack database`: what state a server's database is in, and its migration."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import load_server
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the `database` command."""
+    parser = subparsers.add_parser(
+        "database",
+        help="look at a server's database, migrate it",
+        description="Looks at the database that server.conf names, or brings it to the current"
+        " schema. A backup is made beside it first (SQLite; for PostgreSQL use pg_dump).",
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    for name, run, text in (
+        ("state", _run_state, "tell which schema the database has"),
+        ("migrate", _run_migrate, "bring the database to the current schema, with a backup"),
+    ):
+        action = actions.add_parser(name, help=text, description=text.capitalize() + ".")
+        action.add_argument("-c", "--config-file", metavar="FILE", type=Path)
+        action.set_defaults(func=run)
+
+
+def _url(options: argparse.Namespace) -> str:
+    from ..server.services import database_url
+
+    return database_url(load_server(options.config_file).settings)
+
+
+def _run_state(options: argparse.Namespace) -> int:
+    from ..database import schema_state
+
+    print(schema_state(_url(options)).value)
+    return 0
+
+
+def _run_migrate(options: argparse.Namespace) -> int:
+    from ..database import migrate
+
+    result = migrate(_url(options), clock=lambda: datetime.now(UTC))
+    if result.backup is not None:
+        print(f"backup: {result.backup}")
+    print(f"schema: {result.before.value} -> {result.after.value}")
+    return 0

@@ -1,0 +1,328 @@
+"""`sigul-stack demo`: a whole site on this machine, as plain processes, to try and to learn from.
+
+Everything lies in one directory and nothing is touched outside it: certificates, database, keys,
+configuration, logs, PID files, and the passwords, each in a file of its own that only its owner can
+read. Host names are as in production; the configuration dials 127.0.0.1 for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ..errors import SigulError, ToolMissing, TransportError
+from ..secret import Secret
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+BRIDGE_NAME: Final = "sigul-bridge.example.org"
+SERVER_NAME: Final = "sigul-server.example.org"
+ADMIN: Final = "admin"
+KEY: Final = "demo"
+#: The ports that are taken where they are free, (for clients, for servers).
+USUAL_PORTS: Final = (44334, 44333)
+#: Seconds for any one step; the slowest is the making of a key.
+STEP_SECONDS: Final = 120.0
+#: Seconds for a daemon to end; it lets requests in flight finish.
+END_SECONDS: Final = 75.0
+#: Characters of the passwords that are made.
+PASSWORD_CHARACTERS: Final = 24
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the `demo` command."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="run a whole site here, to try it",
+        description="Makes a site (certificates, database, an administrator, a first key) in one"
+        " directory, starts bridge and server, signs a file and verifies it. Again: goes on with"
+        " what is there.",
+    )
+    parser.add_argument(
+        "--directory", type=Path, default=Path(".demo"), help="where the site lies (.demo)"
+    )
+    parser.add_argument("--stop", action="store_true", help="stop the site; its files stay")
+    parser.set_defaults(func=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Start or stop the demo site; returns the exit code."""
+    site = DemoSite(options.directory.absolute())
+    if options.stop:
+        stopped = site.stop()
+        print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+        return 0
+    site.make(say=_say)
+    site.start(say=_say)
+    site.prove(say=_say)
+    print(_SUMMARY.format(site=site.directory, programs=programs_directory(), key=KEY))
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"  {text}", flush=True)
+
+
+_SUMMARY: Final = """
+A Sigul site is running: bridge, signing server, one administrator, one key.
+
+  list the users   printf '%s\\0' "$(cat {site}/admin-password)" |
+                     {programs}/sigul --batch -c {site}/client.conf list-users
+  sign a file      printf '%s\\0' "$(cat {site}/key-passphrase)" |
+                     {programs}/sigul --batch -c {site}/client.conf sign-data -a -o FILE.asc {key} FILE
+  all commands     {programs}/sigul --help-commands
+  logs             {site}/log/
+  stop it          make demo-stop      (its files stay; `make demo` goes on with them)"""
+
+
+def programs_directory() -> Path:
+    """Where this installation's programs are."""
+    return Path(sys.executable).parent
+
+
+def _module(name: str) -> list[str]:
+    return [sys.executable, "-m", f"sigul_stack.cli.{name}"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Daemon:
+    program: str
+    module: str
+    configuration: str
+
+
+_DAEMONS: Final = (
+    _Daemon("sigul_bridge", "bridge", "bridge.conf"),
+    _Daemon("sigul_server", "server", "server.conf"),
+)
+
+
+class DemoSite:
+    """The site in `directory`. Steps that are done are not done again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    # ------------------------------------------------------------------------------------- making
+
+    def make(self, *, say: Callable[[str], None]) -> None:
+        """Certificates, configuration, database and administrator, whatever is missing."""
+        from ..pki import make_site
+
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_site(self._path("pki"), bridge=BRIDGE_NAME, server=SERVER_NAME, users=[ADMIN])
+        for name in ("log", "run", "server", "server/keys", "server/gnupg", "server/spool"):
+            (self.directory / name).mkdir(mode=0o700, exist_ok=True)
+        if not self._path("client.conf").exists():
+            self._write_configuration()
+            say("configuration written")
+        for name in ("admin-password", "key-passphrase"):
+            self._make_secret(name)
+        self._make_database(say)
+
+    def _make_database(self, say: Callable[[str], None]) -> None:
+        if self._path("server/server.sqlite").exists():
+            return
+        # Under another name until the administrator is in, so that a run that is cut off here
+        # starts again with nothing.
+        self._path("server/new.sqlite").unlink(missing_ok=True)
+        draft = self._path("server-new.conf")
+        draft.write_text(
+            self._path("server.conf").read_text().replace("/server.sqlite", "/new.sqlite")
+        )
+        self._run([*_module("server_create_db"), "-c", str(draft)])
+        self._run(
+            [*_module("server_add_admin"), "-c", str(draft), "--batch", "-n", ADMIN],
+            secrets=["admin-password"],
+        )
+        self._path("server/new.sqlite").rename(self._path("server/server.sqlite"))
+        draft.unlink()
+        say(f"database made, with the administrator '{ADMIN}'")
+
+    def _make_secret(self, name: str) -> None:
+        path = self._path(name)
+        if path.exists():
+            return
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(Secret.random(PASSWORD_CHARACTERS).reveal())
+
+    def _write_configuration(self) -> None:
+        client_port, server_port = _free_ports()
+        site = self.directory
+
+        def nss(directory: str) -> str:
+            return (
+                f"[nss]\nnss-dir: {site}/pki/{directory}\n"
+                f"nss-password-file: {site}/pki/{directory}/nss-password\n"
+                "nss-max-tls: tls1.3\n"
+            )
+
+        self._write(
+            "bridge.conf",
+            f"[bridge]\nserver-cn: {SERVER_NAME}\nlisten-address: 127.0.0.1\n"
+            f"client-listen-port: {client_port}\nserver-listen-port: {server_port}\n\n"
+            + nss("bridge"),
+        )
+        self._write(
+            "server.conf",
+            f"[server]\nbridge-hostname: {BRIDGE_NAME}\nbridge-address: 127.0.0.1\n"
+            f"bridge-port: {server_port}\nspool-directory: {site}/server/spool\n\n"
+            f"[database]\ndatabase-path: {site}/server/server.sqlite\n\n"
+            f"[gnupg]\ngnupg-home: {site}/server/gnupg\n\n"
+            f"[keys]\nkeys-storage: {site}/server/keys\n\n" + nss("server"),
+        )
+        # The client's last: it tells that all were written.
+        self._write(
+            "client.conf",
+            f"[client]\nbridge-hostname: {BRIDGE_NAME}\nbridge-address: 127.0.0.1\n"
+            f"bridge-port: {client_port}\nserver-hostname: {SERVER_NAME}\nuser-name: {ADMIN}\n\n"
+            + nss(f"clients/{ADMIN}"),
+        )
+
+    def _write(self, name: str, text: str) -> None:
+        self._path(name).write_text(f"# Written by `sigul-stack demo`.\n{text}")
+
+    # ------------------------------------------------------------------------- starting, stopping
+
+    def start(self, *, say: Callable[[str], None]) -> None:
+        """Start bridge and server, where they are not running."""
+        for daemon in _DAEMONS:
+            if self._pid(daemon) is not None:
+                say(f"{daemon.program} is running")
+                continue
+            self._run(
+                [
+                    *_module(daemon.module),
+                    *("-d", "-c", str(self._path(daemon.configuration))),
+                    f"--internal-log-dir={self._path('log')}",
+                    f"--internal-pid-dir={self._path('run')}",
+                ]
+            )
+            say(f"{daemon.program} started")
+
+    def stop(self) -> list[str]:
+        """End what runs; returns the names of the programs that did."""
+        stopped = []
+        for daemon in reversed(_DAEMONS):
+            pid = self._pid(daemon)
+            if pid is None:
+                continue
+            os.kill(pid, signal.SIGTERM)
+            end = time.monotonic() + END_SECONDS
+            while self._pid(daemon) is not None:
+                if time.monotonic() > end:
+                    raise SigulError(
+                        f"{daemon.program} (process {pid}) did not end within {END_SECONDS:g} s;"
+                        f" see {self._path('log')}"
+                    )
+                time.sleep(0.05)
+            stopped.append(daemon.program)
+        return stopped
+
+    def _pid(self, daemon: _Daemon) -> int | None:
+        """The process of a daemon that runs."""
+        try:
+            pid = int(self._path(f"run/{daemon.program}.pid").read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            return None
+        return pid if f"sigul_stack.cli.{daemon.module}".encode() in command else None
+
+    # ------------------------------------------------------------------------------------ proving
+
+    def prove(self, *, say: Callable[[str], None]) -> None:
+        """List the users and sign a file through both layers; verify the signature with gpg."""
+        users = self._sigul(["list-users"], secrets=["admin-password"]).decode()
+        say(f"list-users, through the double TLS: {' '.join(users.split())}")
+        public = self._path("demo-key.asc")
+        if not public.exists():
+            keys = self._sigul(["list-keys"], secrets=["admin-password"]).decode()
+            if f"{KEY} (" not in keys:
+                self._sigul(["new-key", KEY], secrets=["admin-password", "key-passphrase"])
+                say(f"key '{KEY}' made")
+            self._write_whole(public, self._sigul(["get-public-key", KEY], ["key-passphrase"]))
+        text = self._path("hello.txt")
+        text.write_text("Hello from the demo site.\n")
+        signature = self._path("hello.txt.asc")
+        self._sigul(
+            ["sign-data", "-a", "-o", str(signature), KEY, str(text)], secrets=["key-passphrase"]
+        )
+        self._verify(text, signature, public)
+        say(f"{text.name} signed with key '{KEY}', and the signature verified with gpg")
+
+    def _verify(self, text: Path, signature: Path, public: Path) -> None:
+        home = self._path("run/verify")
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(mode=0o700)
+        gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--no-autostart"]
+        try:
+            self._run([*gpg, "--import", str(public)])
+            self._run([*gpg, "--trust-model", "always", "--verify", str(signature), str(text)])
+        finally:
+            shutil.rmtree(home, ignore_errors=True)
+
+    def _sigul(self, arguments: Sequence[str], secrets: Sequence[str]) -> bytes:
+        client = [*_module("sigul"), "--batch", "-c", str(self._path("client.conf"))]
+        return self._run([*client, *arguments], secrets=secrets)
+
+    # -------------------------------------------------------------------------------------- tools
+
+    def _path(self, name: str) -> Path:
+        return self.directory / name
+
+    @staticmethod
+    def _write_whole(path: Path, data: bytes) -> None:
+        draft = path.with_suffix(".new")
+        draft.write_bytes(data)
+        draft.rename(path)
+
+    def _run(self, command: Sequence[str], secrets: Sequence[str] = ()) -> bytes:
+        """Run a program, its secrets on standard input, each ended by NUL; its output."""
+        given = b"".join(self._path(name).read_bytes() + b"\0" for name in secrets)
+        try:
+            done = subprocess.run(
+                command, input=given, capture_output=True, timeout=STEP_SECONDS, check=False
+            )
+        except FileNotFoundError:
+            raise ToolMissing(f"'{command[0]}' is not installed; install it: gnupg") from None
+        except subprocess.TimeoutExpired:
+            raise SigulError(
+                f"'{' '.join(command)}' took longer than {STEP_SECONDS:g} s; see the logs in"
+                f" {self._path('log')}"
+            ) from None
+        if done.returncode != 0:
+            said = done.stderr.decode("utf-8", "replace").strip()
+            raise SigulError(
+                f"'{' '.join(command)}' failed (exit code {done.returncode}): {said}\n"
+                f"The logs are in {self._path('log')}"
+            )
+        return done.stdout
+
+
+def _free_ports() -> tuple[int, int]:
+    """Two free ports on 127.0.0.1, the usual ones if they are."""
+    try:
+        for port in USUAL_PORTS:
+            socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        try:
+            with (
+                socket.create_server(("127.0.0.1", 0)) as one,
+                socket.create_server(("127.0.0.1", 0)) as other,
+            ):
+                return one.getsockname()[1], other.getsockname()[1]
+        except OSError as error:
+            raise TransportError(f"no free port on 127.0.0.1: {error.strerror}") from None
+    return USUAL_PORTS

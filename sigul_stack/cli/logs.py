@@ -1,0 +1,126 @@
+"""Where log messages go and what a line looks like.
+
+* The client: `LEVEL: text` on standard error.
+* A daemon: one event a line, `TIME LEVEL [PID] {REQUEST} text`, with the time in UTC and the
+  request's id (`logcontext`) where there is one; on standard error in the foreground, in a file
+  `NAME.log` where a directory is given. The file may be moved away at any time (logrotate).
+
+Whatever a message holds, a line is a line: line breaks and control characters, which may come from
+a peer, are escaped, in tracebacks too. Only these functions set logging up, and only when called.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ..errors import ConfigurationError
+from ..logcontext import request_id
+
+if TYPE_CHECKING:
+    from ..config.identity import Identity
+
+#: What the client logs at `-v` given 0, 1 or 2 times.
+CLIENT_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+#: What a daemon logs at `-v` given 0, 1 or 2 times; each request leaves its marks at INFO.
+DAEMON_LEVELS = (logging.INFO, logging.INFO, logging.DEBUG)
+
+
+def printable(text: str) -> str:
+    """`text` as one line: what a terminal or log would take for more than text is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+class ClientFormatter(logging.Formatter):
+    """`LEVEL: text`; a traceback only where `tracebacks` is true, else its message has to do."""
+
+    def __init__(self, *, tracebacks: bool) -> None:
+        super().__init__()
+        self._tracebacks = tracebacks
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line without its end."""
+        return printable(f"{record.levelname}: {super().format(record)}")
+
+    def formatException(self, ei: Any) -> str:
+        """The traceback, or nothing."""
+        return super().formatException(ei) if self._tracebacks else ""
+
+
+class DaemonFormatter(logging.Formatter):
+    """`TIME LEVEL [PID] {REQUEST} text`, for example
+    `2024-05-06T07:08:09.123Z INFO [4711] {5f3a} [BRIDGE_REQUEST] Client connected`.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line without its end."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        request = request_id.get()
+        about = f" {{{request}}}" if request else ""
+        return printable(
+            f"{when}.{int(record.msecs):03d}Z {record.levelname} [{record.process}]{about}"
+            f" {super().format(record)}"
+        )
+
+
+def set_up_client(verbosity: int, stream: TextIO) -> None:
+    """Log to `stream` as the client does; `verbosity` is how often `-v` was given."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(ClientFormatter(tracebacks=verbosity >= 2))
+    _install([handler], CLIENT_LEVELS, verbosity)
+
+
+def set_up_daemon(
+    name: str,
+    verbosity: int,
+    *,
+    stream: TextIO | None,
+    directory: Path | None,
+    owner: Identity | None = None,
+) -> None:
+    """Log as a daemon does: to `stream` and to `NAME.log` in `directory`, each where given.
+
+    A log file that is made here belongs to `owner`, so that the daemon can make the next one
+    under its own identity. Raises `ConfigurationError` where the file cannot be written.
+    """
+    handlers: list[logging.Handler] = []
+    if stream is not None:
+        handlers.append(logging.StreamHandler(stream))
+    if directory is not None:
+        handlers.append(_file_handler(directory / f"{name}.log", owner))
+    for handler in handlers:
+        handler.setFormatter(DaemonFormatter())
+    _install(handlers, DAEMON_LEVELS, verbosity)
+
+
+def _file_handler(path: Path, owner: Identity | None) -> logging.Handler:
+    import os
+    from logging.handlers import WatchedFileHandler
+
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o640)
+        try:
+            if owner is not None and os.geteuid() == 0:
+                os.fchown(descriptor, owner.uid, owner.gid)
+        finally:
+            os.close(descriptor)
+        return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise ConfigurationError(
+            f"the log file '{path}' cannot be written: {error.strerror}; make its directory, or"
+            " name another with --internal-log-dir=DIR"
+        ) from error
+
+
+def _install(handlers: list[logging.Handler], levels: tuple[int, ...], verbosity: int) -> None:
+    # The libraries' own messages stay at warnings: what they tell below that may hold secrets.
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    logging.getLogger("sigul_stack").setLevel(levels[min(verbosity, len(levels) - 1)])
+    logging.captureWarnings(True)

@@ -1,0 +1,40 @@
+"""How a program that runs in front of a person ends: its exit code, and the line that says why.
+
+0 on success; else 1 and one line `Error: TEXT` on standard error.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+from ..errors import SigulError
+from .logs import printable
+
+log = logging.getLogger(__name__)
+
+
+def report(run: Callable[[], None]) -> int:
+    """Call `run` and give the exit code; whatever it raises is said in one line.
+
+    The text of an error that nobody foresaw may hold anything, a secret too: only its kind is told,
+    and a traceback at `-v -v`.
+    """
+    try:
+        run()
+        return 0
+    except SigulError as error:
+        log.debug("where it failed:", exc_info=True)
+        return failed(str(error))
+    except KeyboardInterrupt:
+        return failed("interrupted")
+    except Exception as error:
+        log.debug("where it failed:", exc_info=True)
+        return failed(f"unexpected failure ({type(error).__name__}); -v -v tells more")
+
+
+def failed(text: str) -> int:
+    """Say the error `text` in one line; gives the exit code."""
+    print(f"Error: {printable(text)}", file=sys.stderr)
+    return 1

@@ -1,0 +1,135 @@
+"""The PID file of a daemon: made at start, locked while the daemon lives, removed at its end.
+
+The lock, not the file, says that a daemon is running: the kernel lets go of it however the process
+ends, so a file that nobody holds is stale and is replaced. The lock is a POSIX one, which children
+do not inherit. A daemon that gives up its privileges may no longer remove a file that it made as
+root; then a small process stays behind that does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..config.identity import Identity
+from ..errors import ConfigurationError, SigulError
+
+log = logging.getLogger(__name__)
+
+
+class AlreadyRunning(SigulError):
+    """Another process of the same daemon is running; the message has its PID."""
+
+
+@contextlib.contextmanager
+def held(path: Path, identity: Identity | None = None) -> Iterator[None]:
+    """Hold the PID file `path` with this process's PID; remove it at the end.
+
+    `identity` is what the process will run as, if it is going to change. Raises `AlreadyRunning`,
+    or `ConfigurationError` where the file cannot be made.
+    """
+    try:
+        descriptor = _lock(path)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the PID file '{path}' cannot be written: {error.strerror}; make its directory, or"
+            " name another with --internal-pid-dir=DIR"
+        ) from error
+    if identity is not None and identity.uid != 0 and os.geteuid() == 0:
+        _leave_a_remover(path)
+    try:
+        yield
+    finally:
+        # Removed while still locked: nobody else can have made it theirs in between.
+        with contextlib.suppress(PermissionError, FileNotFoundError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _lock(path: Path) -> int:
+    """Open and lock the file `path`, made if need be. Raises `AlreadyRunning` or OSError."""
+    while True:
+        descriptor = os.open(
+            path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644
+        )
+        try:
+            found = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                raise _running(path, found) from None
+            if _same_file(descriptor, path):
+                if found and _is_this_daemon(found, path.stem):
+                    raise _running(path, found)
+                if found:
+                    log.info("replacing the stale PID file '%s' of process %s", path, found)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # Its last holder removed it between our opening and our locking: it is another file now.
+        os.close(descriptor)
+
+
+def _running(path: Path, pid: str) -> AlreadyRunning:
+    return AlreadyRunning(
+        f"{path.stem} is already running with PID {pid or 'unknown'} ('{path}'); stop it first, or"
+        " give this one another --internal-pid-dir=DIR"
+    )
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _is_this_daemon(pid: str, name: str) -> bool:
+    """Whether process `pid` is another one called `name`: an old daemon does not lock its file."""
+    if not pid.isdecimal() or int(pid) == os.getpid():
+        return False
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(Path(os.fsdecode(argument)).name == name for argument in arguments[:3])
+
+
+def _leave_a_remover(path: Path) -> None:
+    """Leave a process behind that removes `path` once this one is gone.
+
+    It holds nothing, does nothing but wait, and is nobody's child, so that the daemon never meets
+    it among its own.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(reader)  # the writing end stays open as long as this process lives
+        os.waitpid(child, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            os.close(writer)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            null = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(null, descriptor)
+            os.read(reader, 1)
+            descriptor = _lock(path)
+            path.unlink()
+            os.close(descriptor)
+    finally:
+        os._exit(0)

@@ -1,0 +1,328 @@
+"""`sigul-stack pki`: certificates into NSS databases, and a look at what is in them.
+
+Each command is a function from its arguments to an exit status; what it does is in
+`sigul_stack.pki`, what its arguments are in `pki_arguments`. Results go to standard output, one
+line a thing or JSON; errors are raised for the program to print.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import pki
+from ..errors import ConfigurationError, NSSError
+from ..secret import Secret
+from .pki_arguments import declare
+
+if TYPE_CHECKING:
+    from .pki_arguments import Subparsers
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `pki` and its commands; each sets `func`, from arguments to exit status."""
+    declare(
+        subparsers,
+        {
+            "site": run_site,
+            "init-ca": run_init_ca,
+            "issue": run_issue,
+            "import": run_import,
+            "list": run_list,
+            "check": run_check,
+            "renew": run_renew,
+            "renew-ca": run_renew_ca,
+            "remove": run_remove,
+            "convert": run_convert,
+        },
+    )
+
+
+def run_site(args: argparse.Namespace) -> int:
+    """`pki site`."""
+    site = pki.make_site(
+        args.dir,
+        bridge=args.bridge,
+        server=args.server,
+        users=args.user,
+        bridge_names=_split(args.bridge_san),
+        server_names=_split(args.server_san),
+        lifetime=args.years,
+        authority_lifetime=args.ca_years,
+        authority_password=_given_password(args.ca_password_file),
+        permissions=_permissions(args),
+    )
+    made = [("ca", site.authority_directory, site.authority_made.value)]
+    for item in site.components:
+        made.append((f"{item.role.value} {item.name}", item.directory, item.made.value))
+    if args.json:
+        keys = ("what", "directory", "result")
+        _print_json([dict(zip(keys, map(str, row), strict=True)) for row in made])
+    else:
+        for what, directory, result in made:
+            print(f"{result:8} {what}: {directory}")
+    return 0
+
+
+def run_init_ca(args: argparse.Namespace) -> int:
+    """`pki init-ca`."""
+    permissions = _permissions(args)
+    password = _database_password(args.dir, args.password_file, permissions)
+    authority = pki.Authority.create(
+        *(args.dir, password), name=args.name, lifetime=args.years, permissions=permissions
+    )
+    print(f"made the CA in {args.dir}; its certificate is {authority.pem_file}")
+    return 0
+
+
+def run_issue(args: argparse.Namespace) -> int:
+    """`pki issue`."""
+    role = pki.Role(args.role)
+    request = pki.LeafRequest(role, args.name, _split(args.san), args.years, args.key_bits)
+    authority = _open_authority(args)
+    nickname = args.nickname or role.nickname
+    leaf = authority.issue(request)
+    database = _target(args)
+    with database.filling(_permissions(args)) as store:
+        pki.put_authority(store, authority.certificate)
+        pki.put_leaf(store, leaf, nickname)
+    _print_certificate("issued", database.find(nickname), database)
+    return 0
+
+
+def run_import(args: argparse.Namespace) -> int:
+    """`pki import`."""
+    bundle = _bundle(args)
+    given = tuple(item for path in args.ca for item in pki.read_certificates(path))
+    if bundle is None and not given:
+        raise ConfigurationError("there is nothing to import: give --pkcs12, --cert or --ca")
+    if bundle is not None and not args.nickname:
+        raise ConfigurationError(
+            "give the certificate the --nickname that the configuration names, for example"
+            " sigul-bridge-cert"
+        )
+    database = _target(args)
+    with database.filling(_permissions(args)) as store:
+        outdated = pki.put_bundle(
+            *(store, bundle, given, args.nickname), replace=args.replace, as_authority=args.as_ca
+        )
+    database.delete_keys(outdated)
+    if args.as_ca and database.password is not None:
+        pki.Authority.open(args.into, database.password, nickname=args.nickname).write_pem()
+    for item in database.certificates():
+        if item.nickname == args.nickname or item.certificate in given:
+            _print_certificate("imported", item, database)
+    return 0
+
+
+def _bundle(args: argparse.Namespace) -> pki.Bundle | None:
+    if args.pkcs12 and (args.cert or args.key):
+        raise ConfigurationError("give either --pkcs12, or --cert and --key")
+    if args.pkcs12:
+        return pki.read_pkcs12(args.pkcs12, _given_password(args.pkcs12_password_file))
+    if args.cert and args.key:
+        return pki.read_pem(args.cert, args.key, _given_password(args.key_password_file))
+    if args.cert or args.key:
+        raise ConfigurationError("--cert and --key go together: give both (they may be one file)")
+    return None
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """`pki list`."""
+    expired = False
+    listed: list[dict[str, object]] = []
+    for directory in args.directories:
+        database = pki.NSSDatabase(directory, _known_password(directory, args.password_file))
+        certificates = database.certificates()
+        for item in certificates:
+            if item.expired():
+                expired = True
+                print(
+                    f"'{item.nickname}' in '{directory}' expired on {item.not_after:%Y-%m-%d}",
+                    file=sys.stderr,
+                )
+        if args.json:
+            described = [_certificate_json(item) for item in certificates]
+            listed.append({"database": str(directory), "certificates": described})
+        else:
+            print(directory)
+            for item in certificates:
+                _print_entry(item, args.warn_days)
+    if args.json:
+        _print_json(listed)
+    return 1 if expired else 0
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """`pki check`."""
+    findings = pki.inspect_database(
+        pki.NSSDatabase(args.directory, _known_password(args.directory, args.password_file)),
+        pki.Role(args.role),
+        nickname=args.nickname,
+        names=_split(args.name),
+        warn_days=args.warn_days,
+    )
+    if args.json:
+        _print_json(
+            [
+                {
+                    "severity": item.severity.value,
+                    "topic": item.topic.value,
+                    "message": item.message,
+                }
+                for item in findings
+            ]
+        )
+    else:
+        for item in findings:
+            print(f"{item.severity.value:8} {item.topic.value}: {item.message}")
+    return 1 if pki.failed(findings) else 0
+
+
+def run_renew(args: argparse.Namespace) -> int:
+    """`pki renew`."""
+    database = pki.NSSDatabase(args.directory)
+    database.require()
+    database.password = _database_password(args.directory, args.password_file)
+    renewed = pki.renew_leaf(
+        *(_open_authority(args), database, args.nickname),
+        lifetime=args.years,
+        new_key=args.new_key,
+        names=_split(args.san),
+    )
+    _print_certificate("renewed", renewed, database)
+    return 0
+
+
+def run_renew_ca(args: argparse.Namespace) -> int:
+    """`pki renew-ca`."""
+    authority = _open_authority(args)
+    authority.renew_self(args.years)
+    end = authority.certificate.not_valid_after_utc
+    print(f"renewed the CA in {args.ca}, valid until {end:%Y-%m-%d}: {authority.pem_file}")
+    return 0
+
+
+def run_remove(args: argparse.Namespace) -> int:
+    """`pki remove`."""
+    database = pki.NSSDatabase(args.directory)
+    database.require()
+    database.password = _database_password(args.directory, args.password_file)
+    database.remove(args.nickname)
+    print(f"removed '{args.nickname}' from {args.directory}")
+    return 0
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """`pki convert`."""
+    database = pki.NSSDatabase(args.directory)
+    if database.recognise() is pki.DatabaseKind.DBM:
+        database.password = _database_password(args.directory, args.password_file)
+    database.convert()
+    held = ", ".join(item.nickname for item in database.certificates())
+    print(f"converted {args.directory}, which holds {held}; cert8.db and key3.db are still there")
+    return 0
+
+
+def _split(names: list[str]) -> tuple[str, ...]:
+    """Names given one at a time or with commas between them."""
+    return tuple(part.strip() for name in names for part in name.split(",") if part.strip())
+
+
+def _permissions(args: argparse.Namespace) -> pki.Permissions:
+    return pki.Permissions.parse(args.owner, args.mode)
+
+
+def _given_password(path: Path | None) -> Secret | None:
+    return None if path is None else pki.read_password(path)
+
+
+def _known_password(directory: Path, given: Path | None) -> Secret | None:
+    """The password of a database, where it is known without asking."""
+    if given is not None:
+        return pki.read_password(given)
+    beside = pki.NSSDatabase(directory).directory / pki.PASSWORD_FILE_NAME
+    return pki.read_password(beside) if beside.is_file() else None
+
+
+def _database_password(
+    directory: Path, given: Path | None, permissions: pki.Permissions | None = None
+) -> Secret:
+    """The password of a database: from its file, asked for, or (with `permissions`) made."""
+    known = _known_password(directory, given)
+    if known is not None:
+        return known
+    database = pki.NSSDatabase(directory)
+    if permissions is not None and database.recognise() is pki.DatabaseKind.MISSING:
+        return pki.make_password_file(database.directory, permissions)
+    if sys.stdin.isatty():
+        return Secret(getpass.getpass(f"Password of the NSS database in {directory}: "))
+    raise NSSError(
+        f"the password of the NSS database in '{directory}' is not known; give --password-file"
+        " (for a CA's: --ca-password-file)"
+    )
+
+
+def _target(args: argparse.Namespace) -> pki.NSSDatabase:
+    """The database of `--into`, whose password is made where there is no database yet."""
+    password = _database_password(args.into, args.password_file, _permissions(args))
+    return pki.NSSDatabase(args.into, password)
+
+
+def _open_authority(args: argparse.Namespace) -> pki.Authority:
+    pki.NSSDatabase(args.ca).require()
+    password = _database_password(args.ca, args.ca_password_file)
+    return pki.Authority.open(args.ca, password, nickname=args.ca_nickname)
+
+
+def _print_certificate(done: str, item: pki.CertificateInfo, database: pki.NSSDatabase) -> None:
+    names = f" ({', '.join(item.names)})" if item.names else ""
+    print(
+        f"{done} '{item.nickname}' in {database.directory}: {item.common_name}{names}, valid until"
+        f" {item.not_after:%Y-%m-%d} ({item.days_left()} days)"
+    )
+
+
+def _print_entry(item: pki.CertificateInfo, warn_days: int) -> None:
+    left = item.days_left()
+    state = ", EXPIRED" if item.expired() else ", expires soon" if left < warn_days else ""
+    kind = "CA" if item.is_authority else "leaf"
+    print(f"  {item.nickname}")
+    rows = [
+        ("subject", f"{item.common_name} ({kind})"),
+        ("names", ", ".join(item.names)),
+        ("issuer", item.issuer),
+        ("serial", item.serial),
+        ("valid", f"until {item.not_after:%Y-%m-%d} ({left} days left{state})"),
+        ("key", "private key is here" if item.has_private_key else "no private key"),
+        ("trust", item.trust),
+    ]
+    for label, value in rows:
+        if value:
+            print(f"    {label:8} {value}")
+
+
+def _certificate_json(item: pki.CertificateInfo) -> dict[str, Any]:
+    return {
+        "nickname": item.nickname,
+        "common_name": item.common_name,
+        "names": list(item.names),
+        "issuer": item.issuer,
+        "serial": item.serial,
+        "not_before": item.not_before.isoformat(),
+        "not_after": item.not_after.isoformat(),
+        "days_left": item.days_left(),
+        "expired": item.expired(),
+        "authority": item.is_authority,
+        "has_private_key": item.has_private_key,
+        "trust": item.trust,
+        "sha256": item.fingerprint,
+    }
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2))

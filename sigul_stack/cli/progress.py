@@ -1,0 +1,51 @@
+"""A progress bar for a person who waits: on a terminal, and only once it takes more than a second.
+
+tqdm is imported when the second is over: most requests never need it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+#: Seconds before a bar shows.
+PATIENCE = 1.0
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A function to call with each number of bytes done of `total`; `what` names the work."""
+    if not sys.stderr.isatty():
+        yield lambda _count: None
+        return
+    start = time.monotonic()
+    done = 0
+    bar: Any = None  # a tqdm, whose type has a parameter for what it is not used for here
+
+    def advance(count: int) -> None:
+        nonlocal bar, done
+        done += count
+        if bar is not None:
+            bar.update(count)
+        elif time.monotonic() - start > PATIENCE and done < total:
+            from tqdm import tqdm
+
+            bar = tqdm(
+                desc=what,
+                total=total,
+                initial=done,
+                unit="B",
+                unit_scale=True,
+                unit_divisor=1024,
+                file=sys.stderr,
+                leave=False,
+            )
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.close()

@@ -1,0 +1,254 @@
+"""Asking for passwords and passphrases: on the terminal without echo, or from standard input.
+
+In batch mode each secret is read from a file descriptor up to the NUL byte that ends it, and not
+a byte further: what follows is the next secret's, or another reader's. A secret is never echoed,
+logged or put into a message; how much of one was seen is not told either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import resource
+import termios
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import SigulError
+from ..secret import Secret
+
+if TYPE_CHECKING:
+    from ..config import NSSSettings
+
+#: The most that a field of the protocol carries (bytes).
+MAX_SECRET_LENGTH = 255
+#: How often a new secret is asked for before its two entries have to agree.
+ATTEMPTS = 3
+
+#: What the NSS database's password is asked for as.
+NSS_PASSWORD = "NSS database password"  # noqa: S105 - a prompt
+
+
+class SecretInputError(SigulError):
+    """A secret could not be read; the message says what was seen and how to give it."""
+
+
+class Asker(Protocol):
+    """Something that can ask a person, as `Terminal` does."""
+
+    def ask(self, prompt: str) -> bytes:
+        """The bytes that the person typed, without the line's end."""
+
+    def say(self, text: str) -> None:
+        """Show a line of text."""
+
+
+class Terminal:
+    """A terminal to ask on without echo. Restores its settings whatever happens."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    @contextlib.contextmanager
+    def controlling(cls) -> Iterator[Terminal]:
+        """The process's controlling terminal. Raises `SecretInputError` where there is none."""
+        try:
+            descriptor = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            raise SecretInputError(
+                "there is no terminal to ask for a secret on; give secrets on standard input with"
+                " --batch, each ended by a NUL byte"
+            ) from None
+        try:
+            yield cls(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def say(self, text: str) -> None:
+        """Show a line of text."""
+        _write(self._descriptor, f"{text}\n")
+
+    def ask(self, prompt: str) -> bytes:
+        """Show `prompt` and read one line without echo; gives its bytes without the line's end.
+
+        Raises `SecretInputError` at the end of input.
+        """
+        old = termios.tcgetattr(self._descriptor)
+        silent = termios.tcgetattr(self._descriptor)
+        silent[3] &= ~termios.ECHO
+        silent[3] |= termios.ECHONL | termios.ICANON
+        try:
+            # Flushes what was typed before: it was not meant for this prompt.
+            termios.tcsetattr(self._descriptor, termios.TCSAFLUSH, silent)
+            _write(self._descriptor, f"{prompt}: ")
+            line = os.read(self._descriptor, 65536)
+        finally:
+            termios.tcsetattr(self._descriptor, termios.TCSADRAIN, old)
+        if not line.endswith(b"\n"):
+            _write(self._descriptor, "\n")
+            raise SecretInputError("input ended before the secret did; type it and press Enter")
+        return line[:-1]
+
+
+def _write(descriptor: int, text: str) -> None:
+    data = text.encode()
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+class SecretReader:
+    """Reads the secrets of one command, in the order they are asked for.
+
+    With `batch` they come from the file descriptor `stdin`; otherwise a person is asked, on
+    `terminal` or, if that is None, on the controlling terminal.
+    """
+
+    def __init__(self, *, batch: bool, stdin: int = 0, terminal: Asker | None = None) -> None:
+        self._batch = batch
+        self._stdin = stdin
+        self._terminal = terminal
+
+    def read(self, what: str) -> Secret:
+        """An existing secret; `what` names it: "Administrator's password".
+
+        Raises `SecretInputError`.
+        """
+        if self._batch:
+            return read_until_nul(self._stdin, what)
+        with self._asker() as terminal:
+            return _checked(terminal.ask(what), what)
+
+    def read_new(self, what: str) -> Secret:
+        """A new secret, which must not be empty; a person is asked for it twice.
+
+        Raises `SecretInputError`.
+        """
+        if self._batch:
+            secret = read_until_nul(self._stdin, what)
+            if not secret:
+                raise SecretInputError(f"{what}: a new secret must not be empty; give some text")
+            return secret
+        with self._asker() as terminal:
+            for _ in range(ATTEMPTS):
+                secret = _checked(terminal.ask(what), what)
+                if not secret:
+                    terminal.say("It must not be empty; try again.")
+                elif secret == _checked(terminal.ask(f"{what} (again)"), what):
+                    return secret
+                else:
+                    terminal.say("The two are not the same; try again.")
+        raise SecretInputError(f"{what}: the two entries never agreed; start again")
+
+    @contextlib.contextmanager
+    def _asker(self) -> Iterator[Asker]:
+        if self._terminal is not None:
+            yield self._terminal
+        else:
+            with Terminal.controlling() as terminal:
+                yield terminal
+
+
+def read_until_nul(descriptor: int, what: str) -> Secret:
+    """The bytes of `descriptor` up to the next NUL, which is read too, and nothing after it.
+
+    Raises `SecretInputError` where the input ends first, or the secret is longer than a field of
+    the protocol.
+    """
+    value = bytearray()
+    while True:
+        try:
+            byte = os.read(descriptor, 1)
+        except OSError as error:
+            raise SecretInputError(
+                f"{what} cannot be read from standard input: {error.strerror}; {_HOW}"
+            ) from error
+        if byte == b"\0":
+            return Secret(bytes(value))
+        if not byte:
+            raise SecretInputError(
+                f"{what}: input ended before the NUL byte that has to end a secret;"
+                f" {_seen(value)}; {_HOW}"
+            )
+        value += byte
+        if len(value) > MAX_SECRET_LENGTH:
+            newline = " and there was a newline in it" if b"\n" in value else ""
+            raise SecretInputError(
+                f"{what}: no NUL byte ended it after {MAX_SECRET_LENGTH} bytes, the most that a"
+                f" secret may have{newline}; {_HOW}"
+            )
+
+
+def read_word(descriptor: int, what: str) -> str:
+    """A word that is no secret, read as one is; a line's end may also end it.
+
+    Raises `SecretInputError`.
+    """
+    value = bytearray()
+    while (byte := os.read(descriptor, 1)) not in (b"\0", b"\n"):
+        value += byte
+        if not byte or len(value) > MAX_SECRET_LENGTH:
+            raise SecretInputError(
+                f"{what}: neither a NUL byte nor a line's end came after at most"
+                f" {MAX_SECRET_LENGTH} bytes; {_HOW}"
+            )
+    return value.decode("utf-8", "backslashreplace")
+
+
+_HOW = r"end each secret with NUL, for example: printf 'password\0' | sigul --batch COMMAND"
+
+
+def _seen(value: bytearray) -> str:
+    if not value:
+        return "nothing was there"
+    if value.endswith(b"\n"):
+        return "there was a newline instead, as `echo password |` gives it"
+    return "there was text, but no NUL after it"
+
+
+def _checked(value: bytes, what: str) -> Secret:
+    if len(value) > MAX_SECRET_LENGTH:
+        raise SecretInputError(
+            f"{what}: longer than {MAX_SECRET_LENGTH} bytes, the most that a secret may have;"
+            " use a shorter one"
+        )
+    return Secret(value)
+
+
+def with_nss_password(settings: NSSSettings, reader: SecretReader) -> NSSSettings:
+    """`settings` with the NSS password, asked for where the configuration has none.
+
+    For programs that go into the background or fork before NSS is opened. Where there is no
+    terminal to ask on, the settings stay as they are: the database may have no password.
+    """
+    if settings.password is not None:
+        return settings
+    try:
+        return dataclasses.replace(settings, password=reader.read(NSS_PASSWORD))
+    except SecretInputError:
+        return settings
+
+
+def disable_core_dumps() -> None:
+    """See to it that neither this process nor one it starts leaves a core file with secrets.
+
+    The limit is 1, not 0: where the kernel hands core dumps to a program (`core_pattern` begins
+    with `|`) it ignores a limit of 0 but gives up at 1, which is too little for a core file too.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
+
+
+def forbid_tracing() -> None:
+    """Keep other processes of the same user from reading this one's memory (`prctl(2)`).
+
+    For daemons: loading `ctypes` would cost the client more time than its whole command line.
+    Where the kernel refuses, nothing changes; a core dump is prevented by `disable_core_dumps`.
+    """
+    import ctypes
+
+    pr_set_dumpable = 4
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_dumpable, 0, 0, 0, 0)

@@ -1,0 +1,86 @@
+"""`sigul_server_add_admin`: adds an administrator to the server's database.
+
+The first one has to come from somewhere else than another administrator. Opens the server's NSS
+database as well, as its predecessor does: a wrong password is noticed here, before the server runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from ..errors import ConfigurationError, RequestRefused, Status
+from .outcome import report
+from .secret_input import NSS_PASSWORD, SecretReader, read_word
+from .server_tools import become_the_server, begin, load_configuration, tool_parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Add an administrator; returns the exit code."""
+    parser = tool_parser(
+        "sigul_server_add_admin",
+        "Adds an administrator to the server's database, asking for name and password.",
+    )
+    parser.add_argument(
+        "--batch",
+        action="store_true",
+        help="ask nothing: read the name (without -n) and the password from standard input, each"
+        " ended by a NUL byte",
+    )
+    parser.add_argument("-n", "--name", metavar="NAME", help="the administrator's user name")
+    options = parser.parse_args(argv)
+    begin(options.verbose)
+    return report(lambda: _run(options))
+
+
+def _run(options: Namespace) -> None:
+    from ..database import Database, ensure_usable
+    from ..keystore.passwords import hash_password
+    from ..server.services import database_url
+    from ..transport import nss
+
+    settings = load_configuration(options.config_file).settings
+    url = database_url(settings)
+    reader = SecretReader(batch=options.batch)
+    nss.open_database(settings.nss, ask=lambda: reader.read(NSS_PASSWORD))
+    become_the_server(settings)
+    ensure_usable(url, clock=lambda: datetime.now(UTC))
+    name = _checked(options.name or _ask_name(options.batch))
+    password = hash_password(reader.read_new("Administrator's password"))
+    try:
+        with Database(url).write() as writer:
+            writer.add_user(name, password, admin=True)
+    except RequestRefused as error:
+        if error.status != Status.ALREADY_EXISTS:
+            raise
+        raise RequestRefused(
+            error.status,
+            f"there is a user '{name}' already; choose another name, or let an administrator use"
+            " `sigul modify-user`",
+        ) from None
+
+
+def _ask_name(batch: bool) -> str:
+    what = "Administrator's user name"
+    if batch:
+        return read_word(0, what)
+    try:
+        return input(f"{what}: ")
+    except EOFError:
+        raise ConfigurationError(f"{what}: nothing was given; type it, or give -n NAME") from None
+
+
+def _checked(name: str) -> str:
+    from ..protocol.codec import is_safe_text
+
+    if not name or not is_safe_text(name) or len(name) > 255:
+        raise ConfigurationError(
+            f"{name!r} is no user name; write 1 to 255 printable ASCII characters"
+        )
+    return name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""`sigul_server_create_db`: makes the server's database, empty."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from .outcome import report
+from .server_tools import become_the_server, begin, load_configuration, tool_parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the database that the server's configuration names; returns the exit code."""
+    parser = tool_parser(
+        "sigul_server_create_db",
+        "Makes the database that the server's configuration names. One that is there is kept, and"
+        " is an error. Next: sigul_server_add_admin.",
+    )
+    options = parser.parse_args(argv)
+    begin(options.verbose)
+    return report(lambda: _run(options))
+
+
+def _run(options: Namespace) -> None:
+    from ..database import create
+    from ..server.services import database_url
+
+    settings = load_configuration(options.config_file).settings
+    become_the_server(settings)
+    create(database_url(settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

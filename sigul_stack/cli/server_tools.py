@@ -1,0 +1,61 @@
+"""What the programs that prepare a server's data have in common: options, configuration, owner."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from ..config.identity import drop_privileges, identity
+from .logs import set_up_client
+from .secret_input import disable_core_dumps
+
+if TYPE_CHECKING:
+    from ..config import Loaded, ServerSettings
+
+log = logging.getLogger(__name__)
+
+
+def tool_parser(program: str, what: str) -> argparse.ArgumentParser:
+    """The parser of such a program, with the options that all of them have."""
+    parser = argparse.ArgumentParser(prog=program, description=what)
+    parser.add_argument(
+        "-c",
+        "--config-file",
+        metavar="FILE",
+        type=Path,
+        help="the server's configuration file, read after /etc/sigul/server.conf",
+    )
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="tell more (twice: all)")
+    parser.add_argument("--version", action="version", version=f"{program} {__version__}")
+    return parser
+
+
+def begin(verbosity: int) -> None:
+    """Set up the process: no core files, log lines on standard error."""
+    disable_core_dumps()
+    set_up_client(verbosity, sys.stderr)
+
+
+def load_configuration(path: Path | None) -> Loaded[ServerSettings]:
+    """The server's configuration; what is odd about it is logged. Raises `ConfigurationError`."""
+    from ..config import load_server
+
+    loaded = load_server(path)
+    for warning in loaded.warnings:
+        log.warning("%s", warning)
+    return loaded
+
+
+def become_the_server(settings: ServerSettings) -> None:
+    """Go on as the server's `unix-user` where this is root, so that what is made belongs to it.
+
+    Anybody else stays who he is. Raises `ConfigurationError`.
+    """
+    import os
+
+    if os.geteuid() == 0:
+        drop_privileges(identity(settings.unix_user, settings.unix_group))

@@ -1,0 +1,130 @@
+"""`sigul`, the client: options before the command, then one command.
+
+Exit codes: 0 on success; 1 with one line `Error: TEXT` on standard error; 2 where the command line
+does not fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from .. import __version__
+from .commands.model import Arguments, Command
+from .commands.table import COMMANDS, command_named
+from .logs import set_up_client
+from .outcome import report
+from .secret_input import SecretReader, disable_core_dumps
+
+log = logging.getLogger(__name__)
+
+#: The configuration file that is read, if it is there, where `-c` names no other.
+DEFAULT_CONFIG = "~/.sigul/client.conf"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sigul",
+        description="A client of a Sigul signing server.",
+        epilog="`sigul --help-commands` lists the commands, `sigul COMMAND --help` tells about"
+        " one.",
+    )
+    parser.add_argument(
+        "--batch",
+        action="store_true",
+        help="ask nothing: read each secret from standard input, ended by a NUL byte",
+    )
+    parser.add_argument(
+        "-c",
+        "--config-file",
+        metavar="FILE",
+        type=Path,
+        help=f"configuration file (default: {DEFAULT_CONFIG})",
+    )
+    parser.add_argument(
+        "-u", "--user-name", metavar="USER", help="your name on the server, if not the configured"
+    )
+    parser.add_argument(
+        "-f",
+        "--passphrase-file",
+        metavar="FILE",
+        type=Path,
+        help="file with a bound passphrase, instead of asking for the key's passphrase",
+    )
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="tell more (twice: all)")
+    parser.add_argument("--help-commands", action=_HelpCommands, help="list the commands")
+    parser.add_argument("--version", action="version", version=f"sigul {__version__}")
+    parser.add_argument("--internal-protocol-version", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("command", metavar="COMMAND", help="what to do")
+    parser.add_argument(
+        "arguments", metavar="...", nargs=argparse.REMAINDER, help="the command's own arguments"
+    )
+    return parser
+
+
+class _HelpCommands(argparse.Action):
+    """`--help-commands`: list all commands and end."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **how: object) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=str(how["help"]))
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        width = max(len(command.name) for command in COMMANDS)
+        for command in COMMANDS:
+            print(f"{command.name:{width}}  {command.help}")
+        parser.exit()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `sigul` with `argv` (default: the process's arguments); the exit code."""
+    disable_core_dumps()
+    parser = _parser()
+    options = parser.parse_args(argv)
+    command = command_named(options.command)
+    if command is None:
+        parser.error(_unknown(options.command))
+    from .commands.parsing import parse
+
+    arguments = parse(command, options.arguments)
+    set_up_client(options.verbose, sys.stderr)
+    return report(lambda: _run(command, arguments, options))
+
+
+def _unknown(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, [command.name for command in COMMANDS], 1)
+    cure = f"did you mean {close[0]}?" if close else "--help-commands lists the commands"
+    return f"unknown command {name!r}; {cure}"
+
+
+def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
+    from ..config.client import load_client
+    from ..config.values import absolute
+    from .commands.execution import Surroundings, execute
+
+    config = options.config_file
+    if config is None:
+        default = Path(absolute(DEFAULT_CONFIG))
+        config = default if default.exists() else None
+    loaded = load_client(config, user_name=options.user_name)
+    for warning in loaded.warnings:
+        log.warning("%s", warning)
+    execute(
+        command,
+        arguments,
+        Surroundings(
+            loaded.settings,
+            SecretReader(batch=options.batch),
+            options.passphrase_file,
+            options.internal_protocol_version,
+        ),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

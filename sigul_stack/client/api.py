@@ -1,0 +1,366 @@
+"""The client with one typed method for each operation.
+
+A method sends one request and returns what the reply holds. Each takes the secrets that give the
+right to it: `password` is an administrator's, `passphrase` unlocks the user's access to a key.
+All may raise what `Client.call` raises: `RequestRefused` with the server's status, `TransportError`
+(which a later try may not meet), `ProtocolError`, `NSSError`.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from ..errors import RequestRefused, Status
+from ..protocol.operations import OPERATIONS
+from ..secret import Secret
+from . import core
+
+
+@dataclass(frozen=True, slots=True)
+class UserInfo:
+    """A user, as `user_info` tells: whether it is an administrator."""
+
+    admin: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUserInfo:
+    """A user's access to a key: whether it may manage the key's users."""
+
+    key_admin: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """A key's name and type (`gnupg`, `ECC` or `RSA`)."""
+
+    name: str
+    key_type: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.key_type})"
+
+    @classmethod
+    def parse(cls, text: str) -> KeyInfo:
+        """The key that `NAME (TYPE)` tells of; servers before 1.1 know only gnupg, and no type."""
+        name, parenthesis, rest = text.rpartition(" (")
+        if parenthesis and rest.endswith(")"):
+            return cls(name, rest[:-1])
+        return cls(text, "gnupg")
+
+
+def _given(**fields: str | bool | None) -> dict[str, str | bool]:
+    """The fields that have a value, under their names on the wire."""
+    return {name.replace("_", "-"): value for name, value in fields.items() if value is not None}
+
+
+def _secrets(**secrets: Secret | None) -> dict[str, Secret]:
+    return {name.replace("_", "-"): value for name, value in secrets.items() if value is not None}
+
+
+def _date(date: datetime.date | None) -> str | None:
+    return None if date is None else date.isoformat()
+
+
+def _rights(passphrase: Secret | None, password: Secret | None) -> dict[str, Secret]:
+    if (passphrase is None) == (password is None):
+        raise ValueError("give the key's passphrase or an administrator's password, one of the two")
+    return _secrets(passphrase=passphrase, password=password)
+
+
+def _bindings(server: Sequence[str], client: Sequence[str]) -> dict[str, Secret]:
+    """Binding layers as the inner fields that carry them."""
+    if not server and not client:
+        return {}
+    from ..keystore.bindings import dump_layers, parse_layer
+
+    fields = {"server-binding": server, "client-binding": client}
+    return {
+        name: Secret(dump_layers(parse_layer(text) for text in layers))
+        for name, layers in fields.items()
+        if layers
+    }
+
+
+class Client(core.Client):
+    """A client of one Sigul site; see `core.Client` for its making and for `call`."""
+
+    # ------------------------------------------------------------------------------- users
+
+    def list_users(self, password: Secret) -> list[str]:
+        """The names of all users, sorted."""
+        return self.call("list-users", {}, _secrets(password=password)).names("num-users")
+
+    def new_user(
+        self,
+        password: Secret,
+        name: str,
+        *,
+        admin: bool = False,
+        new_password: Secret | None = None,
+    ) -> None:
+        """Make the user `name`, with `new_password` if given; an administrator needs one."""
+        self.call(
+            "new-user",
+            {"name": name, "admin": admin},
+            _secrets(password=password, new_password=new_password),
+        )
+
+    def delete_user(self, password: Secret, name: str) -> None:
+        """Delete the user `name`, who must not have access to any key."""
+        self.call("delete-user", {"name": name}, _secrets(password=password))
+
+    def user_info(self, password: Secret, name: str) -> UserInfo:
+        """What there is to know of the user `name`."""
+        reply = self.call("user-info", {"name": name}, _secrets(password=password))
+        return UserInfo(reply.boolean("admin"))
+
+    def modify_user(
+        self,
+        password: Secret,
+        name: str,
+        *,
+        admin: bool | None = None,
+        new_name: str | None = None,
+        new_password: Secret | None = None,
+    ) -> None:
+        """Change of the user `name` what is given."""
+        self.call(
+            "modify-user",
+            _given(name=name, admin=admin, new_name=new_name),
+            _secrets(password=password, new_password=new_password),
+        )
+
+    def key_user_info(self, password: Secret, name: str, key: str) -> KeyUserInfo | None:
+        """The access of the user `name` to `key`; None if there is none."""
+        try:
+            reply = self.call(
+                "key-user-info", {"name": name, "key": key}, _secrets(password=password)
+            )
+        except RequestRefused as error:
+            if error.status == Status.KEY_USER_NOT_FOUND:
+                return None
+            raise
+        return KeyUserInfo(reply.boolean("key-admin"))
+
+    def modify_key_user(
+        self, password: Secret, name: str, key: str, *, key_admin: bool | None = None
+    ) -> None:
+        """Change of the access of the user `name` to `key` what is given."""
+        self.call(
+            "modify-key-user",
+            _given(name=name, key=key, key_admin=key_admin),
+            _secrets(password=password),
+        )
+
+    # -------------------------------------------------------------------------------- keys
+
+    def list_keys(self, password: Secret) -> list[KeyInfo]:
+        """All keys, sorted by name."""
+        reply = self.call("list-keys", {}, _secrets(password=password))
+        return [KeyInfo.parse(text) for text in reply.names("num-keys")]
+
+    def new_key(
+        self,
+        password: Secret,
+        key: str,
+        passphrase: Secret,
+        *,
+        key_admin: str | None = None,
+        key_type: str | None = None,
+        name_real: str | None = None,
+        name_comment: str | None = None,
+        name_email: str | None = None,
+        expire_date: datetime.date | None = None,
+    ) -> bytes:
+        """Make a key; `passphrase` will unlock the access of its first user, `key_admin`.
+
+        Returns the public key, armoured or PEM. Absent: this user as `key_admin`, a gnupg key,
+        the key's name as `name_real`, a key that does not expire.
+        """
+        fields = _given(
+            key=key,
+            keytype=key_type,
+            initial_key_admin=key_admin,
+            name_real=name_real,
+            name_comment=name_comment,
+            name_email=name_email,
+            expire_date=_date(expire_date),
+        )
+        secrets = _secrets(password=password, passphrase=passphrase)
+        return self.call("new-key", fields, secrets).payload
+
+    def import_key(
+        self,
+        password: Secret,
+        key: str,
+        secret_key: bytes,
+        passphrase: Secret,
+        new_passphrase: Secret,
+        *,
+        key_admin: str | None = None,
+        key_type: str | None = None,
+    ) -> None:
+        """Import a secret key of at most 1 MiB that `passphrase` unlocks.
+
+        `new_passphrase` will unlock the access of its first user, `key_admin`.
+        """
+        OPERATIONS["import-key"].check_payload(len(secret_key))
+        self.call(
+            "import-key",
+            _given(key=key, keytype=key_type, initial_key_admin=key_admin),
+            _secrets(password=password, passphrase=passphrase, new_passphrase=new_passphrase),
+            payload=secret_key,
+        )
+
+    def delete_key(self, password: Secret, key: str) -> None:
+        """Delete `key` with its certificates and all accesses to it."""
+        self.call("delete-key", {"key": key}, _secrets(password=password))
+
+    def modify_key(self, password: Secret, key: str, *, new_name: str | None = None) -> None:
+        """Change of `key` what is given."""
+        self.call("modify-key", _given(key=key, new_name=new_name), _secrets(password=password))
+
+    # ------------------------------------------------------------------- keys and their users
+
+    def list_key_users(
+        self, key: str, *, passphrase: Secret | None = None, password: Secret | None = None
+    ) -> list[str]:
+        """The names of the users with access to `key`, sorted; needs one of the two secrets."""
+        reply = self.call("list-key-users", {"key": key}, _rights(passphrase, password))
+        return reply.names("num-users")
+
+    def grant_key_access(
+        self,
+        key: str,
+        name: str,
+        passphrase: Secret,
+        new_passphrase: Secret,
+        *,
+        server_binding: Sequence[str] = (),
+        client_binding: Sequence[str] = (),
+    ) -> None:
+        """Give the user `name` access to `key`, unlocked by `new_passphrase`.
+
+        `server_binding` are the layers the server is to bind the access with, each as
+        `method,key=value|…`; `client_binding` those that the client has bound the passphrase with.
+        """
+        self.call(
+            "grant-key-access",
+            {"key": key, "name": name},
+            _secrets(passphrase=passphrase, new_passphrase=new_passphrase)
+            | _bindings(server_binding, client_binding),
+        )
+
+    def revoke_key_access(
+        self,
+        key: str,
+        name: str,
+        *,
+        passphrase: Secret | None = None,
+        password: Secret | None = None,
+    ) -> None:
+        """Take the user `name` the access to `key`; needs one of the two secrets."""
+        fields = {"key": key, "name": name}
+        self.call("revoke-key-access", fields, _rights(passphrase, password))
+
+    def get_public_key(
+        self, key: str, *, passphrase: Secret | None = None, password: Secret | None = None
+    ) -> bytes:
+        """The public key, armoured or PEM; needs one of the two secrets."""
+        return self.call("get-public-key", {"key": key}, _rights(passphrase, password)).payload
+
+    def change_key_expiration(
+        self,
+        key: str,
+        passphrase: Secret,
+        *,
+        expire_date: datetime.date | None = None,
+        subkey: int | None = None,
+    ) -> None:
+        """Let `key`, or its subkey of that number, expire at `expire_date`, or never."""
+        self.call(
+            "change-key-expiration",
+            _given(
+                key=key,
+                expire_date=_date(expire_date),
+                subkey=None if subkey is None else str(subkey),
+            ),
+            _secrets(passphrase=passphrase),
+        )
+
+    def change_passphrase(
+        self,
+        key: str,
+        passphrase: Secret,
+        new_passphrase: Secret,
+        *,
+        server_binding: Sequence[str] = (),
+        client_binding: Sequence[str] = (),
+    ) -> None:
+        """Let `new_passphrase` unlock this user's access to `key`; see `grant_key_access`."""
+        self.call(
+            "change-passphrase",
+            {"key": key},
+            _secrets(passphrase=passphrase, new_passphrase=new_passphrase)
+            | _bindings(server_binding, client_binding),
+        )
+
+    # -------------------------------------------------------------------- signing, decrypting
+
+    def sign_text(
+        self,
+        key: str,
+        passphrase: Secret,
+        text: BinaryIO | bytes,
+        output: BinaryIO | None = None,
+    ) -> bytes:
+        """The text, clear-signed; written to `output` if given (see `sign_data`)."""
+        return self._work("sign-text", {"key": key}, passphrase, text, output)
+
+    def sign_data(
+        self,
+        key: str,
+        passphrase: Secret,
+        data: BinaryIO | bytes,
+        output: BinaryIO | None = None,
+        *,
+        armor: bool = False,
+    ) -> bytes:
+        """A detached OpenPGP signature of `data`, a file from its position to its end.
+
+        Written to `output` if given, and then nothing is returned. `output` is written to before
+        the reply is known to be genuine: throw away what is there if this raises.
+        """
+        return self._work("sign-data", {"key": key, "armor": armor}, passphrase, data, output)
+
+    def decrypt(
+        self,
+        key: str,
+        passphrase: Secret,
+        message: BinaryIO | bytes,
+        output: BinaryIO | None = None,
+    ) -> bytes:
+        """The clear text of an OpenPGP message; written to `output` if given (see `sign_data`)."""
+        return self._work("decrypt", {"key": key}, passphrase, message, output)
+
+    def _work(
+        self,
+        op: str,
+        fields: Mapping[str, str | bool],
+        passphrase: Secret,
+        payload: BinaryIO | bytes,
+        output: BinaryIO | None,
+    ) -> bytes:
+        secrets = _secrets(passphrase=passphrase)
+        return self.call(op, fields, secrets, payload=payload, output=output).payload
+
+    # ---------------------------------------------------------------------------- bindings
+
+    def list_server_binding_methods(self, password: Secret) -> list[str]:
+        """The binding methods that are enabled on the server."""
+        reply = self.call("list-binding-methods", {}, _secrets(password=password))
+        return reply.names("num-methods")

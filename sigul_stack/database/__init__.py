@@ -1,0 +1,36 @@
+"""The server's database: users, keys and who may use which key.
+
+SQLite by default, PostgreSQL by URL; the layout is that of a Sigul 1.2 server. No other part of
+the package imports SQLAlchemy. Only the server and the tools that work for it import this.
+"""
+
+from __future__ import annotations
+
+from sigul_stack.database.maintenance import (
+    MigrationResult,
+    SchemaState,
+    create,
+    ensure_usable,
+    migrate,
+    schema_state,
+)
+from sigul_stack.database.queries import Database, Reader, Writer
+from sigul_stack.database.records import Key, KeyAccess, KeyType, User
+from sigul_stack.database.target import sqlite_url
+
+__all__ = [
+    "Database",
+    "Key",
+    "KeyAccess",
+    "KeyType",
+    "MigrationResult",
+    "Reader",
+    "SchemaState",
+    "User",
+    "Writer",
+    "create",
+    "ensure_usable",
+    "migrate",
+    "schema_state",
+    "sqlite_url",
+]

@@ -1,0 +1,272 @@
+"""What the server asks of its database, and what it changes there.
+
+`Database.read()` and `Database.write()` give a `Reader` or a `Writer` for one transaction. Keep
+the block short: no passphrase is tried and nothing is signed inside one, for others wait.
+
+What is missing, or there already, is said with the reply's status by the statement that met
+it, inside the transaction: a check in an earlier transaction would be out of date when another
+worker is quicker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from sigul_stack.database.engine import LOCK_WAIT_SECONDS, Engine, Purpose
+from sigul_stack.database.failures import is_unique_violation
+from sigul_stack.database.records import Key, KeyAccess, KeyType, User
+from sigul_stack.database.schema import key_accesses, keys, users
+from sigul_stack.database.target import parse
+from sigul_stack.errors import DatabaseError, RequestRefused, Status
+
+_USER = (users.c.name, users.c.sha512_password, users.c.admin)
+_KEY = (keys.c.name, keys.c.keytype, keys.c.fingerprint)
+
+
+class Reader:
+    """Questions to the database, all answered from the same state of it.
+
+    Names are compared byte for byte, and lists sorted so.
+    """
+
+    def __init__(self, connection: sa.Connection, label: str) -> None:
+        self._connection = connection
+        self._label = label
+
+    def user(self, name: str) -> User | None:
+        """The user `name`, or None."""
+        row = self._connection.execute(sa.select(*_USER).where(users.c.name == name)).first()
+        return None if row is None else _user(*row)
+
+    def users(self) -> list[User]:
+        """All users, sorted by name."""
+        rows = self._connection.execute(sa.select(*_USER))
+        # Sorted here because PostgreSQL would sort by its locale.
+        return sorted((_user(*row) for row in rows), key=lambda user: user.name)
+
+    def key(self, name: str) -> Key | None:
+        """The key `name`, or None."""
+        row = self._connection.execute(sa.select(*_KEY).where(keys.c.name == name)).first()
+        return None if row is None else self._key(*row)
+
+    def keys(self) -> list[Key]:
+        """All keys, sorted by name."""
+        rows = self._connection.execute(sa.select(*_KEY))
+        return sorted((self._key(*row) for row in rows), key=lambda key: key.name)
+
+    def access(self, user: str, key: str) -> KeyAccess | None:
+        """The access of `user` to `key`; None where user, key or access are missing."""
+        row = self._connection.execute(
+            sa.select(*_KEY, key_accesses.c.encrypted_passphrase, key_accesses.c.key_admin)
+            .select_from(_ACCESSES)
+            .where(users.c.name == user, keys.c.name == key)
+        ).first()
+        if row is None:
+            return None
+        held = self._key(row.name, row.keytype, row.fingerprint)
+        return KeyAccess(user, held, row.encrypted_passphrase, row.key_admin)
+
+    def key_users(self, key: str) -> list[str]:
+        """The names of all users with access to `key`, sorted; none where there is no such key."""
+        return sorted(
+            self._connection.scalars(
+                sa.select(users.c.name).select_from(_ACCESSES).where(keys.c.name == key)
+            )
+        )
+
+    def count_accesses(self, user: str) -> int:
+        """How many keys `user` has access to."""
+        return self._count(
+            sa.select(sa.func.count()).select_from(_ACCESSES).where(users.c.name == user)
+        )
+
+    def _count(self, query: sa.Select[Any]) -> int:
+        count: int = self._connection.execute(query).scalar_one()
+        return count
+
+    def _key(self, name: str, keytype: str, fingerprint: str) -> Key:
+        try:
+            return Key(name, KeyType(keytype), fingerprint)
+        except ValueError:
+            raise DatabaseError(
+                f"{self._label}: the key {name!r} is of the kind {keytype!r}, which this version "
+                "does not know: install the version that made it"
+            ) from None
+
+
+def _user(name: str, password_hash: bytes | str | None, admin: bool) -> User:
+    if isinstance(password_hash, str):
+        # SQLite keeps what it is given: somebody set a password by hand, as text.
+        password_hash = password_hash.encode()
+    return User(name, password_hash, admin)
+
+
+_ACCESSES = key_accesses.join(users, key_accesses.c.user_id == users.c.id).join(
+    keys, key_accesses.c.key_id == keys.c.id
+)
+
+
+class Writer(Reader):
+    """Changes to the database, made all together when the block ends, or not at all.
+
+    Every method raises `RequestRefused` with the status that a request gets as its answer:
+    USER_NOT_FOUND, KEY_NOT_FOUND or KEY_USER_NOT_FOUND (looked for in this order) where what it
+    is to work on is missing, ALREADY_EXISTS where what it is to make is there. A block may catch
+    that and go on; any other error must leave the block, for nothing of it can be kept.
+    """
+
+    def add_user(self, name: str, password_hash: bytes | None, admin: bool) -> None:
+        """Add a user; `password_hash` as in `User`."""
+        self._store(users.insert().values(name=name, sha512_password=password_hash, admin=admin))
+
+    def modify_user(
+        self,
+        name: str,
+        *,
+        new_name: str | None = None,
+        password_hash: bytes | None = None,
+        admin: bool | None = None,
+    ) -> None:
+        """Change what is given of the user `name`; None leaves a thing as it is."""
+        values = _given(name=new_name, sha512_password=password_hash, admin=admin)
+        row = self._user_id(name)
+        if values:
+            self._store(users.update().where(users.c.id == row).values(values))
+
+    def delete_user(self, name: str) -> None:
+        """Delete a user who has access to no key; else raises USER_HAS_KEY_ACCESSES."""
+        row = self._user_id(name)
+        if self.count_accesses(name):
+            raise RequestRefused(Status.USER_HAS_KEY_ACCESSES)
+        self._connection.execute(users.delete().where(users.c.id == row))
+
+    def add_key(self, name: str, keytype: KeyType, fingerprint: str) -> None:
+        """Add a key; neither its name nor its fingerprint may be another key's."""
+        self._store(keys.insert().values(name=name, keytype=keytype.value, fingerprint=fingerprint))
+
+    def rename_key(self, name: str, new_name: str) -> None:
+        """Give the key `name` another name."""
+        row = self._key_id(name)
+        self._store(keys.update().where(keys.c.id == row).values(name=new_name))
+
+    def delete_key(self, name: str) -> None:
+        """Delete a key and every access to it."""
+        row = self._key_id(name)
+        self._connection.execute(key_accesses.delete().where(key_accesses.c.key_id == row))
+        self._connection.execute(keys.delete().where(keys.c.id == row))
+
+    def add_access(self, user: str, key: str, encrypted_passphrase: bytes, key_admin: bool) -> None:
+        """Give `user` access to `key`."""
+        self._store(
+            key_accesses.insert().values(
+                user_id=self._user_id(user),
+                key_id=self._key_id(key),
+                encrypted_passphrase=encrypted_passphrase,
+                key_admin=key_admin,
+            )
+        )
+
+    def modify_access(
+        self,
+        user: str,
+        key: str,
+        *,
+        encrypted_passphrase: bytes | None = None,
+        key_admin: bool | None = None,
+    ) -> None:
+        """Change what is given of an access; None leaves a thing as it is."""
+        values = _given(encrypted_passphrase=encrypted_passphrase, key_admin=key_admin)
+        row, _ = self._access_id(user, key)
+        if values:
+            self._store(key_accesses.update().where(key_accesses.c.id == row).values(values))
+
+    def delete_access(self, user: str, key: str, *, keep_last: bool = True) -> None:
+        """Take `user`'s access to `key` away.
+
+        With `keep_last`, raises ONLY_ONE_KEY_USER where nobody would be left who can use the
+        key: its passphrase would be lost for good.
+        """
+        row, key_id = self._access_id(user, key)
+        if keep_last:
+            count = sa.select(sa.func.count()).select_from(key_accesses)
+            if self._count(count.where(key_accesses.c.key_id == key_id)) == 1:
+                raise RequestRefused(Status.ONLY_ONE_KEY_USER)
+        self._connection.execute(key_accesses.delete().where(key_accesses.c.id == row))
+
+    def _user_id(self, name: str) -> int:
+        row: int | None = self._connection.scalar(sa.select(users.c.id).where(users.c.name == name))
+        if row is None:
+            raise RequestRefused(Status.USER_NOT_FOUND)
+        return row
+
+    def _key_id(self, name: str) -> int:
+        row: int | None = self._connection.scalar(sa.select(keys.c.id).where(keys.c.name == name))
+        if row is None:
+            raise RequestRefused(Status.KEY_NOT_FOUND)
+        return row
+
+    def _access_id(self, user: str, key: str) -> tuple[int, int]:
+        """The ids of an access and of its key."""
+        user_id, key_id = self._user_id(user), self._key_id(key)
+        row: int | None = self._connection.scalar(
+            sa.select(key_accesses.c.id).where(
+                key_accesses.c.user_id == user_id, key_accesses.c.key_id == key_id
+            )
+        )
+        if row is None:
+            raise RequestRefused(Status.KEY_USER_NOT_FOUND)
+        return row, key_id
+
+    def _store(self, statement: sa.Insert | sa.Update) -> None:
+        """Run `statement`, which may meet a row that is there already."""
+        # Without a savepoint PostgreSQL would refuse all that follows in the transaction. After
+        # any other error it is left alone: the whole transaction ends, and a full disk has
+        # ended it already.
+        savepoint = self._connection.begin_nested()
+        try:
+            self._connection.execute(statement)
+        except IntegrityError as error:
+            savepoint.rollback()
+            if is_unique_violation(error):
+                raise RequestRefused(Status.ALREADY_EXISTS) from error
+            raise
+        savepoint.commit()
+
+
+def _given(**values: object) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+class Database:
+    """The database at `url` (see `sqlite_url` for files); opened anew for each transaction.
+
+    Waits at most `lock_wait` seconds for other processes that write. Raises `DatabaseError`
+    where the URL is of no use; whether the database can be used is for `ensure_usable` to say.
+    """
+
+    def __init__(self, url: str, *, lock_wait: float = LOCK_WAIT_SECONDS) -> None:
+        self._engine = Engine(parse(url), lock_wait=lock_wait)
+
+    @contextmanager
+    def read(self) -> Iterator[Reader]:
+        """A transaction that only reads. Raises `DatabaseError`."""
+        with self._engine.transaction(Purpose.READ) as connection:
+            yield Reader(connection, self._engine.target.label)
+
+    @contextmanager
+    def write(self) -> Iterator[Writer]:
+        """A transaction that may write: committed at the end, rolled back on any exception.
+
+        Raises `DatabaseError`; then nothing was changed.
+        """
+        with self._engine.transaction(Purpose.WRITE) as connection:
+            yield Writer(connection, self._engine.target.label)
+
+    def close(self) -> None:
+        """Let go of what the database object holds."""
+        self._engine.close()

@@ -1,0 +1,125 @@
+"""A conversation with gpg-agent, for the two things that gpg itself cannot be asked for plainly.
+
+Those are: changing the passphrase of one secret key, where gpg does not tell whether it wants
+the old passphrase or the new one; and ending the agent. The protocol is Assuan: lines of text,
+of at most 1000 bytes, over a Unix socket (GnuPG manual, "Agent's Assuan Protocol"). Whether the
+agent runs is for the caller to see to.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote_from_bytes
+
+from ...errors import KeystoreError, WrongPassphrase
+from ...secret import Secret
+from .output import PASSPHRASE_ERRORS, error_code
+
+#: The longest line of the protocol in bytes, and the bytes of data that surely fit in one.
+_MAX_LINE = 1000
+_DATA_BYTES = 300
+
+
+class AgentConnection:
+    """One connection to the agent that listens at `path`.
+
+    `time_limit` in seconds is for all of the conversation. Raises `KeystoreError` where there is
+    nobody to talk to, and in every method where the agent fails or takes too long.
+    """
+
+    def __init__(self, path: Path, time_limit: float) -> None:
+        self._deadline = time.monotonic() + time_limit
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._buffer = b""
+        try:
+            self._wait()
+            self._socket.connect(str(path))
+            self._reply({})
+        except (OSError, KeystoreError) as error:
+            self._socket.close()
+            raise KeystoreError(
+                f"gpg-agent does not answer at {path} ({error}); look for its messages"
+            ) from error
+
+    def __enter__(self) -> AgentConnection:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+
+    def change_passphrase(self, keygrip: str, old: Secret, new: Secret) -> None:
+        """Protect the secret key `keygrip` with `new` instead of `old`, which may be missing.
+
+        Raises `WrongPassphrase` if `old` does not open the key.
+        """
+        self._command("OPTION pinentry-mode=loopback")
+        self._command(f"PASSWD {keygrip}", {"PASSPHRASE": old, "NEW_PASSPHRASE": new})
+
+    def kill(self) -> None:
+        """End the agent; returns when it has let go of this connection."""
+        self._command("KILLAGENT")
+        while self._read():
+            pass
+
+    def _command(self, line: str, answers: Mapping[str, Secret] | None = None) -> None:
+        try:
+            self._send(line.encode("ascii"))
+            self._reply(answers or {})
+        except OSError as error:
+            raise KeystoreError(f"gpg-agent went silent ({error}); try again") from error
+
+    def _reply(self, answers: Mapping[str, Secret]) -> None:
+        while True:
+            kind, _, rest = self._line().partition(" ")
+            if kind == "OK":
+                return
+            if kind == "ERR":
+                number, _, text = rest.partition(" ")
+                if error_code(number) in PASSPHRASE_ERRORS:
+                    raise WrongPassphrase("the passphrase does not open the secret key")
+                raise KeystoreError(f"gpg-agent failed: {text}; look for its messages")
+            if kind == "INQUIRE":
+                answer = answers.get(rest.partition(" ")[0])
+                if answer is None:
+                    # PINENTRY_LAUNCHED and the like only inform.
+                    self._send(b"END")
+                else:
+                    self._answer(answer.reveal())
+
+    def _answer(self, data: bytes) -> None:
+        for start in range(0, len(data), _DATA_BYTES):
+            self._send(b"D " + quote_from_bytes(data[start : start + _DATA_BYTES]).encode("ascii"))
+        self._send(b"END")
+
+    def _send(self, line: bytes) -> None:
+        self._wait()
+        self._socket.sendall(line + b"\n")
+
+    def _line(self) -> str:
+        while b"\n" not in self._buffer:
+            if len(self._buffer) > _MAX_LINE or not self._read():
+                raise KeystoreError("gpg-agent broke off; try again")
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        return line.decode("utf-8", "replace")
+
+    def _read(self) -> bool:
+        self._wait()
+        data = self._socket.recv(_MAX_LINE)
+        self._buffer += data
+        return bool(data)
+
+    def _wait(self) -> None:
+        """Give the next wait what is left of the time."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise KeystoreError("gpg-agent took too long; look at the machine's load")
+        self._socket.settimeout(left)

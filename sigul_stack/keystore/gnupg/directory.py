@@ -1,0 +1,191 @@
+"""A GnuPG home as a directory: its configuration, its permissions, its lock, its path's length.
+
+Settings that existing sites made are theirs: they are checked and reported, never changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...errors import KeystoreError
+from ..files import write_new
+
+_log = logging.getLogger(__name__)
+
+#: Nothing is cached, nobody else can ask the agent for it, and no smart card is looked for.
+#: (No s2k-count here: gpg also takes it from the agent for what it encrypts with a passphrase, and
+#: those may be people's. See `SCRATCH_AGENT_CONFIGURATION`.)
+AGENT_CONFIGURATION = """\
+allow-loopback-pinentry
+no-allow-external-cache
+ignore-cache-for-signing
+default-cache-ttl 0
+max-cache-ttl 0
+disable-scdaemon
+"""
+
+#: Where keys are made: they are protected with passphrases that are random and long, so the
+#: fewest rounds that GnuPG allows do, and each signature is ten times as fast.
+SCRATCH_AGENT_CONFIGURATION = AGENT_CONFIGURATION + "s2k-count 65536\n"
+
+AGENT_CONFIGURATION_NAME = "gpg-agent.conf"
+
+#: What tells that a directory is in use as a GnuPG home.
+_SIGNS_OF_USE = (
+    AGENT_CONFIGURATION_NAME,
+    "gpg.conf",
+    "private-keys-v1.d",
+    "pubring.gpg",
+    "pubring.kbx",
+    "secring.gpg",
+)
+
+_LOCK = ".sigul-lock"
+_LOCK_POLL = 0.02
+
+#: What the path of a Unix socket may have at most, with its closing NUL.
+_SOCKET_PATH_BYTES = 108
+_LONGEST_SOCKET_NAME = "/S.gpg-agent.browser"
+#: Where short names for long paths are kept, in a directory that belongs to the user alone.
+_SHORT_NAMES = Path("/tmp")  # noqa: S108 - checked in _private_directory
+
+
+def prepare_directory(path: Path) -> None:
+    """Make `path` a GnuPG home with our configuration, or check the one that is there.
+
+    Raises `KeystoreError` where it cannot be used, and `OSError`.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = not any((path / name).exists() for name in _SIGNS_OF_USE)
+    found = path.stat()
+    if new and found.st_uid == os.geteuid():
+        path.chmod(0o700)
+        found = path.stat()
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise KeystoreError(
+            f"GnuPG home {path} must belong to user {os.geteuid()} and nobody else may use it:"
+            f" chown -R {os.geteuid()} '{path}' && chmod 700 '{path}'"
+        )
+    if new:
+        write_new(path / AGENT_CONFIGURATION_NAME, AGENT_CONFIGURATION.encode("ascii"))
+    else:
+        _check_configuration(path)
+
+
+def _options(path: Path) -> dict[str, str]:
+    """The options in a configuration file of GnuPG; none if it does not exist."""
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    pairs = (line.strip().removeprefix("--").partition(" ") for line in lines)
+    return {name: value.strip() for name, _, value in pairs if name and not name.startswith("#")}
+
+
+def _check_configuration(path: Path) -> None:
+    if "use-keyboxd" in _options(path / "common.conf"):
+        raise KeystoreError(
+            f"{path / 'common.conf'} has use-keyboxd, which a signing server does not support;"
+            " export the public keys, remove that line and import them again"
+        )
+    agent = _options(path / AGENT_CONFIGURATION_NAME)
+    if "no-allow-loopback-pinentry" in agent:
+        raise KeystoreError(
+            f"{path / AGENT_CONFIGURATION_NAME} has no-allow-loopback-pinentry, so that no"
+            " passphrase can be given to GnuPG; remove that line, then: gpgconf --homedir"
+            f" '{path}' --kill gpg-agent"
+        )
+    if agent.get("max-cache-ttl") not in ("0", "1"):
+        _log.warning(
+            "%s lets gpg-agent keep passphrases in its memory; add: max-cache-ttl 0",
+            path / AGENT_CONFIGURATION_NAME,
+        )
+
+
+@contextmanager
+def locked(path: Path, time_limit: float) -> Iterator[None]:
+    """Hold the lock that every change to the keys in the home `path` takes.
+
+    Raises `KeystoreError` if others hold it for `time_limit` seconds.
+    """
+    deadline = time.monotonic() + time_limit
+    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while not try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                raise KeystoreError(
+                    f"another request has been changing keys in {path} for {time_limit:g} s;"
+                    " try again later"
+                )
+            time.sleep(_LOCK_POLL)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file or directory for as long as it is open, if nobody else has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def short_path(path: Path) -> Path:
+    """A name of the home `path` that is short enough for the agent's sockets in it.
+
+    Where it is too long itself, that is a symbolic link with a name that follows from the path,
+    so that all processes use the same. Raises `KeystoreError` where that cannot be made.
+    """
+    if len(os.fsencode(path)) + len(_LONGEST_SOCKET_NAME) < _SOCKET_PATH_BYTES:
+        return path
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+    link = _private_directory() / name
+    try:
+        if not link.is_symlink():
+            # Others may be doing the same: all of them make the same link.
+            temporary = link.with_name(f"{name}.{secrets.token_hex(8)}")
+            temporary.symlink_to(path)
+            temporary.replace(link)
+    except OSError as error:
+        raise KeystoreError(
+            f"cannot make a short name for {path} in {link.parent} ({error.strerror}); use a"
+            f" shorter gnupg-home, or remove {link.parent}"
+        ) from error
+    return link
+
+
+def forget_short_path(path: Path) -> None:
+    """Remove the short name of a home that is no more."""
+    short = short_path(path)
+    if short != path:
+        short.unlink(missing_ok=True)
+
+
+def _private_directory() -> Path:
+    directory = _SHORT_NAMES / f"sigul-gnupg-{os.geteuid()}"
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        found = directory.lstat()
+    except OSError as error:
+        raise KeystoreError(
+            f"cannot make {directory} ({error.strerror}); use a gnupg-home with a path of at most"
+            f" {_SOCKET_PATH_BYTES - len(_LONGEST_SOCKET_NAME) - 1} bytes"
+        ) from error
+    # In a directory that anybody may write to, somebody else may have come first.
+    owned = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    if not owned or stat.S_IMODE(found.st_mode) & 0o077:
+        raise KeystoreError(
+            f"{directory} is not a directory that user {os.geteuid()} alone may use; remove it"
+        )
+    return directory

@@ -1,0 +1,266 @@
+"""The GnuPG home with a server's OpenPGP keys: making, importing, changing and deleting them.
+
+Every change leaves a key whole or not there at all, whatever fails and whenever the process is
+killed, and is checked afterwards by what gpg then lists. Signing and decrypting are in
+`signing.openpgp`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
+from ...secret import Secret
+from ..files import storage_errors
+from ..process import memory_file
+from .directory import locked, prepare_directory
+from .output import ListedKey
+from .program import GnuPG
+from .scratch import move_in, remove_key, remove_leftovers, scratch_home, sync_keys
+
+_log = logging.getLogger(__name__)
+
+#: Curves as key types: GnuPG's algorithm for primary keys and for subkeys, and its curve.
+_CURVES = {
+    "ed25519": ("EDDSA", "EDDSA", "ed25519"),
+    "cv25519": (None, "ECDH", "cv25519"),
+    "nistp256": ("ECDSA", "ECDH", "nistp256"),
+    "nistp384": ("ECDSA", "ECDH", "nistp384"),
+    "nistp521": ("ECDSA", "ECDH", "nistp521"),
+}
+
+_ALGORITHM = re.compile(r"[A-Za-z0-9_-]+")
+_USAGE = re.compile(r"[a-z]+([ ,]+[a-z]+)*")
+#: What a part of a user ID may hold: no control character, nothing that looks like an address.
+_USER_ID_PART = re.compile(r"[^\x00-\x1f\x7f<>]*")
+
+
+@dataclass(frozen=True, slots=True)
+class KeySettings:
+    """What new keys are like, as `[gnupg]` of the server's configuration says.
+
+    A type is an algorithm of GnuPG's (RSA, DSA, ELG), of which the length in bits counts, or a
+    curve (ed25519, cv25519, nistp256…). An empty `subkey_type` means no subkey.
+    """
+
+    key_type: str = "RSA"
+    key_length: int = 2048
+    subkey_type: str = "RSA"
+    subkey_length: int = 2048
+    key_usage: str = "sign"
+
+
+@dataclass(frozen=True, slots=True)
+class UserId:
+    """Whom a key belongs to. The comment and the e-mail address may be empty."""
+
+    real: str
+    comment: str = ""
+    email: str = ""
+
+
+class GnuPGHome(GnuPG):
+    """The GnuPG home at `path`. `time_limit` is for one run of gpg, in seconds."""
+
+    def __init__(
+        self, path: Path, *, settings: KeySettings | None = None, time_limit: float = 60.0
+    ) -> None:
+        super().__init__(path, time_limit=time_limit)
+        self._settings = settings or KeySettings()
+
+    def prepare(self) -> None:
+        """Make the home if there is none, check it, remove leftovers and start the agent.
+
+        To be done once, before others use it. Raises `KeystoreError` where it cannot be used.
+        """
+        with storage_errors(self.path):
+            prepare_directory(self.path)
+            self.list_keys()
+            remove_leftovers(self)
+        with self.agent():
+            pass
+
+    def generate(
+        self, passphrase: Secret, user_id: UserId, expires: datetime.date | None = None
+    ) -> str:
+        """Make a new key protected with `passphrase`, and return its fingerprint.
+
+        `expires` None means never. Raises `ConfigurationError` and `KeystoreError`.
+        """
+        parameters = _parameters(self._settings, user_id, expires)
+        with storage_errors(self.path), scratch_home(self) as scratch:
+            with memory_file(parameters.encode("utf-8")) as descriptor:
+                outcome = scratch.run(
+                    ["--full-generate-key"], passphrase=passphrase, stdin=descriptor
+                )
+            made = outcome.status.of("KEY_CREATED")
+            keys = scratch.list_keys()
+            if outcome.returncode or not made or len(keys) != 1:
+                raise outcome.failure(
+                    "making a GnuPG key",
+                    "check the user ID, the expiry date and [gnupg] in the server's configuration",
+                )
+            move_in(self, scratch, keys[0])
+            return keys[0].fingerprint
+
+    def import_secret(self, data: bytes, file_passphrase: Secret, passphrase: Secret) -> str:
+        """Import the secret key in `data`, protect it with `passphrase`; return its fingerprint.
+
+        `data` is an OpenPGP secret key, armoured or not, whose passphrase is `file_passphrase`
+        (which does not matter if it has none). Raises `RequestRefused`: invalid import, import
+        passphrase error, already exists; and `KeystoreError`.
+        """
+        with storage_errors(self.path), scratch_home(self) as scratch:
+            with memory_file(data) as descriptor:
+                outcome = scratch.run(["--import"], stdin=descriptor)
+            _log.debug("importing a key: %s", outcome.messages)
+            key = _only_secret_key(scratch.list_keys())
+            for part in key.parts:
+                if part.secret:
+                    with scratch.agent() as agent:
+                        try:
+                            agent.change_passphrase(part.keygrip, file_passphrase, passphrase)
+                        except WrongPassphrase:
+                            raise RequestRefused(Status.IMPORT_PASSPHRASE_ERROR) from None
+            move_in(self, scratch, key)
+            return key.fingerprint
+
+    def delete(self, fingerprint: str) -> None:
+        """Delete the key, secret and public. One that is not there is only logged.
+
+        Raises `KeystoreError` if any of it is left.
+        """
+        with storage_errors(self.path), locked(self.path, self.time_limit):
+            if self.key(fingerprint) is None:
+                _log.warning("key %s was not in %s when it was deleted", fingerprint, self.path)
+            remove_key(self, fingerprint)
+
+    def change_expiration(
+        self,
+        fingerprint: str,
+        passphrase: Secret,
+        expires: datetime.date | None,
+        subkey: int = 0,
+    ) -> None:
+        """Have the key, or its `subkey` (counted from 1), expire on that day; None means never.
+
+        Raises `KeystoreError`: there is no such key or subkey, or gpg refuses the date.
+        """
+        with storage_errors(self.path), locked(self.path, self.time_limit):
+            part = self._existing(fingerprint, subkey).parts[subkey]
+            outcome = self.run(
+                [
+                    *("--quick-set-expire", fingerprint, _date(expires)),
+                    *([part.fingerprint] if subkey else []),
+                ],
+                passphrase=passphrase,
+            )
+            if outcome.status.says_wrong_passphrase():
+                raise WrongPassphrase(f"the passphrase does not open key {fingerprint}")
+            found = self._existing(fingerprint, subkey).parts[subkey].expires
+            if outcome.returncode or _day(found) != expires:
+                raise outcome.failure(
+                    f"changing the expiration of key {fingerprint}", "choose a date in the future"
+                )
+            sync_keys(self.path)
+
+    def public(self, fingerprint: str) -> bytes:
+        """The public key, armoured. Raises `KeystoreError` if it is not there."""
+        return self.export(fingerprint, armor=True)
+
+    def fingerprints(self) -> frozenset[str]:
+        """The fingerprints of all keys whose secret is here, in upper-case hex."""
+        return frozenset(key.fingerprint for key in self.list_keys() if key.secret)
+
+    def _existing(self, fingerprint: str, subkey: int) -> ListedKey:
+        key = self.key(fingerprint)
+        if key is None:
+            raise KeystoreError(
+                f"key {fingerprint} is not in {self.path}; check the key store against the database"
+            )
+        if not 0 <= subkey < len(key.parts):
+            raise KeystoreError(
+                f"there is no subkey {subkey}: the key has {len(key.parts) - 1}, counted from 1;"
+                " name one of them, or none for the key itself"
+            )
+        return key
+
+
+def _only_secret_key(keys: list[ListedKey]) -> ListedKey:
+    if len(keys) != 1:
+        raise RequestRefused(
+            Status.INVALID_IMPORT,
+            f"it holds {len(keys)} keys; export one secret key alone"
+            if keys
+            else "it holds no OpenPGP key",
+        )
+    if not keys[0].secret:
+        raise RequestRefused(
+            Status.INVALID_IMPORT, "it holds a public key only; use gpg --export-secret-keys"
+        )
+    return keys[0]
+
+
+# --- Parameters and dates as gpg takes them ----------------------------------------------------
+
+
+def _parameters(settings: KeySettings, user_id: UserId, expires: datetime.date | None) -> str:
+    lines = [
+        *_type_lines("Key", settings.key_type, settings.key_length),
+        *_type_lines("Subkey", settings.subkey_type, settings.subkey_length),
+        *_user_id_lines(user_id),
+        f"Expire-Date: {_date(expires)}",
+    ]
+    if settings.key_usage:
+        if not _USAGE.fullmatch(settings.key_usage.lower()):
+            raise ConfigurationError(
+                f"[gnupg] gnupg-key-usage: {settings.key_usage!r} is no usage; write sign"
+            )
+        # Behind Key-Type, which has to be the first.
+        lines.insert(1, f"Key-Usage: {settings.key_usage.lower()}")
+    return "\n".join([*lines, "%commit", ""])
+
+
+def _type_lines(which: str, name: str, length: int) -> list[str]:
+    option = f"gnupg-{which.lower()}-type"
+    if not name and which == "Subkey":
+        return []
+    if name.lower() in _CURVES:
+        primary, subkey, curve = _CURVES[name.lower()]
+        algorithm = primary if which == "Key" else subkey
+        if algorithm is None:
+            raise ConfigurationError(f"[gnupg] {option}: {name} cannot sign; write ed25519")
+        return [f"{which}-Type: {algorithm}", f"{which}-Curve: {curve}"]
+    if not _ALGORITHM.fullmatch(name):
+        raise ConfigurationError(f"[gnupg] {option}: {name!r} is no algorithm; write RSA")
+    return [f"{which}-Type: {name}", f"{which}-Length: {length}"]
+
+
+def _user_id_lines(user_id: UserId) -> list[str]:
+    parts = {
+        "Name-Real": user_id.real,
+        "Name-Comment": user_id.comment,
+        "Name-Email": user_id.email,
+    }
+    for name, text in parts.items():
+        if not _USER_ID_PART.fullmatch(text):
+            raise KeystoreError(
+                f"{name} {text!r} has a character that a user ID cannot have; leave out < > and"
+                " control characters"
+            )
+    return [f"{name}: {text}" for name, text in parts.items() if text.strip()]
+
+
+def _date(expires: datetime.date | None) -> str:
+    return expires.isoformat() if expires else "0"
+
+
+def _day(expires: int | None) -> datetime.date | None:
+    """The day of a time in seconds since 1970. GnuPG has keys expire at noon UTC of theirs."""
+    if expires is None:
+        return None
+    return datetime.datetime.fromtimestamp(expires, datetime.UTC).date()

@@ -1,0 +1,124 @@
+"""What gpg says, for programs: status lines and colon listings (GnuPG's doc/DETAILS).
+
+Lines and fields that are unknown here are passed over: every version of GnuPG adds some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+_STATUS = "[GNUPG:] "
+
+# Fields of a colon listing, counted from 0.
+_TYPE, _EXPIRES, _TEXT, _CAPABILITIES, _TOKEN = 0, 6, 9, 11, 14
+_FIELDS = 15
+
+_CODE_MASK = 0xFFFF
+#: Error codes (libgpg-error): a wrong passphrase, or none for a key that has one.
+PASSPHRASE_ERRORS = frozenset({11, 177})
+
+
+def error_code(number: str) -> int:
+    """The code in an error number as GnuPG prints it (the upper bits only tell its origin)."""
+    return int(number) & _CODE_MASK if number.isdecimal() else 0
+
+
+@dataclass(frozen=True, slots=True)
+class StatusLine:
+    """One status line: its keyword, as `SIG_CREATED`, and its arguments."""
+
+    keyword: str
+    arguments: tuple[str, ...]
+
+    def is_wrong_passphrase(self) -> bool:
+        """Whether this FAILURE or ERROR is that a passphrase did not open a secret key."""
+        return len(self.arguments) > 1 and error_code(self.arguments[1]) in PASSPHRASE_ERRORS
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All status lines of one run of gpg, in their order."""
+
+    lines: tuple[StatusLine, ...]
+
+    def of(self, *keywords: str) -> list[StatusLine]:
+        """The lines with one of `keywords`."""
+        return [line for line in self.lines if line.keyword in keywords]
+
+    def says_wrong_passphrase(self) -> bool:
+        """Whether something failed because the passphrase did not open a secret key."""
+        return any(line.is_wrong_passphrase() for line in self.of("FAILURE", "ERROR"))
+
+
+def parse_status(text: str) -> Status:
+    """The status lines in what gpg wrote to its status descriptor."""
+    lines = []
+    for line in text.splitlines():
+        if line.startswith(_STATUS):
+            keyword, *arguments = line.removeprefix(_STATUS).split(" ")
+            lines.append(StatusLine(keyword, tuple(arguments)))
+    return Status(tuple(lines))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPart:
+    """A primary key or a subkey. `secret` says whether its secret part is in the key store."""
+
+    fingerprint: str
+    keygrip: str
+    secret: bool
+    capabilities: str
+    expires: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedKey:
+    """A key: its primary key, then its subkeys in their order in the key."""
+
+    parts: tuple[KeyPart, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """The primary key's fingerprint, which is the key's."""
+        return self.parts[0].fingerprint
+
+    @property
+    def secret(self) -> bool:
+        """Whether the secret of any part is in the key store."""
+        return any(part.secret for part in self.parts)
+
+
+def parse_keys(listing: str) -> list[ListedKey]:
+    """The keys in a colon listing made with `--with-secret` and `--with-keygrip`."""
+    keys: list[list[KeyPart]] = []
+    for starts_key, part in _parts(line.split(":") for line in listing.splitlines()):
+        if starts_key:
+            keys.append([])
+        if keys:
+            keys[-1].append(part)
+    return [ListedKey(tuple(parts)) for parts in keys]
+
+
+def _parts(records: Iterable[list[str]]) -> Iterator[tuple[bool, KeyPart]]:
+    """Each key's and subkey's record, with the fingerprint and keygrip that follow it."""
+    head: list[str] | None = None
+    fingerprint = ""
+    for record in records:
+        kind = record[_TYPE]
+        if kind in ("pub", "sub") and len(record) >= _FIELDS:
+            head, fingerprint = record, ""
+        elif kind == "fpr" and head and not fingerprint:
+            fingerprint = record[_TEXT]
+        elif kind == "grp" and head and fingerprint:
+            yield (
+                head[_TYPE] == "pub",
+                KeyPart(
+                    fingerprint=fingerprint,
+                    keygrip=record[_TEXT],
+                    secret=head[_TOKEN] == "+",
+                    capabilities=head[_CAPABILITIES],
+                    expires=int(head[_EXPIRES]) if head[_EXPIRES].isdecimal() else None,
+                ),
+            )
+            head = None

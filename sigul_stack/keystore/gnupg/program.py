@@ -1,0 +1,155 @@
+"""Running gpg in one home, and asking it which keys there are.
+
+gpg gets no `gpg.conf`: an option there (as `ignore-mdc-error`) could undo what the callers rely
+on. It gets passphrases through pipes, and its agent asks nobody. The agent is started by gpg
+when it is needed, which gpg does under a lock of its own, and stays: the server's processes all
+use the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import KeystoreError
+from ...secret import Secret
+from ..process import run, secret_pipe
+from .agent import AgentConnection
+from .directory import short_path
+from .output import ListedKey, Status, parse_keys, parse_status
+
+#: Where the programs come from, in Debian and its kin.
+PACKAGE = "gnupg"
+
+#: How long anything takes that is no signature and makes no key, in seconds.
+_QUICK = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run of gpg ended: exit code, status lines, messages and (if captured) output."""
+
+    returncode: int
+    status: Status
+    messages: str
+    output: bytes
+
+    def failure(self, what: str, cure: str) -> KeystoreError:
+        """An error that says `what` failed, gpg's last words about it, and the `cure`."""
+        words = [line for line in self.messages.splitlines() if line.strip()]
+        reason = words[-1].strip() if words else f"exit code {self.returncode}"
+        return KeystoreError(f"{what} failed ({reason}); {cure}")
+
+
+class GnuPG:
+    """gpg in the home `path`. `time_limit` is for one run, in seconds."""
+
+    def __init__(self, path: Path, *, time_limit: float = 60.0) -> None:
+        self.path = path.absolute()
+        self.time_limit = time_limit
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        passphrase: Secret | None = None,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        inherit: Sequence[int] = (),
+        time_limit: float | None = None,
+    ) -> Outcome:
+        """Run gpg with `arguments`; what its failing means is for the caller to say.
+
+        `passphrase` is for every secret key that it uses; the descriptors are as in
+        `process.run`. Raises `ToolMissing`, and `KeystoreError` where gpg does not end or writes
+        without end.
+        """
+        with ExitStack() as cleanup:
+            options = []
+            if passphrase is not None:
+                descriptor = cleanup.enter_context(secret_pipe(passphrase))
+                options = ["--passphrase-fd", str(descriptor)]
+                inherit = [*inherit, descriptor]
+            finished = run(
+                [
+                    *("gpg", "--homedir", str(short_path(self.path)), "--no-options"),
+                    *("--batch", "--no-tty", "--pinentry-mode", "loopback"),
+                    *("--trust-model", "always", "--no-auto-check-trustdb"),
+                    *options,
+                    *arguments,
+                ],
+                package=PACKAGE,
+                time_limit=time_limit or self.time_limit,
+                stdin=stdin,
+                stdout=stdout,
+                inherit=inherit,
+                status_option="--status-fd",
+            )
+        return Outcome(
+            finished.returncode, parse_status(finished.status), finished.stderr, finished.stdout
+        )
+
+    def list_keys(self) -> list[ListedKey]:
+        """All keys, with secrets and without. Raises `KeystoreError`."""
+        return self._list([])
+
+    def key(self, fingerprint: str) -> ListedKey | None:
+        """The key with that fingerprint of its primary key, if there is one."""
+        found = self._list([fingerprint])
+        return next((key for key in found if key.fingerprint == fingerprint), None)
+
+    def _list(self, which: Sequence[str]) -> list[ListedKey]:
+        outcome = self.run(
+            ["--with-colons", "--with-secret", "--with-keygrip", "--list-keys", "--", *which],
+            time_limit=_QUICK,
+        )
+        # A key that is not there is a failure to gpg.
+        if outcome.returncode and not which:
+            raise outcome.failure(f"listing the keys in {self.path}", "check the GnuPG home")
+        return parse_keys(outcome.output.decode("utf-8", "replace"))
+
+    def export(self, fingerprint: str, *, armor: bool) -> bytes:
+        """The public key `fingerprint`. Raises `KeystoreError` if it is not there."""
+        outcome = self.run(
+            [*(["--armor"] if armor else []), "--export", "--", fingerprint], time_limit=_QUICK
+        )
+        if outcome.returncode or not outcome.output:
+            raise outcome.failure(
+                f"exporting key {fingerprint} from {self.path}",
+                "check the key store against the database",
+            )
+        return outcome.output
+
+    def agent(self) -> AgentConnection:
+        """A connection to the agent, which is started if need be. Raises `KeystoreError`."""
+        self.configure("--launch", "gpg-agent")
+        return AgentConnection(self.agent_socket(), self.time_limit)
+
+    def agent_socket(self) -> Path:
+        """Where the agent listens, or would."""
+        return Path(self.configure("--list-dirs", "agent-socket").decode().strip())
+
+    def stop_agent(self) -> None:
+        """End the agent, if it runs. The next run of gpg that needs one starts it again."""
+        path = self.agent_socket()
+        if path.exists():
+            # Most likely it ended by itself and left its socket.
+            with suppress(KeystoreError), AgentConnection(path, _QUICK) as agent:
+                agent.kill()
+
+    def configure(self, *arguments: str) -> bytes:
+        """Run gpgconf for this home and return its output. Raises `KeystoreError`."""
+        finished = run(
+            ["gpgconf", "--homedir", str(short_path(self.path)), *arguments],
+            package=PACKAGE,
+            time_limit=_QUICK,
+        )
+        if finished.returncode:
+            reason = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
+            raise KeystoreError(
+                f"gpgconf {' '.join(arguments)} failed in {self.path} ({reason[-1]});"
+                " check the GnuPG home, and that gpg-agent is installed"
+            )
+        return finished.stdout

@@ -1,0 +1,194 @@
+"""Making keys aside: a new key is made in a scratch home, and moves in when it is complete.
+
+Scratch homes are directories `.new-…` in the home itself, so on its file system. Moving in is:
+first the secret parts, as further hard links of the scratch home's files, then the public key.
+A key counts as being there once its public part is, so what a kill in between leaves is an
+incomplete scratch home and perhaps links to its files that no public key names; `remove_leftovers`
+takes both away. Whoever uses a scratch home keeps it locked meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ...errors import KeystoreError, RequestRefused, SigulError, Status
+from ..files import sync, write_new
+from ..process import memory_file
+from .directory import (
+    AGENT_CONFIGURATION_NAME,
+    SCRATCH_AGENT_CONFIGURATION,
+    forget_short_path,
+    locked,
+    try_lock,
+)
+from .output import ListedKey
+from .program import GnuPG
+
+_log = logging.getLogger(__name__)
+
+_PREFIX = ".new-"
+_SECRETS = "private-keys-v1.d"
+_REVOCATIONS = "openpgp-revocs.d"
+#: How long a scratch home may take to vanish, in seconds: its agent is removing its files, too.
+_REMOVAL_LIMIT = 10.0
+
+
+@contextmanager
+def scratch_home(home: GnuPG) -> Iterator[GnuPG]:
+    """A new, empty GnuPG home to make a key of `home` in; it is gone afterwards."""
+    with locked(home.path, home.time_limit):  # or remove_leftovers might take it for one
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=home.path))
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try_lock(descriptor)
+    scratch = GnuPG(path, time_limit=home.time_limit)
+    try:
+        write_new(path / AGENT_CONFIGURATION_NAME, SCRATCH_AGENT_CONFIGURATION.encode("ascii"))
+        yield scratch
+    finally:
+        try:
+            _remove(scratch)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(scratch: GnuPG) -> None:
+    try:
+        scratch.stop_agent()
+    except SigulError as error:
+        _log.warning("the agent of scratch home %s may be left running: %s", scratch.path, error)
+    deadline = time.monotonic() + _REMOVAL_LIMIT
+    while scratch.path.exists():
+        shutil.rmtree(scratch.path, ignore_errors=True)
+        if time.monotonic() > deadline:
+            _log.error("cannot remove scratch home %s; remove it by hand", scratch.path)
+            return
+    forget_short_path(scratch.path)
+
+
+def move_in(home: GnuPG, scratch: GnuPG, key: ListedKey) -> None:
+    """Put the complete `key` of `scratch` into `home`.
+
+    Raises `RequestRefused` (already exists) if it, or a part of it, is there; `KeystoreError`
+    where anything fails, and then nothing of it is left in `home`.
+    """
+    public = scratch.export(key.fingerprint, armor=False)
+    grips = [part.keygrip for part in key.parts if part.secret]
+    with locked(home.path, home.time_limit):
+        there = home.list_keys()
+        taken = {part.keygrip for other in there for part in other.parts if part.secret}
+        if taken.intersection(grips):
+            raise RequestRefused(Status.ALREADY_EXISTS, f"key {key.fingerprint} is in the store")
+        if any(other.fingerprint == key.fingerprint for other in there):
+            _log.warning(
+                "completing key %s, of which only the public part is there", key.fingerprint
+            )
+        try:
+            _link_secrets(home, scratch, grips)
+            _import_public(home, public)
+            arrived = home.key(key.fingerprint)
+            if arrived is None or not set(key.parts) <= set(arrived.parts):
+                raise KeystoreError(
+                    f"key {key.fingerprint} did not arrive complete in {home.path}; see the log"
+                )
+            _keep_revocation(home, scratch, key.fingerprint)
+            sync_keys(home.path)
+        except BaseException:
+            remove_key(home, key.fingerprint)
+            _unlink_secrets(home, grips)
+            raise
+
+
+def _link_secrets(home: GnuPG, scratch: GnuPG, grips: list[str]) -> None:
+    directory = home.path / _SECRETS
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for grip in grips:
+        source = _secret_file(scratch, grip)
+        sync(source)
+        # No key there has this part: such a file is what an attempt left that was killed.
+        _secret_file(home, grip).unlink(missing_ok=True)
+        os.link(source, _secret_file(home, grip))
+    sync(directory)
+
+
+def _unlink_secrets(home: GnuPG, grips: Iterable[str]) -> None:
+    for grip in grips:
+        _secret_file(home, grip).unlink(missing_ok=True)
+
+
+def _secret_file(home: GnuPG, grip: str) -> Path:
+    return home.path / _SECRETS / f"{grip}.key"
+
+
+def _import_public(home: GnuPG, public: bytes) -> None:
+    with memory_file(public) as descriptor:
+        outcome = home.run(["--import"], stdin=descriptor)
+    if outcome.returncode:
+        raise outcome.failure(f"importing into {home.path}", "check the GnuPG home and its disk")
+
+
+def _keep_revocation(home: GnuPG, scratch: GnuPG, fingerprint: str) -> None:
+    """GnuPG makes a revocation certificate for each new key; keep it where GnuPG would."""
+    made = scratch.path / _REVOCATIONS / f"{fingerprint}.rev"
+    if made.exists():
+        directory = home.path / _REVOCATIONS
+        directory.mkdir(mode=0o700, exist_ok=True)
+        made.replace(directory / made.name)
+
+
+def remove_key(home: GnuPG, fingerprint: str) -> None:
+    """Delete all of a key, as far as it is there, and make sure that it is gone.
+
+    For a caller who holds the lock. Raises `KeystoreError` if any of it is left.
+    """
+    key = home.key(fingerprint)
+    if key is None:
+        return
+    if key.secret:
+        home.run(["--yes", "--delete-secret-keys", "--", fingerprint])
+    outcome = home.run(["--yes", "--delete-keys", "--", fingerprint])
+    # gpg leaves the subkeys' secrets where the primary key has none.
+    needed = {part.keygrip for other in home.list_keys() for part in other.parts}
+    _unlink_secrets(home, {part.keygrip for part in key.parts} - needed)
+    if home.key(fingerprint) is not None:
+        raise outcome.failure(
+            f"deleting key {fingerprint} from {home.path}", "delete it by hand, with gpg"
+        )
+    sync_keys(home.path)
+
+
+def sync_keys(path: Path) -> None:
+    """Have changes to the keys in the home `path` reach the disk."""
+    for name in ("pubring.kbx", "pubring.gpg", _SECRETS, "."):
+        with suppress(FileNotFoundError):
+            sync(path / name)
+
+
+def remove_leftovers(home: GnuPG) -> None:
+    """Remove what was left by processes that were killed while they made keys."""
+    with locked(home.path, home.time_limit):
+        paths = [path for path in home.path.glob(f"{_PREFIX}*") if path.is_dir()]
+        for path in paths:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if try_lock(descriptor):
+                    _log.warning("removing %s, left by a process that was killed", path)
+                    _remove_links(home, path)
+                    _remove(GnuPG(path, time_limit=home.time_limit))
+            finally:
+                os.close(descriptor)
+
+
+def _remove_links(home: GnuPG, scratch: Path) -> None:
+    """Remove the scratch home's secret parts from `home`, where no key has them."""
+    known = {part.keygrip for key in home.list_keys() for part in key.parts}
+    for left in (scratch / _SECRETS).glob("*.key"):
+        linked = _secret_file(home, left.stem)
+        if left.stem not in known and linked.exists() and linked.samefile(left):
+            linked.unlink()

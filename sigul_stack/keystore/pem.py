@@ -1,0 +1,250 @@
+"""ECC and RSA keys, as PEM files in `keys-storage`.
+
+For the key with fingerprint FPR: `FPR.pem` (PKCS#8, encrypted with the key's passphrase, 0600),
+`FPR.public.pem`, and a file `FPR.cert.NAME.pem` for each of its certificates. The fingerprint is
+the SHA-1 of the public key's DER SubjectPublicKeyInfo in lower-case hex: a name, no protection.
+
+A key is there if `FPR.pem` is: that file is put in place last, and removed first. Every file
+appears whole, and none is ever replaced by another key's or certificate's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from ..database import KeyType
+from ..errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
+from ..secret import Secret
+from .files import storage_errors, sync, write_new
+
+_log = logging.getLogger(__name__)
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+#: The curves that `ecc-default-curve` may name.
+CURVES: dict[str, Callable[[], ec.EllipticCurve]] = {
+    "SECP224R1": ec.SECP224R1,
+    "SECP256R1": ec.SECP256R1,
+    "SECP384R1": ec.SECP384R1,
+    "SECP521R1": ec.SECP521R1,
+    "SECP256K1": ec.SECP256K1,
+    "BRAINPOOLP256R1": ec.BrainpoolP256R1,
+    "BRAINPOOLP384R1": ec.BrainpoolP384R1,
+    "BRAINPOOLP512R1": ec.BrainpoolP512R1,
+}
+
+_KINDS = {KeyType.ECC: ec.EllipticCurvePrivateKey, KeyType.RSA: rsa.RSAPrivateKey}
+_PUBLIC_EXPONENT = 65537
+#: The smallest RSA key that can sign what is signed here, in bits.
+_SMALLEST_RSA = 1024
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{40}")
+_CERTIFICATE_NAME = re.compile(r"[A-Za-z]+")
+
+
+@dataclass(frozen=True, slots=True)
+class PemSettings:
+    """What new keys are like, as `[keys]` of the server's configuration says."""
+
+    allowed_key_types: frozenset[KeyType] = frozenset({KeyType.ECC, KeyType.RSA})
+    curve: str = "SECP256R1"
+    rsa_key_size: int = 2048
+
+
+class PemStore:
+    """The ECC and RSA keys in the directory `path`."""
+
+    def __init__(self, path: Path, *, settings: PemSettings | None = None) -> None:
+        self.path = path.absolute()
+        self._settings = settings or PemSettings()
+
+    def prepare(self) -> None:
+        """Make the directory if there is none. Raises `KeystoreError` where it cannot be used."""
+        with storage_errors(self.path):
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError(f"user {os.geteuid()} may not write there")
+
+    def generate(self, keytype: KeyType, passphrase: Secret) -> str:
+        """Make a new key protected with `passphrase`; its fingerprint.
+
+        Raises `RequestRefused` (unsupported keytype), `ConfigurationError`, `KeystoreError`.
+        """
+        self._check_type(keytype)
+        key: PrivateKey
+        if keytype is KeyType.ECC:
+            curve = CURVES.get(self._settings.curve.upper())
+            if curve is None:
+                raise ConfigurationError(
+                    f"[keys] ecc-default-curve: there is no curve {self._settings.curve!r};"
+                    f" choose from: {', '.join(CURVES)}"
+                )
+            key = ec.generate_private_key(curve())
+        else:
+            size = self._settings.rsa_key_size
+            if size < _SMALLEST_RSA:
+                raise ConfigurationError(f"[keys] rsa-key-size: {size} is too small; write 2048")
+            key = rsa.generate_private_key(_PUBLIC_EXPONENT, size)
+        return self._add(key, passphrase)
+
+    def import_secret(
+        self, keytype: KeyType, data: bytes, file_passphrase: Secret, passphrase: Secret
+    ) -> str:
+        """Import the private key in `data` and protect it with `passphrase`; its fingerprint.
+
+        `data` is PEM or DER, of any format that holds one private key; its passphrase is
+        `file_passphrase`, which does not matter if it has none. Raises `RequestRefused`: invalid
+        import, import passphrase error, already exists, unsupported keytype.
+        """
+        self._check_type(keytype)
+        try:
+            key = _load_private(data, file_passphrase)
+        except WrongPassphrase:
+            raise RequestRefused(Status.IMPORT_PASSPHRASE_ERROR) from None
+        except KeystoreError as error:
+            raise RequestRefused(Status.INVALID_IMPORT, str(error)) from None
+        if not isinstance(key, _KINDS[keytype]):
+            raise RequestRefused(
+                Status.INVALID_IMPORT, f"it holds no {keytype} key; name the type that it is of"
+            )
+        if isinstance(key, rsa.RSAPrivateKey) and key.key_size < _SMALLEST_RSA:
+            raise RequestRefused(
+                Status.INVALID_IMPORT, f"an RSA key of {key.key_size} bits is too small"
+            )
+        return self._add(key, passphrase)
+
+    def load(self, fingerprint: str, passphrase: Secret) -> PrivateKey:
+        """The private key. Raises `WrongPassphrase`, and `KeystoreError` if it is not there."""
+        return _load_private(self._read(self._private(fingerprint)), passphrase)
+
+    def public(self, fingerprint: str) -> bytes:
+        """The public key, PEM. Raises `KeystoreError` if it is not there."""
+        return self._read(self._file(fingerprint, "public"))
+
+    def delete(self, fingerprint: str) -> None:
+        """Delete the key, with its certificates. One that is not there is only logged.
+
+        Raises `KeystoreError` if any of it is left.
+        """
+        with storage_errors(self.path):
+            if not self._private(fingerprint).exists():
+                _log.warning("key %s was not in %s when it was deleted", fingerprint, self.path)
+            self._private(fingerprint).unlink(missing_ok=True)
+            sync(self.path)  # the key goes first, even if the machine stops now
+            for left in self.path.glob(f"{fingerprint}.*"):
+                left.unlink(missing_ok=True)
+            sync(self.path)
+
+    def fingerprints(self) -> frozenset[str]:
+        """The fingerprints of all keys. Raises `KeystoreError`."""
+        with storage_errors(self.path):
+            return frozenset(
+                path.stem for path in self.path.iterdir()
+                if path.suffix == ".pem" and _FINGERPRINT.fullmatch(path.stem)
+            )  # fmt: skip
+
+    def add_certificate(self, fingerprint: str, name: str, certificate: bytes) -> None:
+        """Keep a certificate (PEM) of the key under `name`, which is letters only.
+
+        Raises `RequestRefused` (already exists) if the key has one of that name.
+        """
+        try:
+            with storage_errors(self.path):
+                write_new(self._certificate(fingerprint, name), certificate, 0o644)
+        except KeystoreError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                raise RequestRefused(
+                    Status.ALREADY_EXISTS, f"the key has a certificate {name}; choose another name"
+                ) from None
+            raise
+
+    def certificate(self, fingerprint: str, name: str) -> bytes:
+        """The certificate `name` of the key, PEM. Raises `KeystoreError` if there is none."""
+        return self._read(self._certificate(fingerprint, name))
+
+    def certificates(self, fingerprint: str) -> frozenset[str]:
+        """The names of the key's certificates."""
+        with storage_errors(self.path):
+            paths = self.path.glob(f"{_checked(fingerprint)}.cert.*.pem")
+            return frozenset(path.name.split(".")[2] for path in paths)
+
+    # --- Files ---------------------------------------------------------------------------------
+
+    def _check_type(self, keytype: KeyType) -> None:
+        if keytype not in _KINDS or keytype not in self._settings.allowed_key_types:
+            raise RequestRefused(
+                Status.UNSUPPORTED_KEYTYPE,
+                f"keys of type {keytype} may not be made here; see [keys] allowed-key-types",
+            )
+
+    def _private(self, fingerprint: str) -> Path:
+        return self.path / f"{_checked(fingerprint)}.pem"
+
+    def _file(self, fingerprint: str, kind: str) -> Path:
+        return self.path / f"{_checked(fingerprint)}.{kind}.pem"
+
+    def _certificate(self, fingerprint: str, name: str) -> Path:
+        if not _CERTIFICATE_NAME.fullmatch(name):
+            raise KeystoreError(f"{name!r} is no name of a certificate; use ASCII letters only")
+        return self._file(fingerprint, f"cert.{name}")
+
+    def _read(self, path: Path) -> bytes:
+        with storage_errors(self.path):
+            return path.read_bytes()
+
+    def _add(self, key: PrivateKey, passphrase: Secret) -> str:
+        """Store a new key. Raises `RequestRefused` (already exists)."""
+        # cryptography lets no one choose the rounds of PKCS#8's key derivation; its own choice,
+        # 20,000, costs some 5 ms. openssl, and with it Sigul 1.2, opens the result.
+        private = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(passphrase.reveal()),
+        )
+        public = key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        fingerprint = _fingerprint(key)
+        path = self._private(fingerprint)
+        with storage_errors(self.path):
+            if path.exists():
+                raise _already_exists(fingerprint)
+            # The public key is the same whoever writes it, or wrote it before being killed.
+            self._file(fingerprint, "public").unlink(missing_ok=True)
+            write_new(self._file(fingerprint, "public"), public, 0o644)
+            try:
+                write_new(path, private)
+            except FileExistsError:
+                raise _already_exists(fingerprint) from None
+            except BaseException:
+                self._file(fingerprint, "public").unlink(missing_ok=True)
+                raise
+        return fingerprint
+
+
+def _checked(fingerprint: str) -> str:
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise KeystoreError(f"{fingerprint!r} is no fingerprint of an ECC or RSA key; check the"
+                            " database")
+    return fingerprint
+
+
+def _already_exists(fingerprint: str) -> RequestRefused:
+    return RequestRefused(Status.ALREADY_EXISTS, f"key {fingerprint} is in the store")
+
+
+def _fingerprint(key: PrivateKey) -> str:
+    der = key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha1(der, usedforsecurity=False).hexdigest()

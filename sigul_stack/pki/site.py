@@ -1,0 +1,212 @@
+"""All of a new site's certificates in one go: a CA, a bridge, a signing server, and clients.
+
+Layout: `DIR/ca` (the CA's database and `ca.pem`), `DIR/bridge`, `DIR/server`, `DIR/clients/USER`,
+each an NSS database with its own random password in `nss-password`. A component gets its own
+directory and nothing of any other; `DIR/ca` stays on the machine that issues.
+
+Idempotent: what is there and good is kept; a leaf that runs out or lacks a name is renewed; what is
+wrong otherwise is named, and left alone.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from ..errors import ConfigurationError, NSSError
+from ..secret import Secret
+from .authority import AUTHORITY_LIFETIME, AUTHORITY_PEM, Authority
+from .certificates import covers, current_time, issued
+from .contents import put_authority, put_leaf
+from .database import DatabaseKind, NSSDatabase
+from .inspection import WARN_DAYS, Severity, Topic, inspect_database
+from .leaf import LEAF_LIFETIME, LeafRequest, Role
+from .passwords import PASSWORD_FILE_NAME, Permissions, make_password_file, read_password
+from .renewal import renew_leaf
+
+#: A user's name becomes a directory's.
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
+
+
+class Made(enum.Enum):
+    """What was done about a database."""
+
+    MADE = "made"
+    KEPT = "kept"
+    RENEWED = "renewed"
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A component's NSS database. `name` is its host name, or the client's user name."""
+
+    role: Role
+    name: str
+    directory: Path
+    nickname: str
+    made: Made
+
+    @property
+    def password_file(self) -> Path:
+        """The file that holds the database's password, and nothing else."""
+        return self.directory / PASSWORD_FILE_NAME
+
+    @property
+    def database(self) -> NSSDatabase:
+        """The database, with its password."""
+        return NSSDatabase(self.directory, read_password(self.password_file))
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where everything of a site lies."""
+
+    authority_directory: Path
+    authority_made: Made
+    bridge: Component
+    server: Component
+    clients: tuple[Component, ...]
+
+    @property
+    def authority_pem(self) -> Path:
+        """The CA's certificate."""
+        return self.authority_directory / AUTHORITY_PEM
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """All that have a leaf certificate."""
+        return (self.bridge, self.server, *self.clients)
+
+    def client(self, user: str) -> Component:
+        """The client of `user`. Raises `LookupError`."""
+        for component in self.clients:
+            if component.name == user:
+                return component
+        raise LookupError(user)
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What holds for every leaf of the site."""
+
+    authority: Authority
+    permissions: Permissions
+    now: datetime | None
+
+
+def make_site(
+    directory: Path | str,
+    *,
+    bridge: str,
+    server: str,
+    users: Iterable[str],
+    bridge_names: Iterable[str] = (),
+    server_names: Iterable[str] = (),
+    lifetime: timedelta = LEAF_LIFETIME,
+    authority_lifetime: timedelta = AUTHORITY_LIFETIME,
+    authority_password: Secret | None = None,
+    permissions: Permissions | None = None,
+    now: datetime | None = None,
+) -> Site:
+    """Make, or complete, a site's certificates in `directory`.
+
+    `bridge` and `server` are host names; `bridge_names` and `server_names` further ones, or IP
+    addresses. `permissions` hold for the components, not for the CA, whose password is random
+    unless `authority_password` gives one. Raises `ConfigurationError`, `NSSError`.
+    """
+    root = Path(directory)
+    # All names are looked at before anything is made.
+    requests = [
+        (root / "bridge", LeafRequest(Role.BRIDGE, bridge, tuple(bridge_names), lifetime)),
+        (root / "server", LeafRequest(Role.SERVER, server, tuple(server_names), lifetime)),
+    ]
+    for user in dict.fromkeys(users):
+        if not _USER.fullmatch(user):
+            raise ConfigurationError(
+                f"{user!r} cannot be a directory's name; issue its certificate by itself"
+                " (sigul-stack pki issue --role client)"
+            )
+        requests.append((root / "clients" / user, LeafRequest(Role.CLIENT, user, (), lifetime)))
+    authority, made = _authority(root / "ca", authority_password, authority_lifetime, now)
+    terms = _Terms(authority, permissions or Permissions(), now)
+    components = [_component(place, request, terms) for place, request in requests]
+    return Site(root / "ca", made, components[0], components[1], tuple(components[2:]))
+
+
+def _authority(
+    directory: Path, password: Secret | None, lifetime: timedelta, now: datetime | None
+) -> tuple[Authority, Made]:
+    existing = NSSDatabase(directory).recognise() is not DatabaseKind.MISSING
+    if password is None:
+        password = (
+            _password(directory) if existing else make_password_file(directory, Permissions())
+        )
+    if existing:
+        authority = Authority.open(directory, password)
+        authority.write_pem()
+        return authority, Made.KEPT
+    return Authority.create(directory, password, lifetime=lifetime, now=now), Made.MADE
+
+
+def _component(directory: Path, request: LeafRequest, terms: _Terms) -> Component:
+    database = NSSDatabase(directory)
+    nickname = request.role.nickname
+    if database.recognise() is DatabaseKind.MISSING:
+        leaf = terms.authority.issue(request, now=terms.now)
+        database.password = make_password_file(directory, terms.permissions)
+        with database.making(terms.permissions) as store:
+            put_authority(store, terms.authority.certificate)
+            put_leaf(store, leaf, nickname)
+        made = Made.MADE
+    else:
+        database.require()
+        database.password = _password(directory)
+        made = _mend(database, request, terms)
+    return Component(request.role, request.name, directory, nickname, made)
+
+
+def _mend(database: NSSDatabase, request: LeafRequest, terms: _Terms) -> Made:
+    """Keep an existing database, or renew its leaf. Raises `NSSError` where that is no cure."""
+    nickname, dialled = request.role.nickname, request.role.is_dialled
+    findings = inspect_database(
+        database, request.role, names=() if dialled else (request.name,), now=terms.now
+    )
+    for finding in findings:
+        if finding.severity is Severity.ERROR and finding.topic is not Topic.DATES:
+            raise NSSError(f"'{database.directory}' is there, but: {finding.message}")
+    leaf, own = database.find(nickname), terms.authority.certificate
+    if not issued(own, leaf.certificate):
+        raise NSSError(
+            f"'{nickname}' in '{database.directory}' was issued by another CA; have it issued by"
+            f" this one: sigul-stack pki renew --ca {terms.authority.database.directory}"
+            f" {database.directory} --nickname {nickname}"
+        )
+    names = [str(name.value) for name in request.alternative_names]
+    missing = [name for name in names if not covers(name, leaf.certificate)]
+    left = leaf.not_after - (terms.now or current_time())
+    if missing or left < min(timedelta(days=WARN_DAYS), request.lifetime / 3):
+        renew_leaf(
+            *(terms.authority, database, nickname),
+            lifetime=request.lifetime,
+            names=missing,
+            now=terms.now,
+        )
+        return Made.RENEWED
+    if all(item.certificate != own for item in database.certificates()):
+        database.add_authority(own)
+        return Made.RENEWED
+    return Made.KEPT
+
+
+def _password(directory: Path) -> Secret:
+    path = directory / PASSWORD_FILE_NAME
+    if not path.exists():
+        raise NSSError(
+            f"'{directory}' holds an NSS database, but not its password; put that into '{path}'"
+            " (0600, without a newline), or move the directory away to have it made anew"
+        )
+    return read_password(path)

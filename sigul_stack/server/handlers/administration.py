@@ -1,0 +1,109 @@
+"""Users, and who has which key: the operations of administrators that touch the database alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ...errors import RequestRefused, Status
+from ...keystore.passwords import hash_password
+from ..request import Answer
+from ..services import Work
+
+
+def names_answer(counted_as: str, names: Iterable[str]) -> Answer:
+    """A list of names as replies carry it: their number, and each ended by NUL."""
+    listed = list(names)
+    payload = b"".join(name.encode("utf-8") + b"\0" for name in listed)
+    return Answer({counted_as: len(listed)}, payload)
+
+
+def _list_users(work: Work) -> Answer:
+    with work.services.database.read() as reader:
+        return names_answer("num-users", (user.name for user in reader.users()))
+
+
+def _new_password_hash(work: Work) -> bytes | None:
+    password = work.request.optional_secret("new-password")
+    return None if password is None else hash_password(password)
+
+
+def _new_user(work: Work) -> Answer:
+    request = work.request
+    with work.services.database.write() as writer:
+        writer.add_user(request.text("name"), _new_password_hash(work), bool(request.flag("admin")))
+    return Answer()
+
+
+def _delete_user(work: Work) -> Answer:
+    name = work.request.text("name")
+    with work.services.database.write() as writer:
+        if writer.user(name) is None:
+            raise RequestRefused(Status.USER_NOT_FOUND)
+        if writer.count_accesses(name):
+            raise RequestRefused(Status.USER_HAS_KEY_ACCESSES)
+        writer.delete_user(name)
+    return Answer()
+
+
+def _user_info(work: Work) -> Answer:
+    with work.services.database.read() as reader:
+        user = reader.user(work.request.text("name"))
+    if user is None:
+        raise RequestRefused(Status.USER_NOT_FOUND)
+    return Answer({"admin": user.admin})
+
+
+def _modify_user(work: Work) -> Answer:
+    request = work.request
+    with work.services.database.write() as writer:
+        writer.modify_user(
+            request.text("name"),
+            new_name=request.optional_text("new-name"),
+            password_hash=_new_password_hash(work),
+            admin=request.flag("admin"),
+        )
+    return Answer()
+
+
+def _key_user_info(work: Work) -> Answer:
+    name, key = work.request.text("name"), work.request.text("key")
+    with work.services.database.read() as reader:
+        if reader.user(name) is None:
+            raise RequestRefused(Status.USER_NOT_FOUND)
+        if reader.key(key) is None:
+            raise RequestRefused(Status.KEY_NOT_FOUND)
+        access = reader.access(name, key)
+    if access is None:
+        raise RequestRefused(Status.KEY_USER_NOT_FOUND)
+    return Answer({"key-admin": access.key_admin})
+
+
+def _modify_key_user(work: Work) -> Answer:
+    request = work.request
+    with work.services.database.write() as writer:
+        writer.modify_access(
+            request.text("name"), request.text("key"), key_admin=request.flag("key-admin")
+        )
+    return Answer()
+
+
+def _list_keys(work: Work) -> Answer:
+    with work.services.database.read() as reader:
+        return names_answer("num-keys", (f"{key.name} ({key.keytype})" for key in reader.keys()))
+
+
+def _list_binding_methods(work: Work) -> Answer:
+    return names_answer("num-methods", work.services.registry)
+
+
+HANDLERS = {
+    "list-users": _list_users,
+    "new-user": _new_user,
+    "delete-user": _delete_user,
+    "user-info": _user_info,
+    "modify-user": _modify_user,
+    "key-user-info": _key_user_info,
+    "modify-key-user": _modify_key_user,
+    "list-keys": _list_keys,
+    "list-binding-methods": _list_binding_methods,
+}

@@ -1,0 +1,110 @@
+"""Making and removing keys so that store and database agree whatever fails in between.
+
+Invariant: a change of the key store happens under one lock, with a note of what the store held
+before. Whoever ends the change, or finds the note of one that was cut off, removes what has come
+into the store since without a row in the database, and what the note says is to go and has none
+any more. A key that was in the store without a row before, as old sites have them, is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ..database import Database, Key
+from ..errors import KeystoreError
+from ..keystore.store import KeyStore
+
+log = logging.getLogger(__name__)
+
+_NOTE: Final = "sigul-stack-change.json"
+_LOCK: Final = "sigul-stack-change.lock"
+#: Longest wait for another change to end, in seconds; making a large RSA key takes a while.
+LOCK_SECONDS: Final = 300.0
+_LOCK_POLL_SECONDS: Final = 0.1
+
+
+@contextlib.contextmanager
+def key_change(
+    directory: Path, keystore: KeyStore, database: Database, *, removing: Key | None = None
+) -> Iterator[None]:
+    """Change keys in the block, store and database alike; `removing` is what shall be gone.
+
+    `directory` is where note and lock lie. Raises `KeystoreError` where another change does not
+    end in time.
+    """
+    with _locked(directory):
+        _recover(directory, keystore, database)
+        note = {
+            "before": sorted(keystore.fingerprints()),
+            "removing": [removing.fingerprint] if removing else [],
+        }
+        _write(directory / _NOTE, json.dumps(note))
+        try:
+            yield
+        finally:
+            _recover(directory, keystore, database)
+
+
+def recover(directory: Path, keystore: KeyStore, database: Database) -> None:
+    """Finish, or take back, a change that was cut off; nothing where none was."""
+    if (directory / _NOTE).exists():
+        with _locked(directory):
+            _recover(directory, keystore, database)
+
+
+def _recover(directory: Path, keystore: KeyStore, database: Database) -> None:
+    path = directory / _NOTE
+    try:
+        note = json.loads(path.read_text("utf-8"))
+        before, removing = frozenset(note["before"]), frozenset(note["removing"])
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError):
+        raise KeystoreError(
+            f"the note of an unfinished key change, '{path}', is damaged: compare the key store with"
+            " the database by hand, then remove it"
+        ) from None
+    with database.read() as reader:
+        rows = {key.fingerprint for key in reader.keys()}
+    for fingerprint in keystore.fingerprints() - rows:
+        if fingerprint in removing or fingerprint not in before:
+            log.info("Removing key %s from the store: the database does not have it", fingerprint)
+            keystore.delete_fingerprint(fingerprint)
+    path.unlink()
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_suffix(".new")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        end = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise KeystoreError(
+                        f"another change of keys has not ended within {LOCK_SECONDS:g} s; try again"
+                    ) from None
+                time.sleep(_LOCK_POLL_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,128 @@
+"""Who may do what: the checks of docs/operations.md, "Rights".
+
+Invariant: every failure is the one answer AUTHENTICATION_FAILED, without a message, and costs as
+much as a success: a password hash or a passphrase's unlocking runs whether the user, the key and
+the access exist or not. The log says which it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from ..database import Key, KeyAccess, Reader, User
+from ..errors import RequestRefused, Status, WrongPassphrase
+from ..keystore.bindings import Registry
+from ..keystore.passwords import verify_password
+from ..keystore.store import open_access
+from ..protocol.operations import Operation
+from ..secret import Secret
+from .request import Request
+
+log = logging.getLogger(__name__)
+
+_NO_SECRET = Secret(b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What a request's rights gave: the user, and where a passphrase was the way, the key opened."""
+
+    user: User
+    access: KeyAccess | None = None
+    key_passphrase: Secret | None = None
+
+    @property
+    def key(self) -> Key:
+        """The key that a passphrase opened."""
+        return self.opened()[0]
+
+    def opened(self) -> tuple[Key, Secret]:
+        """The opened key and its own passphrase."""
+        if self.access is None or self.key_passphrase is None:
+            raise RequestRefused(Status.AUTHENTICATION_FAILED)
+        return self.access.key, self.key_passphrase
+
+
+@dataclass(frozen=True, slots=True)
+class NameCheck:
+    """How a client's certificate and the user it names go together."""
+
+    lenient: bool
+    proxies: frozenset[str]
+
+    def allows(self, client_name: str, user: str) -> bool:
+        """Whether a client whose certificate has the CN `client_name` may speak for `user`."""
+        return client_name == user or self.lenient or client_name in self.proxies
+
+
+def _refuse(why: str) -> RequestRefused:
+    log.warning("Authentication failed: %s", why)
+    return RequestRefused(Status.AUTHENTICATION_FAILED)
+
+
+def authorise(
+    request: Request,
+    operation: Operation,
+    reader: Reader,
+    registry: Registry,
+    name_check: NameCheck,
+) -> Granted:
+    """Check the rights that `operation` needs. Raises `RequestRefused` (AUTHENTICATION_FAILED)."""
+    name = request.text("user")
+    allowed = name_check.allows(request.client_name, name)
+    rights = operation.rights
+    passphrase = request.optional_secret("passphrase") if rights.by_passphrase else None
+    if passphrase is not None or not rights.by_password:
+        granted = _by_passphrase(
+            request, operation, reader, registry, name, passphrase or _NO_SECRET
+        )
+    else:
+        password = request.optional_secret("password") or _NO_SECRET
+        granted = _by_password(reader, name, password)
+    if not allowed:
+        raise _refuse(
+            f"the certificate of '{request.client_name}' does not allow it to speak for '{name}'"
+            " (lenient-username-check, proxy-usernames)"
+        )
+    if isinstance(granted, str):
+        raise _refuse(granted)
+    return granted
+
+
+def _by_password(reader: Reader, name: str, password: Secret) -> Granted | str:
+    """The administrator's rights, or why not."""
+    user = reader.user(name)
+    right = verify_password(password, user.password_hash if user else None)
+    if user is None:
+        return f"user '{name}' does not exist"
+    if not right:
+        return f"wrong password for user '{name}'"
+    if not user.admin:
+        return f"user '{name}' is not an administrator"
+    return Granted(user)
+
+
+def _by_passphrase(
+    request: Request,
+    operation: Operation,
+    reader: Reader,
+    registry: Registry,
+    name: str,
+    passphrase: Secret,
+) -> Granted | str:
+    """A key user's or key administrator's rights, or why not."""
+    key_name = request.text(operation.key_field)
+    user = reader.user(name)
+    access = reader.access(name, key_name)
+    try:
+        key_passphrase = open_access(access, passphrase, registry)
+    except WrongPassphrase:
+        key_passphrase = None
+    if user is None or access is None:
+        return f"user '{name}' or key '{key_name}' does not exist, or has no access to it"
+    if key_passphrase is None:
+        return f"user '{name}' gave a wrong passphrase for key '{key_name}', or it cannot be unbound"
+    if operation.rights.needs_key_admin and not access.key_admin:
+        return f"user '{name}' is not an administrator of key '{key_name}'"
+    return Granted(user, access, key_passphrase)

@@ -1,0 +1,53 @@
+"""What a server does before its first worker and after its last one, in a child of its own.
+
+Before: whatever can be wrong with database, key store or settings is found and told at start, not
+by the first request. After: helpers that GnuPG left running are ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from ..config import ServerSettings
+from ..database import Database, ensure_usable
+from .keychanges import recover
+from .services import Services, database_url, make_keystore, make_services
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _services(settings: ServerSettings) -> Iterator[Services]:
+    with contextlib.closing(Database(database_url(settings))) as database:
+        yield make_services(settings, database)
+
+
+def prepare(settings: ServerSettings) -> None:
+    """Check and complete the server's data. Raises `SigulError` saying what is wrong with it."""
+    result = ensure_usable(
+        database_url(settings), clock=lambda: datetime.now(UTC)
+    )
+    if result.backup is not None:
+        log.warning("The database was migrated; as it was before, it is in '%s'", result.backup)
+    with _services(settings) as services:
+        services.keystore.prepare()
+        repair(settings)
+        with services.database.read() as reader:
+            keys = reader.keys()
+        for finding in services.keystore.check_consistency(keys):
+            log.warning("%s", finding)
+        log.info("The database has %d keys", len(keys))
+
+
+def repair(settings: ServerSettings) -> None:
+    """Finish or take back a change of keys that a worker's crash cut off."""
+    with _services(settings) as services:
+        recover(settings.gnupg_home, services.keystore, services.database)
+
+
+def shut_down(settings: ServerSettings) -> None:
+    """End GnuPG's agent, which outlives the workers that it served."""
+    make_keystore(settings).gnupg.stop_agent()

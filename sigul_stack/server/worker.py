@@ -1,0 +1,210 @@
+"""One worker process: dials the bridge, waits for a request, serves it, ends.
+
+Invariant: at most one request, so that no secret outlives it. Whatever happens to the supervisor,
+an idle worker ends with it: the lifeline's other end closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Final
+
+from ..config import ServerSettings
+from ..database import Database
+from ..errors import RequestRefused, SigulError, Status, TransportError
+from ..logcontext import request_id
+from ..transport import nss
+from ..transport.chunked import ChunkedStream
+from ..transport.nested import inner_session
+from ..transport.watchdog import Watchdog
+from .handlers import HANDLERS
+from .request import Answer, InnerSession, Limits, Request, receive, send_answer, send_error
+from .rights import authorise
+from .services import Work, database_url, make_services
+
+log = logging.getLogger(__name__)
+
+#: First and longest pause before the bridge is dialled again, in seconds; doubled in between, and
+#: spread by a random factor of 0.5 to 1 so that servers do not come all at once.
+FIRST_PAUSE_SECONDS: Final = 1.0
+LONGEST_PAUSE_SECONDS: Final = 60.0
+#: How long a bridge that has accepted the connection may leave its TLS handshake, in seconds.
+#: Bridges of 1.x begin it only when a client comes; giving up earlier would leave them a dead
+#: connection, which costs that client its request.
+OLD_BRIDGE_SECONDS: Final = 3600.0
+#: How long a waiting connection is kept before it is made anew, in seconds: stateful firewalls
+#: forget idle ones, and keep-alive does not pass all of them.
+WAITING_SECONDS: Final = 6 * 3600.0
+#: Seconds for the bridge to close after the reply.
+CLOSE_SECONDS: Final = 10.0
+
+
+class Worker:
+    """The work of one process, from dialling to its end.
+
+    `lifeline` is a descriptor that becomes readable when the supervisor wants idle workers to end,
+    or has itself ended. `tell_busy` is called when a request has come.
+    """
+
+    def __init__(
+        self, settings: ServerSettings, *, lifeline: int, tell_busy: Callable[[], None]
+    ) -> None:
+        self._settings = settings
+        self._lifeline = lifeline
+        self._tell_busy = tell_busy
+        self._watchdog = Watchdog()
+
+    def run(self, identity: nss.Identity) -> None:
+        """Serve one request, or none if the lifeline ends first."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                connection = self._dial(identity)
+            except TransportError as error:
+                delay = pause * random.uniform(0.5, 1)  # noqa: S311 - not a secret
+                log.warning("%s; next attempt in %.1f s", error, delay)
+                if self._wait(None, delay):
+                    return
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                continue
+            pause = FIRST_PAUSE_SECONDS
+            log.info("Waiting for a request at the bridge")
+            if self._wait(connection, WAITING_SECONDS):
+                connection.discard()
+                return
+            if not connection.pending() and not _is_readable(connection.fileno()):
+                connection.close()
+                continue
+            if self._serve(connection, identity):
+                return
+
+    def _dial(self, identity: nss.Identity) -> nss.TLSConnection:
+        settings = self._settings
+        return nss.dial(
+            settings.bridge_address or settings.bridge_hostname,
+            settings.bridge_port,
+            hostname=settings.bridge_hostname,
+            settings=settings.nss,
+            identity=identity,
+            connect_timeout=settings.connect_timeout,
+            handshake_timeout=settings.handshake_timeout,
+            patience=OLD_BRIDGE_SECONDS,
+            watchdog=self._watchdog,
+        )
+
+    def _wait(self, connection: nss.TLSConnection | None, seconds: float) -> bool:
+        """Wait for input on `connection` or the time to pass; whether the lifeline ended."""
+        poll = select.poll()
+        poll.register(self._lifeline, select.POLLIN)
+        if connection is not None:
+            if connection.pending():
+                return False
+            poll.register(connection.fileno(), select.POLLIN)
+        ready = [descriptor for descriptor, _events in poll.poll(seconds * 1000)]
+        return self._lifeline in ready
+
+    def _serve(self, connection: nss.TLSConnection, identity: nss.Identity) -> bool:
+        """Serve a request; False where the bridge only ended the connection instead."""
+        settings = self._settings
+        chunked = ChunkedStream(connection, settings.idle_timeout)
+        try:
+            chunked.receive()
+        except TransportError as error:
+            log.warning("The bridge ended the waiting connection: %s", error)
+            connection.discard()
+            return False
+        self._tell_busy()
+        request_id.set(f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
+
+        def open_inner(stream: ChunkedStream) -> AbstractContextManager[InnerSession]:
+            return self._open_inner(stream, identity)
+
+        try:
+            with contextlib.closing(Database(database_url(settings))) as database:
+                serve_request(chunked, open_inner, settings, database)
+            chunked.wait_for_close(CLOSE_SECONDS)
+            connection.close()
+        except SigulError as error:
+            log.warning("The request ended without a complete reply: %s", error)
+            connection.discard()
+        return True
+
+    @contextlib.contextmanager
+    def _open_inner(
+        self, chunked: ChunkedStream, identity: nss.Identity
+    ) -> Iterator[InnerSession]:
+        settings = self._settings
+        log.info("[DOUBLE_TLS] Starting TLS handshake")
+        with inner_session(
+            chunked,
+            settings.nss,
+            identity,
+            timeout=settings.handshake_timeout,
+            server_hostname=None,
+            watchdog=self._watchdog,
+        ) as session:
+            log.info(
+                "[DOUBLE_TLS] TLS handshake completed successfully (client '%s')",
+                session.peer.common_name,
+            )
+            yield session
+
+
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def serve_request(
+    chunked: ChunkedStream,
+    open_inner: Callable[[ChunkedStream], AbstractContextManager[InnerSession]],
+    settings: ServerSettings,
+    database: Database,
+) -> None:
+    """Receive, authorise, handle and answer one request. Raises where it cannot be answered."""
+    request = receive(
+        chunked,
+        open_inner,
+        Limits(
+            max_file_payload=settings.max_file_payload_size,
+            in_memory_payload=settings.max_memory_payload_size,
+            spool_directory=settings.spool_directory,
+            idle_timeout=settings.idle_timeout,
+        ),
+    )
+    try:
+        answer = _handle(request, settings, database)
+    except RequestRefused as refused:
+        log.info("Request '%s' refused: %s", request.op, refused)
+        send_error(chunked, request.keys, refused)
+        return
+    except (SigulError, OSError) as error:
+        log.error("Request '%s' failed: %s", request.op, error)
+        send_error(chunked, request.keys, RequestRefused(Status.UNKNOWN_ERROR))
+        return
+    except Exception:
+        log.exception("Request '%s' failed in an unforeseen way", request.op)
+        send_error(chunked, request.keys, RequestRefused(Status.UNKNOWN_ERROR))
+        return
+    send_answer(chunked, request.keys, answer)
+    log.info("Request '%s' of user '%s' done", request.op, request.text("user"))
+
+
+def _handle(request: Request, settings: ServerSettings, database: Database) -> Answer:
+    if request.refusal is not None:
+        raise request.refusal
+    operation = request.operation
+    handler = HANDLERS.get(request.op)
+    if operation is None or handler is None:
+        raise RequestRefused(Status.UNKNOWN_OP)
+    services = make_services(settings, database)
+    with database.read() as reader:
+        granted = authorise(request, operation, reader, services.registry, services.name_check)
+    return handler(Work(request, granted, services))

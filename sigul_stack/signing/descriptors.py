@@ -1,0 +1,88 @@
+"""Giving programs the caller's files as descriptors, so that bulk data never passes through here.
+
+A source or target is a binary file object or a descriptor. A program reads and writes a real
+file directly; anything else (`io.BytesIO`, a pipe as target) goes through anonymous memory, and
+is meant for what is small. What a target had before stays, and on any failure it is as before.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from ..keystore.process import memory_file
+
+
+def _descriptor(file: IO[bytes] | int) -> int | None:
+    """The descriptor behind `file`, if there is one."""
+    if isinstance(file, int):
+        return file
+    try:
+        return file.fileno()
+    except (AttributeError, OSError):
+        return None
+
+
+def _is_regular(descriptor: int) -> bool:
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
+
+
+@contextmanager
+def input_descriptor(source: IO[bytes] | int) -> Iterator[int]:
+    """A descriptor that gives what `source` has from its present position on."""
+    descriptor = _descriptor(source)
+    if descriptor is None:
+        assert not isinstance(source, int)  # noqa: S101 - those have descriptors
+        with memory_file() as descriptor, open(descriptor, "wb", closefd=False) as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            yield descriptor
+        return
+    if not isinstance(source, int) and source.seekable():
+        # The file object may have read ahead.
+        os.lseek(descriptor, source.tell(), os.SEEK_SET)
+    yield descriptor
+
+
+@contextmanager
+def output_descriptor(target: IO[bytes] | int) -> Iterator[int]:
+    """A descriptor to write `target` through, from its present position on.
+
+    If the block fails, nothing of what was written there is left.
+    """
+    descriptor = _descriptor(target)
+    if not isinstance(target, int):
+        target.flush()
+    if descriptor is not None and _is_regular(descriptor):
+        start = os.lseek(descriptor, 0, os.SEEK_CUR)
+        end = start
+        try:
+            yield descriptor
+            end = os.lseek(descriptor, 0, os.SEEK_CUR)
+        finally:
+            os.ftruncate(descriptor, end)
+            os.lseek(descriptor, end, os.SEEK_SET)
+            if not isinstance(target, int):
+                target.seek(end)
+        return
+    with memory_file() as descriptor:
+        yield descriptor
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        with open(descriptor, "rb", closefd=False) as copy:
+            if isinstance(target, int):
+                with open(target, "wb", closefd=False) as file:
+                    shutil.copyfileobj(copy, file)
+            else:
+                shutil.copyfileobj(copy, target)
+
+
+def bytes_left(descriptor: int) -> int:
+    """How many bytes a descriptor of a file still gives; 0 for a pipe, which does not say."""
+    if not _is_regular(descriptor):
+        return 0
+    return max(0, os.fstat(descriptor).st_size - os.lseek(descriptor, 0, os.SEEK_CUR))

@@ -1,0 +1,198 @@
+"""OpenPGP signatures and decryption, by gpg, with one key of a GnuPG home.
+
+gpg reads its input from the caller's file and writes to the caller's file, so size costs no
+memory. Each run of gpg has the home's time limit (`signing-timeout`) and a second for each
+`BYTES_PER_SECOND` of input besides: the input is there completely before a request is served,
+so that this is the time for work on it, and no peer has a part in it. A pipe as source does not
+tell its size, and has to keep to the home's limit.
+
+The key is named by its fingerprint as Sigul 1.2 did, without a `!`: gpg signs with the newest
+subkey that may sign, else with the primary key. Verifying takes the exported public key only.
+
+Decrypting uses the given key and no other. gpg is shown a key ring that holds it alone, so that
+a message for any other key, of this home or of none, takes the same path to the same refusal;
+and what gpg says it used is compared with the key afterwards. No clear text reaches the caller
+unless gpg has proven the integrity of all of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import IO
+
+from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase
+from ..keystore.gnupg import GnuPG
+from ..keystore.gnupg.program import Outcome
+from ..keystore.process import memory_file
+from ..secret import Secret
+from .descriptors import bytes_left, input_descriptor, output_descriptor
+
+_log = logging.getLogger(__name__)
+
+#: How much of its input gpg works off in a second on the slowest machine that is supported.
+BYTES_PER_SECOND = 20 << 20
+
+#: The largest clear text that is decrypted unless a caller says otherwise, in bytes.
+MAX_CLEAR_TEXT = 1 << 30
+
+_DIGEST = ["--digest-algo", "SHA512"]
+
+#: What gpg says, and then succeeds, when it drops the rest of a line that it cannot clear-sign.
+_CUT_LINE = "input line longer than"
+
+
+def clear_sign(
+    home: GnuPG,
+    fingerprint: str,
+    passphrase: Secret,
+    source: IO[bytes] | int,
+    target: IO[bytes] | int,
+) -> None:
+    """Write the text in `source`, clear-signed, to `target`.
+
+    Raises `RequestRefused` for a line of more than 19,993 bytes, which the format as gpg has it
+    cannot hold; `WrongPassphrase`, `KeystoreError`.
+    """
+    _sign(home, fingerprint, passphrase, source, target, ["--clear-sign"])
+
+
+def detach_sign(
+    home: GnuPG,
+    fingerprint: str,
+    passphrase: Secret,
+    source: IO[bytes] | int,
+    target: IO[bytes] | int,
+    *,
+    armor: bool,
+) -> None:
+    """Write a detached signature over `source` to `target`.
+
+    Raises `WrongPassphrase`, `KeystoreError`.
+    """
+    options = ["--armor"] if armor else []
+    _sign(home, fingerprint, passphrase, source, target, [*options, "--detach-sign"])
+
+
+def sign_message(
+    home: GnuPG,
+    fingerprint: str,
+    passphrase: Secret,
+    source: IO[bytes] | int,
+    target: IO[bytes] | int,
+) -> None:
+    """Write a binary signed message with what `source` holds in it to `target`.
+
+    Raises `WrongPassphrase`, `KeystoreError`.
+    """
+    _sign(home, fingerprint, passphrase, source, target, ["--sign"])
+
+
+def _sign(
+    home: GnuPG,
+    fingerprint: str,
+    passphrase: Secret,
+    source: IO[bytes] | int,
+    target: IO[bytes] | int,
+    command: Sequence[str],
+) -> None:
+    with input_descriptor(source) as stdin, output_descriptor(target) as stdout:
+        outcome = home.run(
+            ["--local-user", fingerprint, *_DIGEST, *command],
+            passphrase=passphrase,
+            stdin=stdin,
+            stdout=stdout,
+            time_limit=_time_limit(home, stdin),
+        )
+        if outcome.status.says_wrong_passphrase():
+            raise _wrong_passphrase(fingerprint)
+        if outcome.returncode or not outcome.status.of("SIG_CREATED"):
+            raise outcome.failure(
+                f"signing with key {fingerprint}",
+                "check that the key has not expired (change-key-expiration) and may sign",
+            )
+        if _CUT_LINE in outcome.messages:
+            raise RequestRefused(
+                Status.UNKNOWN_ERROR,
+                "a line of the text is too long to be clear-signed; break it up, or use sign-data",
+            )
+
+
+def decrypt(
+    home: GnuPG,
+    fingerprint: str,
+    passphrase: Secret,
+    source: IO[bytes] | int,
+    target: IO[bytes] | int,
+    *,
+    max_output: int = MAX_CLEAR_TEXT,
+) -> None:
+    """Write what `source`, a message encrypted to the key `fingerprint`, says to `target`.
+
+    A message of more than `max_output` bytes of clear text is refused like any other that cannot
+    be decrypted: `RequestRefused` (decryption failed). Raises `WrongPassphrase` if `passphrase`
+    is not the key's, and `KeystoreError` where gpg or the key store failed.
+    """
+    with (
+        memory_file(home.export(fingerprint, armor=False)) as ring,
+        input_descriptor(source) as stdin,
+        output_descriptor(target) as stdout,
+    ):
+        outcome = home.run(
+            [
+                *("--no-default-keyring", "--keyring", f"/proc/self/fd/{ring}"),
+                # Signatures inside are not what was asked about; who made them is unknown here.
+                *("--skip-verify", "--no-auto-key-retrieve", "--no-symkey-cache"),
+                *("--max-output", str(max_output), "--decrypt"),
+            ],
+            passphrase=passphrase,
+            stdin=stdin,
+            stdout=stdout,
+            inherit=[ring],
+            time_limit=_time_limit(home, stdin),
+        )
+        if _says_wrong_key_passphrase(outcome):
+            raise _wrong_passphrase(fingerprint)
+        if not _is_decrypted(outcome, fingerprint):
+            _log.info(
+                "cannot decrypt with key %s: %s", fingerprint, outcome.messages.strip() or "nothing"
+            )
+            raise RequestRefused(Status.DECRYPT_FAILED)
+
+
+def _is_decrypted(outcome: Outcome, fingerprint: str) -> bool:
+    """Whether gpg decrypted one message, all of it intact, with our key and no other."""
+    order = [
+        line.keyword
+        for line in outcome.status.of(
+            "BEGIN_DECRYPTION", "PLAINTEXT", "DECRYPTION_OKAY", "END_DECRYPTION",
+            "DECRYPTION_FAILED", "BADMDC",
+        )
+    ]  # fmt: skip
+    used = [line.arguments[1:2] for line in outcome.status.of("DECRYPTION_KEY")]
+    protection = [line.arguments for line in outcome.status.of("DECRYPTION_INFO")]
+    return (
+        outcome.returncode == 0
+        # One message, and no clear text from outside of it.
+        and order == ["BEGIN_DECRYPTION", "PLAINTEXT", "DECRYPTION_OKAY", "END_DECRYPTION"]
+        and used == [(fingerprint,)]
+        # The kind of integrity protection: MDC or AEAD; 0 is none.
+        and len(protection) == 1
+        and any(number not in ("", "0") for number in protection[0][:1] + protection[0][2:3])
+    )
+
+
+def _says_wrong_key_passphrase(outcome: Outcome) -> bool:
+    """Whether the passphrase did not open our key; it is tried on passphrases in messages, too."""
+    return not outcome.status.of("DECRYPTION_KEY") and any(
+        line.arguments[:1] == ("pkdecrypt_failed",) and line.is_wrong_passphrase()
+        for line in outcome.status.of("ERROR")
+    )
+
+
+def _wrong_passphrase(fingerprint: str) -> KeystoreError:
+    return WrongPassphrase(f"the passphrase does not open key {fingerprint} in the GnuPG home")
+
+
+def _time_limit(home: GnuPG, descriptor: int) -> float:
+    return home.time_limit + bytes_left(descriptor) / BYTES_PER_SECOND
