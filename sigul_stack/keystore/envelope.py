@@ -74,8 +74,8 @@ _MDC = len(_MDC_HEAD) + hashlib.sha1(usedforsecurity=False).digest_size
 #: How much of the repeated salt and passphrase is hashed at a time, in bytes.
 _S2K_CHUNK = 1 << 16
 
-#: An envelope of the usual size that nothing opens.
-_DUMMY = bytes.fromhex("8c0d04090302") + bytes(8) + b"\xff\xd2\x75\x01" + bytes(116)
+#: An envelope of the usual size that nothing opens, to be tried where there is none.
+UNOPENABLE = bytes.fromhex("8c0d04090302") + bytes(8) + b"\xff\xd2\x75\x01" + bytes(116)
 
 
 class _Malformed(Exception):
@@ -201,7 +201,7 @@ def open_envelope(envelope: bytes, passphrase: Secret) -> Secret:
 def dummy_open(passphrase: Secret) -> None:
     """Cost as much time as opening an envelope, and open nothing."""
     try:
-        open_envelope(_DUMMY, passphrase)
+        open_envelope(UNOPENABLE, passphrase)
     except KeystoreError:
         return
 

@@ -32,7 +32,10 @@ def sync(path: Path) -> None:
 
 
 def write_new(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Write a new file. Raises `FileExistsError` if there is one already, and other `OSError`."""
+    """Write a new file. Raises `FileExistsError` if there is one already, and other `OSError`.
+
+    While it is written its name has a dot in front and a random part behind.
+    """
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as temporary:
         temporary.write(content)
         temporary.flush()

@@ -72,7 +72,7 @@ class NSSStore:
             if password is not None and len(password.reveal()) >= _RANDOM_PASSWORD_CHARACTERS
             else None
         )
-        # A run of a tool takes longer than all else in here, so what was read is kept until written.
+        # A tool's run takes longer than all else in here: what was read is kept until written.
         self._entries: tuple[Entry, ...] | None = None
         self._keys: dict[str, str] | None = None
 

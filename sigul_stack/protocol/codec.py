@@ -246,10 +246,16 @@ class ParserFeed:
         self._buffer = bytearray()
         self.done = False
         self.value: object = None
+        self._failure: ProtocolError | None = None
         self._wanted = next(parser)
 
     def feed(self, data: bytes | memoryview) -> bytes:
-        """Consume `data`; return what lies behind the value's last byte (empty until done)."""
+        """Consume `data`; return what lies behind the value's last byte (empty until done).
+
+        Raises `ProtocolError`, and from then on at every call.
+        """
+        if self._failure is not None:
+            raise self._failure
         self._buffer += data
         while not self.done and len(self._buffer) >= self._wanted:
             piece = bytes(self._buffer[: self._wanted])
@@ -258,6 +264,9 @@ class ParserFeed:
                 self._wanted = self._parser.send(piece)
             except StopIteration as end:
                 self.done, self.value = True, end.value
+            except ProtocolError as error:
+                self._failure = error
+                raise
         if not self.done:
             return b""
         rest = bytes(self._buffer)

@@ -77,7 +77,7 @@ def _recover(directory: Path, keystore: KeyStore, database: Database) -> None:
     for fingerprint in keystore.fingerprints() - rows:
         if fingerprint in removing or fingerprint not in before:
             log.info("Removing key %s from the store: the database does not have it", fingerprint)
-            keystore.delete_fingerprint(fingerprint)
+            keystore.delete_unlisted(fingerprint)
     path.unlink()
 
 

@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass
 
 from ..database import Key, KeyAccess, Reader, User
-from ..errors import RequestRefused, Status, WrongPassphrase
+from ..errors import KeystoreError, RequestRefused, Status
 from ..keystore.bindings import Registry
 from ..keystore.passwords import verify_password
 from ..keystore.store import open_access
@@ -115,14 +115,16 @@ def _by_passphrase(
     key_name = request.text(operation.key_field)
     user = reader.user(name)
     access = reader.access(name, key_name)
+    sealed = None if access is None else access.encrypted_passphrase
+    reason = ""
     try:
-        key_passphrase = open_access(access, passphrase, registry)
-    except WrongPassphrase:
-        key_passphrase = None
+        key_passphrase = open_access(sealed, passphrase, registry)
+    except KeystoreError as error:
+        key_passphrase, reason = None, str(error)
     if user is None or access is None:
         return f"user '{name}' or key '{key_name}' does not exist, or has no access to it"
     if key_passphrase is None:
-        return f"user '{name}' gave a wrong passphrase for key '{key_name}', or it cannot be unbound"
+        return f"user '{name}' did not open key '{key_name}': {reason}"
     if operation.rights.needs_key_admin and not access.key_admin:
         return f"user '{name}' is not an administrator of key '{key_name}'"
     return Granted(user, access, key_passphrase)

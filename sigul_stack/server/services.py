@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..config import ServerSettings
-from ..database import Database, sqlite_url
+from ..database import Database, KeyType, sqlite_url
 from ..keystore.bindings import BindingPolicy, Registry, enabled_methods
 from ..keystore.gnupg import GnuPGHome, KeySettings
-from ..keystore.pem import PemStore
+from ..keystore.pem import PemSettings, PemStore
 from ..keystore.store import KeyStore
 from .request import Request
 from .rights import Granted, NameCheck
@@ -80,7 +80,12 @@ def make_keystore(settings: ServerSettings) -> KeyStore:
         gnupg,
         PemStore(
             settings.keys_storage,
-            curve=settings.ecc_default_curve,
-            rsa_bits=settings.rsa_key_size,
+            settings=PemSettings(
+                allowed_key_types=frozenset(
+                    KeyType(name) for name in settings.allowed_key_types if name != KeyType.GNUPG
+                ),
+                curve=settings.ecc_default_curve,
+                rsa_key_size=settings.rsa_key_size,
+            ),
         ),
     )

@@ -38,7 +38,7 @@ def prepare(settings: ServerSettings) -> None:
         with services.database.read() as reader:
             keys = reader.keys()
         for finding in services.keystore.check_consistency(keys):
-            log.warning("%s", finding)
+            log.warning("%s", finding.text)
         log.info("The database has %d keys", len(keys))
 
 

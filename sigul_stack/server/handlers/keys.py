@@ -77,7 +77,7 @@ def _import_key(work: Work) -> Answer:
     file_passphrase = work.request.secret("passphrase")
 
     def make(key_type: KeyType, passphrase: Secret) -> NewKey:
-        return work.services.keystore.import_key(key_type, data, file_passphrase, passphrase)
+        return work.services.keystore.import_(key_type, data, file_passphrase, passphrase)
 
     _add_key(work, "new-passphrase", make)
     return Answer()

@@ -1,0 +1,178 @@
+"""All keys of a server, of whatever type, and the chain of passphrases that unlocks them.
+
+A key is in the GnuPG home or in the directory of PEM files, as its type says; the database names
+it. The chain: a user's passphrase opens the user's envelope, what is in there is unbound, and
+that is the key's own passphrase, random and long, which opens the key.
+
+Every change here is whole or not at all. Keeping store and database in step is the caller's: make
+the key, write the row, and delete the key again if that fails; `check_consistency` finds what a
+kill in between left.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..database import Key, KeyType
+from ..errors import RequestRefused, Status
+from ..secret import Secret
+from .bindings import Layer, Registry, bind, unbind
+from .envelope import UNOPENABLE, open_envelope, seal
+from .gnupg import GnuPGHome, UserId
+from .pem import PemStore
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that was made or imported: its fingerprint, and its public key as text."""
+
+    fingerprint: str
+    public: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A difference between database and store: what it is, and what to do about it.
+
+    `name` is the key's name in the database, or None where there is no such row.
+    """
+
+    fingerprint: str
+    name: str | None
+    text: str
+
+
+class KeyStore:
+    """The keys of a server. Raises `KeystoreError` wherever the store or a tool fails."""
+
+    def __init__(self, gnupg: GnuPGHome, pem: PemStore) -> None:
+        self.gnupg = gnupg
+        self.pem = pem
+
+    def prepare(self) -> None:
+        """Make what is missing, check what is there; once, before others use it."""
+        self.gnupg.prepare()
+        self.pem.prepare()
+
+    def make(
+        self,
+        keytype: KeyType,
+        passphrase: Secret,
+        user_id: UserId,
+        expires: datetime.date | None = None,
+    ) -> NewKey:
+        """Make a key protected with `passphrase`.
+
+        `user_id` and `expires` (None: never) are for gnupg keys. Raises `RequestRefused`
+        (unsupported keytype).
+        """
+        if keytype is KeyType.GNUPG:
+            fingerprint = self.gnupg.generate(passphrase, user_id, expires)
+        else:
+            fingerprint = self.pem.generate(keytype, passphrase)
+        return self._new(keytype, fingerprint)
+
+    def import_(
+        self, keytype: KeyType, data: bytes, file_passphrase: Secret, passphrase: Secret
+    ) -> NewKey:
+        """Import the secret key in the file `data` and protect it with `passphrase`.
+
+        Raises `RequestRefused`: invalid import, import passphrase error, already exists,
+        unsupported keytype.
+        """
+        if keytype is KeyType.GNUPG:
+            fingerprint = self.gnupg.import_secret(data, file_passphrase, passphrase)
+        else:
+            fingerprint = self.pem.import_secret(keytype, data, file_passphrase, passphrase)
+        return self._new(keytype, fingerprint)
+
+    def _new(self, keytype: KeyType, fingerprint: str) -> NewKey:
+        part = self._part(keytype)
+        try:
+            return NewKey(fingerprint, part.public(fingerprint))
+        except BaseException:
+            part.delete(fingerprint)
+            raise
+
+    def delete(self, key: Key) -> None:
+        """Delete a key, with its certificates. One that is not there is only logged."""
+        self._part(key.keytype).delete(key.fingerprint)
+
+    def delete_unlisted(self, fingerprint: str) -> None:
+        """Delete a key that the database does not name, so that its type is not known."""
+        for part in (self.gnupg, self.pem):
+            if fingerprint in part.fingerprints():
+                part.delete(fingerprint)
+
+    def public(self, key: Key) -> bytes:
+        """The public key: armoured OpenPGP, or PEM."""
+        return self._part(key.keytype).public(key.fingerprint)
+
+    def expire(
+        self, key: Key, passphrase: Secret, expires: datetime.date | None, subkey: int = 0
+    ) -> None:
+        """Have a key, or its `subkey` (counted from 1), expire on that day; None means never.
+
+        Raises `RequestRefused` (unsupported keytype), `WrongPassphrase`.
+        """
+        if key.keytype is not KeyType.GNUPG:
+            raise RequestRefused(Status.UNSUPPORTED_KEYTYPE)
+        self.gnupg.change_expiration(key.fingerprint, passphrase, expires, subkey)
+
+    def fingerprints(self) -> frozenset[str]:
+        """The fingerprints of all keys in the store."""
+        return self.gnupg.fingerprints() | self.pem.fingerprints()
+
+    def check_consistency(self, keys: Iterable[Key]) -> list[Finding]:
+        """How the store differs from the `keys` in the database; nothing if all is well."""
+        rows = {key.fingerprint: key for key in keys}
+        gnupg, pem = self.gnupg.fingerprints(), self.pem.fingerprints()
+        missing = [
+            Finding(
+                key.fingerprint,
+                key.name,
+                f"key {key.name} ({key.keytype}, {key.fingerprint}) is in the database, but not in"
+                f" {self._part(key.keytype).path}: restore it from a backup, or delete-key",
+            )
+            for key in rows.values()
+            if key.fingerprint not in (gnupg if key.keytype is KeyType.GNUPG else pem)
+        ]
+        unknown = [
+            Finding(
+                fingerprint,
+                None,
+                f"key {fingerprint} is in {path}, but not in the database: restore the database"
+                " from a backup, or move the key away",
+            )
+            for path, there in ((self.gnupg.path, gnupg), (self.pem.path, pem))
+            for fingerprint in sorted(there - rows.keys())
+        ]
+        return missing + unknown
+
+    def _part(self, keytype: KeyType) -> GnuPGHome | PemStore:
+        return self.gnupg if keytype is KeyType.GNUPG else self.pem
+
+
+# --- Passphrases -------------------------------------------------------------------------------
+
+
+def new_access(
+    key_passphrase: Secret, user_passphrase: Secret, layers: Sequence[Layer], registry: Registry
+) -> bytes:
+    """A user's `encrypted_passphrase`: the key's, bound with `layers`, opened by the user's.
+
+    Raises `CannotBind`, and `KeystoreError` for an empty passphrase.
+    """
+    return seal(bind(key_passphrase, layers, registry), user_passphrase)
+
+
+def open_access(access: bytes | None, user_passphrase: Secret, registry: Registry) -> Secret:
+    """The key's passphrase, by a user's `encrypted_passphrase` (None: the user has no access).
+
+    Raises `WrongPassphrase`, which takes as long and says the same where there is no access;
+    `CannotUnbind`, and `KeystoreError` for a damaged access.
+    """
+    envelope = UNOPENABLE if access is None else access
+    return unbind(open_envelope(envelope, user_passphrase), registry)

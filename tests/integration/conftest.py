@@ -1,0 +1,37 @@
+"""Sites for the tests here: one that runs for the whole session, and copies of a template."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.site import Site
+
+#: Users that have a client certificate in the template.
+CERTIFICATES = ("admin", "alice", "bob")
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A site that is made once and never started."""
+    return Site.make(tmp_path_factory.mktemp("template") / "site", CERTIFICATES)
+
+
+@pytest.fixture
+def site(template: Site, tmp_path: Path) -> Iterator[Site]:
+    """A new site for one test, not running; whatever it starts is ended afterwards."""
+    fresh = Site.copy(template, tmp_path / "site")
+    yield fresh
+    fresh.stop_all()
+    shutil.rmtree(fresh.directory)
+
+
+@pytest.fixture(scope="module")
+def running_site(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A running site for the tests of one module, which must leave no user or key behind."""
+    shared_site = Site.copy(template, tmp_path_factory.mktemp("running") / "site")
+    with shared_site.running():
+        yield shared_site

@@ -1,0 +1,601 @@
+"""The GnuPG home: keys are made, imported, changed and deleted whole, with the real gpg."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from sigul_stack.errors import (
+    ConfigurationError,
+    KeystoreError,
+    RequestRefused,
+    Status,
+    ToolMissing,
+    WrongPassphrase,
+)
+from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId, scratch
+from sigul_stack.keystore.gnupg.directory import locked
+from sigul_stack.keystore.process import MAX_OUTPUT, ToolTimeout
+from sigul_stack.secret import Secret
+from sigul_stack.signing.openpgp import detach_sign
+from tests.shared_data import shared
+
+from .gnupg_support import (
+    CURVES,
+    LEGACY_KEY,
+    Outside,
+    agents,
+    gnupg_home,
+    legacy_home,
+    legacy_passphrase,
+    outside_home,
+)
+
+PASSPHRASE = Secret("nKRGmQ9C_Vds-apcVaS6ioMsNNha-OypuKkhvZHOzt4Ek0qF0K6MAakUCcxjoaKc")
+NAME = UserId("release")
+FAR = datetime.date(2099, 5, 6)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[GnuPGHome]:
+    with gnupg_home(tmp_path / "gnupg") as home:
+        yield home
+
+
+@pytest.fixture
+def person(tmp_path: Path) -> Iterator[Outside]:
+    with outside_home(tmp_path / "person") as person:
+        yield person
+
+
+def secret_files(home: GnuPGHome) -> set[str]:
+    return {path.stem for path in (home.path / "private-keys-v1.d").glob("*.key")}
+
+
+def assert_consistent(home: GnuPGHome) -> None:
+    """No half-made key, no scratch home, no agent but the home's own."""
+    assert not list(home.path.glob(".new-*"))
+    listed = {part.keygrip for key in home.list_keys() for part in key.parts}
+    assert secret_files(home) == listed
+    assert len(agents(home.path)) <= 1
+
+
+def assert_signs(home: GnuPGHome, fingerprint: str, passphrase: Secret = PASSPHRASE) -> None:
+    signature = BytesIO()
+    detach_sign(home, fingerprint, passphrase, BytesIO(b"data"), signature, armor=False)
+    assert signature.getvalue()
+    with pytest.raises(WrongPassphrase):
+        detach_sign(home, fingerprint, Secret("wrong"), BytesIO(b"data"), signature, armor=False)
+
+
+# --- The home itself ---------------------------------------------------------------------------
+
+
+def test_a_new_home_is_private_and_keeps_no_passphrases(home: GnuPGHome) -> None:
+    assert home.path.stat().st_mode & 0o777 == 0o700
+    settings = (home.path / "gpg-agent.conf").read_text().splitlines()
+    assert {"allow-loopback-pinentry", "default-cache-ttl 0", "max-cache-ttl 0"} <= set(settings)
+    # That would also weaken what people's passphrases protect.
+    assert not any(line.startswith("s2k-count") for line in settings)
+    home.prepare()
+    assert home.fingerprints() == frozenset()
+
+
+def test_an_empty_directory_that_is_there_becomes_a_home(tmp_path: Path) -> None:
+    (tmp_path / "gnupg").mkdir(mode=0o755)
+    with gnupg_home(tmp_path / "gnupg") as home:
+        assert home.path.stat().st_mode & 0o777 == 0o700
+
+
+def test_an_existing_home_is_checked_and_left_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), legacy_home(tmp_path / "gnupg") as home:
+        for name in ("gpg.conf", "gpg-agent.conf"):
+            original = shared("legacy-site", "gnupg", name).read_bytes()
+            assert (home.path / name).read_bytes() == original
+        assert not caplog.records
+        (home.path / "gpg-agent.conf").write_text("# max-cache-ttl 0\n--max-cache-ttl 600\n")
+        home.prepare()
+        assert "max-cache-ttl 0" in caplog.text
+
+
+def test_a_home_that_others_may_read_is_refused(home: GnuPGHome) -> None:
+    home.path.chmod(0o750)
+    with pytest.raises(KeystoreError, match=r"chmod 700"):
+        home.prepare()
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [("gpg-agent.conf", "no-allow-loopback-pinentry"), ("common.conf", "use-keyboxd")],
+)
+def test_a_home_with_settings_that_cannot_work_is_refused(
+    home: GnuPGHome, file: str, line: str
+) -> None:
+    with (home.path / file).open("a") as configuration:
+        configuration.write(f"\n  {line}\n")
+    with pytest.raises(KeystoreError, match=f"{file}.*{line}.*remove that line"):
+        home.prepare()
+
+
+def test_a_home_where_none_can_be_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(KeystoreError, match=r"key store in .*file/gnupg"):
+        GnuPGHome(tmp_path / "file" / "gnupg").prepare()
+
+
+def test_a_path_too_long_for_a_socket(tmp_path: Path, person: Outside) -> None:
+    deep = tmp_path / ("d" * 60) / ("e" * max(1, 119 - 61 - len(str(tmp_path))))
+    assert len(str(deep)) >= 120
+    with gnupg_home(deep) as home:
+        fingerprint = home.generate(PASSPHRASE, NAME)
+        assert_signs(home, fingerprint)
+        imported = person.make_key("imported")
+        assert home.import_secret(person.export_secret(imported), Secret(""), PASSPHRASE)
+        assert home.fingerprints() == {fingerprint, imported}
+        assert_consistent(home)
+    assert not (home.path / "S.gpg-agent").exists()
+
+
+def test_many_processes_start_one_agent(home: GnuPGHome) -> None:
+    fingerprint = home.generate(PASSPHRASE, NAME)
+    home.stop_agent()
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: assert_signs(home, fingerprint), range(32)))
+    assert len(agents(home.path)) == 1
+
+
+def test_the_agent_can_be_stopped_and_comes_back(home: GnuPGHome) -> None:
+    fingerprint = home.generate(PASSPHRASE, NAME)
+    home.stop_agent()
+    home.stop_agent()
+    for _ in range(200):
+        if not agents(home.path):
+            break
+        time.sleep(0.05)
+    assert agents(home.path) == []
+    assert_signs(home, fingerprint)
+
+
+def test_a_passphrase_is_not_kept(home: GnuPGHome) -> None:
+    fingerprint = home.generate(PASSPHRASE, NAME)
+    for _ in range(3):
+        assert_signs(home, fingerprint)
+
+
+# --- Making keys -------------------------------------------------------------------------------
+
+
+def test_a_key_as_the_default_settings_make_it(tmp_path: Path, person: Outside) -> None:
+    with gnupg_home(tmp_path / "gnupg", KeySettings()) as home:
+        fingerprint = home.generate(
+            PASSPHRASE, UserId("Lab Release", "for tests", "release@example.org"), FAR
+        )
+        assert re.fullmatch("[0-9A-F]{40}", fingerprint)
+        assert home.fingerprints() == {fingerprint}
+        assert_signs(home, fingerprint)
+        person.gpg("--import", data=home.public(fingerprint))
+    listing = person.gpg("--with-colons", "--list-keys").decode()
+    assert "Lab Release (for tests) <release@example.org>" in listing
+    pub, sub = (line.split(":") for line in listing.splitlines() if line[:3] in ("pub", "sub"))
+    for record in (pub, sub):
+        assert record[2:4] == ["2048", "1"]
+        assert datetime.datetime.fromtimestamp(int(record[6]), datetime.UTC).date() == FAR
+    assert pub[11] == "scESCA"  # itself signs and certifies; the rest, by its subkey
+    assert sub[11] == "esa"
+
+
+@pytest.mark.parametrize(
+    ("settings", "kinds"),
+    [
+        (KeySettings("RSA", 1024, "", 0), [("1024", "1")]),
+        (KeySettings("RSA", 3072, "ELG", 1024), [("3072", "1"), ("1024", "16")]),
+        (CURVES, [("255", "22"), ("255", "18")]),
+        (KeySettings("nistp256", 0, "nistp384", 0, "Sign"), [("256", "19"), ("384", "18")]),
+    ],
+)
+def test_other_kinds_of_keys(
+    tmp_path: Path, settings: KeySettings, kinds: list[tuple[str, str]]
+) -> None:
+    with gnupg_home(tmp_path / "gnupg", settings) as home:
+        fingerprint = home.generate(PASSPHRASE, NAME)
+        listing = home.run(["--with-colons", "--list-keys"]).output.decode()
+        assert_signs(home, fingerprint)
+    records = [line.split(":") for line in listing.splitlines() if line[:3] in ("pub", "sub")]
+    assert [(record[2], record[3]) for record in records] == kinds
+    assert {record[6] for record in records} == {""}
+
+
+@pytest.mark.parametrize("name", ["k", "1", "%commit", "a (b)", "Ünïcode", "  x  ", "\\n", "#x"])
+def test_any_key_name_will_do_as_a_user_id(home: GnuPGHome, name: str) -> None:
+    home.generate(PASSPHRASE, UserId(name))
+    assert f"::{name.strip()}::".replace("\\", "\\x5c") in home.run(
+        ["--with-colons", "--list-keys"]
+    ).output.decode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "user_id",
+    [UserId("a\nKey-Length: 1"), UserId("a\n%no-protection"), UserId("a", email="a@b> <c@d"),
+     UserId("a", comment="\r"), UserId("")],
+)  # fmt: skip
+def test_a_user_id_that_cannot_be(home: GnuPGHome, user_id: UserId) -> None:
+    with pytest.raises(KeystoreError):
+        home.generate(PASSPHRASE, user_id)
+    assert home.list_keys() == []
+    assert_consistent(home)
+
+
+def test_a_key_cannot_have_expired_when_it_is_made(home: GnuPGHome) -> None:
+    with pytest.raises(KeystoreError, match="check the user ID, the expiry date"):
+        home.generate(PASSPHRASE, NAME, datetime.date(2001, 2, 3))
+    assert_consistent(home)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [KeySettings(key_type="RSA\nx"), KeySettings(subkey_type="a b"), KeySettings(key_type=""),
+     KeySettings(key_type="cv25519"), KeySettings(key_usage="sign\n%x")],
+)  # fmt: skip
+def test_settings_that_gpg_could_misunderstand(home: GnuPGHome, settings: KeySettings) -> None:
+    with pytest.raises(ConfigurationError, match="gnupg-"):
+        GnuPGHome(home.path, settings=settings).generate(PASSPHRASE, NAME)
+    assert_consistent(home)
+
+
+def test_new_keys_need_no_slow_passphrase_hashing(home: GnuPGHome) -> None:
+    home.generate(PASSPHRASE, NAME)
+    for path in (home.path / "private-keys-v1.d").iterdir():
+        assert '"65536"' in path.read_text("latin-1")  # the count of the passphrase's hashing
+
+
+def test_many_keys_at_once(home: GnuPGHome) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(lambda n: home.generate(PASSPHRASE, UserId(f"k{n}")), range(6)))
+    assert home.fingerprints() == set(made)
+    assert_consistent(home)
+
+
+# --- Importing keys ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("passphrase", ["file passphrase", "ä%\\ \"'x", "x" * 200])
+@pytest.mark.parametrize("armor", [True, False])
+def test_an_imported_key_gets_its_own_passphrase(
+    home: GnuPGHome, person: Outside, passphrase: str, armor: bool
+) -> None:
+    fingerprint = person.make_key("imported", passphrase)
+    data = person.export_secret(fingerprint, passphrase=passphrase, armor=armor)
+    assert home.import_secret(data, Secret(passphrase), PASSPHRASE) == fingerprint
+    assert home.fingerprints() == {fingerprint}
+    assert_signs(home, fingerprint)
+    assert_consistent(home)
+    assert all(part.secret for key in home.list_keys() for part in key.parts)
+    for path in (home.path / "private-keys-v1.d").iterdir():
+        assert '"65536"' in path.read_text("latin-1")
+
+
+def test_a_file_without_a_passphrase_can_be_imported(home: GnuPGHome, person: Outside) -> None:
+    fingerprint = person.make_key("imported")
+    home.import_secret(person.export_secret(fingerprint), Secret("whatever"), PASSPHRASE)
+    assert_signs(home, fingerprint)
+
+
+def test_a_key_without_its_primary_secret_can_be_imported(home: GnuPGHome, person: Outside) -> None:
+    fingerprint = person.make_key("offline")
+    person.gpg("--quick-add-key", fingerprint, "ed25519", "sign")
+    data = person.gpg("--export-secret-subkeys", fingerprint)
+    home.import_secret(data, Secret(""), PASSPHRASE)
+    assert_signs(home, fingerprint)
+    home.delete(fingerprint)
+    assert_consistent(home)
+
+
+@pytest.mark.parametrize("given", ["wrong", "", "x" * 254])
+def test_a_wrong_passphrase_of_the_file(home: GnuPGHome, person: Outside, given: str) -> None:
+    data = person.export_secret(person.make_key("imported", "right"), passphrase="right")
+    with pytest.raises(RequestRefused) as raised:
+        home.import_secret(data, Secret(given), PASSPHRASE)
+    assert raised.value.status == Status.IMPORT_PASSPHRASE_ERROR
+    assert home.list_keys() == []
+    assert_consistent(home)
+
+
+def test_what_is_no_secret_key(home: GnuPGHome, person: Outside) -> None:
+    one, two = person.make_key("one"), person.make_key("two")
+    secret = person.export_secret(one, armor=False)
+    for data in (
+        b"", b"garbage", b"\xff" * 1000, secret[: len(secret) // 3],
+        b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n=AAAA\n-----END PGP PRIVATE KEY BLOCK-----\n",
+        person.gpg("--export", one), person.gpg("--armor", "--export", one),
+        person.export_secret(one, two), secret + person.gpg("--export", two),
+        person.gpg("--symmetric", data=secret, passphrase="x"),
+    ):  # fmt: skip
+        with pytest.raises(RequestRefused) as raised:
+            home.import_secret(data, Secret(""), PASSPHRASE)
+        assert raised.value.status == Status.INVALID_IMPORT
+    assert home.list_keys() == []
+    assert_consistent(home)
+
+
+def test_a_key_that_is_there_cannot_be_imported(home: GnuPGHome, person: Outside) -> None:
+    fingerprint = person.make_key("imported")
+    data = person.export_secret(fingerprint)
+    home.import_secret(data, Secret(""), PASSPHRASE)
+    with pytest.raises(RequestRefused) as raised:
+        home.import_secret(data, Secret(""), Secret("another"))
+    assert raised.value.status == Status.ALREADY_EXISTS
+    assert_signs(home, fingerprint)
+    assert_consistent(home)
+
+
+def test_of_imports_of_one_key_at_once_one_succeeds(home: GnuPGHome, person: Outside) -> None:
+    data = person.export_secret(person.make_key("imported"))
+
+    def attempt(_: int) -> object:
+        try:
+            return home.import_secret(data, Secret(""), PASSPHRASE)
+        except RequestRefused as error:
+            return error.status
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(attempt, range(4)))
+    assert found.count(Status.ALREADY_EXISTS) == 3
+    (fingerprint,) = home.fingerprints()
+    assert_signs(home, fingerprint)
+    assert_consistent(home)
+
+
+# --- Deleting ----------------------------------------------------------------------------------
+
+
+def test_a_deleted_key_is_gone_and_can_come_back(home: GnuPGHome, person: Outside) -> None:
+    """Fault 21: a key that was not really deleted could not be imported again."""
+    fingerprint, other = person.make_key("imported"), home.generate(PASSPHRASE, NAME)
+    data = person.export_secret(fingerprint)
+    for _ in range(2):
+        home.import_secret(data, Secret(""), PASSPHRASE)
+        home.delete(fingerprint)
+        assert home.fingerprints() == {other}
+        assert home.key(fingerprint) is None
+        assert_consistent(home)
+
+
+def test_deleting_finishes_what_was_broken_off(
+    home: GnuPGHome, caplog: pytest.LogCaptureFixture
+) -> None:
+    fingerprint = home.generate(PASSPHRASE, NAME)
+    home.run(["--yes", "--delete-secret-keys", fingerprint])
+    home.delete(fingerprint)
+    assert home.list_keys() == []
+    assert not caplog.records
+    home.delete(fingerprint)
+    assert fingerprint in caplog.text
+
+
+# --- Expiration --------------------------------------------------------------------------------
+
+
+def expirations(home: GnuPGHome, fingerprint: str) -> list[datetime.date | None]:
+    key = home.key(fingerprint)
+    assert key is not None
+    return [
+        datetime.datetime.fromtimestamp(part.expires, datetime.UTC).date() if part.expires else None
+        for part in key.parts
+    ]
+
+
+def test_expiration_of_a_key_and_of_its_subkey(home: GnuPGHome) -> None:
+    fingerprint = home.generate(PASSPHRASE, NAME, FAR)
+    sooner = datetime.date(2098, 1, 1)
+    home.change_expiration(fingerprint, PASSPHRASE, sooner)
+    assert expirations(home, fingerprint) == [sooner, FAR]
+    home.change_expiration(fingerprint, PASSPHRASE, None, subkey=1)
+    assert expirations(home, fingerprint) == [sooner, None]
+    home.change_expiration(fingerprint, PASSPHRASE, None)
+    assert expirations(home, fingerprint) == [None, None]
+    home.change_expiration(fingerprint, PASSPHRASE, sooner, subkey=1)
+    assert expirations(home, fingerprint) == [None, sooner]
+
+
+def test_an_expiration_that_cannot_be_changed(home: GnuPGHome) -> None:
+    fingerprint = home.generate(PASSPHRASE, NAME, FAR)
+    with pytest.raises(WrongPassphrase):
+        home.change_expiration(fingerprint, Secret("wrong"), None)
+    with pytest.raises(KeystoreError, match="date in the future"):
+        home.change_expiration(fingerprint, PASSPHRASE, datetime.date(2001, 2, 3))
+    for subkey in (2, -1):
+        with pytest.raises(KeystoreError, match="there is no subkey"):
+            home.change_expiration(fingerprint, PASSPHRASE, None, subkey=subkey)
+    with pytest.raises(KeystoreError, match="is not in"):
+        home.change_expiration("0" * 40, PASSPHRASE, None)
+    assert expirations(home, fingerprint) == [FAR, FAR]
+
+
+def test_an_expired_key_says_so_and_can_be_revived(home: GnuPGHome, person: Outside) -> None:
+    person.gpg("--quick-gen-key", "short-lived", "ed25519", "sign", "seconds=1")
+    fingerprint = person.list_keys()[0].fingerprint
+    home.import_secret(person.export_secret(fingerprint), Secret(""), PASSPHRASE)
+    time.sleep(2)
+    with pytest.raises(KeystoreError, match="change-key-expiration"):
+        detach_sign(home, fingerprint, PASSPHRASE, BytesIO(b"x"), BytesIO(), armor=True)
+    home.change_expiration(fingerprint, PASSPHRASE, FAR)
+    assert_signs(home, fingerprint)
+
+
+# --- Killed, failing and hostile surroundings --------------------------------------------------
+
+#: Makes a key in the home that it is given, and is killed once the named function is called.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId, home, scratch
+from sigul_stack.secret import Secret
+def die(*arguments, **more):
+    os.kill(os.getpid(), signal.SIGKILL)
+place = home if hasattr(home, sys.argv[2]) else scratch
+setattr(place, sys.argv[2], die)
+GnuPGHome(Path(sys.argv[1]), settings=KeySettings("ed25519", 0, "cv25519", 0)).generate(
+    Secret("passphrase"), UserId("killed"))
+"""
+
+
+@pytest.mark.parametrize("when", ["write_new", "move_in", "_link_secrets", "_import_public"])
+def test_a_kill_leaves_nothing_half_made(
+    home: GnuPGHome, when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = home.generate(PASSPHRASE, NAME)
+    killed = subprocess.run([sys.executable, "-c", KILLED, home.path, when], timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert home.fingerprints() == {before}
+    assert list(home.path.glob(".new-*"))
+    home.prepare()
+    assert "left by a process that was killed" in caplog.text
+    assert home.fingerprints() == {before}
+    for _ in range(200):
+        if len(agents(home.path)) <= 1:
+            break
+        time.sleep(0.05)
+    assert_consistent(home)
+
+
+def test_a_kill_when_the_key_is_there_leaves_it_whole(home: GnuPGHome) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, home.path, "_keep_revocation"], timeout=60
+    )
+    assert killed.returncode == -signal.SIGKILL
+    home.prepare()
+    (fingerprint,) = home.fingerprints()
+    assert_signs(home, fingerprint, Secret("passphrase"))
+
+
+def test_keys_in_the_making_are_no_leftovers(home: GnuPGHome) -> None:
+    with scratch.scratch_home(home) as making:
+        home.prepare()
+        assert making.path.exists()
+    assert not making.path.exists()
+
+
+def test_a_failure_while_moving_in_leaves_nothing(
+    home: GnuPGHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for step in ("_link_secrets", "_import_public", "_keep_revocation", "sync_keys"):
+        with monkeypatch.context() as patched:
+            patched.setattr(scratch, step, fail)
+            with pytest.raises(KeystoreError, match="No space left"):
+                home.generate(PASSPHRASE, NAME)
+        assert home.list_keys() == []
+        assert_consistent(home)
+
+
+def test_changes_wait_for_one_another_but_not_for_ever(home: GnuPGHome) -> None:
+    impatient = GnuPGHome(home.path, settings=CURVES, time_limit=0.2)
+    with locked(home.path, 1), pytest.raises(KeystoreError, match="try again later"):
+        impatient.delete("0" * 40)
+
+
+def test_without_gpg_its_package_is_named(
+    home: GnuPGHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolMissing, match="install the package gnupg"):
+        home.list_keys()
+    monkeypatch.undo()
+
+
+@pytest.fixture
+def pretend_gpg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that is run instead of gpg, to be written."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+    program = directory / "gpg"
+    program.touch(mode=0o700)
+    return program
+
+
+def test_a_gpg_that_hangs_is_ended_with_all_its_children(pretend_gpg: Path, tmp_path: Path) -> None:
+    children = tmp_path / "children"
+    pretend_gpg.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! $$ >{children}\nwait\n")
+    with pytest.raises(ToolTimeout, match=r"gpg did not finish within 0.5 s"):
+        GnuPGHome(tmp_path, time_limit=0.5).run(["--version"])
+    for number in children.read_text().split():
+        for _ in range(200):
+            state = Path("/proc", number, "stat")
+            if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail(f"process {number} still runs")
+
+
+@pytest.mark.parametrize("output", ["", ">&2"])
+def test_a_gpg_that_writes_without_end_is_ended(
+    pretend_gpg: Path, tmp_path: Path, output: str
+) -> None:
+    pretend_gpg.write_text(f"#!/bin/sh\nexec yes {output}\n")
+    with pytest.raises(KeystoreError, match=f"more than {MAX_OUTPUT} bytes"):
+        GnuPGHome(tmp_path).run(["--version"])
+
+
+def test_secrets_are_in_no_argument_and_no_environment(
+    home: GnuPGHome, pretend_gpg: Path, tmp_path: Path, person: Outside
+) -> None:
+    seen = tmp_path / "seen"
+    pretend_gpg.write_text(
+        f'#!/bin/sh\n{{ printf "%s\\n" "$@"; env; }} >>{seen}\nPATH=${{PATH#*:}} exec gpg "$@"\n'
+    )
+    fingerprint = home.generate(PASSPHRASE, NAME)
+    home.change_expiration(fingerprint, PASSPHRASE, FAR)
+    assert_signs(home, fingerprint)
+    imported = person.make_key("imported", "file passphrase")
+    data = person.export_secret(imported, passphrase="file passphrase")
+    seen.write_text("")
+    home.import_secret(data, Secret("file passphrase"), PASSPHRASE)
+    home.delete(imported)
+    assert_signs(home, fingerprint)
+    text = seen.read_text()
+    assert "--import" in text
+    assert "--passphrase-fd" in text
+    assert PASSPHRASE.reveal().decode() not in text
+    assert "file passphrase" not in text
+
+
+# --- An existing site --------------------------------------------------------------------------
+
+
+def test_the_key_of_an_existing_site(tmp_path: Path, person: Outside) -> None:
+    passphrase = legacy_passphrase()
+    with legacy_home(tmp_path / "gnupg") as home:
+        assert home.fingerprints() == {LEGACY_KEY}
+        expected = shared("legacy-site", "expected", "release.asc.out").read_bytes()
+        assert home.public(LEGACY_KEY).strip() in expected
+        assert_signs(home, LEGACY_KEY, passphrase)
+        home.change_expiration(LEGACY_KEY, passphrase, FAR)
+        home.change_expiration(LEGACY_KEY, passphrase, FAR, subkey=1)
+        assert expirations(home, LEGACY_KEY) == [FAR, FAR]
+        with home.agent() as agent:  # so that it can be taken elsewhere
+            key = home.key(LEGACY_KEY)
+            assert key is not None
+            agent.change_passphrase(key.parts[0].keygrip, passphrase, PASSPHRASE)
+        data = home.run(["--export-secret-subkeys", LEGACY_KEY], passphrase=passphrase).output
+        assert len(data) > 1000
+        home.delete(LEGACY_KEY)
+        assert home.list_keys() == []
+        assert_consistent(home)

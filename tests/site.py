@@ -1,0 +1,308 @@
+"""A Sigul site for tests: real processes, real NSS TLS, on loopback, in a directory of its own.
+
+    site = Site.make(directory)          certificates, database, administrator `admin`
+    with site.running():                 bridge and server as their own processes
+        site.sigul("list-users", secrets=[site.admin_password])
+
+Host names are those of production (`sigul-bridge.example.org`); nss-wrapper resolves them for the
+processes started here, so that the machine's own hosts file is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sigul_stack.pki import make_site
+
+BRIDGE_NAME = "sigul-bridge.example.org"
+SERVER_NAME = "sigul-server.example.org"
+ADMIN_PASSWORD = "admin-pw"
+#: Seconds for one program to finish; making a key is the slowest.
+PROGRAM_SECONDS = 60.0
+#: Seconds for a daemon to be ready, or to end.
+DAEMON_SECONDS = 30.0
+
+
+def module(name: str) -> list[str]:
+    """The command line of one of the package's programs."""
+    return [sys.executable, "-m", f"sigul_stack.cli.{name}"]
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nothing listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def nul(*secrets: str) -> bytes:
+    """Secrets as `--batch` reads them."""
+    return b"".join(secret.encode() + b"\0" for secret in secrets)
+
+
+def wait_until(condition: object, seconds: float, what: str) -> None:
+    """Wait until `condition()` is true, at most `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        if time.monotonic() > end:
+            raise AssertionError(f"{what} did not happen within {seconds} s")
+        time.sleep(0.02)
+
+
+def _wrapper_library() -> str:
+    for directory in ("/usr/lib", "/usr/lib64", *map(str, Path("/usr/lib").glob("*-linux-gnu"))):
+        found = Path(directory) / "libnss_wrapper.so"
+        if found.exists():
+            return str(found)
+    raise AssertionError("libnss_wrapper.so is missing: install the package libnss-wrapper")
+
+
+@dataclass
+class Process:
+    """A daemon that was started in the foreground, and its log."""
+
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def text(self) -> str:
+        """The log so far."""
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, text: str, count: int = 1, seconds: float = DAEMON_SECONDS) -> None:
+        """Wait until the log holds `text` `count` times."""
+
+        def there() -> bool:
+            if self.text.count(text) >= count:
+                return True
+            assert self.popen.poll() is None, f"the process has ended:\n{self.text}"
+            return False
+
+        wait_until(there, seconds, f"{text!r} ({count} times) in {self.log}")
+
+    def stop(self, number: int = signal.SIGTERM, seconds: float = DAEMON_SECONDS) -> int:
+        """End the process; returns its exit code."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait(seconds)
+            raise AssertionError(f"{self.log} did not end within {seconds} s") from None
+
+
+@dataclass
+class Site:
+    """A site in `directory`. Names and ports may be changed before `configure`."""
+
+    directory: Path
+    bridge_name: str = BRIDGE_NAME
+    server_name: str = SERVER_NAME
+    client_port: int = field(default_factory=free_port)
+    server_port: int = field(default_factory=free_port)
+    admin: str = "admin"
+    admin_password: str = ADMIN_PASSWORD
+    addresses: Mapping[str, str] = field(
+        default_factory=lambda: {BRIDGE_NAME: "127.0.0.1", SERVER_NAME: "127.0.0.1"}
+    )
+    #: Further lines, by file and section: {"server": {"server": "workers: 1"}}.
+    extra: dict[str, dict[str, str]] = field(default_factory=dict)
+    processes: list[Process] = field(default_factory=list)
+
+    # ------------------------------------------------------------------------------------- making
+
+    @classmethod
+    def make(cls, directory: Path, users: Sequence[str] = ("admin",), **settings: object) -> Site:
+        """A new site with certificates for `users`, configuration, database and administrator."""
+        site = cls(directory, **settings)  # type: ignore[arg-type]
+        make_site(
+            directory / "pki", bridge=site.bridge_name, server=site.server_name, users=users
+        )
+        site.configure()
+        site.run(*module("server_create_db"), "-c", str(site.path("server.conf")))
+        site.run(
+            *module("server_add_admin"), "-c", str(site.path("server.conf")), "--batch",
+            "-n", site.admin, secrets=[site.admin_password],
+        )  # fmt: skip
+        return site
+
+    @classmethod
+    def copy(cls, template: Site, directory: Path) -> Site:
+        """A site like `template`, which is not running, with ports of its own."""
+        shutil.copytree(template.directory, directory)
+        site = cls(
+            directory,
+            template.bridge_name,
+            template.server_name,
+            admin=template.admin,
+            admin_password=template.admin_password,
+            extra={name: dict(lines) for name, lines in template.extra.items()},
+        )
+        site.configure()
+        return site
+
+    def path(self, name: str) -> Path:
+        """A file of the site."""
+        return self.directory / name
+
+    def configure(self) -> None:
+        """Write (again) the three configuration files and the hosts file."""
+        for name in ("log", "run", "server", "server/keys", "server/gnupg", "server/spool"):
+            self.path(name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.write_configuration(
+            "bridge",
+            {
+                "bridge": f"server-cn: {self.server_name}\nlisten-address: 127.0.0.1\n"
+                f"client-listen-port: {self.client_port}\n"
+                f"server-listen-port: {self.server_port}\n",
+                "nss": self.nss_lines("bridge"),
+            },
+        )
+        self.write_configuration(
+            "server",
+            {
+                "server": f"bridge-hostname: {self.bridge_name}\nbridge-port: {self.server_port}\n"
+                f"spool-directory: {self.path('server/spool')}\n",
+                "database": f"database-path: {self.path('server/server.sqlite')}\n",
+                "gnupg": f"gnupg-home: {self.path('server/gnupg')}\n",
+                "keys": f"keys-storage: {self.path('server/keys')}\n",
+                "nss": self.nss_lines("server"),
+            },
+        )
+        self.client_configuration(self.admin)
+        self.path("hosts").write_text(
+            "".join(f"{address} {name}\n" for name, address in self.addresses.items())
+        )
+
+    def nss_lines(self, directory: str) -> str:
+        """The [nss] section for one of the site's databases."""
+        database = self.path("pki") / directory
+        return f"nss-dir: {database}\nnss-password-file: {database}/nss-password\n"
+
+    def client_configuration(self, user: str, name: str = "client") -> Path:
+        """Write a client's configuration for `user`, who has a certificate; returns its path."""
+        return self.write_configuration(
+            name,
+            {
+                "client": f"bridge-hostname: {self.bridge_name}\nbridge-port: {self.client_port}\n"
+                f"server-hostname: {self.server_name}\nuser-name: {user}\n",
+                "nss": self.nss_lines(f"clients/{user}"),
+            },
+        )
+
+    def write_configuration(self, name: str, sections: Mapping[str, str]) -> Path:
+        """Write NAME.conf from its sections, and the `extra` lines for them."""
+        extra = self.extra.get(name, {})
+        text = ""
+        for section in {**sections, **extra}:
+            text += f"[{section}]\n{sections.get(section, '')}{extra.get(section, '')}\n"
+        path = self.path(f"{name}.conf")
+        path.write_text(text)
+        return path
+
+    # ------------------------------------------------------------------------------------ running
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of every program of the site."""
+        return {
+            **os.environ,
+            "LD_PRELOAD": _wrapper_library(),
+            "NSS_WRAPPER_HOSTS": str(self.path("hosts")),
+            "HOME": str(self.directory),
+        }
+
+    def run(
+        self,
+        *command: str,
+        secrets: Sequence[str] = (),
+        stdin: bytes | None = None,
+        code: int | None = 0,
+        seconds: float = PROGRAM_SECONDS,
+        cwd: Path | None = None,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a program to its end; it must exit with `code` (None: any)."""
+        done = subprocess.run(
+            command,
+            input=nul(*secrets) if stdin is None else stdin,
+            capture_output=True,
+            env=self.environment,
+            timeout=seconds,
+            check=False,
+            cwd=cwd,
+        )
+        assert code is None or done.returncode == code, (
+            f"{' '.join(command)} exited with {done.returncode}, not {code}\n"
+            f"stdout: {done.stdout[-2000:]!r}\nstderr: {done.stderr.decode(errors='replace')}\n"
+            + "".join(f"--- {item.log}\n{item.text[-4000:]}\n" for item in self.processes)
+        )
+        return done
+
+    def sigul(
+        self,
+        *arguments: str,
+        secrets: Sequence[str] = (),
+        code: int | None = 0,
+        config: Path | str = "client.conf",
+        options: Sequence[str] = (),
+        **further: object,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run `sigul --batch` with a command and its secrets."""
+        return self.run(
+            *module("sigul"), "--batch", "-c", str(self.directory / config), *options, *arguments,
+            secrets=secrets, code=code, **further,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def start(self, program: str, *, config: str | None = None, verbose: bool = True) -> Process:
+        """Start `bridge` or `server` in the foreground, its standard error in a log file."""
+        number = len(self.processes)
+        log = self.path(f"log/{program}-{number}.log")
+        with log.open("wb") as stream:
+            popen = subprocess.Popen(
+                [
+                    *module(program), "-c", str(self.path(config or f"{program}.conf")),
+                    *(["-v"] if verbose else []),
+                ],
+                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=self.environment,
+            )  # fmt: skip
+        process = Process(popen, log)
+        self.processes.append(process)
+        return process
+
+    def start_bridge(self) -> Process:
+        """Start the bridge and wait until it listens."""
+        bridge = self.start("bridge")
+        bridge.wait_for("[BRIDGE_REQUEST] Waiting for the server to connect")
+        return bridge
+
+    def start_server(self, waiting: int = 1) -> Process:
+        """Start the server and wait until so many of its workers wait at the bridge."""
+        server = self.start("server")
+        server.wait_for("Waiting for a request at the bridge", waiting)
+        return server
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[tuple[Process, Process]]:
+        """Bridge and server run while the block lasts."""
+        try:
+            bridge = self.start_bridge()
+            server = self.start_server()
+            yield bridge, server
+        finally:
+            self.stop_all()
+
+    def stop_all(self) -> None:
+        """End whatever is still running, the newest first."""
+        while self.processes:
+            self.processes.pop().stop()

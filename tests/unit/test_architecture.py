@@ -1,0 +1,416 @@
+"""Who may import whom (docs, "Where things are"), and: nothing happens at import.
+
+The first half walks the syntax trees of all modules of the package, imports inside functions and
+for type checkers included. The second half imports each module in a process of its own
+(import_probe.py) and looks at what that did.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = "sigul_stack"
+TOP = Path(__file__).parents[2]
+
+# --- The rules. Names are those of modules and packages below sigul_stack. -----------------------
+
+EVERYBODY_MAY = frozenset({"", "errors", "secret"})  # "" is the package itself: its version
+_SHARED = frozenset({"config"})
+MAY_IMPORT: dict[str, frozenset[str]] = {
+    "": frozenset(),
+    "errors": frozenset(),
+    "secret": frozenset(),
+    "protocol": frozenset(),
+    "config": frozenset(),
+    "logcontext": frozenset(),
+    "metrics": frozenset(),
+    # Only these two of protocol: the inner session is carried in its chunks.
+    "transport": _SHARED | {"protocol.chunks", "protocol.codec"},
+    "database": _SHARED,
+    "pki": _SHARED,
+    "keystore": _SHARED | {"database"},
+    "signing": _SHARED | {"database", "keystore"},
+    "bridge": _SHARED | {"protocol", "transport", "logcontext", "metrics"},
+    "client": _SHARED | {"protocol", "transport"},
+    "server": _SHARED
+    | {"protocol", "transport", "database", "keystore", "signing", "pki"}
+    | {"logcontext", "metrics"},
+    "health": _SHARED | {"protocol", "transport", "pki", "client"},
+    "cli": frozenset({"*"}),
+}
+#: What may be imported besides, but only inside a function: not at the price of every start.
+MAY_IMPORT_LAZILY = {"client": frozenset({"keystore.bindings"})}
+
+#: Packages that are not of the standard library, and the modules that may import them.
+THIRD_PARTY: dict[str, tuple[str, ...]] = {
+    "nss": ("transport.nss", "pki", "pki.*"),
+    "sqlalchemy": ("database", "database.*"),
+    "alembic": ("database", "database.*"),
+    "psycopg": ("database", "database.*"),
+    "passlib": ("keystore", "keystore.*"),
+    "cryptography": ("keystore", "keystore.*", "signing", "signing.*", "pki", "pki.*"),
+    "tqdm": ("cli", "cli.*", "client", "client.*"),
+}
+
+#: The modules that may start programs, and what of the standard library starts one.
+MAY_START_PROGRAMS = (
+    "signing", "signing.*", "keystore", "keystore.*", "pki", "pki.*", "cli.demo*",
+)  # fmt: skip
+STARTS_PROGRAMS = frozenset({"subprocess", "pty", "multiprocessing", "asyncio"})
+STARTING_CALLS = ("system", "popen", "exec*", "spawn*", "posix_spawn*")
+
+#: protocol/ turns bytes into messages and back, and touches nothing else.
+NOT_IN_PROTOCOL = frozenset(
+    {
+        "asyncio", "fcntl", "glob", "logging", "os", "pathlib", "random", "secrets",
+        "select", "selectors", "shutil", "signal", "socket", "ssl", "sys", "tempfile",
+        "threading", "time",
+    }
+)  # fmt: skip
+
+#: What a process never loads by importing these: secrets have no business in a bridge, and each
+#: of these packages costs a client a good part of its start-up time.
+_NOT_IN_A_BRIDGE = frozenset({"sqlalchemy", f"{PACKAGE}.database", f"{PACKAGE}.keystore"})
+_SLOW = frozenset({"sqlalchemy", "alembic", "cryptography", "passlib", "tqdm", "asyncio"})
+NEVER_LOADS = {
+    "bridge": _NOT_IN_A_BRIDGE,
+    "cli.bridge": _NOT_IN_A_BRIDGE,
+    "client": _SLOW,
+    "cli.sigul": _SLOW,
+}
+
+# --- Reading the modules -------------------------------------------------------------------------
+
+
+class Import(NamedTuple):
+    """One imported module, by its full name, and whether a function imports it when called."""
+
+    module: str
+    line: int
+    lazy: bool
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file of the package. `name` is relative to the package, whose own is ""."""
+
+    name: str
+    is_package: bool
+    tree: ast.Module
+
+    @classmethod
+    def load(cls, path: Path) -> Module:
+        """Parse one file."""
+        parts = path.relative_to(TOP / PACKAGE).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        name = ".".join(parts[:-1] if is_package else parts)
+        return cls(name, is_package, ast.parse(path.read_bytes(), str(path)))
+
+    @property
+    def top(self) -> str:
+        """The first part of the name, which the rules go by."""
+        return self.name.partition(".")[0]
+
+    @property
+    def full_name(self) -> str:
+        """The name to import it by."""
+        return f"{PACKAGE}.{self.name}".rstrip(".")
+
+    def base(self, level: int) -> str:
+        """The package that `level` leading dots mean in this module."""
+        parts = self.full_name.split(".")
+        return ".".join(parts[: len(parts) - level + self.is_package])
+
+    def imports(self) -> Iterator[Import]:
+        """All imports, wherever they stand. `from a import b` gives `a.b` if that is a module."""
+        for node, lazy in _walk(self.tree):
+            for module in self._imported_by(node):
+                yield Import(module, getattr(node, "lineno", 0), lazy)
+
+    def _imported_by(self, node: ast.AST) -> Iterator[str]:
+        match node:
+            case ast.Import(names=names):
+                for alias in names:
+                    yield alias.name
+            case ast.ImportFrom(module=module, names=names, level=level):
+                start = f"{self.base(level)}.{module or ''}".rstrip(".") if level else module or ""
+                for alias in names:
+                    inside = f"{start}.{alias.name}"
+                    yield inside if inside in FULL_NAMES or start == PACKAGE else start
+            case (
+                ast.Call(func=ast.Name(id="import_module" | "__import__"), args=args)
+                | ast.Call(func=ast.Attribute(attr="import_module"), args=args)
+            ):
+                yield self._imported_by_name(args)
+
+    def _imported_by_name(self, arguments: list[ast.expr]) -> str:
+        """What `import_module` loads. A name made at run time must be of the same package."""
+        match arguments:
+            case [ast.Constant(value=str(name)), *_]:
+                stripped = name.lstrip(".")
+                level = len(name) - len(stripped)
+                return f"{self.base(level)}.{stripped}" if level else name
+            case [_, ast.Name(id="__package__" | "__name__")]:
+                return self.full_name
+        return "?"
+
+
+def _walk(tree: ast.AST, lazy: bool = False) -> Iterator[tuple[ast.AST, bool]]:
+    """All nodes, each with whether it is executed only when some function is called."""
+    for node in ast.iter_child_nodes(tree):
+        yield node, lazy
+        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from _walk(node, lazy or function)
+
+
+def _is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _is_inside(name: str, packages: Iterable[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+PATHS = sorted((TOP / PACKAGE).rglob("*.py"))
+FULL_NAMES = frozenset(
+    ".".join(path.relative_to(TOP).with_suffix("").parts).removesuffix(".__init__")
+    for path in PATHS
+)
+MODULES = {module.full_name: module for module in map(Module.load, PATHS)}
+
+
+# --- The checks: each returns what is wrong ------------------------------------------------------
+
+Check = Callable[[Module], list[str]]
+
+
+def wrong_inside(module: Module) -> list[str]:
+    """Imports of the package's own modules that the rules do not allow."""
+    wrong = []
+    allowed = MAY_IMPORT.get(module.top, frozenset()) | EVERYBODY_MAY | {module.top}
+    if module.top in {"", "errors", "secret"}:
+        allowed = frozenset({module.top})
+    for imported in module.imports():
+        if imported.module == "?":
+            wrong.append(f"line {imported.line} imports a name made at run time")
+        if imported.module.partition(".")[0] != PACKAGE:
+            continue
+        name = imported.module.removeprefix(PACKAGE).lstrip(".")
+        top = name.partition(".")[0]
+        # `from sigul_stack import __version__`: a name of the package, not a module.
+        if f"{PACKAGE}.{top}" not in FULL_NAMES:
+            top = ""
+        may = allowed | MAY_IMPORT_LAZILY.get(module.top, frozenset()) if imported.lazy else allowed
+        if top not in may and "*" not in may and not _is_inside(name, may):
+            wrong.append(f"line {imported.line} imports {imported.module}")
+    return wrong
+
+
+def wrong_outside(module: Module) -> list[str]:
+    """Imports of other packages that are not listed, or not for this module."""
+    return [
+        f"line {imported.line} imports {imported.module}"
+        for imported in module.imports()
+        if (top := imported.module.partition(".")[0]) not in sys.stdlib_module_names
+        and top not in {PACKAGE, "?"}
+        and not _is_one_of(module.name, THIRD_PARTY.get(top, ()))
+    ]
+
+
+def wrong_programs(module: Module) -> list[str]:
+    """Ways of starting a program in a module that must not."""
+    if _is_one_of(module.name, MAY_START_PROGRAMS):
+        return []
+    imports = [
+        f"line {imported.line} imports {imported.module}"
+        for imported in module.imports()
+        if imported.module.partition(".")[0] in STARTS_PROGRAMS
+    ]
+    calls = [
+        f"line {node.lineno} has os.{node.attr}"
+        for node, _ in _walk(module.tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+        and _is_one_of(node.attr, STARTING_CALLS)
+    ]
+    names = [
+        f"line {node.lineno} imports os.{alias.name}"
+        for node, _ in _walk(module.tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "os"
+        for alias in node.names
+        if _is_one_of(alias.name, STARTING_CALLS)
+    ]
+    return imports + calls + names
+
+
+def wrong_protocol(module: Module) -> list[str]:
+    """Files, sockets, the clock and the like in protocol/."""
+    if module.top != "protocol":
+        return []
+    imports = [
+        f"line {imported.line} imports {imported.module}"
+        for imported in module.imports()
+        if imported.module.partition(".")[0] in NOT_IN_PROTOCOL
+    ]
+    calls = []
+    for node, _ in _walk(module.tree):
+        match node:
+            case ast.Call(func=ast.Name(id="open" | "input" | "print" as name)):
+                calls.append(f"line {node.lineno} calls {name}")
+            case ast.Attribute(attr="now" | "utcnow" | "today" as name):
+                calls.append(f"line {node.lineno} reads the clock with {name}")
+    return imports + calls
+
+
+# --- The tests -----------------------------------------------------------------------------------
+
+
+def test_every_module_has_a_place_in_the_rules() -> None:
+    # A new one gets a row in MAY_IMPORT, and docs/ says what it is.
+    assert {module.top for module in MODULES.values()} <= MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("check", [wrong_inside, wrong_outside, wrong_programs, wrong_protocol])
+def test_every_module_follows_the_rules(check: Check) -> None:
+    breaches = [f"{name}: {wrong}" for name, module in MODULES.items() for wrong in check(module)]
+    assert not breaches, "\n".join(breaches)
+
+
+def test_every_program_has_its_entry_point() -> None:
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    for program, target in project["scripts"].items():
+        module, _, function = target.partition(":")
+        assert module in MODULES, f"{program} has no {module}"
+        defined = {n.name for n in MODULES[module].tree.body if isinstance(n, ast.FunctionDef)}
+        assert function in defined, f"{program} has no {target}"
+
+
+@pytest.mark.parametrize(
+    ("check", "name", "source"),
+    [
+        (wrong_inside, "protocol.codec", "from ..config import ClientSettings"),
+        (wrong_inside, "protocol.codec", "import sigul_stack.transport"),
+        (wrong_inside, "secret", "from sigul_stack import errors"),
+        (wrong_inside, "bridge.pairing", "from .. import keystore"),
+        (wrong_inside, "bridge.pairing", "def f():\n    from sigul_stack.database import Reader"),
+        (wrong_inside, "bridge.pairing", "if TYPE_CHECKING:\n    import sigul_stack.keystore"),
+        (wrong_inside, "bridge.pairing", "import_module('..database.queries', __package__)"),
+        (wrong_inside, "bridge.pairing", "importlib.import_module(name)"),
+        (wrong_inside, "client.core", "from ..keystore.bindings import registry"),
+        (wrong_inside, "client.core", "def f():\n    from ..keystore import envelope"),
+        (wrong_inside, "transport.stream", "from ..protocol.messages import ReplyKeys"),
+        (wrong_outside, "transport.nested", "import nss.ssl"),
+        (wrong_outside, "bridge.pairing", "from nss import io"),
+        (wrong_outside, "server.worker", "from sqlalchemy import select"),
+        (wrong_outside, "keystore.envelope", "import requests"),
+        (wrong_programs, "server.worker", "import subprocess"),
+        (wrong_programs, "cli.stack", "def f():\n    from subprocess import run"),
+        (wrong_programs, "server.supervisor", "os.execv('/bin/true', [])"),
+        (wrong_programs, "server.supervisor", "from os import posix_spawn"),
+        (wrong_protocol, "protocol.codec", "import time"),
+        (wrong_protocol, "protocol.codec", "def f():\n    return open('x')"),
+        (wrong_protocol, "protocol.codec", "def f():\n    return datetime.date.today()"),
+    ],
+)  # fmt: skip
+def test_a_breach_of_the_rules_is_seen(check: Check, name: str, source: str) -> None:
+    module = Module(name, False, ast.parse(source))
+    assert len(check(module)) == 1
+
+
+@pytest.mark.parametrize(
+    ("check", "name", "source"),
+    [
+        (wrong_inside, "client.core", "def f():\n    from ..keystore.bindings import registry"),
+        (wrong_inside, "client.core", "from sigul_stack import __version__"),
+        (wrong_inside, "config.programs", "import_module(f'.{name}', __package__)"),
+        (wrong_inside, "transport.nested", "from ..protocol.codec import Parser"),
+        (wrong_inside, "cli.server", "from ..server import supervisor"),
+        (wrong_inside, "signing.openpgp", "from ..keystore import envelope"),
+        (wrong_outside, "transport.nss", "import nss.nss"),
+        (wrong_outside, "client.core", "from ..transport import nss"),
+        (wrong_programs, "cli.demo_site", "import subprocess"),
+        (wrong_programs, "server.supervisor", "os.fork()"),
+    ],
+)
+def test_what_the_rules_allow_passes(check: Check, name: str, source: str) -> None:
+    module = Module(name, False, ast.parse(source))
+    assert check(module) == []
+
+
+Findings = dict[str, dict[str, list[str]]]
+
+
+def _probe(*modules: str, directory: Path = TOP) -> Findings:
+    """What importing each of `modules` does; see import_probe.py."""
+    done = subprocess.run(
+        [sys.executable, str(TOP / "tests" / "unit" / "import_probe.py"), *modules],
+        cwd=directory,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(directory)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: Findings = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def imported() -> Findings:
+    """What importing each module of the package did."""
+    return _probe(*MODULES)
+
+
+def test_nothing_happens_at_import(imported: Findings) -> None:
+    happened = [line for finding in imported.values() for line in finding["happened"]]
+    assert not happened, "\n".join(happened)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("import os\nos.environ.get('HOME')", "reads the environment's 'HOME'"),
+        ("import os\nos.getenv('HOME')", "reads the environment's 'HOME'"),
+        ("from pathlib import Path\nPath.home()", "reads the environment's 'HOME'"),
+        ("import os\ndict(os.environ)", "reads the whole environment"),
+        ("import subprocess\nsubprocess.run(['true'])", "subprocess.Popen"),
+        ("import socket\nsocket.socket().close()", "socket.__new__"),
+        ("from pathlib import Path\nPath('/etc/passwd').read_text()", "open"),
+        ("import logging\nlogging.basicConfig()", "sets up logging"),
+        ("import logging\nlogging.getLogger(__name__).setLevel(10)", "sets up logging"),
+        ("import signal\nsignal.signal(2, signal.SIG_IGN)", "sets a signal handler"),
+        ("import threading\nthreading.Timer(60, print).start()", "starts a thread"),
+        ("import nss.nss\nnss.nss.nss_init_nodb()", "initialises NSS"),
+        ("import no_such_module", "cannot be imported: ModuleNotFoundError"),
+    ],
+)
+def test_what_happens_at_import_is_seen(tmp_path: Path, source: str, says: str) -> None:
+    package = tmp_path / PACKAGE
+    package.mkdir()
+    (package / "__init__.py").write_text(source)
+    [finding] = _probe(PACKAGE, directory=tmp_path)[PACKAGE]["happened"][:1]
+    assert says in finding
+
+
+@pytest.mark.parametrize("prefix", NEVER_LOADS)
+def test_importing_does_not_load_what_does_not_belong(imported: Findings, prefix: str) -> None:
+    loads = [
+        f"{name} loads {unwanted}"
+        for name, finding in imported.items()
+        if _is_one_of(MODULES[name].name, (prefix, f"{prefix}.*"))
+        for unwanted in sorted(NEVER_LOADS[prefix].intersection(finding["loaded"]))
+    ]
+    assert not loads, "\n".join(loads)

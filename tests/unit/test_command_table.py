@@ -1,0 +1,389 @@
+"""The client's command line, as far as it goes without a server: table, help, secrets, refusals."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from sigul_stack.cli.commands.execution import Surroundings, read_secrets
+from sigul_stack.cli.commands.parsing import parse, parser_of
+from sigul_stack.cli.commands.table import COMMANDS, command_named
+from sigul_stack.cli.secret_input import SecretReader
+from sigul_stack.config import ClientSettings, NSSSettings
+from sigul_stack.config.shared import BindingSettings
+from sigul_stack.errors import SigulError
+from sigul_stack.protocol.operations import OPERATIONS
+from tests.shared_data import shared
+
+#: command-line.md's table: an example command line, and the secrets in the order they are read.
+ORDER: list[tuple[str, list[str]]] = [
+    ("list-users", ["password"]),
+    ("new-user u", ["password"]),
+    ("new-user u --admin", ["password", "new_password"]),
+    ("new-user --with-password u", ["password", "new_password"]),
+    ("delete-user u", ["password"]),
+    ("user-info u", ["password"]),
+    ("modify-user u --admin no --new-name v", ["password"]),
+    ("modify-user u --change-password", ["password", "new_password"]),
+    ("key-user-info u k", ["password"]),
+    ("modify-key-user u k --key-admin yes", ["password"]),
+    ("list-keys", ["password"]),
+    ("new-key k --key-type ECC --key-admin u", ["password", "passphrase"]),
+    (
+        "new-key k --gnupg-name-real R --gnupg-name-comment C --gnupg-name-email E"
+        " --gnupg-expire-date 2030-01-31",
+        ["password", "passphrase"],
+    ),
+    ("import-key k f --key-type RSA --key-admin u", ["password", "passphrase", "new_passphrase"]),
+    ("delete-key k", ["password"]),
+    ("modify-key k --new-name l", ["password"]),
+    ("list-key-users k", ["passphrase"]),
+    ("list-key-users k --password", ["password"]),
+    ("grant-key-access k u", ["passphrase", "new_passphrase"]),
+    ("grant-key-access k u -b test -b pkcs11,token=a", ["passphrase", "new_passphrase"]),
+    ("grant-key-access k u -c test -w f", ["passphrase"]),
+    ("revoke-key-access k u", ["passphrase"]),
+    ("revoke-key-access --password k u", ["password"]),
+    ("get-public-key k", ["passphrase"]),
+    ("get-public-key k --password", ["password"]),
+    ("change-key-expiration k", ["passphrase"]),
+    ("change-key-expiration k --expire-date 2030-01-31 --subkey 1", ["passphrase"]),
+    ("change-passphrase k", ["passphrase", "new_passphrase"]),
+    ("change-passphrase k --client-binding-method test -w f", ["passphrase"]),
+    ("sign-text k f", ["passphrase"]),
+    ("sign-data k f -a", ["passphrase"]),
+    ("decrypt k f", ["passphrase"]),
+    ("list-binding-methods", []),
+    ("list-server-binding-methods", ["password"]),
+]
+
+
+def settings(tmp_path: Path, *enabled: str) -> ClientSettings:
+    return ClientSettings(
+        bridge_hostname="bridge.example.org",
+        server_hostname="server.example.org",
+        nss=NSSSettings(directory=f"sql:{tmp_path}"),
+        binding=BindingSettings(enabled=enabled),
+    )
+
+
+def parsed(line: str) -> tuple[str, argparse.Namespace]:
+    name, *words = line.split()
+    command = command_named(name)
+    assert command is not None
+    return name, parse(command, words)
+
+
+def read(line: str, tmp_path: Path, passphrase_file: Path | None = None) -> tuple[list[str], bytes]:
+    """The secrets' names in the order in which their values came in, and what was left."""
+    name, arguments = parsed(line)
+    command = command_named(name)
+    assert command is not None
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, b"0\x001\x002\x003\x00")
+        os.close(writer)
+        secrets = read_secrets(
+            command,
+            arguments,
+            Surroundings(
+                settings(tmp_path, "test"),
+                SecretReader(batch=True, stdin=reader),
+                passphrase_file,
+            ),
+        )
+        rest = os.read(reader, 100)
+    finally:
+        os.close(reader)
+    return sorted(secrets, key=lambda name: secrets[name].reveal()), rest
+
+
+@pytest.mark.parametrize(("line", "names"), ORDER, ids=[line for line, _ in ORDER])
+def test_secrets_are_read_in_the_tables_order(tmp_path: Path, line: str, names: list[str]) -> None:
+    assert read(line, tmp_path) == (names, b"0\x001\x002\x003\x00"[2 * len(names) :])
+
+
+def test_the_order_of_every_command_is_tested_here() -> None:
+    assert {line.split()[0] for line, _ in ORDER} == {command.name for command in COMMANDS}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_has_help_and_something_to_run(command: object) -> None:
+    found = next(row for row in COMMANDS if row is command)
+    text = " ".join(parser_of(found).format_help().split())
+    assert text.isascii()
+    assert text.startswith(f"usage: sigul {found.name} [-h]")
+    assert found.help in text
+    for operand in found.operands:
+        assert operand.name.upper() in text
+    for ask in found.secrets:
+        assert ask.prompt in text
+    module, _, function = found.run.partition(":")
+    run = importlib.import_module(f"sigul_stack.cli.commands.{module}")
+    assert callable(getattr(run, function))
+
+
+def test_each_command_is_there_once_and_has_its_operation() -> None:
+    names = [command.name for command in COMMANDS]
+    assert len(names) == len(set(names))
+    # The client's own methods need no operation, the server's have another name on the wire.
+    on_the_wire = {*names, "list-binding-methods"} - {"list-server-binding-methods"}
+    assert on_the_wire <= set(OPERATIONS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sign-data key file -a -o out",
+        "sign-data -a key -o out file",
+        "sign-data key --armor file --output=out",
+        "sign-data -o out -a -- key file",
+    ],
+)
+def test_options_and_operands_may_be_mixed(line: str) -> None:
+    _, arguments = parsed(line)
+    assert (arguments.key, arguments.file, arguments.armor) == ("key", "file", True)
+    assert arguments.output == Path("out")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("list-users x", "unrecognized arguments: x"),
+        ("delete-user", "the following arguments are required: USER"),
+        ("sign-data k", "required: FILE"),
+        ("modify-user u --admin maybe", "invalid choice: 'maybe'"),
+        ("new-key k --key-type DSA", "invalid choice: 'DSA'"),
+        ("new-key k --gnupg-expire-date 20300131", "not a date of the form YYYY-MM-DD"),
+        ("change-key-expiration k --expire-date 2030-02-30", "not a date"),
+        ("change-key-expiration k --subkey -1", "not the number of a subkey"),
+        ("grant-key-access k u -w f", "needs -c/--client-binding-method"),
+        ("change-passphrase k -w f", "needs -c/--client-binding-method"),
+        ("sign-text k f --armor", "unrecognized arguments: --armor"),
+    ],
+)
+def test_a_command_line_that_does_not_fit_exits_2(
+    capsys: pytest.CaptureFixture[str], line: str, reason: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parsed(line)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("usage: sigul ")
+    assert reason in error
+
+
+# ------------------------------------------------------------------------- passphrase files
+
+
+def test_a_bound_passphrase_file_stands_for_the_keys_passphrase(tmp_path: Path) -> None:
+    file = tmp_path / "bound"
+    file.write_text('\n[{"may_unbind": "1", "value": "9", "method": "test"}]\n')
+    everything = b"0\x001\x002\x003\x00"
+    assert read("sign-data k f", tmp_path, file) == (["passphrase"], everything)
+    assert read("grant-key-access k u", tmp_path, file) == (
+        ["new_passphrase", "passphrase"],
+        everything[2:],
+    )
+    assert read("list-key-users k --password", tmp_path, file) == (["password"], everything[2:])
+    # What a new key or an imported file is locked with is never the bound one.
+    assert read("new-key k", tmp_path, file) == (["password", "passphrase"], everything[4:])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("plain", "Passphrase file is unbound!"),
+        ("", "Passphrase file is unbound!"),
+        ('[{"value": "x", "method": "test"}]', "Unable to unbind the passphrase on the client"),
+        ('[{"value": "x", "method": "pkcs11"}]', "Unable to unbind the passphrase on the client"),
+        ("[broken", "Unable to unbind the passphrase on the client"),
+    ],
+)
+def test_a_passphrase_file_that_does_not_open(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "bound"
+    file.write_text(content)
+    with pytest.raises(SigulError) as caught:
+        read("sign-data k f", tmp_path, file)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_passphrase_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SigulError, match="cannot be read: No such file"):
+        read("sign-data k f", tmp_path, tmp_path / "none")
+
+
+# ----------------------------------------------------------------------- the program itself
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with a configuration whose NSS database is the legacy site's."""
+    (tmp_path / ".sigul").mkdir()
+    (tmp_path / ".sigul" / "client.conf").write_text(
+        "[client]\nbridge-hostname: localhost\nbridge-port: 1\nserver-hostname: localhost\n"
+        f"[nss]\nnss-dir: {shared('legacy-site', 'nss', 'client')}\nnss-password: nss-pw\n"
+        "[binding]\nenabled: test\n"
+    )
+    return tmp_path
+
+
+def sigul(
+    home: Path, *arguments: str, given: bytes = b"", stdout: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "sigul_stack.cli.sigul", *arguments],
+        input=given,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+        env={**os.environ, "HOME": str(home)},
+        cwd=home,
+        start_new_session=True,
+    )
+
+
+def error_of(result: subprocess.CompletedProcess[bytes]) -> str:
+    """The one line `Error: …` of a command that failed."""
+    error = result.stderr.decode()
+    assert result.returncode == 1, error
+    assert result.stdout in (b"", None)
+    assert error.startswith("Error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_version_and_commands(home: Path) -> None:
+    result = sigul(home, "--version")
+    assert result.returncode == 0
+    assert result.stdout.startswith(b"sigul 1.")
+    result = sigul(home, "--help-commands")
+    assert result.returncode == 0
+    lines = result.stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines] == [command.name for command in COMMANDS]
+    result = sigul(home, "--help")
+    assert result.returncode == 0
+    assert b"--internal" not in result.stdout
+    result = sigul(home, "--batch", "sign-data", "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith(b"usage: sigul sign-data")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "required: COMMAND"),
+        (["lst-users"], "did you mean list-users?"),
+        (["zzz"], "--help-commands lists the commands"),
+        (["--no-such", "list-users"], "unrecognized arguments"),
+        (["list-users", "--batch"], "unrecognized arguments: --batch"),
+    ],
+)
+def test_usage_errors(home: Path, arguments: Sequence[str], reason: str) -> None:
+    result = sigul(home, *arguments)
+    assert result.returncode == 2
+    assert reason in result.stderr.decode()
+
+
+def test_own_binding_methods(home: Path) -> None:
+    result = sigul(home, "list-binding-methods")
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"test\n", b"")
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        (b"", "nothing was there"),
+        (b"hidden\n", "a newline instead"),
+        (b"hidden", "text, but no NUL"),
+    ],
+)
+def test_fault_8_a_secret_without_nul(home: Path, given: bytes, seen: str) -> None:
+    error = error_of(sigul(home, "--batch", "list-users", given=given))
+    assert "Administrator's password" in error
+    assert seen in error
+    assert r"printf 'password\0' |" in error
+    assert "hidden" not in error
+
+
+def test_without_batch_and_without_a_terminal(home: Path) -> None:
+    assert "no terminal" in error_of(sigul(home, "list-users", given=b"x\0"))
+
+
+def test_a_refused_connection(home: Path) -> None:
+    error = error_of(sigul(home, "--batch", "list-users", given=b"x\0"))
+    assert "localhost" in error
+
+
+def test_what_can_be_seen_without_a_server_comes_before_the_secrets(home: Path) -> None:
+    (home / "file").write_bytes(b"data")
+    for arguments, reason in (
+        (["sign-data", "k", "none"], "'none' cannot be read: No such file"),
+        (["sign-data", "k", "."], "'.' cannot be read: Is a directory"),
+        (["sign-data", "k", "file", "-o", "none/out"], "'none/out' cannot be written"),
+        (["-c", "none", "list-users"], "none: cannot be read: No such file"),
+    ):
+        assert reason in error_of(sigul(home, "--batch", *arguments))
+
+
+def test_an_import_that_is_too_large(home: Path) -> None:
+    (home / "file").write_bytes(bytes(1024 * 1024 + 1))
+    error = error_of(sigul(home, "--batch", "import-key", "k", "file", given=b"a\0b\0c\0"))
+    assert "1048576 bytes" in error
+
+
+def test_no_configuration_a_wrong_one_and_a_misspelt_one(home: Path) -> None:
+    configuration = home / ".sigul" / "client.conf"
+    text = configuration.read_text()
+    configuration.write_text(text.replace("bridge-port: 1", "bridge-port: http"))
+    assert "[client] bridge-port: 'http' is not a number" in error_of(sigul(home, "list-users"))
+    configuration.write_text(text.replace("bridge-port: 1", "bridge-prot: 1"))
+    result = sigul(home, "list-binding-methods")
+    assert result.returncode == 0
+    assert result.stderr.decode().startswith(f"WARNING: {configuration}: [client] bridge-prot is")
+    configuration.unlink()
+    assert "client.conf" in error_of(sigul(home, "list-users"))
+
+
+def test_a_wrong_nss_password_and_no_database(home: Path) -> None:
+    configuration = home / ".sigul" / "client.conf"
+    text = configuration.read_text()
+    configuration.write_text(text.replace("nss-pw", "hidden"))
+    error = error_of(sigul(home, "--batch", "list-users", given=b"x\0"))
+    assert "Provided NSS password is incorrect" in error
+    assert "hidden" not in error
+    configuration.write_text(text.replace("nss-dir: ", f"nss-dir: {home}/none"))
+    assert "does not contain a valid NSS database" in error_of(sigul(home, "list-users"))
+
+
+def test_an_nss_password_that_is_not_configured_comes_first(home: Path) -> None:
+    configuration = home / ".sigul" / "client.conf"
+    text = configuration.read_text()
+    configuration.write_text(text.replace("nss-password: nss-pw\n", ""))
+    error = error_of(sigul(home, "--batch", "list-users", given=b"wrong\0x\0"))
+    assert "Provided NSS password is incorrect" in error
+    error = error_of(sigul(home, "--batch", "list-users", given=b"nss-pw\0"))
+    assert "Administrator's password" in error
+
+
+def test_the_passphrase_file_is_read_by_the_program(home: Path) -> None:
+    (home / "bound").write_text('[{"value": "hidden", "method": "test"}]')
+    (home / "file").write_bytes(b"data")
+    result = sigul(home, "--batch", "-f", "bound", "sign-data", "k", "file", "-o", "out")
+    lines = result.stderr.decode().splitlines()
+    assert result.returncode == 1
+    assert lines[0] == (
+        "WARNING: Failed to unbind with any of the following: method: test, args: {}"
+    )
+    assert lines[1].startswith("Error: Unable to unbind the passphrase on the client")
+    assert len(lines) == 2
+    assert "hidden" not in result.stderr.decode()
+    assert not (home / "out").exists()

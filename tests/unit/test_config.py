@@ -1,0 +1,463 @@
+"""Configuration: what is read, what is refused and how it is said."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sigul_stack.config import (
+    BridgeSettings,
+    ClientSettings,
+    Loaded,
+    ServerSettings,
+    load_bridge,
+    load_client,
+    load_server,
+)
+from sigul_stack.config.identity import identity
+from sigul_stack.errors import ConfigurationError
+from sigul_stack.secret import Secret
+
+CLIENT = "[client]\nbridge-hostname: bridge.example.org\nserver-hostname: server.example.org\n"
+BRIDGE = "[bridge]\nserver-cn: server.example.org\n"
+SERVER = "[server]\nbridge-hostname: bridge.example.org\n"
+
+Load = Callable[[str], Loaded[ServerSettings]]
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Callable[..., Loaded[ClientSettings]]:
+    def load(text: str, **options: str) -> Loaded[ClientSettings]:
+        file = tmp_path / "client.conf"
+        file.write_text(CLIENT + text)
+        return load_client(file, system_directory=tmp_path / "none", **options)
+
+    return load
+
+
+@pytest.fixture
+def bridge(tmp_path: Path) -> Callable[[str], Loaded[BridgeSettings]]:
+    def load(text: str) -> Loaded[BridgeSettings]:
+        file = tmp_path / "bridge.conf"
+        file.write_text(BRIDGE + text)
+        return load_bridge(file, system_directory=tmp_path / "none")
+
+    return load
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Load:
+    def load(text: str) -> Loaded[ServerSettings]:
+        file = tmp_path / "server.conf"
+        file.write_text(SERVER + text)
+        return load_server(file, system_directory=tmp_path / "none")
+
+    return load
+
+
+def test_client_defaults(client: Callable[..., Loaded[ClientSettings]]) -> None:
+    loaded = client("")
+    settings = loaded.settings
+    assert loaded.warnings == ()
+    assert settings.bridge_hostname == "bridge.example.org"
+    assert settings.server_hostname == "server.example.org"
+    assert settings.bridge_port == 44334
+    assert settings.client_cert_nickname == "sigul-client-cert"
+    assert settings.user_name == pwd.getpwuid(os.getuid()).pw_name
+    assert settings.passphrase_length == 128
+    assert (settings.connect_timeout, settings.handshake_timeout) == (30, 30)
+    assert settings.reply_timeout == 900
+    assert settings.bridge_address is None
+    assert settings.nss.directory == f"sql:{Path.home()}/.sigul"
+    assert settings.nss.password is None
+    assert (settings.nss.min_tls, settings.nss.max_tls) == ("tls1.2", "tls1.2")
+    assert settings.binding.enabled == ()
+    assert settings.koji.koji_config is None
+
+
+def test_bridge_defaults(bridge: Callable[[str], Loaded[BridgeSettings]]) -> None:
+    loaded = bridge("")
+    settings = loaded.settings
+    assert loaded.warnings == ()
+    assert (settings.client_listen_port, settings.server_listen_port) == (44334, 44333)
+    assert settings.bridge_cert_nickname == "sigul-bridge-cert"
+    assert settings.server_cn == ("server.example.org",)
+    assert settings.listen_address == ("::", "0.0.0.0")  # noqa: S104 - a default, not bound here
+    assert settings.max_rpms_payloads_size == 10737418240
+    assert settings.required_fas_group is None
+    assert settings.fas_user_name is None
+    assert settings.fas_password is None
+    assert (settings.handshake_timeout, settings.header_timeout) == (10, 10)
+    assert (settings.server_wait_timeout, settings.idle_timeout) == (120, 900)
+    assert (settings.close_timeout, settings.shutdown_timeout) == (10, 60)
+    assert (settings.max_handshakes, settings.max_clients) == (128, 256)
+    assert settings.max_waiting_servers == 64
+    assert (settings.unix_user, settings.unix_group) == (None, None)
+
+
+def test_server_defaults(server: Load) -> None:
+    loaded = server("")
+    settings = loaded.settings
+    assert loaded.warnings == ()
+    assert settings.bridge_port == 44333
+    assert settings.max_file_payload_size is None
+    assert settings.max_memory_payload_size == 1048576
+    assert settings.max_rpms_payloads_size == 10737418240
+    assert settings.server_cert_nickname == "sigul-server-cert"
+    assert settings.signing_timeout == 60
+    assert settings.lenient_username_check is False
+    assert settings.proxy_usernames == ()
+    assert (settings.workers, settings.max_requests) == (4, 16)
+    assert settings.spool_directory is None
+    assert settings.database_path == Path("/var/lib/sigul/server.sqlite")
+    assert settings.database_url is None
+    assert settings.gnupg_home == Path("/var/lib/sigul/gnupg")
+    assert (settings.gnupg_key_type, settings.gnupg_key_length) == ("RSA", 2048)
+    assert (settings.gnupg_subkey_type, settings.gnupg_subkey_length) == ("RSA", 2048)
+    assert (settings.gnupg_key_usage, settings.passphrase_length) == ("sign", 64)
+    assert settings.allowed_key_types == ("ECC", "RSA")
+    assert settings.ecc_default_curve == "SECP256R1"
+    assert settings.rsa_key_size == 2048
+    assert settings.keys_storage == Path("/var/lib/sigul/keys")
+    assert settings.nss.directory == "sql:/var/lib/sigul"
+
+
+def test_both_delimiters_comments_case_and_unusual_values(server: Load) -> None:
+    settings = server(
+        "# a comment\n; another\nBridge-Port = 5\nproxy-usernames: koji, robot\n"
+        "lenient-username-check: YES\n"
+        "[gnupg]\ngnupg-subkey-type:\ngnupg-home = ~/gnupg home\n"
+        "[nss]\nnss-password: 100%%x:=#;y\nnss-dir: dbm:/srv/nss\n"
+        "[daemon]\nunix-user:\nunix-group: 12\n"
+        "[keys]\nallowed-key-types: ecc\n"
+    ).settings
+    assert settings.bridge_port == 5
+    assert settings.proxy_usernames == ("koji", "robot")
+    assert settings.lenient_username_check is True
+    assert settings.gnupg_subkey_type == ""
+    assert settings.gnupg_home == Path.home() / "gnupg home"
+    assert settings.nss.password == Secret("100%%x:=#;y")
+    assert settings.nss.directory == "dbm:/srv/nss"
+    assert (settings.unix_user, settings.unix_group) == (None, "12")
+    assert settings.allowed_key_types == ("ECC",)
+
+
+def test_the_named_file_overrides_the_system_file(tmp_path: Path) -> None:
+    system = tmp_path / "etc"
+    system.mkdir()
+    (system / "client.conf").write_text(CLIENT + "bridge-port: 1\npassphrase-length: 32\n")
+    assert load_client(None, system_directory=system).settings.bridge_port == 1
+    named = tmp_path / "own.conf"
+    named.write_text("[client]\nbridge-port: 2\n")
+    settings = load_client(named, system_directory=system).settings
+    assert (settings.bridge_port, settings.passphrase_length) == (2, 32)
+    assert settings.bridge_hostname == "bridge.example.org"
+
+
+def test_default_section_stands_for_all(tmp_path: Path) -> None:
+    file = tmp_path / "client.conf"
+    file.write_text("[DEFAULT]\nbridge-port: 7\nno-such: 1\n" + CLIENT)
+    loaded = load_client(file, system_directory=tmp_path)
+    assert loaded.settings.bridge_port == 7
+    assert len(loaded.warnings) == 1
+    assert "[DEFAULT] no-such" in loaded.warnings[0]
+
+
+def test_user_name(client: Callable[..., Loaded[ClientSettings]]) -> None:
+    assert client("user-name: alice\n").settings.user_name == "alice"
+    assert client("user-name: alice\n", user_name="bob").settings.user_name == "bob"
+
+
+# ---------------------------------------------------------------- what a file does not know
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "cure"),
+    [
+        ("nss-dir: /x\n", "[client] nss-dir", "it belongs in section [nss]"),
+        ("brige-port: 1\n", "[client] brige-port", "did you mean bridge-port?"),
+        ("[nss]\nnss_password: x\n", "[nss] nss_password", "did you mean nss-password?"),
+        ("workers: 1\n", "[client] workers", "it belongs in section [server] of server.conf"),
+        ("[koji]\nrequired-fas-group-x: g\n", "[koji] required-fas-group-x", "of bridge.conf"),
+        ("[nss]\nbridge-prt: 1\n", "[nss] bridge-prt", "did you mean bridge-port of section"),
+        ("zzzzzz: 1\n", "[client] zzzzzz", "correct its name or remove it"),
+        ("[bridge]\nx: 1\n", "section [bridge]", "it belongs in bridge.conf"),
+        ("[bindings]\nx: 1\n", "section [bindings]", "did you mean [binding]?"),
+        ("[zzzzz]\n", "section [zzzzz]", "the sections here are [binding], [client], [koji]"),
+        ("[bindings]\nenabled: test\n", "[bindings] enabled", "it belongs in section [binding]"),
+    ],
+)
+def test_fault_17_a_misplaced_option_is_named_with_its_place(
+    client: Callable[..., Loaded[ClientSettings]], tmp_path: Path, text: str, place: str, cure: str
+) -> None:
+    warnings = [w for w in client(text).warnings if place in w]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"{tmp_path}/client.conf: ")
+    assert cure in warnings[0]
+
+
+def test_a_warning_never_shows_a_value(client: Callable[..., Loaded[ClientSettings]]) -> None:
+    loaded = client("nss-password: hidden\nnss-pasword: hidden\n[nope]\nx: hidden\n")
+    assert len(loaded.warnings) == 3
+    assert "hidden" not in "".join(loaded.warnings)
+
+
+def test_old_options_stay_known(bridge: Callable[[str], Loaded[BridgeSettings]]) -> None:
+    loaded = bridge(
+        "required-fas-group: signers\nfas-user-name: bot\nfas-password: pw\n"
+        "[koji]\nkoji-config: /k\nkoji-instances: a b\nkoji-config-a: /a\n"
+        "required-fas-group-b: bs\n"
+    )
+    assert loaded.warnings == ()
+    assert loaded.settings.fas_password == Secret("pw")
+    assert loaded.settings.koji.instances == ("a", "b")
+    assert loaded.settings.koji.instance_configs == {"a": Path("/a")}
+    assert loaded.settings.koji.required_groups == {"b": "bs"}
+
+
+def test_a_bridge_without_server_cn_warns(tmp_path: Path) -> None:
+    file = tmp_path / "bridge.conf"
+    file.write_text("[bridge]\n")
+    loaded = load_bridge(file, system_directory=tmp_path / "none")
+    assert loaded.settings.server_cn == ()
+    assert len(loaded.warnings) == 1
+    assert "server-cn is not set" in loaded.warnings[0]
+
+
+# ------------------------------------------------------------------- what cannot be right
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "problem"),
+    [
+        ("bridge-port: 0\n", "[server] bridge-port", "0 is out of range"),
+        ("bridge-port: 65536\n", "[server] bridge-port", "from 1 to 65535"),
+        ("bridge-port: http\n", "[server] bridge-port", "'http' is not a number"),
+        ("bridge-port: -1\n", "[server] bridge-port", "'-1' is not a number"),
+        ("bridge-address: a:b\n", "[server] bridge-address", "neither a host name nor an IP"),
+        ("bridge-address: a b\n", "[server] bridge-address", "is not a host name"),
+        ("lenient-username-check: maybe\n", "[server] lenient-username-check", "write `yes` or"),
+        ("signing-timeout: 0\n", "[server] signing-timeout", "out of range"),
+        ("signing-timeout: nan\n", "[server] signing-timeout", "out of range"),
+        ("signing-timeout: 5s\n", "[server] signing-timeout", "without a unit"),
+        ("workers: 0\n", "[server] workers", "from 1 to 1024"),
+        ("max-file-payload-size: 0\n", "[server] max-file-payload-size", "(bytes)"),
+        ("server-cert-nickname:\n", "[server] server-cert-nickname", "is empty"),
+        ("[nss]\nnss-min-tls: tls1.4\n", "[nss] nss-min-tls", "write one of"),
+        ("[nss]\nnss-max-tls: tls1.1\n", "[nss] nss-max-tls", "tls1.2, tls1.3"),
+        ("[nss]\nnss-min-tls: tls1.3\n", "[nss] nss-min-tls", "set nss-max-tls to tls1.3"),
+        ("[keys]\nallowed-key-types: ECC, DSA\n", "[keys] allowed-key-types", "'DSA'"),
+        ("[keys]\necc-default-curve: P-1\n", "[keys] ecc-default-curve", "SECP256R1"),
+        ("[keys]\nrsa-key-size: 512\n", "[keys] rsa-key-size", "(bits)"),
+        ("[gnupg]\npassphrase-length: 0\n", "[gnupg] passphrase-length", "(characters)"),
+        ("[gnupg]\ngnupg-key-type: RSA\n  x\n", "[gnupg] gnupg-key-type", "GnuPG"),
+        ("[binding]\nforced-binding-methods-position: middle\n", "[binding] forced", "first, last"),
+        ("[database]\ndatabase-path: ~nobody-here/x\n", "[database] database-path", "home"),
+        (
+            "[database]\ndatabase-path: /x\ndatabase-url: postgresql://u:hidden@h/d\n",
+            "[database] database",
+            "give one of the two",
+        ),
+        ("[nss]\nnss-password: hidden\nnss-password-file: /x\n", "[nss] nss-pass", "not both"),
+        ("[nss]\nnss-password-file: /no/such\n", "[nss] nss-password-file", "No such file"),
+    ],
+)
+def test_a_value_that_cannot_be_right_is_an_error(
+    server: Load, tmp_path: Path, text: str, place: str, problem: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        server(text)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/server.conf: {place}")
+    assert problem in message
+    assert "hidden" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("bridge-port\n", "line 3: neither a [section] nor `option: value`"),
+        ("bridge-port: 1\nbridge-port: 2\n", "line 4: [server] bridge-port stands there twice"),
+        ("[server]\n", "line 3: section [server] stands there twice"),
+    ],
+)
+def test_a_file_of_the_wrong_form(server: Load, tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        server(text)
+    assert str(caught.value).startswith(f"{tmp_path}/server.conf: {problem}")
+
+
+def test_a_file_without_a_section_shows_no_value(tmp_path: Path) -> None:
+    file = tmp_path / "x.conf"
+    file.write_text("nss-password: hidden\n")
+    with pytest.raises(ConfigurationError, match="line 1: an option before any section") as caught:
+        load_client(file, system_directory=tmp_path)
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "x.conf"
+    file.write_bytes(b"[client]\n\xff\n")
+    with pytest.raises(ConfigurationError, match="line 2 is not UTF-8"):
+        load_client(file, system_directory=tmp_path)
+
+
+def test_a_missing_option_a_missing_file_and_none_at_all(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.conf"
+    empty.write_text("")
+    with pytest.raises(ConfigurationError, match=r"empty.conf: \[client\] bridge-hostname is not"):
+        load_client(empty, system_directory=tmp_path)
+    with pytest.raises(ConfigurationError, match=r"gone.conf: cannot be read: No such file"):
+        load_client(tmp_path / "gone.conf", system_directory=tmp_path)
+    with pytest.raises(ConfigurationError, match="there is no configuration"):
+        load_client(None, system_directory=tmp_path)
+
+
+def test_both_ports_alike(bridge: Callable[[str], Loaded[BridgeSettings]]) -> None:
+    with pytest.raises(ConfigurationError, match="44333 is the port for clients and for servers"):
+        bridge("client-listen-port: 44333\n")
+
+
+def test_an_old_tls_version_is_raised_to_the_floor(server: Load) -> None:
+    loaded = server("[nss]\nnss-min-tls: tls1.0\n")
+    assert loaded.settings.nss.min_tls == "tls1.2"
+    assert len(loaded.warnings) == 1
+    assert "tls1.0 is older than Sigul allows" in loaded.warnings[0]
+
+
+def test_an_ipv6_address_is_a_host(server: Load) -> None:
+    assert server("bridge-address: ::1\n").settings.bridge_address == "::1"
+
+
+# ------------------------------------------------------------------------------ secrets
+
+
+@pytest.mark.parametrize(
+    ("content", "secret"),
+    [
+        (b"pw", b"pw"),
+        (b"pw\n", b"pw"),
+        (b"pw\r\n", b"pw"),
+        (b"pw\0", b"pw"),
+        (b"pw\n\n", b"pw\n"),
+        (b"pw\0\n", b"pw\0"),
+        (b" p\xffw ", b" p\xffw "),
+        (b"", b""),
+    ],
+)
+def test_fault_9_one_line_end_of_a_secret_file_is_no_part_of_the_secret(
+    server: Load, tmp_path: Path, content: bytes, secret: bytes
+) -> None:
+    file = tmp_path / "nss-pw"
+    file.write_bytes(content)
+    assert server(f"[nss]\nnss-password-file: {file}\n").settings.nss.password == Secret(secret)
+
+
+def test_a_secret_in_the_named_file_overrides_the_system_files(tmp_path: Path) -> None:
+    system = tmp_path / "etc"
+    system.mkdir()
+    (system / "server.conf").write_text(
+        SERVER + "[nss]\nnss-password: old\n[database]\ndatabase-path: /old\n"
+    )
+    (tmp_path / "pw").write_text("new\n")
+    named = tmp_path / "server.conf"
+    named.write_text(
+        f"[nss]\nnss-password-file: {tmp_path}/pw\n"
+        "[database]\ndatabase-url: postgresql://sigul:pw@db/sigul\n"
+    )
+    settings = load_server(named, system_directory=system).settings
+    assert settings.nss.password == Secret("new")
+    assert settings.database_url == Secret("postgresql://sigul:pw@db/sigul")
+    named.write_text("[database]\ndatabase-path: /new\n")
+    (system / "server.conf").write_text(SERVER + "[database]\ndatabase-url: sqlite:///old\n")
+    settings = load_server(named, system_directory=system).settings
+    assert (settings.database_path, settings.database_url) == (Path("/new"), None)
+
+
+def test_an_empty_password_is_a_password(server: Load) -> None:
+    assert server("[nss]\nnss-password:\n").settings.nss.password == Secret("")
+
+
+def test_settings_never_show_their_secrets(server: Load) -> None:
+    settings = server(
+        "[nss]\nnss-password: hidden\n[database]\ndatabase-url: sqlite:///hidden\n"
+        "[binding]\npkcs11_token_pin: hidden\n"
+    ).settings
+    assert "hidden" not in repr(settings)
+
+
+# ---------------------------------------------------------------------------- bindings
+
+
+def test_binding(server: Load, tmp_path: Path) -> None:
+    (tmp_path / "pin").write_text("4321\n")
+    loaded = server(
+        "[binding]\nenabled: test, pkcs11\n"
+        "forced-binding-methods: pkcs11,token=a|test\n    test,may_unbind=1\n"
+        "forced-binding-methods-position: last\ndefault-binding-methods:\n    test\n"
+        "pkcs11_tokens: a,b\npkcs11_A_pubkey: /a.pem\npkcs11_a_pin: 1234\n"
+        f"pkcs11_b_pin-file: {tmp_path}/pin\n"
+    )
+    assert loaded.warnings == ()
+    binding = loaded.settings.binding
+    assert binding.enabled == ("test", "pkcs11")
+    assert binding.forced == ("pkcs11,token=a|test", "test,may_unbind=1")
+    assert binding.forced_first is False
+    assert binding.default == ("test",)
+    assert binding.parameters == {"pkcs11_tokens": "a,b", "pkcs11_a_pubkey": "/a.pem"}
+    assert binding.secrets == {"pkcs11_a_pin": Secret("1234"), "pkcs11_b_pin": Secret("4321")}
+
+
+# --------------------------------------------------------------------------- check_paths
+
+
+def test_check_paths(server: Load, tmp_path: Path) -> None:
+    def text() -> str:
+        return (
+            f"spool-directory: {tmp_path}/spool\n[gnupg]\ngnupg-home: {tmp_path}/gnupg\n"
+            f"[keys]\nkeys-storage: {tmp_path}/keys\n"
+            f"[database]\ndatabase-path: {tmp_path}/db/server.sqlite\n"
+        )
+
+    for name in ("spool", "db", "gnupg", "keys"):
+        with pytest.raises(ConfigurationError) as caught:
+            server(text()).check_paths()
+        message = str(caught.value)
+        assert message.startswith(f"{tmp_path}/server.conf: [")
+        assert f"'{tmp_path}/{name}' does not exist; make it" in message
+        (tmp_path / name).write_text("")
+        with pytest.raises(ConfigurationError, match=f"/{name}' is not a directory"):
+            server(text()).check_paths()
+        (tmp_path / name).unlink()
+        (tmp_path / name).mkdir()
+    server(text()).check_paths()
+
+
+def test_check_paths_of_defaults(bridge: Callable[[str], Loaded[BridgeSettings]]) -> None:
+    bridge("").check_paths()
+
+
+# ------------------------------------------------------------------------------ identity
+
+
+def test_identity() -> None:
+    nobody = pwd.getpwnam("nobody")
+    assert identity(None, None) is None
+    found = identity("nobody", None)
+    assert found is not None
+    assert (found.uid, found.gid) == (nobody.pw_uid, nobody.pw_gid)
+    assert nobody.pw_gid in found.groups
+    assert identity(str(nobody.pw_uid), None) == found
+    assert identity("4123456", "4123457") is not None
+    with pytest.raises(ConfigurationError, match="no user 'no-such-user'"):
+        identity("no-such-user", None)
+    with pytest.raises(ConfigurationError, match="no group 'no-such-group'"):
+        identity("nobody", "no-such-group")
+    with pytest.raises(ConfigurationError, match="set unix-group as well"):
+        identity("4123456", None)
+    with pytest.raises(ConfigurationError, match="no user or group has such a number"):
+        identity("4294967295", "1")

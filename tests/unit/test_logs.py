@@ -1,0 +1,125 @@
+"""What log lines look like, and that nothing in a message makes more than one line of it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sigul_stack.cli.logs import printable, set_up_client, set_up_daemon
+from sigul_stack.errors import ConfigurationError
+from sigul_stack.logcontext import request_id
+
+log = logging.getLogger("sigul_stack.test")
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    root, own = logging.getLogger(), logging.getLogger("sigul_stack")
+    handlers, level, own_level = root.handlers[:], root.level, own.level
+    yield
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    own.setLevel(own_level)
+    logging.captureWarnings(False)
+
+
+def client_lines(verbosity: int) -> list[str]:
+    stream = io.StringIO()
+    set_up_client(verbosity, stream)
+    log.debug("d")
+    log.info("i %s", 1)
+    log.warning("w")
+    logging.getLogger("elsewhere").info("of a library")
+    try:
+        raise ValueError("why")
+    except ValueError:
+        log.exception("e\nf")
+    return stream.getvalue().splitlines()
+
+
+def test_client_lines() -> None:
+    assert client_lines(0) == ["WARNING: w", "ERROR: e\\nf"]
+    assert client_lines(1) == ["INFO: i 1", "WARNING: w", "ERROR: e\\nf"]
+    lines = client_lines(2)
+    assert lines[:3] == ["DEBUG: d", "INFO: i 1", "WARNING: w"]
+    assert len(lines) == 4
+    assert lines[3].startswith("ERROR: e\\nf\\nTraceback (most recent call last):")
+    assert client_lines(3)[0] == "DEBUG: d"
+
+
+def test_daemon_lines_and_the_request_of_each() -> None:
+    stream = io.StringIO()
+    set_up_daemon("sigul_bridge", 0, stream=stream, directory=None)
+
+    def request(name: str) -> None:
+        request_id.set(name)
+        log.info("[BRIDGE_REQUEST] Client connected")
+
+    for name in ("5f3a", "77"):
+        thread = threading.Thread(target=request, args=(name,))
+        thread.start()
+        thread.join()
+    log.info("forged\n2024-05-06T07:08:09.123Z INFO [1] line\x1b[2J\u2028")
+    log.debug("not at this level")
+    lines = stream.getvalue().splitlines()
+    stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO \[" + str(os.getpid()) + r"\]"
+    assert len(lines) == 3
+    assert re.fullmatch(stamp + r" \{5f3a\} \[BRIDGE_REQUEST\] Client connected", lines[0])
+    assert re.fullmatch(stamp + r" \{77\} \[BRIDGE_REQUEST\] Client connected", lines[1])
+    assert re.fullmatch(
+        stamp + r" forged\\n2024-05-06T07:08:09.123Z INFO \[1\] line\\x1b\[2J\\u2028", lines[2]
+    )
+
+
+def test_daemon_debug() -> None:
+    stream = io.StringIO()
+    set_up_daemon("sigul_bridge", 2, stream=stream, directory=None)
+    log.debug("seen")
+    logging.getLogger("elsewhere").info("of a library")
+    assert stream.getvalue().endswith(" seen\n")
+    assert stream.getvalue().count("\n") == 1
+
+
+def test_log_file_survives_rotation(tmp_path: Path) -> None:
+    set_up_daemon("sigul_server", 0, stream=None, directory=tmp_path)
+    file = tmp_path / "sigul_server.log"
+    log.warning("one")
+    file.rename(tmp_path / "old")
+    log.warning("two")
+    assert (tmp_path / "old").read_text().endswith(" one\n")
+    assert file.read_text().endswith(" two\n")
+    assert file.read_text().count("\n") == 1
+    set_up_daemon("sigul_server", 0, stream=None, directory=tmp_path)
+    log.warning("three")
+    assert file.read_text().count("\n") == 2
+
+
+def test_a_log_file_is_not_for_everybody(tmp_path: Path) -> None:
+    set_up_daemon("sigul_server", 0, stream=None, directory=tmp_path)
+    assert (tmp_path / "sigul_server.log").stat().st_mode & 0o007 == 0
+
+
+def test_no_log_directory(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--internal-log-dir"):
+        set_up_daemon("sigul_server", 0, stream=None, directory=tmp_path / "none")
+
+
+@given(st.text(st.characters()))
+def test_printable_gives_one_printable_line(text: str) -> None:
+    line = printable(text)
+    assert line.isprintable()
+    assert len(line.splitlines()) <= 1
+    if text.isprintable():
+        assert line == text
