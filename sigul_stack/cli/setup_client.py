@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
+from ..config.values import absolute
 from ..errors import ConfigurationError
 from .outcome import report
 from .secret_input import NSS_PASSWORD, SecretReader
@@ -85,7 +86,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     from .. import pki
-    from ..config.values import absolute
 
     reader = SecretReader(batch=options.batch)
     directory = Path(absolute(options.nss_dir.removeprefix("sql:")))
@@ -166,14 +166,15 @@ def _tell(database: NSSDatabase, nickname: str, directory: Path) -> None:
         f"{directory}: '{nickname}' is the certificate of {found.common_name}, valid until"
         f" {found.not_after:%Y-%m-%d}."
     )
-    configuration = directory / "client.conf"
+    configuration = Path(absolute(DEFAULT_DIRECTORY)) / "client.conf"
     if not configuration.exists():
+        own_place = directory != configuration.parent
         print(
             f"Next, write {configuration}:\n\n"
             "[client]\nbridge-hostname: BRIDGE\nserver-hostname: SERVER\n"
-            f"user-name: {found.common_name}\n"
-            + ("" if nickname == DEFAULT_NICKNAME else f"client-cert-nickname: {nickname}\n")
-            + f"\n[nss]\nnss-dir: {directory}"
+            f"user-name: {found.common_name}"
+            + (f"\nclient-cert-nickname: {nickname}" if nickname != DEFAULT_NICKNAME else "")
+            + (f"\n\n[nss]\nnss-dir: {directory}" if own_place else "")
         )
 
 

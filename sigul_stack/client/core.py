@@ -13,7 +13,6 @@ import hashlib
 import io
 import logging
 import os
-import secrets as random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -129,7 +128,7 @@ class Client:
             OPERATIONS[op].check(Fields(encoded))
         header = messages.encode_request_header(encoded, self._version)
         keys = ReplyKeys(
-            random.token_bytes(messages.NEW_KEY_BYTES), random.token_bytes(messages.NEW_KEY_BYTES)
+            os.urandom(messages.NEW_KEY_BYTES), os.urandom(messages.NEW_KEY_BYTES)
         )
         inner = {name: secret.reveal() for name, secret in (secrets or {}).items()}
         source = io.BytesIO(payload) if isinstance(payload, bytes) else payload

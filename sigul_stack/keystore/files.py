@@ -1,14 +1,19 @@
-"""Files that appear whole or not at all, and last."""
+"""Directories of keys: files that appear whole or not at all, and last; one change at a time."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from ..errors import KeystoreError
+
+#: How often a lock that others hold is tried, in seconds.
+_LOCK_POLL = 0.02
 
 
 @contextmanager
@@ -44,3 +49,40 @@ def write_new(path: Path, content: bytes, mode: int = 0o600) -> None:
         # A link, unlike a rename, never replaces what another process put there meanwhile.
         os.link(temporary.name, path)
     sync(path.parent)
+
+
+@contextmanager
+def locked(directory: Path, time_limit: float) -> Iterator[None]:
+    """Hold the lock that every change to the keys in `directory` takes.
+
+    Raises `KeystoreError` if others hold it for `time_limit` seconds.
+    """
+    deadline = time.monotonic() + time_limit
+    with opened_directory(directory) as descriptor:
+        while not try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                raise KeystoreError(
+                    f"another request has been changing keys in {directory} for {time_limit:g} s;"
+                    " try again later"
+                )
+            time.sleep(_LOCK_POLL)
+        yield
+
+
+@contextmanager
+def opened_directory(path: Path) -> Iterator[int]:
+    """A descriptor of a directory, to lock it with."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open directory for as long as it is open, if nobody else has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

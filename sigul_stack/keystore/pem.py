@@ -14,7 +14,8 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from ..database import KeyType
 from ..errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..secret import Secret
-from .files import storage_errors, sync, write_new
+from .files import locked, storage_errors, sync, write_new
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ _KINDS = {KeyType.ECC: ec.EllipticCurvePrivateKey, KeyType.RSA: rsa.RSAPrivateKe
 _PUBLIC_EXPONENT = 65537
 #: The smallest RSA key that can sign what is signed here, in bits.
 _SMALLEST_RSA = 1024
+
+#: How long one change waits for another, in seconds.
+_LOCK_LIMIT = 30.0
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{40}")
 _CERTIFICATE_NAME = re.compile(r"[A-Za-z]+")
@@ -141,7 +145,7 @@ class PemStore:
 
         Raises `KeystoreError` if any of it is left.
         """
-        with storage_errors(self.path):
+        with self._changing():
             if not self._private(fingerprint).exists():
                 _log.warning("key %s was not in %s when it was deleted", fingerprint, self.path)
             self._private(fingerprint).unlink(missing_ok=True)
@@ -163,15 +167,13 @@ class PemStore:
 
         Raises `RequestRefused` (already exists) if the key has one of that name.
         """
-        try:
-            with storage_errors(self.path):
-                write_new(self._certificate(fingerprint, name), certificate, 0o644)
-        except KeystoreError as error:
-            if isinstance(error.__cause__, FileExistsError):
+        path = self._certificate(fingerprint, name)
+        with self._changing():
+            if path.exists():
                 raise RequestRefused(
                     Status.ALREADY_EXISTS, f"the key has a certificate {name}; choose another name"
-                ) from None
-            raise
+                )
+            write_new(path, certificate, 0o644)
 
     def certificate(self, fingerprint: str, name: str) -> bytes:
         """The certificate `name` of the key, PEM. Raises `KeystoreError` if there is none."""
@@ -221,20 +223,23 @@ class PemStore:
         )
         fingerprint = _fingerprint(key)
         path = self._private(fingerprint)
-        with storage_errors(self.path):
+        with self._changing():
             if path.exists():
-                raise _already_exists(fingerprint)
-            # The public key is the same whoever writes it, or wrote it before being killed.
+                raise RequestRefused(Status.ALREADY_EXISTS, f"key {fingerprint} is in the store")
+            # It may be there, from a process that was killed.
             self._file(fingerprint, "public").unlink(missing_ok=True)
-            write_new(self._file(fingerprint, "public"), public, 0o644)
             try:
+                write_new(self._file(fingerprint, "public"), public, 0o644)
                 write_new(path, private)
-            except FileExistsError:
-                raise _already_exists(fingerprint) from None
             except BaseException:
                 self._file(fingerprint, "public").unlink(missing_ok=True)
                 raise
         return fingerprint
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        with storage_errors(self.path), locked(self.path, _LOCK_LIMIT):
+            yield
 
 
 def _checked(fingerprint: str) -> str:
@@ -243,10 +248,6 @@ def _checked(fingerprint: str) -> str:
             f"{fingerprint!r} is no fingerprint of an ECC or RSA key; check the database"
         )
     return fingerprint
-
-
-def _already_exists(fingerprint: str) -> RequestRefused:
-    return RequestRefused(Status.ALREADY_EXISTS, f"key {fingerprint} is in the store")
 
 
 def _fingerprint(key: PrivateKey) -> str:

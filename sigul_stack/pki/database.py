@@ -209,6 +209,7 @@ class NSSDatabase:
                 if self._has(name):
                     _copy(self.directory / name, stage / name)
             yield NSSStore(stage, self.password, shown=self.directory)
+            _keep_protection(self.directory / "key4.db", stage / "key4.db")
             for name in _FILES:
                 wanted = permissions or Permissions()
                 if self._has(name):
@@ -335,6 +336,21 @@ def _copy(source: Path, target: Path) -> None:
         contextlib.closing(sqlite3.connect(target)) as copy,
     ):
         original.backup(copy)
+
+
+def _keep_protection(old: Path, new: Path) -> None:
+    """Let the new `key4.db` protect the trust records of the old `cert9.db` as well.
+
+    NSS forgets a trust record's protection (in `metaData`) when the certificate is deleted. Until
+    `cert9.db` is replaced too, and for good where that is never reached, no CA would be trusted.
+    """
+    with contextlib.closing(sqlite3.connect(new)) as database:
+        database.execute("ATTACH DATABASE ? AS old", (str(old),))
+        with database:
+            database.execute(
+                "INSERT INTO metaData SELECT * FROM old.metaData"
+                " WHERE id LIKE 'sig_cert_%' AND id NOT IN (SELECT id FROM metaData)"
+            )
 
 
 def _describe(entry: Entry, keys: dict[str, str] | None) -> CertificateInfo:

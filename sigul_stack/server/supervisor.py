@@ -10,6 +10,7 @@ or a key: a process that forks may not have opened NSS, and one that lives on sh
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import select
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 #: seconds; doubled up to the longest.
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 30.0
+#: How long a worker that was taken stays unreplaced while others still wait, in seconds: the
+#: replacement's start would take its processor from the request that has just come.
+REFILL_DELAY_SECONDS: Final = 0.3
 #: Seconds for a worker that was told to end, before it is killed.
 KILL_AFTER_SECONDS: Final = 5.0
 #: How often the supervisor looks at its workers while it ends, in seconds.
@@ -83,10 +87,14 @@ class Supervisor:
         self._children: dict[int, _Child] = {}
         self._pause = FIRST_PAUSE_SECONDS
         self._fork_at = 0.0
+        self._taken_at = -REFILL_DELAY_SECONDS
         self._lifeline_read, self._lifeline_write = os.pipe()
 
     def run(self, stop: Stopper) -> None:
         """Serve until `stop` is readable; then let busy workers finish, up to a limit."""
+        # What is imported stays for good: not looking at it again keeps its pages shared.
+        gc.collect()
+        gc.freeze()
         try:
             while True:
                 wait = self._fill(stop)
@@ -105,6 +113,9 @@ class Supervisor:
         early = self._fork_at - time.monotonic()
         if early > 0:
             return early
+        rest = self._taken_at + REFILL_DELAY_SECONDS - time.monotonic()
+        if rest > 0 and 2 * waiting > self._workers:
+            return rest
         for _ in range(missing):
             self._fork(stop, self._be_worker)
         return None
@@ -170,6 +181,7 @@ class Supervisor:
     def _read_news(self, stop: Stopper, child: _Child) -> None:
         if os.read(child.news, 1) == _BUSY:
             child.busy = True
+            self._taken_at = time.monotonic()
             self._pause = FIRST_PAUSE_SECONDS
             return
         # The pipe closes when the process ends, whatever ended it.

@@ -72,7 +72,7 @@ def _new_passphrase(call: Invocation) -> Iterator[Secret]:
     write_new_file(path, bind(passphrase, layers, registry).reveal())
     try:
         yield passphrase
-    except (PeerClosed, DeadlineExceeded, ProtocolError, KeyboardInterrupt):
+    except (PeerClosed, DeadlineExceeded, ProtocolError):
         log.warning(
             "'%s' is kept: whether the server took its passphrase is not known; try it, and remove"
             " the file if it does not work",

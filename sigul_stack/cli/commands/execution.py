@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import logging
 import os
+import signal
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -78,16 +79,34 @@ def execute(command: Command, arguments: Arguments, surroundings: Surroundings) 
         secrets = read_secrets(command, arguments, surroundings)
         if payload is not None:
             payload = stack.enter_context(_seekable(payload))
-        run(
-            Invocation(
-                surroundings.settings,
-                arguments,
-                secrets,
-                client,
-                cast(BinaryIO, payload),
-                cast(BinaryIO, output),
-            )
+        invocation = Invocation(
+            surroundings.settings,
+            arguments,
+            secrets,
+            client,
+            cast(BinaryIO, payload),
+            cast(BinaryIO, output),
         )
+        with _interruptible():
+            run(invocation)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the process at once.
+
+    NSS waits in C code, where Python would act on the signal only when the wait is over. Nothing
+    is lost: an output has no name before it is complete.
+    """
+    old = signal.getsignal(signal.SIGINT)
+    if old is not signal.default_int_handler:  # ignored, as in the background of a shell
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)
 
 
 def _client(surroundings: Surroundings) -> Client:

@@ -8,7 +8,7 @@ else reads or writes those.
 * `program`: running gpg, and what it says about keys.
 * `output`: reading gpg's machine-readable output.
 * `agent`: the few things that only gpg-agent can be asked for.
-* `directory`: the home as a directory: its configuration, its lock, the length of its path.
+* `directory`: the home as a directory: its configuration, and the length of its path.
 """
 
 from __future__ import annotations

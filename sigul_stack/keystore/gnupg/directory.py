@@ -1,19 +1,15 @@
-"""A GnuPG home as a directory: its configuration, its permissions, its lock, its path's length.
+"""A GnuPG home as a directory: its configuration, its permissions, its path's length.
 
 Settings that existing sites made are theirs: they are checked and reported, never changed.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import secrets
 import stat
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import KeystoreError
@@ -49,12 +45,9 @@ _SIGNS_OF_USE = (
     "secring.gpg",
 )
 
-_LOCK = ".sigul-lock"
-_LOCK_POLL = 0.02
-
-#: What the path of a Unix socket may have at most, with its closing NUL.
-_SOCKET_PATH_BYTES = 108
-_LONGEST_SOCKET_NAME = "/S.gpg-agent.browser"
+#: The longest path of a home in which the agent's sockets have paths of at most 106 bytes, which
+#: is what libassuan makes of the system's 107.
+_LONGEST_PATH = 106 - len("/S.gpg-agent.browser")
 #: Where short names for long paths are kept, in a directory that belongs to the user alone.
 _SHORT_NAMES = Path("/tmp")  # noqa: S108 - checked in _private_directory
 
@@ -111,43 +104,13 @@ def _check_configuration(path: Path) -> None:
         )
 
 
-@contextmanager
-def locked(path: Path, time_limit: float) -> Iterator[None]:
-    """Hold the lock that every change to the keys in the home `path` takes.
-
-    Raises `KeystoreError` if others hold it for `time_limit` seconds.
-    """
-    deadline = time.monotonic() + time_limit
-    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        while not try_lock(descriptor):
-            if time.monotonic() >= deadline:
-                raise KeystoreError(
-                    f"another request has been changing keys in {path} for {time_limit:g} s;"
-                    " try again later"
-                )
-            time.sleep(_LOCK_POLL)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def try_lock(descriptor: int) -> bool:
-    """Lock an open file or directory for as long as it is open, if nobody else has locked it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def short_path(path: Path) -> Path:
     """A name of the home `path` that is short enough for the agent's sockets in it.
 
     Where it is too long itself, that is a symbolic link with a name that follows from the path,
     so that all processes use the same. Raises `KeystoreError` where that cannot be made.
     """
-    if len(os.fsencode(path)) + len(_LONGEST_SOCKET_NAME) < _SOCKET_PATH_BYTES:
+    if len(os.fsencode(path)) <= _LONGEST_PATH:
         return path
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
     link = _private_directory() / name
@@ -179,8 +142,8 @@ def _private_directory() -> Path:
         found = directory.lstat()
     except OSError as error:
         raise KeystoreError(
-            f"cannot make {directory} ({error.strerror}); use a gnupg-home with a path of at most"
-            f" {_SOCKET_PATH_BYTES - len(_LONGEST_SOCKET_NAME) - 1} bytes"
+            f"cannot make {directory} ({error.strerror}), which a gnupg-home with a path of more"
+            f" than {_LONGEST_PATH - len('/.new-12345678')} bytes needs; use a shorter one"
         ) from error
     # In a directory that anybody may write to, somebody else may have come first.
     owned = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ...errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
 from ...secret import Secret
-from ..files import storage_errors
+from ..files import locked, storage_errors
 from ..process import memory_file
-from .directory import locked, prepare_directory
+from .directory import prepare_directory
 from .output import ListedKey
 from .program import GnuPG
 from .scratch import move_in, remove_key, remove_leftovers, scratch_home, sync_keys

@@ -15,18 +15,16 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ...errors import KeystoreError, RequestRefused, SigulError, Status
-from ..files import sync, write_new
+from ..files import locked, opened_directory, sync, try_lock, write_new
 from ..process import memory_file
 from .directory import (
     AGENT_CONFIGURATION_NAME,
     SCRATCH_AGENT_CONFIGURATION,
     forget_short_path,
-    locked,
-    try_lock,
 )
 from .output import ListedKey
 from .program import GnuPG
@@ -43,19 +41,14 @@ _REMOVAL_LIMIT = 10.0
 @contextmanager
 def scratch_home(home: GnuPG) -> Iterator[GnuPG]:
     """A new, empty GnuPG home to make a key of `home` in; it is gone afterwards."""
-    with locked(home.path, home.time_limit):  # or remove_leftovers might take it for one
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=home.path))
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try_lock(descriptor)
-    scratch = GnuPG(path, time_limit=home.time_limit)
-    try:
+    with ExitStack() as cleanup:
+        with locked(home.path, home.time_limit):  # or remove_leftovers might take it for one
+            path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=home.path))
+            try_lock(cleanup.enter_context(opened_directory(path)))
+        scratch = GnuPG(path, time_limit=home.time_limit)
+        cleanup.callback(_remove, scratch)
         write_new(path / AGENT_CONFIGURATION_NAME, SCRATCH_AGENT_CONFIGURATION.encode("ascii"))
         yield scratch
-    finally:
-        try:
-            _remove(scratch)
-        finally:
-            os.close(descriptor)
 
 
 def _remove(scratch: GnuPG) -> None:
@@ -82,13 +75,10 @@ def move_in(home: GnuPG, scratch: GnuPG, key: ListedKey) -> None:
     grips = [part.keygrip for part in key.parts if part.secret]
     with locked(home.path, home.time_limit):
         there = home.list_keys()
+        same = any(other.fingerprint == key.fingerprint and other.secret for other in there)
         taken = {part.keygrip for other in there for part in other.parts if part.secret}
-        if taken.intersection(grips):
+        if same or taken.intersection(grips):
             raise RequestRefused(Status.ALREADY_EXISTS, f"key {key.fingerprint} is in the store")
-        if any(other.fingerprint == key.fingerprint for other in there):
-            _log.warning(
-                "completing key %s, of which only the public part is there", key.fingerprint
-            )
         try:
             _link_secrets(home, scratch, grips)
             _import_public(home, public)
@@ -100,8 +90,10 @@ def move_in(home: GnuPG, scratch: GnuPG, key: ListedKey) -> None:
             _keep_revocation(home, scratch, key.fingerprint)
             sync_keys(home.path)
         except BaseException:
-            remove_key(home, key.fingerprint)
-            _unlink_secrets(home, grips)
+            try:
+                remove_key(home, key.fingerprint)
+            finally:
+                _unlink_secrets(home, grips)
             raise
 
 
@@ -175,14 +167,11 @@ def remove_leftovers(home: GnuPG) -> None:
     with locked(home.path, home.time_limit):
         paths = [path for path in home.path.glob(f"{_PREFIX}*") if path.is_dir()]
         for path in paths:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
+            with opened_directory(path) as descriptor:
                 if try_lock(descriptor):
                     _log.warning("removing %s, left by a process that was killed", path)
                     _remove_links(home, path)
                     _remove(GnuPG(path, time_limit=home.time_limit))
-            finally:
-                os.close(descriptor)
 
 
 def _remove_links(home: GnuPG, scratch: Path) -> None:
