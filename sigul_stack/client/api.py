@@ -8,15 +8,17 @@ All may raise what `Client.call` raises: `RequestRefused` with the server's stat
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import RequestRefused, Status
 from ..protocol.operations import OPERATIONS
 from ..secret import Secret
 from . import core
+
+if TYPE_CHECKING:
+    import datetime
 
 
 @dataclass(frozen=True, slots=True)

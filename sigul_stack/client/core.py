@@ -36,6 +36,7 @@ from ..secret import Secret
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.nested import inner_session
+from ..transport.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class Client:
         self._ask_nss_password = ask_nss_password
         self._progress = progress or no_progress
         self._version = protocol_version
+        self._watchdog = Watchdog()
 
     def call(
         self,
@@ -157,6 +159,7 @@ class Client:
             identity=identity,
             connect_timeout=settings.connect_timeout,
             handshake_timeout=settings.handshake_timeout,
+            watchdog=self._watchdog,
         )
         try:
             yield connection
@@ -193,6 +196,7 @@ class Client:
             identity,
             timeout=self.settings.reply_timeout,
             server_hostname=self.settings.server_hostname,
+            watchdog=self._watchdog,
         ) as session:
             log.info("[DOUBLE_TLS] TLS handshake completed successfully")
             session.write(fields)

@@ -66,7 +66,7 @@ class ClientSettings:
         "client", values.seconds, 30.0, "seconds for each TLS handshake"
     )
     reply_timeout: float = option(
-        "client", values.seconds, 900.0, "seconds of the longest silence while waiting for a reply"
+        "client", values.seconds, 1200.0, "seconds of the longest silence while waiting for a reply"
     )
     nss: NSSSettings = field(kw_only=True)
     binding: BindingSettings = field(kw_only=True, default_factory=BindingSettings)

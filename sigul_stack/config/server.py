@@ -83,7 +83,7 @@ class ServerSettings:
         "server", values.seconds, 30.0, "seconds for each TLS handshake"
     )
     idle_timeout: float = option(
-        "server", values.seconds, 900.0, "seconds of the longest silence inside a request"
+        "server", values.seconds, 600.0, "seconds of the longest silence inside a request"
     )
     shutdown_timeout: float = option(
         "server", values.seconds, 60.0, "seconds for requests to finish once the server is to end"

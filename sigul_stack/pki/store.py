@@ -154,6 +154,7 @@ class NSSStore:
         """Make the database, empty, in the directory. Raises `NSSError`."""
         with password_file(self._password) as password:
             self._write("certutil", "-N", "-f", password)
+        self._entries, self._keys = (), {}
 
     def add_certificate(self, certificate: x509.Certificate, nickname: str, trust: str) -> None:
         """Add a certificate; NSS finds its private key by itself where it is there already."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from ..database import Key, KeyAccess, Reader, User
+from ..database import Database, Key, KeyAccess, User
 from ..errors import KeystoreError, RequestRefused, Status
 from ..keystore.bindings import Registry
 from ..keystore.passwords import verify_password
@@ -64,7 +64,7 @@ def _refuse(why: str) -> RequestRefused:
 def authorise(
     request: Request,
     operation: Operation,
-    reader: Reader,
+    database: Database,
     registry: Registry,
     name_check: NameCheck,
 ) -> Granted:
@@ -75,11 +75,11 @@ def authorise(
     passphrase = request.optional_secret("passphrase") if rights.by_passphrase else None
     if passphrase is not None or not rights.by_password:
         granted = _by_passphrase(
-            request, operation, reader, registry, name, passphrase or _NO_SECRET
+            request, operation, database, registry, name, passphrase or _NO_SECRET
         )
     else:
         password = request.optional_secret("password") or _NO_SECRET
-        granted = _by_password(reader, name, password)
+        granted = _by_password(database, name, password)
     if not allowed:
         raise _refuse(
             f"the certificate of '{request.client_name}' does not allow it to speak for '{name}'"
@@ -90,9 +90,10 @@ def authorise(
     return granted
 
 
-def _by_password(reader: Reader, name: str, password: Secret) -> Granted | str:
+def _by_password(database: Database, name: str, password: Secret) -> Granted | str:
     """The administrator's rights, or why not."""
-    user = reader.user(name)
+    with database.read() as reader:
+        user = reader.user(name)
     right = verify_password(password, user.password_hash if user else None)
     if user is None:
         return f"user '{name}' does not exist"
@@ -106,15 +107,16 @@ def _by_password(reader: Reader, name: str, password: Secret) -> Granted | str:
 def _by_passphrase(
     request: Request,
     operation: Operation,
-    reader: Reader,
+    database: Database,
     registry: Registry,
     name: str,
     passphrase: Secret,
 ) -> Granted | str:
     """A key user's or key administrator's rights, or why not."""
     key_name = request.text(operation.key_field)
-    user = reader.user(name)
-    access = reader.access(name, key_name)
+    with database.read() as reader:
+        user = reader.user(name)
+        access = reader.access(name, key_name)
     sealed = None if access is None else access.encrypted_passphrase
     reason = ""
     try:

@@ -71,6 +71,8 @@ class Worker:
             try:
                 connection = self._dial(identity)
             except TransportError as error:
+                if self._wait(None, 0):
+                    return
                 delay = pause * random.uniform(0.5, 1)  # noqa: S311 - not a secret
                 log.warning("%s; next attempt in %.1f s", error, delay)
                 if self._wait(None, delay):
@@ -100,6 +102,7 @@ class Worker:
             connect_timeout=settings.connect_timeout,
             handshake_timeout=settings.handshake_timeout,
             patience=OLD_BRIDGE_SECONDS,
+            wake=self._lifeline,
             watchdog=self._watchdog,
         )
 
@@ -221,6 +224,5 @@ def _handle(request: Request, settings: ServerSettings, database: Database) -> A
     if operation is None or handler is None:
         raise RequestRefused(Status.UNKNOWN_OP)
     services = make_services(settings, database)
-    with database.read() as reader:
-        granted = authorise(request, operation, reader, services.registry, services.name_check)
+    granted = authorise(request, operation, database, services.registry, services.name_check)
     return handler(Work(request, granted, services))

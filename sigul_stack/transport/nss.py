@@ -294,11 +294,12 @@ class TLSConnection:
         hostname: str,
         timeout: float,
         patience: float = 0,
+        wake: int | None = None,
     ) -> None:
         """Finish a handshake as the TLS client; the peer must be `hostname`.
 
         It must be over in `timeout` seconds, counted from the peer's first answer, for which
-        `patience` more seconds are waited.
+        `patience` more seconds are waited, unless the descriptor `wake` becomes readable.
         """
         self._configure(settings)
         tls = self._tls
@@ -307,7 +308,7 @@ class TLSConnection:
         # NSS takes the certificate and key that the callback gives for its own and frees them, so
         # each handshake looks them up anew.
         tls.set_client_auth_data_callback(lambda _names, *_data: _look_up(identity.nickname))
-        self._handshake(as_server=False, timeout=timeout, patience=patience)
+        self._handshake(as_server=False, timeout=timeout, patience=patience, wake=wake)
 
     def handshake_as_server(
         self, settings: NSSSettings, identity: Identity, timeout: float
@@ -326,12 +327,14 @@ class TLSConnection:
             ) from None
         self._handshake(as_server=True, timeout=timeout)
 
-    def _handshake(self, *, as_server: bool, timeout: float, patience: float = 0) -> None:
+    def _handshake(
+        self, *, as_server: bool, timeout: float, patience: float = 0, wake: int | None = None
+    ) -> None:
         what = f"TLS handshake with {self._address}"
         try:
             self._tls.reset_handshake(as_server)
             # Forcing a handshake that is done would wait for the peer's next message.
-            if not patience or not self._greet(timeout, patience):
+            if not patience or not self._greet(timeout, patience, wake):
                 self.read_due = time.monotonic() + timeout
                 self._tls.force_handshake_timeout(_interval(timeout))
             self.peer = self._peer()
@@ -340,7 +343,7 @@ class TLSConnection:
         finally:
             self.read_due = None
 
-    def _greet(self, timeout: float, patience: float) -> bool:
+    def _greet(self, timeout: float, patience: float, wake: int | None) -> bool:
         """Send the handshake's first message and wait, perhaps long, for the answer to begin.
 
         Whether the handshake is done already.
@@ -351,15 +354,28 @@ class TLSConnection:
         except NSPRError as error:
             if _error_name(error) != "PR_IO_TIMEOUT_ERROR":
                 raise
-            if not self._poll.poll(timeout * 1000):
+            if not self._is_answering(timeout, wake):
                 log.warning(
                     "%s has accepted the connection but does not begin its TLS handshake; bridges"
                     " of 1.x begin it when a client comes. Waiting up to %g s",
                     self._address,
                     patience,
                 )
-                self._poll.poll(patience * 1000)
+                if not self._is_answering(patience, wake):
+                    raise TransportError(
+                        f"{self._address} did not begin its TLS handshake"
+                    ) from None
             return False
+
+    def _is_answering(self, seconds: float, wake: int | None) -> bool:
+        """Wait for input; False after `seconds`. `TransportError` if `wake` becomes readable."""
+        poll = select.poll()
+        for descriptor in (self.fileno(), *(() if wake is None else (wake,))):
+            poll.register(descriptor, select.POLLIN)
+        ready = [descriptor for descriptor, _events in poll.poll(seconds * 1000)]
+        if wake in ready:
+            raise TransportError(f"the wait for {self._address} was called off")
+        return bool(ready)
 
     def _peer(self) -> Peer:
         certificate = self._tls.get_peer_certificate()
@@ -531,17 +547,18 @@ def dial(
     connect_timeout: float,
     handshake_timeout: float,
     patience: float = 0,
+    wake: int | None = None,
     watchdog: Watchdog | None = None,
 ) -> TLSConnection:
     """Connect to `host`:`port` and finish a TLS handshake; the peer must be `hostname`.
 
-    All limits are in seconds; for `patience` see `TLSConnection.handshake_as_client`.
+    All limits are in seconds; for `patience` and `wake` see `TLSConnection.handshake_as_client`.
     """
     tcp = connect_tcp(host, port, connect_timeout)
     connection = TLSConnection(tcp, f"{host}:{port}", watchdog)
     try:
         connection.handshake_as_client(
-            settings, identity, hostname, handshake_timeout, patience
+            settings, identity, hostname, handshake_timeout, patience, wake
         )
     except BaseException:
         connection.discard()

@@ -70,7 +70,7 @@ def test_client_defaults(client: Callable[..., Loaded[ClientSettings]]) -> None:
     assert settings.user_name == pwd.getpwuid(os.getuid()).pw_name
     assert settings.passphrase_length == 128
     assert (settings.connect_timeout, settings.handshake_timeout) == (30, 30)
-    assert settings.reply_timeout == 900
+    assert settings.reply_timeout == 1200
     assert settings.bridge_address is None
     assert settings.nss.directory == f"sql:{Path.home()}/.sigul"
     assert settings.nss.password is None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import datetime
 
 Arguments = argparse.Namespace
 
@@ -75,6 +77,8 @@ class Command:
 
 def date(text: str) -> datetime.date:
     """A date written as `yyyy-mm-dd`."""
+    import datetime  # takes longer than all of this module, and few commands have a date
+
     try:
         found = datetime.date.fromisoformat(text)
     except ValueError:
