@@ -67,7 +67,7 @@ def _wrapper_library() -> str:
     raise AssertionError("libnss_wrapper.so is missing: install the package libnss-wrapper")
 
 
-@dataclass
+@dataclass(eq=False)
 class Process:
     """A daemon that was started in the foreground, and its log."""
 
@@ -126,9 +126,7 @@ class Site:
     def make(cls, directory: Path, users: Sequence[str] = ("admin",), **settings: object) -> Site:
         """A new site with certificates for `users`, configuration, database and administrator."""
         site = cls(directory, **settings)  # type: ignore[arg-type]
-        make_site(
-            directory / "pki", bridge=site.bridge_name, server=site.server_name, users=users
-        )
+        make_site(directory / "pki", bridge=site.bridge_name, server=site.server_name, users=users)
         site.configure()
         site.run(*module("server_create_db"), "-c", str(site.path("server.conf")))
         site.run(

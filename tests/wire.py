@@ -343,7 +343,7 @@ def plain_inner(chunked: ChunkedStream) -> Iterator[PlainInner]:
 
 @contextlib.contextmanager
 def in_background(*scripts: Callable[[], object]) -> Iterator[None]:
-    """Run each script in a thread; they must have ended soon after the block. Raises their errors."""
+    """Run each script in a thread; all must end soon after the block. Raises an error of theirs."""
     errors: list[BaseException] = []
 
     def run(script: Callable[[], object]) -> None:

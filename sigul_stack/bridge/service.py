@@ -248,9 +248,7 @@ class Bridge:
                 log.warning("Waiting server %s failed: %s", server.peer.common_name, error)
                 server.discard()
                 continue
-            log.info(
-                "Paired with server %s (%s)", server.peer.common_name, server.peer.address
-            )
+            log.info("Paired with server %s (%s)", server.peer.common_name, server.peer.address)
             return server
 
     def _forward(

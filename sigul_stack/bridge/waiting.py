@@ -100,7 +100,7 @@ class WaitingServers:
                 self._wake()
 
     def close(self) -> None:
-        """End all waiting; servers are closed in order so that they dial again elsewhere or later."""
+        """End all waiting; servers are closed in order, so that they dial again later."""
         with self._changed:
             self._closed = True
             servers = list(self._servers)

@@ -80,7 +80,8 @@ A Sigul site is running: bridge, signing server, one administrator, one key.
   list the users   printf '%s\\0' "$(cat {site}/admin-password)" |
                      {programs}/sigul --batch -c {site}/client.conf list-users
   sign a file      printf '%s\\0' "$(cat {site}/key-passphrase)" |
-                     {programs}/sigul --batch -c {site}/client.conf sign-data -a -o FILE.asc {key} FILE
+                     {programs}/sigul --batch -c {site}/client.conf \\
+                     sign-data -a -o FILE.asc {key} FILE
   all commands     {programs}/sigul --help-commands
   logs             {site}/log/
   stop it          make demo-stop      (its files stay; `make demo` goes on with them)"""

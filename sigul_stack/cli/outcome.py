@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -32,6 +33,18 @@ def report(run: Callable[[], None]) -> int:
     except Exception as error:
         log.debug("where it failed:", exc_info=True)
         return failed(f"unexpected failure ({type(error).__name__}); -v -v tells more")
+
+
+def occupy_standard_descriptors() -> None:
+    """Have descriptors 0, 1 and 2 taken, each failing at its use where the caller closed it.
+
+    Else the next file or connection would get the number, and what is meant for standard output.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if descriptor else os.O_WRONLY)
 
 
 def failed(text: str) -> int:

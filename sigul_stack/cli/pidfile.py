@@ -14,6 +14,7 @@ import fcntl
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,11 @@ from ..config.identity import Identity
 from ..errors import ConfigurationError, SigulError
 
 log = logging.getLogger(__name__)
+
+#: Seconds that a daemon which is just ending has to let go of its file.
+PATIENCE = 0.5
+
+_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class AlreadyRunning(SigulError):
@@ -56,19 +62,13 @@ def held(path: Path, identity: Identity | None = None) -> Iterator[None]:
 
 def _lock(path: Path) -> int:
     """Open and lock the file `path`, made if need be. Raises `AlreadyRunning` or OSError."""
+    deadline = time.monotonic() + PATIENCE
     while True:
-        descriptor = os.open(
-            path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644
-        )
+        descriptor = os.open(path, _FLAGS | os.O_CREAT, 0o644)
         try:
-            found = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            try:
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise
-                raise _running(path, found) from None
-            if _same_file(descriptor, path):
+            locked = _try_lock(descriptor)
+            found = _content(descriptor)
+            if locked and _same_file(descriptor, path):
                 if found and _is_this_daemon(found, path.stem):
                     raise _running(path, found)
                 if found:
@@ -77,8 +77,27 @@ def _lock(path: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        # Its last holder removed it between our opening and our locking: it is another file now.
         os.close(descriptor)
+        # Locked, but another file by now: its last holder has removed it in between. Not locked:
+        # its holder may be about to end.
+        if time.monotonic() > deadline:
+            raise _running(path, found)
+        if not locked:
+            time.sleep(0.05)
+
+
+def _content(descriptor: int) -> str:
+    return os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        return False
+    return True
 
 
 def _running(path: Path, pid: str) -> AlreadyRunning:
@@ -112,6 +131,7 @@ def _leave_a_remover(path: Path) -> None:
     It holds nothing, does nothing but wait, and is nobody's child, so that the daemon never meets
     it among its own.
     """
+    daemon = os.getpid()
     reader, writer = os.pipe()
     child = os.fork()
     if child:
@@ -128,8 +148,14 @@ def _leave_a_remover(path: Path) -> None:
             for descriptor in (0, 1, 2):
                 os.dup2(null, descriptor)
             os.read(reader, 1)
-            descriptor = _lock(path)
-            path.unlink()
-            os.close(descriptor)
+            _remove(path, daemon)
     finally:
         os._exit(0)
+
+
+def _remove(path: Path, pid: int) -> None:
+    """Remove the PID file of process `pid`, which has ended, unless it is another's by now."""
+    descriptor = os.open(path, _FLAGS)
+    if _try_lock(descriptor) and _same_file(descriptor, path) and _content(descriptor) == str(pid):
+        path.unlink()
+    os.close(descriptor)

@@ -6,6 +6,7 @@ tqdm is imported when the second is over: most requests never need it.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from typing import Any
 
 #: Seconds before a bar shows.
 PATIENCE = 1.0
+
+_USUAL_WIDTH = 80
 
 
 @contextlib.contextmanager
@@ -41,6 +44,8 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
                 unit_scale=True,
                 unit_divisor=1024,
                 file=sys.stderr,
+                # A terminal that does not know its width would get a bar of no width.
+                ncols=os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL_WIDTH,
                 leave=False,
             )
 

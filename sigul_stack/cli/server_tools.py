@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..config.identity import drop_privileges, identity
 from .logs import set_up_client
+from .outcome import occupy_standard_descriptors
 from .secret_input import disable_core_dumps
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def tool_parser(program: str, what: str) -> argparse.ArgumentParser:
 
 def begin(verbosity: int) -> None:
     """Set up the process: no core files, log lines on standard error."""
+    occupy_standard_descriptors()
     disable_core_dumps()
     set_up_client(verbosity, sys.stderr)
 

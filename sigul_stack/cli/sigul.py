@@ -7,6 +7,7 @@ does not fit.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
@@ -19,7 +20,7 @@ from .. import __version__
 from .commands.model import Arguments, Command
 from .commands.table import COMMANDS, command_named
 from .logs import set_up_client
-from .outcome import report
+from .outcome import occupy_standard_descriptors, report
 from .secret_input import SecretReader, disable_core_dumps
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class _HelpCommands(argparse.Action):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `sigul` with `argv` (default: the process's arguments); the exit code."""
+    occupy_standard_descriptors()
     disable_core_dumps()
     parser = _parser()
     options = parser.parse_args(argv)
@@ -136,8 +138,10 @@ def program() -> NoReturn:
     """
     gc.disable()
     code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # it is, where the caller closed it
+            with contextlib.suppress(OSError):
+                stream.flush()
     os._exit(code)
 
 

@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 #: Largest reply payload that is returned in memory, in bytes; larger ones need an output file.
 MAX_MEMORY_REPLY: Final = 64 * 1024**2
 
+#: How long to look for what a peer said before it ended the connection, in seconds.
+LAST_WORDS_SECONDS: Final = 1.0
+
 #: Tells progress: called with what is under way and its size in bytes, gives a function to call
 #: with each number of bytes done.
 ProgressFactory = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -129,19 +132,18 @@ class Client:
         if self._version == PROTOCOL_VERSION:
             OPERATIONS[op].check(Fields(encoded))
         header = messages.encode_request_header(encoded, self._version)
-        keys = ReplyKeys(
-            os.urandom(messages.NEW_KEY_BYTES), os.urandom(messages.NEW_KEY_BYTES)
-        )
+        keys = ReplyKeys(os.urandom(messages.NEW_KEY_BYTES), os.urandom(messages.NEW_KEY_BYTES))
         inner = {name: secret.reveal() for name, secret in (secrets or {}).items()}
         source = io.BytesIO(payload) if isinstance(payload, bytes) else payload
+        total = self._measure(op, source)
         nss.open_database(self.settings.nss, ask=self._ask_nss_password)
         identity = nss.load_identity(self.settings.client_cert_nickname)
         with self._dial(identity) as connection:
             chunked = ChunkedStream(connection, self.settings.reply_timeout)
             try:
-                payload_hash = self._send(chunked, header, source)
-                fields_to_hide = messages.encode_inner_fields(header, payload_hash, keys, inner)
-                self._whisper(chunked, identity, fields_to_hide)
+                payload_hash = self._send(chunked, header, source, total)
+                inner_fields = messages.encode_inner_fields(header, payload_hash, keys, inner)
+                self._whisper(chunked, identity, inner_fields)
             except (TransportError, ProtocolError) as error:
                 raise self._reason(chunked, error) from None
             reply = self._receive(chunked, keys, output)
@@ -168,11 +170,17 @@ class Client:
             connection.discard()
             raise
 
-    def _send(self, chunked: ChunkedStream, header: bytes, source: BinaryIO) -> bytes:
-        """Send header and payload; return the payload's SHA-512."""
+    def _measure(self, op: str, source: BinaryIO) -> int:
+        """The payload's length in bytes. Raises `ProtocolError` where no server would take it."""
         start = source.tell()
         total = source.seek(0, os.SEEK_END) - start
         source.seek(start)
+        if self._version == PROTOCOL_VERSION:
+            OPERATIONS[op].check_payload(total)
+        return total
+
+    def _send(self, chunked: ChunkedStream, header: bytes, source: BinaryIO, total: int) -> bytes:
+        """Send header and payload, of `total` bytes; return the payload's SHA-512."""
         chunked.write(header + pack_u64(total))
         digest = hashlib.sha512()
         with self._progress("Sending", total) as advance:
@@ -204,6 +212,11 @@ class Client:
     @staticmethod
     def _reason(chunked: ChunkedStream, error: SigulError) -> SigulError:
         """Why a request failed before its reply: what the server managed to say, if anything."""
+        if isinstance(error, PeerClosed):
+            # It may have answered and closed while the payload was still on its way to it.
+            with contextlib.suppress(SigulError):
+                while not chunked.outer_waiting:
+                    chunked.receive(LAST_WORDS_SECONDS)
         if chunked.outer_waiting:
             try:
                 chunked.parse(messages.read_reply_header())
@@ -218,9 +231,7 @@ class Client:
             )
         return error
 
-    def _receive(
-        self, chunked: ChunkedStream, keys: ReplyKeys, output: BinaryIO | None
-    ) -> Reply:
+    def _receive(self, chunked: ChunkedStream, keys: ReplyKeys, output: BinaryIO | None) -> Reply:
         try:
             header = chunked.parse(messages.read_reply_header())
         except UnknownVersion:

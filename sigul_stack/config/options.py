@@ -3,8 +3,8 @@
 A field made with `option`, `required`, `secret_option` or `family` says in which section it
 stands, how its text is read, what it is when absent, and what it is for. Everything else is
 derived from that: the reading (`build`), the warnings about what no program knows (`unknown`),
-and the reference in the documentation (`options_of`). An option is named like its field, with
-`-` for `_`.
+and any list of all options (`options_of`). An option is named like its field, with `-` for `_`,
+unless it says otherwise.
 
 Fields are looked at here and nowhere else; who uses settings sees plain typed attributes.
 """

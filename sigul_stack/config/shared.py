@@ -161,7 +161,10 @@ def load_binding(files: Files) -> BindingSettings:
 
 @dataclass(frozen=True, slots=True)
 class KojiSettings:
-    """`[koji]`: Koji's own configuration files, for the default instance and for named ones."""
+    """`[koji]`: Koji's own configuration files, for the default instance and for named ones.
+
+    Instances are written in lower case as keys, for option names are not case sensitive.
+    """
 
     koji_config: Path | None = option(
         "koji", values.path, None, "Koji's configuration file (absent: Koji's own default)"

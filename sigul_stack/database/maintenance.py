@@ -72,8 +72,7 @@ def create(url: str) -> None:
         if isinstance(target, PostgreSQL):
             _make_tables(target)
         elif target.path.exists():
-            # An empty file that somebody put there for its owner's sake.
-            target.path.chmod(0o600)
+            # Perhaps an empty file that somebody put there for its owner's sake.
             _make_tables(target)
         else:
             with backup.workshop(target.path) as directory:
@@ -191,6 +190,8 @@ def _make_tables(target: Target) -> None:
     with Engine(target).transaction(Purpose.SCHEMA) as connection:
         if sa.inspect(connection).get_table_names():
             raise _refusal(target.label)
+        if isinstance(target, SQLiteFile):
+            target.path.chmod(0o600)
         schema.metadata.create_all(connection)
         command.stamp(_alembic(connection), schema.HEAD)
 

@@ -150,9 +150,7 @@ class PemStore:
                 _log.warning("key %s was not in %s when it was deleted", fingerprint, self.path)
             self._private(fingerprint).unlink(missing_ok=True)
             sync(self.path)  # the key goes first, even if the machine stops now
-            for left in self.path.glob(f"{fingerprint}.*"):
-                left.unlink(missing_ok=True)
-            sync(self.path)
+            self._remove_rest(fingerprint)
 
     def fingerprints(self) -> frozenset[str]:
         """The fingerprints of all keys. Raises `KeystoreError`."""
@@ -226,15 +224,20 @@ class PemStore:
         with self._changing():
             if path.exists():
                 raise RequestRefused(Status.ALREADY_EXISTS, f"key {fingerprint} is in the store")
-            # It may be there, from a process that was killed.
-            self._file(fingerprint, "public").unlink(missing_ok=True)
+            self._remove_rest(fingerprint)  # from making or deleting it, by a process killed then
             try:
                 write_new(self._file(fingerprint, "public"), public, 0o644)
                 write_new(path, private)
             except BaseException:
-                self._file(fingerprint, "public").unlink(missing_ok=True)
+                self._remove_rest(fingerprint)
                 raise
         return fingerprint
+
+    def _remove_rest(self, fingerprint: str) -> None:
+        """Remove the files of a key that is not there."""
+        for left in self.path.glob(f"{_checked(fingerprint)}.*"):
+            left.unlink(missing_ok=True)
+        sync(self.path)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

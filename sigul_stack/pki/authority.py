@@ -116,7 +116,10 @@ class Authority:
         `WrongNSSPassword`, or `NSSError` saying what is missing.
         """
         database = NSSDatabase(directory, password)
-        found = [item for item in database.certificates() if _can_issue(item, nickname)]
+        able = [item for item in database.certificates() if _can_issue(item, nickname)]
+        # A CA that was renewed has several certificates with one nickname.
+        able.sort(key=lambda item: item.not_after)
+        found = list({item.nickname: item for item in able}.values())
         if len(found) != 1:
             names = ", ".join(item.nickname for item in found)
             wanted = f" with the nickname '{nickname}'" if nickname else ""

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, p
 
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
-from .certificates import common_name, from_pem, is_authority
+from .certificates import from_pem, is_authority
 from .leaf import Leaf
 from .store import NO_TRUST, TRUSTED_AUTHORITY, usable_key
 
@@ -116,11 +116,6 @@ def _bundle(
     if leaf.key is not None and leaf.key.public_key() != certificate.public_key():
         raise NSSError(f"certificate and key in '{path}' do not belong together; export them anew")
     return Bundle(leaf, tuple(item for item in chain if is_authority(item)))
-
-
-def describe(certificate: x509.Certificate) -> str:
-    """The certificate's subject for a message."""
-    return common_name(certificate.subject) or certificate.subject.rfc4514_string()
 
 
 def _read(path: Path) -> bytes:

@@ -34,8 +34,8 @@ NO_TRUST: Final = ",,"
 
 #: NSS derives a key from the password for each private key and each trust record that it reads, in
 #: every process that opens the database: with 600,000 iterations more than a second, with 1,000 a
-#: few milliseconds (measured, NSS 3.87 and 3.118). Iterations slow down who guesses passwords; one
-#: of 128 random bits is not guessed, so only shorter ones get NSS's own number.
+#: few milliseconds (measured, NSS 3.87, 3.110, 3.118). Iterations slow down who guesses passwords;
+#: one of 128 random bits is not guessed, so only shorter ones get NSS's own number.
 ITERATIONS_FOR_RANDOM_PASSWORD: Final = 1000
 _RANDOM_PASSWORD_CHARACTERS: Final = 32
 

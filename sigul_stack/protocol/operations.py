@@ -177,7 +177,9 @@ _RPM_NAMES: Final = _optional("rpm-name", "rpm-epoch", "rpm-version", "rpm-relea
 _RPM_SIGMD5: Final = _optional("rpm-sigmd5", form=Form.BLOB)
 _RPM_OPTIONS: Final = (
     *_optional("file-signing-key", "koji-instance"),
-    *_optional("import-signature", "return-data", "head-signing", "v3-signature", form=Form.BOOLEAN),
+    *_optional(
+        "import-signature", "return-data", "head-signing", "v3-signature", form=Form.BOOLEAN
+    ),
 )
 #: Outer fields of a `sign-rpms` subrequest.
 SUBREQUEST_FIELDS: Final = (Field("id", Form.BLOB), *_RPM_NAMES, *_RPM_SIGMD5)

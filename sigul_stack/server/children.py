@@ -1,5 +1,6 @@
 """Work that needs NSS, lower privileges or secrets, done in a child so that the supervisor stays
-without them."""
+without them.
+"""
 
 from __future__ import annotations
 

@@ -229,5 +229,3 @@ def _send(chunked: ChunkedStream, keys: ReplyKeys, status: int, answer: Answer) 
             chunked.write(piece)
     chunked.write(code.digest())
     chunked.end()
-
-

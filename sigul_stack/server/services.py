@@ -57,9 +57,7 @@ def make_services(settings: ServerSettings, database: Database) -> Services:
         keystore=make_keystore(settings),
         registry=enabled_methods(binding.enabled, binding.parameters, binding.secrets),
         policy=BindingPolicy.parse(binding.forced, binding.forced_first, binding.default),
-        name_check=NameCheck(
-            settings.lenient_username_check, frozenset(settings.proxy_usernames)
-        ),
+        name_check=NameCheck(settings.lenient_username_check, frozenset(settings.proxy_usernames)),
     )
 
 

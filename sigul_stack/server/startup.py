@@ -27,9 +27,7 @@ def _services(settings: ServerSettings) -> Iterator[Services]:
 
 def prepare(settings: ServerSettings) -> None:
     """Check and complete the server's data. Raises `SigulError` saying what is wrong with it."""
-    result = ensure_usable(
-        database_url(settings), clock=lambda: datetime.now(UTC)
-    )
+    result = ensure_usable(database_url(settings), clock=lambda: datetime.now(UTC))
     if result.backup is not None:
         log.warning("The database was migrated; as it was before, it is in '%s'", result.backup)
     with _services(settings) as services:

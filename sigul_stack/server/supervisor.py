@@ -138,9 +138,7 @@ class Supervisor:
         os.close(news_write)
         self._children[news_read] = _Child(pid, news_read, busy)
 
-    def _be_child(
-        self, stop: Stopper, work: _Work, news_read: int, news_write: int
-    ) -> NoReturn:
+    def _be_child(self, stop: Stopper, work: _Work, news_read: int, news_write: int) -> NoReturn:
         """The child's process: never returns into the supervisor's code."""
         code = 1
         try:

@@ -19,6 +19,7 @@ from ..config import ServerSettings
 from ..database import Database
 from ..errors import RequestRefused, SigulError, Status, TransportError
 from ..logcontext import request_id
+from ..protocol.messages import UnknownVersion
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.nested import inner_session
@@ -136,7 +137,12 @@ class Worker:
             return self._open_inner(stream, identity)
 
         try:
-            serve_request(chunked, open_inner, settings, database)
+            try:
+                serve_request(chunked, open_inner, settings, database)
+            except UnknownVersion as error:
+                log.warning("The request was refused: %s", error)
+            # Some bridges go on only when the server has ended; none has more to say to it.
+            connection.end_writing()
             chunked.wait_for_close(CLOSE_SECONDS)
             connection.close()
         except SigulError as error:
@@ -145,9 +151,7 @@ class Worker:
         return True
 
     @contextlib.contextmanager
-    def _open_inner(
-        self, chunked: ChunkedStream, identity: nss.Identity
-    ) -> Iterator[InnerSession]:
+    def _open_inner(self, chunked: ChunkedStream, identity: nss.Identity) -> Iterator[InnerSession]:
         settings = self._settings
         log.info("[DOUBLE_TLS] Starting TLS handshake")
         with inner_session(

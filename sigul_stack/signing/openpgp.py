@@ -31,7 +31,7 @@ from .descriptors import bytes_left, input_descriptor, output_descriptor
 _log = logging.getLogger(__name__)
 
 #: How much of its input gpg works off in a second on the slowest machine that is supported.
-BYTES_PER_SECOND = 20 << 20
+BYTES_PER_SECOND = 10 << 20
 
 #: The largest clear text that is decrypted unless a caller says otherwise, in bytes.
 MAX_CLEAR_TEXT = 1 << 30

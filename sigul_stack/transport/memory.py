@@ -100,9 +100,7 @@ class MemoryStream:
             self._out.changed.notify_all()
 
 
-def pair(
-    left: Peer | None = None, right: Peer | None = None
-) -> tuple[MemoryStream, MemoryStream]:
+def pair(left: Peer | None = None, right: Peer | None = None) -> tuple[MemoryStream, MemoryStream]:
     """Two connected ends; the first sees `left` as its peer, the second `right`."""
     forth, back = _Pipe(), _Pipe()
     return (

@@ -208,4 +208,3 @@ def inner_session(
         raise
     finally:
         session._finish(failed)
-

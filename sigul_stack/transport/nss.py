@@ -80,11 +80,18 @@ _CURES: Final = {
     "SSL_ERROR_CERTIFICATE_UNKNOWN_ALERT": "the peer refused our certificate: look at its log",
     "SSL_ERROR_NO_CERTIFICATE": "the peer presented no certificate",
     "SSL_ERROR_NO_CYPHER_OVERLAP": "no cipher suite in common",
+    "SEC_ERROR_NO_TOKEN": "python-nss-ng's own copies of NSS do not go with the system's: in the"
+    " checkout, scripts/use-system-nss VENV joins them",
     "SSL_ERROR_RX_RECORD_TOO_LONG": "the peer does not speak TLS: is the port the right one?",
 }
 
 _CLOSED: Final = frozenset(
-    {"PR_CONNECT_RESET_ERROR", "PR_END_OF_FILE_ERROR", "PR_CONNECT_ABORTED_ERROR"}
+    {
+        "PR_CONNECT_ABORTED_ERROR",
+        "PR_CONNECT_RESET_ERROR",
+        "PR_END_OF_FILE_ERROR",
+        "PR_NOT_CONNECTED_ERROR",
+    }
 )
 
 log = logging.getLogger(__name__)
@@ -198,8 +205,7 @@ def _check_directory(directory: str) -> None:
     if old:
         raise NSSError(
             f"'{path}' holds a database of the old dbm format (cert8.db), which this NSS does not"
-            f" open; convert it where NSS still can: certutil --upgrade-merge --source-dir dbm:{path}"
-            f" -d sql:{path} --upgrade-id sigul"
+            f" open; convert it: sigul-stack pki convert {path}"
         )
     raise NSSError(_no_database(directory, "cert9.db is not there"))
 

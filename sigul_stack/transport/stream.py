@@ -93,5 +93,7 @@ class Deadline:
         """Seconds left. Raises `DeadlineExceeded` where none are."""
         left = self._end - self._clock()
         if left <= 0:
-            raise DeadlineExceeded(f"{self._what} took longer than the limit of {self._seconds:g} s")
+            raise DeadlineExceeded(
+                f"{self._what} took longer than the limit of {self._seconds:g} s"
+            )
         return left

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sigul_stack.keystore.envelope import open_envelope
 from sigul_stack.keystore.gnupg import GnuPG, GnuPGHome, KeySettings
+from sigul_stack.keystore.gnupg.directory import forget_short_path, short_path
 from sigul_stack.secret import Secret
 from tests.shared_data import shared
 
@@ -33,6 +34,7 @@ def gnupg_home(path: Path, settings: KeySettings = CURVES) -> Iterator[GnuPGHome
         yield home
     finally:
         home.stop_agent()
+        forget_short_path(path)
 
 
 @contextmanager
@@ -73,8 +75,9 @@ class Outside(GnuPG):
     ) -> subprocess.CompletedProcess[bytes]:
         """Run gpg as people do; it has to succeed. What it says is in `stderr`."""
         return subprocess.run(
-            ["gpg", "--homedir", self.path, "--batch", "--no-tty", "--pinentry-mode", "loopback",
-             "--passphrase", passphrase, "--trust-model", "always", *arguments],
+            ["gpg", "--homedir", short_path(self.path), "--batch", "--no-tty",
+             "--pinentry-mode", "loopback", "--passphrase", passphrase,
+             "--trust-model", "always", *arguments],
             input=data, capture_output=True, timeout=60, check=True,
             env={**os.environ, "LC_ALL": "C"},
         )  # fmt: skip
@@ -115,6 +118,7 @@ def outside_home(path: Path, *public: bytes) -> Iterator[Outside]:
         yield outside
     finally:
         outside.stop_agent()
+        forget_short_path(path)
 
 
 def agents(path: Path) -> list[int]:

@@ -6,9 +6,12 @@ import datetime
 import logging
 import os
 import re
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +28,8 @@ from sigul_stack.errors import (
     ToolMissing,
     WrongPassphrase,
 )
-from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId, scratch
-from sigul_stack.keystore.gnupg.directory import locked
+from sigul_stack.keystore.files import locked
+from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId, directory, scratch
 from sigul_stack.keystore.process import MAX_OUTPUT, ToolTimeout
 from sigul_stack.secret import Secret
 from sigul_stack.signing.openpgp import detach_sign
@@ -107,7 +110,7 @@ def test_an_existing_home_is_checked_and_left_as_it_is(
             original = shared("legacy-site", "gnupg", name).read_bytes()
             assert (home.path / name).read_bytes() == original
         assert not caplog.records
-        (home.path / "gpg-agent.conf").write_text("# max-cache-ttl 0\n--max-cache-ttl 600\n")
+        (home.path / "gpg-agent.conf").write_text("# max-cache-ttl 0\n  max-cache-ttl 600\n")
         home.prepare()
         assert "max-cache-ttl 0" in caplog.text
 
@@ -137,17 +140,53 @@ def test_a_home_where_none_can_be_is_said(tmp_path: Path) -> None:
         GnuPGHome(tmp_path / "file" / "gnupg").prepare()
 
 
-def test_a_path_too_long_for_a_socket(tmp_path: Path, person: Outside) -> None:
-    deep = tmp_path / ("d" * 60) / ("e" * max(1, 119 - 61 - len(str(tmp_path))))
-    assert len(str(deep)) >= 120
-    with gnupg_home(deep) as home:
-        fingerprint = home.generate(PASSPHRASE, NAME)
-        assert_signs(home, fingerprint)
-        imported = person.make_key("imported")
-        assert home.import_secret(person.export_secret(imported), Secret(""), PASSPHRASE)
-        assert home.fingerprints() == {fingerprint, imported}
-        assert_consistent(home)
-    assert not (home.path / "S.gpg-agent").exists()
+def assert_works(home: GnuPGHome, person: Outside) -> None:
+    fingerprint = home.generate(PASSPHRASE, NAME)
+    assert_signs(home, fingerprint)
+    imported = person.make_key("imported")
+    assert home.import_secret(person.export_secret(imported), Secret(""), PASSPHRASE)
+    assert home.fingerprints() == {fingerprint, imported}
+    assert_consistent(home)
+
+
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """A directory with a path of 20 bytes, whatever pytest and the user are called."""
+    directory = Path(tempfile.mkdtemp(prefix="sigul-tests-", dir="/tmp"))
+    link = Path(f"/tmp/{secrets.token_hex(7)}x")
+    assert len(str(link)) == 20
+    link.symlink_to(directory)
+    yield link
+    link.unlink()
+    shutil.rmtree(directory)
+
+
+# A home's own sockets fit up to 86 bytes, those of a scratch home in it up to 72.
+@pytest.mark.parametrize("length", [71, 72, 73, 74, 85, 86, 87, 88, 120, 200])
+def test_paths_as_long_as_a_socket_and_longer(
+    short_directory: Path, person: Outside, length: int
+) -> None:
+    path = short_directory / ("d" * (length - 21))
+    assert len(str(path)) == length
+    with gnupg_home(path) as home:
+        assert_works(home, person)
+    assert not (path / "S.gpg-agent").exists()
+
+
+def test_a_place_for_short_names_that_others_may_use_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "_SHORT_NAMES", tmp_path)
+    place = tmp_path / f"sigul-gnupg-{os.geteuid()}"
+    deep = GnuPGHome(tmp_path / ("d" * 120))
+    place.mkdir(mode=0o700)
+    place.chmod(0o770)
+    with pytest.raises(KeystoreError, match="remove it"):
+        deep.prepare()
+    place.rmdir()
+    place.symlink_to(tmp_path)
+    with pytest.raises(KeystoreError, match="remove it"):
+        deep.prepare()
 
 
 def test_many_processes_start_one_agent(home: GnuPGHome) -> None:
@@ -318,7 +357,8 @@ def test_what_is_no_secret_key(home: GnuPGHome, person: Outside) -> None:
     one, two = person.make_key("one"), person.make_key("two")
     secret = person.export_secret(one, armor=False)
     for data in (
-        b"", b"garbage", b"\xff" * 1000, secret[: len(secret) // 3],
+        b"", b"garbage", b"\xff" * 1000, secret[:-1], secret[: secret.index(b"\xb4\x15one ")],
+        *(secret[:cut] for cut in range(10, len(secret) // 2, 40)),
         b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n=AAAA\n-----END PGP PRIVATE KEY BLOCK-----\n",
         person.gpg("--export", one), person.gpg("--armor", "--export", one),
         person.export_secret(one, two), secret + person.gpg("--export", two),
@@ -442,6 +482,7 @@ def test_an_expired_key_says_so_and_can_be_revived(home: GnuPGHome, person: Outs
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from sigul_stack.keystore.files import locked
 from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId, home, scratch
 from sigul_stack.secret import Secret
 def die(*arguments, **more):

@@ -326,6 +326,15 @@ def test_a_kill_leaves_no_key_and_nothing_in_the_way(
     assert names(store) == []
 
 
+def test_certificates_do_not_come_back_after_a_kill_in_a_deletion(store: PemStore) -> None:
+    fingerprint = store.import_secret(KeyType.ECC, GOOD_PEM, FILE_PASSPHRASE, PASSPHRASE)
+    store.add_certificate(fingerprint, "root", b"certificate")
+    (store.path / f"{fingerprint}.pem").unlink()  # as far as the deletion came
+    assert store.fingerprints() == frozenset()
+    store.import_secret(KeyType.ECC, GOOD_PEM, FILE_PASSPHRASE, PASSPHRASE)
+    assert names(store) == [f"{fingerprint}.pem", f"{fingerprint}.public.pem"]
+
+
 def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(KeystoreError, match="check the disk"):
@@ -387,8 +396,11 @@ def test_keys_of_all_types_live_side_by_side(keys: KeyStore, tmp_path: Path) -> 
     with pytest.raises(RequestRefused) as raised:
         keys.expire(made[1], PASSPHRASE, None)
     assert raised.value.status == Status.UNSUPPORTED_KEYTYPE
+    keys.delete(made[0])
+    keys.delete(made[1])
+    assert keys.fingerprints() == {made[2].fingerprint}
     for key in made:
-        keys.delete(key)
+        keys.delete_unlisted(key.fingerprint)
     assert keys.fingerprints() == frozenset()
 
 

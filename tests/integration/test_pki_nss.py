@@ -710,6 +710,21 @@ def test_an_authority_of_the_same_name_with_another_key_comes_beside_the_old_one
     assert "error" not in near | far, (near, far)
 
 
+def test_of_several_authorities_in_one_database_one_is_named(tmp_path: Path) -> None:
+    ca, other = (Authority.create(tmp_path / name, PASSWORD) for name in ("ca", "other"))
+    with ca.database.changing() as store:
+        put_authority(store, other.certificate)
+        store.add_key(other.database.export_key("sigul-ca"), other.certificate, "sigul-ca-2")
+    with pytest.raises(NSSError, match="--ca-nickname"):
+        Authority.open(tmp_path / "ca", PASSWORD)
+    with pytest.raises(NSSError, match="init-ca"):
+        Authority.open(tmp_path / "ca", PASSWORD, nickname="sigul-ca-3")
+    chosen = Authority.open(tmp_path / "ca", PASSWORD, nickname="sigul-ca-2")
+    leaf = chosen.issue(LeafRequest(Role.CLIENT, "admin"))
+    assert issued(other.certificate, leaf.certificate)
+    assert not issued(ca.certificate, leaf.certificate)
+
+
 def test_a_leaf_is_no_authority_and_its_issuer_is_needed(site: Site, tmp_path: Path) -> None:
     other = Authority.create(tmp_path / "other", PASSWORD)
     leaf = other.issue(LeafRequest(Role.BRIDGE, BRIDGE))

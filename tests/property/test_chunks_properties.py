@@ -1,4 +1,4 @@
-"""The chunk layer gives the same two streams however its input is cut, and allocates nothing early."""
+"""The chunk layer gives the same two streams however its input is cut, and reserves no memory."""
 
 from __future__ import annotations
 
@@ -149,9 +149,7 @@ def test_a_head_holds_31_bits_of_length(length: int, stream: Stream) -> None:
 @settings(max_examples=30)
 @given(length=st.integers(2**20, 2**31 - 1), arrived=st.binary(max_size=200), stream=STREAMS)
 @example(length=2**31 - 1, arrived=b"x", stream=Stream.INNER)
-def test_an_announced_length_is_not_allocated(
-    length: int, arrived: bytes, stream: Stream
-) -> None:
+def test_an_announced_length_is_not_allocated(length: int, arrived: bytes, stream: Stream) -> None:
     tracemalloc.start()
     try:
         decoder = ChunkDecoder()

@@ -57,7 +57,8 @@ def test_a_reply_header_is_read_as_it_was_written(
     signed = u32(status) + field_map(fields)
     assert data == signed + hmac512(key, signed)
     header = parse_whole(messages.read_reply_header(), data)
-    assert (header.status, header.fields) == (status, fields)
+    assert header.status == status
+    assert header.fields == fields
     assert header.encode() == data
     header.verify(key)
 
@@ -76,9 +77,7 @@ def test_a_reply_header_with_a_changed_bit_is_refused(
 def test_a_reply_header_under_another_key_is_refused(
     fields: dict[str, bytes], key: bytes, other: bytes
 ) -> None:
-    header = parse_whole(
-        messages.read_reply_header(), messages.encode_reply_header(0, fields, key)
-    )
+    header = parse_whole(messages.read_reply_header(), messages.encode_reply_header(0, fields, key))
     # HMAC hashes a key longer than its block of 128 bytes, and pads a shorter one with zeros.
     if key.rstrip(b"\0") != other.rstrip(b"\0"):
         with pytest.raises(ProtocolError, match="authentication code"):
@@ -110,9 +109,7 @@ def test_inner_fields_are_read_as_they_were_written(
 @example(sizes={**dict.fromkeys(OWN_INNER_FIELDS, 64), "header-auth-sha512": 65})
 @example(sizes={**dict.fromkeys(OWN_INNER_FIELDS, 64), "payload-auth-sha512": 0})
 def test_hashes_have_64_bytes_and_keys_at_least_64(sizes: dict[str, int]) -> None:
-    right = all(
-        size >= 64 if name.endswith("key") else size == 64 for name, size in sizes.items()
-    )
+    right = all(size >= 64 if name.endswith("key") else size == 64 for name, size in sizes.items())
     data = field_map({name: bytes(size) for name, size in sizes.items()})
     if right:
         parse_whole(messages.read_inner_fields(), data)
@@ -160,9 +157,7 @@ def test_a_sub_header_holds_only_under_its_own_number(
         with pytest.raises(ProtocolError, match="authentication code"):
             header.verify(keys.numbered(other))
     with pytest.raises(ProtocolError):
-        parse_whole(messages.read_sub_header(), one_bit_off(data, bit)).verify(
-            keys.numbered(index)
-        )
+        parse_whole(messages.read_sub_header(), one_bit_off(data, bit)).verify(keys.numbered(index))
 
 
 @given(sizes=st.tuples(st.integers(0, 255), st.integers(0, 255)))
@@ -193,5 +188,5 @@ def test_digests_are_equal_or_refused(expected: bytes, received: bytes) -> None:
     if expected == received:
         messages.check_digest(expected, received, "this")
     else:
-        with pytest.raises(ProtocolError, match="^this "):
+        with pytest.raises(ProtocolError, match=r"^this "):
             messages.check_digest(expected, received, "this")

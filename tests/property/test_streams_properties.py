@@ -159,9 +159,7 @@ def test_a_batch_may_end_only_between_subrequests(batch: list[Parts]) -> None:
     assert request.at_boundary
 
 
-@given(
-    lengths=st.lists(st.integers(0, 100), min_size=1, max_size=4), limit=st.integers(0, 400)
-)
+@given(lengths=st.lists(st.integers(0, 100), min_size=1, max_size=4), limit=st.integers(0, 400))
 @example(lengths=[50, 50], limit=100)
 @example(lengths=[50, 51], limit=100)
 def test_the_payloads_of_a_batch_are_limited_together(lengths: list[int], limit: int) -> None:
@@ -300,7 +298,7 @@ def test_a_server_that_does_not_know_the_version_says_so_in_four_bytes() -> None
     assert cutter.at_boundary
 
 
-# -------------------------------------------------------------------------------------------- either
+# ------------------------------------------------------------------------------------------- either
 
 MAKERS: dict[str, Callable[[], Filter]] = {
     "payload": lambda: RequestFilter(SIGN_TEXT, 100, NO_LIMIT),

@@ -238,7 +238,7 @@ def test_a_file_in_a_directory_that_is_not_ours(tmp_path: Path) -> None:
     file = tmp_path / "out"
     file.write_bytes(b"a longer text from before" + DATA)
     code = (
-        "import os; from pathlib import Path\n"
+        "import os, tempfile; from pathlib import Path\n"
         "from sigul_stack.client.output import open_output\n"
         "if os.geteuid() == 0: os.setresuid(65534, 65534, 65534)\n"
         "with open_output(Path('out'), binary=True) as file: file.write(b'new')\n"

@@ -299,6 +299,18 @@ def test_own_binding_methods(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("redirection", "problem"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left")]
+)
+def test_an_output_that_takes_nothing(home: Path, redirection: str, problem: str) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" "$@" {redirection}', sys.executable, "-m",
+         "sigul_stack.cli.sigul", "list-binding-methods"],
+        capture_output=True, timeout=60, check=False, env={**os.environ, "HOME": str(home)},
+    )  # fmt: skip
+    assert problem in error_of(done)
+
+
+@pytest.mark.parametrize(
     ("given", "seen"),
     [
         (b"", "nothing was there"),

@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -460,6 +461,31 @@ class Behaviour:
         with filled.read() as reader:
             assert len(reader.key_users("release")) == 1
 
+    def test_second_writer_waits_and_then_sees_what_the_first_did(
+        self, filled: Database, url: str
+    ) -> None:
+        outcome: list[Status | None] = []
+        second = threading.Thread(target=lambda: outcome.append(revoke((url, "root"))))
+        with filled.write() as writer:
+            writer.delete_access("alice", "release")
+            second.start()
+            # Time for it to do wrong: if it waits as it should, this makes no difference.
+            second.join(0.5)
+            assert outcome == []
+        second.join(PROCESS_SECONDS)
+        assert outcome == [Status.ONLY_ONE_KEY_USER]
+        with filled.read() as reader:
+            assert reader.key_users("release") == ["root"]
+
+    def test_second_writer_gives_up_at_the_limit(self, filled: Database, url: str) -> None:
+        second = Database(url, lock_wait=0.2)
+        with filled.write() as first:
+            first.add_user("bob", None, False)
+            with pytest.raises(DatabaseError, match=r"more than 0\.2 s"), second.write() as writer:
+                writer.add_user("carol", None, False)
+        with filled.read() as reader:
+            assert [user.name for user in reader.users()] == ["alice", "bob", "root"]
+
     def test_race_of_grant_and_deletion(self, filled: Database, url: str) -> None:
         with filled.write() as writer:
             writer.add_user("bob", None, False)
@@ -652,9 +678,11 @@ def test_existing_database_is_never_touched(file: Path) -> None:
     create(sqlite_url(file))
     with Database(sqlite_url(file)).write() as writer:
         writer.add_user("root", None, True)
+    file.chmod(0o640)
     before = file.read_bytes()
     assert "there is a database already" in failure(create, sqlite_url(file))
     assert file.read_bytes() == before
+    assert file.stat().st_mode & 0o7777 == 0o640
     assert only(file)
 
 
@@ -1065,6 +1093,20 @@ def test_torn_database(file: Path) -> None:
         reader.key_users("release")
 
 
+def in_new_python(code: str, *arguments: str) -> str:
+    """What `code` prints in a Python of its own that has imported nothing yet."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PROCESS_SECONDS,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
 def test_opening_a_usable_database_imports_no_alembic(file: Path) -> None:
     create(sqlite_url(file))
     code = (
@@ -1077,15 +1119,24 @@ def test_opening_a_usable_database_imports_no_alembic(file: Path) -> None:
         "print(sorted(name for name in sys.modules if name.partition('.')[0] in"
         " {'alembic', 'psycopg', 'mako'}))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, sqlite_url(file)],
-        capture_output=True,
-        text=True,
-        timeout=PROCESS_SECONDS,
-        check=False,
-        cwd=Path(__file__).parents[2],
+    assert in_new_python(code, sqlite_url(file)) == "[]"
+
+
+def test_missing_driver_is_named() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['psycopg'] = None  # as if it were not installed\n"
+        "from sigul_stack.database import Database\n"
+        "from sigul_stack.errors import DatabaseError\n"
+        "try:\n"
+        "    Database('postgresql://sigul:sesame@db/sigul')\n"
+        "except DatabaseError as error:\n"
+        "    print(error)\n"
     )
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
+    assert in_new_python(code) == (
+        "postgresql://sigul@db/sigul: the driver for PostgreSQL is not installed: "
+        "pip install 'sigul-stack[postgresql]'"
+    )
 
 
 # -- what can go wrong while it is used -----------------------------------------------------------

@@ -71,6 +71,10 @@ class Exchange:
     header: ReplyHeader
     reply_rest: bytes
 
+    #: What the recorder saw of a batch: ids in hex, and subreplies' ids and statuses.
+    subrequest_ids: list[str]
+    subreplies: list[list[str | int]]
+
     @classmethod
     def load(cls, path: Path) -> Exchange:
         """Read a file."""
@@ -95,6 +99,8 @@ class Exchange:
             inner=parse_whole(messages.read_inner_fields(), inner_sent),
             header=header,
             reply_rest=reply_rest,
+            subrequest_ids=found.get("subrequest_ids", []),
+            subreplies=found.get("subreplies", []),
         )
 
     @property
@@ -281,6 +287,10 @@ def test_subrequests_pass_the_table_and_subreplies_answer_them(batch: Exchange) 
         check_subrequest(request.header.fields)
     asked = [request.header.fields.blob("id") for request in requests]
     assert sorted(asked) == sorted(sub.header.fields.blob("id") for sub in replies)
+    assert [name.hex() for name in asked] == batch.subrequest_ids
+    assert [
+        [sub.header.fields.blob("id").hex(), sub.header.fields.integer("status")] for sub in replies
+    ] == batch.subreplies
     for sub in replies:
         if sub.header.fields.integer("status") != 0:
             assert sub.payload == b""

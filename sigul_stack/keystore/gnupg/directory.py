@@ -80,7 +80,7 @@ def _options(path: Path) -> dict[str, str]:
         lines = path.read_text("utf-8", "replace").splitlines()
     except FileNotFoundError:
         return {}
-    pairs = (line.strip().removeprefix("--").partition(" ") for line in lines)
+    pairs = (line.strip().partition(" ") for line in lines)
     return {name: value.strip() for name, _, value in pairs if name and not name.startswith("#")}
 
 

@@ -117,8 +117,13 @@ class GnuPGHome(GnuPG):
         with storage_errors(self.path), scratch_home(self) as scratch:
             with memory_file(data) as descriptor:
                 outcome = scratch.run(["--import"], stdin=descriptor)
-            _log.debug("importing a key: %s", outcome.messages)
             key = _only_secret_key(scratch.list_keys())
+            # gpg also takes what is left of a file that was cut.
+            if outcome.returncode or not key.has_user_id:
+                _log.info("refusing a key to import: %s", outcome.messages.strip())
+                raise RequestRefused(
+                    Status.INVALID_IMPORT, "the key is damaged or incomplete; export it again"
+                )
             for part in key.parts:
                 if part.secret:
                     with scratch.agent() as agent:

@@ -77,6 +77,7 @@ class ListedKey:
     """A key: its primary key, then its subkeys in their order in the key."""
 
     parts: tuple[KeyPart, ...]
+    has_user_id: bool
 
     @property
     def fingerprint(self) -> str:
@@ -91,34 +92,33 @@ class ListedKey:
 
 def parse_keys(listing: str) -> list[ListedKey]:
     """The keys in a colon listing made with `--with-secret` and `--with-keygrip`."""
-    keys: list[list[KeyPart]] = []
-    for starts_key, part in _parts(line.split(":") for line in listing.splitlines()):
-        if starts_key:
+    keys: list[list[list[str]]] = []
+    for line in listing.splitlines():
+        record = line.split(":") + [""] * _FIELDS
+        if record[_TYPE] == "pub":
             keys.append([])
         if keys:
-            keys[-1].append(part)
-    return [ListedKey(tuple(parts)) for parts in keys]
+            keys[-1].append(record)
+    return [
+        ListedKey(tuple(_parts(records)), any(record[_TYPE] == "uid" for record in records))
+        for records in keys
+    ]
 
 
-def _parts(records: Iterable[list[str]]) -> Iterator[tuple[bool, KeyPart]]:
-    """Each key's and subkey's record, with the fingerprint and keygrip that follow it."""
-    head: list[str] | None = None
-    fingerprint = ""
+def _parts(records: Iterable[list[str]]) -> Iterator[KeyPart]:
+    """The parts of one key, each a record with those of its fingerprint and keygrip behind it."""
+    parts: list[tuple[list[str], dict[str, str]]] = []
     for record in records:
-        kind = record[_TYPE]
-        if kind in ("pub", "sub") and len(record) >= _FIELDS:
-            head, fingerprint = record, ""
-        elif kind == "fpr" and head and not fingerprint:
-            fingerprint = record[_TEXT]
-        elif kind == "grp" and head and fingerprint:
-            yield (
-                head[_TYPE] == "pub",
-                KeyPart(
-                    fingerprint=fingerprint,
-                    keygrip=record[_TEXT],
-                    secret=head[_TOKEN] == "+",
-                    capabilities=head[_CAPABILITIES],
-                    expires=int(head[_EXPIRES]) if head[_EXPIRES].isdecimal() else None,
-                ),
-            )
-            head = None
+        if record[_TYPE] in ("pub", "sub"):
+            parts.append((record, {}))
+        elif record[_TYPE] in ("fpr", "grp"):
+            parts[-1][1].setdefault(record[_TYPE], record[_TEXT])
+    for record, more in parts:
+        yield KeyPart(
+            fingerprint=more.get("fpr", ""),
+            # GnuPG has none for algorithms that it does not know; no secret goes with those.
+            keygrip=more.get("grp", ""),
+            secret=record[_TOKEN] == "+",
+            capabilities=record[_CAPABILITIES],
+            expires=int(record[_EXPIRES]) if record[_EXPIRES].isdecimal() else None,
+        )

@@ -69,9 +69,7 @@ def _change_passphrase(work: Work) -> Answer:
     key, key_passphrase = work.granted.opened()
     sealed = _sealed(work, key_passphrase, _requested_layers(work))
     with work.services.database.write() as writer:
-        writer.modify_access(
-            work.granted.user.name, key.name, encrypted_passphrase=sealed
-        )
+        writer.modify_access(work.granted.user.name, key.name, encrypted_passphrase=sealed)
     return Answer()
 
 

@@ -90,7 +90,9 @@ def _delete_key(work: Work) -> Answer:
     if key is None:
         raise RequestRefused(Status.KEY_NOT_FOUND)
     with (
-        key_change(services.settings.gnupg_home, services.keystore, services.database, removing=key),
+        key_change(
+            services.settings.gnupg_home, services.keystore, services.database, removing=key
+        ),
         services.database.write() as writer,
     ):
         writer.delete_key(key.name)

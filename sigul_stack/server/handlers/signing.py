@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ...errors import RequestRefused, Status
-from ...signing import openpgp
 from ...database import Key
+from ...errors import RequestRefused, Status
 from ...secret import Secret
+from ...signing import openpgp
 from ..request import Answer
 from ..services import Work
 

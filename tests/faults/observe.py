@@ -1,0 +1,148 @@
+"""What a storm must not leave behind: threads, descriptors, processes, files, half-open connections.
+
+Read from /proc, from outside the processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.site import Process, Site, wait_until
+
+#: Seconds for things to settle after a storm.
+SETTLE_SECONDS = 20.0
+_CLOSE_WAIT = "08"
+_MIB = 1024**2
+
+
+def descriptors(pid: int) -> int:
+    """How many descriptors a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def threads(pid: int) -> int:
+    """How many threads a process has."""
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def children(pid: int) -> dict[int, str]:
+    """A process's children and the state of each (`Z` is a zombie)."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+                found[int(child)] = state
+    return found
+
+
+def peak_memory(pid: int) -> int:
+    """The most memory that a process has ever had resident, in bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"/proc/{pid}/status has no VmHWM")
+
+
+def close_waits(*ports: int) -> list[str]:
+    """Connections at these local ports whose peer has closed and whose owner has not (CLOSE_WAIT)."""
+    found = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(FileNotFoundError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                columns = line.split()
+                if columns[3] == _CLOSE_WAIT and int(columns[1].rpartition(":")[2], 16) in ports:
+                    found.append(line)
+    return found
+
+
+def stop_process(pid: int) -> None:
+    """Freeze a process."""
+    os.kill(pid, signal.SIGSTOP)
+
+
+@dataclass
+class Storm:
+    """A running site, and what its processes had before the storm."""
+
+    site: Site
+    bridge: Process
+    server: Process
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        self._settle_workers()
+        self.descriptors = descriptors(self.bridge.popen.pid)
+        self.threads = threads(self.bridge.popen.pid)
+
+    def _settle_workers(self) -> None:
+        """All workers wait at the bridge: each has one connection there."""
+
+        def settled() -> bool:
+            states = children(self.server.popen.pid)
+            return len(states) == self.workers and "Z" not in states.values()
+
+        wait_until(settled, SETTLE_SECONDS, f"{self.workers} workers and no zombie")
+        wait_until(self._all_wait, SETTLE_SECONDS, "all workers' connections at the bridge")
+
+    def _all_wait(self) -> bool:
+        """Each worker's connection has been taken into the pool, by the bridge's own word."""
+        return len(established(self.site.server_port)) >= self.workers
+
+    def check(self) -> None:
+        """The site serves on, and nothing was left behind."""
+        site = self.site
+        done = site.sigul("list-users", secrets=[site.admin_password])
+        assert site.admin in done.stdout.decode().split()
+        assert self.bridge.popen.poll() is None
+        assert self.server.popen.poll() is None
+        self._settle_workers()
+        pid = self.bridge.popen.pid
+        wait_until(
+            lambda: descriptors(pid) <= self.descriptors,
+            SETTLE_SECONDS,
+            f"at most {self.descriptors} descriptors in the bridge (now {descriptors(pid)})",
+        )
+        wait_until(
+            lambda: threads(pid) <= self.threads,
+            SETTLE_SECONDS,
+            f"at most {self.threads} threads in the bridge (now {threads(pid)})",
+        )
+        assert list(site.path("server/spool").iterdir()) == []
+        wait_until(
+            lambda: not close_waits(site.client_port, site.server_port),
+            SETTLE_SECONDS,
+            "no connection in CLOSE_WAIT",
+        )
+        for process in (self.bridge, self.server):
+            assert "Traceback" not in process.text, process.text
+            assert "unforeseen" not in process.text, process.text
+
+    def memory_is_small(self) -> None:
+        """Neither bridge, supervisor nor any worker has ever had much memory."""
+        for pid in (self.bridge.popen.pid, self.server.popen.pid, *children(self.server.popen.pid)):
+            with contextlib.suppress(FileNotFoundError):
+                assert peak_memory(pid) < 200 * _MIB
+
+
+def established(port: int) -> list[str]:
+    """Connections that are established at this local port."""
+    found = []
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        columns = line.split()
+        if columns[3] == "01" and int(columns[1].rpartition(":")[2], 16) == port:
+            found.append(line)
+    return found
+
+
+@contextlib.contextmanager
+def storm(site: Site, bridge: Process, server: Process) -> Iterator[Storm]:
+    """After the block the site must be as it was before."""
+    weather = Storm(site, bridge, server)
+    yield weather
+    weather.check()

@@ -1,0 +1,491 @@
+"""The commands about keys: made, imported, renamed, expired, deleted, and seen from outside."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.site import Site
+
+from .commands_support import (
+    ADMIN,
+    AUTHENTICATION,
+    Dialogue,
+    Gpg,
+    assert_consistent,
+    done,
+    failure,
+    fingerprint_of,
+    openssl,
+    person,
+    refused,
+    rows,
+    secret_parts,
+    stored_fingerprints,
+)
+
+EXISTS = "The specified object already exists"
+NO_USER = "The specified user was not found"
+NO_KEY = "The specified key was not found"
+WRONG_TYPE = "Unsupported keytype for operation"
+WRONG_PASSPHRASE = "Import passphrase does not match"
+
+
+@pytest.fixture(scope="module")
+def running(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A running site with the users admin and alice, and the keys `gnupg`, `ecc` and `rsa`.
+
+    Each key's passphrase is its name with `-pw`; admin is its administrator.
+    """
+    site = Site.copy(template, tmp_path_factory.mktemp("keys") / "site")
+    site.extra = {"server": {"server": "proxy-usernames: admin\n"}}
+    site.configure()
+    with site.running():
+        done(site, "new-user", "alice", "--with-password", secrets=[ADMIN, "alice-pw"])
+        for key, kind in (("gnupg", "gnupg"), ("ecc", "ECC"), ("rsa", "RSA")):
+            done(site, "new-key", key, "--key-type", kind, secrets=[ADMIN, f"{key}-pw"])
+        yield site
+        assert_consistent(site)
+
+
+@pytest.fixture
+def gpg(tmp_path: Path) -> Iterator[Gpg]:
+    """A person's own GnuPG home, empty."""
+    with person(tmp_path / "person") as home:
+        yield home
+
+
+@pytest.fixture
+def made(running: Site) -> Iterator[str]:
+    """A name for a key that the test makes; the key is gone afterwards, and no other is left."""
+    yield "made"
+    for (name,) in rows(running, "SELECT name FROM keys WHERE name NOT IN ('gnupg','ecc','rsa')"):
+        done(running, "delete-key", str(name), secrets=[ADMIN])
+    assert_consistent(running)
+
+
+def key_row(site: Site, name: str) -> tuple[object, ...]:
+    (row,) = rows(site, "SELECT keytype, fingerprint FROM keys WHERE name = ?", name)
+    return row
+
+
+def accesses(site: Site, key: str) -> list[tuple[object, ...]]:
+    return rows(
+        site,
+        "SELECT users.name, key_admin FROM key_accesses JOIN users ON users.id = user_id"
+        " JOIN keys ON keys.id = key_id WHERE keys.name = ? ORDER BY 1",
+        key,
+    )
+
+
+def expiry(gpg: Gpg, public: bytes, part: int = 0) -> date | None:
+    """The day on which a public key, or its subkey number `part`, expires."""
+    gpg("--import", data=public)
+    lines = [line for line in gpg.listed(fingerprint_of(gpg, public)) if line[0] in ("pub", "sub")]
+    text = lines[part][6]
+    return datetime.fromtimestamp(int(text), UTC).date() if text else None
+
+
+# ------------------------------------------------------------------------------------- new-key
+
+
+def test_a_new_key_is_an_openpgp_key_named_like_it(running: Site, gpg: Gpg, made: str) -> None:
+    public = done(running, "new-key", made, secrets=[ADMIN, "made-pw"])
+    assert public.startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n")
+    assert public.endswith(b"-----END PGP PUBLIC KEY BLOCK-----\n")
+    gpg("--import", data=public)
+    fingerprint = fingerprint_of(gpg, public)
+    listed = gpg.listed(fingerprint)
+    primary, user_id, subkey = (
+        next(line for line in listed if line[0] == kind) for kind in ("pub", "uid", "sub")
+    )
+    assert (primary[3], primary[2], primary[6]) == ("1", "2048", "")
+    assert "s" in primary[11]
+    assert user_id[9] == "made"
+    assert (subkey[3], subkey[2]) == ("1", "2048")
+    assert key_row(running, made) == ("gnupg", fingerprint)
+    assert fingerprint in stored_fingerprints(running)
+    assert accesses(running, made) == [("admin", 1)]
+
+
+def test_a_new_key_with_all_of_its_options(running: Site, gpg: Gpg, made: str) -> None:
+    public = done(
+        running, "new-key", "--gnupg-name-real", "Real Name", made, "--key-admin", "alice",
+        "--gnupg-name-comment", "a comment", "--gnupg-name-email", "mail@example.org",
+        "--gnupg-expire-date", "2090-12-31", "--key-type", "gnupg",
+        secrets=[ADMIN, "made-pw"],
+    )  # fmt: skip
+    assert expiry(gpg, public) == date(2090, 12, 31)
+    (user_id,) = [line for line in gpg.listed(fingerprint_of(gpg, public)) if line[0] == "uid"]
+    assert user_id[9] == "Real Name (a comment) <mail@example.org>"
+    assert accesses(running, made) == [("alice", 1)]
+    refused(running, AUTHENTICATION, "list-key-users", made, secrets=["made-pw"])
+    assert (
+        done(running, "list-key-users", made, options=["-u", "alice"], secrets=["made-pw"])
+        == b"alice\n"
+    )
+
+
+@pytest.mark.parametrize(("kind", "key"), [("ECC", "ecc"), ("RSA", "rsa")])
+def test_new_keys_in_pem(running: Site, kind: str, key: str) -> None:
+    public = done(running, "get-public-key", key, secrets=[f"{key}-pw"])
+    text = openssl("pkey", "-pubin", "-noout", "-text", data=public).decode()
+    assert ("prime256v1" if kind == "ECC" else "(2048 bit)") in text
+    der = openssl("pkey", "-pubin", "-outform", "DER", data=public)
+    fingerprint = hashlib.sha1(der, usedforsecurity=False).hexdigest()
+    assert key_row(running, key) == (kind, fingerprint)
+    private = running.path(f"server/keys/{fingerprint}.pem")
+    assert private.read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert running.path(f"server/keys/{fingerprint}.public.pem").read_bytes() == public
+
+
+def test_new_key_prints_the_public_key_in_pem(running: Site, made: str) -> None:
+    public = done(running, "new-key", made, "--key-type", "ECC", secrets=[ADMIN, "made-pw"])
+    assert public.startswith(b"-----BEGIN PUBLIC KEY-----\n")
+    assert done(running, "get-public-key", made, secrets=["made-pw"]) == public
+    done(running, "delete-key", made, secrets=[ADMIN])
+    assert not [
+        path for path in running.path("server/keys").iterdir() if path.read_bytes() == public
+    ]
+
+
+def test_a_key_is_made_at_the_terminal(running: Site, made: str) -> None:
+    dialogue = Dialogue.of_sigul(running, "new-key", made, "--key-type", "ECC")
+    dialogue.answer("Administrator's password", ADMIN)
+    dialogue.answer("New key passphrase", "made-pw")
+    dialogue.answer("New key passphrase (again)", "made-pw")
+    screen = dialogue.end()
+    assert "-----BEGIN PUBLIC KEY-----\n" in screen
+    assert "made-pw" not in screen
+    assert done(running, "list-key-users", made, secrets=["made-pw"]) == b"admin\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        (EXISTS, ("gnupg",)),
+        (EXISTS, ("ecc", "--key-type", "ECC")),
+        (NO_USER, ("made", "--key-admin", "nobody")),
+        (NO_USER, ("made", "--key-type", "RSA", "--key-admin", "nobody")),
+    ],
+    ids=" ".join,
+)
+def test_a_key_that_cannot_be_made(running: Site, text: str, arguments: tuple[str, ...]) -> None:
+    before = secret_parts(running)
+    refused(running, text, "new-key", *arguments, secrets=[ADMIN, "made-pw"])
+    assert secret_parts(running) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--gnupg-expire-date", "2001-01-01"), ("--gnupg-name-real", "A <B>")],
+    ids=" ".join,
+)
+def test_what_gnupg_does_not_take_leaves_nothing(
+    running: Site, arguments: tuple[str, ...], made: str
+) -> None:
+    before = secret_parts(running)
+    line = failure(running, "new-key", made, *arguments, secrets=[ADMIN, "made-pw"])
+    assert line.startswith("Unknown error")
+    assert secret_parts(running) == before
+    assert_consistent(running)
+    done(running, "new-key", made, "--key-type", "ECC", secrets=[ADMIN, "made-pw"])
+
+
+# ---------------------------------------------------------------------------------- import-key
+
+
+@pytest.mark.parametrize("armor", [True, False], ids=["armoured", "binary"])
+def test_import_of_an_openpgp_key(
+    running: Site, gpg: Gpg, made: str, tmp_path: Path, armor: bool
+) -> None:
+    fingerprint = gpg.make_key("imported", "file-pw")
+    (tmp_path / "secret").write_bytes(gpg.secret_key(fingerprint, "file-pw", armor=armor))
+    assert (
+        done(
+            running, "import-key", made, str(tmp_path / "secret"),
+            secrets=[ADMIN, "file-pw", "made-pw"],
+        )
+        == b""
+    )  # fmt: skip
+    assert key_row(running, made) == ("gnupg", fingerprint)
+    assert accesses(running, made) == [("admin", 1)]
+    (tmp_path / "data").write_bytes(b"data")
+    done(
+        running, "sign-data", made, str(tmp_path / "data"), "-o", str(tmp_path / "signature"),
+        secrets=["made-pw"],
+    )  # fmt: skip
+    assert gpg.signer(tmp_path / "signature", tmp_path / "data") == fingerprint
+    refused(running, AUTHENTICATION, "get-public-key", made, secrets=["file-pw"])
+
+
+def _pem(kind: str, form: str, password: str) -> bytes:
+    algorithm = (
+        ["EC", "-pkeyopt", "ec_paramgen_curve:P-384"]
+        if kind == "ECC"
+        else ["RSA", "-pkeyopt", "rsa_keygen_bits:2048"]
+    )
+    key = openssl("genpkey", "-algorithm", *algorithm)
+    protection = ["-aes-256-cbc", "-passout", f"pass:{password}"] if password else []
+    match form:
+        case "traditional":
+            return openssl("ec" if kind == "ECC" else "rsa", *protection, *(
+                [] if kind == "ECC" else ["-traditional"]), data=key)  # fmt: skip
+        case "DER":
+            return openssl("pkcs8", "-topk8", "-outform", "DER", *(
+                ["-passout", f"pass:{password}"] if password else ["-nocrypt"]), data=key)  # fmt: skip
+    return openssl("pkey", *protection, data=key)
+
+
+@pytest.mark.parametrize("kind", ["ECC", "RSA"])
+@pytest.mark.parametrize(
+    ("form", "password"), [("PKCS#8", "file-pw"), ("traditional", "file-pw"), ("DER", "")]
+)
+def test_import_of_a_key_in_pem(
+    running: Site, made: str, tmp_path: Path, kind: str, form: str, password: str
+) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(_pem(kind, form, password))
+    done(
+        running, "import-key", "--key-type", kind, made, str(file), "--key-admin", "alice",
+        secrets=[ADMIN, password, "made-pw"],
+    )  # fmt: skip
+    inform = ["-inform", "DER"] if form == "DER" else []
+    expected = openssl("pkey", *inform, "-pubout", "-passin", f"pass:{password}", "-in", str(file))
+    assert done(running, "get-public-key", made, "--password", secrets=[ADMIN]) == expected
+    assert accesses(running, made) == [("alice", 1)]
+    assert key_row(running, made)[0] == kind
+
+
+def test_the_file_may_be_a_pipe(running: Site, made: str, tmp_path: Path) -> None:
+    content = _pem("ECC", "PKCS#8", "file-pw")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(content)
+    result = running.run(
+        "sh", "-c", 'cat "$1" >"$2" & shift 2; exec "$@"', "sh",
+        str(tmp_path / "file"), str(tmp_path / "pipe"),
+        *_batch(running), "import-key", made, "--key-type", "ECC", str(tmp_path / "pipe"),
+        secrets=[ADMIN, "file-pw", "made-pw"],
+    )  # fmt: skip
+    assert (result.stdout, result.stderr) == (b"", b"")
+    assert key_row(running, made)[0] == "ECC"
+
+
+def _batch(site: Site) -> list[str]:
+    from tests.site import module
+
+    return [*module("sigul"), "--batch", "-c", str(site.path("client.conf"))]
+
+
+def test_imports_that_are_refused(running: Site, gpg: Gpg, made: str, tmp_path: Path) -> None:
+    first = gpg.make_key("first", "file-pw")
+    second = gpg.make_key("second", "file-pw")
+    ecc = _pem("ECC", "PKCS#8", "file-pw")
+    good = gpg.secret_key(first, "file-pw")
+    invalid = {
+        "garbage": b"no key at all\n",
+        "nothing": b"",
+        "public": gpg("--armor", "--export", first),
+        "two": gpg.secret_key(first, "file-pw") + gpg.secret_key(second, "file-pw"),
+        "cut": good[: len(good) // 2],
+    }
+    before = secret_parts(running)
+
+    def attempt(content: bytes, *arguments: str, password: str = "file-pw", key: str = made) -> str:
+        (tmp_path / "file").write_bytes(content)
+        line = failure(
+            running, "import-key", key, str(tmp_path / "file"), *arguments,
+            secrets=[ADMIN, password, "made-pw"],
+        )  # fmt: skip
+        assert secret_parts(running) == before, (arguments, content)
+        return line
+
+    for name, content in invalid.items():
+        assert attempt(content).startswith("Invalid import file"), name
+        assert attempt(content, "--key-type", "RSA").startswith("Invalid import file"), name
+    # An ECC key is no RSA key, and an OpenPGP key neither.
+    assert attempt(ecc, "--key-type", "RSA").startswith("Invalid import file")
+    assert attempt(good, "--key-type", "ECC").startswith("Invalid import file")
+    assert attempt(good, password="wrong") == WRONG_PASSPHRASE
+    assert attempt(ecc, "--key-type", "ECC", password="wrong") == WRONG_PASSPHRASE
+    assert attempt(good, key="gnupg") == EXISTS
+    assert attempt(ecc, "--key-type", "ECC", key="gnupg") == EXISTS
+    assert attempt(good, "--key-admin", "nobody") == NO_USER
+    assert_consistent(running)
+
+
+def test_the_same_key_is_not_imported_twice(
+    running: Site, gpg: Gpg, made: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "secret"
+    for kind, content in (
+        ("gnupg", gpg.secret_key(gpg.make_key("twice", "file-pw"), "file-pw")),
+        ("ECC", _pem("ECC", "PKCS#8", "file-pw")),
+    ):
+        file.write_bytes(content)
+        command = ["import-key", "--key-type", kind, str(file)]
+        secrets = [ADMIN, "file-pw", "made-pw"]
+        done(running, command[0], made, *command[1:], secrets=secrets)
+        line = failure(running, command[0], "another", *command[1:], secrets=secrets)
+        assert line.startswith(EXISTS)
+        assert_consistent(running)
+        # Fault 21: once it is deleted, it is gone, and can come again.
+        done(running, "delete-key", made, secrets=[ADMIN])
+        assert_consistent(running)
+        done(running, command[0], made, *command[1:], secrets=secrets)
+        done(running, "get-public-key", made, secrets=["made-pw"])
+        done(running, "delete-key", made, secrets=[ADMIN])
+
+
+def test_a_file_that_is_too_large_or_missing_is_found_before_any_request(
+    running: Site, tmp_path: Path
+) -> None:
+    requests = running.processes[0].text.count("Client connected")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(1024**2 + 1)
+    line = failure(
+        running, "import-key", "made", str(tmp_path / "large"), secrets=[ADMIN, "a-pw", "b-pw"]
+    )
+    assert "1048576" in line
+    line = failure(running, "import-key", "made", str(tmp_path / "missing"))
+    assert str(tmp_path / "missing") in line
+    assert running.processes[0].text.count("Client connected") == requests
+
+
+# ------------------------------------------------------- list, rename, delete, show, type allowed
+
+
+def test_list_keys_prints_names_and_types_sorted(running: Site) -> None:
+    assert done(running, "list-keys", secrets=[ADMIN]) == b"ecc (ECC)\ngnupg (gnupg)\nrsa (RSA)\n"
+
+
+def test_modify_key_renames(running: Site, gpg: Gpg, made: str, tmp_path: Path) -> None:
+    public = done(running, "new-key", made, secrets=[ADMIN, "made-pw"])
+    row = key_row(running, made)
+    assert done(running, "modify-key", made, "--new-name", "renamed", secrets=[ADMIN]) == b""
+    assert key_row(running, "renamed") == row
+    assert done(running, "get-public-key", "renamed", secrets=["made-pw"]) == public
+    refused(running, AUTHENTICATION, "get-public-key", made, secrets=["made-pw"])
+    refused(running, EXISTS, "modify-key", "renamed", "--new-name", "rsa", secrets=[ADMIN])
+    assert done(running, "modify-key", "renamed", secrets=[ADMIN]) == b""
+    assert done(running, "modify-key", "renamed", "--new-name", "renamed", secrets=[ADMIN]) == b""
+    assert key_row(running, "renamed") == row
+    (tmp_path / "data").write_bytes(b"data")
+    signature = done(running, "sign-data", "-a", "renamed", str(tmp_path / "data"),
+                     secrets=["made-pw"])  # fmt: skip
+    gpg("--import", data=public)
+    (tmp_path / "signature").write_bytes(signature)
+    assert gpg.signer(tmp_path / "signature", tmp_path / "data") == row[1]
+
+
+@pytest.mark.parametrize("kind", ["gnupg", "ECC", "RSA"])
+def test_delete_key_removes_all_of_it(running: Site, made: str, kind: str) -> None:
+    before = secret_parts(running)
+    done(running, "new-key", made, "--key-type", kind, secrets=[ADMIN, "made-pw"])
+    done(running, "new-user", "dora", secrets=[ADMIN])
+    done(running, "grant-key-access", made, "dora", secrets=["made-pw", "dora-pw"])
+    fingerprint = str(key_row(running, made)[1])
+    if kind != "gnupg":
+        running.path(f"server/keys/{fingerprint}.cert.root.pem").write_text("a certificate")
+    refused(
+        running, "The specified user can access one or more keys", "delete-user", "dora",
+        secrets=[ADMIN],
+    )  # fmt: skip
+    assert done(running, "delete-key", made, secrets=[ADMIN]) == b""
+    assert secret_parts(running) == before
+    assert rows(running, "SELECT * FROM keys WHERE name = ?", made) == []
+    assert accesses(running, made) == []
+    done(running, "delete-user", "dora", secrets=[ADMIN])
+    refused(running, NO_KEY, "delete-key", made, secrets=[ADMIN])
+
+
+def test_a_key_that_is_not_there(running: Site) -> None:
+    refused(running, NO_KEY, "delete-key", "nokey", secrets=[ADMIN])
+    refused(running, NO_KEY, "modify-key", "nokey", "--new-name", "other", secrets=[ADMIN])
+    refused(running, NO_KEY, "modify-key", "nokey", secrets=[ADMIN])
+
+
+def test_get_public_key_by_passphrase_or_administrators_password(running: Site) -> None:
+    for key in ("gnupg", "ecc", "rsa"):
+        public = done(running, "get-public-key", key, secrets=[f"{key}-pw"])
+        assert done(running, "get-public-key", "--password", key, secrets=[ADMIN]) == public
+    refused(running, NO_KEY, "get-public-key", "nokey", "--password", secrets=[ADMIN])
+
+
+def test_types_that_are_not_allowed(site: Site, tmp_path: Path) -> None:
+    site.extra = {"server": {"keys": "allowed-key-types: ECC\necc-default-curve: SECP384R1\n"}}
+    site.configure()
+    (tmp_path / "rsa").write_bytes(_pem("RSA", "PKCS#8", ""))
+    with site.running():
+        refused(site, WRONG_TYPE, "new-key", "k", "--key-type", "RSA", secrets=[ADMIN, "k-pw"])
+        line = failure(
+            site, "import-key", "k", "--key-type", "RSA", str(tmp_path / "rsa"),
+            secrets=[ADMIN, "", "k-pw"],
+        )  # fmt: skip
+        assert line == WRONG_TYPE
+        public = done(site, "new-key", "k", "--key-type", "ECC", secrets=[ADMIN, "k-pw"])
+        assert b"secp384r1" in openssl("pkey", "-pubin", "-noout", "-text", data=public)
+        assert_consistent(site)
+
+
+# ------------------------------------------------------------------------ change-key-expiration
+
+
+def test_change_key_expiration(running: Site, gpg: Gpg) -> None:
+    def change(*arguments: str) -> bytes:
+        assert done(
+            running, "change-key-expiration", "gnupg", *arguments, secrets=["gnupg-pw"]
+        ) == b""  # fmt: skip
+        return done(running, "get-public-key", "gnupg", secrets=["gnupg-pw"])
+
+    public = change("--expire-date", "2091-03-04")
+    assert (expiry(gpg, public), expiry(gpg, public, 1)) == (date(2091, 3, 4), None)
+    public = change("--subkey", "1", "--expire-date", "2092-05-06")
+    assert (expiry(gpg, public), expiry(gpg, public, 1)) == (date(2091, 3, 4), date(2092, 5, 6))
+    public = change("--subkey", "1")
+    assert (expiry(gpg, public), expiry(gpg, public, 1)) == (date(2091, 3, 4), None)
+    public = change()
+    assert (expiry(gpg, public), expiry(gpg, public, 1)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--subkey", "2"), ("--subkey", "9", "--expire-date", "2090-01-01"),
+     ("--expire-date", "2001-01-01")],
+    ids=" ".join,
+)  # fmt: skip
+def test_an_expiration_that_cannot_be(running: Site, gpg: Gpg, arguments: tuple[str, ...]) -> None:
+    before = done(running, "get-public-key", "gnupg", secrets=["gnupg-pw"])
+    line = failure(running, "change-key-expiration", "gnupg", *arguments, secrets=["gnupg-pw"])
+    assert line.startswith("Unknown error: ")
+    assert done(running, "get-public-key", "gnupg", secrets=["gnupg-pw"]) == before
+
+
+@pytest.mark.parametrize("key", ["ecc", "rsa"])
+def test_keys_in_pem_do_not_expire(running: Site, key: str) -> None:
+    refused(
+        running, WRONG_TYPE, "change-key-expiration", key, "--expire-date", "2090-01-01",
+        secrets=[f"{key}-pw"],
+    )  # fmt: skip
+
+
+def test_expiration_is_for_key_administrators(running: Site) -> None:
+    done(running, "grant-key-access", "gnupg", "alice", secrets=["gnupg-pw", "a-pw"])
+    try:
+        for options, secret in (
+            (["-u", "alice"], "a-pw"), (["-u", "alice"], "wrong"), ([], "a-pw"),
+            ([], ADMIN), (["-u", "nobody"], "gnupg-pw"),
+        ):  # fmt: skip
+            refused(
+                running, AUTHENTICATION, "change-key-expiration", "gnupg",
+                options=options, secrets=[secret],
+            )  # fmt: skip
+    finally:
+        done(running, "revoke-key-access", "gnupg", "alice", secrets=["gnupg-pw"])

@@ -1,0 +1,168 @@
+"""Who gets in: room for handshakes, and which certificate may play which part."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from sigul_stack.bridge.admission import Handshakes, Roles
+from sigul_stack.errors import TransportError
+from sigul_stack.transport.stream import Peer
+
+
+@dataclass
+class Newcomers:
+    """Makes connections, and closes them when the test is over."""
+
+    pairs: list[tuple[socket.socket, socket.socket]]
+
+    def make(self) -> socket.socket:
+        """The bridge's end of a new connection."""
+        self.pairs.append(socket.socketpair())
+        return self.pairs[-1][0]
+
+    def ended(self) -> list[bool]:
+        """Which connections have been ended, in the order in which they were made."""
+        found = []
+        for _near, far in self.pairs:
+            far.setblocking(False)
+            try:
+                found.append(far.recv(1) == b"")
+            except BlockingIOError:
+                found.append(False)
+        return found
+
+
+@pytest.fixture
+def newcomers() -> Iterator[Newcomers]:
+    """Connections of the test."""
+    found = Newcomers([])
+    yield found
+    for near, far in found.pairs:
+        near.close()
+        far.close()
+
+
+def test_up_to_the_limit_all_may_stay(newcomers: Newcomers) -> None:
+    handshakes = Handshakes(3)
+    for host in ("a", "a", "b"):
+        handshakes.enter(host, newcomers.make())
+    assert newcomers.ended() == [False, False, False]
+
+
+def test_the_oldest_of_the_most_crowded_address_makes_room(newcomers: Newcomers) -> None:
+    handshakes = Handshakes(4)
+    for host in ("honest", "crowd", "crowd", "other"):
+        handshakes.enter(host, newcomers.make())
+    handshakes.enter("new", newcomers.make())
+    assert newcomers.ended() == [False, True, False, False, False]
+
+
+def test_one_that_opens_connections_by_the_hundred_pushes_out_its_own(
+    newcomers: Newcomers,
+) -> None:
+    handshakes = Handshakes(8)
+    for host in ("honest", "other"):
+        handshakes.enter(host, newcomers.make())
+    for _ in range(100):
+        handshakes.enter("flood", newcomers.make())
+    late = handshakes.enter("late", newcomers.make())
+    ended = newcomers.ended()
+    assert ended[:2] == [False, False]
+    assert ended[-1] is False
+    assert ended[2:-1] == [True] * 95 + [False] * 5
+    handshakes.leave(late)
+
+
+def test_where_no_address_is_crowded_the_oldest_makes_room(newcomers: Newcomers) -> None:
+    handshakes = Handshakes(3)
+    for host in ("a", "b", "c", "d"):
+        handshakes.enter(host, newcomers.make())
+    assert newcomers.ended() == [True, False, False, False]
+
+
+def test_who_has_left_takes_no_room_and_is_not_ended(newcomers: Newcomers) -> None:
+    handshakes = Handshakes(2)
+    first = handshakes.enter("a", newcomers.make())
+    handshakes.enter("a", newcomers.make())
+    handshakes.leave(first)
+    handshakes.enter("a", newcomers.make())
+    assert newcomers.ended() == [False, False, False]
+    handshakes.enter("a", newcomers.make())
+    assert newcomers.ended() == [False, True, False, False]
+
+
+def test_leaving_twice_or_after_being_ended_is_no_error(newcomers: Newcomers) -> None:
+    handshakes = Handshakes(1)
+    first = handshakes.enter("a", newcomers.make())
+    second = handshakes.enter("b", newcomers.make())
+    for newcomer in (first, second, second):
+        handshakes.leave(newcomer)
+    handshakes.enter("c", newcomers.make())
+    assert newcomers.ended() == [True, False, False]
+
+
+def test_making_room_survives_a_connection_that_is_closed_already(newcomers: Newcomers) -> None:
+    handshakes = Handshakes(1)
+    closed = newcomers.make()
+    handshakes.enter("a", closed)
+    closed.close()
+    handshakes.enter("b", newcomers.make())
+    handshakes.end_all()
+    assert newcomers.ended() == [True, True]
+
+
+def test_at_the_end_all_are_ended(newcomers: Newcomers) -> None:
+    handshakes = Handshakes(5)
+    left = handshakes.enter("a", newcomers.make())
+    for host in ("a", "b"):
+        handshakes.enter(host, newcomers.make())
+    handshakes.leave(left)
+    handshakes.end_all()
+    assert newcomers.ended() == [False, True, True]
+
+
+# -------------------------------------------------------------------------------------------- roles
+
+
+def peer(common_name: str, *names: str, fingerprint: str = "") -> Peer:
+    """A peer with this certificate."""
+    return Peer(common_name, names, fingerprint or common_name, "192.0.2.1:1")
+
+
+def test_with_a_list_only_listed_names_are_servers() -> None:
+    roles = Roles(("signer.example", "other.example"))
+    roles.check_server(peer("signer.example"))
+    roles.check_server(peer("cn", "x.example", "other.example"))
+    for stranger in (peer("alice"), peer("alice", "x.example"), peer("")):
+        with pytest.raises(TransportError, match=r"not a signing server's name.*other\.example"):
+            roles.check_server(stranger)
+        roles.check_client(stranger)
+
+
+def test_with_a_list_no_listed_name_is_a_client() -> None:
+    roles = Roles(("signer.example",))
+    for server in (peer("signer.example"), peer("alice", "signer.example")):
+        with pytest.raises(TransportError, match="may not be a client"):
+            roles.check_client(server)
+
+
+def test_without_a_list_whoever_was_a_server_is_no_client_any_more() -> None:
+    roles = Roles(())
+    roles.check_client(peer("alice"))
+    roles.check_server(peer("signer", fingerprint="f1"))
+    with pytest.raises(TransportError, match="may not be a client"):
+        roles.check_client(peer("alice", fingerprint="f1"))
+    # Its certificate counts, not the name in it.
+    roles.check_client(peer("signer", fingerprint="f2"))
+    roles.check_server(peer("signer", fingerprint="f1"))
+
+
+def test_a_refused_server_may_still_be_a_client() -> None:
+    roles = Roles(("signer.example",))
+    with pytest.raises(TransportError):
+        roles.check_server(peer("alice"))
+    roles.check_client(peer("alice"))

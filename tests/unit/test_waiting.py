@@ -1,0 +1,359 @@
+"""The pool of waiting servers, over real sockets: only live ones are handed out, in order."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from sigul_stack.bridge import waiting
+from sigul_stack.bridge.waiting import WaitingServers, has_gone, is_silent
+from sigul_stack.errors import DeadlineExceeded, TransportError
+from sigul_stack.transport import memory
+from sigul_stack.transport.stream import ByteStream, Deadline
+from tests.wire import SocketStream, eventually, in_background, socket_pair
+
+LONG = 10.0
+
+
+class Ends:
+    """Makes streams, and closes both ends of each when the test is over."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[SocketStream, socket.socket]] = []
+
+    def make(self, name: str = "server") -> tuple[SocketStream, socket.socket]:
+        """A stream for the pool or a request, and its far end."""
+        self.made.append(socket_pair(memory.nobody(name)))
+        return self.made[-1]
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    """Streams of the test."""
+    found = Ends()
+    yield found
+    for near, far in found.made:
+        near.end.close()
+        far.close()
+
+
+@pytest.fixture
+def pool() -> Iterator[WaitingServers]:
+    """A pool with room for three."""
+    found = WaitingServers(3)
+    yield found
+    found.close()
+
+
+def soon() -> Deadline:
+    """A limit that a test meets only where something is wrong."""
+    return Deadline(LONG, "the test")
+
+
+def at_once() -> Deadline:
+    """A limit that leaves no time to wait."""
+    return Deadline(0.05, "the test")
+
+
+def waiting_requests(pool: WaitingServers, count: int) -> bool:
+    """Whether so many requests wait."""
+    return len(pool._tickets) == count
+
+
+# ------------------------------------------------------------------------------------------ looking
+
+
+def test_a_silent_peer_is_told_from_one_that_spoke_or_left(ends: Ends) -> None:
+    quiet, _far = ends.make()
+    assert is_silent(quiet)
+    assert not has_gone(quiet)
+
+    speaking, far = ends.make()
+    far.send(b"x")
+    assert not is_silent(speaking)
+    assert not has_gone(speaking)
+
+    decrypted, _far = ends.make()
+    decrypted.unread = b"x"
+    assert not is_silent(decrypted)
+    assert not has_gone(decrypted)
+
+    gone, far = ends.make()
+    far.send(b"x")
+    far.close()
+    assert not is_silent(gone)
+    assert has_gone(gone)
+
+    half, far = ends.make()
+    far.shutdown(socket.SHUT_WR)
+    assert not is_silent(half)
+    assert has_gone(half)
+
+
+def test_a_stream_without_a_descriptor_tells_by_what_is_pending() -> None:
+    near, far = memory.pair()
+    assert is_silent(near)
+    far.write(b"x", 1)
+    assert not is_silent(near)
+
+
+# --------------------------------------------------------------------------------- handing them out
+
+
+def test_servers_are_handed_out_in_the_order_in_which_they_came(
+    pool: WaitingServers, ends: Ends
+) -> None:
+    servers = [ends.make()[0] for _ in range(3)]
+    for server in servers:
+        pool.add(server)
+    assert len(pool) == 3
+    client, _far = ends.make("client")
+    assert [pool.take(soon(), client) for _ in servers] == servers
+    assert len(pool) == 0
+
+
+def test_a_request_waits_until_a_server_comes(pool: WaitingServers, ends: Ends) -> None:
+    client, _far = ends.make("client")
+    server, _server_far = ends.make()
+    got: list[ByteStream] = []
+    with in_background(lambda: got.append(pool.take(soon(), client))):
+        time.sleep(0.05)
+        pool.add(server)
+    assert got == [server]
+
+
+def test_a_waiting_server_that_leaves_is_dropped_before_anybody_asks(
+    pool: WaitingServers, ends: Ends, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    stays, _stays_far = ends.make("stays")
+    leaves, leaves_far = ends.make("leaves")
+    pool.add(leaves)
+    pool.add(stays)
+    leaves_far.close()
+    assert eventually(lambda: leaves.discarded)
+    assert len(pool) == 1
+    assert "Waiting server leaves (memory) has gone" in caplog.text
+    client, _client_far = ends.make("client")
+    assert pool.take(soon(), client) is stays
+
+
+@pytest.mark.parametrize("how", ["reset", "half-closed", "spoke"])
+def test_whatever_a_waiting_server_does_but_wait_is_its_end(
+    pool: WaitingServers, ends: Ends, how: str
+) -> None:
+    server, far = ends.make()
+    pool.add(server)
+    if how == "reset":
+        far.close()
+    elif how == "half-closed":
+        far.shutdown(socket.SHUT_WR)
+    else:
+        far.send(b"out of turn")
+    assert eventually(lambda: server.discarded)
+    assert len(pool) == 0
+    with pytest.raises(DeadlineExceeded):
+        pool.take(at_once(), ends.make("client")[0])
+
+
+def test_a_dead_server_is_never_handed_out(pool: WaitingServers, ends: Ends) -> None:
+    # It died in the very moment, so the watcher may or may not have seen it yet.
+    client, _client_far = ends.make("client")
+    for _ in range(50):
+        dead, dead_far = ends.make()
+        live, live_far = ends.make()
+        pool.add(dead)
+        pool.add(live)
+        dead_far.close()
+        assert pool.take(soon(), client) is live
+        live_far.close()
+
+
+def test_what_tls_has_already_decrypted_is_seen_when_a_server_is_handed_out(
+    pool: WaitingServers, ends: Ends
+) -> None:
+    server, _far = ends.make()
+    server.unread = b"a close-notify, say"
+    pool.add(server)
+    with pytest.raises(DeadlineExceeded):
+        pool.take(at_once(), ends.make("client")[0])
+    assert server.discarded
+
+
+def test_a_server_that_has_been_handed_out_is_its_requests_alone(
+    pool: WaitingServers, ends: Ends
+) -> None:
+    client, _client_far = ends.make("client")
+    for _ in range(50):
+        server, far = ends.make()
+        pool.add(server)
+        assert pool.take(soon(), client) is server
+        far.send(b"reply")
+        assert server.read(100, LONG) == b"reply"
+        assert not server.discarded
+
+
+# ------------------------------------------------------------------------------------------ waiting
+
+
+def test_requests_are_served_in_the_order_in_which_they_began_to_wait(
+    pool: WaitingServers, ends: Ends
+) -> None:
+    got: dict[int, ByteStream] = {}
+    servers = [ends.make()[0] for _ in range(3)]
+
+    def wait(number: int, client: ByteStream) -> None:
+        got[number] = pool.take(soon(), client)
+
+    threads = []
+    for number in range(3):
+        client, _far = ends.make("client")
+        thread = threading.Thread(target=wait, args=(number, client), daemon=True)
+        thread.start()
+        threads.append(thread)
+        assert eventually(functools.partial(waiting_requests, pool, number + 1))
+    for server in servers:
+        pool.add(server)
+    for thread in threads:
+        thread.join(LONG)
+    assert got == dict(enumerate(servers))
+
+
+def test_one_that_gives_up_leaves_its_place_to_the_next(pool: WaitingServers, ends: Ends) -> None:
+    first, _first_far = ends.make("client")
+    second, _second_far = ends.make("client")
+    server, _server_far = ends.make()
+    got: list[ByteStream] = []
+
+    def give_up() -> None:
+        with pytest.raises(DeadlineExceeded):
+            pool.take(Deadline(0.2, "the test"), first)
+        pool.add(server)
+
+    def wait() -> None:
+        assert eventually(lambda: len(pool._tickets) == 1)
+        got.append(pool.take(soon(), second))
+
+    with in_background(give_up, wait):
+        pass
+    assert got == [server]
+
+
+def test_waiting_in_vain_says_what_is_missing(pool: WaitingServers, ends: Ends) -> None:
+    client, _far = ends.make("client")
+    with pytest.raises(DeadlineExceeded, match="no signing server became free"):
+        pool.take(at_once(), client)
+
+
+def test_a_client_that_leaves_while_it_waits_is_noticed(
+    pool: WaitingServers, ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "CLIENT_CHECK_SECONDS", 0.05)
+    client, far = ends.make("client")
+    # It has sent the rest of its request, which is no reason to think that it is still there.
+    far.send(b"payload")
+
+    def leave() -> None:
+        assert eventually(lambda: len(pool._tickets) == 1)
+        far.close()
+
+    with in_background(leave), pytest.raises(TransportError, match="client left"):
+        pool.take(soon(), client)
+    server, _server_far = ends.make()
+    pool.add(server)
+    assert pool.take(soon(), ends.make("client")[0]) is server
+
+
+def test_a_client_with_data_to_send_goes_on_waiting(
+    pool: WaitingServers, ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "CLIENT_CHECK_SECONDS", 0.02)
+    client, far = ends.make("client")
+    far.send(b"payload")
+    server, _server_far = ends.make()
+    got: list[ByteStream] = []
+    with in_background(lambda: got.append(pool.take(soon(), client))):
+        time.sleep(0.1)
+        pool.add(server)
+    assert got == [server]
+
+
+# ------------------------------------------------------------------------------------------- limits
+
+
+def test_a_full_pool_sends_servers_away(pool: WaitingServers, ends: Ends) -> None:
+    servers = [ends.make() for _ in range(3)]
+    for server, _far in servers:
+        pool.add(server)
+    with pytest.raises(TransportError, match="max-waiting-servers"):
+        pool.add(ends.make()[0])
+    assert len(pool) == 3
+    # The place of one that has gone is free again.
+    servers[1][1].close()
+    assert eventually(lambda: len(pool) == 2)
+    pool.add(ends.make()[0])
+
+
+def test_the_end_of_the_pool_is_the_end_of_all_waiting(ends: Ends) -> None:
+    pool = WaitingServers(3)
+    client, _far = ends.make("client")
+    server, server_far = ends.make()
+
+    def wait() -> None:
+        with pytest.raises(TransportError, match="bridge is ending"):
+            pool.take(soon(), client)
+
+    with in_background(wait):
+        assert eventually(lambda: len(pool._tickets) == 1)
+        pool.close()
+    with pytest.raises(TransportError, match="bridge is ending"):
+        pool.add(server)
+    with pytest.raises(TransportError, match="bridge is ending"):
+        pool.take(soon(), client)
+    assert server_far.send(b"still open") == 10
+
+
+def test_the_end_of_the_pool_closes_servers_in_order(ends: Ends) -> None:
+    pool = WaitingServers(3)
+    server, far = ends.make()
+    pool.add(server)
+    pool.close()
+    assert server.closed
+    assert not server.discarded
+    assert far.recv(10) == b""
+    assert not pool._watcher.is_alive()
+
+
+def test_many_requests_and_servers_at_once_each_get_one(ends: Ends) -> None:
+    pool = WaitingServers(64)
+    count = 24
+    servers = [ends.make() for _ in range(count)]
+    taken: list[ByteStream] = []
+    lock = threading.Lock()
+
+    def take() -> None:
+        server = pool.take(soon(), client)
+        with lock:
+            taken.append(server)
+
+    client, _client_far = ends.make("client")
+    dying = [ends.make() for _ in range(count)]
+
+    def bring() -> None:
+        for (server, _far), (dead, dead_far) in zip(servers, dying, strict=True):
+            dead_far.close()
+            pool.add(dead)
+            pool.add(server)
+
+    with in_background(bring, *[take] * count):
+        pass
+    assert len(taken) == len(set(map(id, taken))) == count
+    assert {id(server) for server in taken} == {id(server) for server, _far in servers}
+    assert eventually(lambda: all(dead.discarded for dead, _far in dying))
+    pool.close()
