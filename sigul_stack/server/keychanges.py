@@ -69,11 +69,12 @@ def _recover(directory: Path, keystore: KeyStore, database: Database) -> None:
         return
     except (ValueError, KeyError, TypeError):
         raise KeystoreError(
-            f"the note of an unfinished key change, '{path}', is damaged: compare the key store with"
-            " the database by hand, then remove it"
+            f"the note of an unfinished key change, '{path}', is damaged: compare the key store"
+            " with the database by hand, then remove it"
         ) from None
     with database.read() as reader:
-        rows = {key.fingerprint for key in reader.keys()}
+        keys = reader.keys()
+    rows = {key.fingerprint for key in keys}
     for fingerprint in keystore.fingerprints() - rows:
         if fingerprint in removing or fingerprint not in before:
             log.info("Removing key %s from the store: the database does not have it", fingerprint)

@@ -26,7 +26,7 @@ _NO_SECRET = Secret(b"")
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a request's rights gave: the user, and where a passphrase was the way, the key opened."""
+    """What a request's rights gave: the user and, where a passphrase was the way, the key."""
 
     user: User
     access: KeyAccess | None = None

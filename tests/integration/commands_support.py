@@ -135,6 +135,14 @@ def gpg_in(
     return done
 
 
+def end_agent(home: Path) -> None:
+    """End the agent that gpg has started for `home`, if any."""
+    subprocess.run(
+        ["gpgconf", "--homedir", str(home), "--kill", "all"],
+        timeout=PROGRAM_SECONDS, check=False, capture_output=True,
+    )  # fmt: skip
+
+
 class Gpg:
     """A person's own GnuPG home, which has nothing to do with the server's."""
 
@@ -149,10 +157,7 @@ class Gpg:
 
     def close(self) -> None:
         """End the agent."""
-        subprocess.run(
-            ["gpgconf", "--homedir", str(self.home), "--kill", "all"],
-            timeout=PROGRAM_SECONDS, check=False, capture_output=True,
-        )  # fmt: skip
+        end_agent(self.home)
 
     def make_key(self, name: str, passphrase: str, *, algorithm: str = "future-default") -> str:
         """A new key with a subkey for encryption; its fingerprint."""

@@ -24,6 +24,7 @@ from .commands_support import (
     Gpg,
     assert_consistent,
     done,
+    end_agent,
     fingerprint_of,
     gpg_in,
     openssl,
@@ -388,21 +389,13 @@ def test_what_is_written_is_what_a_1_2_server_reads(own: Site, tmp_path: Path) -
         sign(RELEASE, release)
         sign(str(ours), passphrase("root", "gpg-ours", "gpg-ours-pw"))
     finally:
-        contextlib.closing(Gpg.__new__(Gpg))  # the home is the server's: only its agent is ended
-        gpg_agent_end(home)
+        end_agent(home)
     # And openssl opens a key in PEM with its passphrase.
     ((name,),) = rows(own, "SELECT fingerprint FROM keys WHERE name = 'ours'")
     secret = passphrase("root", "ours", "ours-pw")
     private = own.path(f"server/keys/{name}.pem")
     public = openssl("pkey", "-in", str(private), "-passin", f"pass:{secret}", "-pubout")
     assert public == own.path(f"server/keys/{name}.public.pem").read_bytes()
-
-
-def gpg_agent_end(home: Path) -> None:
-    """End the agent that plain gpg has started for the server's home."""
-    gone = Gpg.__new__(Gpg)
-    gone.home = home
-    gone.close()
 
 
 def test_settings_of_the_gnupg_home_are_left_alone(own: Site) -> None:
@@ -417,7 +410,9 @@ def test_settings_of_the_gnupg_home_are_left_alone(own: Site) -> None:
 # --------------------------------------------------------------------------------- before 1.1
 
 
-def test_a_database_without_key_types_is_migrated_with_a_backup(own: Site, gpg: Gpg, tmp_path: Path) -> None:
+def test_a_database_without_key_types_is_migrated_with_a_backup(
+    own: Site, gpg: Gpg, tmp_path: Path
+) -> None:
     path = own.path("server/server.sqlite")
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("DELETE FROM key_accesses WHERE key_id IN"
@@ -429,7 +424,8 @@ def test_a_database_without_key_types_is_migrated_with_a_backup(own: Site, gpg: 
     before = database_content(own)
     shutil.copyfile(path, tmp_path / "before")
     with own.running():
-        assert "The database was migrated" in own.processes[-1].text
+        said = own.processes[-1].text
+        assert "The database was migrated" in said
         assert done(own, "list-keys", secrets=[ROOT]) == b"release (gnupg)\n"
         (tmp_path / "data").write_bytes(b"data")
         done(own, "sign-data", "release", str(tmp_path / "data"), "-o",
@@ -441,7 +437,7 @@ def test_a_database_without_key_types_is_migrated_with_a_backup(own: Site, gpg: 
         file for file in path.parent.iterdir()
         if file.name.startswith("server.sqlite") and file != path
     ]  # fmt: skip
-    assert str(backup) in own.processes_log()
+    assert str(backup) in said
     with contextlib.closing(sqlite3.connect(f"file:{backup}?mode=ro", uri=True)) as database:
         kept = [
             database.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - three names

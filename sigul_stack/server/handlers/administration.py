@@ -89,7 +89,8 @@ def _modify_key_user(work: Work) -> Answer:
 
 def _list_keys(work: Work) -> Answer:
     with work.services.database.read() as reader:
-        return names_answer("num-keys", (f"{key.name} ({key.keytype})" for key in reader.keys()))
+        keys = reader.keys()
+    return names_answer("num-keys", (f"{key.name} ({key.keytype})" for key in keys))
 
 
 def _list_binding_methods(work: Work) -> Answer:

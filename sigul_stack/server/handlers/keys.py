@@ -89,10 +89,9 @@ def _delete_key(work: Work) -> Answer:
         key = reader.key(work.request.text("key"))
     if key is None:
         raise RequestRefused(Status.KEY_NOT_FOUND)
+    home = services.settings.gnupg_home
     with (
-        key_change(
-            services.settings.gnupg_home, services.keystore, services.database, removing=key
-        ),
+        key_change(home, services.keystore, services.database, removing=key),
         services.database.write() as writer,
     ):
         writer.delete_key(key.name)
