@@ -361,14 +361,17 @@ class Inner:
     def _step(self) -> bool:
         while self.wire.inner:
             piece = self.wire.inner.popleft()
-            if piece:
-                self._far.sendall(piece)
-            else:
-                self._far.shutdown(socket.SHUT_WR)
+            # The session may be closed on this side while the other still ends it.
+            with contextlib.suppress(OSError):
+                if piece:
+                    self._far.sendall(piece)
+                else:
+                    self._far.shutdown(socket.SHUT_WR)
+        if self.wire.ended:
+            return False
         poll = select.poll()
         poll.register(self._far, select.POLLIN)
-        if not self.wire.ended:
-            poll.register(self.wire.stream.fileno(), select.POLLIN)
+        poll.register(self.wire.stream.fileno(), select.POLLIN)
         ready = [descriptor for descriptor, _events in poll.poll(PATIENCE * 1000)]
         if not ready:
             raise DeadlineExceeded("the inner session did not go on")
@@ -378,9 +381,7 @@ class Inner:
                 if not data:
                     return False
                 (self.take or (lambda piece: self.wire.send(Stream.INNER, piece)))(data)
-        if (not self.wire.ended and self.wire.stream.fileno() in ready) or (
-            not self.wire.ended and self.wire.stream.pending()
-        ):
+        if self.wire.stream.fileno() in ready or self.wire.stream.pending():
             self.wire.receive()
         return True
 

@@ -116,9 +116,13 @@ class Site:
     addresses: Mapping[str, str] = field(
         default_factory=lambda: {BRIDGE_NAME: "127.0.0.1", SERVER_NAME: "127.0.0.1"}
     )
+    #: Where the bridge listens.
+    listen_address: str = "127.0.0.1"
     #: Further lines, by file and section: {"server": {"server": "workers: 1"}}.
     extra: dict[str, dict[str, str]] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
+    #: What stands before every command line, such as `nsenter` and its options.
+    prefix: tuple[str, ...] = ()
 
     # ------------------------------------------------------------------------------------- making
 
@@ -161,7 +165,8 @@ class Site:
         self.write_configuration(
             "bridge",
             {
-                "bridge": f"server-cn: {self.server_name}\nlisten-address: 127.0.0.1\n"
+                "bridge": f"server-cn: {self.server_name}\n"
+                f"listen-address: {self.listen_address}\n"
                 f"client-listen-port: {self.client_port}\n"
                 f"server-listen-port: {self.server_port}\n",
                 "nss": self.nss_lines("bridge"),
@@ -232,7 +237,7 @@ class Site:
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a program to its end; it must exit with `code` (None: any)."""
         done = subprocess.run(
-            command,
+            [*self.prefix, *command],
             input=nul(*secrets) if stdin is None else stdin,
             capture_output=True,
             env=self.environment,
@@ -262,17 +267,30 @@ class Site:
             secrets=secrets, code=code, **further,  # type: ignore[arg-type]
         )  # fmt: skip
 
-    def start(self, program: str, *, config: str | None = None, verbose: bool = True) -> Process:
-        """Start `bridge` or `server` in the foreground, its standard error in a log file."""
+    def start(
+        self,
+        program: str,
+        *,
+        config: str | None = None,
+        verbose: bool = True,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Process:
+        """Start `bridge` or `server` in the foreground, its standard error in a log file.
+
+        `prefix` stands before its command line, `environment` is added to the site's.
+        """
         number = len(self.processes)
         log = self.path(f"log/{program}-{number}.log")
         with log.open("wb") as stream:
             popen = subprocess.Popen(
                 [
+                    *self.prefix, *prefix,
                     *module(program), "-c", str(self.path(config or f"{program}.conf")),
                     *(["-v"] if verbose else []),
                 ],
-                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=self.environment,
+                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                env={**self.environment, **(environment or {})},
             )  # fmt: skip
         process = Process(popen, log)
         self.processes.append(process)
@@ -284,9 +302,15 @@ class Site:
         bridge.wait_for("[BRIDGE_REQUEST] Waiting for the server to connect")
         return bridge
 
-    def start_server(self, waiting: int = 1) -> Process:
+    def start_server(
+        self,
+        waiting: int = 1,
+        *,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Process:
         """Start the server and wait until so many of its workers wait at the bridge."""
-        server = self.start("server")
+        server = self.start("server", prefix=prefix, environment=environment)
         server.wait_for("Waiting for a request at the bridge", waiting)
         return server
 

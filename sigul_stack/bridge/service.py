@@ -29,10 +29,13 @@ from ..transport.watchdog import Watchdog
 from .admission import Handshakes, Roles
 from .forward import Forwarding
 from .streams import ReplyCutter, RequestFilter
-from .waiting import WaitingServers
+from .waiting import WaitingServers, has_received
 
 log = logging.getLogger(__name__)
 
+#: Time for a waiting server's machine to acknowledge a request's head, in seconds: enough for the
+#: head to be sent again a few times.
+ACKNOWLEDGE_SECONDS: Final = 3.0
 #: How often the end of the service looks whether the requests in flight are done, in seconds.
 _DRAIN_POLL_SECONDS: Final = 0.1
 #: Pause after an accept that failed for want of descriptors or memory, in seconds.
@@ -243,6 +246,8 @@ class Bridge:
             server = self._waiting.take(deadline, client)
             try:
                 ChunkedStream(server, self._settings.idle_timeout).write(head)
+                if not has_received(server, ACKNOWLEDGE_SECONDS):
+                    raise TransportError("its machine does not answer any more")
             except TransportError as error:
                 # It died in this very moment and has seen no request: the next one will do.
                 log.warning("Waiting server %s failed: %s", server.peer.common_name, error)

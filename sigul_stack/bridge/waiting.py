@@ -7,10 +7,15 @@ handed out. Requests are served in the order in which they began to wait.
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import select
 import socket
+import struct
+import termios
 import threading
+import time
 from collections import deque
 
 from ..errors import DeadlineExceeded, TransportError
@@ -20,6 +25,9 @@ log = logging.getLogger(__name__)
 
 #: How often a waiting request looks whether its client is still there, in seconds.
 CLIENT_CHECK_SECONDS = 1.0
+#: Pauses between looks whether sent data has been acknowledged, in seconds.
+_FIRST_ACKNOWLEDGE_PAUSE = 0.0001
+_LONGEST_ACKNOWLEDGE_PAUSE = 0.005
 
 
 def is_silent(stream: ByteStream) -> bool:
@@ -42,6 +50,28 @@ def has_gone(stream: ByteStream) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLRDHUP)
     return bool(poll.poll(0))
+
+
+def has_received(stream: ByteStream, seconds: float) -> bool:
+    """Whether the peer's machine acknowledges within `seconds` all that has been written to it.
+
+    A machine that vanished without a word, by a power cut or behind a firewall that forgot the
+    connection, looks like one that waits until something is sent to it.
+    """
+    descriptor = stream.fileno()
+    if descriptor < 0:
+        return True
+    with socket.socket(fileno=os.dup(descriptor)) as tcp:
+        if tcp.family == socket.AF_UNIX:
+            return True
+        end = time.monotonic() + seconds
+        pause = _FIRST_ACKNOWLEDGE_PAUSE
+        while struct.unpack("i", fcntl.ioctl(tcp, termios.TIOCOUTQ, b"\0" * 4))[0]:
+            if time.monotonic() > end:
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_ACKNOWLEDGE_PAUSE)
+    return True
 
 
 class WaitingServers:

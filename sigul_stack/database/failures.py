@@ -19,8 +19,6 @@ from sigul_stack.errors import DatabaseError
 
 _UNIQUE_SQLITE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY})
 _UNIQUE_POSTGRESQL = "23505"
-# lock_not_available, query_canceled (our statement_timeout), deadlock_detected
-_LOCKED_POSTGRESQL = frozenset({"55P03", "57014", "40P01"})
 
 
 class DatabaseMissing(DatabaseError):
@@ -101,16 +99,21 @@ def _postgresql(target: PostgreSQL, cause: object, lock_wait: float) -> Database
             f"{target.label}: cannot connect: {said}: check host, port, user and password in the "
             "URL, that PostgreSQL runs, and its pg_hba.conf"
         )
-    if state in _LOCKED_POSTGRESQL:
+    if state == "55P03":  # lock_not_available: our lock_timeout
         cure = (
             f"{said}: others kept it locked for more than {lock_wait:g} s: the view "
             "pg_stat_activity names them; once they are gone, requests work again"
         )
-    elif state == "25006":
+    elif state in ("57014", "40P01"):  # query_canceled (our statement_timeout), deadlock_detected
+        cure = (
+            f"{said}: nothing was changed; the view pg_stat_activity shows what else the server "
+            "is doing; once that has ended, requests work again"
+        )
+    elif state == "25006":  # read_only_sql_transaction
         cure = f"{said}: connect to the primary server, not to a standby"
-    elif state == "42501":
+    elif state == "42501":  # insufficient_privilege
         cure = f"{said}: the user in the URL must own the database or its tables"
-    elif state.startswith("53"):
+    elif state.startswith("53"):  # insufficient resources
         cure = f"{said}: the PostgreSQL server ran out of space or connections: see its log"
     else:
         cure = _unforeseen(said)

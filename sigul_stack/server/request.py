@@ -132,7 +132,7 @@ def receive(chunked: ChunkedStream, open_inner: OpenInner, limits: Limits) -> Re
         client_name = session.peer.common_name
     _check_integrity(inner, operation, fields, header, payload_hash)
     return Request(
-        op=fields.safe_string("op") if "op" in fields else "",
+        op=_name(fields),
         operation=operation,
         fields=fields,
         secrets=inner.secrets,
@@ -142,6 +142,14 @@ def receive(chunked: ChunkedStream, open_inner: OpenInner, limits: Limits) -> Re
         client_name=client_name,
         refusal=refusal,
     )
+
+
+def _name(fields: Fields) -> str:
+    """The operation's name, known or not; empty where there is none that could be shown."""
+    try:
+        return fields.safe_string("op")
+    except ProtocolError:
+        return ""
 
 
 def _check(fields: Fields) -> tuple[Operation | None, RequestRefused | None]:

@@ -124,6 +124,8 @@ class Worker:
         """Serve a request; False where the bridge only ended the connection instead."""
         settings = self._settings
         chunked = ChunkedStream(connection, settings.idle_timeout)
+        # The bridge goes on only when it knows that the request has reached a live machine.
+        connection.acknowledge()
         try:
             chunked.receive()
         except TransportError as error:

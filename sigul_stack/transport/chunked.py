@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, TypeVar
 
-from ..errors import PeerClosed, ProtocolError
+from ..errors import DeadlineExceeded, PeerClosed, ProtocolError
 from ..protocol.chunks import (
     END_OF_OUTER,
     MAX_WRITTEN_CHUNK,
@@ -93,7 +93,12 @@ class ChunkedStream:
         while not self._outer:
             if self._outer_ended:
                 return b""
-            self.receive(None if deadline is None else deadline.remaining())
+            try:
+                self.receive(None if deadline is None else deadline.remaining())
+            except DeadlineExceeded:
+                if deadline is None:
+                    raise
+                raise deadline.exceeded() from None
         piece = self._outer.popleft()
         self._kept -= len(piece)
         if len(piece) > limit:

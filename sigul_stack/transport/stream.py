@@ -93,7 +93,9 @@ class Deadline:
         """Seconds left. Raises `DeadlineExceeded` where none are."""
         left = self._end - self._clock()
         if left <= 0:
-            raise DeadlineExceeded(
-                f"{self._what} took longer than the limit of {self._seconds:g} s"
-            )
+            raise self.exceeded()
         return left
+
+    def exceeded(self) -> DeadlineExceeded:
+        """The error that says what took too long; the limit of one step would mislead."""
+        return DeadlineExceeded(f"{self._what} took longer than the limit of {self._seconds:g} s")

@@ -323,6 +323,24 @@ def test_lock_beyond_the_limit(cluster: Cluster, url: str, name: str) -> None:
         writer.add_user("root", None, True)
 
 
+def test_statement_beyond_the_limit_is_not_called_a_lock(url: str) -> None:
+    with pytest.raises(DatabaseError) as caught, Database(url).write() as writer:
+        writer.add_user("root", None, True)
+        writer._connection.exec_driver_sql("SET LOCAL statement_timeout = 100")
+        writer._connection.exec_driver_sql("SELECT pg_sleep(60)")
+    assert "canceling statement due to statement timeout: nothing was changed" in str(caught.value)
+    assert "locked" not in str(caught.value)
+    assert read_users(url) == []
+
+
+def test_every_statement_has_a_limit(url: str) -> None:
+    engine = Engine(parse(url))
+    for purpose in Purpose:
+        with engine.transaction(purpose) as connection:
+            for setting, limit in (("lock_timeout", "10s"), ("statement_timeout", "30s")):
+                assert connection.exec_driver_sql(f"SHOW {setting}").scalar_one() == limit
+
+
 def test_wrong_password_is_said_and_not_shown(cluster: Cluster, name: str) -> None:
     url = cluster.url(name, password="wrong-sesame")
     for use in (schema_state, create, read_users):

@@ -47,9 +47,21 @@ def expected(name: str) -> bytes:
     return re.sub(rb"rc=0 .*\n\Z", b"", text)
 
 
+class LegacySite(Site):
+    """A site whose bridge has an old configuration: no `server-cn`.
+
+    (Its certificates all have the name localhost, the client's too.)
+    """
+
+    def configure(self) -> None:
+        super().configure()
+        bridge = self.path("bridge.conf")
+        bridge.write_text(bridge.read_text().replace("server-cn: localhost\n", ""))
+
+
 def legacy_site(directory: Path, server: str = "", binding: str = "") -> Site:
     """A copy of the site, configured as its 1.2 server was, with further lines for the server."""
-    site = Site(
+    site = LegacySite(
         directory / "site",
         bridge_name="localhost",
         server_name="localhost",
@@ -122,6 +134,10 @@ def as_user(user: str) -> dict[str, list[str]]:
 
 
 # ------------------------------------------------------------------------------------ as it is
+
+
+def test_its_bridge_warns_that_any_certificate_may_be_the_servers(running: Site) -> None:
+    assert "[bridge] server-cn is not set" in running.processes[0].text
 
 
 def test_its_lists(running: Site) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,6 +17,7 @@ from sigul_stack.client import core
 from sigul_stack.client.core import MAX_MEMORY_REPLY, Client, Reply
 from sigul_stack.config import BridgeSettings, ClientSettings, NSSSettings
 from sigul_stack.errors import (
+    DeadlineExceeded,
     PeerClosed,
     ProtocolError,
     RequestRefused,
@@ -36,6 +38,7 @@ from tests.wire import (
     LIST_USERS,
     OUTER_END,
     SampleRequest,
+    byte_by_byte,
     in_background,
     of_stream,
     outer,
@@ -177,20 +180,21 @@ def test_a_file_that_becomes_shorter_is_noticed(dial: Dial) -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "fields", "told"),
+    ("op", "fields", "payload", "told"),
     [
-        ("sign-text", {}, "'key' is missing"),
-        ("list-users", {"key": "k1"}, "no field 'key'"),
-        ("user-info", {"name": "x" * 256}, "256 bytes"),
-        ("user-info", {"name": "ü"}, "'name' holds an unprintable character"),
-        ("user-info", {"name": "undecodable \udcff"}, "not valid UTF-8"),
+        ("sign-text", {}, b"", "'key' is missing"),
+        ("list-users", {"key": "k1"}, b"", "no field 'key'"),
+        ("list-users", {}, b"x", "limit of 0 bytes"),
+        ("user-info", {"name": "x" * 256}, b"", "256 bytes"),
+        ("user-info", {"name": "a\nb"}, b"", "'name' holds an unprintable character"),
+        ("user-info", {"name": "undecodable \udcff"}, b"", "not valid UTF-8"),
     ],
 )
 def test_a_wrong_request_is_refused_before_anything_is_opened(
-    op: str, fields: dict[str, str | bool], told: str
+    op: str, fields: dict[str, str | bool], payload: bytes, told: str
 ) -> None:
     with pytest.raises(ProtocolError, match=told):
-        Client(SETTINGS).call(op, fields)
+        Client(SETTINGS).call(op, fields, payload=payload)
 
 
 # ---------------------------------------------------------------------------------------- receiving
@@ -460,12 +464,52 @@ def test_data_that_the_client_does_not_want_back(site: Site) -> None:
     assert output.getvalue() == b""
 
 
-def test_a_bridge_refuses_a_payload_that_no_server_should_see(site: Site) -> None:
-    request = SampleRequest(LIST_USERS.fields, b"payload", LIST_USERS.secrets)
-    with pytest.raises(TransportError):
-        site.exchange(request, lambda _request: pytest.fail("the server got it"))
-    assert "over the limit of 0" in " ".join(str(error) for error in site.errors)
-    site.errors.clear()
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        (SampleRequest({"op": b"no-such-op", "user": b"root"}), "'no-such-op' is unknown"),
+        (SampleRequest({"op": b"sign-text", "user": b"root"}), "'key' is missing"),
+        (SampleRequest({"op": b"list-users", "user": b"root", "key": b"k"}), "no field 'key'"),
+        (SampleRequest(LIST_USERS.fields, b"payload"), "over the limit of 0 bytes"),
+        (SampleRequest(LIST_USERS.fields, version=2), "version 2 is unknown"),
+        (SampleRequest(LIST_USERS.fields, version=0), "version 0 is unknown"),
+        (SampleRequest({}), "'op' is missing"),
+    ],
+)
+def test_a_bridge_takes_no_server_for_a_request_that_it_refuses(
+    site: Site, request_: SampleRequest, told: str
+) -> None:
+    near, far = memory.pair()
+    server, _server_far = memory.pair()
+    site.bridge._waiting.add(server)
+    far.write(outer(request_.head) + OUTER_END, 1)
+    with pytest.raises(ProtocolError, match=told):
+        site.bridge._serve_request(near)
+    assert len(site.bridge._waiting) == 1
+
+
+def test_a_header_that_trickles_is_cut_off() -> None:
+    bridge = Bridge(BridgeSettings(nss=NSS, header_timeout=0.3))
+    near, far = memory.pair()
+    stop = threading.Event()
+
+    def trickle() -> None:
+        # Each byte comes well within the limit, but the whole header would take half a minute.
+        for byte in byte_by_byte(header):
+            far.write(outer(byte), 1)
+            if stop.wait(0.02):
+                return
+
+    header = SampleRequest({f"field {number}": b"" for number in range(150)}).header
+    try:
+        with in_background(trickle):
+            try:
+                with pytest.raises(DeadlineExceeded, match="sending the request's header"):
+                    bridge._serve_request(near)
+            finally:
+                stop.set()
+    finally:
+        bridge._waiting.close()
 
 
 def test_a_bridge_refuses_a_version_that_it_does_not_know(site: Site) -> None:

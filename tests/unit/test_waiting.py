@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import socket
@@ -12,9 +13,10 @@ from collections.abc import Iterator
 import pytest
 
 from sigul_stack.bridge import waiting
-from sigul_stack.bridge.waiting import WaitingServers, has_gone, is_silent
+from sigul_stack.bridge.waiting import WaitingServers, has_gone, has_received, is_silent
 from sigul_stack.errors import DeadlineExceeded, TransportError
 from sigul_stack.transport import memory
+from sigul_stack.transport.nested import loopback_pair
 from sigul_stack.transport.stream import ByteStream, Deadline
 from tests.wire import SocketStream, eventually, in_background, socket_pair
 
@@ -101,6 +103,44 @@ def test_a_stream_without_a_descriptor_tells_by_what_is_pending() -> None:
     assert is_silent(near)
     far.write(b"x", 1)
     assert not is_silent(near)
+
+
+def test_data_that_the_peers_machine_has_taken_has_been_received() -> None:
+    near, far = loopback_pair()
+    with near, far:
+        stream = SocketStream(near)
+        assert has_received(stream, LONG)
+        near.sendall(b"a request's head")
+        # Its machine has it, though nobody there has read it yet.
+        assert has_received(stream, LONG)
+
+        near.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                near.send(bytes(100_000))
+        # More than its machine takes unless somebody reads.
+        assert not has_received(stream, 0.1)
+        drained = threading.Event()
+        far.settimeout(0.1)
+
+        def read() -> None:
+            while not drained.is_set():
+                with contextlib.suppress(TimeoutError):
+                    far.recv(1_000_000)
+
+        with in_background(read):
+            received = has_received(stream, LONG)
+            drained.set()
+        assert received
+
+
+def test_where_no_machine_acknowledges_all_counts_as_received(ends: Ends) -> None:
+    near, _far = memory.pair()
+    near.write(b"head", 1)
+    assert has_received(near, 0)
+    stream, _other = ends.make()
+    stream.write(b"head", 1)
+    assert has_received(stream, 0)
 
 
 # --------------------------------------------------------------------------------- handing them out

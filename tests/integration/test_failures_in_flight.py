@@ -1,0 +1,557 @@
+"""What goes wrong in the middle of requests: full disks, killed processes, ends and restarts.
+
+Whatever happens, the client is told, the server serves on, and keys are whole or not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.site import DAEMON_SECONDS, PROGRAM_SECONDS, Process, Site, module, nul, wait_until
+
+from .commands_support import (
+    ADMIN,
+    Gpg,
+    assert_consistent,
+    done,
+    failure,
+    leftovers,
+    person,
+    rows,
+    secret_parts,
+    stored_fingerprints,
+)
+
+MIB = 1024**2
+REAL_GPG = shutil.which("gpg")
+
+
+class Gate:
+    """A gpg for the server that waits, before it does a certain thing, until it may go on.
+
+    Then the real gpg does it. Gives up waiting after a minute, so that nothing stays behind.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir()
+        script = directory / "gpg"
+        script.write_text(
+            "#!/bin/sh\n"
+            f"cd {directory} && what=$(cat what 2>/dev/null)\n"
+            'case " $* " in *" ${what:---nothing} "*)\n'
+            "  echo $PPID >reached.new && mv reached.new reached\n"
+            "  tries=0\n"
+            "  while [ ! -e open ] && [ $tries -lt 3000 ]; do sleep 0.02; tries=$((tries+1)); done\n"
+            "esac\n"
+            f'cd / && exec {REAL_GPG} "$@"\n'
+        )
+        script.chmod(0o755)
+        self.environment = {"PATH": f"{directory}:{os.environ['PATH']}"}
+
+    def close(self, what: str) -> None:
+        """From now on hold gpg up where it is given the option `what`."""
+        for name in ("reached", "open"):
+            (self._directory / name).unlink(missing_ok=True)
+        (self._directory / "what").write_text(what)
+
+    def wait(self) -> int:
+        """Wait until gpg stands at the gate; the number of the process that started it."""
+        reached = self._directory / "reached"
+        wait_until(reached.exists, DAEMON_SECONDS, "gpg at the gate")
+        return int(reached.read_text())
+
+    def open(self) -> None:
+        """Let gpg go on, now and later."""
+        (self._directory / "what").unlink()
+        (self._directory / "open").touch()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")
+
+
+@pytest.fixture(scope="module")
+def prepared(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A site, not running, with admin's gnupg key `k` and ECC key `e` (`k-pw`, `e-pw`)."""
+    site = Site.copy(template, tmp_path_factory.mktemp("prepared") / "site")
+    with site.running():
+        done(site, "new-key", "k", secrets=[ADMIN, "k-pw"])
+        done(site, "new-key", "e", "--key-type", "ECC", secrets=[ADMIN, "e-pw"])
+    return site
+
+
+@pytest.fixture
+def own(prepared: Site, tmp_path: Path) -> Iterator[Site]:
+    """A copy of that site for one test; whatever it starts is ended afterwards."""
+    site = Site.copy(prepared, tmp_path / "site")
+    yield site
+    site.stop_all()
+
+
+@contextlib.contextmanager
+def running(site: Site, gate: Gate) -> Iterator[tuple[Process, Process]]:
+    """The site, running, with its server's gpg behind the gate."""
+    try:
+        yield site.start_bridge(), site.start_server(environment=gate.environment)
+    finally:
+        site.stop_all()
+
+
+class InFlight:
+    """A `sigul --batch` that runs while the test goes on."""
+
+    def __init__(self, site: Site, *arguments: str, secrets: tuple[str, ...]) -> None:
+        self.popen = subprocess.Popen(
+            [*module("sigul"), "--batch", "-c", str(site.path("client.conf")), *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=site.environment,
+        )  # fmt: skip
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(nul(*secrets))
+        self.popen.stdin.flush()
+
+    def end(self, code: int) -> tuple[bytes, str]:
+        """Wait for its end, with `code`; its output, and the error that it told."""
+        out, err = self.popen.communicate(timeout=PROGRAM_SECONDS)
+        assert self.popen.returncode == code, err
+        if code == 0:
+            assert err == b""
+            return out, ""
+        lines = err.decode().splitlines()
+        assert len(lines) == 1, err
+        assert lines[0].startswith("Error: "), err
+        return out, lines[0].removeprefix("Error: ")
+
+
+def eventually_consistent(site: Site) -> None:
+    """Wait until stores and database agree, and nothing unfinished is left."""
+
+    def agree() -> bool:
+        names = {row[0] for row in rows(site, "SELECT fingerprint FROM keys")}
+        return names == stored_fingerprints(site) and not leftovers(site)
+
+    try:
+        wait_until(agree, DAEMON_SECONDS, "agreement of stores and database")
+    except AssertionError:
+        assert_consistent(site)
+
+
+def signs(site: Site, tmp_path: Path, key: str = "k") -> None:
+    """A small file is signed, and the signature is good."""
+    (tmp_path / "small").write_bytes(b"small")
+    public = done(site, "get-public-key", key, secrets=[f"{key}-pw"])
+    done(site, "sign-data", key, str(tmp_path / "small"), "-o", str(tmp_path / "signature"),
+         secrets=[f"{key}-pw"])  # fmt: skip
+    with person(tmp_path / "verifier", public) as gpg:
+        gpg.signer(tmp_path / "signature", tmp_path / "small")
+
+
+# ------------------------------------------------------------------------------------ full disks
+
+
+def private_mount(script: str, *arguments: str) -> tuple[str, ...]:
+    """A prefix that runs a program in a mount namespace of its own, after `script`."""
+    mapped = () if os.geteuid() == 0 else ("--map-root-user",)
+    return ("unshare", *mapped, "--mount", "sh", "-ec", f'{script}; exec "$@"', "sh", *arguments)
+
+
+def test_a_full_disk_under_the_payload(own: Site, tmp_path: Path) -> None:
+    own.start_bridge()
+    server = own.start_server(
+        prefix=private_mount("mount -t tmpfs -o size=2m none \"$1\"; shift",
+                             str(own.path("server/spool")))
+    )  # fmt: skip
+    spool = Path(f"/proc/{server.popen.pid}/root{own.path('server/spool')}")
+    large, out = tmp_path / "large", tmp_path / "out"
+    for size in (8 * MIB, 2 * MIB + 1, 64 * MIB):
+        with large.open("wb") as file:
+            file.truncate(size)
+        line = failure(own, "sign-data", "k", str(large), "-o", str(out), secrets=["k-pw"])
+        assert line == (
+            "Unknown error: the server cannot store the payload: No space left on device"
+        )
+        assert not out.exists()
+        assert list(spool.iterdir()) == []
+    # The payload fits, but what it becomes does not.
+    large.write_bytes(b"a line of some sixty bytes, and many of them are in this file.\n" * 20_000)
+    assert failure(own, "sign-text", "k", str(large), secrets=["k-pw"]).startswith("Unknown error")
+    with person(tmp_path / "person", done(own, "get-public-key", "k", secrets=["k-pw"])) as gpg:
+        (tmp_path / "message").write_bytes(
+            gpg("--encrypt", "--recipient", "k", data=bytes(16 * MIB))
+        )
+    line = failure(own, "decrypt", "k", str(tmp_path / "message"), secrets=["k-pw"])
+    assert line.startswith(("Unknown error", "Decryption failed"))
+    assert list(spool.iterdir()) == []
+    # Who has the right to nothing learns nothing of it.
+    line = failure(own, "sign-data", "k", str(large), "-o", str(out), secrets=["wrong"])
+    assert line.startswith(("Authentication failed", "Unknown error: the server cannot store"))
+    signs(own, tmp_path)
+
+
+def test_a_full_disk_under_everything(own: Site, tmp_path: Path) -> None:
+    own.start_bridge()
+    server = own.start_server(
+        prefix=private_mount(
+            'mv "$1" "$1.copy"; mkdir -m 700 "$1"; mount -t tmpfs -o size=8m,mode=700 none "$1";'
+            ' cp -a "$1.copy/." "$1"; shift',
+            str(own.path("server")),
+        )
+    )
+    server_directory = Path(f"/proc/{server.popen.pid}/root{own.path('server')}")
+
+    def snapshot(name: str) -> Site:
+        """A copy of what the server's directory holds just now."""
+        (tmp_path / name).mkdir()
+        subprocess.run(
+            ["cp", "-a", f"{server_directory}/.", tmp_path / name / "server"],
+            timeout=PROGRAM_SECONDS, check=True,
+        )  # fmt: skip
+        return Site(tmp_path / name)
+
+    before = snapshot("before")
+    filler = server_directory / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    for command, secrets in (
+        (("new-user", "zoe"), (ADMIN,)),
+        (("new-key", "made"), (ADMIN, "made-pw")),
+        (("new-key", "made", "--key-type", "RSA"), (ADMIN, "made-pw")),
+        (("delete-key", "e"), (ADMIN,)),
+        (("change-passphrase", "k"), ("k-pw", "new-pw")),
+        (("sign-data", "-a", "k", "/etc/hostname"), ("k-pw",)),
+    ):
+        line = failure(own, *command, secrets=secrets)
+        assert line.startswith("Unknown error"), (command, line)
+    assert done(own, "list-users", secrets=[ADMIN]) == b"admin\n"
+    filler.unlink()
+    after = snapshot("after")
+    for table in ("users", "keys", "key_accesses"):
+        assert rows(after, f"SELECT * FROM {table}") == rows(before, f"SELECT * FROM {table}")
+    assert secret_parts(after) == secret_parts(before)
+    assert_consistent(after)
+    done(own, "new-key", "made", secrets=[ADMIN, "made-pw"])
+    signs(own, tmp_path, "made")
+    signs(own, tmp_path)
+    done(own, "delete-key", "e", secrets=[ADMIN])
+    assert_consistent(snapshot("end"))
+
+
+def test_a_full_disk_under_the_clients_output(own: Site, tmp_path: Path) -> None:
+    text, out = tmp_path / "text", tmp_path / "out"
+    text.write_bytes(b"some text\n" * 200_000)
+    out.mkdir()
+    script = (
+        'mount -t tmpfs -o size=1m none "$1"; echo precious >"$1/old"; out=$1; shift;'
+        " for name in old new; do"
+        " if printf 'k-pw\\0' | \"$@\" -o \"$out/$name\"; then exit 9; fi; done;"
+        ' ls -A "$out"; cat "$out/old"; set -- true'
+    )
+    with own.running():
+        result = own.run(
+            *private_mount(script, str(out)),
+            *module("sigul"), "--batch", "-c", str(own.path("client.conf")),
+            "sign-text", "k", str(text),
+        )  # fmt: skip
+    lines = result.stderr.decode().splitlines()
+    assert len(lines) == 2
+    for name, line in zip(("old", "new"), lines, strict=True):
+        assert line.startswith(f"Error: '{out}/{name}' cannot be written: No space left")
+    assert result.stdout == b"old\nprecious\n"
+
+
+# --------------------------------------------------------------------------------- killed workers
+
+
+def test_fault_5_a_killed_worker_costs_its_request_alone(
+    own: Site, gate: Gate, tmp_path: Path
+) -> None:
+    with running(own, gate) as (_bridge, server):
+        gate.close("--detach-sign")
+        client = InFlight(own, "sign-data", "-a", "k", "/etc/hostname", secrets=("k-pw",))
+        worker = gate.wait()
+        assert worker != server.popen.pid
+        os.kill(worker, signal.SIGKILL)
+        out, error = client.end(1)
+        assert out == b""
+        assert "no reply came from the server" in error
+        gate.open()
+        server.wait_for(f"Worker {worker} was ended by signal 9 in the middle of a request")
+        signs(own, tmp_path)
+        assert leftovers(own) == []
+
+
+def test_a_killed_idle_worker_is_replaced(own: Site, tmp_path: Path) -> None:
+    own.extra = {"server": {"server": "workers: 1\n"}}
+    own.configure()
+    with own.running() as (_bridge, server):
+        (worker,) = _children(server)
+        os.kill(worker, signal.SIGKILL)
+        server.wait_for("Waiting for a request at the bridge", 2)
+        signs(own, tmp_path)
+
+
+def _children(server: Process) -> list[int]:
+    pid = server.popen.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize(
+    "moment", ["--full-generate-key", "--import", "--export"], ids=lambda moment: moment[2:]
+)
+def test_a_worker_killed_while_it_makes_a_key(
+    own: Site, gate: Gate, tmp_path: Path, moment: str
+) -> None:
+    before = secret_parts(own)
+    with running(own, gate) as (_bridge, server):
+        gate.close(moment)
+        client = InFlight(own, "new-key", "made", secrets=(ADMIN, "made-pw"))
+        os.kill(gate.wait(), signal.SIGKILL)
+        client.end(1)
+        server.wait_for("in the middle of a request")
+        eventually_consistent(own)
+        # What gpg does now that nobody waits for it does no harm either.
+        gate.open()
+        done(own, "new-key", "made", secrets=[ADMIN, "made-pw"])
+        signs(own, tmp_path, "made")
+        assert_consistent(own)
+        done(own, "delete-key", "made", secrets=[ADMIN])
+        assert_consistent(own)
+        assert secret_parts(own) == before
+    assert rows(own, "SELECT name FROM keys ORDER BY 1") == [("e",), ("k",)]
+
+
+@contextlib.contextmanager
+def locked_database(site: Site) -> Iterator[None]:
+    """Nobody else can write to the server's database in the block."""
+    database = sqlite3.connect(site.path("server/server.sqlite"), isolation_level=None)
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        yield
+        database.execute("ROLLBACK")
+    finally:
+        database.close()
+
+
+@pytest.mark.parametrize("kind", ["gnupg", "ECC"])
+def test_a_worker_killed_between_store_and_database(
+    own: Site, gate: Gate, kind: str
+) -> None:
+    before, names = secret_parts(own), stored_fingerprints(own)
+    command = ("new-key", "made", "--key-type", kind)
+    with running(own, gate) as (bridge, server):
+        with locked_database(own):
+            client = InFlight(own, *command, secrets=(ADMIN, "made-pw"))
+            wait_until(
+                lambda: len(stored_fingerprints(own)) > len(names), DAEMON_SECONDS, "the new key"
+            )
+            os.kill(_busy_worker(bridge, server), signal.SIGKILL)
+            client.end(1)
+        server.wait_for("in the middle of a request")
+        eventually_consistent(own)
+        assert secret_parts(own) == before
+        done(own, *command, secrets=[ADMIN, "made-pw"])
+        assert_consistent(own)
+
+
+def _busy_worker(bridge: Process, server: Process) -> int:
+    """The worker that serves the one request under way: the last that began an inner session."""
+    line = [
+        line for line in server.text.splitlines() if "[DOUBLE_TLS] Starting TLS handshake" in line
+    ][-1]
+    return int(line.partition("[")[2].partition("]")[0])
+
+
+@pytest.mark.parametrize("key", ["k", "e"])
+def test_a_worker_killed_before_a_deletion_is_committed(
+    own: Site, gate: Gate, tmp_path: Path, key: str
+) -> None:
+    note = own.path("server/gnupg/sigul-stack-change.json")
+    with running(own, gate) as (bridge, server):
+        with locked_database(own):
+            client = InFlight(own, "delete-key", key, secrets=(ADMIN,))
+            wait_until(note.exists, DAEMON_SECONDS, "the deletion's begin")
+            os.kill(_busy_worker(bridge, server), signal.SIGKILL)
+            client.end(1)
+        server.wait_for("in the middle of a request")
+        eventually_consistent(own)
+        assert rows(own, "SELECT name FROM keys ORDER BY 1") == [("e",), ("k",)]
+        assert done(own, "get-public-key", key, secrets=[f"{key}-pw"])
+        signs(own, tmp_path)
+
+
+@pytest.mark.parametrize("moment", ["--delete-secret-keys", "--delete-keys"])
+def test_a_worker_killed_while_it_deletes_a_key(own: Site, gate: Gate, moment: str) -> None:
+    public = own.path("server/gnupg/pubring.kbx")
+    with running(own, gate) as (_bridge, server):
+        gate.close(moment)
+        client = InFlight(own, "delete-key", "k", secrets=(ADMIN,))
+        os.kill(gate.wait(), signal.SIGKILL)
+        client.end(1)
+        server.wait_for("in the middle of a request")
+        gate.open()
+        eventually_consistent(own)
+        assert rows(own, "SELECT name FROM keys") == [("e",)]
+        assert list(own.path("server/gnupg/private-keys-v1.d").iterdir()) == []
+        assert public.exists()
+        # Fault 21: nothing is in the way of a key of that name, or of that very key.
+        done(own, "new-key", "k", secrets=[ADMIN, "k-pw"])
+        assert_consistent(own)
+
+
+def test_a_server_killed_while_it_makes_a_key(own: Site, gate: Gate, tmp_path: Path) -> None:
+    before = secret_parts(own)
+    with running(own, gate) as (_bridge, server):
+        gate.close("--import")
+        client = InFlight(own, "new-key", "made", secrets=(ADMIN, "made-pw"))
+        worker = gate.wait()
+        server.popen.kill()
+        os.kill(worker, signal.SIGKILL)
+        client.end(1)
+        server.popen.wait(DAEMON_SECONDS)
+        gate.open()
+        # The next one puts it right before its first request.
+        own.start_server()
+        assert_consistent(own)
+        assert secret_parts(own) == before
+        done(own, "new-key", "made", secrets=[ADMIN, "made-pw"])
+        signs(own, tmp_path, "made")
+
+
+def test_waiting_workers_end_with_their_supervisor(own: Site) -> None:
+    with own.running() as (bridge, server):
+        server.wait_for("Waiting for a request at the bridge", 4)
+        workers = _children(server)
+        server.popen.kill()
+        server.popen.wait(DAEMON_SECONDS)
+        wait_until(
+            lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers),
+            DAEMON_SECONDS, "the workers' end",
+        )  # fmt: skip
+        # A dead server is dropped, and is no client's: the client waits for a new one.
+        client = InFlight(own, "list-users", secrets=(ADMIN,))
+        bridge.wait_for("Request 'list-users' of user 'admin'")
+        own.start_server()
+        assert client.end(0) == (b"admin\n", "")
+
+
+def test_a_client_that_is_killed_costs_nobody_else(own: Site, gate: Gate, tmp_path: Path) -> None:
+    with running(own, gate) as (_bridge, server):
+        gate.close("--detach-sign")
+        client = InFlight(own, "sign-data", "-a", "k", "/etc/hostname", secrets=("k-pw",))
+        gate.wait()
+        client.popen.kill()
+        client.popen.communicate(timeout=PROGRAM_SECONDS)
+        assert done(own, "list-users", secrets=[ADMIN]) == b"admin\n"
+        gate.open()
+        signs(own, tmp_path)
+        assert "middle of a request" not in server.text
+
+
+# ------------------------------------------------------------------------------- ends and starts
+
+
+def test_a_server_that_is_told_to_end_finishes_its_request(own: Site, gate: Gate) -> None:
+    with running(own, gate) as (_bridge, server):
+        gate.close("--detach-sign")
+        client = InFlight(own, "sign-data", "-a", "k", "/etc/hostname", secrets=("k-pw",))
+        gate.wait()
+        server.popen.send_signal(signal.SIGTERM)
+        server.wait_for("Waiting up to 60 s for 1 request")
+        gate.open()
+        out, _ = client.end(0)
+        assert out.startswith(b"-----BEGIN PGP SIGNATURE-----\n")
+        assert server.popen.wait(DAEMON_SECONDS) == 0
+        assert leftovers(own) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_bridge_that_is_told_to_end_finishes_its_request(
+    own: Site, gate: Gate, number: int
+) -> None:
+    with running(own, gate) as (bridge, server):
+        gate.close("--detach-sign")
+        client = InFlight(own, "sign-data", "-a", "k", "/etc/hostname", secrets=("k-pw",))
+        gate.wait()
+        bridge.popen.send_signal(number)
+        # It takes no more requests by then.
+        server.wait_for("cannot connect to")
+        assert "cannot connect to" in failure(own, "list-users", secrets=[ADMIN])
+        gate.open()
+        out, _ = client.end(0)
+        assert out.startswith(b"-----BEGIN PGP SIGNATURE-----\n")
+        assert bridge.popen.wait(DAEMON_SECONDS) == 0
+
+
+def test_a_request_that_takes_too_long_does_not_hold_up_the_end(own: Site, gate: Gate) -> None:
+    own.extra = {"server": {"server": "shutdown-timeout: 0.5\n"}}
+    own.configure()
+    with running(own, gate) as (_bridge, server):
+        gate.close("--detach-sign")
+        client = InFlight(own, "sign-data", "-a", "k", "/etc/hostname", secrets=("k-pw",))
+        gate.wait()
+        assert server.stop() == 0
+        client.end(1)
+        gate.open()
+
+
+def test_a_server_whose_bridge_is_not_there_yet_waits_and_retries(own: Site) -> None:
+    server = own.start("server")
+    server.wait_for(f"cannot connect to sigul-bridge.example.org:{own.server_port}")
+    server.wait_for("next attempt in")
+    own.start_bridge()
+    server.wait_for("Waiting for a request at the bridge")
+    assert done(own, "list-users", secrets=[ADMIN]) == b"admin\n"
+
+
+def test_a_client_without_a_bridge_is_told(own: Site) -> None:
+    line = failure(own, "list-users", secrets=[ADMIN])
+    assert f"cannot connect to sigul-bridge.example.org:{own.client_port}" in line
+    assert "127.0.0.1" in line
+    assert "Connection refused" in line
+    assert "is it running" in line
+    own.extra = {"client": {"client": "bridge-address: no-such-host.invalid\n"}}
+    own.configure()
+    line = failure(own, "list-users", secrets=[ADMIN])
+    assert "cannot resolve the host name 'no-such-host.invalid'" in line
+
+
+def test_a_client_without_a_server_is_told(own: Site) -> None:
+    own.extra = {"bridge": {"bridge": "server-wait-timeout: 0.5\n"}}
+    own.configure()
+    bridge = own.start_bridge()
+    line = failure(own, "list-users", secrets=[ADMIN])
+    assert "no signing server was attached to the bridge" in line
+    bridge.wait_for("no signing server became free in time")
+
+
+def test_fault_1_a_server_is_restarted_while_a_client_waits(own: Site, gate: Gate) -> None:
+    with own.running() as (bridge, server):
+        assert server.stop() == 0
+        clients = [InFlight(own, "list-users", secrets=(ADMIN,)) for _ in range(3)]
+        bridge.wait_for("Request 'list-users' of user 'admin'", 3)
+        own.start_server()
+        for client in clients:
+            assert client.end(0) == (b"admin\n", "")
+
+
+def test_a_bridge_is_restarted_under_waiting_servers(own: Site, tmp_path: Path) -> None:
+    with own.running() as (bridge, server):
+        waiting = server.text.count("Waiting for a request at the bridge")
+        assert bridge.stop() == 0
+        server.wait_for("cannot connect to")
+        own.start_bridge()
+        server.wait_for("Waiting for a request at the bridge", waiting + 1)
+        signs(own, tmp_path)
