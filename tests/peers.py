@@ -149,6 +149,10 @@ class ClientScript(Ending):
     outer_end: bool = False
     stop: str = ""
     leave: str = "abort"
+    #: Bytes of the inner stream before anything else.
+    flood: int = 0
+    #: The certificate to present inside, where it is another one than outside.
+    inner_nickname: str | None = None
     #: Whether the test has to say before the reply is read.
     hold: bool = False
 
@@ -473,6 +477,8 @@ class OldClient:
         script = self._script
         length = len(self._payload) if script.length is None else script.length
         head = self._header + u64(length)
+        for _ in range(script.flood // OLD_CHUNK):
+            wire.send(Stream.INNER, bytes(OLD_CHUNK))
         if script.order == "interleaved":
             self._interleaved(wire, head + self._payload)
         else:
@@ -517,9 +523,12 @@ class OldClient:
         self._say_secrets(inner)
 
     def _handshake(self, inner: Inner) -> None:
-        place = self._place
+        place, script = self._place, self._script
+        identity = place.identity
+        if script.inner_nickname is not None:
+            identity = nss.load_identity(script.inner_nickname)
         inner.tls.handshake_as_client(
-            place.settings, place.identity, self._script.server_name or place.server_name, PATIENCE
+            place.settings, identity, script.server_name or place.server_name, PATIENCE
         )
 
     def _whisper(self, inner: Inner) -> None:

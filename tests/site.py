@@ -38,11 +38,17 @@ def module(name: str) -> list[str]:
     return [sys.executable, "-m", f"sigul_stack.cli.{name}"]
 
 
+_given_ports: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port on loopback that nothing listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A TCP port on loopback that nothing listens on just now, another one at each call."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port: int = listener.getsockname()[1]
+        if port not in _given_ports:
+            _given_ports.add(port)
+            return port
 
 
 def nul(*secrets: str) -> bytes:
@@ -123,6 +129,8 @@ class Site:
     processes: list[Process] = field(default_factory=list)
     #: What stands before every command line, such as `nsenter` and its options.
     prefix: tuple[str, ...] = ()
+    #: Further variables of every program's environment.
+    variables: dict[str, str] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------------- making
 
@@ -224,6 +232,7 @@ class Site:
             "LD_PRELOAD": _wrapper_library(),
             "NSS_WRAPPER_HOSTS": str(self.path("hosts")),
             "HOME": str(self.directory),
+            **self.variables,
         }
 
     def run(

@@ -100,9 +100,13 @@ class Forwarding:
                     f"the client sent its payload slower than {MIN_PAYLOAD_RATE} bytes/s"
                 )
             self._send_up(list(decoder.feed(data)))
+            if self._request.at_boundary:
+                # Between two messages a client may well be silent.
+                started, received = time.monotonic(), 0
 
     def _read_client(self) -> bytes:
         """What the client sends next; empty once it has left and that is in order."""
+        patience: float | None
         while True:
             try:
                 data = self._client.read(READ_BYTES, self._idle_timeout)
@@ -111,11 +115,15 @@ class Forwarding:
                     raise
                 continue
             except TransportError:
-                data = b""
+                data, patience = b"", CLIENT_GONE_SECONDS
+            else:
+                # Some clients close their side once the request is out, and go on reading. The
+                # reply's own limits end the wait.
+                patience = None if self._request.at_boundary else CLIENT_GONE_SECONDS
             if data:
                 self._moved_at = time.monotonic()
                 return data
-            if not self._over.wait(CLIENT_GONE_SECONDS):
+            if not self._over.wait(patience):
                 raise PeerClosed("the client left before its reply was complete")
             return b""
 
@@ -193,7 +201,7 @@ class Forwarding:
         try:
             self._client.write(chunk, self._idle_timeout)
         except TransportError:
-            if not self._finished:
+            if not self._finished and not self._reply.is_error:
                 raise
             log.info("The client left before it had read the end of its reply")
         self._moved_at = time.monotonic()

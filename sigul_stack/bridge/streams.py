@@ -150,6 +150,8 @@ class ReplyCutter(_OuterFilter):
     def __init__(self, operation: Operation, *, keep_payload: bool = True) -> None:
         self._operation = operation
         self._keep_payload = keep_payload
+        #: Whether the reply is an error, whose header is all that its client may read.
+        self.is_error = False
         super().__init__()
 
     def _run(self) -> _Steps[None]:
@@ -159,6 +161,7 @@ class ReplyCutter(_OuterFilter):
             self._emit(pack_u32(Status.UNKNOWN_VERSION))
             return
         self._emit(header.encode())
+        self.is_error = header.status != Status.OK
         subreplies = self._operation.subrequests and header.status == Status.OK
         yield from self._body(keep=self._keep_payload or subreplies)
         while subreplies:

@@ -102,7 +102,8 @@ def set_up_daemon(
 
 def _file_handler(path: Path, owner: Identity | None) -> logging.Handler:
     import os
-    from logging.handlers import WatchedFileHandler
+
+    from .logfile import LogFile
 
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o640)
@@ -111,7 +112,7 @@ def _file_handler(path: Path, owner: Identity | None) -> logging.Handler:
                 os.fchown(descriptor, owner.uid, owner.gid)
         finally:
             os.close(descriptor)
-        return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
+        return LogFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigurationError(
             f"the log file '{path}' cannot be written: {error.strerror}; make its directory, or"

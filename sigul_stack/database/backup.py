@@ -27,12 +27,8 @@ def workshop(path: Path) -> Iterator[Path]:
 
 
 def empty_file(path: Path) -> Path:
-    """Make the file `path`, which must not exist, with mode 0600. Raises `OSError`."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
+    """Make the file `path`, which must not exist, for its owner alone. Raises `OSError`."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     return path
 
 

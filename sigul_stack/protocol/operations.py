@@ -33,6 +33,7 @@ class Form(enum.Enum):
     """What a field's value may be."""
 
     TEXT = "text"
+    UNICODE = "free text"
     FILENAME = "file name"
     IDENTIFIER = "identifier"
     DATE = "date (yyyy-mm-dd)"
@@ -91,6 +92,10 @@ class Field:
                 fields.integer(self.name)
                 return
             case Form.BLOB:
+                return
+            case Form.UNICODE:
+                if not fields.string(self.name).isprintable():
+                    raise ProtocolError(f"field '{self.name}' holds a control character")
                 return
         text = fields.safe_string(self.name)
         match self.form:
@@ -212,7 +217,8 @@ _ADMINISTRATION: Final = (
         Rights.ADMIN,
         (
             *_text("key"),
-            *_optional("keytype", "initial-key-admin", "name-real", "name-comment", "name-email"),
+            *_optional("keytype", "initial-key-admin"),
+            *_optional("name-real", "name-comment", "name-email", form=Form.UNICODE),
             *_optional("expire-date", form=Form.DATE),
         ),
         secrets=("passphrase",),
@@ -286,7 +292,8 @@ _SIGNING: Final = (
         "sign-certificate",
         Rights.KEY_USER,
         (
-            *_text("issuer-key", "subject-key", "subject"),
+            *_text("issuer-key", "subject-key"),
+            Field("subject", Form.UNICODE),
             Field("validity", Form.YEARS),
             Field("certificate-type", Form.CERTIFICATE_TYPE),
             Field("subject-certificate-name", Form.IDENTIFIER),

@@ -4,6 +4,7 @@ Invariant: a change of the key store happens under one lock, with a note of what
 before. Whoever ends the change, or finds the note of one that was cut off, removes what has come
 into the store since without a row in the database, and what the note says is to go and has none
 any more. A key that was in the store without a row before, as old sites have them, is left alone.
+What a change that was cut off left half made in the store goes, too.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def key_change(
     end in time.
     """
     with _locked(directory):
-        _recover(directory, keystore, database)
+        _recover(directory, keystore, database, cut_off=True)
         note = {
             "before": sorted(keystore.fingerprints()),
             "removing": [removing.fingerprint] if removing else [],
@@ -50,17 +51,17 @@ def key_change(
         try:
             yield
         finally:
-            _recover(directory, keystore, database)
+            _recover(directory, keystore, database, cut_off=False)
 
 
 def recover(directory: Path, keystore: KeyStore, database: Database) -> None:
     """Finish, or take back, a change that was cut off; nothing where none was."""
     if (directory / _NOTE).exists():
         with _locked(directory):
-            _recover(directory, keystore, database)
+            _recover(directory, keystore, database, cut_off=True)
 
 
-def _recover(directory: Path, keystore: KeyStore, database: Database) -> None:
+def _recover(directory: Path, keystore: KeyStore, database: Database, *, cut_off: bool) -> None:
     path = directory / _NOTE
     try:
         note = json.loads(path.read_text("utf-8"))
@@ -72,6 +73,10 @@ def _recover(directory: Path, keystore: KeyStore, database: Database) -> None:
             f"the note of an unfinished key change, '{path}', is damaged: compare the key store"
             " with the database by hand, then remove it"
         ) from None
+    if cut_off:
+        log.warning("A change of keys was cut off; store and database are brought in step")
+        # Removes what is unfinished. Nobody else is at it: all changes are made under this lock.
+        keystore.prepare()
     with database.read() as reader:
         keys = reader.keys()
     rows = {key.fingerprint for key in keys}

@@ -83,6 +83,10 @@ class Request:
         """Outer field `name`, or None."""
         return self.text(name) if name in self.fields else None
 
+    def optional_unicode(self, name: str) -> str | None:
+        """Outer field `name`, which may hold more than ASCII, or None."""
+        return self.fields.string(name) if name in self.fields else None
+
     def flag(self, name: str) -> bool | None:
         """Outer boolean field `name`, or None."""
         return self.fields.boolean(name) if name in self.fields else None
@@ -123,14 +127,21 @@ def receive(chunked: ChunkedStream, open_inner: OpenInner, limits: Limits) -> Re
     operation, refusal = _check(fields)
     length = chunked.parse(read_u64())
     _check_length(operation, refusal, length, limits)
-    spool = _receive_payload(chunked, length, limits)
-    payload_hash = spool.finish()
-    if spool.failure is not None and refusal is None:
-        refusal = RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
-    with open_inner(chunked) as session:
-        inner = session.parse(messages.read_inner_fields())
-        client_name = session.peer.common_name
-    _check_integrity(inner, operation, fields, header, payload_hash)
+    spool = Spool(
+        length, in_memory_limit=limits.in_memory_payload, directory=limits.spool_directory
+    )
+    try:
+        _receive_payload(chunked, length, limits, spool)
+        payload_hash = spool.finish()
+        if spool.failure is not None and refusal is None:
+            refusal = RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
+        with open_inner(chunked) as session:
+            inner = session.parse(messages.read_inner_fields())
+            client_name = session.peer.common_name
+        _check_integrity(inner, operation, fields, header, payload_hash)
+    except BaseException:
+        spool.file.close()
+        raise
     return Request(
         op=_name(fields),
         operation=operation,
@@ -175,10 +186,7 @@ def _check_length(
         operation.check_payload(length, limits.max_file_payload)
 
 
-def _receive_payload(chunked: ChunkedStream, length: int, limits: Limits) -> Spool:
-    spool = Spool(
-        length, in_memory_limit=limits.in_memory_payload, directory=limits.spool_directory
-    )
+def _receive_payload(chunked: ChunkedStream, length: int, limits: Limits, spool: Spool) -> None:
     deadline = Deadline(
         limits.idle_timeout + length / MIN_PAYLOAD_RATE, f"receiving a payload of {length} bytes"
     )
@@ -190,7 +198,6 @@ def _receive_payload(chunked: ChunkedStream, length: int, limits: Limits) -> Spo
             raise PeerClosed(f"the request ended {left} bytes before its payload did")
         spool.write(piece)
         left -= len(piece)
-    return spool
 
 
 def _check_integrity(
@@ -211,7 +218,11 @@ def _check_integrity(
 
 def send_error(chunked: ChunkedStream, keys: ReplyKeys, refused: RequestRefused) -> None:
     """Send a reply with an error status, and its message if it has one."""
-    fields = {} if refused.message is None else {"message": refused.message[:255]}
+    fields = (
+        {}
+        if refused.message is None
+        else {"message": refused.message.encode()[:255].decode("utf-8", "ignore")}
+    )
     _send(chunked, keys, refused.status, Answer(fields))
 
 

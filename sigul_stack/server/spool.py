@@ -23,9 +23,13 @@ class Spool:
         self._hash = hashlib.sha512()
         #: Why nothing more is stored, to tell the client; None while all is well.
         self.failure: str | None = None
-        self.file: BinaryIO = (
-            scratch_memory() if length <= in_memory_limit else scratch_file(directory)
-        )
+        try:
+            self.file: BinaryIO = (
+                scratch_memory() if length <= in_memory_limit else scratch_file(directory)
+            )
+        except OSError as error:
+            self.file = scratch_memory()
+            self._fail(error)
 
     def write(self, piece: bytes) -> None:
         """Add a piece of the payload."""
@@ -39,10 +43,13 @@ class Spool:
             while left:
                 left = left[self.file.write(left) :]
         except OSError as error:
-            log.error("Storing the payload failed: %s", error.strerror)
-            self.failure = f"the server cannot store the payload: {error.strerror}"
+            self._fail(error)
             self.file.seek(0)
             self.file.truncate()
+
+    def _fail(self, error: OSError) -> None:
+        log.error("Storing the payload failed: %s", error.strerror)
+        self.failure = f"the server cannot store the payload: {error.strerror}"
 
     def finish(self) -> bytes:
         """Make the file ready to be read from its start; return the payload's SHA-512."""

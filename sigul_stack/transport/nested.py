@@ -27,30 +27,51 @@ from .nss import Identity, TLSConnection
 from .stream import READ_BYTES, Deadline, Peer
 from .watchdog import Watchdog
 
-#: Foreign connections to the loopback listener that are sent away before giving up.
-MAX_STRANGERS: Final = 16
-#: Limit of each step on the loopback pair, in seconds: the kernel answers these itself.
+#: Connections that may queue at the loopback listener: more than ours, so that a stranger who is
+#: there first does not shut us out.
+LOOPBACK_BACKLOG: Final = 64
+#: Limit of connecting the loopback pair, in seconds: the kernel answers itself.
 LOOPBACK_SECONDS: Final = 5.0
 
 
 def loopback_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected TCP sockets on 127.0.0.1, each sure that the other is ours."""
-    with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
-        listener.settimeout(LOOPBACK_SECONDS)
-        near = socket.create_connection(listener.getsockname(), timeout=LOOPBACK_SECONDS)
-        try:
-            for _ in range(MAX_STRANGERS):
-                far, address = listener.accept()
-                if address == near.getsockname() and far.getsockname() == near.getpeername():
-                    for end in (near, far):
-                        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    return near, far
-                far.close()
-        except BaseException:
-            near.close()
-            raise
+    """Two connected TCP sockets on 127.0.0.1, each sure that the other is ours.
+
+    Raises `TransportError` where other programs keep taking the place, or there is none.
+    """
+    near = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        # Bound first, so that what is to be accepted is known before anybody can connect.
+        near.bind(("127.0.0.1", 0))
+        with socket.create_server(("127.0.0.1", 0), backlog=LOOPBACK_BACKLOG) as listener:
+            # The queue may be full of strangers: they are sent away while the kernel tries on.
+            near.setblocking(False)
+            near.connect_ex(listener.getsockname())
+            far = _accept_from(listener, near.getsockname())
+        near.setblocking(True)
+        for end in (near, far):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError as error:
         near.close()
-    raise TransportError("other programs kept connecting to this process's private loopback socket")
+        raise TransportError(
+            f"no private loopback connection could be made: {error.strerror or error}; is 127.0.0.1"
+            " up, and are there free ports and descriptors?"
+        ) from None
+    except BaseException:
+        near.close()
+        raise
+    return near, far
+
+
+def _accept_from(listener: socket.socket, wanted: tuple[str, int]) -> socket.socket:
+    """The connection that comes from the address `wanted`; all others are ended."""
+    deadline = Deadline(LOOPBACK_SECONDS, "connecting to this process's own loopback socket")
+    while True:
+        listener.settimeout(deadline.remaining())
+        far, address = listener.accept()
+        if address == wanted:
+            return far
+        far.close()
 
 
 class _Pump(threading.Thread):

@@ -19,7 +19,7 @@ from sigul_stack.pki.passwords import read_password
 from tests.faults.conftest import KEY, KEY_PASSPHRASE, PeerFactory
 from tests.faults.malformed import ANSWERED, AT_SERVER, PASSWORD
 from tests.faults.networks import HERE, network
-from tests.faults.observe import SETTLE_SECONDS, children, close_waits, stop_process, storm
+from tests.faults.observe import SETTLE_SECONDS, children, half_closed, stop_process, storm
 from tests.faults.proxies import Proxy
 from tests.site import Process, Site, module, nul, wait_until
 from tests.wire import u32
@@ -91,7 +91,7 @@ def test_fault_01_the_handshake_is_done_at_accept(with_limits: Site, peer: PeerF
     server.start(**USERS)
     server.wait_for("waiting")
     assert "Client connected" not in bridge.text
-    assert "[BRIDGE_TLS] Server TLS handshake completed" in bridge.text
+    bridge.wait_for("[BRIDGE_TLS] Server TLS handshake completed")
     works(with_limits)
 
 
@@ -159,9 +159,7 @@ def test_fault_01_no_half_closed_connections_pile_up(served: Served) -> None:
                 for _ in range(10):
                     with connect(port) as tcp:
                         tcp.sendall(greeting)
-        wait_until(
-            lambda: not close_waits(site.server_port, site.client_port), SETTLE_SECONDS, "calm"
-        )
+        wait_until(lambda: not half_closed(site), SETTLE_SECONDS, "the end of all of them")
 
 
 # ------------------------------------------------------------------------------- 2: who is who

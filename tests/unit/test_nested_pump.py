@@ -107,20 +107,24 @@ def test_the_pair_is_private_to_this_machine_and_without_delay() -> None:
         assert receive(far, 1) == b"x"
 
 
-def test_a_stranger_that_connects_first_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    connect = socket.create_connection
-    strangers = []
+def test_strangers_that_connect_first_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    create_server = socket.create_server
+    strangers: list[socket.socket] = []
 
-    def connect_second(address: tuple[str, int], timeout: float) -> socket.socket:
-        strangers.append(connect(address, timeout))
-        return connect(address, timeout)
+    def besieged(address: tuple[str, int], *, backlog: int) -> socket.socket:
+        listener = create_server(address, backlog=backlog)
+        for _ in range(10):
+            strangers.append(socket.create_connection(listener.getsockname(), LONG))
+        return listener
 
-    monkeypatch.setattr(socket, "create_connection", connect_second)
+    monkeypatch.setattr(socket, "create_server", besieged)
     near, far = loopback_pair()
-    with near, far, strangers[0]:
+    with near, far:
         near.sendall(b"secret")
         assert receive(far, 6) == b"secret"
-        assert receive(strangers[0], 1) == b""
+        for stranger in strangers:
+            with stranger:
+                assert receive(stranger, 1) == b""
 
 
 # ----------------------------------------------------------------------------------------- the pump

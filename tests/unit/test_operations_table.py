@@ -54,6 +54,11 @@ _OTHER_FORMS = {
     # "`id` (blob, the client's own …)"
     "id": Form.BLOB,
     "expire-date": Form.DATE,
+    # People's and organisations' names are not all ASCII, and nothing says that these are "safe".
+    "name-real": Form.UNICODE,
+    "name-comment": Form.UNICODE,
+    "name-email": Form.UNICODE,
+    "subject": Form.UNICODE,
 }
 
 
@@ -175,6 +180,7 @@ RIGHTS = {
 #: For each form a value that it allows, and values that it does not.
 VALUES: dict[Form, tuple[bytes, list[bytes]]] = {
     Form.TEXT: (b"a text", [b"\xff", b"a\0b", b"a\nb", b"\x1b[31m"]),
+    Form.UNICODE: ("Jürgen".encode(), [b"\xff", b"a\0b", b"a\nb", b"\x1b[31m"]),
     Form.FILENAME: (b"0a.B", [b"", b".a", b"a/b", b"a-b", b"\xff"]),
     Form.IDENTIFIER: (b"aZ", [b"", b"a1", b"a b", b"a.b", "é".encode()]),
     Form.DATE: (b"2030-02-28", [b"", b"2030-02-30", b"2030-2-1", b"20300228", b"never"]),

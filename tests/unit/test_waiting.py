@@ -265,6 +265,23 @@ def test_requests_are_served_in_the_order_in_which_they_began_to_wait(
     assert got == dict(enumerate(servers))
 
 
+def test_one_that_comes_in_the_very_moment_does_not_overtake(
+    pool: WaitingServers, ends: Ends
+) -> None:
+    first, _first_far = ends.make("client")
+    second, _second_far = ends.make("client")
+    server, _server_far = ends.make()
+    got: list[ByteStream] = []
+    with in_background(lambda: got.append(pool.take(soon(), first))):
+        assert eventually(functools.partial(waiting_requests, pool, 1))
+        # Nobody can wake up between a server's coming and the second request's asking for one.
+        with pool._changed:
+            pool.add(server)
+            with pytest.raises(DeadlineExceeded):
+                pool.take(Deadline(0.2, "the test"), second)
+    assert got == [server]
+
+
 def test_one_that_gives_up_leaves_its_place_to_the_next(pool: WaitingServers, ends: Ends) -> None:
     first, _first_far = ends.make("client")
     second, _second_far = ends.make("client")

@@ -60,9 +60,9 @@ def _add_key(
 def _new_key(work: Work) -> Answer:
     request = work.request
     user_id = UserId(
-        real=request.optional_text("name-real") or request.text("key"),
-        comment=request.optional_text("name-comment") or "",
-        email=request.optional_text("name-email") or "",
+        real=request.optional_unicode("name-real") or request.text("key"),
+        comment=request.optional_unicode("name-comment") or "",
+        email=request.optional_unicode("name-email") or "",
     )
     expires = _day(request.optional_text("expire-date"))
 

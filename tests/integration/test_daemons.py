@@ -1,0 +1,272 @@
+"""The daemons as a system starts them: in the background, with PID files, as other users."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.site import DAEMON_SECONDS, PROGRAM_SECONDS, Site, module, wait_until
+
+from .commands_support import ADMIN, Dialogue, done, person
+
+NOBODY = 65534
+
+
+def background(site: Site, program: str, *options: str) -> list[str]:
+    """The command line that starts a daemon in the background."""
+    return [
+        *module(program), "-d", "-c", str(site.path(f"{program}.conf")),
+        f"--internal-log-dir={site.path('log')}", f"--internal-pid-dir={site.path('run')}",
+        *options,
+    ]  # fmt: skip
+
+
+def pid_of(site: Site, program: str) -> int:
+    """The number in a daemon's PID file."""
+    text = site.path(f"run/sigul_{program}.pid").read_text()
+    assert text == f"{int(text)}\n"
+    return int(text)
+
+
+@contextlib.contextmanager
+def ended_afterwards(site: Site) -> Iterator[None]:
+    """Whatever has a PID file at the end of the block is ended."""
+    try:
+        yield
+    finally:
+        for program in ("server", "bridge"):
+            if site.path(f"run/sigul_{program}.pid").exists():
+                end(site, program)
+
+
+def end(site: Site, program: str, number: signal.Signals = signal.SIGTERM) -> None:
+    """End a daemon by its PID file, and see that both are gone."""
+    pid = pid_of(site, program)
+    os.kill(pid, number)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), DAEMON_SECONDS, f"the {program}'s end")
+    assert not site.path(f"run/sigul_{program}.pid").exists()
+
+
+def test_in_the_background(site: Site) -> None:
+    with ended_afterwards(site):
+        for program in ("bridge", "server"):
+            # It returns once the daemon is ready, and says nothing.
+            result = site.run(*background(site, program), stdin=b"")
+            assert (result.stdout, result.stderr) == (b"", b"")
+            pid = pid_of(site, program)
+            assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
+            assert os.getsid(pid) != os.getsid(0)
+            log = site.path(f"log/sigul_{program}.log")
+            assert f"[{pid}] sigul_{program} starts" in log.read_text()
+            assert stat.S_IMODE(log.stat().st_mode) & 0o007 == 0
+        assert done(site, "list-users", secrets=[ADMIN]) == b"admin\n"
+        server, bridge = pid_of(site, "server"), pid_of(site, "bridge")
+        end(site, "server", signal.SIGQUIT)
+        end(site, "bridge")
+        for name, pid in (("server", server), ("bridge", bridge)):
+            text = site.path(f"log/sigul_{name}.log").read_text()
+            assert f"[{pid}] sigul_{name} ends" in text
+        assert list(site.path("run").iterdir()) == []
+
+
+def test_what_keeps_a_daemon_from_the_background_is_told(site: Site) -> None:
+    with ended_afterwards(site):
+        site.run(*background(site, "bridge"), stdin=b"")
+        result = site.run(*background(site, "bridge"), stdin=b"", code=1)
+        assert f"{pid_of(site, 'bridge')}" in result.stderr.decode()
+        for program, name in (("server", "server"), ("bridge", "bridge")):
+            (site.path("pki") / name / "nss-password").write_text("wrong")
+            if program == "bridge":
+                end(site, "bridge")
+            result = site.run(*background(site, program), stdin=b"", code=1)
+            assert result.stderr == b"Error: Provided NSS password is incorrect\n"
+            assert not site.path(f"run/sigul_{program}.pid").exists()
+
+
+def test_the_nss_password_is_asked_for_before_the_terminal_is_left(site: Site) -> None:
+    passwords = {}
+    for name in ("bridge", "server"):
+        file = site.path("pki") / name / "nss-password"
+        passwords[name] = file.read_text().strip()
+        path = site.path(f"{name}.conf")
+        path.write_text(path.read_text().replace(f"nss-password-file: {file}\n", ""))
+        file.unlink()
+    with ended_afterwards(site):
+        for name, password in passwords.items():
+            dialogue = Dialogue(site, *background(site, name))
+            dialogue.answer("NSS database password", password)
+            assert dialogue.end() == "NSS database password: \n"
+        assert done(site, "list-users", secrets=[ADMIN]) == b"admin\n"
+        # Each worker that is forked later has it, too.
+        for _ in range(6):
+            done(site, "list-users", secrets=[ADMIN])
+
+
+def test_a_log_that_is_moved_away_is_begun_anew(site: Site) -> None:
+    with ended_afterwards(site):
+        for program in ("bridge", "server"):
+            site.run(*background(site, program), stdin=b"")
+            site.path(f"log/sigul_{program}.log").rename(site.path(f"log/{program}.1"))
+        done(site, "list-users", secrets=[ADMIN])
+    for program, mark in (("bridge", "Client connected"), ("server", "[DOUBLE_TLS]")):
+        assert mark in site.path(f"log/sigul_{program}.log").read_text()
+        assert f"sigul_{program} starts" in site.path(f"log/{program}.1").read_text()
+
+
+def test_a_stale_pid_file_is_replaced(site: Site) -> None:
+    with ended_afterwards(site):
+        site.run(*background(site, "bridge"), stdin=b"")
+        pid = pid_of(site, "bridge")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), DAEMON_SECONDS, "the bridge's end")
+        assert pid_of(site, "bridge") == pid
+        site.run(*background(site, "bridge"), stdin=b"")
+        assert pid_of(site, "bridge") != pid
+
+
+# -------------------------------------------------------------------------------- as another user
+
+
+@pytest.fixture
+def reachable(template: Site) -> Iterator[Site]:
+    """A site in a directory that every user can reach, unlike pytest's."""
+    top = Path(tempfile.mkdtemp(prefix="sigul-", dir="/tmp"))
+    top.chmod(0o755)
+    site = Site.copy(template, top / "site")
+    try:
+        yield site
+    finally:
+        site.stop_all()
+        shutil.rmtree(top)
+
+
+def chown_tree(path: Path, owner: int) -> None:
+    """Give a directory and all in it to another user."""
+    for directory, _, files in os.walk(path):
+        os.chown(directory, owner, owner)
+        for file in files:
+            os.chown(Path(directory) / file, owner, owner)
+
+
+def identity(pid: int) -> dict[str, list[int]]:
+    """A process's user, group and supplementary groups, as the kernel has them."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return {name: list(map(int, fields[name].split())) for name in ("Uid", "Gid", "Groups")}
+
+
+def children(pid: int) -> list[int]:
+    """The numbers of a process's children."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return list(map(int, text.split()))
+
+
+def test_root_becomes_the_configured_user(reachable: Site, tmp_path: Path) -> None:
+    assert os.geteuid() == 0, "this test has to run as root, as in CI"
+    site = reachable
+    daemon = "unix-user: nobody\nunix-group: nogroup\n"
+    site.extra = {"bridge": {"daemon": daemon}, "server": {"daemon": daemon}}
+    site.configure()
+    chown_tree(site.path("server"), NOBODY)
+    # Root alone may read certificates, keys and their passwords: they are read before.
+    for name in ("bridge", "server"):
+        assert (site.path("pki") / name / "key4.db").stat().st_uid == 0
+        assert stat.S_IMODE((site.path("pki") / name).stat().st_mode) & 0o077 == 0
+    nobody = {"Uid": [NOBODY] * 4, "Gid": [NOBODY] * 4, "Groups": [NOBODY]}
+    with site.running() as (bridge, server):
+        assert identity(bridge.popen.pid) == nobody
+        server.wait_for("Waiting for a request at the bridge", 4)
+        workers = children(server.popen.pid)
+        assert len(workers) == 4
+        for worker in workers:
+            assert identity(worker) == nobody
+        for kind in ("gnupg", "ECC"):
+            done(site, "new-key", kind, "--key-type", kind, secrets=[ADMIN, "k-pw"])
+        (tmp_path / "data").write_bytes(b"data")
+        done(site, "sign-data", "gnupg", str(tmp_path / "data"), "-o", str(tmp_path / "sig"),
+             secrets=["k-pw"])  # fmt: skip
+        public = done(site, "get-public-key", "gnupg", secrets=["k-pw"])
+        with person(tmp_path / "person", public) as gpg:
+            gpg.signer(tmp_path / "sig", tmp_path / "data")
+        done(site, "new-user", "zoe", secrets=[ADMIN])
+    for directory, _, files in os.walk(site.path("server")):
+        for name in (directory, *(os.path.join(directory, file) for file in files)):
+            assert os.lstat(name).st_uid == NOBODY, name
+
+
+def test_what_root_prepares_belongs_to_the_configured_user(reachable: Site) -> None:
+    site = reachable
+    site.extra = {"server": {"daemon": "unix-user: nobody\n"}}
+    site.configure()
+    database = site.path("server/server.sqlite")
+    database.unlink()
+    chown_tree(site.path("server"), NOBODY)
+    configuration = str(site.path("server.conf"))
+    site.run(*module("server_create_db"), "-c", configuration, stdin=b"")
+    site.run(*module("server_add_admin"), "-c", configuration, "--batch", "-n", "admin",
+             secrets=[ADMIN])  # fmt: skip
+    assert database.stat().st_uid == NOBODY
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
+    with site.running():
+        assert done(site, "list-users", secrets=[ADMIN]) == b"admin\n"
+
+
+def test_a_pid_file_of_root_goes_with_a_daemon_that_is_nobody(reachable: Site) -> None:
+    site = reachable
+    daemon = "unix-user: nobody\n"
+    site.extra = {"bridge": {"daemon": daemon}, "server": {"daemon": daemon}}
+    site.configure()
+    chown_tree(site.path("server"), NOBODY)
+    with ended_afterwards(site):
+        for program in ("bridge", "server"):
+            site.run(*background(site, program), stdin=b"")
+        assert identity(pid_of(site, "bridge"))["Uid"] == [NOBODY] * 4
+        assert done(site, "list-users", secrets=[ADMIN]) == b"admin\n"
+        for program in ("bridge", "server"):
+            pid = pid_of(site, program)
+            os.kill(pid, signal.SIGTERM)
+            path = site.path(f"run/sigul_{program}.pid")
+            wait_until(lambda path=path: not path.exists(), DAEMON_SECONDS, "the PID file's end")
+            # The directory is root's alone: what has been opened is written to until the end.
+            log = site.path(f"log/sigul_{program}.log").read_text()
+            assert f"[{pid}] sigul_{program} ends" in log
+
+
+def test_who_may_not_become_another_is_told(reachable: Site) -> None:
+    site = reachable
+    site.extra = {"bridge": {"daemon": "unix-user: daemon\n"}}
+    site.configure()
+    chown_tree(site.directory, NOBODY)
+    result = subprocess.run(
+        [
+            "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
+            *module("bridge"), "-c", str(site.path("bridge.conf")),
+        ],
+        stdin=subprocess.DEVNULL, capture_output=True, env=site.environment,
+        timeout=PROGRAM_SECONDS, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert f"this process (user {NOBODY}) may not become user" in result.stderr.decode()
+
+
+def test_a_whole_site_without_root(reachable: Site) -> None:
+    """Nothing but starting as root and becoming another needs root."""
+    site = reachable
+    text = site.path("text")
+    text.write_bytes(b"some text\n")
+    chown_tree(site.directory, NOBODY)
+    site.prefix = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+    with site.running() as (bridge, server):
+        for process in (bridge, server):
+            assert identity(process.popen.pid)["Uid"] == [NOBODY] * 4
+        done(site, "new-key", "k", secrets=[ADMIN, "k-pw"])
+        assert b"some text\n" in done(site, "sign-text", "k", str(text), secrets=["k-pw"])

@@ -1,0 +1,220 @@
+"""Connections that cannot be: strange CAs, expired certificates, no TLS version in common; and IPv6.
+
+Who is refused is told why, and nobody else notices. (Names in certificates: fault 12.)
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sigul_stack.pki import (
+    Authority,
+    LeafRequest,
+    NSSDatabase,
+    Role,
+    make_site,
+    read_certificates,
+    read_password,
+    renew_leaf,
+)
+from tests.site import Site
+
+from .commands_support import ADMIN, done, failure
+
+#: Three years ago: certificates of then, valid for two years, have expired.
+LONG_AGO = datetime.now(UTC) - timedelta(days=3 * 365)
+
+
+@pytest.fixture(scope="module")
+def aged(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A site, not running, whose client alice has a certificate that expired a year ago."""
+    site = Site.copy(template, tmp_path_factory.mktemp("aged") / "site")
+    shutil.rmtree(site.path("pki"))
+    names = {"bridge": site.bridge_name, "server": site.server_name}
+    make_site(site.path("pki"), users=["admin", "alice"], now=LONG_AGO, **names)
+    # What runs out is renewed; alice is not asked for.
+    make_site(site.path("pki"), users=["admin"], **names)
+    site.client_configuration("alice", "alice")
+    return site
+
+
+@pytest.fixture
+def own(aged: Site, tmp_path: Path) -> Iterator[Site]:
+    """A copy of that site for one test."""
+    site = Site.copy(aged, tmp_path / "site")
+    site.client_configuration("alice", "alice")
+    yield site
+    site.stop_all()
+
+
+def database(site: Site, name: str) -> NSSDatabase:
+    """The NSS database of a component."""
+    directory = site.path("pki") / name
+    return NSSDatabase(directory, read_password(directory / "nss-password"))
+
+
+def expire(site: Site, name: str) -> None:
+    """Give a component a certificate of long ago in place of its own."""
+    authority = database(site, "ca")
+    assert authority.password is not None
+    renew_leaf(
+        Authority.open(authority.directory, authority.password),
+        database(site, name), f"sigul-{name}-cert", now=LONG_AGO,
+    )  # fmt: skip
+
+
+def test_a_client_whose_certificate_has_expired(own: Site) -> None:
+    with own.running() as (bridge, _server):
+        line = failure(own, "list-users", config="alice.conf", secrets=[ADMIN])
+        assert "expired" in line.lower()
+        assert "sigul-stack pki renew" in line
+        bridge.wait_for("[BRIDGE_TLS] Client handshake failed: ")
+        assert "SEC_ERROR_EXPIRED_CERTIFICATE" in bridge.text
+        assert done(own, "list-users", secrets=[ADMIN]) == b"admin\n"
+
+
+def test_a_bridge_whose_certificate_has_expired(own: Site) -> None:
+    expire(own, "bridge")
+    own.start_bridge()
+    server = own.start("server")
+    line = failure(own, "list-users", secrets=[ADMIN])
+    assert "SEC_ERROR_EXPIRED_CERTIFICATE" in line
+    assert "sigul-stack pki renew" in line
+    server.wait_for("SEC_ERROR_EXPIRED_CERTIFICATE")
+    server.wait_for("next attempt in")
+
+
+def test_a_server_whose_certificate_has_expired(own: Site) -> None:
+    expire(own, "server")
+    bridge = own.start_bridge()
+    server = own.start("server")
+    bridge.wait_for("[BRIDGE_TLS] Server handshake failed: ")
+    assert "SEC_ERROR_EXPIRED_CERTIFICATE" in bridge.text
+    server.wait_for("next attempt in")
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Another CA, of the same name."""
+    directory = tmp_path_factory.mktemp("stranger") / "pki"
+    made = make_site(directory, bridge="b.example.net", server="s.example.net", users=[])
+    return Authority.open(
+        made.authority_directory, read_password(made.authority_directory / "nss-password")
+    )
+
+
+def replace_leaf(site: Site, name: str, authority: Authority, request: LeafRequest) -> None:
+    """Give a component, which goes on trusting the site's CA, a certificate of another CA."""
+    directory = site.path("pki") / name
+    password = read_password(directory / "nss-password")
+    (own_authority,) = read_certificates(site.path("pki/ca/ca.pem"))
+    for file in directory.glob("*.db"):
+        file.unlink()
+    fresh = NSSDatabase(directory, password)
+    fresh.create(password)
+    fresh.add_authority(own_authority)
+    fresh.add_authority(authority.certificate)
+    fresh.add_leaf(authority.issue(request), request.role.nickname)
+
+
+def test_a_client_of_another_ca(own: Site, stranger: Authority) -> None:
+    replace_leaf(own, "clients/alice", stranger, LeafRequest(Role.CLIENT, "admin"))
+    with own.running() as (bridge, _server):
+        line = failure(own, "list-users", config="alice.conf", secrets=[ADMIN])
+        assert "ALERT" in line or "CA" in line
+        bridge.wait_for("[BRIDGE_TLS] Client handshake failed: ")
+        assert done(own, "list-users", secrets=[ADMIN]) == b"admin\n"
+        assert "CN: 'admin'" not in bridge.text.split("[BRIDGE_TLS] Client handshake failed")[0]
+
+
+def test_a_server_of_another_ca(own: Site, stranger: Authority) -> None:
+    replace_leaf(own, "server", stranger, LeafRequest(Role.SERVER, own.server_name))
+    bridge = own.start_bridge()
+    server = own.start("server")
+    bridge.wait_for("[BRIDGE_TLS] Server handshake failed: ")
+    server.wait_for("next attempt in")
+    assert "Server authenticated" not in bridge.text
+
+
+def test_a_bridge_of_another_ca(own: Site, stranger: Authority) -> None:
+    replace_leaf(own, "bridge", stranger, LeafRequest(Role.BRIDGE, own.bridge_name))
+    own.start_bridge()
+    server = own.start("server")
+    line = failure(own, "list-users", secrets=[ADMIN])
+    assert "was not issued by a CA that this NSS database trusts" in line or "SEC_ERROR" in line
+    server.wait_for("next attempt in")
+
+
+ONLY_1_2 = "nss-min-tls: tls1.2\nnss-max-tls: tls1.2\n"
+ONLY_1_3 = "nss-min-tls: tls1.3\nnss-max-tls: tls1.3\n"
+BOTH = "nss-min-tls: tls1.2\nnss-max-tls: tls1.3\n"
+
+
+def tls_versions(site: Site, bridge: str, server: str, client: str) -> None:
+    """Configure the TLS versions of the three."""
+    site.extra = {
+        "bridge": {"nss": bridge}, "server": {"nss": server}, "client": {"nss": client},
+    }  # fmt: skip
+    site.configure()
+
+
+@pytest.mark.parametrize(
+    ("bridge", "server", "client"),
+    [(ONLY_1_2, BOTH, BOTH), (BOTH, BOTH, ONLY_1_2), (BOTH, ONLY_1_3, BOTH)],
+    ids=["bridge 1.2", "client 1.2", "server 1.3"],
+)
+def test_tls_versions_that_go_together(
+    own: Site, tmp_path: Path, bridge: str, server: str, client: str
+) -> None:
+    tls_versions(own, bridge, server, client)
+    text = tmp_path / "text"
+    text.write_bytes(b"some text\n" * 300_000)
+    with own.running():
+        done(own, "new-key", "k", secrets=[ADMIN, "k-pw"])
+        signed = done(own, "sign-text", "k", str(text), secrets=["k-pw"])
+        assert text.read_bytes() in signed
+
+
+def test_no_tls_version_in_common_with_the_bridge(own: Site) -> None:
+    tls_versions(own, ONLY_1_2, ONLY_1_2, ONLY_1_3)
+    with own.running() as (bridge, _server):
+        line = failure(own, "list-users", secrets=[ADMIN])
+        assert "no TLS version in common: compare nss-min-tls and nss-max-tls" in line
+        bridge.wait_for("[BRIDGE_TLS] Client handshake failed: ")
+
+
+def test_no_tls_version_in_common_with_the_server(own: Site) -> None:
+    tls_versions(own, BOTH, ONLY_1_3, ONLY_1_2)
+    with own.running() as (_bridge, server):
+        line = failure(own, "list-users", secrets=[ADMIN])
+        assert "no TLS version in common: compare nss-min-tls and nss-max-tls" in line
+        assert "inner session" in line
+        server.wait_for("no TLS version in common")
+
+
+def test_a_site_on_ipv6(own: Site, tmp_path: Path) -> None:
+    own.listen_address = "::1"
+    own.addresses = {own.bridge_name: "::1", own.server_name: "::1"}
+    own.configure()
+    text = tmp_path / "text"
+    text.write_bytes(b"some text\n")
+    with own.running() as (bridge, _server):
+        assert done(own, "list-users", secrets=[ADMIN]) == b"admin\n"
+        done(own, "new-key", "k", secrets=[ADMIN, "k-pw"])
+        assert b"some text\n" in done(own, "sign-text", "k", str(text), secrets=["k-pw"])
+        assert "Client connected ([::1]:" in bridge.text
+
+
+def test_an_address_that_does_not_answer_leaves_the_other(own: Site) -> None:
+    # The name has both addresses, and the bridge listens on the second kind only.
+    own.addresses = {own.bridge_name: "::1", own.server_name: "127.0.0.1"}
+    own.configure()
+    with own.path("hosts").open("a") as hosts:
+        hosts.write(f"127.0.0.1 {own.bridge_name}\n")
+    with own.running():
+        assert done(own, "list-users", secrets=[ADMIN]) == b"admin\n"

@@ -1,0 +1,138 @@
+"""A large payload costs no memory, in any of the processes, and leaves no file behind.
+
+1 GiB here; the limit is the one that 5 GiB have to keep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.site import Site, module, nul
+
+from .commands_support import ADMIN, done, leftovers, person
+
+GIB = 1024**3
+#: The most memory that a process may have used at any time, in KiB.
+LIMIT_KIB = 200 * 1024
+#: Seconds between two looks at the processes; what they tell is the highest use so far.
+INTERVAL = 0.05
+SECONDS = 110.0
+
+
+def parents() -> dict[int, int]:
+    """Each process's parent."""
+    found = {}
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdigit():
+            with contextlib.suppress(OSError):
+                stat = (directory / "stat").read_text()
+                found[int(directory.name)] = int(stat.rpartition(")")[2].split()[1])
+    return found
+
+
+def descendants(roots: set[int]) -> set[int]:
+    """`roots` and all processes that they have started, which still have them as ancestors."""
+    parent_of, found = parents(), set(roots)
+    while more := {pid for pid, parent in parent_of.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+class Watch:
+    """The highest memory use of some processes and their descendants, by PID and name."""
+
+    def __init__(self, *roots: int) -> None:
+        self.peaks: dict[tuple[int, str], int] = {}
+        self._roots = set(roots)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            for pid in descendants(self._roots):
+                with contextlib.suppress(OSError, KeyError):
+                    text = Path(f"/proc/{pid}/status").read_text()
+                    fields = dict(line.split(":\t", 1) for line in text.splitlines())
+                    peak = int(fields["VmHWM"].split()[0])
+                    name = (pid, fields["Name"])
+                    self.peaks[name] = max(peak, self.peaks.get(name, 0))
+
+
+@pytest.fixture(scope="module")
+def running(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A running site with admin's key `k`."""
+    site = Site.copy(template, tmp_path_factory.mktemp("memory") / "site")
+    with site.running():
+        done(site, "new-key", "k", secrets=[ADMIN, "k-pw"])
+        yield site
+
+
+def test_signing_a_gibibyte(running: Site, tmp_path: Path) -> None:
+    bridge, server = running.processes
+    data, out = tmp_path / "data", tmp_path / "signature"
+    with data.open("wb") as file:
+        file.truncate(GIB)
+    client = subprocess.Popen(
+        [
+            *module("sigul"), "--batch", "-c", str(running.path("client.conf")),
+            "sign-data", "k", str(data), "-o", str(out),
+        ],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=running.environment,
+    )  # fmt: skip
+    with Watch(client.pid, bridge.popen.pid, server.popen.pid) as watch:
+        assert client.communicate(nul("k-pw"), timeout=SECONDS) == (b"", b"")
+    assert client.returncode == 0
+    assert {pid for pid, _ in watch.peaks} >= {client.pid, bridge.popen.pid, server.popen.pid}
+    served = [pid for pid, _ in watch.peaks if pid != server.popen.pid]
+    assert len(served) > 2, "no worker was seen"
+    assert "gpg" in {name for _, name in watch.peaks}, "the signer was not seen"
+    assert {who: peak for who, peak in watch.peaks.items() if peak > LIMIT_KIB} == {}
+    assert leftovers(running) == []
+    # What was signed is all of it.
+    public = done(running, "get-public-key", "k", secrets=["k-pw"])
+    with person(tmp_path / "person", public) as gpg:
+        gpg.signer(out, data)
+    assert os.listdir(running.path("server/spool")) == []
+
+
+def test_decrypting_what_becomes_large(running: Site, tmp_path: Path) -> None:
+    """A message of a few kilobytes whose clear text has a quarter of a gibibyte."""
+    bridge, server = running.processes
+    public = done(running, "get-public-key", "k", secrets=["k-pw"])
+    message, out = tmp_path / "message", tmp_path / "clear"
+    zeros = tmp_path / "zeros"
+    with zeros.open("wb") as file:
+        file.truncate(GIB // 4)
+    with person(tmp_path / "person", public) as gpg:
+        gpg("--encrypt", "--recipient", "k", "-o", str(message), str(zeros))
+    assert message.stat().st_size < GIB // 256
+    client = subprocess.Popen(
+        [
+            *module("sigul"), "--batch", "-c", str(running.path("client.conf")),
+            "decrypt", "k", str(message), "-o", str(out),
+        ],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=running.environment,
+    )  # fmt: skip
+    with Watch(client.pid, bridge.popen.pid, server.popen.pid) as watch:
+        assert client.communicate(nul("k-pw"), timeout=SECONDS) == (b"", b"")
+    assert client.returncode == 0
+    assert {who: peak for who, peak in watch.peaks.items() if peak > LIMIT_KIB} == {}
+    assert subprocess.run(["cmp", out, zeros], timeout=SECONDS, check=False).returncode == 0
+    assert leftovers(running) == []
