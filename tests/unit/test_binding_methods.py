@@ -188,6 +188,22 @@ def test_a_certificate_of_another_key_opens_nothing(
             unbind(bound, mixed)
 
 
+def test_a_renewed_certificate_does_not_close_what_the_old_one_bound(
+    pairs: dict[str, KeyPair],
+    machines: dict[str, SoftHSM],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    at(machines["one"], monkeypatch)
+    bound = bind(SECRET, [parse_layer("pkcs11,token=one")], pkcs11(pairs))
+    renewed = tmp_path / "renewed.pem"
+    tool("openssl", "req", "-x509", "-key", str(pairs["one"].key), "-subj", "/CN=renewed",
+         "-days", "30", "-out", str(renewed))  # fmt: skip
+    methods = pkcs11(pairs, pkcs11_one_pubkey=str(renewed))
+    assert unbind(bound, methods) == SECRET
+    assert unbind(bind(SECRET, [parse_layer("pkcs11,token=one")], methods), methods) == SECRET
+
+
 def test_a_wrong_pin(
     pairs: dict[str, KeyPair], machines: dict[str, SoftHSM], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,12 +118,11 @@ def _decrypt(token: Token, form: str, data: bytes) -> Secret:
             inherit.append(descriptor)
             # Behind what the URI already asks for, if it does.
             uri += f"{'&' if '?' in uri else '?'}pin-source=/proc/self/fd/{descriptor}"
-        # The certificate tells which of several recipients' keys is meant for this one.
+        # Without the certificate, which may have been renewed since: the key is what counts.
         finished = run_tool(
             [
                 *("openssl", "smime", "-decrypt", "-inform", form),
                 *("-engine", "pkcs11", "-keyform", "engine", "-inkey", uri),
-                *("-recip", str(token.certificate)),
             ],
             package=PACKAGE,
             data=data,
@@ -145,8 +144,8 @@ def _decrypt(token: Token, form: str, data: bytes) -> Secret:
         finished.stdout.decode("utf-8")
     except UnicodeDecodeError:
         raise MethodFailed(
-            f"token {token.name} opened it to what is no text; see whether pkcs11_NAME_pubkey is"
-            " the certificate of pkcs11_NAME_privkey"
+            f"token {token.name} opened it to what is no text: its key is not the one that bound"
+            " it; plug in the token that has that key, or bind the passphrase anew"
         ) from None
     return Secret(finished.stdout)
 
