@@ -56,17 +56,16 @@ def bind(secret: Secret, layers: Sequence[Layer], registry: Registry) -> Secret:
     for layer in layers:
         bound = []
         for use in layer:
-            if use.method not in registry:
+            try:
+                method = registry.get(use.method)
+                value = None if method is None else method.bind(secret, use.arguments)
+            except (KeystoreError, ConfigurationError) as error:
+                raise CannotBind(f"cannot bind with {use.method}: {error}") from error
+            if value is None:
                 raise CannotBind(
                     f"binding method {use.method!r} is not enabled here;"
                     f" add it to [binding] enabled, or use one of: {', '.join(registry)}"
                 )
-            try:
-                method = registry.get(use.method)
-                assert method is not None  # noqa: S101 - it is enabled
-                value = method.bind(secret, use.arguments)
-            except (KeystoreError, ConfigurationError) as error:
-                raise CannotBind(f"cannot bind with {use.method}: {error}") from error
             bound.append({**use.arguments, "value": value, "method": use.method})
         secret = Secret(json.dumps(bound))
         if len(secret.reveal()) > MAX_BOUND:
