@@ -31,6 +31,7 @@ def prepare(settings: ServerSettings) -> None:
     if result.backup is not None:
         log.warning("The database was migrated; as it was before, it is in '%s'", result.backup)
     with _services(settings) as services:
+        services.registry.check()
         services.keystore.prepare()
         repair(settings)
         with services.database.read() as reader:

@@ -267,7 +267,7 @@ def test_any_bytes_open_or_give_an_error(bound: bytes) -> None:  # fmt: skip
 
 
 def test_a_method_that_does_not_exist_cannot_be_enabled() -> None:
-    with pytest.raises(ConfigurationError, match=r"no binding method 'tset'; choose from: test"):
+    with pytest.raises(ConfigurationError, match=r"no binding method 'tset'; choose from: .*test"):
         enabled_methods(["test", "tset"])
 
 

@@ -17,7 +17,15 @@ from ...secret import Secret
 from .interface import BindingMethod
 
 #: Method name → the module here that makes it, with a function `make(settings: Settings)`.
-_MODULES: Mapping[str, str] = MappingProxyType({"test": "test"})
+_MODULES: Mapping[str, str] = MappingProxyType(
+    {
+        "test": "test",
+        "pkcs11": "pkcs11",
+        "keyring": "keyring",
+        "keyctl": "keyring",  # its name in old sites
+        "tpm": "tpm",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,11 @@ class Registry:
         """
         maker = self._makers.get(name)
         return maker() if maker else None
+
+    def check(self) -> None:
+        """Make each method once: raises `ConfigurationError` for settings that cannot be right."""
+        for maker in self._makers.values():
+            maker()
 
 
 def enabled_methods(

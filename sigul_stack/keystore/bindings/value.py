@@ -11,9 +11,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, KeystoreError
 from ...secret import Secret
-from .interface import CannotBind, CannotUnbind, MethodFailed
+from .interface import CannotBind, CannotUnbind
 from .layers import MAX_ALTERNATIVES, MAX_ARGUMENTS, MAX_LAYERS, Layer
 from .registry import Registry
 
@@ -56,16 +56,16 @@ def bind(secret: Secret, layers: Sequence[Layer], registry: Registry) -> Secret:
     for layer in layers:
         bound = []
         for use in layer:
-            method = registry.get(use.method)
-            if method is None:
+            try:
+                method = registry.get(use.method)
+                value = None if method is None else method.bind(secret, use.arguments)
+            except (KeystoreError, ConfigurationError) as error:
+                raise CannotBind(f"cannot bind with {use.method}: {error}") from error
+            if value is None:
                 raise CannotBind(
                     f"binding method {use.method!r} is not enabled here;"
                     f" add it to [binding] enabled, or use one of: {', '.join(registry)}"
                 )
-            try:
-                value = method.bind(secret, use.arguments)
-            except MethodFailed as error:
-                raise CannotBind(f"cannot bind with {use.method}: {error}") from error
             bound.append({**use.arguments, "value": value, "method": use.method})
         secret = Secret(json.dumps(bound))
         if len(secret.reveal()) > MAX_BOUND:
@@ -93,22 +93,21 @@ def unbind(bound: Secret | bytes, registry: Registry) -> Secret:
 
 
 def _open_layer(alternatives: Sequence[_BoundValue], registry: Registry) -> Secret:
+    reasons = []
     for bound in alternatives:
         try:
             method = registry.get(bound.method)
             if method is None:
-                _log.debug("binding method %s is not enabled here", bound.method)
+                reasons.append(f"{bound.method} is not in [binding] enabled")
                 continue
             return method.unbind(bound.value, bound.arguments)
-        except (MethodFailed, ConfigurationError) as error:
+        except (KeystoreError, ConfigurationError) as error:
             _log.info("cannot unbind with %s: %s", bound.method, error)
+            reasons.append(f"{bound.method}: {error}")
     tried = ", ".join(f"method: {b.method}, args: {dict(b.arguments)}" for b in alternatives)
     # Scripts match this line.
     _log.warning("Failed to unbind with any of the following: %s", tried)
-    raise CannotUnbind(
-        "none of the bindings of the passphrase opens here; enable its method in [binding], or"
-        f" provide what it needs: {tried}"
-    )
+    raise CannotUnbind(f"none of the bindings of the passphrase opens here ({'; '.join(reasons)})")
 
 
 def _parse(secret: Secret) -> list[_BoundValue]:
