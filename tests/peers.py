@@ -122,10 +122,11 @@ class ClientScript(Ending):
     """One request. What is None is as a proper client has it.
 
     `order`: `plain`, or `interleaved`: the inner session's first message goes out in pieces between
-    pieces of the header and payload. `finish` is how the inner session ends: `proper` (close-notify,
-    inner end), `never` (neither), `late` (the close-notify follows the inner end). `stop`: `reply`
-    (reads nothing of the reply), `error` (closes once it has read an error's header), `request`
-    (the outer part only), `connected` (nothing at all is sent). `leave`: `abort` or `notify`.
+    pieces of the header and payload. `finish` is how the inner session ends: `proper`
+    (close-notify, inner end), `never` (neither), `late` (the close-notify follows the inner end).
+    `stop`: `reply` (reads nothing of the reply), `error` (closes once it has read an error's
+    header), `request` (the outer part only), `connected` (nothing at all is sent). `leave`:
+    `abort` or `notify`.
     """
 
     op: str = "list-users"

@@ -7,12 +7,13 @@ the access exist or not. The log says which it was.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 
 from ..database import Database, Key, KeyAccess, User
-from ..errors import KeystoreError, RequestRefused, Status
-from ..keystore.bindings import Registry
+from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase
+from ..keystore.bindings import CannotUnbind, Registry
 from ..keystore.passwords import verify_password
 from ..keystore.store import open_access
 from ..protocol.operations import Operation
@@ -123,6 +124,10 @@ def _by_passphrase(
         key_passphrase = open_access(sealed, passphrase, registry)
     except KeystoreError as error:
         key_passphrase, reason = None, str(error)
+        if not isinstance(error, (WrongPassphrase, CannotUnbind)):
+            # That the access is damaged shows before any work is done.
+            with contextlib.suppress(WrongPassphrase):
+                open_access(None, passphrase, registry)
     if user is None or access is None:
         return f"user '{name}' or key '{key_name}' does not exist, or has no access to it"
     if key_passphrase is None:

@@ -1,7 +1,8 @@
-"""The test's end of a scripted peer: starts `tests.peers`, sends scripts, waits for what it says."""
+"""The test's end of a scripted peer: starts `tests.peers`, sends scripts, waits for answers."""
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import subprocess
 import sys
@@ -125,16 +126,12 @@ class Peer:
         if self.popen.poll() is None:
             self.popen.kill()
         self.popen.wait(10)
-        for stream in (self.popen.stdin, self.popen.stdout):
-            assert stream is not None
         self._reader.join(10)
         assert self.popen.stdin is not None
         assert self.popen.stdout is not None
         # What a killed peer had not taken is of no interest.
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self.popen.stdin.close()
-        except BrokenPipeError:
-            pass
         self.popen.stdout.close()
 
     def __enter__(self) -> Peer:

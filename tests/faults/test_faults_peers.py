@@ -1,10 +1,11 @@
-"""Faults 1 to 5 of known-faults.md: peers that come late, lie, are silent, vanish or crash a request."""
+"""Faults 1 to 5 of known-faults.md: peers that come late, lie, are silent, vanish, or crash."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,7 @@ from sigul_stack.pki.passwords import read_password
 from tests.faults.conftest import KEY, KEY_PASSPHRASE, PeerFactory
 from tests.faults.malformed import ANSWERED, AT_SERVER, PASSWORD
 from tests.faults.networks import HERE, network
-from tests.faults.observe import SETTLE_SECONDS, children, half_closed, stop_process, storm
+from tests.faults.observe import SETTLE_SECONDS, children, half_closed, stop_process, storm, works
 from tests.faults.proxies import Proxy
 from tests.site import Process, Site, module, nul, wait_until
 from tests.wire import u32
@@ -28,12 +29,6 @@ Served = tuple[Site, Process, Process]
 USERS = {"fields": {"num-users": u32(1)}, "payload": b"admin\0"}
 #: A ClientHello's record head and the beginning of it; the rest never comes.
 HALF_A_GREETING = bytes.fromhex("16030100c8010000c40303") + bytes(40)
-
-
-def works(site: Site) -> None:
-    """A whole request, by our own client."""
-    done = site.sigul("list-users", secrets=[site.admin_password])
-    assert (done.stdout, done.stderr) == (b"admin\n", b"")
 
 
 def connect(port: int) -> socket.socket:
@@ -62,8 +57,6 @@ def ended(tcp: socket.socket) -> bool:
 @contextmanager
 def client_in_background(site: Site) -> Iterator[Process]:
     """`sigul list-users` that has been started and will have its reply by the end of the block."""
-    import subprocess
-
     secrets = site.path("secrets")
     secrets.write_bytes(nul(site.admin_password))
     log = site.path("log/background")
@@ -174,9 +167,7 @@ def test_fault_02_a_clients_certificate_on_the_server_port_is_refused(
     served: Served, peer: PeerFactory
 ) -> None:
     site, bridge, server = served
-    impostor = peer(
-        site, "server", database="clients/alice", nickname="sigul-client-cert"
-    )
+    impostor = peer(site, "server", database="clients/alice", nickname="sigul-client-cert")
     with storm(site, bridge, server):
         impostor.start(**USERS, say_first=b"\0")
         bridge.wait_for("'alice' is not a signing server's name")
@@ -190,9 +181,7 @@ def test_fault_02_a_servers_certificate_on_the_client_port_is_refused(
     served: Served, peer: PeerFactory
 ) -> None:
     site, bridge, server = served
-    impostor = peer(
-        site, "client", database="server", nickname="sigul-server-cert"
-    )
+    impostor = peer(site, "client", database="server", nickname="sigul-server-cert")
     before = refusals(bridge, "Paired with server")
     with storm(site, bridge, server):
         outcome = impostor.attempt(secrets=PASSWORD)
@@ -265,15 +254,12 @@ def test_fault_02_server_cn_may_be_a_list(with_limits: Site, peer: PeerFactory) 
 
 
 @pytest.mark.parametrize("count", [1, 300])
-def test_fault_03_silent_connections_hold_up_nobody(
-    served: Served, count: int
-) -> None:
+def test_fault_03_silent_connections_hold_up_nobody(served: Served, count: int) -> None:
     """Before the handshake: 300 are more than may be in their handshake at once, on either port."""
     site, bridge, server = served
-    with storm(site, bridge, server):
-        with silent(site.client_port, site.server_port, count=count):
-            for _ in range(6):  # more than there are workers: their successors get in as well
-                works(site)
+    with storm(site, bridge, server), silent(site.client_port, site.server_port, count=count):
+        for _ in range(6):  # more than there are workers: their successors get in as well
+            works(site)
 
 
 @pytest.mark.parametrize("port", ["client_port", "server_port"])
@@ -324,10 +310,7 @@ def test_fault_03_clients_that_fall_silent_in_their_request(
         "secrets": {"passphrase": KEY_PASSPHRASE.encode()},
     }  # fmt: skip
     with storm(site, bridge, server):
-        stalled = [
-            peer(site, "client")
-            for _cut in (20, 5000, 20_100, 20_400)
-        ]
+        stalled = [peer(site, "client") for _cut in (20, 5000, 20_100, 20_400)]
         for client, cut in zip(stalled, (20, 5000, 20_100, 20_400), strict=True):
             client.start(**request, cut=cut, how="stall")
         for client in stalled:

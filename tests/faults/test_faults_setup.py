@@ -1,4 +1,4 @@
-"""Faults 7, 8, 12, 13, 17, 18 and 23 of known-faults.md: how a site is set up, and single processes."""
+"""Faults 7, 8, 12, 13, 17, 18 and 23 of known-faults.md: a site's set-up, and single processes."""
 
 from __future__ import annotations
 
@@ -28,22 +28,16 @@ from sigul_stack.pki.passwords import read_password
 from sigul_stack.transport import nested
 from tests.faults.conftest import PeerFactory
 from tests.faults.networks import network
-from tests.faults.observe import SETTLE_SECONDS, children
+from tests.faults.observe import SETTLE_SECONDS, children, works
 from tests.site import BRIDGE_NAME, SERVER_NAME, Site, module, wait_until
 
 SECONDS = 30.0
 
 
-def works(site: Site, **options: object) -> None:
-    """A whole request, by our own client."""
-    done = site.sigul("list-users", secrets=[site.admin_password], **options)  # type: ignore[arg-type]
-    assert (done.stdout, done.stderr) == (b"admin\n", b"")
-
-
 # ---------------------------------------------------------------------------- 7: NSS and forking
 
 #: Runs in every Python process of a site: notes for each fork whether NSS was open.
-_GUARD = '''
+_GUARD = """
 import os, sys
 
 def _note():
@@ -53,7 +47,7 @@ def _note():
         notes.write(f"{state} {os.getpid()} {' '.join(sys.argv)}\\n")
 
 os.register_at_fork(before=_note)
-'''
+"""
 
 
 class Forks:
@@ -66,9 +60,7 @@ class Forks:
         guard.mkdir()
         (guard / "sitecustomize.py").write_text(_GUARD)
         site.variables = {
-            "PYTHONPATH": os.pathsep.join(
-                filter(None, [str(guard), os.environ.get("PYTHONPATH")])
-            ),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(guard), os.environ.get("PYTHONPATH")])),
             "SIGUL_TEST_FORKS": str(self._notes),
         }
 
@@ -91,9 +83,7 @@ def test_fault_07_the_guard_notices_a_fork_with_nss_open(site: Site) -> None:
     assert forks.states() == ["closed", "open"]
 
 
-def test_fault_07_no_process_forks_after_nss_is_initialised(
-    site: Site, peer: PeerFactory
-) -> None:
+def test_fault_07_no_process_forks_after_nss_is_initialised(site: Site, peer: PeerFactory) -> None:
     """Requests, signatures, a crashed worker and its clean-up, the end."""
     forks = Forks(site)
     with site.running() as (bridge, server):
@@ -103,7 +93,9 @@ def test_fault_07_no_process_forks_after_nss_is_initialised(
         site.sigul("sign-text", "k1", str(site.path("text")), secrets=["k1-pw"])
         client = peer(site, "client")
         before = set(children(server.popen.pid))
-        client.start(op="sign-text", fields={"key": b"k1"}, payload=bytes(9000), cut=5000, how="stall")
+        client.start(
+            op="sign-text", fields={"key": b"k1"}, payload=bytes(9000), cut=5000, how="stall"
+        )
         client.wait_for("stalled")
         wait_until(
             lambda: set(children(server.popen.pid)) - before, SETTLE_SECONDS, "another worker"
@@ -293,9 +285,7 @@ def forged(original: x509.Certificate, directory: Path) -> tuple[Path, Path]:
         .not_valid_after(now + datetime.timedelta(days=1))
     )
     for extension in original.extensions:
-        if not isinstance(
-            extension.value, x509.AuthorityKeyIdentifier | x509.SubjectKeyIdentifier
-        ):
+        if not isinstance(extension.value, x509.AuthorityKeyIdentifier | x509.SubjectKeyIdentifier):
             builder = builder.add_extension(extension.value, extension.critical)
     ca = (
         x509.CertificateBuilder()
@@ -417,7 +407,9 @@ def readable_copy(site: Site) -> Iterator[tuple[Path, dict[str, str]]]:
 
 def test_fault_18_a_client_works_from_a_read_only_nss_directory_as_any_uid(site: Site) -> None:
     # Only root can become somebody else; others show it as whoever they are.
-    identity = {"user": STRANGER, "group": STRANGER, "extra_groups": []} if os.geteuid() == 0 else {}
+    identity = (
+        {"user": STRANGER, "group": STRANGER, "extra_groups": []} if os.geteuid() == 0 else {}
+    )
     with site.running(), readable_copy(site) as (top, environment):
         before = {path: path.stat().st_mtime_ns for path in (top / "nss").iterdir()}
         python = Path(sys.executable).resolve()
@@ -440,7 +432,7 @@ def test_fault_18_a_client_works_from_a_read_only_nss_directory_as_any_uid(site:
 # ------------------------------------------------------------- 23: the inner session's socket pair
 
 #: Connects to every new listener on loopback as soon as it is in the kernel's table.
-_STRANGER = '''
+_STRANGER = """
 import socket
 
 def listeners():
@@ -464,7 +456,7 @@ while True:
         except OSError:
             stranger.close()
     del held[:-50]
-'''
+"""
 
 
 @contextlib.contextmanager
@@ -523,7 +515,7 @@ def test_fault_23_the_pair_is_on_127_0_0_1_and_its_listener_is_gone(
 def test_fault_23_strangers_that_are_first_at_the_listener_are_sent_away(
     monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """They connect between the listener's making and our own connection, which is the worst case."""
+    """They connect between the listener's making and our own connection: the worst case."""
     create = socket.create_server
     strangers: list[socket.socket] = []
 
@@ -549,7 +541,7 @@ def test_fault_23_strangers_that_are_first_at_the_listener_are_sent_away(
 def test_fault_23_a_thread_that_keeps_connecting_to_each_listener_never_gets_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is connected before we are, each time, and goes on for as long as the listener is there."""
+    """It is connected before we are, each time, and goes on as long as the listener is there."""
     create = socket.create_server
     targets: queue.Queue[tuple[str, int] | None] = queue.Queue()
     got_in = threading.Event()

@@ -86,7 +86,7 @@ def waiting_bridge(template: Site, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_a_client_that_insists_on_exact_reply_chunks(
     served: Served, peer: PeerFactory, size: int
 ) -> None:
-    """Header with code in one chunk, 8 bytes of length, payload cut at its end, 64 bytes, the end."""
+    """Header with code in one chunk, 8 bytes of length, payload to its end, 64 bytes, the end."""
     site, bridge, server = served
     text = (b"0123456789abcde\n" * (size // 16 + 1))[:size]
     with storm(site, bridge, server):

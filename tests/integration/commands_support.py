@@ -79,6 +79,14 @@ def rows(site: Site, query: str, *values: object) -> list[tuple[object, ...]]:
         return found
 
 
+def database_content(site: Site) -> list[list[tuple[object, ...]]]:
+    """All rows of all tables."""
+    return [
+        rows(site, f"SELECT * FROM {table} ORDER BY id")  # noqa: S608 - three names
+        for table in ("users", "keys", "key_accesses")
+    ]
+
+
 def stored_fingerprints(site: Site) -> set[str]:
     """The fingerprints of all secret keys in the server's two stores, told by gpg and by names."""
     listing = gpg_in(

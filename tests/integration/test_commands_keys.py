@@ -227,20 +227,18 @@ def test_import_of_an_openpgp_key(
 
 
 def _pem(kind: str, form: str, password: str) -> bytes:
-    algorithm = (
-        ["EC", "-pkeyopt", "ec_paramgen_curve:P-384"]
-        if kind == "ECC"
-        else ["RSA", "-pkeyopt", "rsa_keygen_bits:2048"]
-    )
-    key = openssl("genpkey", "-algorithm", *algorithm)
-    protection = ["-aes-256-cbc", "-passout", f"pass:{password}"] if password else []
-    match form:
-        case "traditional":
-            return openssl("ec" if kind == "ECC" else "rsa", *protection, *(
-                [] if kind == "ECC" else ["-traditional"]), data=key)  # fmt: skip
-        case "DER":
-            return openssl("pkcs8", "-topk8", "-outform", "DER", *(
-                ["-passout", f"pass:{password}"] if password else ["-nocrypt"]), data=key)  # fmt: skip
+    """A new private key as a file: of PKCS#8 or traditional form in PEM, or PKCS#8 in DER."""
+    if kind == "ECC":
+        command, options, how = "ec", ["-pkeyopt", "ec_paramgen_curve:P-384"], []
+    else:
+        command, options, how = "rsa", ["-pkeyopt", "rsa_keygen_bits:2048"], ["-traditional"]
+    key = openssl("genpkey", "-algorithm", command.upper(), *options)
+    passed = ["-passout", f"pass:{password}"] if password else []
+    if form == "DER":
+        return openssl("pkcs8", "-topk8", "-outform", "DER", *(passed or ["-nocrypt"]), data=key)
+    protection = ["-aes-256-cbc", *passed] if password else []
+    if form == "traditional":
+        return openssl(command, *protection, *how, data=key)
     return openssl("pkey", *protection, data=key)
 
 

@@ -365,7 +365,7 @@ def test_a_client_that_is_killed_leaves_no_output_file(running: Site, tmp_path: 
 
 def _target(link: Path) -> str:
     try:
-        return os.readlink(link)
+        return str(link.readlink())
     except OSError:
         return ""
 

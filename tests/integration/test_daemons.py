@@ -198,9 +198,8 @@ def test_root_becomes_the_configured_user(reachable: Site, tmp_path: Path) -> No
         with person(tmp_path / "person", public) as gpg:
             gpg.signer(tmp_path / "sig", tmp_path / "data")
         done(site, "new-user", "zoe", secrets=[ADMIN])
-    for directory, _, files in os.walk(site.path("server")):
-        for name in (directory, *(os.path.join(directory, file) for file in files)):
-            assert os.lstat(name).st_uid == NOBODY, name
+    for path in (site.path("server"), *site.path("server").rglob("*")):
+        assert path.lstat().st_uid == NOBODY, path
 
 
 def test_what_root_prepares_belongs_to_the_configured_user(reachable: Site) -> None:

@@ -313,9 +313,7 @@ def test_a_database_that_is_not_there_or_something_else(
 
 def test_a_database_is_not_made_over_another(idle: Site) -> None:
     before = rows(idle, "SELECT * FROM users")
-    result = idle.run(
-        *module("server_create_db"), "-c", str(idle.path("server.conf")), code=1
-    )
+    result = idle.run(*module("server_create_db"), "-c", str(idle.path("server.conf")), code=1)
     assert str(idle.path("server/server.sqlite")) in error_line(result)
     assert rows(idle, "SELECT * FROM users") == before
 
@@ -360,9 +358,7 @@ def test_second_daemons_are_refused_and_the_first_ones_go_on(site: Site) -> None
         assert f"port {site.server_port}: Address already in use" in error
         # The same PID file.
         server.stop()
-        first = subprocess.Popen(
-            start("server"), stderr=subprocess.DEVNULL, env=site.environment
-        )
+        first = subprocess.Popen(start("server"), stderr=subprocess.DEVNULL, env=site.environment)
         try:
             bridge.wait_for("Server authenticated", 8)
             assert (pid_directory / "sigul_server.pid").read_text() == f"{first.pid}\n"

@@ -1,4 +1,4 @@
-"""Connections that cannot be: strange CAs, expired certificates, no TLS version in common; and IPv6.
+"""Connections that cannot be: strange CAs, expired certificates, no common TLS version; and IPv6.
 
 Who is refused is told why, and nobody else notices. (Names in certificates: fault 12.)
 """

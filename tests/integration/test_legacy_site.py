@@ -23,6 +23,7 @@ from .commands_support import (
     AUTHENTICATION,
     Gpg,
     assert_consistent,
+    database_content,
     done,
     end_agent,
     fingerprint_of,
@@ -125,10 +126,6 @@ def gpg(tmp_path: Path) -> Iterator[Gpg]:
         yield home
 
 
-def database_content(site: Site) -> list[list[tuple[object, ...]]]:
-    return [rows(site, f"SELECT * FROM {table}") for table in ("users", "keys", "key_accesses")]
-
-
 def as_user(user: str) -> dict[str, list[str]]:
     return {"options": ["-u", user]}
 
@@ -152,9 +149,10 @@ def test_its_lists(running: Site) -> None:
         b"alice\nbob\nroot\n"
     )
     assert done(running, "list-key-users", "--password", "ima", secrets=[ROOT]) == b"root\n"
-    assert done(running, "list-key-users", "codesign", secrets=["codesign-pw"], **as_user("alice")) == (
-        b"alice\n"
-    )  # fmt: skip
+    assert (
+        done(running, "list-key-users", "codesign", secrets=["codesign-pw"], **as_user("alice"))
+        == b"alice\n"
+    )
 
 
 @pytest.mark.parametrize(
