@@ -360,6 +360,36 @@ class Client(core.Client):
         secrets = _secrets(passphrase=passphrase)
         return self.call(op, fields, secrets, payload=payload, output=output).payload
 
+    def sign_certificate(
+        self,
+        issuer_key: str,
+        passphrase: Secret,
+        subject_key: str,
+        *,
+        subject: str,
+        validity: str,
+        certificate_type: str,
+        subject_certificate_name: str,
+        issuer_certificate_name: str | None = None,
+    ) -> bytes:
+        """An X.509 certificate (PEM) for `subject_key`, which the server keeps under its name.
+
+        `subject` is an RFC 4514 string (as `str` of a `client.subject.Subject`), `validity` such
+        as `10y`, `certificate_type` one of `ca`, `codesigning` and `sslserver`.
+        `issuer_certificate_name` is the issuing one of `issuer_key`; absent, the certificate is
+        self-signed.
+        """
+        fields = _given(
+            issuer_key=issuer_key,
+            subject_key=subject_key,
+            subject=subject,
+            validity=validity,
+            certificate_type=certificate_type,
+            subject_certificate_name=subject_certificate_name,
+            issuer_certificate_name=issuer_certificate_name,
+        )
+        return self.call("sign-certificate", fields, _secrets(passphrase=passphrase)).payload
+
     # ---------------------------------------------------------------------------- bindings
 
     def list_server_binding_methods(self, password: Secret) -> list[str]:

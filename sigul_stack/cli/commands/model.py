@@ -21,6 +21,11 @@ class Operand:
     help: str
     reads: bool = False
 
+    @property
+    def metavar(self) -> str:
+        """The name as usage messages have it."""
+        return self.name.upper().replace("_", "-")
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Option:
@@ -94,3 +99,18 @@ def subkey_number(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 3:
         raise argparse.ArgumentTypeError(f"{text!r} is not the number of a subkey (0, 1, …)")
     return int(text)
+
+
+def years(text: str) -> str:
+    """A number of years, from 1, written as `10y`."""
+    number = text[:-1]
+    if not text.endswith("y") or not number.isascii() or not number.isdecimal() or not int(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of years such as 10y")
+    return text
+
+
+def certificate_name(text: str) -> str:
+    """The name of a certificate: ASCII letters."""
+    if not text.isascii() or not text.isalpha():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a certificate's name: ASCII letters")
+    return text

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .model import Arguments, Ask, Command, Operand, Option, date, option, subkey_number
+from ...protocol.operations import CERTIFICATE_TYPES
+from .model import (
+    Arguments,
+    Ask,
+    Command,
+    Operand,
+    Option,
+    certificate_name,
+    date,
+    option,
+    subkey_number,
+    years,
+)
 
 # ---------------------------------------------------------------------------------- operands
 
@@ -105,6 +117,65 @@ def _new_key_options() -> tuple[Option, ...]:
             help="date at which a gnupg key expires (default: never)",
         ),
     )
+
+
+_SUBJECT_PARTS = {
+    "common-name": "NAME",
+    "organizational-unit": "UNIT",
+    "organization": "NAME",
+    "locality": "PLACE",
+    "state": "STATE",
+    "country-name": "XX",
+}
+
+
+def _certificate_options() -> tuple[Option, ...]:
+    return (
+        option(
+            "--issuer-certificate-name",
+            metavar="NAME",
+            type=certificate_name,
+            help="which of the issuer key's certificates issues (default: a self-signed one is"
+            " made)",
+        ),
+        option(
+            "--subject-certificate-name",
+            metavar="NAME",
+            type=certificate_name,
+            required=True,
+            help="the name under which the server keeps the certificate with the subject key",
+        ),
+        option(
+            "--validity",
+            metavar="Ny",
+            type=years,
+            required=True,
+            help="how long the certificate is valid: a number of years, such as 10y",
+        ),
+        option(
+            "--certificate-type",
+            choices=CERTIFICATE_TYPES,
+            required=True,
+            help="what the certificate is for",
+        ),
+        option(
+            "-s", "--subject", metavar="NAME", help="the subject, as in CN=Name,O=Organization,C=XX"
+        ),
+        *(
+            option(f"--subject-{part}", metavar=metavar, help=f"the subject's {part}")
+            for part, metavar in _SUBJECT_PARTS.items()
+        ),
+    )
+
+
+def _subject_misuse(arguments: Arguments) -> str | None:
+    parts = any(
+        getattr(arguments, f"subject_{part.replace('-', '_')}") is not None
+        for part in _SUBJECT_PARTS
+    )
+    if (arguments.subject is None) != parts:
+        return "give the subject, either with -s/--subject or with --subject-... options"
+    return None
 
 
 # ------------------------------------------------------------------------------------- table
@@ -310,6 +381,18 @@ COMMANDS: tuple[Command, ...] = (
         options=(_OUTPUT,),
         secrets=(_PASSPHRASE,),
         output=_text,
+    ),
+    Command(
+        "sign-certificate",
+        "Issue an X.509 certificate for a key and print it",
+        "certificates:sign_certificate",
+        operands=(
+            Operand("issuer_key", "the key that signs the certificate"),
+            Operand("subject_key", "the key that the certificate is for"),
+        ),
+        options=_certificate_options(),
+        secrets=(Ask("passphrase", "Issuer key passphrase", from_file=True),),
+        misuse=_subject_misuse,
     ),
     Command(
         "list-binding-methods",
