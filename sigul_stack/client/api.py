@@ -360,6 +360,52 @@ class Client(core.Client):
         secrets = _secrets(passphrase=passphrase)
         return self.call(op, fields, secrets, payload=payload, output=output).payload
 
+    def sign_git_tag(self, key: str, passphrase: Secret, tag: BinaryIO | bytes) -> bytes:
+        """An armoured signature of an annotated tag object, which belongs at its end.
+
+        `client.git` reads and replaces a repository's tag.
+        """
+        return self._work("sign-git-tag", {"key": key}, passphrase, tag, None)
+
+    def sign_container(
+        self,
+        key: str,
+        passphrase: Secret,
+        manifest: BinaryIO | bytes,
+        reference: str,
+        output: BinaryIO | None = None,
+    ) -> bytes:
+        """A signature of a container image's manifest, published as `reference`.
+
+        An OpenPGP signed message; written to `output` if given (see `sign_data`).
+        """
+        fields = {"key": key, "docker-reference": reference}
+        return self._work("sign-container", fields, passphrase, manifest, output)
+
+    def sign_ostree(
+        self,
+        key: str,
+        passphrase: Secret,
+        name: str,
+        commit: BinaryIO | bytes,
+        *,
+        metadata: bytes = b"",
+    ) -> bytes:
+        """The detached metadata (`.commitmeta`) of an OSTree commit with its signature in them.
+
+        `commit` is the commit object, whose SHA-256 is `name`. Whatever the detached metadata that
+        the commit has had so far, `metadata`, hold is kept, signatures too; if they are none,
+        nothing is sent, and `ProtocolError` raised.
+        """
+        from ..protocol import commitmeta
+
+        commitmeta.with_signatures(metadata, [])
+        fields = {"key": key, "ostree-hash": name}
+        reply = self._work("sign-ostree", fields, passphrase, commit, None)
+        if not metadata:
+            return reply
+        return commitmeta.with_signatures(metadata, commitmeta.signatures_in(reply))
+
     def sign_certificate(
         self,
         issuer_key: str,

@@ -60,6 +60,9 @@ ORDER: list[tuple[str, list[str]]] = [
     ("sign-text k f", ["passphrase"]),
     ("sign-data k f -a", ["passphrase"]),
     ("decrypt k f", ["passphrase"]),
+    ("sign-git-tag k t", ["passphrase"]),
+    ("sign-container k f r -o o", ["passphrase"]),
+    ("sign-ostree k h f --commitmeta m", ["passphrase"]),
     (
         "sign-certificate i s --issuer-certificate-name r --subject-certificate-name c"
         " --validity 1y --certificate-type ca -s CN=x",

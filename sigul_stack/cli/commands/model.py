@@ -65,8 +65,9 @@ class Command:
     """One command. `run` is `MODULE:FUNCTION` of this package, called with an `Invocation`.
 
     `output` tells, for a command whose reply goes to `-o FILE` or standard output, whether it is
-    binary. `misuse` gives the reason why arguments do not fit together, if they do not. A command
-    that is `local` connects to nothing.
+    binary. `prepare` is a function, named like `run`, that gets the arguments before secrets are
+    asked for; what it returns is the invocation's `prepared`. `misuse` gives the reason why
+    arguments do not fit together, if they do not. A command that is `local` connects to nothing.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Command:
     output: Callable[[Arguments], bool] | None = None
     misuse: Callable[[Arguments], str | None] | None = None
     local: bool = False
+    prepare: str | None = None
 
 
 def date(text: str) -> datetime.date:

@@ -103,6 +103,10 @@ def _text(_arguments: Arguments) -> bool:
     return False
 
 
+def _binary(_arguments: Arguments) -> bool:
+    return True
+
+
 def _new_key_options() -> tuple[Option, ...]:
     return (
         _KEY_ADMIN,
@@ -381,6 +385,49 @@ COMMANDS: tuple[Command, ...] = (
         options=(_OUTPUT,),
         secrets=(_PASSPHRASE,),
         output=_text,
+    ),
+    Command(
+        "sign-git-tag",
+        "Sign an annotated tag of the git repository here, in its place",
+        "git_tags:sign_git_tag",
+        operands=(_KEY, Operand("tag", "the tag's name")),
+        secrets=(_PASSPHRASE,),
+        prepare="git_tags:find_tag",
+    ),
+    Command(
+        "sign-container",
+        "Sign a container image",
+        "signing:sign_container",
+        operands=(
+            _KEY,
+            Operand("manifest", "file with the image's manifest", reads=True),
+            Operand("reference", "the name under which the image is published"),
+        ),
+        options=(_OUTPUT,),
+        secrets=(_PASSPHRASE,),
+        output=_binary,
+    ),
+    Command(
+        "sign-ostree",
+        "Sign an OSTree commit",
+        "signing:sign_ostree",
+        operands=(
+            _KEY,
+            Operand("hash", "the commit's name: the SHA-256 of its object"),
+            Operand("file", "file with the commit object", reads=True),
+        ),
+        options=(
+            _OUTPUT,
+            option(
+                "--commitmeta",
+                metavar="FILE",
+                type=Path,
+                help="the .commitmeta that the commit has: what it holds is kept, signatures too",
+            ),
+        ),
+        secrets=(_PASSPHRASE,),
+        output=_binary,
+        prepare="signing:read_commitmeta",
     ),
     Command(
         "sign-certificate",
