@@ -406,6 +406,21 @@ class Client(core.Client):
             return reply
         return commitmeta.with_signatures(metadata, commitmeta.signatures_in(reply))
 
+    def sign_pe(
+        self,
+        key: str,
+        passphrase: Secret,
+        certificate_name: str,
+        image: BinaryIO | bytes,
+        output: BinaryIO | None = None,
+    ) -> bytes:
+        """A PE image with an Authenticode signature, by the key's certificate of that name.
+
+        Written to `output` if given (see `sign_data`).
+        """
+        fields = {"key": key, "cert-name": certificate_name}
+        return self._work("sign-pe", fields, passphrase, image, output)
+
     def sign_certificate(
         self,
         issuer_key: str,

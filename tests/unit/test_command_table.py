@@ -68,6 +68,7 @@ ORDER: list[tuple[str, list[str]]] = [
         " --validity 1y --certificate-type ca -s CN=x",
         ["passphrase"],
     ),
+    ("sign-pe k c f -o o", ["passphrase"]),
     ("list-binding-methods", []),
     ("list-server-binding-methods", ["password"]),
 ]

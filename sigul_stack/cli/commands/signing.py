@@ -65,3 +65,14 @@ def sign_ostree(call: Invocation) -> None:
             metadata=call.prepared,
         )
     )
+
+
+def sign_pe(call: Invocation) -> None:
+    """`sigul sign-pe KEY CERT-NAME FILE`."""
+    call.client.sign_pe(
+        call.arguments.key,
+        call.secrets["passphrase"],
+        call.arguments.cert_name,
+        call.payload,
+        call.output,
+    )

@@ -442,6 +442,19 @@ COMMANDS: tuple[Command, ...] = (
         misuse=_subject_misuse,
     ),
     Command(
+        "sign-pe",
+        "Sign a PE image",
+        "signing:sign_pe",
+        operands=(
+            _KEY,
+            Operand("cert_name", "the name of the key's certificate"),
+            Operand("file", "file with the image", reads=True),
+        ),
+        options=(_OUTPUT,),
+        secrets=(_PASSPHRASE,),
+        output=_binary,
+    ),
+    Command(
         "list-binding-methods",
         "List the binding methods of this client",
         "bindings:list_binding_methods",

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from ..request import Answer
 from ..services import Work
-from . import access, administration, certificates, keys, signing
+from . import access, administration, certificates, images, keys, signing
 
 Handler = Callable[[Work], Answer]
 
@@ -23,5 +23,6 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         **access.HANDLERS,
         **signing.HANDLERS,
         **certificates.HANDLERS,
+        **images.HANDLERS,
     }
 )
