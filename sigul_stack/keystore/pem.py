@@ -187,6 +187,11 @@ class PemStore:
             paths = self.path.glob(f"{_checked(fingerprint)}.cert.*.pem")
             return frozenset(path.name.split(".")[2] for path in paths)
 
+    def all_certificates(self) -> list[bytes]:
+        """The certificates of all keys, PEM. Raises `KeystoreError`."""
+        with storage_errors(self.path):
+            return [path.read_bytes() for path in sorted(self.path.glob("[0-9a-f]*.cert.*.pem"))]
+
     # --- Files ---------------------------------------------------------------------------------
 
     def _check_type(self, keytype: KeyType) -> None:

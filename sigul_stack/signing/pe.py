@@ -43,13 +43,14 @@ _CERTIFICATE_TABLE = 4  # which of the directories
 def sign_image(
     key_file: Path,
     passphrase: Secret,
-    certificate: bytes,
+    certificates: bytes,
     image: BinaryIO,
     *,
     directory: Path | None,
     time_limit: float,
 ) -> BinaryIO:
-    """`image` with a signature by the key in `key_file`, whose `certificate` (PEM) goes with it.
+    """`image` with a signature by the key in `key_file`, whose certificate is the first of the
+    `certificates` (PEM) that go with it.
 
     A signature that the image has is replaced. `directory` is for the output (None: the system's
     for temporary files); the file that is returned has no name any more. `time_limit` is in
@@ -59,7 +60,7 @@ def sign_image(
     check_image(image)
     with (
         _private_directory(directory) as private,
-        memory_file(certificate) as chain,
+        memory_file(certificates) as chain,
         secret_pipe(passphrase) as secret,
         input_descriptor(image) as source,
     ):

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import datetime
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
@@ -115,6 +116,28 @@ def issue(
         )
     certificate = builder.sign(issuer_key, hashes.SHA512())
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def chain_of(certificate: bytes, others: Iterable[bytes]) -> bytes:
+    """`certificate` and, behind it, its issuers up to the root among the `others` (all PEM).
+
+    The root itself is left out: who trusts it has it. Raises `KeystoreError` for damaged files.
+    """
+    chain = [load_certificate(certificate)]
+    candidates = [load_certificate(other) for other in others]
+    while issuer := next((one for one in candidates if _issued(one, chain[-1])), None):
+        if issuer in chain or issuer.subject == issuer.issuer:
+            break
+        chain.append(issuer)
+    return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in chain)
+
+
+def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def load_certificate(certificate: bytes) -> x509.Certificate:

@@ -109,6 +109,28 @@ def test_a_signed_image_is_signed_anew(running: Site, tmp_path: Path) -> None:
     pesigcheck(second)
 
 
+def test_issuers_between_root_and_certificate_are_in_the_signature(
+    running: Site, tmp_path: Path
+) -> None:
+    done(
+        running, "sign-certificate", "ca", "ecc", "--issuer-certificate-name", "root",
+        "--subject-certificate-name", "between", "--certificate-type", "ca", "--validity", "1y",
+        "-s", "CN=Between", secrets=["ca-pw"],
+    )  # fmt: skip
+    done(
+        running, "sign-certificate", "ecc", "rsa", "--issuer-certificate-name", "between",
+        "--subject-certificate-name", "below", "--certificate-type", "codesigning",
+        "--validity", "1y", "-s", "CN=Below", secrets=["ecc-pw"],
+    )  # fmt: skip
+    signed = tmp_path / "signed.efi"
+    done(
+        running, "sign-pe", "rsa", "below", str(image(tmp_path)), "-o", str(signed),
+        secrets=["rsa-pw"],
+    )  # fmt: skip
+    sbverify(running, signed, "root")
+    pesigcheck(signed)
+
+
 def test_malformed_images_are_refused(running: Site, tmp_path: Path) -> None:
     whole = make_image(Machine.AARCH64)
     source = tmp_path / "bad"
@@ -140,7 +162,7 @@ def test_refused(running: Site, tmp_path: Path) -> None:
     )  # fmt: skip
     refused(running, "Authentication failed", "sign-pe", "rsa", "sb", source, secrets=["no"])
     line = failure(running, "sign-pe", "rsa", "none", source, secrets=["rsa-pw"])
-    assert line == "Unknown error: key 'rsa' has no certificate named 'none' (it has: sb)"
+    assert line.startswith("Unknown error: key 'rsa' has no certificate named 'none' (it has: ")
 
 
 def test_an_imported_key(running: Site, tmp_path: Path) -> None:

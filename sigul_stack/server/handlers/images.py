@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...signing import pe
+from ...signing import pe, x509
 from ..request import Answer
 from ..services import Work
 from .certificates import named_certificate
@@ -18,7 +18,7 @@ def _sign_pe(work: Work) -> Answer:
     signed = pe.sign_image(
         store.private_file(key.fingerprint),
         passphrase,
-        certificate,
+        x509.chain_of(certificate, store.all_certificates()),
         work.request.payload,
         directory=settings.spool_directory,
         time_limit=settings.signing_timeout,
