@@ -77,8 +77,10 @@ def sign_image(
             inherit=[chain, secret, source],
         )
         if finished.returncode:
-            said = [line for line in finished.stderr.splitlines() if line.strip()]
-            reason = said[0].strip() if said else f"exit code {finished.returncode}"
+            # Which of the two it complains on depends on its version; the last word is "Failed".
+            words = finished.stderr + finished.stdout.decode("utf-8", "replace")
+            said = [line.strip() for line in words.splitlines() if line.strip()]
+            reason = said[0] if said else f"exit code {finished.returncode}"
             raise _refused(f"osslsigncode cannot sign it: {reason}")
         try:
             return output.open("rb")
