@@ -60,8 +60,8 @@ def test_skopeo_takes_it(running: Site, gpg: Gpg, manifest: Path, tmp_path: Path
         running, "sign-container", "k", str(manifest), REFERENCE, "-o", str(signature),
         secrets=["k-pw"],
     )  # fmt: skip
-    # skopeo of Debian 12 wants the fingerprint of the part that signed: the subkey, as for all kinds
-    # of signatures here (and in Sigul 1.2).
+    # skopeo of Debian 12 wants the fingerprint of the part that signed: the subkey, as for all
+    # kinds of signatures here (and in Sigul 1.2).
     parts = [line[9] for line in gpg.listed("k") if line[0] == "fpr"]
     fingerprint = parts[-1]
     assert len(parts) == 2
