@@ -360,6 +360,97 @@ class Client(core.Client):
         secrets = _secrets(passphrase=passphrase)
         return self.call(op, fields, secrets, payload=payload, output=output).payload
 
+    def sign_git_tag(self, key: str, passphrase: Secret, tag: BinaryIO | bytes) -> bytes:
+        """An armoured signature of an annotated tag object, which belongs at its end.
+
+        `client.git` reads and replaces a repository's tag.
+        """
+        return self._work("sign-git-tag", {"key": key}, passphrase, tag, None)
+
+    def sign_container(
+        self,
+        key: str,
+        passphrase: Secret,
+        manifest: BinaryIO | bytes,
+        reference: str,
+        output: BinaryIO | None = None,
+    ) -> bytes:
+        """A signature of a container image's manifest, published as `reference`.
+
+        An OpenPGP signed message; written to `output` if given (see `sign_data`).
+        """
+        fields = {"key": key, "docker-reference": reference}
+        return self._work("sign-container", fields, passphrase, manifest, output)
+
+    def sign_ostree(
+        self,
+        key: str,
+        passphrase: Secret,
+        name: str,
+        commit: BinaryIO | bytes,
+        *,
+        metadata: bytes = b"",
+    ) -> bytes:
+        """The detached metadata (`.commitmeta`) of an OSTree commit with its signature in them.
+
+        `commit` is the commit object, whose SHA-256 is `name`. Whatever the detached metadata that
+        the commit has had so far, `metadata`, hold is kept, signatures too; if they are none,
+        nothing is sent, and `ProtocolError` raised.
+        """
+        from ..protocol import commitmeta
+
+        commitmeta.with_signatures(metadata, [])
+        fields = {"key": key, "ostree-hash": name}
+        reply = self._work("sign-ostree", fields, passphrase, commit, None)
+        if not metadata:
+            return reply
+        return commitmeta.with_signatures(metadata, commitmeta.signatures_in(reply))
+
+    def sign_pe(
+        self,
+        key: str,
+        passphrase: Secret,
+        certificate_name: str,
+        image: BinaryIO | bytes,
+        output: BinaryIO | None = None,
+    ) -> bytes:
+        """A PE image with an Authenticode signature, by the key's certificate of that name.
+
+        Written to `output` if given (see `sign_data`).
+        """
+        fields = {"key": key, "cert-name": certificate_name}
+        return self._work("sign-pe", fields, passphrase, image, output)
+
+    def sign_certificate(
+        self,
+        issuer_key: str,
+        passphrase: Secret,
+        subject_key: str,
+        *,
+        subject: str,
+        validity: str,
+        certificate_type: str,
+        subject_certificate_name: str,
+        issuer_certificate_name: str | None = None,
+    ) -> bytes:
+        """An X.509 certificate (PEM) for `subject_key`, which the server keeps under its name.
+
+        `subject` is an RFC 4514 string (as `str` of a `client.subject.Subject`), `validity` such
+        as `10y`, `certificate_type` one of `ca`, `codesigning` and `sslserver`.
+        `issuer_certificate_name` is the issuing one of `issuer_key`; absent, the certificate is
+        self-signed.
+        """
+        fields = _given(
+            issuer_key=issuer_key,
+            subject_key=subject_key,
+            subject=subject,
+            validity=validity,
+            certificate_type=certificate_type,
+            subject_certificate_name=subject_certificate_name,
+            issuer_certificate_name=issuer_certificate_name,
+        )
+        return self.call("sign-certificate", fields, _secrets(passphrase=passphrase)).payload
+
     # ---------------------------------------------------------------------------- bindings
 
     def list_server_binding_methods(self, password: Secret) -> list[str]:

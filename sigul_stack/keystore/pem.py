@@ -136,6 +136,10 @@ class PemStore:
         """The private key. Raises `WrongPassphrase`, and `KeystoreError` if it is not there."""
         return _load_private(self._read(self._private(fingerprint)), passphrase)
 
+    def private_file(self, fingerprint: str) -> Path:
+        """Where the private key lies, PKCS#8, encrypted with its passphrase: for programs."""
+        return self._private(fingerprint)
+
     def public(self, fingerprint: str) -> bytes:
         """The public key, PEM. Raises `KeystoreError` if it is not there."""
         return self._read(self._file(fingerprint, "public"))
@@ -182,6 +186,11 @@ class PemStore:
         with storage_errors(self.path):
             paths = self.path.glob(f"{_checked(fingerprint)}.cert.*.pem")
             return frozenset(path.name.split(".")[2] for path in paths)
+
+    def all_certificates(self) -> list[bytes]:
+        """The certificates of all keys, PEM. Raises `KeystoreError`."""
+        with storage_errors(self.path):
+            return [path.read_bytes() for path in sorted(self.path.glob("[0-9a-f]*.cert.*.pem"))]
 
     # --- Files ---------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from ..config import ServerSettings
 from ..database import Database, ensure_usable
+from ..signing.pe import remove_leftovers
 from .keychanges import recover
 from .services import Services, database_url, make_keystore, make_services
 
@@ -42,7 +43,8 @@ def prepare(settings: ServerSettings) -> None:
 
 
 def repair(settings: ServerSettings) -> None:
-    """Finish or take back a change of keys that a worker's crash cut off."""
+    """Finish or take back what a worker's crash cut off."""
+    remove_leftovers(settings.spool_directory)
     with _services(settings) as services:
         recover(settings.gnupg_home, services.keystore, services.database)
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from ..config import ServerSettings
 from ..database import Database
-from ..errors import RequestRefused, SigulError, Status, TransportError
+from ..errors import RequestRefused, SigulError, Status, ToolMissing, TransportError
 from ..logcontext import request_id
 from ..protocol.messages import UnknownVersion
 from ..transport import nss
@@ -209,6 +209,10 @@ def serve_request(
     except RequestRefused as refused:
         log.info("Request '%s' refused: %s", request.op, refused)
         send_error(chunked, request.keys, refused)
+        return
+    except ToolMissing as error:
+        log.error("Request '%s' failed: %s", request.op, error)
+        send_error(chunked, request.keys, RequestRefused(Status.UNKNOWN_ERROR, str(error)))
         return
     except (SigulError, OSError) as error:
         log.error("Request '%s' failed: %s", request.op, error)

@@ -60,9 +60,22 @@ ORDER: list[tuple[str, list[str]]] = [
     ("sign-text k f", ["passphrase"]),
     ("sign-data k f -a", ["passphrase"]),
     ("decrypt k f", ["passphrase"]),
+    ("sign-git-tag k t", ["passphrase"]),
+    ("sign-container k f r -o o", ["passphrase"]),
+    ("sign-ostree k h f --commitmeta m", ["passphrase"]),
+    (
+        "sign-certificate i s --issuer-certificate-name r --subject-certificate-name c"
+        " --validity 1y --certificate-type ca -s CN=x",
+        ["passphrase"],
+    ),
+    ("sign-pe k c f -o o", ["passphrase"]),
     ("list-binding-methods", []),
     ("list-server-binding-methods", ["password"]),
 ]
+
+
+#: What most of its command lines begin with.
+CERTIFICATE = "sign-certificate i s --subject-certificate-name c --certificate-type ca"
 
 
 def settings(tmp_path: Path, *enabled: str) -> ClientSettings:
@@ -122,7 +135,7 @@ def test_every_command_has_help_and_something_to_run(command: object) -> None:
     assert text.startswith(f"usage: sigul {found.name} [-h]")
     assert found.help in text
     for operand in found.operands:
-        assert operand.name.upper() in text
+        assert operand.metavar in text
     for ask in found.secrets:
         assert ask.prompt in text
     module, _, function = found.run.partition(":")
@@ -167,6 +180,11 @@ def test_options_and_operands_may_be_mixed(line: str) -> None:
         ("grant-key-access k u -w f", "needs -c/--client-binding-method"),
         ("change-passphrase k -w f", "needs -c/--client-binding-method"),
         ("sign-text k f --armor", "unrecognized arguments: --armor"),
+        (f"{CERTIFICATE} --validity 0y -s CN=x", "not a number of years such as 10y"),
+        (f"{CERTIFICATE} --validity 1 -s CN=x", "not a number of years such as 10y"),
+        (f"{CERTIFICATE} -s CN=x", "required: --validity"),
+        (f"{CERTIFICATE} --validity 1y", "give the subject, either"),
+        (f"{CERTIFICATE} --validity 1y -s CN=x --subject-state S", "give the subject, either"),
     ],
 )
 def test_a_command_line_that_does_not_fit_exits_2(

@@ -11,10 +11,10 @@ import logging
 import os
 import signal
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ...config.client import ClientSettings
 from ...errors import SigulError
@@ -46,7 +46,8 @@ class Invocation:
     """What a command's function is given.
 
     `secrets` has those that the table names and that were asked for. `payload` is the open file
-    of the operand that is read, `output` where the reply's payload goes.
+    of the operand that is read, `output` where the reply's payload goes, `prepared` what the
+    command's `prepare` returned.
     """
 
     settings: ClientSettings
@@ -55,12 +56,12 @@ class Invocation:
     client: Client
     payload: BinaryIO
     output: BinaryIO
+    prepared: Any = None
 
 
 def execute(command: Command, arguments: Arguments, surroundings: Surroundings) -> None:
     """Run `command`. Raises `SigulError`."""
-    module, _, function = command.run.partition(":")
-    run = getattr(importlib.import_module(f".{module}", __package__), function)
+    run = _function(command.run)
     if command.local:
         run(surroundings.settings)
         return
@@ -75,6 +76,7 @@ def execute(command: Command, arguments: Arguments, surroundings: Surroundings) 
             output = stack.enter_context(
                 open_output(arguments.output, binary=command.output(arguments))
             )
+        prepared = _function(command.prepare)(arguments) if command.prepare else None
         client = _client(surroundings)
         secrets = read_secrets(command, arguments, surroundings)
         if payload is not None:
@@ -86,9 +88,19 @@ def execute(command: Command, arguments: Arguments, surroundings: Surroundings) 
             client,
             cast(BinaryIO, payload),
             cast(BinaryIO, output),
+            prepared,
         )
         with _interruptible():
             run(invocation)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """The function that a row of the table names as `MODULE:FUNCTION`."""
+    module, _, function = name.partition(":")
+    found: Callable[..., Any] = getattr(
+        importlib.import_module(f".{module}", __package__), function
+    )
+    return found
 
 
 @contextlib.contextmanager

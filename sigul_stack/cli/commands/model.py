@@ -21,6 +21,11 @@ class Operand:
     help: str
     reads: bool = False
 
+    @property
+    def metavar(self) -> str:
+        """The name as usage messages have it."""
+        return self.name.upper().replace("_", "-")
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Option:
@@ -60,8 +65,9 @@ class Command:
     """One command. `run` is `MODULE:FUNCTION` of this package, called with an `Invocation`.
 
     `output` tells, for a command whose reply goes to `-o FILE` or standard output, whether it is
-    binary. `misuse` gives the reason why arguments do not fit together, if they do not. A command
-    that is `local` connects to nothing.
+    binary. `prepare` is a function, named like `run`, that gets the arguments before secrets are
+    asked for; what it returns is the invocation's `prepared`. `misuse` gives the reason why
+    arguments do not fit together, if they do not. A command that is `local` connects to nothing.
     """
 
     name: str
@@ -73,6 +79,7 @@ class Command:
     output: Callable[[Arguments], bool] | None = None
     misuse: Callable[[Arguments], str | None] | None = None
     local: bool = False
+    prepare: str | None = None
 
 
 def date(text: str) -> datetime.date:
@@ -94,3 +101,18 @@ def subkey_number(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 3:
         raise argparse.ArgumentTypeError(f"{text!r} is not the number of a subkey (0, 1, …)")
     return int(text)
+
+
+def years(text: str) -> str:
+    """A number of years, from 1, written as `10y`."""
+    number = text[:-1]
+    if not text.endswith("y") or not number.isascii() or not number.isdecimal() or not int(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of years such as 10y")
+    return text
+
+
+def certificate_name(text: str) -> str:
+    """The name of a certificate: ASCII letters."""
+    if not text.isascii() or not text.isalpha():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a certificate's name: ASCII letters")
+    return text

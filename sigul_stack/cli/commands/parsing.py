@@ -16,7 +16,7 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
         epilog=_about_secrets(command),
     )
     for operand in command.operands:
-        parser.add_argument(operand.name, metavar=operand.name.upper(), help=operand.help)
+        parser.add_argument(operand.name, metavar=operand.metavar, help=operand.help)
     for option in command.options:
         parser.add_argument(*option.spellings, **option.how)
     return parser

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .model import Arguments, Ask, Command, Operand, Option, date, option, subkey_number
+from ...protocol.operations import CERTIFICATE_TYPES
+from .model import (
+    Arguments,
+    Ask,
+    Command,
+    Operand,
+    Option,
+    certificate_name,
+    date,
+    option,
+    subkey_number,
+    years,
+)
 
 # ---------------------------------------------------------------------------------- operands
 
@@ -91,6 +103,10 @@ def _text(_arguments: Arguments) -> bool:
     return False
 
 
+def _binary(_arguments: Arguments) -> bool:
+    return True
+
+
 def _new_key_options() -> tuple[Option, ...]:
     return (
         _KEY_ADMIN,
@@ -105,6 +121,65 @@ def _new_key_options() -> tuple[Option, ...]:
             help="date at which a gnupg key expires (default: never)",
         ),
     )
+
+
+_SUBJECT_PARTS = {
+    "common-name": "NAME",
+    "organizational-unit": "UNIT",
+    "organization": "NAME",
+    "locality": "PLACE",
+    "state": "STATE",
+    "country-name": "XX",
+}
+
+
+def _certificate_options() -> tuple[Option, ...]:
+    return (
+        option(
+            "--issuer-certificate-name",
+            metavar="NAME",
+            type=certificate_name,
+            help="which of the issuer key's certificates issues (default: a self-signed one is"
+            " made)",
+        ),
+        option(
+            "--subject-certificate-name",
+            metavar="NAME",
+            type=certificate_name,
+            required=True,
+            help="the name under which the server keeps the certificate with the subject key",
+        ),
+        option(
+            "--validity",
+            metavar="Ny",
+            type=years,
+            required=True,
+            help="how long the certificate is valid: a number of years, such as 10y",
+        ),
+        option(
+            "--certificate-type",
+            choices=CERTIFICATE_TYPES,
+            required=True,
+            help="what the certificate is for",
+        ),
+        option(
+            "-s", "--subject", metavar="NAME", help="the subject, as in CN=Name,O=Organization,C=XX"
+        ),
+        *(
+            option(f"--subject-{part}", metavar=metavar, help=f"the subject's {part}")
+            for part, metavar in _SUBJECT_PARTS.items()
+        ),
+    )
+
+
+def _subject_misuse(arguments: Arguments) -> str | None:
+    parts = any(
+        getattr(arguments, f"subject_{part.replace('-', '_')}") is not None
+        for part in _SUBJECT_PARTS
+    )
+    if (arguments.subject is None) != parts:
+        return "give the subject, either with -s/--subject or with --subject-... options"
+    return None
 
 
 # ------------------------------------------------------------------------------------- table
@@ -310,6 +385,74 @@ COMMANDS: tuple[Command, ...] = (
         options=(_OUTPUT,),
         secrets=(_PASSPHRASE,),
         output=_text,
+    ),
+    Command(
+        "sign-git-tag",
+        "Sign an annotated tag of the git repository here, in its place",
+        "git_tags:sign_git_tag",
+        operands=(_KEY, Operand("tag", "the tag's name")),
+        secrets=(_PASSPHRASE,),
+        prepare="git_tags:find_tag",
+    ),
+    Command(
+        "sign-container",
+        "Sign a container image",
+        "signing:sign_container",
+        operands=(
+            _KEY,
+            Operand("manifest", "file with the image's manifest", reads=True),
+            Operand("reference", "the name under which the image is published"),
+        ),
+        options=(_OUTPUT,),
+        secrets=(_PASSPHRASE,),
+        output=_binary,
+    ),
+    Command(
+        "sign-ostree",
+        "Sign an OSTree commit",
+        "signing:sign_ostree",
+        operands=(
+            _KEY,
+            Operand("hash", "the commit's name: the SHA-256 of its object"),
+            Operand("file", "file with the commit object", reads=True),
+        ),
+        options=(
+            _OUTPUT,
+            option(
+                "--commitmeta",
+                metavar="FILE",
+                type=Path,
+                help="the .commitmeta that the commit has: what it holds is kept, signatures too",
+            ),
+        ),
+        secrets=(_PASSPHRASE,),
+        output=_binary,
+        prepare="signing:read_commitmeta",
+    ),
+    Command(
+        "sign-certificate",
+        "Issue an X.509 certificate for a key and print it",
+        "certificates:sign_certificate",
+        operands=(
+            Operand("issuer_key", "the key that signs the certificate"),
+            Operand("subject_key", "the key that the certificate is for"),
+        ),
+        options=_certificate_options(),
+        secrets=(Ask("passphrase", "Issuer key passphrase", from_file=True),),
+        misuse=_subject_misuse,
+    ),
+    Command(
+        "sign-pe",
+        "Sign a PE image",
+        "signing:sign_pe",
+        operands=(
+            _KEY,
+            Operand("cert_name", "the name of the key's certificate"),
+            Operand("file", "file with the image", reads=True),
+        ),
+        options=(_OUTPUT,),
+        secrets=(_PASSPHRASE,),
+        output=_binary,
     ),
     Command(
         "list-binding-methods",

@@ -1,0 +1,70 @@
+"""X.509 certificates for the keys of this server."""
+
+from __future__ import annotations
+
+import datetime
+
+from ...database import Key
+from ...errors import RequestRefused, Status
+from ...signing import x509
+from ..request import Answer
+from ..services import Work
+from .signing import opened_key
+
+
+def _subject_key(work: Work) -> Key:
+    """The key that gets a certificate. Raises `RequestRefused`: not found, unsupported keytype."""
+    name = work.request.text("subject-key")
+    with work.services.database.read() as reader:
+        key = reader.key(name)
+    if key is None:
+        raise RequestRefused(Status.KEY_NOT_FOUND, f"there is no subject key '{name}'")
+    operation = work.request.operation
+    if operation is not None and key.keytype not in operation.key_types:
+        raise RequestRefused(
+            Status.UNSUPPORTED_KEYTYPE, f"the subject key '{name}' is a {key.keytype} key"
+        )
+    return key
+
+
+def named_certificate(work: Work, key: Key, name: str) -> bytes:
+    """The certificate `name` of `key`, PEM. Raises `RequestRefused`, with a message, if none."""
+    store = work.services.keystore.pem
+    names = store.certificates(key.fingerprint)
+    if name not in names:
+        there = ", ".join(sorted(names)) or "none; make one with sign-certificate"
+        raise RequestRefused(
+            Status.UNKNOWN_ERROR,
+            f"key '{key.name}' has no certificate named '{name}' (it has: {there})",
+        )
+    return store.certificate(key.fingerprint, name)
+
+
+def _sign_certificate(work: Work) -> Answer:
+    issuer, passphrase = opened_key(work)
+    subject = _subject_key(work)
+    request, store = work.request, work.services.keystore.pem
+    name = request.text("subject-certificate-name")
+    if name in store.certificates(subject.fingerprint):
+        # Looked at again, under a lock, when it is stored.
+        raise RequestRefused(
+            Status.ALREADY_EXISTS,
+            f"key '{subject.name}' has a certificate named '{name}'; choose another name",
+        )
+    issuer_name = request.optional_text("issuer-certificate-name")
+    certificate = x509.issue(
+        x509.Wanted(
+            subject=request.text("subject"),
+            years=int(request.text("validity")[:-1]),
+            kind=x509.CertificateType(request.text("certificate-type")),
+        ),
+        store.public(subject.fingerprint),
+        store.load(issuer.fingerprint, passphrase),
+        None if issuer_name is None else named_certificate(work, issuer, issuer_name),
+        datetime.datetime.now(datetime.UTC),
+    )
+    store.add_certificate(subject.fingerprint, name, certificate)
+    return Answer(payload=certificate)
+
+
+HANDLERS = {"sign-certificate": _sign_certificate}

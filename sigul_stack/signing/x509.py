@@ -1,0 +1,218 @@
+"""X.509 certificates for ECC and RSA keys (docs/operations.md, "Signing and decrypting").
+
+Every certificate is of version 3, signed with SHA-512, and has a random serial number and both key
+identifiers, self-signed ones too. Its type decides about the rest. Nothing is issued that cannot
+be verified: the issuing certificate must be the issuing key's own, a CA's, and valid now.
+
+Reads and writes no files: certificates are kept by `keystore.pem`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
+
+from ..errors import KeystoreError, RequestRefused, Status
+from ..keystore.pem import PrivateKey
+
+DAYS_A_YEAR = 365
+#: The last moment that a certificate can name (RFC 5280, 4.1.2.5).
+_LAST_MOMENT = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
+
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+
+
+class CertificateType(enum.StrEnum):
+    """What a certificate is for."""
+
+    CA = "ca"
+    CODE_SIGNING = "codesigning"
+    SSL_SERVER = "sslserver"
+
+
+#: What a certificate's key may be used for; what is not named, it may not.
+_KEY_USAGE = {
+    CertificateType.CA: ("key_cert_sign", "crl_sign"),
+    CertificateType.CODE_SIGNING: ("digital_signature",),
+    CertificateType.SSL_SERVER: ("digital_signature", "key_encipherment"),
+}
+_ALL_USAGES = (
+    "digital_signature", "content_commitment", "key_encipherment", "data_encipherment",
+    "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
+)  # fmt: skip
+_PURPOSES: dict[CertificateType, Sequence[x509.ObjectIdentifier]] = {
+    CertificateType.CA: (),
+    CertificateType.CODE_SIGNING: (Purpose.CODE_SIGNING,),
+    CertificateType.SSL_SERVER: (Purpose.SERVER_AUTH, Purpose.CLIENT_AUTH),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The certificate that is asked for: `subject` is an RFC 4514 string, `years` a number."""
+
+    subject: str
+    years: int
+    kind: CertificateType
+
+
+def issue(
+    wanted: Wanted,
+    subject_key: bytes,
+    issuer_key: PrivateKey,
+    issuer_certificate: bytes | None,
+    now: datetime.datetime,
+) -> bytes:
+    """The certificate, PEM, for the public key `subject_key` (PEM), valid from `now` (UTC).
+
+    `issuer_certificate` (PEM) is the one of `issuer_key` that issues; None means a self-signed
+    certificate, which only the key itself can have. Raises `RequestRefused` with a message for
+    whatever does not fit, and `KeystoreError` for damaged files.
+    """
+    subject = _name(wanted.subject)
+    public = _public_key(subject_key)
+    own_identifier = x509.SubjectKeyIdentifier.from_public_key(public)
+    if issuer_certificate is None:
+        if public != issuer_key.public_key():
+            raise _refused(
+                "a certificate without issuer certificate is self-signed: name the issuer key as"
+                " subject key as well, or one of its certificates as issuer"
+            )
+        issuer, issuer_identifier = subject, own_identifier
+    else:
+        issuer, issuer_identifier = _issuer(issuer_certificate, issuer_key, now)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(_end(now, wanted.years))
+        .add_extension(
+            x509.BasicConstraints(ca=wanted.kind is CertificateType.CA, path_length=None),
+            critical=True,
+        )
+        .add_extension(
+            x509.KeyUsage(**{usage: usage in _KEY_USAGE[wanted.kind] for usage in _ALL_USAGES}),
+            critical=True,
+        )
+        .add_extension(own_identifier, critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier(issuer_identifier.digest, None, None), critical=False
+        )
+    )
+    if _PURPOSES[wanted.kind]:
+        builder = builder.add_extension(
+            x509.ExtendedKeyUsage(_PURPOSES[wanted.kind]), critical=False
+        )
+    certificate = builder.sign(issuer_key, hashes.SHA512())
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def chain_of(certificate: bytes, others: Iterable[bytes]) -> bytes:
+    """`certificate` and, behind it, its issuers up to the root among the `others` (all PEM).
+
+    The root itself is left out: who trusts it has it. Raises `KeystoreError` for damaged files.
+    """
+    chain = [load_certificate(certificate)]
+    candidates = [load_certificate(other) for other in others]
+    while issuer := next((one for one in candidates if _issued(one, chain[-1])), None):
+        if issuer in chain or issuer.subject == issuer.issuer:
+            break
+        chain.append(issuer)
+    return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in chain)
+
+
+def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def load_certificate(certificate: bytes) -> x509.Certificate:
+    """The certificate in a PEM file of the key store. Raises `KeystoreError` if it is damaged."""
+    try:
+        return x509.load_pem_x509_certificate(certificate)
+    except ValueError:
+        raise KeystoreError(
+            "a certificate in the key store is damaged; restore keys-storage from a backup"
+        ) from None
+
+
+def _issuer(
+    certificate: bytes, key: PrivateKey, now: datetime.datetime
+) -> tuple[x509.Name, x509.SubjectKeyIdentifier]:
+    """The name and key identifier of an issuing certificate that can issue."""
+    issuer = load_certificate(certificate)
+    if issuer.public_key() != key.public_key():
+        raise KeystoreError(
+            "a certificate in the key store is not of the key whose name it has; restore"
+            " keys-storage from a backup"
+        )
+    try:
+        is_ca = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        is_ca = False
+    if not is_ca:
+        raise _refused("the issuer certificate is not a CA's; name one of type ca")
+    if issuer.not_valid_after_utc < now:
+        raise _refused(
+            f"the issuer certificate expired on {issuer.not_valid_after_utc:%Y-%m-%d}; name"
+            " another one"
+        )
+    try:
+        identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    return issuer.subject, identifier
+
+
+def _name(text: str) -> x509.Name:
+    try:
+        name = x509.Name.from_rfc4514_string(text)
+    except ValueError as error:
+        reason = str(error)
+        raise _refused(
+            f"the subject '{text}' is not an RFC 4514 name{f' ({reason})' if reason else ''};"
+            " write one like CN=Name,O=Organization,C=XX"
+        ) from None
+    if not name.rdns:
+        raise _refused("the subject is empty; write one like CN=Name,O=Organization,C=XX")
+    return name
+
+
+def _public_key(pem: bytes) -> PublicKey:
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except ValueError:
+        key = None
+    if not isinstance(key, PublicKey):
+        raise KeystoreError("a public key in the key store is damaged; restore it from a backup")
+    return key
+
+
+def _end(start: datetime.datetime, years: int) -> datetime.datetime:
+    if years < 1:
+        raise _refused("a validity of 0y is none; write at least 1y")
+    try:
+        end = start + datetime.timedelta(days=DAYS_A_YEAR * years)
+    except OverflowError:
+        end = None
+    if end is None or end > _LAST_MOMENT:
+        raise _refused(f"a validity of {years}y ends after the year 9999; write a shorter one")
+    return end
+
+
+def _refused(reason: str) -> RequestRefused:
+    return RequestRefused(Status.UNKNOWN_ERROR, reason)
