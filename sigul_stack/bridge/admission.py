@@ -65,9 +65,9 @@ def _end(tcp: socket.socket) -> None:
 class Roles:
     """Tells servers from clients by their certificates, so that neither can play the other.
 
-    With `server_names` (the `server-cn` setting) a server's CN or one of its DNS names must be
-    listed, and a client's may not be. Without it any certificate may be a server's, but one that
-    has been one is no client's.
+    With `server_names` (the `server-cn` setting) a server's CN must be listed, and a client's may
+    not be; alternative names do not count, for old sites gave all their certificates the same.
+    Without it any certificate may be a server's, but one that has been one is no client's.
     """
 
     def __init__(self, server_names: tuple[str, ...]) -> None:
@@ -91,4 +91,4 @@ class Roles:
             )
 
     def _is_listed(self, peer: Peer) -> bool:
-        return not self._server_names.isdisjoint((peer.common_name, *peer.names))
+        return peer.common_name in self._server_names

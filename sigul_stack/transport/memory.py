@@ -26,7 +26,7 @@ class _Pipe:
 
 def nobody(name: str = "memory") -> Peer:
     """A peer of this name, for streams that no handshake made."""
-    return Peer(common_name=name, names=(), fingerprint="", address="memory")
+    return Peer(common_name=name, fingerprint="", address="memory")
 
 
 class MemoryStream:

@@ -277,7 +277,7 @@ class TLSConnection:
         self._poll = select.poll()
         self._poll.register(tcp.fileno(), select.POLLIN)
         self._address = address
-        self.peer = Peer("", (), "", address)
+        self.peer = Peer("", "", address)
         self.read_due: float | None = None
         self.write_due: float | None = None
         self._aborted = False
@@ -395,7 +395,6 @@ class TLSConnection:
             )
         return Peer(
             common_name=common_name,
-            names=_dns_names(certificate),
             fingerprint=hashlib.sha256(bytes(certificate.der_data)).hexdigest(),
             address=self._address,
         )
@@ -487,14 +486,6 @@ class TLSConnection:
 
 def _interval(seconds: float) -> int:
     return int(nspr.milliseconds_to_interval(max(1, int(seconds * 1000))))
-
-
-def _dns_names(certificate: Any) -> tuple[str, ...]:
-    try:
-        extension = certificate.get_extension(nss.SEC_OID_X509_SUBJECT_ALT_NAME)
-        return tuple(str(name) for name in nss.x509_alt_name(extension.value, nss.AsString))
-    except (NSPRError, KeyError):
-        return ()
 
 
 def prepare_socket(tcp: socket.socket) -> None:

@@ -23,12 +23,11 @@ READ_BYTES = 256 * 1024
 class Peer:
     """Who a TLS handshake proved the peer to be.
 
-    `common_name` is the certificate's CN, `names` its DNS alternative names, `fingerprint` the
-    SHA-256 of the certificate, lower-case hex, `address` where it came from.
+    `common_name` is the certificate's CN, `fingerprint` the SHA-256 of the certificate in lower-case
+    hex, `address` where it came from.
     """
 
     common_name: str
-    names: tuple[str, ...]
     fingerprint: str
     address: str
 
