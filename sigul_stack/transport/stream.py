@@ -23,8 +23,8 @@ READ_BYTES = 256 * 1024
 class Peer:
     """Who a TLS handshake proved the peer to be.
 
-    `common_name` is the certificate's CN, `fingerprint` the SHA-256 of the certificate in lower-case
-    hex, `address` where it came from.
+    `common_name` is the certificate's CN, `fingerprint` its SHA-256 in lower-case hex, `address`
+    where it came from.
     """
 
     common_name: str

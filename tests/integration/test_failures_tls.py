@@ -35,10 +35,11 @@ def aged(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A site, not running, whose client alice has a certificate that expired a year ago."""
     site = Site.copy(template, tmp_path_factory.mktemp("aged") / "site")
     shutil.rmtree(site.path("pki"))
-    names = {"bridge": site.bridge_name, "server": site.server_name}
-    make_site(site.path("pki"), users=["admin", "alice"], now=LONG_AGO, **names)
-    # What runs out is renewed; alice is not asked for.
-    make_site(site.path("pki"), users=["admin"], **names)
+    # What runs out is renewed the second time; alice is not asked for then.
+    for users, now in ((["admin", "alice"], LONG_AGO), (["admin"], None)):
+        make_site(
+            site.path("pki"), bridge=site.bridge_name, server=site.server_name, users=users, now=now
+        )
     site.client_configuration("alice", "alice")
     return site
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from passlib.hash import sha512_crypt
 
 from sigul_stack.database import Database, KeyType, create, sqlite_url
 from sigul_stack.errors import RequestRefused, Status
@@ -45,7 +46,7 @@ class Costs:
 def costs(monkeypatch: pytest.MonkeyPatch) -> Costs:
     """Counts what is expensive from now on; it is done all the same."""
     found = Costs()
-    hashing = passwords.sha512_crypt
+    hashing = sha512_crypt
     derive = envelope._StringToKey.derive
 
     class Counted:
