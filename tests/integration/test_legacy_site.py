@@ -261,7 +261,7 @@ def test_the_name_check(tmp_path: Path) -> None:
 
     def may_speak_for_alice() -> bool:
         results = [
-            site.sigul(*command, secrets=[secret], code=None, **as_user("alice"))
+            site.sigul(*command, options=["-u", "alice"], secrets=[secret], code=None)
             for command, secret in (
                 (("get-public-key", "release"), "alice-release-pw"),
                 (("list-key-users", "codesign"), "codesign-pw"),
@@ -405,11 +405,11 @@ def test_what_is_written_is_what_a_1_2_server_reads(own: Site, tmp_path: Path) -
     finally:
         end_agent(home)
     # And openssl opens a key in PEM with its passphrase.
-    ((name,),) = rows(own, "SELECT fingerprint FROM keys WHERE name = 'ours'")
+    ((found,),) = rows(own, "SELECT fingerprint FROM keys WHERE name = 'ours'")
     secret = passphrase("root", "ours", "ours-pw")
-    private = own.path(f"server/keys/{name}.pem")
+    private = own.path(f"server/keys/{found}.pem")
     public = openssl("pkey", "-in", str(private), "-passin", f"pass:{secret}", "-pubout")
-    assert public == own.path(f"server/keys/{name}.public.pem").read_bytes()
+    assert public == own.path(f"server/keys/{found}.public.pem").read_bytes()
 
 
 def test_settings_of_the_gnupg_home_are_left_alone(own: Site) -> None:

@@ -125,7 +125,7 @@ def ask(
 def refuse(database: Database, operation: Operation, user: str, **how: str) -> None:
     """Have `user` ask, who must be refused without a word of why."""
     with pytest.raises(RequestRefused) as refused:
-        ask(database, operation, user, **how)  # type: ignore[arg-type]
+        ask(database, operation, user, **how)
     assert (refused.value.status, refused.value.message) == (Status.AUTHENTICATION_FAILED, None)
 
 
