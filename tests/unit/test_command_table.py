@@ -60,6 +60,10 @@ ORDER: list[tuple[str, list[str]]] = [
     ("sign-text k f", ["passphrase"]),
     ("sign-data k f -a", ["passphrase"]),
     ("decrypt k f", ["passphrase"]),
+    ("sign-rpm k f", ["passphrase"]),
+    ("sign-rpm k f --file-signing-key i", ["passphrase", "file_signing_key_passphrase"]),
+    ("sign-rpms -o d k f g", ["passphrase"]),
+    ("sign-rpms k f -o d --file-signing-key i g", ["passphrase", "file_signing_key_passphrase"]),
     ("list-binding-methods", []),
     ("list-server-binding-methods", ["password"]),
 ]

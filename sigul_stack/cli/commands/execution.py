@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -59,11 +59,12 @@ class Invocation:
 
 def execute(command: Command, arguments: Arguments, surroundings: Surroundings) -> None:
     """Run `command`. Raises `SigulError`."""
-    module, _, function = command.run.partition(":")
-    run = getattr(importlib.import_module(f".{module}", __package__), function)
+    run = _function(command.run)
     if command.local:
         run(surroundings.settings)
         return
+    if command.check is not None:
+        _function(command.check)(arguments)
     with contextlib.ExitStack() as stack:
         payload = output = None
         for operand in command.operands:
@@ -89,6 +90,15 @@ def execute(command: Command, arguments: Arguments, surroundings: Surroundings) 
         )
         with _interruptible():
             run(invocation)
+
+
+def _function(name: str) -> Callable[..., None]:
+    """The function that the table names as `MODULE:FUNCTION`."""
+    module, _, function = name.partition(":")
+    found: Callable[..., None] = getattr(
+        importlib.import_module(f".{module}", __package__), function
+    )
+    return found
 
 
 @contextlib.contextmanager
@@ -134,7 +144,7 @@ def read_secrets(
     secrets = {}
     for ask in command.secrets:
         if ask.when(arguments):
-            secrets[ask.name] = _read(ask, surroundings)
+            secrets[ask.name] = _read(ask, arguments, surroundings)
     if surroundings.passphrase_file is not None and not any(
         ask.from_file and ask.name in secrets for ask in command.secrets
     ):
@@ -142,7 +152,10 @@ def read_secrets(
     return secrets
 
 
-def _read(ask: Ask, surroundings: Surroundings) -> Secret:
+def _read(ask: Ask, arguments: Arguments, surroundings: Surroundings) -> Secret:
+    own_file = getattr(arguments, ask.file_argument) if ask.file_argument else None
+    if own_file is not None:
+        return unbound_passphrase(own_file, surroundings.settings)
     if ask.from_file and surroundings.passphrase_file is not None:
         return unbound_passphrase(surroundings.passphrase_file, surroundings.settings)
     if ask.new:

@@ -16,7 +16,9 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
         epilog=_about_secrets(command),
     )
     for operand in command.operands:
-        parser.add_argument(operand.name, metavar=operand.name.upper(), help=operand.help)
+        name = operand.name.upper()
+        nargs = "+" if operand.many else None
+        parser.add_argument(operand.name, metavar=name, help=operand.help, nargs=nargs)
     for option in command.options:
         parser.add_argument(*option.spellings, **option.how)
     return parser

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from ..request import Answer
 from ..services import Work
-from . import access, administration, keys, signing
+from . import access, administration, keys, rpm, signing
 
 Handler = Callable[[Work], Answer]
 
@@ -22,5 +22,6 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         **keys.HANDLERS,
         **access.HANDLERS,
         **signing.HANDLERS,
+        **rpm.HANDLERS,
     }
 )
