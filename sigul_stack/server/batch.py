@@ -32,6 +32,8 @@ from ..protocol.messages import (
 )
 from ..protocol.operations import Operation, check_subrequest
 from ..transport.chunked import ChunkedStream
+from ..transport.stream import Deadline
+from .request import MIN_PAYLOAD_RATE
 from .spool import Spool
 
 log = logging.getLogger(__name__)
@@ -141,22 +143,37 @@ class Batch:
             in_memory_limit=self._settings.max_memory_payload_size,
             directory=self._settings.spool_directory,
         )
-        code = new_hmac(keys.payload)
-        left = length
-        while left:
-            piece = chunked.read(left)
-            if not piece:
-                raise PeerClosed(f"the request ended {left} bytes before an RPM did")
-            code.update(piece)
-            if refusal is None:
-                spool.write(piece)
-            left -= len(piece)
-        authenticated = hmac.compare_digest(code.digest(), chunked.read_exactly(DIGEST_BYTES))
-        spool.finish()
+        try:
+            authenticated = self._receive_payload(chunked, spool, length, keys, refusal is None)
+        except BaseException:
+            spool.file.close()
+            raise
         if spool.failure is not None and refusal is None:
             refusal = RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
         counted = 0 if refusal else length
         return Subrequest(header.fields, spool.file, authenticated, refusal), counted
+
+    def _receive_payload(
+        self, chunked: ChunkedStream, spool: Spool, length: int, keys: ReplyKeys, keep: bool
+    ) -> bool:
+        """Read an RPM into the spool, or past it; whether its code is right."""
+        code = new_hmac(keys.payload)
+        deadline = Deadline(
+            self._settings.idle_timeout + length / MIN_PAYLOAD_RATE,
+            f"receiving an RPM of {length} bytes",
+        )
+        left = length
+        while left:
+            deadline.remaining()
+            piece = chunked.read(left)
+            if not piece:
+                raise PeerClosed(f"the request ended {left} bytes before an RPM did")
+            code.update(piece)
+            if keep:
+                spool.write(piece)
+            left -= len(piece)
+        spool.finish()
+        return hmac.compare_digest(code.digest(), chunked.read_exactly(DIGEST_BYTES))
 
     def _over_limit(self, length: int, total: int) -> RequestRefused | None:
         settings = self._settings

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.shared_data import shared
 from tests.site import PROGRAM_SECONDS, Process, Site, module, nul
+from tests.vectors.test_vectors import Exchange, subs
 
 from .commands_support import ADMIN, AUTHENTICATION, done, error_line, leftovers, refused
 from .rpm_support import Rpm, build
@@ -99,6 +101,26 @@ def test_all_are_signed(
         assert len(signed) == 3
         assert all(signature.startswith("030204") for signature in signed)
     rpm.installs(out / files[0].name)
+
+
+def test_the_packages_of_the_recorded_exchange(running: Site, rpm: Rpm, tmp_path: Path) -> None:
+    exchange = Exchange.load(shared("spec", "vectors") / "sign-rpms.json")
+    _, _, replies = exchange.reply_payload()
+    theirs = {sub.header.fields["id"]: sub.payload for sub in subs(replies)}
+    files = []
+    for number, sub in enumerate(subs(exchange.sub_sent)):
+        files.append(tmp_path / f"{number}.rpm")
+        files[-1].write_bytes(sub.payload)
+        (tmp_path / f"theirs-{number}").write_bytes(theirs[sub.header.fields["id"]])
+    assert len(files) == 2
+    out = tmp_path / "out"
+    assert done(running, *command(out, "k", *files), secrets=["k-pw"]) == b""
+    for number, file in enumerate(files):
+        assert len(rpm.signatures(out / file.name)) == 1
+        ours, reference = head_of(out / file.name), head_of(tmp_path / f"theirs-{number}")
+        assert ours.signature.entries.keys() == reference.signature.entries.keys()
+        assert len(ours.signature.raw) == len(reference.signature.raw)
+        assert ours.main.raw == reference.main.raw
 
 
 def test_v3_signatures(running: Site, rpm: Rpm, small: Path, tmp_path: Path) -> None:
