@@ -37,6 +37,8 @@ MAX_SIGNATURE_HEADER: Final = 64 * 1024**2
 MAX_MAIN_HEADER: Final = 128 * 1024**2
 #: Most entries of a header: rpm's own limit.
 MAX_ENTRIES: Final = 0xFFFF
+#: Most texts of one entry: of files, far more than any package has.
+MAX_TEXTS: Final = 1 << 22
 
 _LEAD_MAGIC: Final = b"\xed\xab\xee\xdb"
 _HEADER_MAGIC: Final = b"\x8e\xad\xe8\x01\0\0\0\0"
@@ -247,7 +249,7 @@ def _data_end(data: memoryview, kind: int, offset: int, count: int, end: int) ->
     if kind == Type.STRING:
         if count != 1:
             return end + 1
-    elif kind not in _STRINGS or count > end - offset:
+    elif kind not in _STRINGS or count > min(end - offset, MAX_TEXTS):
         return end + 1
     whole = data.obj
     assert isinstance(whole, bytes)  # noqa: S101 - a view of bytes, made above

@@ -292,17 +292,20 @@ import json, sys
 from pathlib import Path
 from sigul_stack.client import Client
 from sigul_stack.config import load_client
-from sigul_stack.errors import RequestRefused
+from sigul_stack.errors import PeerClosed, RequestRefused
 from sigul_stack.secret import Secret
 config, package, fields = sys.argv[1:]
 fields = json.loads(fields)
 fields.update((k, bytes.fromhex(v[4:])) for k, v in list(fields.items()) if v.startswith("hex:"))
+fields.update((k, True) for k, v in list(fields.items()) if v == "true")
 client = Client(load_client(Path(config)).settings)
 try:
     reply = client.call("sign-rpm", {"key": "rsa", **fields}, {"passphrase": Secret("rsa-pw")},
                         payload=Path(package).read_bytes())
 except RequestRefused as refused:
     print(refused.status, refused.message)
+except PeerClosed:
+    print("cut off")
 else:
     print(0, len(reply.payload))
 """
@@ -348,6 +351,17 @@ def test_koji_options_say_that_koji_is_not_there(
         running, "sign-rpm", "--file-signing-key-passphrase-file", "f", "rsa", package
     )
     assert "-o/--output DIR" in misused(running, "sign-rpms", "rsa", package)
+
+
+def test_a_bridge_does_not_pass_over_what_it_cannot_do(
+    running: Site, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    assert send(running, packages["binary"], import_signature="true") == b"cut off\n"
+    assert "this bridge does not store signatures in Koji yet" in running.processes[0].text
+    # An RPM that the bridge is to fetch: the server says that there is none.
+    empty = tmp_path / "empty"
+    empty.touch()
+    assert send(running, empty, rpm_name="sample").startswith(b"11 no RPM came")
 
 
 def test_v3_and_head_signing_do_not_go_together(running: Site, packages: dict[str, Path]) -> None:

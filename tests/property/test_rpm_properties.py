@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sigul_stack.errors import ProtocolError
 from sigul_stack.protocol.codec import parse_whole, run_parser
 from sigul_stack.protocol.rpm import (
+    MAX_TEXTS,
     CorruptRPM,
     Entry,
     Head,
@@ -157,6 +158,16 @@ def test_an_entry_that_does_not_fit_is_refused(
     data[32:48] = u32(tag) + u32(kind) + offset.to_bytes(4, "big", signed=True) + u32(count)
     with pytest.raises(CorruptRPM):
         parse_whole(read_header(Region.MAIN), bytes(data))
+
+
+def test_an_entry_of_too_many_texts_is_refused() -> None:
+    for count, allowed in ((MAX_TEXTS, True), (MAX_TEXTS + 1, False)):
+        data = encode_header(Region.MAIN, [Entry(1000, Type.STRING_ARRAY, count, bytes(count))])
+        if allowed:
+            assert parse_whole(read_header(Region.MAIN), data).raw == data
+        else:
+            with pytest.raises(CorruptRPM):
+                parse_whole(read_header(Region.MAIN), data)
 
 
 def test_entries_that_share_their_data_are_refused() -> None:
