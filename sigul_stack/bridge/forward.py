@@ -86,16 +86,22 @@ class Forwarding:
     # ---------------------------------------------------------------------------- client → server
 
     def _upstream(self, early: list[tuple[Stream, bytes]], decoder: ChunkDecoder) -> None:
-        started = time.monotonic()
+        # Only while more of a message is due: the time between those of a batch, and the time in
+        # which the server takes nothing because it works on one, are not the client's.
+        waited = 0.0
         received = 0
         self._send_up(early)
         while True:
+            started = time.monotonic()
             data = self._read_client()
+            waited += time.monotonic() - started
+            if self._request.at_boundary:
+                waited, received = 0.0, 0
             if not data:
                 return
             received += len(data)
             allowed = self._idle_timeout + received / MIN_PAYLOAD_RATE
-            if not self._request.finished and time.monotonic() - started > allowed:
+            if not self._request.finished and waited > allowed:
                 raise DeadlineExceeded(
                     f"the client sent its payload slower than {MIN_PAYLOAD_RATE} bytes/s"
                 )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from ..config import BridgeSettings
-from ..errors import SigulError, TransportError
+from ..errors import ProtocolError, SigulError, TransportError
 from ..logcontext import request_id
 from ..protocol.codec import Fields, pack_u64, read_u64
 from ..protocol.messages import encode_request_header, read_request_header
@@ -226,6 +226,9 @@ class Bridge:
         fields = chunked.parse(read_request_header(), deadline)
         operation = operation_of(fields)
         operation.check(fields)
+        if "import-signature" in fields and fields.boolean("import-signature"):
+            # Never passed over in silence: the client would take the signature for stored.
+            raise ProtocolError("this bridge does not store signatures in Koji yet")
         length = chunked.parse(read_u64(), deadline)
         operation.check_payload(length)
         log.info(

@@ -114,7 +114,8 @@ class RequestFilter(_OuterFilter):
     """A request's outer stream behind its header and payload length: payload, then subrequests.
 
     `length` is the payload's, in bytes. With subrequests, `max_total` limits all their payloads
-    together, in bytes, and the stream goes on until its end.
+    together, in bytes, and the stream goes on until its end: an RPM over the limit is let through
+    without its content.
     """
 
     def __init__(self, operation: Operation, length: int, max_total: int) -> None:
@@ -133,14 +134,12 @@ class RequestFilter(_OuterFilter):
             length = yield from self._parse(read_u64())
             if length > self._operation.max_subpayload:
                 raise ProtocolError(f"a subrequest's payload of {length} bytes is over the limit")
-            total += length
-            if total > self._max_total:
-                raise ProtocolError(
-                    "the RPMs of this request are over max-rpms-payloads-size"
-                    f" ({self._max_total} bytes) together"
-                )
-            self._emit(pack_u64(length))
-            yield from self._payload(length)
+            # One RPM too many costs that RPM alone: the server is told of it, without content.
+            keep = total + length <= self._max_total
+            if keep:
+                total += length
+            self._emit(pack_u64(length if keep else 0))
+            yield from self._payload(length, keep=keep)
             self._emit((yield (True, DIGEST_BYTES)))
 
 

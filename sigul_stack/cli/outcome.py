@@ -16,6 +16,10 @@ from .logs import printable
 log = logging.getLogger(__name__)
 
 
+class AlreadyTold(SigulError):
+    """A program fails, and has said why in lines of its own."""
+
+
 def report(run: Callable[[], None]) -> int:
     """Call `run` and give the exit code; whatever it raises is said in one line.
 
@@ -25,6 +29,8 @@ def report(run: Callable[[], None]) -> int:
     try:
         run()
         return 0
+    except AlreadyTold:
+        return 1
     except SigulError as error:
         log.debug("where it failed:", exc_info=True)
         return failed(str(error))

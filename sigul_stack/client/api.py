@@ -8,17 +8,20 @@ All may raise what `Client.call` raises: `RequestRefused` with the server's stat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from ..errors import RequestRefused, Status
+from ..errors import RequestRefused, SigulError, Status
+from ..protocol.codec import Fields
 from ..protocol.operations import OPERATIONS
 from ..secret import Secret
 from . import core
 
 if TYPE_CHECKING:
     import datetime
+
+    from .rpm import Package, RPMOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +351,65 @@ class Client(core.Client):
     ) -> bytes:
         """The clear text of an OpenPGP message; written to `output` if given (see `sign_data`)."""
         return self._work("decrypt", {"key": key}, passphrase, message, output)
+
+    def sign_rpm(
+        self,
+        key: str,
+        passphrase: Secret,
+        package: BinaryIO,
+        output: BinaryIO,
+        options: RPMOptions | None = None,
+    ) -> None:
+        """Write the RPM package `package`, a file read from its start, to `output`, signed.
+
+        With head signing only the package's headers are sent. Raises `SigulError` for an empty
+        file; see `sign_data` for what `output` holds after an error.
+        """
+        from . import rpm
+
+        options = options or rpm.RPMOptions()
+        fields, secrets = options.fields(key), options.secrets(passphrase)
+        if options.head_signing:
+            head = rpm.read_package_head(package)
+            header = self.call("sign-rpm", fields, secrets, payload=head.raw).payload
+            rpm.splice(package, head, header, output)
+        else:
+            rpm.check_not_empty(package)
+            self.call("sign-rpm", fields, secrets, payload=package, output=output)
+
+    def sign_rpms(
+        self,
+        key: str,
+        passphrase: Secret,
+        packages: Sequence[Package],
+        options: RPMOptions | None = None,
+        *,
+        done: Callable[[Package, SigulError | None], None],
+    ) -> None:
+        """Sign many RPM packages in one request, each to its target.
+
+        `done` is called for each package, in any order and from any thread, but never twice at
+        once: with None once its target is there, else with the reason why it is not. Raises
+        `SigulError` where the request as a whole is refused or does not come about; then nothing
+        is called.
+        """
+        import os
+
+        from ..protocol.messages import ChainKeys, new_chain_secrets
+        from . import batch, rpm
+
+        options = options or rpm.RPMOptions()
+        chain = new_chain_secrets(os.urandom)
+        exchange = batch.Exchange(
+            packages,
+            head_signing=options.head_signing,
+            subrequests=ChainKeys.of_subrequests(Fields(chain)),
+            subreplies=ChainKeys.of_subreplies(Fields(chain)),
+            done=done,
+        )
+        secrets = options.secrets(passphrase)
+        secrets.update((name, Secret(value)) for name, value in chain.items())
+        self.call("sign-rpms", options.fields(key), secrets, converse=exchange.run)
 
     def _work(
         self,

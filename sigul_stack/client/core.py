@@ -120,12 +120,14 @@ class Client:
         *,
         payload: BinaryIO | bytes = b"",
         output: BinaryIO | None = None,
+        converse: Callable[[ChunkedStream], None] | None = None,
     ) -> Reply:
         """Send one request and return its reply.
 
         `fields` are the operation's outer fields without `op` and `user`, `secrets` its inner ones.
-        `payload` as a file is read from its position to its end. Raises `RequestRefused` with the
-        server's status, `TransportError`, `ProtocolError` or `NSSError`.
+        `payload` as a file is read from its position to its end. `converse` is called with the
+        outer stream once the reply is complete, for what an operation has to say then. Raises
+        `RequestRefused` with the server's status, `TransportError`, `ProtocolError` or `NSSError`.
         """
         outer = {"op": op, "user": self.user_name, **(fields or {})}
         encoded = {name: encode_value(outer[name]) for name in sorted(outer)}
@@ -148,6 +150,8 @@ class Client:
                 raise self._reason(chunked, error) from None
             returned = (fields or {}).get("return-data") is not False
             reply = self._receive(chunked, keys, output, returned=returned)
+            if converse is not None:
+                converse(chunked)
             connection.close()
             return reply
 

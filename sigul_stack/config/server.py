@@ -61,6 +61,9 @@ class ServerSettings:
         "the nickname of the server's certificate in the NSS database",
     )
     signing_timeout: float = option("server", values.seconds, 60.0, "seconds that signing may take")
+    signing_threads: int = option(
+        "server", values.integer(1, 64), 2, "RPMs of one sign-rpms request that are signed at once"
+    )
     lenient_username_check: bool = option(
         "server",
         values.boolean,

@@ -63,7 +63,10 @@ class Limits:
 
 @dataclass(slots=True)
 class Request:
-    """A request whose integrity has been checked. `refusal` is set where it cannot be served."""
+    """A request whose integrity has been checked. `refusal` is set where it cannot be served.
+
+    `payload_authenticated` is false only where `rpm-sigmd5` has to stand for the payload's hash.
+    """
 
     op: str
     operation: Operation | None
@@ -74,6 +77,7 @@ class Request:
     payload_length: int
     client_name: str
     refusal: RequestRefused | None = None
+    payload_authenticated: bool = True
 
     def text(self, name: str) -> str:
         """Required outer field `name`."""
@@ -109,6 +113,8 @@ class Answer:
 
     fields: Mapping[str, str | bool | int | bytes] = field(default_factory=dict)
     payload: bytes | BinaryIO = b""
+    #: What the handler has to say to the client behind the reply, before the stream ends.
+    converse: Callable[[ChunkedStream], None] | None = None
 
 
 def receive(chunked: ChunkedStream, open_inner: OpenInner, limits: Limits) -> Request:
@@ -152,6 +158,7 @@ def receive(chunked: ChunkedStream, open_inner: OpenInner, limits: Limits) -> Re
         payload_length=length,
         client_name=client_name,
         refusal=refusal,
+        payload_authenticated=inner.payload_hash is not None,
     )
 
 
@@ -247,4 +254,6 @@ def _send(chunked: ChunkedStream, keys: ReplyKeys, status: int, answer: Answer) 
             code.update(piece)
             chunked.write(piece)
     chunked.write(code.digest())
+    if answer.converse is not None:
+        answer.converse(chunked)
     chunked.end()

@@ -76,7 +76,12 @@ def authorise(
     passphrase = request.optional_secret("passphrase") if rights.by_passphrase else None
     if passphrase is not None or not rights.by_password:
         granted = _by_passphrase(
-            request, operation, database, registry, name, passphrase or _NO_SECRET
+            database,
+            registry,
+            name,
+            request.text(operation.key_field),
+            passphrase or _NO_SECRET,
+            needs_key_admin=rights.needs_key_admin,
         )
     else:
         password = request.optional_secret("password") or _NO_SECRET
@@ -86,6 +91,30 @@ def authorise(
             f"the certificate of '{request.client_name}' does not allow it to speak for '{name}'"
             " (lenient-username-check, proxy-usernames)"
         )
+    if isinstance(granted, str):
+        raise _refuse(granted)
+    return granted
+
+
+def authorise_further_key(
+    request: Request,
+    key_field: str,
+    passphrase_field: str,
+    database: Database,
+    registry: Registry,
+) -> Granted:
+    """Check a key user's rights on a second key, once `authorise` has let the request in.
+
+    Raises `RequestRefused` (AUTHENTICATION_FAILED).
+    """
+    granted = _by_passphrase(
+        database,
+        registry,
+        request.text("user"),
+        request.text(key_field),
+        request.optional_secret(passphrase_field) or _NO_SECRET,
+        needs_key_admin=False,
+    )
     if isinstance(granted, str):
         raise _refuse(granted)
     return granted
@@ -106,15 +135,15 @@ def _by_password(database: Database, name: str, password: Secret) -> Granted | s
 
 
 def _by_passphrase(
-    request: Request,
-    operation: Operation,
     database: Database,
     registry: Registry,
     name: str,
+    key_name: str,
     passphrase: Secret,
+    *,
+    needs_key_admin: bool,
 ) -> Granted | str:
     """A key user's or key administrator's rights, or why not."""
-    key_name = request.text(operation.key_field)
     with database.read() as reader:
         user = reader.user(name)
         access = reader.access(name, key_name)
@@ -132,6 +161,6 @@ def _by_passphrase(
         return f"user '{name}' or key '{key_name}' does not exist, or has no access to it"
     if key_passphrase is None:
         return f"user '{name}' did not open key '{key_name}': {reason}"
-    if operation.rights.needs_key_admin and not access.key_admin:
+    if needs_key_admin and not access.key_admin:
         return f"user '{name}' is not an administrator of key '{key_name}'"
     return Granted(user, access, key_passphrase)

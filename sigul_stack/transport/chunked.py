@@ -125,6 +125,19 @@ class ChunkedStream:
         """Run `parser` on the outer stream; all of it within `deadline` where one is given."""
         return run_parser(parser, lambda count: self.read_exactly(count, deadline))
 
+    def parse_unless_ended(self, parser: Parser[T]) -> T | None:
+        """Run `parser` on the outer stream; None where the stream ends before its first byte."""
+        first = self.read(1)
+        if not first:
+            return None
+
+        def read_exactly(count: int) -> bytes:
+            nonlocal first
+            ahead, first = first[:count], first[count:]
+            return ahead + self.read_exactly(count - len(ahead))
+
+        return run_parser(parser, read_exactly)
+
     def hand_over(self) -> tuple[list[tuple[Stream, bytes]], ChunkDecoder]:
         """What has arrived and is unread, stream ends included, and the decoder to go on with.
 

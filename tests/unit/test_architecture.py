@@ -40,7 +40,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "database": _SHARED,
     "pki": _SHARED,
     "keystore": _SHARED | {"database"},
-    "signing": _SHARED | {"database", "keystore"},
+    # Only these two of protocol: client and signer take the same RPMs apart.
+    "signing": _SHARED | {"database", "keystore", "protocol.codec", "protocol.rpm"},
     "bridge": _SHARED | {"protocol", "transport", "logcontext", "metrics"},
     "client": _SHARED | {"protocol", "transport"},
     "server": _SHARED

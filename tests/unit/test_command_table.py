@@ -69,6 +69,10 @@ ORDER: list[tuple[str, list[str]]] = [
         ["passphrase"],
     ),
     ("sign-pe k c f -o o", ["passphrase"]),
+    ("sign-rpm k f", ["passphrase"]),
+    ("sign-rpm k f --file-signing-key i", ["passphrase", "file_signing_key_passphrase"]),
+    ("sign-rpms -o d k f g", ["passphrase"]),
+    ("sign-rpms k f -o d --file-signing-key i g", ["passphrase", "file_signing_key_passphrase"]),
     ("list-binding-methods", []),
     ("list-server-binding-methods", ["password"]),
 ]
@@ -211,6 +215,13 @@ def test_a_bound_passphrase_file_stands_for_the_keys_passphrase(tmp_path: Path) 
         everything[2:],
     )
     assert read("list-key-users k --password", tmp_path, file) == (["password"], everything[2:])
+    # The file signing key has a file of its own.
+    assert read("sign-rpm k f --file-signing-key i", tmp_path, file) == (
+        ["file_signing_key_passphrase", "passphrase"],
+        everything[2:],
+    )
+    line = f"sign-rpms -o d k f --file-signing-key i --file-signing-key-passphrase-file {file}"
+    assert read(line, tmp_path) == (["passphrase", "file_signing_key_passphrase"], everything[2:])
     # What a new key or an imported file is locked with is never the bound one.
     assert read("new-key k", tmp_path, file) == (["password", "passphrase"], everything[4:])
 

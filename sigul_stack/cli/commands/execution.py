@@ -65,6 +65,8 @@ def execute(command: Command, arguments: Arguments, surroundings: Surroundings) 
     if command.local:
         run(surroundings.settings)
         return
+    if command.check is not None:
+        _function(command.check)(arguments)
     with contextlib.ExitStack() as stack:
         payload = output = None
         for operand in command.operands:
@@ -146,7 +148,7 @@ def read_secrets(
     secrets = {}
     for ask in command.secrets:
         if ask.when(arguments):
-            secrets[ask.name] = _read(ask, surroundings)
+            secrets[ask.name] = _read(ask, arguments, surroundings)
     if surroundings.passphrase_file is not None and not any(
         ask.from_file and ask.name in secrets for ask in command.secrets
     ):
@@ -154,7 +156,10 @@ def read_secrets(
     return secrets
 
 
-def _read(ask: Ask, surroundings: Surroundings) -> Secret:
+def _read(ask: Ask, arguments: Arguments, surroundings: Surroundings) -> Secret:
+    own_file = getattr(arguments, ask.file_argument) if ask.file_argument else None
+    if own_file is not None:
+        return unbound_passphrase(own_file, surroundings.settings)
     if ask.from_file and surroundings.passphrase_file is not None:
         return unbound_passphrase(surroundings.passphrase_file, surroundings.settings)
     if ask.new:

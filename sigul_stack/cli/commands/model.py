@@ -15,11 +15,15 @@ Arguments = argparse.Namespace
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Operand:
-    """A word of the command line without a dash. `reads` says that it names the payload's file."""
+    """A word of the command line without a dash, or with `many` one or more of them.
+
+    `reads` says that it names the payload's file.
+    """
 
     name: str
     help: str
     reads: bool = False
+    many: bool = False
 
     @property
     def metavar(self) -> str:
@@ -50,13 +54,15 @@ class Ask:
     """A secret that a command asks for, where `when` holds.
 
     `name` is what the command calls it. A `new` one is asked for twice. One that a passphrase
-    file may stand for (`from_file`) is not asked for where `-f` names such a file.
+    file may stand for (`from_file`) is not asked for where `-f` names such a file, and none where
+    the argument `file_argument` does.
     """
 
     name: str
     prompt: str
     new: bool = False
     from_file: bool = False
+    file_argument: str = ""
     when: Callable[[Arguments], bool] = always
 
 
@@ -67,7 +73,9 @@ class Command:
     `output` tells, for a command whose reply goes to `-o FILE` or standard output, whether it is
     binary. `prepare` is a function, named like `run`, that gets the arguments before secrets are
     asked for; what it returns is the invocation's `prepared`. `misuse` gives the reason why
-    arguments do not fit together, if they do not. A command that is `local` connects to nothing.
+    arguments do not fit together, if they do not. `check`, named like `run`, is called with the
+    arguments before anything is opened or asked for, and raises `SigulError`. A command that is
+    `local` connects to nothing.
     """
 
     name: str
@@ -78,6 +86,7 @@ class Command:
     secrets: tuple[Ask, ...] = ()
     output: Callable[[Arguments], bool] | None = None
     misuse: Callable[[Arguments], str | None] | None = None
+    check: str | None = None
     local: bool = False
     prepare: str | None = None
 

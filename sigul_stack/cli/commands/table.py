@@ -89,6 +89,68 @@ _BINDINGS = (
 )
 
 
+def _signs_files(arguments: Arguments) -> bool:
+    return arguments.file_signing_key is not None
+
+
+#: What signing RPMs asks for, one or many.
+_RPM_SECRETS = (
+    _PASSPHRASE,
+    Ask(
+        "file_signing_key_passphrase",
+        "File signing key passphrase",
+        file_argument="file_signing_key_passphrase_file",
+        when=_signs_files,
+    ),
+)
+_RPM_OPTIONS = (
+    option(
+        "--file-signing-key", metavar="K", help="sign the packages' files, too, with ECC or RSA key"
+    ),
+    option(
+        "--file-signing-key-passphrase-file",
+        metavar="F",
+        type=Path,
+        help="file with the bound passphrase of that key, instead of asking for it",
+    ),
+    option("--store-in-koji", action="store_true", help="store the signature in Koji (not yet)"),
+    option(
+        "--koji-only",
+        action="store_true",
+        help="do not return the signed RPM, only store its signature in Koji (not yet)",
+    ),
+    option("-k", "--koji-instance", metavar="I", help="use another Koji instance (not yet)"),
+    option(
+        "--v3-signature",
+        action="store_true",
+        help="sign header and payload together as well, as RPM 3 did",
+    ),
+    option(
+        "--head-signing",
+        action="store_true",
+        help="send only the packages' headers, and put the signatures in here",
+    ),
+)
+
+
+def _rpm_misuse(arguments: Arguments) -> str | None:
+    if arguments.file_signing_key_passphrase_file is not None and not _signs_files(arguments):
+        return "--file-signing-key-passphrase-file needs --file-signing-key"
+    if arguments.koji_only and not arguments.store_in_koji:
+        return "--koji-only needs --store-in-koji"
+    return None
+
+
+def _rpms_misuse(arguments: Arguments) -> str | None:
+    if arguments.output is None and not arguments.koji_only:
+        return "-o/--output DIR is needed, for the signed RPMs"
+    return _rpm_misuse(arguments)
+
+
+def _binary(_arguments: Arguments) -> bool:
+    return True
+
+
 def _asks_for_new_passphrase(arguments: Arguments) -> bool:
     return arguments.write_passphrase_file is None
 
@@ -101,10 +163,6 @@ def _binding_misuse(arguments: Arguments) -> str | None:
 
 def _text(_arguments: Arguments) -> bool:
     return False
-
-
-def _binary(_arguments: Arguments) -> bool:
-    return True
 
 
 def _new_key_options() -> tuple[Option, ...]:
@@ -453,6 +511,36 @@ COMMANDS: tuple[Command, ...] = (
         options=(_OUTPUT,),
         secrets=(_PASSPHRASE,),
         output=_binary,
+    ),
+    Command(
+        "sign-rpm",
+        "Sign an RPM",
+        "rpm:sign_rpm",
+        operands=(_KEY, Operand("rpm", "the RPM: a file, or a NEVRA in Koji", reads=True)),
+        options=(_OUTPUT, *_RPM_OPTIONS),
+        secrets=_RPM_SECRETS,
+        output=_binary,
+        misuse=_rpm_misuse,
+        check="rpm:check_rpm",
+    ),
+    Command(
+        "sign-rpms",
+        "Sign RPMs",
+        "rpm:sign_rpms",
+        operands=(_KEY, Operand("rpm", "the RPMs: files, or NEVRAs in Koji", many=True)),
+        options=(
+            option(
+                "-o",
+                "--output",
+                metavar="DIR",
+                type=Path,
+                help="write the signed RPMs to DIR, which is made if need be",
+            ),
+            *_RPM_OPTIONS,
+        ),
+        secrets=_RPM_SECRETS,
+        misuse=_rpms_misuse,
+        check="rpm:check_rpms",
     ),
     Command(
         "list-binding-methods",

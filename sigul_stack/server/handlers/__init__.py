@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from ..request import Answer
 from ..services import Work
-from . import access, administration, certificates, images, keys, signing
+from . import access, administration, certificates, images, keys, rpm, signing
 
 Handler = Callable[[Work], Answer]
 
@@ -24,5 +24,6 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         **signing.HANDLERS,
         **certificates.HANDLERS,
         **images.HANDLERS,
+        **rpm.HANDLERS,
     }
 )

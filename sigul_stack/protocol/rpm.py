@@ -1,0 +1,281 @@
+"""An RPM package's head: lead, signature header and main header, as bytes and back.
+
+Layout of a package of version 4 (docs of rpm: "Package format V4"; big-endian):
+
+    lead              96 bytes, the first four ED AB EE DB
+    signature header  header, then zeros up to a multiple of 8
+    main header       header
+    payload           compressed archive
+
+    header = 8E AD E8 01, u32 0, u32 n, u32 length, n × index entry, u8[length] data
+    index entry = u32 tag, u32 type, u32 offset into data, u32 count
+
+The first entry of a header is its region: it covers all entries, and its data, the last 16 bytes,
+is an index entry again, whose offset is -16 n. Headers that have anything outside their region
+are refused: a signature over the main header covers the region only. Data of entries is in the
+order of the entries and never overlaps, as rpm itself wants it, so that what is read here is
+bounded by what has arrived.
+
+Pure: no I/O, no digests. What a package means to a signer is `signing.rpm`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Final
+
+from ..errors import ProtocolError
+from .codec import Parser
+
+LEAD_BYTES: Final = 96
+#: Most bytes of a header, index and data together; rpm's own limits are higher.
+MAX_SIGNATURE_HEADER: Final = 64 * 1024**2
+MAX_MAIN_HEADER: Final = 128 * 1024**2
+#: Most entries of a header: rpm's own limit.
+MAX_ENTRIES: Final = 0xFFFF
+#: Most texts of one entry: of files, far more than any package has.
+MAX_TEXTS: Final = 1 << 22
+
+_LEAD_MAGIC: Final = b"\xed\xab\xee\xdb"
+_HEADER_MAGIC: Final = b"\x8e\xad\xe8\x01\0\0\0\0"
+_INTRO: Final = struct.Struct(">8sII")
+_INDEX: Final = struct.Struct(">IIiI")
+_SIGNATURE_ALIGNMENT: Final = 8
+#: `signature_type` in the lead: the signature is a header of its own.
+_HEADER_SIGNATURE: Final = 5
+
+
+class CorruptRPM(ProtocolError):
+    """Bytes that are no RPM package of version 4, or not all of one."""
+
+
+class Type(IntEnum):
+    """Types of an entry's data."""
+
+    CHAR = 1
+    INT8 = 2
+    INT16 = 3
+    INT32 = 4
+    INT64 = 5
+    STRING = 6
+    BIN = 7
+    STRING_ARRAY = 8
+    I18NSTRING = 9
+
+
+_WIDTHS: Final[Mapping[int, int]] = MappingProxyType(
+    {Type.CHAR: 1, Type.INT8: 1, Type.INT16: 2, Type.INT32: 4, Type.INT64: 8, Type.BIN: 1}
+)
+_STRINGS: Final = (Type.STRING_ARRAY, Type.I18NSTRING)
+
+
+class Region(IntEnum):
+    """The tag of a header's region, which tells the two kinds of header apart."""
+
+    SIGNATURE = 62
+    MAIN = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a header: its tag, type, number of values, and their bytes."""
+
+    tag: int
+    type: int
+    count: int
+    data: bytes
+
+    @classmethod
+    def binary(cls, tag: int, data: bytes) -> Entry:
+        """An entry of plain bytes."""
+        return cls(tag, Type.BIN, len(data), data)
+
+    @classmethod
+    def integer(cls, tag: int, value: int) -> Entry:
+        """An entry of one u32."""
+        return cls(tag, Type.INT32, 1, struct.pack(">I", value))
+
+    @classmethod
+    def strings(cls, tag: int, values: Iterable[str]) -> Entry:
+        """An entry of texts (ASCII)."""
+        listed = [value.encode("ascii") + b"\0" for value in values]
+        return cls(tag, Type.STRING_ARRAY, len(listed), b"".join(listed))
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A header: its entries by tag, without the region's, and its bytes as they came."""
+
+    entries: Mapping[int, Entry]
+    raw: bytes
+
+    def __contains__(self, tag: int) -> bool:
+        return tag in self.entries
+
+    def blob(self, tag: int) -> bytes | None:
+        """The bytes of entry `tag`, or None."""
+        return self._of(tag, Type.BIN)
+
+    def string(self, tag: int) -> str | None:
+        """The text of entry `tag`, or None."""
+        data = self._of(tag, Type.STRING)
+        return None if data is None else _text(data[:-1])
+
+    def strings(self, tag: int) -> list[str] | None:
+        """The texts of entry `tag`, or None."""
+        data = self._of(tag, Type.STRING_ARRAY)
+        return None if data is None else [_text(item) for item in data[:-1].split(b"\0")]
+
+    def integer(self, tag: int) -> int | None:
+        """The one u32 of entry `tag`, or None."""
+        data = self._of(tag, Type.INT32)
+        if data is None:
+            return None
+        if len(data) != 4:
+            raise CorruptRPM(f"the RPM's header entry {tag} has several numbers instead of one")
+        return int.from_bytes(data, "big")
+
+    def long(self, tag: int) -> int | None:
+        """The one u64 of entry `tag`, or None."""
+        data = self._of(tag, Type.INT64)
+        return None if data is None else int.from_bytes(data[:8], "big")
+
+    def _of(self, tag: int, kind: Type) -> bytes | None:
+        entry = self.entries.get(tag)
+        if entry is None:
+            return None
+        if entry.type != kind:
+            raise CorruptRPM(
+                f"the RPM's header entry {tag} has type {entry.type} instead of {kind}"
+            )
+        return entry.data
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """All of a package before its payload."""
+
+    lead: bytes
+    signature: Header
+    main: Header
+
+    @property
+    def main_offset(self) -> int:
+        """Where the main header begins in the package, in bytes."""
+        return LEAD_BYTES + _padded(len(self.signature.raw))
+
+    @property
+    def length(self) -> int:
+        """How many bytes the head has: where the payload begins."""
+        return self.main_offset + len(self.main.raw)
+
+    @property
+    def raw(self) -> bytes:
+        """The head's bytes, as they came."""
+        return self.before_main(self.signature.raw) + self.main.raw
+
+    def before_main(self, signature: bytes) -> bytes:
+        """Lead and another signature header: what comes before the main header then."""
+        return self.lead + signature.ljust(_padded(len(signature)), b"\0")
+
+
+def read_head() -> Parser[Head]:
+    """Parse a package's head. Raises `CorruptRPM`."""
+    lead = yield LEAD_BYTES
+    magic, major, _minor, _kind = struct.unpack_from(">4sBBH", lead)
+    if magic != _LEAD_MAGIC:
+        raise CorruptRPM("the file is not an RPM")
+    if major not in (3, 4) or int.from_bytes(lead[78:80], "big") != _HEADER_SIGNATURE:
+        raise CorruptRPM("the RPM is of a package format that is not supported; rebuild it")
+    signature = yield from read_header(Region.SIGNATURE)
+    padding = _padded(len(signature.raw)) - len(signature.raw)
+    if padding and any((yield padding)):
+        raise CorruptRPM("the RPM has something between its headers")
+    main = yield from read_header(Region.MAIN)
+    return Head(lead, signature, main)
+
+
+def read_header(region: Region) -> Parser[Header]:
+    """Parse one header. Raises `CorruptRPM`."""
+    intro = yield _INTRO.size
+    magic, count, length = _INTRO.unpack(intro)
+    if magic != _HEADER_MAGIC:
+        raise CorruptRPM("the RPM has no header where one should be")
+    limit = MAX_SIGNATURE_HEADER if region is Region.SIGNATURE else MAX_MAIN_HEADER
+    if not 1 <= count <= MAX_ENTRIES or not _INDEX.size <= length <= limit:
+        raise CorruptRPM(f"the RPM has a header of {count} entries and {length} bytes")
+    body = yield count * _INDEX.size + length
+    entries = {}
+    for entry in _entries(body, count, region):
+        if entry.tag in entries:
+            raise CorruptRPM(f"the RPM's header has entry {entry.tag} twice")
+        entries[entry.tag] = entry
+    return Header(MappingProxyType(entries), intro + body)
+
+
+def _entries(body: bytes, count: int, region: Region) -> Iterator[Entry]:
+    size = count * _INDEX.size
+    tag, kind, offset, length = _INDEX.unpack_from(body)
+    end = len(body) - size - _INDEX.size
+    if (tag, kind, offset, length) != (region, Type.BIN, end, _INDEX.size):
+        raise CorruptRPM("the RPM's header has entries outside of its region")
+    trailer = _INDEX.unpack_from(body, len(body) - _INDEX.size)
+    if trailer != (region, Type.BIN, -size, _INDEX.size):
+        raise CorruptRPM("the RPM's header has a region that does not cover it")
+    data = memoryview(body)[size:]
+    at = 0
+    for number in range(1, count):
+        tag, kind, offset, values = _INDEX.unpack_from(body, number * _INDEX.size)
+        if not at <= offset <= end:
+            raise CorruptRPM(f"the RPM's header entry {tag} lies where it must not")
+        at = _data_end(data, kind, offset, values, end)
+        if not values or at > end:
+            raise CorruptRPM(f"the RPM's header entry {tag} does not fit into the header")
+        yield Entry(tag, kind, values, bytes(data[offset:at]))
+
+
+def _data_end(data: memoryview, kind: int, offset: int, count: int, end: int) -> int:
+    """Where an entry's data ends; past `end` where it has none such."""
+    if kind in _WIDTHS:
+        return end + 1 if offset % _WIDTHS[kind] else offset + _WIDTHS[kind] * count
+    if kind == Type.STRING:
+        if count != 1:
+            return end + 1
+    elif kind not in _STRINGS or count > min(end - offset, MAX_TEXTS):
+        return end + 1
+    whole = data.obj
+    assert isinstance(whole, bytes)  # noqa: S101 - a view of bytes, made above
+    base = len(whole) - len(data)
+    at = base + offset
+    for _ in range(count):
+        at = whole.find(b"\0", at, base + end) + 1
+        if not at:
+            return end + 1
+    return at - base
+
+
+def encode_header(region: Region, entries: Iterable[Entry]) -> bytes:
+    """A header with these entries, by tag, in a region that covers them all."""
+    index, data = bytearray(), bytearray()
+    ordered = sorted(entries, key=lambda entry: entry.tag)
+    for entry in ordered:
+        width = _WIDTHS.get(entry.type, 1)
+        data += bytes(-len(data) % width)
+        index += _INDEX.pack(entry.tag, entry.type, len(data), entry.count)
+        data += entry.data
+    count = len(ordered) + 1
+    start = _INDEX.pack(region, Type.BIN, len(data), _INDEX.size)
+    data += _INDEX.pack(region, Type.BIN, -count * _INDEX.size, _INDEX.size)
+    return _INTRO.pack(_HEADER_MAGIC, count, len(data)) + start + bytes(index + data)
+
+
+def _padded(length: int) -> int:
+    return length + -length % _SIGNATURE_ALIGNMENT

@@ -1,0 +1,332 @@
+"""Signing RPM packages of version 4: OpenPGP signatures in the signature header.
+
+A package is read here, not by rpm's library: its head is parsed with limits, compared with what
+the request says of it, and checked against the digests in its signature header; `rpmkeys` then
+checks all of the package once more, by itself. Only then is anything signed.
+
+The signature is made over the main header, which holds the payload's digest. A package without
+such a digest, or a request for it (`v3`), gets the older signature over header and payload
+besides. Head signing is given the package's head alone and makes a new signature header.
+
+The new signature header is as long as the old one as far as the space that rpmbuild reserved in
+it goes, as rpmsign has it. Old signatures are replaced; everything else in it stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, ToolMissing
+from ..keystore.gnupg import GnuPG
+from ..keystore.process import run
+from ..protocol.codec import run_parser
+from ..protocol.rpm import (
+    CorruptRPM,
+    Entry,
+    Head,
+    Header,
+    Region,
+    encode_header,
+    read_head,
+)
+from ..secret import Secret
+from . import openpgp
+from .descriptors import input_descriptor
+from .ima import FileSigner
+
+_log = logging.getLogger(__name__)
+
+#: Where `rpmkeys` comes from, in Debian and its kin.
+PACKAGE: Final = "rpm"
+
+#: How much of a package is digested in a second on the slowest machine that is supported.
+_BYTES_PER_SECOND: Final = 10 << 20
+_COPY_BYTES: Final = 1 << 20
+
+# Tags of the signature header.
+_DSA_HEADER, _RSA_HEADER = 267, 268
+_SHA1_HEADER, _SHA256_HEADER = 269, 273
+_LONG_SIZE, _SIZE = 270, 1000
+_FILE_SIGNATURES, _FILE_SIGNATURE_LENGTH = 274, 275
+_OPENPGP = 278
+_PGP, _MD5, _GPG, _PGP5, _RESERVED = 1002, 1004, 1005, 1006, 1008
+_SIGNATURES: Final = frozenset({_DSA_HEADER, _RSA_HEADER, _OPENPGP, _PGP, _GPG, _PGP5})
+_FILES: Final = frozenset({_FILE_SIGNATURES, _FILE_SIGNATURE_LENGTH})
+# Tags of the main header.
+_NAME, _VERSION, _RELEASE, _EPOCH, _ARCH = 1000, 1001, 1002, 1003, 1022
+_FILE_DIGESTS, _SOURCE_RPM = 1035, 1044
+_FILE_DIGEST_ALGORITHM, _PAYLOAD_DIGEST, _FORMAT = 5011, 5092, 5114
+#: OpenPGP's number of MD5, which files are named by where the header says nothing else.
+_MD5_ALGORITHM: Final = 1
+#: OpenPGP's numbers of RSA, for signing and in general.
+_RSA: Final = (1, 3)
+
+#: rpm is to look at no database of keys: what signatures there are already does not matter, and
+#: looking for one would make it.
+_CHECK = [
+    *("rpmkeys", "--define", "_keyring fs", "--define", "_keyringpath /nonexistent"),
+    *("--define", "_pkgverify_level digest", "--define", "_pkgverify_flags 0x0"),
+    *("--nosignature", "--checksig"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a request says of its package; None where it says nothing.
+
+    `sigmd5` is the package's MD5, which may stand for the authentication of its bytes:
+    `authenticated` tells whether those are authenticated otherwise.
+    """
+
+    name: str | None = None
+    epoch: str | None = None
+    version: str | None = None
+    release: str | None = None
+    arch: str | None = None
+    sigmd5: bytes | None = None
+    authenticated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """The keys, open already, and what to make with them.
+
+    `v3` asks for a signature over header and payload, too; with `head_only` packages are heads
+    without a payload, and so are the answers. Safe to use from several threads.
+    """
+
+    home: GnuPG
+    fingerprint: str
+    passphrase: Secret
+    files: FileSigner | None = None
+    v3: bool = False
+    head_only: bool = False
+
+    def sign(self, package: BinaryIO, expected: Expected, output: BinaryIO) -> None:
+        """Write `package`, signed, to `output`; with `head_only` only its new signature header.
+
+        Both are seekable files; `package` is read from its start. Raises `RequestRefused`
+        (corrupt RPM, unauthenticated RPM, or what cannot be done with this one), `KeystoreError`.
+        """
+        size = package.seek(0, os.SEEK_END)
+        if not size:
+            raise RequestRefused(
+                Status.CORRUPT_RPM,
+                "no RPM came with the request: it is empty, or over the bridge's"
+                " max-rpms-payloads-size; bridges that fetch RPMs from Koji come later",
+            )
+        try:
+            head = _read_head(package, size)
+            _compare(head, expected)
+            self._check(package, size, head, expected)
+            added = self._signatures(package, head)
+        except ProtocolError as error:
+            raise RequestRefused(Status.CORRUPT_RPM, str(error)) from None
+        header = _new_signature_header(head.signature, added)
+        if self.head_only:
+            _write(output, header)
+            return
+        _write(output, head.before_main(header))
+        package.seek(head.main_offset)
+        while piece := package.read(_COPY_BYTES):
+            _write(output, piece)
+
+    # --------------------------------------------------------------------------------- checking
+
+    def _check(self, package: BinaryIO, size: int, head: Head, expected: Expected) -> None:
+        _check_header(head)
+        if (head.main.integer(_FORMAT) or 4) > 4:
+            raise RequestRefused(
+                Status.UNKNOWN_ERROR, "RPMs of format 6 are not signed yet; build it as format 4"
+            )
+        if self.head_only:
+            if size != head.length:
+                raise CorruptRPM("only an RPM's headers are taken with head-signing")
+            if not expected.authenticated:
+                # Nothing but the digest of the whole package speaks for this head.
+                raise RequestRefused(Status.UNAUTHENTICATED_RPM)
+            return
+        recorded = head.signature.long(_LONG_SIZE) or head.signature.integer(_SIZE)
+        if recorded is not None and recorded != size - head.main_offset:
+            raise CorruptRPM(
+                f"the RPM has {size - head.main_offset} bytes of header and payload, and says that"
+                f" it has {recorded}: it is truncated, or has something behind it"
+            )
+        if not expected.authenticated and _md5(package, head.main_offset) != expected.sigmd5:
+            raise RequestRefused(Status.UNAUTHENTICATED_RPM, "it is not the one of rpm-sigmd5")
+        self._check_with_rpm(package, size)
+
+    def _check_with_rpm(self, package: BinaryIO, size: int) -> None:
+        package.seek(0)
+        with input_descriptor(package) as descriptor:
+            try:
+                done = run(
+                    [*_CHECK, f"/proc/self/fd/{descriptor}"],
+                    package=PACKAGE,
+                    time_limit=self.home.time_limit + size / _BYTES_PER_SECOND,
+                    inherit=[descriptor],
+                )
+            except ToolMissing as error:
+                raise RequestRefused(Status.UNKNOWN_ERROR, str(error)) from None
+        if done.returncode:
+            said = (done.stdout.decode("utf-8", "replace") + done.stderr).strip()
+            _log.info("rpmkeys refuses the RPM: %r", said[:500])
+            raise CorruptRPM("its digests are not those of its content")
+
+    # ---------------------------------------------------------------------------------- signing
+
+    def _signatures(self, package: BinaryIO, head: Head) -> list[Entry]:
+        covers_payload = _PAYLOAD_DIGEST in head.main
+        if self.head_only and (self.v3 or not covers_payload):
+            raise RequestRefused(
+                Status.UNKNOWN_ERROR,
+                "a signature over the payload needs the whole RPM; sign it without head-signing",
+            )
+        added = [] if self.files is None else _file_signatures(self.files, head.main)
+        signature = self._sign(io.BytesIO(head.main.raw))
+        added.append(Entry.binary(_RSA_HEADER if _is_rsa(signature) else _DSA_HEADER, signature))
+        if self.v3 or not covers_payload:
+            package.seek(head.main_offset)
+            signature = self._sign(package)
+            added.append(Entry.binary(_PGP if _is_rsa(signature) else _GPG, signature))
+        return added
+
+    def _sign(self, data: BinaryIO) -> bytes:
+        signature = io.BytesIO()
+        openpgp.detach_sign(
+            self.home, self.fingerprint, self.passphrase, data, signature, armor=False
+        )
+        return signature.getvalue()
+
+
+def _read_head(package: BinaryIO, size: int) -> Head:
+    package.seek(0)
+    left = size
+
+    def read_exactly(count: int) -> bytes:
+        nonlocal left
+        left -= count
+        # Asked first, so that nothing is made room for that has not come.
+        data = package.read(count) if left >= 0 else b""
+        while data and len(data) < count and (more := package.read(count - len(data))):
+            data += more
+        if len(data) != count:
+            raise CorruptRPM("the RPM is truncated")
+        return data
+
+    return run_parser(read_head(), read_exactly)
+
+
+def _compare(head: Head, expected: Expected) -> None:
+    """Compare the package with what the request says of it. Raises `RequestRefused`."""
+    main = head.main
+    source = _SOURCE_RPM not in main
+    epoch = main.integer(_EPOCH) or 0
+    if (head.lead[6:8] == b"\0\1") != source:
+        raise CorruptRPM("the RPM's headers do not agree on whether it is a source package")
+    for what, wanted, found in (
+        ("name", expected.name, main.string(_NAME)),
+        ("epoch", None if expected.epoch is None else expected.epoch or "0", str(epoch)),
+        ("version", expected.version, main.string(_VERSION)),
+        ("release", expected.release, main.string(_RELEASE)),
+        ("arch", expected.arch, "src" if source else main.string(_ARCH)),
+    ):
+        if wanted is not None and wanted != found:
+            raise CorruptRPM(f"the RPM's {what} is '{found}', and not '{wanted}'")
+    if expected.sigmd5 is not None and head.signature.blob(_MD5) != expected.sigmd5:
+        raise CorruptRPM("the RPM's MD5 is not rpm-sigmd5")
+    if expected.sigmd5 is None and not expected.authenticated:
+        raise RequestRefused(Status.UNAUTHENTICATED_RPM)
+
+
+def _check_header(head: Head) -> None:
+    """Compare the main header with its digests, one of which there must be."""
+    raw = head.main.raw
+    digests = (
+        (_SHA256_HEADER, hashlib.sha256(raw).hexdigest()),
+        (_SHA1_HEADER, hashlib.sha1(raw, usedforsecurity=False).hexdigest()),
+    )
+    known = [(head.signature.string(tag), digest) for tag, digest in digests]
+    if not any(recorded for recorded, _ in known):
+        raise CorruptRPM("the RPM has no digest of its header; rebuild it with a newer rpm")
+    if any(recorded not in (None, digest) for recorded, digest in known):
+        raise CorruptRPM("the RPM's header does not match its digest")
+
+
+def _md5(package: BinaryIO, offset: int) -> bytes:
+    package.seek(offset)
+    digest = hashlib.md5(usedforsecurity=False)
+    while piece := package.read(_COPY_BYTES):
+        digest.update(piece)
+    return digest.digest()
+
+
+def _file_signatures(signer: FileSigner, main: Header) -> list[Entry]:
+    digests = main.strings(_FILE_DIGESTS)
+    if digests is None:  # a package without files
+        return []
+    algorithm = main.integer(_FILE_DIGEST_ALGORITHM) or _MD5_ALGORITHM
+    signatures = []
+    for digest in digests:
+        try:
+            # Directories, links and the like have none.
+            signed = signer.sign(algorithm, bytes.fromhex(digest)) if digest else b""
+        except ValueError:
+            raise CorruptRPM("a file's digest is not hexadecimal") from None
+        signatures.append(signed.hex())
+    longest = max(len(signature) for signature in signatures) // 2
+    return [
+        Entry.strings(_FILE_SIGNATURES, signatures),
+        Entry.integer(_FILE_SIGNATURE_LENGTH, longest),
+    ]
+
+
+def _is_rsa(signature: bytes) -> bool:
+    """Whether an OpenPGP signature of version 4, in one packet, is RSA's. Raises `KeystoreError`.
+
+    Packet header of one octet and a length of 1, 2 or 4 (RFC 4880, 4.2), then version, type,
+    algorithm.
+    """
+    if len(signature) > 6:
+        first, length = signature[0], signature[1]
+        if first & 0x40:
+            start = 2 if length < 192 else 3 if length < 224 else 6
+        else:
+            start = {0: 2, 1: 3, 2: 5}.get(first & 3, 0)
+        if start and signature[start] == 4:
+            return signature[start + 2] in _RSA
+    raise KeystoreError(
+        "gpg made a signature that rpm does not read; use a key of version 4 (gpg --list-packets)"
+    )
+
+
+def _new_signature_header(old: Header, added: Iterable[Entry]) -> bytes:
+    entries = {
+        tag: entry
+        for tag, entry in old.entries.items()
+        if tag not in _SIGNATURES and tag != _RESERVED
+    }
+    for entry in added:
+        if entry.tag in _FILES:
+            entries.pop(entry.tag, None)
+    entries.update((entry.tag, entry) for entry in added)
+    whole = encode_header(Region.SIGNATURE, entries.values())
+    reserve = len(old.raw) - len(whole) - 16  # the index entry
+    if _RESERVED not in old or reserve <= 0:
+        return whole
+    # Behind everything else, so that its length is free.
+    reserved = Entry.binary(_RESERVED, bytes(reserve))
+    return encode_header(Region.SIGNATURE, [*entries.values(), reserved])
+
+
+def _write(output: BinaryIO, data: bytes) -> None:
+    """Write all of `data`: an unbuffered file may take less at once."""
+    left = memoryview(data)
+    while left:
+        left = left[output.write(left) :]

@@ -1,0 +1,207 @@
+"""The signer itself: what stands for a package's authentication, and packages that are unusual.
+
+Packages are taken apart and put together anew here, so that all digests fit and only one thing is
+out of the ordinary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sigul_stack.errors import RequestRefused, Status
+from sigul_stack.keystore.gnupg import UserId
+from sigul_stack.protocol.codec import run_parser
+from sigul_stack.protocol.rpm import Entry, Head, Region, Type, encode_header, read_head
+from sigul_stack.secret import Secret
+from sigul_stack.signing.rpm import Expected, Signer
+
+from .gnupg_support import gnupg_home
+from .rpm_support import Rpm, build
+
+PASSPHRASE = Secret("pw")
+UNAUTHENTICATED = Expected(authenticated=False)
+
+
+@pytest.fixture(scope="module")
+def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signer]:
+    """A signer with an Ed25519 key."""
+    with gnupg_home(tmp_path_factory.mktemp("gnupg") / "home") as home:
+        fingerprint = home.generate(PASSPHRASE, UserId("rpm"), None)
+        yield Signer(home, fingerprint, PASSPHRASE)
+
+
+@pytest.fixture(scope="module")
+def rpm(signer: Signer, tmp_path_factory: pytest.TempPathFactory) -> Rpm:
+    """An rpm database with the signer's key."""
+    return Rpm(tmp_path_factory.mktemp("rpmdb"), signer.home.export(signer.fingerprint, armor=True))
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A binary package."""
+    return build(tmp_path_factory.mktemp("package")).read_bytes()
+
+
+def head_of(package: bytes) -> Head:
+    """The head of a package."""
+    return run_parser(read_head(), io.BytesIO(package).read)
+
+
+def md5_of(package: bytes) -> bytes:
+    """The MD5 of header and payload."""
+    return hashlib.md5(package[head_of(package).main_offset :], usedforsecurity=False).digest()
+
+
+def signed(signer: Signer, package: bytes, expected: Expected = Expected()) -> bytes:  # noqa: B008
+    """What the signer makes of a package."""
+    output = io.BytesIO()
+    signer.sign(io.BytesIO(package), expected, output)
+    return output.getvalue()
+
+
+def refusal(
+    signer: Signer,
+    package: bytes,
+    expected: Expected = Expected(),  # noqa: B008
+) -> RequestRefused:
+    """Why the signer refuses a package; it has written nothing then."""
+    output = io.BytesIO()
+    with pytest.raises(RequestRefused) as caught:
+        signer.sign(io.BytesIO(package), expected, output)
+    assert output.getvalue() == b""
+    return caught.value
+
+
+def rebuilt(
+    package: bytes,
+    changes: Mapping[int, Entry | None],
+    signature: Mapping[int, Entry | None] = {},
+) -> bytes:
+    """The package with entries of its main header changed, and digests that fit."""
+    head = head_of(package)
+    main = encode_header(Region.MAIN, changed(head.main.entries, changes))
+    rest = main + package[head.length :]
+    digests: dict[int, Entry | None] = {
+        269: text(269, hashlib.sha1(main, usedforsecurity=False).hexdigest()),
+        273: text(273, hashlib.sha256(main).hexdigest()),
+        1000: Entry.integer(1000, len(rest)),
+        1004: Entry.binary(1004, hashlib.md5(rest, usedforsecurity=False).digest()),
+        **signature,
+    }
+    new = encode_header(Region.SIGNATURE, changed(head.signature.entries, digests))
+    return head.before_main(new) + rest
+
+
+def changed(entries: Mapping[int, Entry], changes: Mapping[int, Entry | None]) -> list[Entry]:
+    """Entries with some replaced, or without them."""
+    return [entry for entry in {**entries, **changes}.values() if entry is not None]
+
+
+def text(tag: int, value: str) -> Entry:
+    """An entry of one text."""
+    return Entry(tag, Type.STRING, 1, value.encode() + b"\0")
+
+
+# ------------------------------------------------------------------------------ authentication
+
+
+def test_the_md5_stands_in_for_authentication(signer: Signer, package: bytes) -> None:
+    assert signed(signer, package, replace(UNAUTHENTICATED, sigmd5=md5_of(package)))
+    assert refusal(signer, package, UNAUTHENTICATED).status == Status.UNAUTHENTICATED_RPM
+    wrong = replace(UNAUTHENTICATED, sigmd5=bytes(16))
+    assert refusal(signer, package, wrong).status == Status.CORRUPT_RPM
+
+
+def test_an_md5_is_computed_and_not_believed(signer: Signer, package: bytes) -> None:
+    """A bridge gives another package the MD5 of the one that the client means."""
+    meant = md5_of(package)
+    other = rebuilt(package, {1000: text(1000, "other")}, {1004: Entry.binary(1004, meant)})
+    refused = refusal(signer, other, replace(UNAUTHENTICATED, sigmd5=meant))
+    assert refused.status == Status.UNAUTHENTICATED_RPM
+
+
+def test_an_md5_says_nothing_of_a_head(signer: Signer, package: bytes) -> None:
+    head = package[: head_of(package).length]
+    heads = replace(signer, head_only=True)
+    assert signed(heads, head, Expected(sigmd5=md5_of(package)))
+    wrong = replace(UNAUTHENTICATED, sigmd5=md5_of(package))
+    assert refusal(heads, head, wrong).status == Status.UNAUTHENTICATED_RPM
+    assert refusal(heads, package).status == Status.CORRUPT_RPM
+    assert refusal(heads, head[:-1]).status == Status.CORRUPT_RPM
+
+
+# ----------------------------------------------------------------------------- unusual packages
+
+
+def test_a_package_put_together_anew_is_as_good(signer: Signer, rpm: Rpm, package: bytes,
+                                                tmp_path: Path) -> None:  # fmt: skip
+    assert rebuilt(package, {}) == package
+    (tmp_path / "out").write_bytes(signed(signer, rebuilt(package, {1000: text(1000, "other")})))
+    assert len(rpm.signatures(tmp_path / "out")) == 1
+
+
+def test_a_payload_without_a_digest_gets_a_signature_of_its_own(
+    signer: Signer, rpm: Rpm, package: bytes, tmp_path: Path
+) -> None:
+    old = rebuilt(package, {5092: None, 5093: None, 5097: None})
+    (tmp_path / "out").write_bytes(signed(signer, old))
+    assert len(rpm.signatures(tmp_path / "out")) == 2
+    heads = replace(signer, head_only=True)
+    refused = refusal(heads, old[: head_of(old).length])
+    assert refused.status == Status.UNKNOWN_ERROR
+    assert "without head-signing" in str(refused)
+
+
+def test_a_package_without_room_in_its_signature_header(
+    signer: Signer, rpm: Rpm, package: bytes, tmp_path: Path
+) -> None:
+    tight = rebuilt(package, {}, {1008: None})
+    assert len(tight) < len(package)
+    (tmp_path / "out").write_bytes(signed(signer, tight))
+    assert len(rpm.signatures(tmp_path / "out")) == 1
+    heads = replace(signer, head_only=True)
+    head = head_of(tight)
+    header = signed(heads, tight[: head.length])
+    spliced = head.before_main(header) + tight[head.main_offset :]
+    (tmp_path / "out").write_bytes(spliced)
+    assert len(rpm.signatures(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize(
+    ("main", "signature", "status", "words"),
+    [
+        ({}, {269: None, 273: None}, Status.CORRUPT_RPM, "no digest of its header"),
+        ({}, {273: text(273, "0" * 64)}, Status.CORRUPT_RPM, "does not match its digest"),
+        ({}, {269: text(269, "0" * 40)}, Status.CORRUPT_RPM, "does not match its digest"),
+        ({}, {273: Entry.integer(273, 1)}, Status.CORRUPT_RPM, "type"),
+        ({}, {1000: Entry.integer(1000, 1)}, Status.CORRUPT_RPM, "says that it has 1"),
+        ({}, {1004: Entry.binary(1004, bytes(16))}, Status.CORRUPT_RPM, "digests"),
+        ({1000: Entry.integer(1000, 1)}, {}, Status.CORRUPT_RPM, "type"),
+        ({1044: None}, {}, Status.CORRUPT_RPM, "source package"),
+        ({5114: Entry.integer(5114, 6)}, {}, Status.UNKNOWN_ERROR, "format 6"),
+        ({5092: Entry.strings(5092, ["0" * 64])}, {}, Status.CORRUPT_RPM, "digests"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(
+    signer: Signer,
+    package: bytes,
+    main: dict[int, Entry | None],
+    signature: dict[int, Entry | None],
+    status: Status,
+    words: str,
+) -> None:
+    refused = refusal(signer, rebuilt(package, main, signature))
+    assert refused.status == status
+    assert words in str(refused)
+
+
+def test_nothing_at_all_is_refused_with_what_may_be_the_reason(signer: Signer) -> None:
+    refused = refusal(signer, b"")
+    assert refused.status == Status.CORRUPT_RPM
+    assert "max-rpms-payloads-size" in str(refused)

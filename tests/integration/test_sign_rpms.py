@@ -1,0 +1,304 @@
+"""`sign-rpms`: many RPMs in one request, each for itself; limits, failures, and what is sent."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.shared_data import shared
+from tests.site import PROGRAM_SECONDS, Process, Site, module, nul
+from tests.vectors.test_vectors import Exchange, subs
+
+from .commands_support import ADMIN, AUTHENTICATION, done, error_line, leftovers, refused
+from .rpm_support import Rpm, build
+from .test_sign_rpm import BAD, head_of
+
+KIB = 1024
+#: The most that the server here takes as one RPM, and that server and bridge take together.
+FILE_LIMIT = 3000 * KIB
+SERVER_TOTAL = 4000 * KIB
+BRIDGE_TOTAL = 6000 * KIB
+
+
+@pytest.fixture(scope="module")
+def daemons(
+    template: Site, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Site, Process]]:
+    """A site with small limits and the keys `k` and `ima`, and its server."""
+    site = Site.copy(template, tmp_path_factory.mktemp("rpms") / "site")
+    site.extra = {
+        "server": {
+            "server": f"max-file-payload-size: {FILE_LIMIT}\nmax-memory-payload-size: 65536\n"
+            f"max-rpms-payloads-size: {SERVER_TOTAL}\nsigning-threads: 3\n"
+        },
+        "bridge": {"bridge": f"max-rpms-payloads-size: {BRIDGE_TOTAL}\n"},
+    }
+    site.configure()
+    with site.running() as (_bridge, server):
+        done(site, "new-key", "k", secrets=[ADMIN, "k-pw"])
+        done(site, "new-key", "--key-type", "ECC", "ima", secrets=[ADMIN, "ima-pw"])
+        yield site, server
+        assert leftovers(site) == []
+
+
+@pytest.fixture(scope="module")
+def running(daemons: tuple[Site, Process]) -> Site:
+    """The site."""
+    return daemons[0]
+
+
+@pytest.fixture(scope="module")
+def rpm(running: Site, tmp_path_factory: pytest.TempPathFactory) -> Rpm:
+    """An rpm database that has the public key `k`."""
+    public = done(running, "get-public-key", "k", secrets=["k-pw"])
+    return Rpm(tmp_path_factory.mktemp("rpmdb"), public)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small package."""
+    return build(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package of a megabyte and a half."""
+    more = "head -c 1500000 /dev/urandom > %{buildroot}/opt/large/random"
+    return build(tmp_path_factory.mktemp("large"), "large", more=more)
+
+
+def copies(package: Path, directory: Path, count: int) -> list[Path]:
+    """Files with the same package."""
+    files = [directory / f"{number:03d}.rpm" for number in range(count)]
+    for file in files:
+        file.write_bytes(package.read_bytes())
+    return files
+
+
+def command(out: Path, *words: str | Path) -> list[str]:
+    """A command line."""
+    return ["sign-rpms", "-o", str(out), *map(str, words)]
+
+
+@pytest.mark.parametrize("options", [[], ["--head-signing"]], ids=["whole", "head"])
+def test_all_are_signed(
+    running: Site, rpm: Rpm, small: Path, tmp_path: Path, options: list[str]
+) -> None:
+    files = copies(small, tmp_path, 12)
+    out = tmp_path / "deep" / "out"
+    signing = ["--file-signing-key", "ima", *options]
+    words = command(out, *signing, "k", *files)
+    assert done(running, *words, secrets=["k-pw", "ima-pw"]) == b""
+    assert sorted(path.name for path in out.iterdir()) == [file.name for file in files]
+    for file in files:
+        assert len(rpm.signatures(out / file.name)) == 1
+        signed = rpm.query(out / file.name, "[%{FILESIGNATURES}\n]").split()
+        assert len(signed) == 3
+        assert all(signature.startswith("030204") for signature in signed)
+    rpm.installs(out / files[0].name)
+
+
+def test_the_packages_of_the_recorded_exchange(running: Site, rpm: Rpm, tmp_path: Path) -> None:
+    exchange = Exchange.load(shared("spec", "vectors") / "sign-rpms.json")
+    _, _, replies = exchange.reply_payload()
+    theirs = {sub.header.fields["id"]: sub.payload for sub in subs(replies)}
+    files = []
+    for number, sub in enumerate(subs(exchange.sub_sent)):
+        files.append(tmp_path / f"{number}.rpm")
+        files[-1].write_bytes(sub.payload)
+        (tmp_path / f"theirs-{number}").write_bytes(theirs[sub.header.fields["id"]])
+    assert len(files) == 2
+    out = tmp_path / "out"
+    assert done(running, *command(out, "k", *files), secrets=["k-pw"]) == b""
+    for number, file in enumerate(files):
+        assert len(rpm.signatures(out / file.name)) == 1
+        ours, reference = head_of(out / file.name), head_of(tmp_path / f"theirs-{number}")
+        assert ours.signature.entries.keys() == reference.signature.entries.keys()
+        assert len(ours.signature.raw) == len(reference.signature.raw)
+        assert ours.main.raw == reference.main.raw
+
+
+def test_v3_signatures(running: Site, rpm: Rpm, small: Path, tmp_path: Path) -> None:
+    files = copies(small, tmp_path, 2)
+    out = tmp_path / "out"
+    done(running, *command(out, "--v3-signature", "k", *files), secrets=["k-pw"])
+    for file in files:
+        assert len(rpm.signatures(out / file.name)) == 2
+
+
+def test_each_bad_one_is_named_and_the_others_are_signed(
+    running: Site, rpm: Rpm, small: Path, tmp_path: Path
+) -> None:
+    good = copies(small, tmp_path, len(BAD) + 1)
+    files = [good[0]]
+    bad = []
+    for file, (what, spoil) in zip(good[1:], BAD.items(), strict=True):
+        bad.append(tmp_path / f"{what.replace(' ', '-')}.rpm")
+        bad[-1].write_bytes(spoil(small))
+        files += [bad[-1], file]
+    out = tmp_path / "out"
+    result = running.sigul(*command(out, "k", *files), secrets=["k-pw"], code=1)
+    assert result.stdout == b""
+    lines = result.stderr.decode().splitlines()
+    assert len(lines) == len(bad), lines
+    for file in bad:
+        (line,) = [line for line in lines if line.startswith(f"Error signing {file}: ")]
+        assert "The RPM file is corrupt: " in line
+    assert sorted(path.name for path in out.iterdir()) == [file.name for file in good]
+    for file in good:
+        assert len(rpm.signatures(out / file.name)) == 1
+
+
+def test_what_is_no_rpm_is_not_even_sent_with_head_signing(
+    running: Site, rpm: Rpm, small: Path, tmp_path: Path
+) -> None:
+    good, other = copies(small, tmp_path, 2)
+    text = tmp_path / "text.rpm"
+    text.write_bytes(b"garbage\n" * 100)
+    out = tmp_path / "out"
+    words = command(out, "--head-signing", "k", good, text, other)
+    result = running.sigul(*words, secrets=["k-pw"], code=1)
+    assert result.stderr.decode() == f"Error signing {text}: the file is not an RPM\n"
+    for file in (good, other):
+        assert len(rpm.signatures(out / file.name)) == 1
+
+
+def test_an_rpm_over_the_servers_limits_costs_that_rpm(
+    running: Site, rpm: Rpm, small: Path, large: Path, tmp_path: Path
+) -> None:
+    huge = tmp_path / "huge.rpm"
+    huge.write_bytes(large.read_bytes() + bytes(FILE_LIMIT))
+    first, second, third = copies(large, tmp_path, 3)
+    last = tmp_path / "last.rpm"
+    last.write_bytes(small.read_bytes())
+    out = tmp_path / "out"
+    # The third large one is over what all may have together, and the huge one over a file's.
+    result = running.sigul(*command(out, "k", first, second, third, last), secrets=["k-pw"], code=1)
+    assert re.fullmatch(
+        f"Error signing {third}: Unknown error: .* max-rpms-payloads-size .*\n",
+        result.stderr.decode(),
+    )
+    for file in (first, second, last):
+        assert len(rpm.signatures(out / file.name)) == 1
+    result = running.sigul(*command(out, "k", huge, last), secrets=["k-pw"], code=1)
+    assert re.fullmatch(
+        f"Error signing {huge}: Unknown error: .* max-file-payload-size .*\n",
+        result.stderr.decode(),
+    )
+    assert len(rpm.signatures(out / last.name)) == 1
+
+
+def test_an_rpm_over_the_bridges_limit_costs_that_rpm(
+    running: Site, rpm: Rpm, small: Path, tmp_path: Path
+) -> None:
+    huge = tmp_path / "huge.rpm"
+    huge.write_bytes(bytes(BRIDGE_TOTAL + 1))
+    (good,) = copies(small, tmp_path, 1)
+    out = tmp_path / "out"
+    result = running.sigul(*command(out, "k", huge, good), secrets=["k-pw"], code=1)
+    line = error_of(result, huge)
+    assert "max-rpms-payloads-size" in line
+    assert len(rpm.signatures(out / good.name)) == 1
+
+
+def error_of(result: subprocess.CompletedProcess[bytes], file: Path) -> str:
+    """The one line of standard error, which is about `file`."""
+    (line,) = result.stderr.decode().splitlines()
+    assert line.startswith(f"Error signing {file}: ")
+    return line
+
+
+def test_head_signing_sends_no_payload(running: Site, rpm: Rpm, tmp_path: Path) -> None:
+    """200 MiB pass through nothing here: bridge and server would refuse a hundredth of that."""
+    more = "head -c 209715200 /dev/urandom > %{buildroot}/opt/vast/random"
+    vast = build(tmp_path, "vast", more=more, macros=[("_binary_payload", "w0.ufdio")])
+    assert vast.stat().st_size > 200 * KIB**2 > BRIDGE_TOTAL > SERVER_TOTAL
+    headers = head_of(vast).length
+    out = tmp_path / "out"
+    bridge_log = running.processes[0]
+    assert done(running, *command(out, "--head-signing", "k", vast), secrets=["k-pw"]) == b""
+    assert len(rpm.signatures(out / vast.name)) == 1
+    rpm.installs(out / vast.name)
+    single = tmp_path / "single.rpm"
+    words = ["sign-rpm", "--head-signing", "-o", str(single), "k", str(vast)]
+    assert done(running, *words, secrets=["k-pw"]) == b""
+    assert len(rpm.signatures(single)) == 1
+    # The bridge tells what it is sent as a payload.
+    assert f"Request 'sign-rpm' of user 'admin', payload {headers} bytes" in bridge_log.text
+    assert headers < 10_000
+
+
+def test_rights_are_those_of_the_request(running: Site, small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = command(out, "k", small)
+    refused(running, AUTHENTICATION, *words, secrets=["wrong"])
+    words = command(out, "--file-signing-key", "ima", "k", small)
+    refused(running, AUTHENTICATION, *words, secrets=["k-pw", "wrong"])
+    refused(running, "Unsupported keytype for operation", *command(out, "ima", small),
+            secrets=["ima-pw"])  # fmt: skip
+    assert list(out.iterdir()) == []
+
+
+def test_two_of_one_name_are_refused(running: Site, small: Path, tmp_path: Path) -> None:
+    other = tmp_path / small.name
+    other.write_bytes(small.read_bytes())
+    result = running.sigul(*command(tmp_path / "out", "k", small, other), code=1)
+    assert "would be signed to the same file" in error_line(result)
+
+
+def test_outputs_that_cannot_be_written_cost_themselves(
+    running: Site, rpm: Rpm, small: Path, tmp_path: Path
+) -> None:
+    first, blocked, last = copies(small, tmp_path, 3)
+    out = tmp_path / "out"
+    (out / blocked.name).mkdir(parents=True)
+    result = running.sigul(*command(out, "k", first, blocked, last), secrets=["k-pw"], code=1)
+    assert "cannot be written" in error_of(result, blocked)
+    for file in (first, last):
+        assert len(rpm.signatures(out / file.name)) == 1
+
+
+def test_a_server_that_dies_is_told_for_each_rpm_that_it_leaves(
+    template: Site, small: Path, tmp_path: Path
+) -> None:
+    site = Site.copy(template, tmp_path / "site")
+    with site.running() as (_bridge, server):
+        done(site, "new-key", "k", secrets=[ADMIN, "k-pw"])
+        files = copies(small, tmp_path, 300)
+        out = tmp_path / "out"
+        with subprocess.Popen(
+            [*module("sigul"), "--batch", "-c", str(site.path("client.conf")),
+             *command(out, "k", *files)],
+            stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=site.environment,
+        ) as client:  # fmt: skip
+            assert client.stdin is not None
+            client.stdin.write(nul("k-pw"))
+            client.stdin.close()
+            client.stdin = None
+            end = time.monotonic() + PROGRAM_SECONDS
+            while not out.exists() or not any(out.iterdir()):
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            for worker in workers(server):
+                subprocess.run(["kill", "-KILL", worker], timeout=10, check=False)
+            _, stderr = client.communicate(timeout=PROGRAM_SECONDS)
+            assert client.returncode == 1
+        lines = stderr.decode().splitlines()
+        lost = {file.name for file in files} - {path.name for path in out.iterdir()}
+        assert lost
+        assert len(lines) == len(lost)
+        for line in lines:
+            assert re.match(r"Error signing .*/\d+\.rpm: No reply from server received: ", line)
+
+
+def workers(server: Process) -> list[str]:
+    """The server's own processes, workers all."""
+    found = subprocess.run(
+        ["pgrep", "-P", str(server.popen.pid)], capture_output=True, timeout=10, check=True
+    )
+    return found.stdout.decode().split()

@@ -1,0 +1,199 @@
+"""The client's side of `sign-rpms`, on streams in memory, with a server that says what it likes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sigul_stack.client.batch import Exchange
+from sigul_stack.client.rpm import Package
+from sigul_stack.errors import SigulError
+from sigul_stack.transport.chunked import ChunkedStream
+from sigul_stack.transport.memory import pair
+from tests.wire import (
+    SUBREPLY_KEYS,
+    SUBREQUEST_KEYS,
+    THREAD_SECONDS,
+    in_background,
+    sub_parts,
+    u32,
+)
+
+OK, BAD = {"status": u32(0)}, {"status": u32(11), "message": b"why"}
+NO_REPLY = "No reply from server received"
+Server = Callable[[ChunkedStream], None]
+
+
+def packages(directory: Path, count: int) -> list[Package]:
+    """Packages with the contents `rpm 0`, `rpm 1`, …"""
+    found = []
+    (directory / "out").mkdir()
+    for number in range(count):
+        (directory / f"{number}").write_bytes(b"rpm %d" % number)
+        found.append(Package(directory / f"{number}", directory / "out" / f"{number}"))
+    return found
+
+
+def run(
+    all_of_them: list[Package],
+    server: Server,
+    on_write: Callable[[bytes], None] | None = None,
+) -> dict[str, str | None]:
+    """What is told of each package: its error, or None."""
+    near, far = pair()
+    near.on_write = on_write
+    told: dict[str, str | None] = {}
+
+    def done(package: Package, error: SigulError | None) -> None:
+        assert package.source.name not in told
+        told[package.source.name] = None if error is None else str(error)
+
+    exchange = Exchange(
+        all_of_them,
+        head_signing=False,
+        subrequests=SUBREQUEST_KEYS,
+        subreplies=SUBREPLY_KEYS,
+        done=done,
+    )
+    chunked = ChunkedStream(far, THREAD_SECONDS)
+    with in_background(lambda: server(chunked)):
+        exchange.run(ChunkedStream(near, THREAD_SECONDS))
+    return told
+
+
+def reply(number: int, index: int, fields: dict[str, bytes], payload: bytes = b"") -> bytes:
+    """A subreply."""
+    return b"".join(sub_parts(number, {"id": u32(index), **fields}, payload, SUBREPLY_KEYS))
+
+
+def request(number: int, index: int, payload: bytes) -> bytes:
+    """A subrequest as it must look."""
+    return b"".join(sub_parts(number, {"id": u32(index)}, payload, SUBREQUEST_KEYS))
+
+
+def answers(*replies: bytes) -> Server:
+    """A server that takes all, says this and ends."""
+
+    def server(chunked: ChunkedStream) -> None:
+        while chunked.read(1 << 20):
+            pass
+        for piece in replies:
+            chunked.write(piece)
+        chunked.end()
+
+    return server
+
+
+def outputs(directory: Path) -> dict[str, bytes]:
+    """What was put in place."""
+    return {path.name: path.read_bytes() for path in (directory / "out").iterdir()}
+
+
+def test_what_is_sent(tmp_path: Path) -> None:
+    found = b""
+
+    def server(chunked: ChunkedStream) -> None:
+        nonlocal found
+        while piece := chunked.read(1 << 20):
+            found += piece
+        chunked.end()
+
+    run(packages(tmp_path, 3), server)
+    assert found == b"".join(request(n, n, b"rpm %d" % n) for n in range(3))
+
+
+def test_a_package_that_cannot_be_sent_takes_no_number(tmp_path: Path) -> None:
+    three = packages(tmp_path, 4)
+    three[0].source.unlink()
+    three[2].source.write_bytes(b"")
+    found = b""
+
+    def server(chunked: ChunkedStream) -> None:
+        nonlocal found
+        while piece := chunked.read(1 << 20):
+            found += piece
+        chunked.write(reply(0, 3, OK, b"three") + reply(1, 1, OK, b"one"))
+        chunked.end()
+
+    told = run(three, server)
+    assert found == request(0, 1, b"rpm 1") + request(1, 3, b"rpm 3")
+    assert told["1"] is None
+    assert told["3"] is None
+    assert "cannot be read: No such file" in str(told["0"])
+    assert str(told["2"]).startswith("Cannot sign zero-length RPM file ")
+    assert outputs(tmp_path) == {"1": b"one", "3": b"three"}
+
+
+def test_every_subreply_is_counted_failed_ones_too(tmp_path: Path) -> None:
+    server = answers(reply(0, 1, BAD), reply(1, 2, OK, b"two"), reply(2, 0, {"status": u32(99)}))
+    assert run(packages(tmp_path, 3), server) == {
+        "0": "Error 99", "1": "The RPM file is corrupt: why", "2": None,
+    }  # fmt: skip
+    assert outputs(tmp_path) == {"2": b"two"}
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        reply(0, 1, OK, b"one"),  # another number's keys
+        reply(1, 1, OK, b"one")[:-1] + b"?",
+        reply(1, 0, OK, b"zero"),  # a second time
+        reply(1, 7, OK, b"seven"),
+        reply(1, 1, {}, b"one"),
+        reply(1, 1, OK, b"one")[:-64],
+        b"".join(sub_parts(1, OK, b"one", SUBREPLY_KEYS)),
+    ],
+    ids=["number", "code", "twice", "unknown", "no status", "cut", "no id"],
+)
+def test_a_reply_that_is_not_in_order_ends_the_batch(tmp_path: Path, second: bytes) -> None:
+    told = run(packages(tmp_path, 3), answers(reply(0, 0, OK, b"zero"), second))
+    assert told["0"] is None
+    for name in ("1", "2"):
+        assert str(told[name]).startswith(NO_REPLY)
+    assert outputs(tmp_path) == {"0": b"zero"}
+
+
+def test_a_server_that_ends_early_is_told_for_what_is_left(tmp_path: Path) -> None:
+    told = run(packages(tmp_path, 2), answers(reply(0, 1, OK, b"one")))
+    assert told == {"0": NO_REPLY, "1": None}
+
+    def leaves(chunked: ChunkedStream) -> None:
+        chunked.read_exactly(10)
+        chunked.stream.abort()
+
+    (tmp_path / "more").mkdir()
+    told = run(packages(tmp_path / "more", 2), leaves)
+    for name in ("0", "1"):
+        assert str(told[name]).startswith(f"{NO_REPLY}: ")
+
+
+def test_a_file_that_becomes_shorter_costs_itself(tmp_path: Path) -> None:
+    both = packages(tmp_path, 2)
+    big = 3 << 20
+    with both[0].source.open("wb") as file:
+        file.truncate(big)
+
+    def shrink(_written: bytes) -> None:
+        with both[0].source.open("r+b") as file:
+            file.truncate(10)
+
+    def server(chunked: ChunkedStream) -> None:
+        chunked.read_exactly(len(request(0, 0, b"")) - 64)
+        left = big
+        while left:
+            left -= len(chunked.read(left))
+        assert chunked.read_exactly(64) == bytes(64)
+        rest = request(1, 1, b"rpm 1")
+        assert chunked.read_exactly(len(rest)) == rest
+        chunked.write(reply(0, 0, {"status": u32(12)}) + reply(1, 1, OK, b"one"))
+        chunked.end()
+
+    told = run(both, server, shrink)
+    assert told == {"0": "Missing RPM file authentication by client", "1": None}
+
+
+def test_an_empty_stream_of_replies(tmp_path: Path) -> None:
+    assert run(packages(tmp_path, 1), answers()) == {"0": NO_REPLY}
+    assert outputs(tmp_path) == {}

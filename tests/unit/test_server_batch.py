@@ -1,0 +1,244 @@
+"""The server's side of `sign-rpms`, on streams in memory, with a signer of the tests' own."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from sigul_stack.config.server import ServerSettings
+from sigul_stack.config.shared import NSSSettings
+from sigul_stack.errors import KeystoreError, ProtocolError, RequestRefused, SigulError, Status
+from sigul_stack.protocol.operations import OPERATIONS
+from sigul_stack.server.batch import PLACES_A_THREAD, Batch, Subrequest
+from sigul_stack.transport.chunked import ChunkedStream
+from sigul_stack.transport.memory import MemoryStream, pair
+from tests.wire import (
+    SUBREPLY_KEYS,
+    SUBREQUEST_KEYS,
+    THREAD_SECONDS,
+    eventually,
+    outer,
+    sub_parts,
+    u32,
+)
+
+SETTINGS = ServerSettings(
+    bridge_hostname="bridge.example.org",
+    nss=NSSSettings(directory="sql:/nonexistent"),
+    idle_timeout=THREAD_SECONDS,
+)
+END = outer(b"")
+
+
+def request(number: int, payload: bytes = b"rpm", **fields: bytes) -> bytes:
+    """A subrequest whose id is its number."""
+    named = {name.replace("_", "-"): value for name, value in fields.items()}
+    return b"".join(sub_parts(number, {"id": u32(number), **named}, payload, SUBREQUEST_KEYS))
+
+
+def reply(number: int, fields: Mapping[str, bytes], payload: bytes = b"") -> bytes:
+    """A subreply as it must look."""
+    return b"".join(sub_parts(number, fields, payload, SUBREPLY_KEYS))
+
+
+def echo(subrequest: Subrequest) -> BinaryIO:
+    """Signs by saying who is signed, and what."""
+    assert subrequest.authenticated
+    return io.BytesIO(b"signed " + subrequest.payload.read())
+
+
+def batch(sign: Callable[[Subrequest], BinaryIO], **settings: object) -> Batch:
+    """A batch with these settings."""
+    return Batch(
+        replace(SETTINGS, **settings),  # type: ignore[arg-type]
+        OPERATIONS["sign-rpms"],
+        subrequests=SUBREQUEST_KEYS,
+        subreplies=SUBREPLY_KEYS,
+        sign=sign,
+    )
+
+
+@contextmanager
+def served(
+    sign: Callable[[Subrequest], BinaryIO], **settings: object
+) -> Iterator[tuple[MemoryStream, threading.Thread, list[BaseException]]]:
+    """A batch that runs in a thread: the client's end, the thread, and what it raised."""
+    near, far = pair()
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        chunked = ChunkedStream(near, THREAD_SECONDS)
+        try:
+            batch(sign, **settings).run(chunked)
+            chunked.end()
+        except SigulError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield far, thread, raised
+    thread.join(THREAD_SECONDS)
+    assert not thread.is_alive()
+
+
+def said(far: MemoryStream) -> bytes:
+    """All that the server says, up to its end."""
+    chunked, found = ChunkedStream(far, THREAD_SECONDS), b""
+    while piece := chunked.read(1 << 20):
+        found += piece
+    return found
+
+
+def exchange(
+    sent: bytes, sign: Callable[[Subrequest], BinaryIO] = echo, **settings: object
+) -> bytes:
+    """The answer to what is sent, one thread signing, so that the order is kept."""
+    settings.setdefault("signing_threads", 1)
+    with served(sign, **settings) as (far, _, raised):
+        far.write((outer(sent) if sent else b"") + END, THREAD_SECONDS)
+        found = said(far)
+    assert raised == []
+    return found
+
+
+OK = {"status": u32(0)}
+
+
+def test_no_subrequest_at_all() -> None:
+    assert exchange(b"") == b""
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_each_is_answered_under_the_keys_of_its_number(size: int, tmp_path: Path) -> None:
+    payloads = [b"a" * size, b"b" * (3 * size), b"c"]
+    sent = b"".join(request(number, payload) for number, payload in enumerate(payloads))
+    assert exchange(sent, max_memory_payload_size=10, spool_directory=tmp_path) == b"".join(
+        reply(number, {"id": u32(number), **OK}, b"signed " + payload)
+        for number, payload in enumerate(payloads)
+    )
+
+
+def test_a_reply_comes_before_the_next_request() -> None:
+    with served(echo) as (far, _, raised):
+        chunked = ChunkedStream(far, THREAD_SECONDS)
+        for number in range(5):
+            chunked.write(request(number))
+            wanted = reply(number, {"id": u32(number), **OK}, b"signed rpm")
+            assert chunked.read_exactly(len(wanted)) == wanted
+        chunked.end()
+        assert chunked.read(1) == b""
+    assert raised == []
+
+
+def test_failures_cost_their_rpm_and_are_counted() -> None:
+    errors = [
+        RequestRefused(Status.CORRUPT_RPM, "why"), RequestRefused(Status.UNAUTHENTICATED_RPM),
+        KeystoreError("not for the client"), OSError("nor this"), ValueError("nor that"),
+    ]  # fmt: skip
+    left = list(errors)
+
+    def sign(subrequest: Subrequest) -> BinaryIO:
+        if left:
+            raise left.pop(0)
+        return echo(subrequest)
+
+    found = exchange(b"".join(request(number) for number in range(6)), sign)
+    unknown = {"status": u32(9)}
+    answers = [
+        {"status": u32(11), "message": b"why"}, {"status": u32(12)}, unknown, unknown, unknown,
+    ]  # fmt: skip
+    assert found == b"".join(
+        reply(number, {"id": u32(number), **fields}) for number, fields in enumerate(answers)
+    ) + reply(5, {"id": u32(5), **OK}, b"signed rpm")
+
+
+def test_a_wrong_payload_code_is_told_to_the_signer_alone() -> None:
+    seen = []
+
+    def sign(subrequest: Subrequest) -> BinaryIO:
+        seen.append((subrequest.authenticated, subrequest.fields.get("rpm-sigmd5")))
+        return io.BytesIO(b"x")
+
+    sent = request(0)[:-1] + b"?" + request(1, rpm_sigmd5=bytes(16)) + request(2)
+    exchange(sent, sign)
+    assert seen == [(False, None), (True, bytes(16)), (True, None)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"".join(sub_parts(1, {"id": u32(0)}, b"rpm", SUBREQUEST_KEYS)),  # another's number
+        b"".join(sub_parts(0, {"rpm-name": b"n"}, b"rpm", SUBREQUEST_KEYS)),
+        b"".join(sub_parts(0, {"id": b"", "other": b""}, b"rpm", SUBREQUEST_KEYS)),
+        request(0)[:-1],
+        request(0)[:3],
+    ],
+)
+def test_what_is_wrong_with_the_stream_ends_it(wrong: bytes) -> None:
+    with served(echo) as (far, _, raised):
+        far.write(outer(wrong) + END, THREAD_SECONDS)
+    assert len(raised) == 1
+    with pytest.raises(SigulError):
+        said(far)
+
+
+def test_limits_cost_the_rpm_that_is_over_them() -> None:
+    sent = b"".join(request(number, bytes(size)) for number, size in enumerate((60, 51, 50, 30)))
+    found = exchange(sent, max_rpms_payloads_size=100, max_file_payload_size=55)
+    # Over a file's limit; then within both; over both together; and the last one fits again.
+    assert found.startswith(reply(0, {"id": u32(0), **refusal(60, "max-file-payload-size", 55)}))
+    assert reply(1, {"id": u32(1), **OK}, b"signed " + bytes(51)) in found
+    assert reply(2, {"id": u32(2), **refusal(50, "max-rpms-payloads-size", 100)}) in found
+    assert found.endswith(reply(3, {"id": u32(3), **OK}, b"signed " + bytes(30)))
+
+
+def refusal(size: int, name: str, limit: int) -> dict[str, bytes]:
+    """The fields of an answer for an RPM over a limit."""
+    text = f"with its {size} bytes it is over the server's {name} of {limit} bytes"
+    return {"status": u32(9), "message": text.encode()}
+
+
+def test_several_are_signed_at_once_and_few_are_held() -> None:
+    threads, most = 3, 0
+    started: list[int] = []
+    go = threading.Event()
+
+    def sign(subrequest: Subrequest) -> BinaryIO:
+        started.append(1)
+        assert go.wait(THREAD_SECONDS)
+        return echo(subrequest)
+
+    count = 40
+    with served(sign, signing_threads=threads) as (far, _, raised):
+        taken = threading.Event()
+        places = PLACES_A_THREAD * threads
+        # One chunk each, so that what was read can be told by what was asked for.
+        for number in range(count):
+            far.write(outer(request(number)), THREAD_SECONDS)
+        far.write(END, THREAD_SECONDS)
+        assert eventually(lambda: len(started) == threads)
+        assert not taken.wait(0.2)
+        assert len(started) == threads
+        most = len(started)
+        go.set()
+        found = said(far)
+    assert raised == []
+    assert most == threads < places < count
+    assert len(found) == sum(
+        len(reply(number, {"id": u32(number), **OK}, b"signed rpm")) for number in range(count)
+    )
+
+
+def test_a_client_that_leaves_ends_the_batch() -> None:
+    with served(echo) as (far, _, raised):
+        far.write(outer(request(0)), THREAD_SECONDS)
+        far.abort()
+    assert len(raised) == 1
+    assert not isinstance(raised[0], ProtocolError)
