@@ -57,6 +57,8 @@ class Forwarding:
         #: Set once the request is over, `_finished` telling whether well.
         self._over = threading.Event()
         self._finished = False
+        #: Set once the inner session is over, by either side's word.
+        self._whispered = threading.Event()
         self._client_done = threading.Event()
         self._errors: list[Exception] = []
 
@@ -112,8 +114,8 @@ class Forwarding:
 
     def _read_client(self) -> bytes:
         """What the client sends next; empty once it has left and that is in order."""
-        patience: float | None
         while True:
+            patience: float | None = CLIENT_GONE_SECONDS
             try:
                 data = self._client.read(READ_BYTES, self._idle_timeout)
             except DeadlineExceeded:
@@ -121,11 +123,13 @@ class Forwarding:
                     raise
                 continue
             except TransportError:
-                data, patience = b"", CLIENT_GONE_SECONDS
+                data = b""
             else:
-                # Some clients close their side once the request is out, and go on reading. The
-                # reply's own limits end the wait.
-                patience = None if self._request.at_boundary else CLIENT_GONE_SECONDS
+                if not data and self._request.at_boundary:
+                    # Some clients close their side once the request is out, and go on reading: the
+                    # reply's own limits end the wait. But one whose secrets the server still waits
+                    # for has left, and must not keep it.
+                    patience = None if self._whispered.wait(CLIENT_GONE_SECONDS) else 0
             if data:
                 self._moved_at = time.monotonic()
                 return data
@@ -137,7 +141,7 @@ class Forwarding:
         chunks: list[bytes] = []
         for stream, piece in pieces:
             if stream is Stream.INNER:
-                chunks.append(encode_chunk(Stream.INNER, piece) if piece else END_OF_INNER)
+                chunks.append(self._inner_chunk(piece))
             elif piece:
                 chunks.extend(
                     encode_chunk(Stream.OUTER, part) for part in self._request.feed(piece)
@@ -169,8 +173,10 @@ class Forwarding:
             ended = False
             for stream, piece in decoder.feed(data):
                 if stream is Stream.INNER:
-                    self._write_client(encode_chunk(stream, piece) if piece else END_OF_INNER)
+                    self._write_client(self._inner_chunk(piece))
                     continue
+                # Some servers never end their inner stream; none replies before it has heard all.
+                self._whispered.set()
                 for chunk in self._reply.feed(piece):
                     self._write_client(encode_chunk(Stream.OUTER, chunk))
                 ended = not piece
@@ -213,6 +219,13 @@ class Forwarding:
         self._moved_at = time.monotonic()
 
     # ------------------------------------------------------------------------------------- either
+
+    def _inner_chunk(self, piece: bytes) -> bytes:
+        """A piece of the inner stream as the chunk to pass on; its end where it is empty."""
+        if piece:
+            return encode_chunk(Stream.INNER, piece)
+        self._whispered.set()
+        return END_OF_INNER
 
     def _idle(self) -> bool:
         return time.monotonic() - self._moved_at >= self._idle_timeout

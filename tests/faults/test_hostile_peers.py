@@ -193,6 +193,27 @@ def test_a_client_that_never_reads_its_reply(served: Served, peer: PeerFactory) 
             client.result()
 
 
+def test_clients_that_leave_in_the_inner_session_keep_no_server(
+    with_limits: Site, peer: PeerFactory
+) -> None:
+    """More of them than requests may be served at once, and the server itself would wait long."""
+    site = with_limits
+    site.extra["server"] = {"server": "handshake-timeout: 300\nidle-timeout: 300\n"}
+    site.configure()
+    with site.running() as (bridge, _server):
+        client = peer(site, "client")
+        told = client.run(secrets=PASSWORD)["sent"]
+        length = sum(4 + count for _stream, count in told)
+        for number in range(24):
+            # Within the greeting, the certificate, the secrets, the close-notify.
+            position = (150, 1000, length - 200, length - 20)[number % 4]
+            client.attempt(secrets=PASSWORD, cut=position, how=HOWS[number % 3])
+        works(site)
+        wait_until(
+            lambda: bridge.text.count("the client left") >= 18, SETTLE_SECONDS, "the end of all"
+        )
+
+
 # -------------------------------------------------------------------------------------- truncation
 
 

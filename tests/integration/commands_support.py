@@ -87,6 +87,13 @@ def database_content(site: Site) -> list[list[tuple[object, ...]]]:
     ]
 
 
+def change_database(site: Site, statement: str, *values: object) -> None:
+    """Change the server's database by sqlite3, for what a test needs and does not itself show."""
+    with contextlib.closing(sqlite3.connect(site.path("server/server.sqlite"))) as database:
+        database.execute(statement, values)
+        database.commit()
+
+
 def stored_fingerprints(site: Site) -> set[str]:
     """The fingerprints of all secret keys in the server's two stores, told by gpg and by names."""
     listing = gpg_in(

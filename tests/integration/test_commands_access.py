@@ -16,6 +16,8 @@ from .commands_support import (
     ADMIN,
     AUTHENTICATION,
     Dialogue,
+    change_database,
+    database_content,
     done,
     failure,
     gpg_in,
@@ -66,10 +68,10 @@ def running(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def key(running: Site) -> Iterator[str]:
     """The key `k`, to which only admin has access, before and after; with `k-pw`."""
     yield "k"
-    for name in ("alice", "bob"):
-        if rows(running, "SELECT 1 FROM key_accesses JOIN users ON users.id = user_id"
-                " WHERE users.name = ?", name):  # fmt: skip
-            done(running, "revoke-key-access", "k", name, "--password", secrets=[ADMIN])
+    change_database(
+        running, "DELETE FROM key_accesses WHERE user_id !="
+        " (SELECT id FROM users WHERE name = 'admin')"
+    )  # fmt: skip
 
 
 def envelope(site: Site, user: str) -> bytes:
@@ -201,26 +203,35 @@ KEY_OPERATIONS = [
 ]
 
 
-@pytest.mark.parametrize("command", KEY_OPERATIONS, ids=lambda command: command[0])
-def test_who_cannot_open_the_key_is_refused(
-    running: Site, key: str, command: tuple[str, ...]
-) -> None:
-    before = rows(running, "SELECT * FROM key_accesses")
+#: Who has no right to a key's operations: user, key and passphrase.
+STRANGERS = {
+    "wrong passphrase": ("admin", "k", "wrong"),
+    "unknown key": ("admin", "nokey", "k-pw"),
+    "no access": ("alice", "k", "k-pw"),
+    "unknown user": ("nobody", "k", "k-pw"),
+}
+
+
+def refuse_stranger(site: Site, command: tuple[str, ...], stranger: tuple[str, str, str]) -> None:
+    user, key, passphrase = stranger
     further = [word for word in command if word.endswith("-pw")]
-    for user, name, passphrase in (
-        ("admin", key, "wrong"),
-        ("admin", "nokey", "k-pw"),
-        ("alice", key, "k-pw"),
-        ("nobody", key, "k-pw"),
-    ):
-        arguments = [
-            name if word == "KEY" else word for word in command if not word.endswith("-pw")
-        ]
-        refused(
-            running, AUTHENTICATION, *arguments,
-            options=["-u", user], secrets=[passphrase, *further],
-        )  # fmt: skip
-    assert rows(running, "SELECT * FROM key_accesses") == before
+    arguments = [key if word == "KEY" else word for word in command if word not in further]
+    before = database_content(site)
+    refused(site, AUTHENTICATION, *arguments, options=["-u", user], secrets=[passphrase, *further])
+    assert database_content(site) == before
+
+
+@pytest.mark.parametrize("command", KEY_OPERATIONS, ids=lambda command: command[0])
+def test_a_wrong_passphrase_is_refused(running: Site, key: str, command: tuple[str, ...]) -> None:
+    # Every way of having no right to each operation: test_rights_timing.py.
+    refuse_stranger(running, command, STRANGERS["wrong passphrase"])
+
+
+@pytest.mark.parametrize("stranger", STRANGERS.values(), ids=STRANGERS.keys())
+def test_who_cannot_open_the_key_is_refused(
+    running: Site, key: str, stranger: tuple[str, str, str]
+) -> None:
+    refuse_stranger(running, ("get-public-key", "KEY"), stranger)
 
 
 def test_what_signs_and_expires_is_for_openpgp_keys(running: Site, key: str) -> None:

@@ -16,10 +16,13 @@ from .commands_support import (
     ADMIN,
     AUTHENTICATION,
     Dialogue,
+    change_database,
+    database_content,
     done,
     error_line,
     failure,
     misused,
+    openssl,
     refused,
     rows,
     verifies,
@@ -49,12 +52,12 @@ def running(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture
 def carol(running: Site) -> Iterator[str]:
     """A user whom the test may change; gone afterwards, under whatever name."""
-    done(running, "new-user", "carol", "--with-password", secrets=[ADMIN, "carol-pw"])
+    stored = openssl("passwd", "-6", "-salt", "saltsaltsaltsalt", "carol-pw").strip()
+    change_database(
+        running, "INSERT INTO users (name, sha512_password, admin) VALUES ('carol', ?, 0)", stored
+    )
     yield "carol"
-    for (name,) in rows(
-        running, "SELECT name FROM users WHERE name NOT IN ('admin', 'alice', 'bob')"
-    ):
-        done(running, "delete-user", str(name), secrets=[ADMIN])
+    change_database(running, "DELETE FROM users WHERE name NOT IN ('admin', 'alice', 'bob')")
 
 
 def user(site: Site, name: str) -> tuple[object, ...] | None:
@@ -75,10 +78,11 @@ def test_a_new_user_has_no_password_unless_one_is_asked_for(running: Site, carol
 
 
 def test_a_new_users_password_is_stored_as_sha512_crypt(running: Site, carol: str) -> None:
-    stored, admin = user(running, carol) or (None, None)
+    done(running, "new-user", "dave", "--with-password", secrets=[ADMIN, "dave-pw"])
+    stored, admin = user(running, "dave") or (None, None)
     assert isinstance(stored, bytes)
     assert re.fullmatch(rb"\$6\$[./0-9A-Za-z]{16}\$[./0-9A-Za-z]{86}", stored)
-    assert verifies("carol-pw", stored)
+    assert verifies("dave-pw", stored)
     assert admin == 0
 
 
@@ -229,14 +233,20 @@ def split(command: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize("command", ADMINISTRATION, ids=" ".join)
 def test_who_is_no_administrator_is_refused(running: Site, command: tuple[str, ...]) -> None:
+    # Every way of having no right to each operation: test_rights_timing.py.
     arguments, further = split(command)
-    before = rows(running, "SELECT * FROM users"), rows(running, "SELECT * FROM keys")
-    for name, password in (("admin", "wrong"), ("alice", "alice-pw"), ("nobody", ADMIN)):
+    before = database_content(running)
+    for name, password in (("admin", "wrong"), ("alice", "alice-pw")):
         refused(
             running, AUTHENTICATION, *arguments,
             options=["-u", name], secrets=[password, *further],
         )  # fmt: skip
-    assert (rows(running, "SELECT * FROM users"), rows(running, "SELECT * FROM keys")) == before
+    assert database_content(running) == before
+
+
+def test_an_unknown_user_is_refused(running: Site) -> None:
+    for password in (ADMIN, ""):
+        refused(running, AUTHENTICATION, "list-users", options=["-u", "nobody"], secrets=[password])
 
 
 def test_a_user_without_a_password_has_none_that_would_do(running: Site, carol: str) -> None:

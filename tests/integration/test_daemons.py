@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 import stat
@@ -18,7 +19,15 @@ from tests.site import DAEMON_SECONDS, PROGRAM_SECONDS, Site, module, wait_until
 
 from .commands_support import ADMIN, Dialogue, done, person
 
-NOBODY = 65534
+#: Whom the daemons become. Only root can become somebody else; others show it as whoever they are.
+ACCOUNT = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+OTHER, GROUP = ACCOUNT.pw_uid, ACCOUNT.pw_gid
+#: What stands before a command line to run it as that user from the start.
+AS_OTHER = (
+    ("setpriv", f"--reuid={OTHER}", f"--regid={GROUP}", "--clear-groups")
+    if os.geteuid() == 0
+    else ()
+)
 
 
 def background(site: Site, program: str, *options: str) -> list[str]:
@@ -149,19 +158,17 @@ def reachable(template: Site) -> Iterator[Site]:
         shutil.rmtree(top)
 
 
-def chown_tree(path: Path, owner: int) -> None:
-    """Give a directory and all in it to another user."""
-    for directory, _, files in os.walk(path):
-        os.chown(directory, owner, owner)
-        for file in files:
-            os.chown(Path(directory) / file, owner, owner)
+def give_away(path: Path) -> None:
+    """Give a directory and all in it to the other user."""
+    for item in (path, *path.rglob("*")):
+        os.chown(item, OTHER, GROUP)
 
 
 def identity(pid: int) -> dict[str, list[int]]:
     """A process's user, group and supplementary groups, as the kernel has them."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines)
-    return {name: list(map(int, fields[name].split())) for name in ("Uid", "Gid", "Groups")}
+    return {name: sorted(map(int, fields[name].split())) for name in ("Uid", "Gid", "Groups")}
 
 
 def children(pid: int) -> list[int]:
@@ -171,24 +178,24 @@ def children(pid: int) -> list[int]:
 
 
 def test_root_becomes_the_configured_user(reachable: Site, tmp_path: Path) -> None:
-    assert os.geteuid() == 0, "this test has to run as root, as in CI"
     site = reachable
-    daemon = "unix-user: nobody\nunix-group: nogroup\n"
+    daemon = f"unix-user: {ACCOUNT.pw_name}\nunix-group: {GROUP}\n"
     site.extra = {"bridge": {"daemon": daemon}, "server": {"daemon": daemon}}
     site.configure()
-    chown_tree(site.path("server"), NOBODY)
+    give_away(site.path("server"))
     # Root alone may read certificates, keys and their passwords: they are read before.
     for name in ("bridge", "server"):
-        assert (site.path("pki") / name / "key4.db").stat().st_uid == 0
+        assert (site.path("pki") / name / "key4.db").stat().st_uid == os.geteuid()
         assert stat.S_IMODE((site.path("pki") / name).stat().st_mode) & 0o077 == 0
-    nobody = {"Uid": [NOBODY] * 4, "Gid": [NOBODY] * 4, "Groups": [NOBODY]}
+    groups = sorted(os.getgrouplist(ACCOUNT.pw_name, GROUP))
+    other = {"Uid": [OTHER] * 4, "Gid": [GROUP] * 4, "Groups": groups}
     with site.running() as (bridge, server):
-        assert identity(bridge.popen.pid) == nobody
+        assert identity(bridge.popen.pid) == other
         server.wait_for("Waiting for a request at the bridge", 4)
         workers = children(server.popen.pid)
         assert len(workers) == 4
         for worker in workers:
-            assert identity(worker) == nobody
+            assert identity(worker) == other
         for kind in ("gnupg", "ECC"):
             done(site, "new-key", kind, "--key-type", kind, secrets=[ADMIN, "k-pw"])
         (tmp_path / "data").write_bytes(b"data")
@@ -199,21 +206,21 @@ def test_root_becomes_the_configured_user(reachable: Site, tmp_path: Path) -> No
             gpg.signer(tmp_path / "sig", tmp_path / "data")
         done(site, "new-user", "zoe", secrets=[ADMIN])
     for path in (site.path("server"), *site.path("server").rglob("*")):
-        assert path.lstat().st_uid == NOBODY, path
+        assert path.lstat().st_uid == OTHER, path
 
 
 def test_what_root_prepares_belongs_to_the_configured_user(reachable: Site) -> None:
     site = reachable
-    site.extra = {"server": {"daemon": "unix-user: nobody\n"}}
+    site.extra = {"server": {"daemon": f"unix-user: {ACCOUNT.pw_name}\n"}}
     site.configure()
     database = site.path("server/server.sqlite")
     database.unlink()
-    chown_tree(site.path("server"), NOBODY)
+    give_away(site.path("server"))
     configuration = str(site.path("server.conf"))
     site.run(*module("server_create_db"), "-c", configuration, stdin=b"")
     site.run(*module("server_add_admin"), "-c", configuration, "--batch", "-n", "admin",
              secrets=[ADMIN])  # fmt: skip
-    assert database.stat().st_uid == NOBODY
+    assert database.stat().st_uid == OTHER
     assert stat.S_IMODE(database.stat().st_mode) == 0o600
     with site.running():
         assert done(site, "list-users", secrets=[ADMIN]) == b"admin\n"
@@ -221,14 +228,14 @@ def test_what_root_prepares_belongs_to_the_configured_user(reachable: Site) -> N
 
 def test_a_pid_file_of_root_goes_with_a_daemon_that_is_nobody(reachable: Site) -> None:
     site = reachable
-    daemon = "unix-user: nobody\n"
+    daemon = f"unix-user: {ACCOUNT.pw_name}\n"
     site.extra = {"bridge": {"daemon": daemon}, "server": {"daemon": daemon}}
     site.configure()
-    chown_tree(site.path("server"), NOBODY)
+    give_away(site.path("server"))
     with ended_afterwards(site):
         for program in ("bridge", "server"):
             site.run(*background(site, program), stdin=b"")
-        assert identity(pid_of(site, "bridge"))["Uid"] == [NOBODY] * 4
+        assert identity(pid_of(site, "bridge"))["Uid"] == [OTHER] * 4
         assert done(site, "list-users", secrets=[ADMIN]) == b"admin\n"
         for program in ("bridge", "server"):
             pid = pid_of(site, program)
@@ -244,17 +251,14 @@ def test_who_may_not_become_another_is_told(reachable: Site) -> None:
     site = reachable
     site.extra = {"bridge": {"daemon": "unix-user: daemon\n"}}
     site.configure()
-    chown_tree(site.directory, NOBODY)
+    give_away(site.directory)
     result = subprocess.run(
-        [
-            "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
-            *module("bridge"), "-c", str(site.path("bridge.conf")),
-        ],
+        [*AS_OTHER, *module("bridge"), "-c", str(site.path("bridge.conf"))],
         stdin=subprocess.DEVNULL, capture_output=True, env=site.environment,
         timeout=PROGRAM_SECONDS, check=False,
     )  # fmt: skip
     assert result.returncode == 1
-    assert f"this process (user {NOBODY}) may not become user" in result.stderr.decode()
+    assert f"this process (user {OTHER}) may not become user" in result.stderr.decode()
 
 
 def test_a_whole_site_without_root(reachable: Site) -> None:
@@ -262,10 +266,10 @@ def test_a_whole_site_without_root(reachable: Site) -> None:
     site = reachable
     text = site.path("text")
     text.write_bytes(b"some text\n")
-    chown_tree(site.directory, NOBODY)
-    site.prefix = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+    give_away(site.directory)
+    site.prefix = AS_OTHER
     with site.running() as (bridge, server):
         for process in (bridge, server):
-            assert identity(process.popen.pid)["Uid"] == [NOBODY] * 4
+            assert identity(process.popen.pid)["Uid"] == [OTHER] * 4
         done(site, "new-key", "k", secrets=[ADMIN, "k-pw"])
         assert b"some text\n" in done(site, "sign-text", "k", str(text), secrets=["k-pw"])

@@ -273,7 +273,6 @@ def test_the_name_check(tmp_path: Path) -> None:
         return code == 0
 
     for lines, may in (
-        ("", False),
         ("lenient-username-check: no\nproxy-usernames: somebody, else\n", False),
         ("lenient-username-check: yes\n", True),
         ("proxy-usernames: somebody, root\n", True),

@@ -231,7 +231,7 @@ def test_a_request_without_a_secret_costs_one_or_the_other(
 
 def test_what_gives_a_right_to_nothing(database: Database, costs: Costs) -> None:
     """A key's passphrase is no password, nor is an administrator's password a passphrase."""
-    for operation in OPERATIONS.values():
+    for operation in {operation.rights: operation for operation in OPERATIONS.values()}.values():
         if operation.rights is Rights.ADMIN:
             refuse(database, operation, "admin", passphrase="admin-k-pw")
         if not operation.rights.by_password:
