@@ -369,8 +369,8 @@ def readable_copy(site: Site) -> Iterator[tuple[Path, dict[str, str]]]:
     Neither the checkout nor pytest's directories are for everybody to look into, so package and
     NSS binding are copied, too.
     """
-    with tempfile.TemporaryDirectory(prefix="sigul-read-only-") as name:
-        top = Path(name)
+    with tempfile.TemporaryDirectory(prefix="sigul-read-only-") as temporary:
+        top = Path(temporary)
         package = Path(sigul_stack.__file__).parent
         shutil.copytree(package, top / "lib" / package.name)
         binding = find_spec("nss")
@@ -379,7 +379,8 @@ def readable_copy(site: Site) -> Iterator[tuple[Path, dict[str, str]]]:
         home = Path(binding.origin).parent
         shutil.copytree(home, top / "lib" / home.name)
         for libraries in home.parent.glob("python_nss*.libs"):  # a wheel brings its own
-            shutil.copytree(libraries, top / "lib" / libraries.name)
+            # Some of them are links to the system's.
+            shutil.copytree(libraries, top / "lib" / libraries.name, symlinks=True)
         shutil.copytree(site.path("pki/clients/admin"), top / "nss")
         shutil.copy(site.path("hosts"), top / "hosts")
         text = site.path("client.conf").read_text()
@@ -387,8 +388,9 @@ def readable_copy(site: Site) -> Iterator[tuple[Path, dict[str, str]]]:
             text.replace(str(site.path("pki/clients/admin")), str(top / "nss"))
         )
         for directory, _, files in os.walk(top):
-            for file in files:
-                (Path(directory) / file).chmod(0o444)
+            for file in (Path(directory) / name for name in files):
+                if not file.is_symlink():
+                    file.chmod(0o444)
             Path(directory).chmod(0o555)
         environment = {
             "PATH": os.environ["PATH"],

@@ -87,6 +87,9 @@ def gate(tmp_path: Path) -> Gate:
 def prepared(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A site, not running, with admin's gnupg key `k` and ECC key `e` (`k-pw`, `e-pw`)."""
     site = Site.copy(template, tmp_path_factory.mktemp("prepared") / "site")
+    # Fewer than by default: these tests start many servers.
+    site.extra = {"server": {"server": "workers: 2\n"}}
+    site.configure()
     with site.running():
         done(site, "new-key", "k", secrets=[ADMIN, "k-pw"])
         done(site, "new-key", "e", "--key-type", "ECC", secrets=[ADMIN, "e-pw"])
@@ -430,7 +433,7 @@ def test_a_server_killed_while_it_makes_a_key(own: Site, gate: Gate, tmp_path: P
 
 def test_waiting_workers_end_with_their_supervisor(own: Site) -> None:
     with own.running() as (bridge, server):
-        server.wait_for("Waiting for a request at the bridge", 4)
+        server.wait_for("Waiting for a request at the bridge", 2)
         workers = _children(server)
         server.popen.kill()
         server.popen.wait(DAEMON_SECONDS)
@@ -494,7 +497,7 @@ def test_a_bridge_that_is_told_to_end_finishes_its_request(
 
 
 def test_a_request_that_takes_too_long_does_not_hold_up_the_end(own: Site, gate: Gate) -> None:
-    own.extra = {"server": {"server": "shutdown-timeout: 0.5\n"}}
+    own.extra = {"server": {"server": "workers: 2\nshutdown-timeout: 0.5\n"}}
     own.configure()
     with running(own, gate) as (_bridge, server):
         gate.close("--detach-sign")

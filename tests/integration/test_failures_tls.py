@@ -41,6 +41,7 @@ def aged(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
             site.path("pki"), bridge=site.bridge_name, server=site.server_name, users=users, now=now
         )
     site.client_configuration("alice", "alice")
+    site.extra = {"server": {"server": "workers: 2\n"}}
     return site
 
 
@@ -159,7 +160,8 @@ BOTH = "nss-min-tls: tls1.2\nnss-max-tls: tls1.3\n"
 def tls_versions(site: Site, bridge: str, server: str, client: str) -> None:
     """Configure the TLS versions of the three."""
     site.extra = {
-        "bridge": {"nss": bridge}, "server": {"nss": server}, "client": {"nss": client},
+        "bridge": {"nss": bridge}, "client": {"nss": client},
+        "server": {"nss": server, "server": "workers: 2\n"},
     }  # fmt: skip
     site.configure()
 

@@ -8,6 +8,7 @@ use the same one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ PACKAGE = "gnupg"
 
 #: How long anything takes that is no signature and makes no key, in seconds.
 _QUICK = 30.0
+#: How long an agent that ends is given to remove its socket, and how often that is looked for, in
+#: seconds. Somebody else may have started the next agent meanwhile, whose socket stays.
+_SOCKET_GONE, _SOCKET_POLL = 5.0, 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,10 @@ class GnuPG:
             # Most likely it ended by itself and left its socket.
             with suppress(KeystoreError), AgentConnection(path, _QUICK) as agent:
                 agent.kill()
+                # It removes its socket a moment after it has let go of the connection.
+                end = time.monotonic() + _SOCKET_GONE
+                while path.exists() and time.monotonic() < end:
+                    time.sleep(_SOCKET_POLL)
 
     def configure(self, *arguments: str) -> bytes:
         """Run gpgconf for this home and return its output. Raises `KeystoreError`."""
