@@ -443,10 +443,9 @@ class OldClient:
     def __init__(self, place: Place, script: ClientScript) -> None:
         self._place = place
         self._script = script
-        self._header = script.header
-        if self._header is None:
-            fields = {"op": script.op.encode(), "user": script.user.encode(), **script.fields}
-            self._header = u32(script.version) + field_map(fields)
+        fields = {"op": script.op.encode(), "user": script.user.encode(), **script.fields}
+        proper = u32(script.version) + field_map(fields)
+        self._header = proper if script.header is None else script.header
         self._payload = script.payload + bytes(script.zeros)
         self._keys = random.token_bytes(64), random.token_bytes(64)
         self.said: dict[str, Any] = {}
@@ -546,7 +545,7 @@ class OldClient:
         script = self._script
         fields: dict[str, bytes | None] = {
             **script.secrets,
-            "header-auth-sha512": sha512(self._header or b""),
+            "header-auth-sha512": sha512(self._header),
             "payload-auth-sha512": sha512(self._payload),
             "header-auth-key": self._keys[0],
             "payload-auth-key": self._keys[1],

@@ -65,6 +65,15 @@ def wait_until(condition: object, seconds: float, what: str) -> None:
         time.sleep(0.02)
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended, even where nobody has collected it (as PID 1 of a container)."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return status.rpartition(")")[2].split()[0] in "ZX"
+
+
 def _wrapper_library() -> str:
     for directory in ("/usr/lib", "/usr/lib64", *map(str, Path("/usr/lib").glob("*-linux-gnu"))):
         found = Path(directory) / "libnss_wrapper.so"

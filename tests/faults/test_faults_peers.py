@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -267,21 +267,19 @@ def test_fault_03_silent_connections_are_ended(served: Served, port: str) -> Non
     """After handshake-timeout, which is 3 s here: silence, and a greeting that comes bytewise."""
     site, bridge, server = served
     number = getattr(site, port)
-    with storm(site, bridge, server):
-        with silent(number, count=1) as (tcp,):
-            wait_until(lambda: ended(tcp), SETTLE_SECONDS, "the end of a silent connection")
-        with silent(number, count=1) as (tcp,):
-            rest = iter(HALF_A_GREETING)
+    with storm(site, bridge, server), silent(number, count=2) as (quiet, slow):
+        rest = iter(HALF_A_GREETING)  # 51 bytes last for longer than the limit
 
-            def trickle() -> bool:
-                if ended(tcp):
-                    return True
-                tcp.settimeout(10)
-                tcp.sendall(bytes((next(rest),)))  # 51 bytes last for longer than the limit
+        def trickle() -> bool:
+            if not ended(slow):
+                slow.settimeout(10)
+                with suppress(OSError):  # ended since
+                    slow.sendall(bytes((next(rest),)))
                 time.sleep(0.2)
-                return False
+            return ended(slow)
 
-            wait_until(trickle, SETTLE_SECONDS, "the end of a connection that trickles")
+        wait_until(trickle, SETTLE_SECONDS, "the end of a connection that trickles")
+        wait_until(lambda: ended(quiet), SETTLE_SECONDS, "the end of a silent connection")
     kind = "Client" if port == "client_port" else "Server"
     assert f"[BRIDGE_TLS] {kind} handshake failed:" in bridge.text
 

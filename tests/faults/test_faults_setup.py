@@ -417,7 +417,7 @@ def test_fault_18_a_client_works_from_a_read_only_nss_directory_as_any_uid(site:
         python = Path(sys.executable).resolve()
 
         def run(*command: str) -> subprocess.CompletedProcess[bytes]:
-            return subprocess.run(
+            return subprocess.run(  # type: ignore[no-any-return]
                 [str(python), *command], input=b"admin-pw\0", capture_output=True,
                 env=environment, cwd="/", timeout=SECONDS, check=False, **identity,  # type: ignore[call-overload]
             )  # fmt: skip
@@ -503,7 +503,7 @@ def test_fault_23_the_pair_is_on_127_0_0_1_and_its_listener_is_gone(
         made.append(listener.getsockname())
         return listener
 
-    monkeypatch.setattr(nested.socket, "create_server", note)
+    monkeypatch.setattr(socket, "create_server", note)
     near, far = nested.loopback_pair()
     with near, far:
         assert is_pair(near, far)
@@ -530,7 +530,7 @@ def test_fault_23_strangers_that_are_first_at_the_listener_are_sent_away(
             strangers.append(other)
         return listener
 
-    monkeypatch.setattr(nested.socket, "create_server", besieged)
+    monkeypatch.setattr(socket, "create_server", besieged)
     near, far = nested.loopback_pair()
     with near, far, contextlib.ExitStack() as stack:
         for other in strangers:
@@ -565,7 +565,7 @@ def test_fault_23_a_thread_that_keeps_connecting_to_each_listener_never_gets_in(
         assert got_in.wait(5)
         return listener
 
-    monkeypatch.setattr(nested.socket, "create_server", watched)
+    monkeypatch.setattr(socket, "create_server", watched)
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     try:

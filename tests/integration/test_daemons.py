@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.site import DAEMON_SECONDS, PROGRAM_SECONDS, Site, module, wait_until
+from tests.site import DAEMON_SECONDS, PROGRAM_SECONDS, Site, has_ended, module, wait_until
 
 from .commands_support import ADMIN, Dialogue, done, person
 
@@ -61,7 +61,7 @@ def end(site: Site, program: str, number: signal.Signals = signal.SIGTERM) -> No
     """End a daemon by its PID file, and see that both are gone."""
     pid = pid_of(site, program)
     os.kill(pid, number)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), DAEMON_SECONDS, f"the {program}'s end")
+    wait_until(lambda: has_ended(pid), DAEMON_SECONDS, f"the {program}'s end")
     assert not site.path(f"run/sigul_{program}.pid").exists()
 
 
@@ -136,7 +136,7 @@ def test_a_stale_pid_file_is_replaced(site: Site) -> None:
         site.run(*background(site, "bridge"), stdin=b"")
         pid = pid_of(site, "bridge")
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{pid}").exists(), DAEMON_SECONDS, "the bridge's end")
+        wait_until(lambda: has_ended(pid), DAEMON_SECONDS, "the bridge's end")
         assert pid_of(site, "bridge") == pid
         site.run(*background(site, "bridge"), stdin=b"")
         assert pid_of(site, "bridge") != pid

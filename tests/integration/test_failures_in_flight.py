@@ -16,7 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.site import DAEMON_SECONDS, PROGRAM_SECONDS, Process, Site, module, nul, wait_until
+from tests.site import (
+    DAEMON_SECONDS,
+    PROGRAM_SECONDS,
+    Process,
+    Site,
+    has_ended,
+    module,
+    nul,
+    wait_until,
+)
 
 from .commands_support import (
     ADMIN,
@@ -438,7 +447,7 @@ def test_waiting_workers_end_with_their_supervisor(own: Site) -> None:
         server.popen.kill()
         server.popen.wait(DAEMON_SECONDS)
         wait_until(
-            lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers),
+            lambda: all(has_ended(pid) for pid in workers),
             DAEMON_SECONDS, "the workers' end",
         )  # fmt: skip
         # A dead server is dropped, and is no client's: the client waits for a new one.
