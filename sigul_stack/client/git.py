@@ -97,7 +97,9 @@ def _git(directory: Path, *arguments: str, given: bytes = b"") -> bytes:
     done = _run(directory, *arguments, given=given)
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        reason = said[-1] if said else f"exit code {done.returncode}"
+        # Advice may follow the line that says what is wrong.
+        fatal = [line for line in said if line.startswith("fatal:")]
+        reason = (fatal or said or [f"exit code {done.returncode}"])[-1]
         raise SigulError(f"git {arguments[0]} failed: {reason}")
     return done.stdout
 
