@@ -259,7 +259,9 @@ def test_add_admin_needs_a_database(machine: Machine) -> None:
 def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The legacy site's client certificate in the files that a site's own CA may hand out."""
     directory = tmp_path_factory.mktemp("brought")
-    database = NSSDatabase(shared("legacy-site", "nss", "client"), Secret(NSS_PASSWORD))
+    # A copy: newer pk12util opens a database for writing even to read from it.
+    shutil.copytree(shared("legacy-site", "nss", "client"), directory / "nss")
+    database = NSSDatabase(directory / "nss", Secret(NSS_PASSWORD))
     certificate = database.find("sigul-client-cert").certificate
     key = database.export_key("sigul-client-cert")
     authority = read_certificates(shared("legacy-site", "ca.pem"))
