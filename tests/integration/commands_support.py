@@ -96,10 +96,15 @@ def change_database(site: Site, statement: str, *values: object) -> None:
 
 def stored_fingerprints(site: Site) -> set[str]:
     """The fingerprints of all secret keys in the server's two stores, told by gpg and by names."""
-    listing = gpg_in(
-        site.path("server/gnupg"), "--with-colons", "--with-fingerprint", "--list-secret-keys"
-    ).stdout.decode()
-    gnupg = re.findall(r"^sec:.*\n(?:(?!fpr:).*\n)*fpr:+([0-9A-F]{40}):", listing, re.MULTILINE)
+    home = site.path("server/gnupg")
+    # Not --list-secret-keys: that would start an agent, which stays.
+    listing = gpg_in(home, "--with-colons", "--with-keygrip", "--list-keys").stdout.decode()
+    primary = re.findall(
+        r"^pub:.*\nfpr:+([0-9A-F]{40}):.*\n(?:(?!grp:).*\n)*grp:+([0-9A-F]{40}):",
+        listing,
+        re.MULTILINE,
+    )
+    gnupg = [name for name, grip in primary if (home / f"private-keys-v1.d/{grip}.key").exists()]
     pem = [
         path.stem
         for path in site.path("server/keys").iterdir()

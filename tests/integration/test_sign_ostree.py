@@ -74,27 +74,24 @@ def test_ostree_shows_a_good_signature(running: Site, gpg: Gpg, repository: Repo
 def test_a_second_signature_beside_the_first(
     running: Site, gpg: Gpg, repository: Repository
 ) -> None:
-    for key in ("k", "other"):
-        further = ["--commitmeta", str(repository.metadata)] if key == "other" else []
+    def sign(key: str, *further: str) -> None:
         done(
             running, "sign-ostree", key, repository.name, str(repository.commit),
             "-o", str(repository.metadata), *further, secrets=[f"{key}-pw"],
         )  # fmt: skip
+
+    sign("k")
+    # What ostree itself adds is kept as well.
+    before = repository.metadata.read_bytes()
+    own = gpg.make_key("own", "")
+    repository.ostree("gpg-sign", f"--gpg-homedir={gpg.home}", repository.name, own)
+    assert repository.metadata.read_bytes() != before
+    sign("other", "--commitmeta", str(repository.metadata))
     shown = repository.show(gpg)
-    assert "Found 2 signatures" in shown
+    assert "Found 3 signatures" in shown
     assert 'Good signature from "k <>"' in shown
     assert 'Good signature from "other <>"' in shown
-    # What ostree itself adds is kept as well.
-    own = repository.metadata.read_bytes()
-    fingerprint = gpg.make_key("own", "")
-    repository.ostree("gpg-sign", f"--gpg-homedir={gpg.home}", repository.name, fingerprint)
-    assert repository.metadata.read_bytes() != own
-    done(
-        running, "sign-ostree", "k", repository.name, str(repository.commit),
-        "-o", str(repository.metadata), "--commitmeta", str(repository.metadata),
-        secrets=["k-pw"],
-    )  # fmt: skip
-    assert "Found 4 signatures" in repository.show(gpg)
+    assert own[-16:] in shown
 
 
 def test_the_object_must_be_the_commit(running: Site, repository: Repository) -> None:
