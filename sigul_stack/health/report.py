@@ -1,4 +1,4 @@
-"""What checks find, as data: for people, for JSON, and as exit codes that monitoring understands."""
+"""What checks find, as data: for people, JSON, and exit codes that monitoring understands."""
 
 from __future__ import annotations
 
