@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 # Scripts are found by their first line, so that a new one is never left out of the checks.
-BASH_SCRIPTS = $(shell grep -rlE '^\#!.*\bbash\b' scripts .ci)
+BASH_SCRIPTS = $(shell grep -rlE '^\#!.*\b(bash|sh)\b' scripts images .ci)
 
 .PHONY: help venv up sign public-key status logs shell down test test-debian13 molecule lint bench demo demo-stop clean
 
@@ -49,13 +49,16 @@ test-debian13: ## run all tests in a Debian 13 root that is made in .cache; ARGS
 	@scripts/test-debian13 $(ARGS)
 
 lint: ## check style, types, YAML and scripts; any warning fails
-	@scripts/bootstrap lint
+	@scripts/bootstrap lint kit
 	@failed=; \
 	run() { echo "lint: $$*"; "$$@" || failed="$$failed $$1"; }; \
 	run $(BIN)/ruff check; \
 	run $(BIN)/ruff format --check; \
 	run $(BIN)/mypy; \
+	run $(BIN)/mypy --package images.builder; \
 	run $(BIN)/yamllint --strict .; \
+	run $(BIN)/ansible-lint --offline --strict; \
+	run $(BIN)/hadolint images/*/Dockerfile; \
 	run shellcheck $(BASH_SCRIPTS); \
 	run scripts/check-registry-hosts; \
 	if [ -n "$$failed" ]; then echo "lint: failed:$$failed"; exit 1; fi; \
