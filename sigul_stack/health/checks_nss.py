@@ -6,6 +6,7 @@ key is tried last, the way that the component itself opens it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from typing import Final
 
 from ..config import NSSSettings
 from ..config.files import Files
-from ..errors import NSSError, WrongNSSPassword
+from ..errors import NSSError, SigulError, WrongNSSPassword
 from ..pki.certificates import CertificateInfo
 from ..pki.database import NSSDatabase
 from ..pki.inspection import Severity, Topic, inspect_database
@@ -143,16 +144,16 @@ class NSSLook:
             yield from look_at_ends(entry)
 
     def _asked(self) -> Secret:
-        if self.ask is not None:
-            return self.ask()
-        try:
+        with contextlib.suppress(WrongNSSPassword):
             NSSDatabase(self.settings.directory, Secret("")).check_password()
-        except WrongNSSPassword:
-            raise Unlooked(
-                "the configuration does not hold the NSS password, and nobody can be asked for it"
-                " here; set nss-password-file in [nss], or run this on a terminal"
-            ) from None
-        return Secret("")
+            return Secret("")
+        if self.ask is not None:
+            with contextlib.suppress(SigulError):
+                return self.ask()
+        raise Unlooked(
+            "the configuration does not hold the NSS password, and nobody can be asked for it here;"
+            " set nss-password-file in [nss], or run this on a terminal"
+        )
 
     def _place(self) -> tuple[str, Path | None]:
         """How messages call the password, and its file if it has one."""
@@ -262,8 +263,6 @@ class NSSLook:
     def secrets(self) -> Iterable[Check]:
         """What of the database lies open, or does not belong into it."""
         return self._found.get(Layer.SECRETS, [])
-
-
 
 
 def _written(path: Path) -> str:
