@@ -46,13 +46,14 @@ CAUSES: Final = {
         " correct the one, or renew the other with --san {name}",
     ),
     "SEC_ERROR_UNKNOWN_ISSUER": (
-        "the peer's certificate is of a CA that our NSS database does not have",
-        "import the site's CA into it (sigul-stack pki import --ca ca.pem), or have the peer's"
+        "our NSS database does not have the CA that issued the peer's certificate",
+        "import that CA into it (sigul-stack pki import --ca ca.pem), or have the peer's"
         " certificate issued by our CA",
     ),
     "SEC_ERROR_UNTRUSTED_ISSUER": (
-        "the CA is in our NSS database, but not trusted",
-        "trust it: certutil -M -n NICKNAME -t CT,, -d sql:DIRECTORY",
+        "our NSS database does not trust the CA that issued the peer's certificate",
+        "import that CA into it (sigul-stack pki import --ca ca.pem); if it is there, trust it:"
+        " certutil -M -n NICKNAME -t CT,, -d sql:DIRECTORY",
     ),
     "SEC_ERROR_UNTRUSTED_CERT": (
         "the peer's certificate is marked as not trusted in our NSS database",

@@ -204,7 +204,6 @@ class NSSLook:
         """There, in date, with the right names and uses, and its CA beside it."""
         self._found = self._inspect()
         yield from self._found.get(Layer.CERTIFICATE, [])
-        yield from self._serials()
         yield from self._lifetimes()
 
     def _inspect(self) -> dict[Layer, list[Check]]:
@@ -223,21 +222,6 @@ class NSSLook:
                 check = dataclasses.replace(check, values={"days_left": leaf.days_left()})
             found.setdefault(layer, []).append(check)
         return found
-
-    def _serials(self) -> Iterator[Check]:
-        seen: dict[tuple[str, str], CertificateInfo] = {}
-        for item in self.held:
-            key = (item.issuer, item.serial)
-            other = seen.setdefault(key, item)
-            if other.certificate != item.certificate:
-                yield failed(
-                    Layer.CERTIFICATE,
-                    f"'{other.nickname}' and '{item.nickname}' have the same serial number from the"
-                    f" same issuer ({item.issuer}), as after making a CA anew under its old name:"
-                    " SEC_ERROR_REUSED_ISSUER_AND_SERIAL",
-                    "remove the certificates of the old CA (sigul-stack pki remove), and give every"
-                    " new CA a name of its own",
-                )
 
     def _lifetimes(self) -> Iterator[Check]:
         for item in self.held:
