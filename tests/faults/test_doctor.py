@@ -12,11 +12,12 @@ import os
 import shutil
 import socket
 import subprocess
-import tempfile
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from sigul_stack.pki import (
 )
 from sigul_stack.pki.passwords import read_password
 from sigul_stack.tools import TOOLS
-from tests.faults.test_faults_setup import forged, import_old
+from tests.faults.test_faults_setup import forged, import_old, readable_copy
 from tests.site import ADMIN_PASSWORD, BRIDGE_NAME, SERVER_NAME, Site, free_port, module
 
 OK, WARNING, FAILED, UNKNOWN = 0, 1, 2, 3
@@ -306,39 +307,33 @@ def test_no_database(patient: MakePatient) -> None:
     assert "make one with: sigul-stack pki issue" in first
 
 
-def test_fault_18_a_read_only_database_and_any_uid_are_well(patient: MakePatient) -> None:
-    well = patient("client")
+def test_fault_18_a_read_only_database_and_any_uid_are_well(running: Site) -> None:
     # Only root can become somebody else; others show it as whoever they are.
     identity = {"user": 54321, "group": 54321, "extra_groups": []} if os.geteuid() == 0 else {}
-    with tempfile.TemporaryDirectory(prefix="doctor-") as temporary:
-        top = Path(temporary)
-        shutil.copytree(well.nss, top / "nss")
-        shutil.copy(well.site.path("hosts"), top)
-        text = well.config.read_text().replace(str(well.nss), str(top / "nss"))
-        (top / "client.conf").write_text(text)
-        for path in (*(top / "nss").iterdir(), top / "client.conf", top / "hosts"):
-            path.chmod(0o400)
-        for path in (top / "nss", top):
-            path.chmod(0o500)
-        if identity:
-            for path in (top, *top.rglob("*")):
-                os.chown(path, 54321, 54321)
-        try:
-            done = subprocess.run(  # type: ignore[call-overload]
-                [*module("stack"), "doctor", "--json", "-c", str(top / "client.conf")],
-                capture_output=True, timeout=60, check=False, cwd="/", **identity,
-                env={
-                    **well.site.environment,
-                    "NSS_WRAPPER_HOSTS": str(top / "hosts"), "HOME": "/nonexistent",
-                    "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONDONTWRITEBYTECODE": "1",
-                },
-            )  # fmt: skip
-        finally:
-            top.chmod(0o700)
-            (top / "nss").chmod(0o700)
-    report = Report(json.loads(done.stdout))
-    assert (done.returncode, report.first) == (OK, "")
+    with readable_copy(running) as (top, environment):
+        (top / "lib").chmod(0o755)
+        for name in ("cryptography", "_cffi_backend"):
+            found = find_spec(name)
+            assert found is not None
+            assert found.origin is not None
+            origin = Path(found.origin)
+            if found.submodule_search_locations:
+                shutil.copytree(origin.parent, top / "lib" / name)
+            else:
+                shutil.copy(origin, top / "lib")
+        done = subprocess.run(  # type: ignore[call-overload]
+            [
+                str(Path(sys.executable).resolve()), "-m", "sigul_stack.cli.stack", "doctor",
+                "--json", "-c", str(top / "client.conf"),
+            ],
+            capture_output=True, env=environment, cwd="/", timeout=60, check=False, **identity,
+        )  # fmt: skip
+        assert done.stderr == b""
+        report = Report(json.loads(done.stdout))
     assert "read-only, which is enough" in report.layer("NSS database")[0]["finding"]
+    assert report.state("inner TLS") == {"ok"}
+    # That everybody may read the password in such a copy is the only thing wrong with it.
+    assert report.first.startswith("secrets: everybody on this machine may read the secret in ")
 
 
 def test_fault_09_a_password_of_another_deployment(patient: MakePatient) -> None:
