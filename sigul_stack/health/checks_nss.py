@@ -264,8 +264,6 @@ class NSSLook:
         return self._found.get(Layer.SECRETS, [])
 
 
-
-
 def _written(path: Path) -> str:
     try:
         when = datetime.fromtimestamp(path.stat().st_mtime, UTC)
