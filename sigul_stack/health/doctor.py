@@ -17,6 +17,8 @@ from ..errors import SigulError
 from ..pki.leaf import Role
 from ..secret import Secret
 from ..tools import GPG, GPG_AGENT, GPGCONF, Tool, tools_of
+from ..transport.stream import Deadline
+from .bridge import attached_servers
 from .checks_bridge import BridgeOwnLook
 from .checks_configuration import load, look_at_files, look_for_open_secrets
 from .checks_network import BridgeLook
@@ -24,7 +26,9 @@ from .checks_nss import NSSLook
 from .checks_request import ReadSecret, RequestLook, look_at_user
 from .checks_server import ServerOwnLook
 from .layers import Layer, Step, failed, from_text, ok, walk, warning
+from .limits import Limits
 from .report import Check, Report, State
+from .server import attached_workers
 
 #: How long one look at the network may take, in seconds.
 LIMIT_SECONDS: Final = 15.0
@@ -120,10 +124,15 @@ def _bridge(settings: BridgeSettings, loaded: Loaded[BridgeSettings], wishes: Wi
         wishes.ask_nss_password,
     )
     own = BridgeOwnLook(settings, look, wishes.seconds)
+
+    def running() -> Iterator[Check]:
+        return attached_servers(settings, Deadline(wishes.seconds, "reading the status"), failed)
+
     return [
         _tools("bridge", ()),
         *look.steps(),
         *(step for step in own.steps() if wishes.network or step.layer is not Layer.PORTS),
+        *_status(settings.status_socket, running),
         _secrets(loaded, "bridge", look),
     ]
 
@@ -145,13 +154,24 @@ def _server(settings: ServerSettings, loaded: Loaded[ServerSettings], wishes: Wi
         wishes.seconds,
         shows_certificate=False,
     )
+
+    def running() -> Iterator[Check]:
+        deadline = Deadline(wishes.seconds, "reading the status")
+        return attached_workers(settings, Limits(), deadline)
+
     return [
         _tools("server", settings.binding.enabled),
         *look.steps(),
         *ServerOwnLook(settings).steps(),
         *(bridge.steps() if wishes.network else ()),
+        *_status(settings.status_socket, running),
         _secrets(loaded, "server", look),
     ]
+
+
+def _status(path: Path | None, look: Callable[[], Iterator[Check]]) -> tuple[Step, ...]:
+    """The status of a daemon that tells it, and what that says about its peers."""
+    return () if path is None else (Step(Layer.STATUS, look, (Layer.CONFIGURATION,)),)
 
 
 def _with(steps: tuple[Step, ...], own: Step) -> Iterator[Step]:

@@ -171,6 +171,11 @@ def open_database(settings: NSSSettings, *, ask: AskPassword | None = None) -> N
     _process = _Process(os.getpid(), settings, held)
 
 
+def library_version() -> str:
+    """The version of the NSS that this process has loaded."""
+    return str(nss.nss_get_version())
+
+
 class _PasswordAnswer:
     """NSS's password callback: answers once, gives up where the answer was wrong."""
 
@@ -552,7 +557,7 @@ def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
             tcp.close()
             break
     raise TransportError(
-        f"cannot connect to {host}:{port} ({'; '.join(reasons)}); is it running, and is the port"
+        f"cannot connect to {host}:{port} ({', '.join(reasons)}); is it running, and is the port"
         " open to this machine?"
     )
 
