@@ -17,21 +17,25 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from ..config import BridgeSettings
-from ..errors import ProtocolError, SigulError, TransportError
+from ..errors import DeadlineExceeded, ProtocolError, SigulError, TransportError
 from ..logcontext import request_id
+from ..metrics import BridgeCount, Counters
 from ..protocol.codec import Fields, pack_u64, read_u64
 from ..protocol.messages import encode_request_header, read_request_header
 from ..protocol.operations import Operation, operation_of
+from ..protocol.status import BridgeStatus
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.stream import ByteStream, Deadline
 from ..transport.watchdog import Watchdog
-from .admission import Handshakes, Roles
+from .admission import Arrivals, Handshakes, Newcomer, OnlyLooked, Roles
 from .forward import Forwarding
 from .orders import HANDED_OVER, Order, Orders
+from .status import describe
 from .streams import ReplyCutter, RequestFilter
 from .waiting import WaitingServers, has_gone, has_received
 
@@ -46,32 +50,6 @@ _DRAIN_POLL_SECONDS: Final = 0.1
 _ACCEPT_PAUSE_SECONDS: Final = 0.5
 
 
-class Arrivals:
-    """Peers of each kind that are on their way: accepted, but not yet waiting or served."""
-
-    def __init__(self) -> None:
-        self._counts = {"client": 0, "server": 0}
-        self._lock = threading.Lock()
-
-    def enter(self, kind: str) -> Callable[[], None]:
-        """Count one more. What is given ends that; calling it again does nothing."""
-        with self._lock:
-            self._counts[kind] += 1
-        ended = False
-
-        def leave() -> None:
-            nonlocal ended
-            with self._lock:
-                if not ended:
-                    self._counts[kind] -= 1
-                ended = True
-
-        return leave
-
-    def __getitem__(self, kind: str) -> int:
-        return self._counts[kind]
-
-
 class Bridge:
     """A bridge on `listeners`, each for a kind of peer. `run` serves until it is told to stop."""
 
@@ -81,7 +59,9 @@ class Bridge:
         self._settings = settings
         self._roles = Roles(settings.server_cn)
         self._watchdog = Watchdog()
-        self._waiting = WaitingServers(settings.max_waiting_servers)
+        self._counters = Counters(BridgeCount)
+        self._started = datetime.now(UTC)
+        self._waiting = WaitingServers(settings.max_waiting_servers, self._counters)
         self._clients = threading.BoundedSemaphore(settings.max_clients)
         self._handshakes = {
             kind: Handshakes(settings.max_handshakes) for kind in ("server", "client")
@@ -96,6 +76,12 @@ class Bridge:
         """Have the certificate ready. Raises `NSSError`."""
         self._identity = identity or nss.load_identity(self._settings.bridge_cert_nickname)
         log.info("[BRIDGE_REQUEST] Waiting for the server to connect")
+
+    def status(self) -> BridgeStatus:
+        """What the bridge is doing at this moment. From any thread."""
+        return describe(
+            self._waiting.waiting(), self._counters.values(), self._started, time.monotonic()
+        )
 
     def run(self, orders: Orders) -> None:
         """Accept and serve as ordered; then let requests finish, up to a limit."""
@@ -219,6 +205,9 @@ class Bridge:
         request_id.set(f"{next(self._numbers):x}")
         try:
             serve(tcp, address[0], nss.printable_address(address), leave)
+        except OnlyLooked:
+            self._counters.add(BridgeCount.PROBES)
+            log.debug("The connection ended before it said anything: a check, no request")
         except SigulError as error:
             log.warning("%s", error)
         except Exception:
@@ -242,10 +231,9 @@ class Bridge:
         try:
             log.info("[BRIDGE_TLS] Starting TLS handshake with %s", kind)
             try:
-                connection.handshake_as_server(
-                    self._settings.nss, self._identity, self._settings.handshake_timeout
-                )
+                self._shake_hands(newcomer, connection, address)
             except TransportError as error:
+                self._counters.add(BridgeCount.HANDSHAKES_REFUSED)
                 title = kind.capitalize()
                 raise TransportError(f"[BRIDGE_TLS] {title} handshake failed: {error}") from None
             finally:
@@ -256,6 +244,23 @@ class Bridge:
             connection.discard()
             raise
 
+    def _shake_hands(self, newcomer: Newcomer, connection: nss.TLSConnection, address: str) -> None:
+        settings = self._settings
+        deadline = Deadline(settings.handshake_timeout, f"TLS handshake with {address}")
+        newcomer.await_greeting(deadline)
+        try:
+            connection.handshake_as_server(settings.nss, self._identity, deadline.remaining())
+        except DeadlineExceeded:
+            raise deadline.exceeded() from None
+
+    @contextlib.contextmanager
+    def _counted_if_refused(self) -> Iterator[None]:
+        try:
+            yield
+        except TransportError:
+            self._counters.add(BridgeCount.HANDSHAKES_REFUSED)
+            raise
+
     # ----------------------------------------------------------------------------------- servers
 
     def _serve_server(
@@ -263,12 +268,13 @@ class Bridge:
     ) -> None:
         log.info("[BRIDGE_REQUEST] Server TCP connection accepted (%s)", address)
         with self._authenticated("server", tcp, host, address) as server:
-            self._roles.check_server(server.peer)
+            with self._counted_if_refused():
+                self._roles.check_server(server.peer)
             log.info(
                 "[BRIDGE_TLS] Server authenticated with CN: %s", _quoted(server.peer.common_name)
             )
             log.info("[BRIDGE_REQUEST] Waiting for the client to connect")
-            self._waiting.add(server)
+            self._waiting.add(server, server.handshake_seconds)
 
     # ----------------------------------------------------------------------------------- clients
 
@@ -277,7 +283,8 @@ class Bridge:
     ) -> None:
         log.info("[BRIDGE_REQUEST] Client connected (%s)", address)
         with self._authenticated("client", tcp, host, address) as client:
-            self._roles.check_client(client.peer)
+            with self._counted_if_refused():
+                self._roles.check_client(client.peer)
             log.info(
                 "[BRIDGE_TLS] Client authenticated with CN: %s", _quoted(client.peer.common_name)
             )
@@ -306,6 +313,22 @@ class Bridge:
         settings = self._settings
         chunked = ChunkedStream(client, settings.header_timeout)
         deadline = Deadline(settings.header_timeout, "sending the request's header")
+        if not chunked.begin(deadline):
+            raise OnlyLooked
+        with self._counters.during(BridgeCount.REQUESTS_IN_FLIGHT):
+            try:
+                self._carry(client, chunked, deadline, paired)
+            except BaseException:
+                self._counters.add(BridgeCount.REQUESTS_FAILED)
+                raise
+
+    def _carry(
+        self,
+        client: ByteStream,
+        chunked: ChunkedStream,
+        deadline: Deadline,
+        paired: Callable[[], None],
+    ) -> None:
         fields = chunked.parse(read_request_header(), deadline)
         operation = operation_of(fields)
         operation.check(fields)
@@ -314,6 +337,7 @@ class Bridge:
             raise ProtocolError("this bridge does not store signatures in Koji yet")
         length = chunked.parse(read_u64(), deadline)
         operation.check_payload(length)
+        self._counters.add(BridgeCount.REQUESTS)
         log.info(
             "Request '%s' of user '%s', payload %d bytes", operation.name, fields["user"].decode(),
             length,

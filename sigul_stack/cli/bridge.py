@@ -11,7 +11,9 @@ from ..bridge.parent import Parent, Plan, Ports
 from ..bridge.service import Bridge
 from ..config import BridgeSettings, load_bridge
 from ..config.identity import drop_privileges, identity
+from ..protocol.status import encode_status
 from ..transport import nss
+from ..transport.status import status_socket
 from .daemon import Control
 from .options import Source, daemon_parser, run_daemon
 
@@ -37,8 +39,13 @@ def _plan(settings: BridgeSettings) -> Plan:
         bridge = Bridge(settings, listeners)
         bridge.open()
         drop_privileges(who)
-        orders.tell(READY)
-        bridge.run(orders)
+        with status_socket(
+            settings.status_socket, lambda: encode_status(bridge.status())
+        ) as status:
+            if status is not None:
+                status.serve()
+            orders.tell(READY)
+            bridge.run(orders)
 
     return Plan(
         serve,

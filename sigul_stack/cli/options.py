@@ -19,7 +19,6 @@ from .secret_input import SecretReader, disable_core_dumps, forbid_tracing, with
 
 if TYPE_CHECKING:
     from ..config import BridgeSettings, Loaded, ServerSettings
-    from ..secret import Secret
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +59,12 @@ class Source(Generic[Settings]):
 
     def __init__(self, load: Callable[[], Loaded[Settings]]) -> None:
         """Read it, and ask for what it lacks. Raises `ConfigurationError`."""
-        self._load = load
-        self._loaded = load()
+        self._load: Callable[[], Loaded[Settings]] = load
+        self._loaded: Loaded[Settings] = load()
         nss = with_nss_password(self._loaded.settings.nss, SecretReader(batch=False))
         self._password = nss.password
         #: What is in force at start.
-        self.settings = self._completed(self._loaded)
+        self.settings: Settings = self._completed(self._loaded)
         #: Whom the daemon becomes.
         self.identity = identity(self.settings.unix_user, self.settings.unix_group)
 
