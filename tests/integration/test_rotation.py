@@ -70,7 +70,7 @@ class Daemon:
 
     def refused(self) -> str:
         """Have it read a configuration that is wrong; what it says about that."""
-        before, so_far = self.children(), len(self.text)
+        so_far = len(self.text)
         self.hang_up()
         wait_until(
             lambda: "is not taken, the former one stays" in self.text[so_far:],
