@@ -13,9 +13,11 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-#: A child's news: it can serve; it takes no more servers, so that the next child may.
+#: A child's news: it can serve; it takes no more servers, so that the next child may; it cannot
+#: serve, and the rest says why.
 READY: Final = b"R"
 HANDED_OVER: Final = b"H"
+FAILED: Final = b"!"
 
 
 class Order(enum.Enum):

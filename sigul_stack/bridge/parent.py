@@ -30,7 +30,7 @@ from typing import Final
 
 from ..children import MAX_REPORT, Reloader, Stopper, as_report, fork
 from ..errors import SigulError
-from .orders import HANDED_OVER, READY, Order, Orders
+from .orders import FAILED, HANDED_OVER, READY, Order, Orders
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,9 @@ READY_SECONDS: Final = 60.0
 #: first restart is at once, later ones double it up to the longest.
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 30.0
+#: Seconds beyond its shutdown-timeout for a child that has handed over: its last clients may still
+#: be in their handshake or header.
+HAND_OVER_SECONDS: Final = 60.0
 #: Seconds beyond its limits that a child which is to end has, before it is killed.
 KILL_AFTER_SECONDS: Final = 5.0
 
@@ -113,7 +116,8 @@ class _Child:
     orders: int
     plan: Plan
     ready_at: float | None = None
-    report: bytes = b""
+    #: Why it cannot serve.
+    report: str = ""
     #: When it is killed, by `time.monotonic()`.
     deadline: float | None = None
 
@@ -153,13 +157,15 @@ class Parent:
             # What is imported stays for good: not looking at it again keeps its pages shared.
             gc.collect()
             gc.freeze()
-            first = self._next = self._fork(self._plan, stop)
-            while first.ready_at is None:
+            first = self._fork(self._plan, stop)
+            while first is None or first.ready_at is None:
+                if first is None or first.news not in self._children:
+                    raise SigulError(
+                        (first.report if first is not None else "")
+                        or "the bridge's serving process failed; its log says more"
+                    )
                 if self._wait(stop, reload):
                     return
-                if first.news not in self._children:
-                    text = first.report.decode("utf-8", "replace")
-                    raise SigulError(text or "the bridge's serving process failed; see the log")
             self._started = True
             ready()
             while not self._wait(stop, reload):
@@ -205,7 +211,7 @@ class Parent:
             log.error("The new configuration is not taken, the former one stays: %s", error)
             return
         self._start_at = None
-        self._next = self._fork(plan, stop)
+        self._fork(plan, stop)
 
     def _restart(self, stop: Stopper) -> None:
         """Start a child where there is none, once its time has come."""
@@ -213,9 +219,10 @@ class Parent:
             return
         if time.monotonic() >= self._start_at:
             self._start_at = None
-            self._next = self._fork(self._plan, stop)
+            self._fork(self._plan, stop)
 
-    def _fork(self, plan: Plan, stop: Stopper) -> _Child:
+    def _fork(self, plan: Plan, stop: Stopper) -> _Child | None:
+        """Start the next child; None, with an error in the log, where there can be no process."""
         news_read, news_write = os.pipe()
         orders_read, orders_write = os.pipe()
         listeners = self._ports.of(plan)
@@ -230,31 +237,36 @@ class Parent:
             plan.serve(listeners, Orders(orders_read, news_write))
 
         def report(text: str) -> None:
-            os.write(news_write, as_report(text))
+            os.write(news_write, FAILED + as_report(text))
 
         # Signals, which may go to the whole group, are the parent's business.
         ignore = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
-        pid = fork(
-            work,
-            stop=stop,
-            ignore=ignore,
-            report=report,
-        )
-        os.close(news_write)
-        os.close(orders_read)
-        child = _Child(pid, news_read, orders_write, plan)
-        child.deadline = time.monotonic() + READY_SECONDS
-        self._children[news_read] = child
-        return child
+        try:
+            pid = fork(work, stop=stop, ignore=ignore, report=report)
+        except OSError as error:
+            os.close(news_read)
+            os.close(orders_write)
+            log.error("No process can be started: %s", error.strerror)
+            self._ports.close_all_but(self._plan)
+            if self._serving is None:
+                self._slow_down()
+            return None
+        finally:
+            os.close(news_write)
+            os.close(orders_read)
+        self._next = _Child(pid, news_read, orders_write, plan)
+        self._next.deadline = time.monotonic() + READY_SECONDS
+        self._children[news_read] = self._next
+        return self._next
 
     # --------------------------------------------------------------------------- children's news
 
     def _read_news(self, child: _Child) -> None:
-        news = os.read(child.news, MAX_REPORT)
+        news = os.read(child.news, MAX_REPORT + len(FAILED))
         if not news:
             self._bury(child)
-        elif child.ready_at is None and news[:1] != READY:
-            child.report += news
+        elif news.startswith(FAILED):
+            child.report = news.removeprefix(FAILED).decode("utf-8", "replace")
         else:
             for number in range(len(news)):
                 self._take_news(child, news[number : number + 1])
@@ -272,8 +284,11 @@ class Parent:
                 log.info("Process %d serves; process %d lets its requests finish",
                          child.pid, old.pid)  # fmt: skip
                 old.tell(Order.HAND_OVER)
-        elif news == HANDED_OVER and child is self._takes_servers:
-            self._give_servers()
+        elif news == HANDED_OVER:
+            limit = child.plan.shutdown_timeout + HAND_OVER_SECONDS
+            child.deadline = time.monotonic() + limit
+            if child is self._takes_servers:
+                self._give_servers()
 
     def _give_servers(self) -> None:
         self._takes_servers = self._serving
@@ -290,15 +305,14 @@ class Parent:
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         if child is self._next:
             self._next = None
+            self._ports.close_all_but(self._plan)
             if self._serving is not None:
-                self._ports.close_all_but(self._serving.plan)
                 log.error(
                     "The new configuration is not taken, the former one stays: %s",
-                    child.report.decode("utf-8", "replace") or f"process {child.pid} {how}",
+                    child.report or f"process {child.pid} {how}",
                 )
             elif self._started:
-                log.error("Process %d %s before it could serve: %s", child.pid, how,
-                          child.report.decode("utf-8", "replace"))  # fmt: skip
+                log.error("Process %d %s before it could serve: %s", child.pid, how, child.report)
                 self._slow_down()
         elif child is self._serving:
             log.error("The serving process %d %s; another is started", child.pid, how)

@@ -248,6 +248,9 @@ def test_leaves_are_renewed_one_by_one(running: Running) -> None:
         assert running.shown_serial() == running.serial("bridge")
     load.check()
     assert len(running.bridge.children()) == 1
+    # Workers that the bridge sent away dialled again at once.
+    assert "The bridge ended the waiting connection" in running.server.text
+    assert "next attempt in" not in running.server.text
 
 
 def test_the_authority_is_rolled_over(running: Running, tmp_path: Path) -> None:
@@ -408,6 +411,16 @@ def test_clients_that_wait_for_a_server_get_one_whichever_process_has_them(own: 
         out, errors = client.communicate(timeout=PROGRAM_SECONDS)
         assert (client.returncode, out, errors) == (0, b"admin\n", b"")
     wait_until(lambda: has_ended(old), DAEMON_SECONDS, "the old child's end")
+
+
+def test_a_bridge_whose_parent_is_killed_is_gone(own: Site) -> None:
+    bridge = own.start_bridge()
+    serving = bridge.serving
+    bridge.popen.kill()
+    wait_until(lambda: has_ended(serving), DAEMON_SECONDS, "the child's end")
+    own.processes.clear()
+    with own.running():
+        assert done(own, "list-users", secrets=[ADMIN]) == b"admin\n"
 
 
 def test_a_password_that_was_typed_opens_the_new_database_too(own: Site) -> None:
