@@ -67,8 +67,9 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
 #: The modules that may start programs, and what of the standard library starts one.
 MAY_START_PROGRAMS = (
     "signing", "signing.*", "keystore", "keystore.*", "pki", "pki.*", "cli.demo*",
-    # A client's own git knows a repository's format and hash; no server is asked for that.
-    "client.git",
+    # A client's own git knows a repository's format and hash; no server is asked for that. Nor is
+    # one asked whether its own signatures are good: a client's gpg tells.
+    "client.git", "client.verify",
 )  # fmt: skip
 STARTS_PROGRAMS = frozenset({"subprocess", "pty", "multiprocessing", "asyncio"})
 STARTING_CALLS = ("system", "popen", "exec*", "spawn*", "posix_spawn*")
