@@ -172,7 +172,7 @@ def peaks_of_signing(site: Site, out: Path, files: list[Path]) -> dict[str, int]
     with Watch(client.pid, bridge, server) as watch:
         assert client.communicate(nul("k-pw"), timeout=SECONDS) == (b"", b"")
     assert len(list(out.iterdir())) == len(files)
-    names = dict(watch.peaks)
+    names = dict(watch.peaks.keys())
     workers = [
         peak
         for (pid, name), peak in watch.peaks.items()
