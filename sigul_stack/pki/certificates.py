@@ -169,6 +169,26 @@ def key_id(certificate: x509.Certificate) -> str:
     return hashlib.sha1(value, usedforsecurity=False).hexdigest()
 
 
+def is_for(usage: x509.ObjectIdentifier, certificate: x509.Certificate) -> bool:
+    """Whether the certificate may be used so: it says so, or does not restrict its use."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    except x509.ExtensionNotFound:
+        return True
+    return usage in extension.value
+
+
+def from_der(der: bytes, nickname: str = "") -> CertificateInfo:
+    """What a certificate in DER says, of which no database tells trust or key.
+
+    Raises `NSSError`.
+    """
+    try:
+        return CertificateInfo(nickname, "", False, x509.load_der_x509_certificate(der))
+    except ValueError as error:
+        raise NSSError(f"a certificate cannot be read ({error}); have it issued again") from error
+
+
 def to_pem(certificate: x509.Certificate) -> bytes:
     """The certificate in PEM."""
     return certificate.public_bytes(Encoding.PEM)
