@@ -16,7 +16,7 @@ venv: ## set up ./.venv with the programs, and the system packages that are miss
 	@scripts/bootstrap run test lint
 
 test: ## run all tests; ARGS="tests/unit -x" goes to pytest
-	@scripts/bootstrap test
+	@scripts/bootstrap test kit
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-debian13: ## run all tests in a Debian 13 root that is made in .cache; ARGS as for test
