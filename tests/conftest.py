@@ -53,7 +53,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return _fail_if_skipped((yield))
 
 
-# --- Tests that need a container engine ------------------------------------------------------------
+# --- Tests that need a container engine --------------------------------------------------------
 
 _ENGINE = Path(__file__).parent.parent / "scripts" / "engine"
 _NO_ENGINE = 3
