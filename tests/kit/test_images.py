@@ -149,8 +149,15 @@ def test_term_ends_a_container(images: dict[str, str]) -> None:
     name = f"sigul-test-term-{os.getpid()}"
     subprocess.run(["docker", "run", "--detach", "--name", name, images["client"]], check=True)
     try:
+        # Before that there is no process yet that a signal could reach.
+        limit = time.monotonic() + 60
+        top = ["docker", "top", name]
+        # A heading, tini, and what it has started.
+        while len(subprocess.run(top, capture_output=True).stdout.splitlines()) < 3:
+            assert time.monotonic() < limit
+            time.sleep(0.2)
         began = time.monotonic()
-        subprocess.run(["docker", "stop", "--time", "60", name], check=True, timeout=100)
+        subprocess.run(["docker", "stop", "-t", "60", name], check=True, timeout=100)
         state = subprocess.run(
             ["docker", "inspect", "--format", "{{.State.ExitCode}}", name],
             capture_output=True,
