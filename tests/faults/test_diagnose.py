@@ -226,6 +226,9 @@ def test_what_a_bug_report_needs_is_in_the_bundle(planted: Planted, bundle: Path
     other = (top / "client-2/configuration.txt").read_text()
     assert other.count(REMOVED) >= 5
     assert "did you mean nss-password?" in (top / "client-2/doctor.txt").read_text()
+    reason = (top / "server-2/doctor.txt").read_text()
+    assert "cannot connect" in reason
+    assert "Cure: check host, port, user and password in the URL" in reason
     broken = (top / "bridge-3/configuration.txt").read_text()
     assert "neither a [section] nor `option: value`" in broken
 
