@@ -33,6 +33,8 @@ class Layer(enum.StrEnum):
     PORTS = "ports"
     ROLES = "roles"
     STATUS = "status"
+    SERVERS = "attached servers"
+    WORKERS = "attached workers"
     SERVER_DATABASE = "database"
     KEY_STORE = "key store"
     #: Last, for nothing rests on it: what lies open does not keep anything from working.
@@ -55,20 +57,29 @@ class Unlooked(SigulError):
     """
 
 
-def walk(component: str, steps: Sequence[Step]) -> Report:
-    """Look at one layer after the other, and leave out what rests on one that failed."""
+def walk(
+    component: str, steps: Sequence[Step], tell: Callable[[Check], None] = lambda _check: None
+) -> Report:
+    """Look at one layer after the other, and leave out what rests on one that failed.
+
+    `tell` is given each check as soon as it is made.
+    """
     checks: list[Check] = []
     lost: dict[Layer, Layer] = {}
     for step in steps:
         cause = next((lost[layer] for layer in step.needs if layer in lost), None)
         if cause is not None:
             lost[step.layer] = cause
-            checks.append(
+            found = [
                 Check(step.layer, State.UNKNOWN, "not looked at", f"mend first: {cause.value}")
-            )
-            continue
-        found = list(_looked(step))
+            ]
+        else:
+            found = list(_looked(step))
         checks += found
+        for check in found:
+            tell(check)
+        if cause is not None:
+            continue
         if any(check.state in (State.FAILED, State.UNKNOWN) for check in found):
             lost[step.layer] = step.layer
     return Report(component, tuple(checks))
