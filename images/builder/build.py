@@ -110,7 +110,7 @@ class Builder:
         below = {}
         if self._given is not None:
             below = self._read(self._given_root(self._given))
-        listed = sbom.document(self.image("base"), SUITE, root, {}, self._epoch)
+        listed = sbom.document("sigul-stack/base", SUITE, root, {}, self._epoch)
         entries = [*tars.added(root, below), tars.file(SBOM, listed)]
         layer = _kept(f"layers/{self._prefix_key}base")
         with (layer / "system.tar").open("wb") as archive:
@@ -156,7 +156,7 @@ class Builder:
                 tars.write(tars.added(root, roots["base"]), archive, self._epoch)
         files = {entry.name: entry for entry in programs.environment(wheels, everything)}
         listed = sbom.document(
-            self.image(component.name), self._version, root, files, self._created
+            f"sigul-stack/{component.name}", self._version, root, files, self._created
         )
         entries = [*files.values(), tars.file(SBOM, listed)]
         with (layers / "programs.tar").open("wb") as archive:
