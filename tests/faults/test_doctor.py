@@ -756,9 +756,9 @@ def test_fault_16_state_in_several_places(patient: MakePatient) -> None:
 def only(directory: Path, *left_out: str) -> str:
     """A PATH with all tools but some."""
     directory.mkdir()
-    for tool in TOOLS:
-        if tool.name not in left_out and (found := shutil.which(tool.name)):
-            (directory / tool.name).symlink_to(found)
+    for name in {tool.name for tool in TOOLS} - set(left_out):
+        if found := shutil.which(name):
+            (directory / name).symlink_to(found)
     return str(directory)
 
 
