@@ -11,6 +11,7 @@ import re
 import tomllib
 import zipfile
 from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -31,6 +32,7 @@ _HINT: Final = "is a package registry reached (proxy, PIP_CERT, PIP_INDEX_URL)?"
 
 _SCRIPT: Final = """\
 #!/{prefix}/bin/python
+import sys
 from {module} import {function}
 if __name__ == '__main__':
     sys.exit({function}())
@@ -75,8 +77,6 @@ def build(directory: Path, epoch: int) -> None:
 
 def compiled(wheels: Iterable[Path], base: str) -> tars.Root:
     """The files of all these wheels below PREFIX, modules compiled by the Python of image `base`."""
-    from io import BytesIO
-
     archive = BytesIO()
     entries = [entry for wheel in wheels for entry in unpacked(wheel)]
     entries.append(tars.file("tmp/use-system-nss", USE_SYSTEM_NSS.read_bytes()))
