@@ -94,6 +94,12 @@ class Process:
         """The log so far."""
         return self.log.read_text(errors="replace")
 
+    @property
+    def serving(self) -> int:
+        """The newest child process: of a bridge the one that serves, as long as none ends."""
+        pid = self.popen.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
+
     def wait_for(self, text: str, count: int = 1, seconds: float = DAEMON_SECONDS) -> None:
         """Wait until the log holds `text` `count` times."""
 

@@ -94,10 +94,10 @@ def test_signing_a_gibibyte(running: Site, tmp_path: Path) -> None:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=running.environment,
     )  # fmt: skip
-    with Watch(client.pid, bridge.popen.pid, server.popen.pid) as watch:
+    with Watch(client.pid, bridge.serving, server.popen.pid) as watch:
         assert client.communicate(nul("k-pw"), timeout=SECONDS) == (b"", b"")
     assert client.returncode == 0
-    assert {pid for pid, _ in watch.peaks} >= {client.pid, bridge.popen.pid, server.popen.pid}
+    assert {pid for pid, _ in watch.peaks} >= {client.pid, bridge.serving, server.popen.pid}
     served = [pid for pid, _ in watch.peaks if pid != server.popen.pid]
     assert len(served) > 2, "no worker was seen"
     assert "gpg" in {name for _, name in watch.peaks}, "the signer was not seen"
@@ -128,7 +128,7 @@ def test_decrypting_what_becomes_large(running: Site, tmp_path: Path) -> None:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=running.environment,
     )  # fmt: skip
-    with Watch(client.pid, bridge.popen.pid, server.popen.pid) as watch:
+    with Watch(client.pid, bridge.serving, server.popen.pid) as watch:
         assert client.communicate(nul("k-pw"), timeout=SECONDS) == (b"", b"")
     assert client.returncode == 0
     assert {who: peak for who, peak in watch.peaks.items() if peak > LIMIT_KIB} == {}

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "protocol": frozenset(),
     "config": frozenset(),
     "logcontext": frozenset(),
+    "children": frozenset(),
     "metrics": frozenset(),
     "tools": frozenset(),
     # Only these two of protocol: the inner session is carried in its chunks.
@@ -43,11 +44,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "keystore": _SHARED | {"database", "tools"},
     # Only these two of protocol: client and signer take the same RPMs apart.
     "signing": _SHARED | {"database", "keystore", "protocol.codec", "protocol.rpm", "tools"},
-    "bridge": _SHARED | {"protocol", "transport", "logcontext", "metrics"},
+    "bridge": _SHARED | {"protocol", "transport", "logcontext", "metrics", "children"},
     "client": _SHARED | {"protocol", "transport", "tools"},
     "server": _SHARED
     | {"protocol", "transport", "database", "keystore", "signing", "pki"}
-    | {"logcontext", "metrics", "tools"},
+    | {"logcontext", "metrics", "children", "tools"},
     "health": _SHARED | {"protocol", "transport", "pki", "client", "tools"},
     "cli": frozenset({"*"}),
 }
