@@ -307,8 +307,7 @@ class Hub:
         except Exception as error:
             # Anything may come out of a library that reads what a hub says.
             log.debug("%s: %s failed", where, what, exc_info=True)
-            text = " ".join(str(error).split())[:300] or type(error).__name__
-            raise KojiError(f"{where}: {what}: {text}") from error
+            raise KojiError(f"{where}: {what}: {_reason(error)}") from error
 
 
 # ---------------------------------------------------------------------------------- the library
@@ -376,6 +375,21 @@ def _session(koji: Any, url: str, options: Mapping[str, Any], timeout: float) ->
         "debug_xmlrpc": False,
     }
     return Session(url, settings)
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in words; of a failed connection only what the system says of it."""
+    inner: BaseException | None = error
+    for _ in range(8):
+        if inner is None:
+            break
+        if isinstance(inner, TimeoutError) or "timed out" in str(inner):
+            return "timed out"
+        if isinstance(inner, OSError) and inner.errno and inner.strerror:
+            return inner.strerror
+        causes = (getattr(inner, "reason", None), *inner.args[:1], inner.__cause__)
+        inner = next((cause for cause in causes if isinstance(cause, BaseException)), None)
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 # ------------------------------------------------------------------------ what a hub may answer
