@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from .. import __version__
 from ..errors import SigulError
-from . import database, demo, pki
+from . import database, demo, health, pki
 from .logs import set_up_client
 
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (pki, database, demo):
+    for module in (pki, database, demo, health):
         module.add_parser(subparsers)
     options = parser.parse_args(argv)
     set_up_client(0, sys.stderr)

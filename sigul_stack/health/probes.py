@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 from ..config import NSSSettings
-from ..errors import PeerClosed, TransportError
+from ..errors import DeadlineExceeded, PeerClosed, TransportError
 from ..pki.certificates import CertificateInfo, from_der
 from ..transport import nss
 from ..transport.stream import READ_BYTES, Deadline, Peer
@@ -82,7 +82,10 @@ def handshake(
     watchdog = Watchdog()
     connection = nss.TLSConnection(tcp, f"{host}:{port}", watchdog)
     try:
-        connection.handshake_as_client(settings, identity, hostname, deadline.remaining())
+        try:
+            connection.handshake_as_client(settings, identity, hostname, deadline.remaining())
+        except DeadlineExceeded:
+            raise deadline.exceeded() from None
         done = Handshake(
             connection.peer,
             from_der(connection.peer_certificate),
@@ -100,6 +103,6 @@ def handshake(
 def _await_end(connection: nss.TLSConnection, deadline: Deadline) -> None:
     """End in order, and hear the peer out: with TLS 1.3 it refuses a certificate only now."""
     connection.end_writing()
-    with contextlib.suppress(PeerClosed):
+    with contextlib.suppress(PeerClosed, DeadlineExceeded):
         while connection.read(READ_BYTES, deadline.remaining()):
             pass

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..errors import NSSError
 
@@ -67,6 +67,11 @@ class CertificateInfo:
     def is_authority(self) -> bool:
         """Whether it may issue certificates."""
         return is_authority(self.certificate)
+
+    @property
+    def is_for_tls_client(self) -> bool:
+        """Whether it may be a TLS client's."""
+        return is_for_tls_client(self.certificate)
 
     @property
     def fingerprint(self) -> str:
@@ -169,13 +174,13 @@ def key_id(certificate: x509.Certificate) -> str:
     return hashlib.sha1(value, usedforsecurity=False).hexdigest()
 
 
-def is_for(usage: x509.ObjectIdentifier, certificate: x509.Certificate) -> bool:
-    """Whether the certificate may be used so: it says so, or does not restrict its use."""
+def is_for_tls_client(certificate: x509.Certificate) -> bool:
+    """Whether the certificate may be a TLS client's: it says so, or does not restrict its use."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
     except x509.ExtensionNotFound:
         return True
-    return usage in extension.value
+    return ExtendedKeyUsageOID.CLIENT_AUTH in extension.value
 
 
 def from_der(der: bytes, nickname: str = "") -> CertificateInfo:

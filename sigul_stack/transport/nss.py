@@ -548,7 +548,7 @@ def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
             tcp.close()
             break
     raise TransportError(
-        f"cannot connect to {host}:{port} ({'; '.join(reasons)}); is it running, and is the port"
+        f"cannot connect to {host}:{port} ({', '.join(reasons)}); is it running, and is the port"
         " open to this machine?"
     )
 

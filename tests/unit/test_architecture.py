@@ -36,23 +36,28 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "logcontext": frozenset(),
     "metrics": frozenset(),
     "kojihub": frozenset(),
+    "tools": frozenset(),
     # Only these two of protocol: the inner session is carried in its chunks.
     "transport": _SHARED | {"protocol.chunks", "protocol.codec"},
     "database": _SHARED,
-    "pki": _SHARED,
-    "keystore": _SHARED | {"database"},
+    "pki": _SHARED | {"tools"},
+    "keystore": _SHARED | {"database", "tools"},
     # Only these two of protocol: client and signer take the same RPMs apart.
-    "signing": _SHARED | {"database", "keystore", "protocol.codec", "protocol.rpm"},
+    "signing": _SHARED | {"database", "keystore", "protocol.codec", "protocol.rpm", "tools"},
     "bridge": _SHARED | {"protocol", "transport", "logcontext", "metrics", "kojihub"},
-    "client": _SHARED | {"protocol", "transport", "kojihub"},
+    "client": _SHARED | {"protocol", "transport", "kojihub", "tools"},
     "server": _SHARED
     | {"protocol", "transport", "database", "keystore", "signing", "pki"}
-    | {"logcontext", "metrics"},
-    "health": _SHARED | {"protocol", "transport", "pki", "client"},
+    | {"logcontext", "metrics", "tools"},
+    "health": _SHARED | {"protocol", "transport", "pki", "client", "tools"},
     "cli": frozenset({"*"}),
 }
 #: What may be imported besides, but only inside a function: not at the price of every start.
-MAY_IMPORT_LAZILY = {"client": frozenset({"keystore.bindings"})}
+MAY_IMPORT_LAZILY = {
+    "client": frozenset({"keystore.bindings"}),
+    # Of a server alone: a bridge's health check loads no database.
+    "health": frozenset({"database"}),
+}
 
 #: Packages that are not of the standard library, and the modules that may import them.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
@@ -73,6 +78,8 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
 #: The modules that may start programs, and what of the standard library starts one.
 MAY_START_PROGRAMS = (
     "signing", "signing.*", "keystore", "keystore.*", "pki", "pki.*", "cli.demo*",
+    # Asks programs for their versions.
+    "tools",
     # A client's own git knows a repository's format and hash; no server is asked for that. Nor is
     # one asked whether its own signatures are good: a client's gpg tells.
     "client.git", "client.verify",
