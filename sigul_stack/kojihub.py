@@ -232,6 +232,9 @@ class Hub:
         options = self._options
         kind = options.get("authtype") or ("ssl" if options.get("cert") else "gssapi")
         with _login_lock, self._errors("logging in"):
+            # By itself, so that a hub that is not there is said to be that: a failed login is told
+            # in the library's own words.
+            self._check_version()
             if kind == "ssl":
                 self._session.ssl_login(
                     options.get("cert"), None, options.get("serverca") or None, proxyuser=proxied
@@ -284,17 +287,21 @@ class Hub:
     # -------------------------------------------------------------------------------------- calls
 
     def _call(self, method: str, *arguments: object, **named: object) -> object:
-        if not self._checked:
-            self._checked = True
-            version = self._call("getAPIVersion")
-            if version != self._koji.API_VERSION:
-                raise KojiError(
-                    f"Koji at {self._url} has version {version!r:.40} of its interface, and not"
-                    f" {self._koji.API_VERSION}; another version of the library koji is needed"
-                )
+        self._check_version()
         with self._errors(method):
             answer: object = self._session.callMethod(method, *arguments, **named)
         return answer
+
+    def _check_version(self) -> None:
+        if self._checked:
+            return
+        self._checked = True
+        version = self._call("getAPIVersion")
+        if version != self._koji.API_VERSION:
+            raise KojiError(
+                f"Koji at {self._url} has version {version!r:.40} of its interface, and not"
+                f" {self._koji.API_VERSION}; another version of the library koji is needed"
+            )
 
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:

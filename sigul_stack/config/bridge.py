@@ -27,8 +27,11 @@ class GroupSettings:
         None,
         "where groups are known: `file`, `fasjson` or `ldap`",
     )
-    cache_time: float = option(
-        "groups", values.seconds, 60.0, "seconds for which an answer is kept"
+    cache_time: int = option(
+        "groups",
+        values.integer(0, 86400, "seconds"),
+        60,
+        "seconds for which an answer is kept",
     )
     timeout: float = option(
         "groups", values.seconds, 10.0, "seconds for each step of a question", name="groups-timeout"
