@@ -44,7 +44,7 @@ _NEVRA: Final = re.compile(
 )
 
 #: Kerberos takes its key table from the environment: one login at a time.
-_login_lock = threading.Lock()
+_kerberos_lock = threading.Lock()
 
 
 class KojiError(SigulError):
@@ -231,20 +231,21 @@ class Hub:
         """Log in as the configuration says, on behalf of the user `proxied` where one is given."""
         options = self._options
         kind = options.get("authtype") or ("ssl" if options.get("cert") else "gssapi")
-        with _login_lock, self._errors("logging in"):
-            # By itself, so that a hub that is not there is said to be that: a failed login is told
-            # in the library's own words.
-            self._check_version()
+        # By itself, so that a hub that is not there is said to be that: a failed login is told in
+        # the library's own words.
+        self._check_version()
+        with self._errors("logging in"):
             if kind == "ssl":
                 self._session.ssl_login(
                     options.get("cert"), None, options.get("serverca") or None, proxyuser=proxied
                 )
             elif kind in ("gssapi", "kerberos"):
-                self._session.gssapi_login(
-                    principal=options.get("principal"),
-                    keytab=options.get("keytab"),
-                    proxyuser=proxied,
-                )
+                with _kerberos_lock:
+                    self._session.gssapi_login(
+                        principal=options.get("principal"),
+                        keytab=options.get("keytab"),
+                        proxyuser=proxied,
+                    )
             else:
                 raise KojiError(
                     f"authtype {kind} of Koji at {self._url} is not supported; use ssl or gssapi"

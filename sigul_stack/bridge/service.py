@@ -342,7 +342,8 @@ class Bridge:
     def _errands(self, client: ByteStream, fields: Fields, operation: Operation) -> Errands | None:
         """What there is to do for this request besides forwarding, as far as can be told."""
         stores = "import-signature" in fields and fields.boolean("import-signature")
-        if not (stores or operation.subrequests or "rpm-name" in fields):
+        named = "rpm-name" in fields or "koji-instance" in fields
+        if not (stores or named or operation.subrequests):
             return None
         return Errands(self._settings.koji, fields, client.peer.common_name)
 
