@@ -44,7 +44,7 @@ _NEVRA: Final = re.compile(
 )
 
 #: Kerberos takes its key table from the environment: one login at a time.
-_login_lock = threading.Lock()
+_kerberos_lock = threading.Lock()
 
 
 class KojiError(SigulError):
@@ -231,17 +231,21 @@ class Hub:
         """Log in as the configuration says, on behalf of the user `proxied` where one is given."""
         options = self._options
         kind = options.get("authtype") or ("ssl" if options.get("cert") else "gssapi")
-        with _login_lock, self._errors("logging in"):
+        # By itself, so that a hub that is not there is said to be that: a failed login is told in
+        # the library's own words.
+        self._check_version()
+        with self._errors("logging in"):
             if kind == "ssl":
                 self._session.ssl_login(
                     options.get("cert"), None, options.get("serverca") or None, proxyuser=proxied
                 )
             elif kind in ("gssapi", "kerberos"):
-                self._session.gssapi_login(
-                    principal=options.get("principal"),
-                    keytab=options.get("keytab"),
-                    proxyuser=proxied,
-                )
+                with _kerberos_lock:
+                    self._session.gssapi_login(
+                        principal=options.get("principal"),
+                        keytab=options.get("keytab"),
+                        proxyuser=proxied,
+                    )
             else:
                 raise KojiError(
                     f"authtype {kind} of Koji at {self._url} is not supported; use ssl or gssapi"
@@ -284,17 +288,21 @@ class Hub:
     # -------------------------------------------------------------------------------------- calls
 
     def _call(self, method: str, *arguments: object, **named: object) -> object:
-        if not self._checked:
-            self._checked = True
-            version = self._call("getAPIVersion")
-            if version != self._koji.API_VERSION:
-                raise KojiError(
-                    f"Koji at {self._url} has version {version!r:.40} of its interface, and not"
-                    f" {self._koji.API_VERSION}; another version of the library koji is needed"
-                )
+        self._check_version()
         with self._errors(method):
             answer: object = self._session.callMethod(method, *arguments, **named)
         return answer
+
+    def _check_version(self) -> None:
+        if self._checked:
+            return
+        self._checked = True
+        version = self._call("getAPIVersion")
+        if version != self._koji.API_VERSION:
+            raise KojiError(
+                f"Koji at {self._url} has version {version!r:.40} of its interface, and not"
+                f" {self._koji.API_VERSION}; another version of the library koji is needed"
+            )
 
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:
@@ -307,8 +315,7 @@ class Hub:
         except Exception as error:
             # Anything may come out of a library that reads what a hub says.
             log.debug("%s: %s failed", where, what, exc_info=True)
-            text = " ".join(str(error).split())[:300] or type(error).__name__
-            raise KojiError(f"{where}: {what}: {text}") from error
+            raise KojiError(f"{where}: {what}: {_reason(error)}") from error
 
 
 # ---------------------------------------------------------------------------------- the library
@@ -376,6 +383,21 @@ def _session(koji: Any, url: str, options: Mapping[str, Any], timeout: float) ->
         "debug_xmlrpc": False,
     }
     return Session(url, settings)
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in words; of a failed connection only what the system says of it."""
+    inner: BaseException | None = error
+    for _ in range(8):
+        if inner is None:
+            break
+        if isinstance(inner, TimeoutError) or "timed out" in str(inner):
+            return "timed out"
+        if isinstance(inner, OSError) and inner.errno and inner.strerror:
+            return inner.strerror
+        causes = (getattr(inner, "reason", None), *inner.args[:1], inner.__cause__)
+        inner = next((cause for cause in causes if isinstance(cause, BaseException)), None)
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 # ------------------------------------------------------------------------ what a hub may answer

@@ -42,6 +42,7 @@ from ..transport.stream import ByteStream, Deadline
 from ..transport.watchdog import Watchdog
 from .admission import Arrivals, Handshakes, Newcomer, OnlyLooked, Roles
 from .forward import Forwarding
+from .groups import Groups, NotInGroup, SourceFailed
 from .koji import Errands
 from .orders import HANDED_OVER, Order, Orders
 from .status import describe
@@ -69,6 +70,8 @@ class Bridge:
     ) -> None:
         self._settings = settings
         self._roles = Roles(settings.server_cn)
+        required = settings.required_fas_group or settings.koji.required_groups
+        self._groups = Groups(settings.groups) if required else None
         self._watchdog = Watchdog()
         self._counters = Counters(BridgeCount)
         self._started = datetime.now(UTC)
@@ -352,11 +355,12 @@ class Bridge:
         )  # fmt: skip
         with contextlib.ExitStack() as stack:
             try:
+                self._check_groups(client, fields)
                 errands = self._errands(client, fields, operation)
                 if errands is not None:
                     stack.callback(errands.close)
                 fetched = self._fetched(errands, fields, operation, length)
-            except (KojiError, ConfigurationError, OSError) as error:
+            except (KojiError, ConfigurationError, NotInGroup, SourceFailed, OSError) as error:
                 self._refuse(chunked, str(error))
                 raise ProtocolError(f"The request is refused: {error}") from None
             sent = length
@@ -375,10 +379,35 @@ class Bridge:
                 server.discard()
                 raise
 
+    def _check_groups(self, client: ByteStream, fields: Fields) -> None:
+        """Raise `NotInGroup` or `SourceFailed` where the client may not send this request.
+
+        What counts is the name in the certificate; the field `user` is only said.
+        """
+        required = [self._settings.required_fas_group]
+        if "koji-instance" in fields:
+            instance = fields.safe_string("koji-instance").lower()
+            required.append(self._settings.koji.required_groups.get(instance))
+        for group in filter(None, required):
+            assert self._groups is not None  # noqa: S101 - made where any group is required
+            try:
+                self._groups.check(client.peer.common_name, group)
+            except NotInGroup:
+                self._counters.add(BridgeCount.GROUP_REFUSALS)
+                raise
+            except SigulError as error:
+                self._counters.add(BridgeCount.GROUP_FAILURES)
+                log.error("Groups cannot be looked up: %s", error)
+                raise SourceFailed(
+                    "who is in the required group cannot be found out just now; the bridge's log"
+                    " says why"
+                ) from None
+
     def _errands(self, client: ByteStream, fields: Fields, operation: Operation) -> Errands | None:
         """What there is to do for this request besides forwarding, as far as can be told."""
         stores = "import-signature" in fields and fields.boolean("import-signature")
-        if not (stores or operation.subrequests or "rpm-name" in fields):
+        named = "rpm-name" in fields or "koji-instance" in fields
+        if not (stores or named or operation.subrequests):
             return None
         return Errands(self._settings.koji, fields, client.peer.common_name)
 

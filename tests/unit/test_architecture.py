@@ -71,6 +71,9 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "tqdm": ("cli", "cli.*", "client", "client.*"),
     "koji": ("kojihub",),
     "requests": ("kojihub",),
+    "fasjson_client": ("bridge.fasjson",),
+    "bravado": ("bridge.fasjson",),
+    "ldap": ("bridge.groups",),
 }
 
 #: The modules that may start programs, and what of the standard library starts one.
@@ -97,7 +100,15 @@ NOT_IN_PROTOCOL = frozenset(
 #: What a process never loads by importing these: secrets have no business in a bridge, and each
 #: of these packages costs a client a good part of its start-up time.
 _NOT_IN_A_BRIDGE = frozenset(
-    {"sqlalchemy", "koji", "requests", f"{PACKAGE}.database", f"{PACKAGE}.keystore"}
+    {
+        "sqlalchemy",
+        "koji",
+        "requests",
+        "bravado",
+        "ldap",
+        f"{PACKAGE}.database",
+        f"{PACKAGE}.keystore",
+    }
 )
 _SLOW = frozenset(
     {"sqlalchemy", "alembic", "cryptography", "passlib", "tqdm", "asyncio", "koji", "requests"}
