@@ -47,6 +47,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "server": _SHARED
     | {"protocol", "transport", "database", "keystore", "signing", "pki"}
     | {"logcontext", "metrics"},
+    # Of the server only what tells its stores, and who may change them when.
+    "backup": _SHARED
+    | {"database", "keystore", "server.keychanges", "server.services", "server.spool"},
     "health": _SHARED | {"protocol", "transport", "pki", "client"},
     "cli": frozenset({"*"}),
 }
