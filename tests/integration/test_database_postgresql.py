@@ -425,7 +425,5 @@ def test_saved_to_a_file_and_loaded_again(cluster: Cluster, name: str, tmp_path:
     # Numbers go on behind those that came with the rows.
     with Database(target).write() as writer:
         writer.add_user("carol", None, admin=False)
-    assert "in this database: name an empty one" in failure(
-        lambda: load(file, target)
-    )
+    assert "in this database: name an empty one" in failure(lambda: load(file, target))
     assert "an SQLite database is not loaded" in failure(lambda: load(file, sqlite_url(file)))
