@@ -1,0 +1,330 @@
+"""The command line, and the order of things: base, then each component's layers and image.
+
+Each image has a label with the hash of all that it was made from, and nothing is done where the
+image with that label is there. Roots, wheels and layers are kept in .cache/images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from . import debian, engine, programs, sbom, tars
+from .commands import BuildError, run, say, step
+from .components import BASE_PACKAGES, COMPONENTS, SBOM, SUITE, Component
+from .programs import CHECKOUT
+
+_IMAGES: Final = CHECKOUT / "images"
+_CACHE: Final = CHECKOUT / ".cache" / "images"
+#: Times in Debian's layers: never later than the release of Debian 13.
+_EPOCH: Final = 1754697600
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What became of an image."""
+
+    component: str
+    image: str
+    identity: str
+    built: bool
+
+
+class Builder:
+    """Makes images with one prefix on one base."""
+
+    def __init__(self, prefix: str, base_image: str | None, refresh: bool) -> None:
+        self._prefix = prefix
+        self._given = base_image
+        self._given_identity = "" if base_image is None else engine.have(base_image).identity
+        self._refresh = refresh
+        self._epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or _EPOCH)
+        self._created = _created()
+        self._version = _version()
+        builder = [*sorted((_IMAGES / "builder").glob("*.*")), *sorted(_IMAGES.glob("*/Dockerfile"))]
+        self._inputs = _hash(
+            (str(path.relative_to(CHECKOUT)), path.read_bytes()) for path in [*builder, *_sources()]
+        )
+        self._roots_inputs = _hash((path.name, path.read_bytes()) for path in builder)
+
+    # --- Images -------------------------------------------------------------------------------
+
+    def image(self, component: str) -> str:
+        """The name of a component's image."""
+        return f"{self._prefix}/{component}"
+
+    def make(self, names: Iterable[str]) -> list[Made]:
+        """Have `base` and these components."""
+        wanted = {name: self._wanted(name) for name in ("base", *names)}
+        made = {}
+        missing = []
+        for name, inputs in wanted.items():
+            found = engine.find(f"{self.image(name)}:latest")
+            if found is None or found.inputs != inputs or self._refresh:
+                missing.append(name)
+            else:
+                made[name] = Made(name, f"{self.image(name)}:latest", found.identity, False)
+        if missing:
+            roots = self._roots(("base", *(name for name in missing if name != "base")))
+            if "base" in missing:
+                made["base"] = self._base(roots["base"], wanted["base"])
+            components = [COMPONENTS[name] for name in missing if name != "base"]
+            if components:
+                everything, wheels = self._programs(components, made["base"].identity)
+                for one in components:
+                    layers = self._layers(one, roots, everything, wheels[one.name])
+                    made[one.name] = self._build(one.name, layers, wanted[one.name])
+        return [made[name] for name in wanted]
+
+    def _wanted(self, name: str) -> str:
+        return _hash(
+            [
+                ("builder", (self._inputs if name != "base" else self._roots_inputs).encode()),
+                ("name", name.encode()),
+                ("base", self._given_identity.encode()),
+                ("times", f"{self._epoch} {self._created if name != 'base' else ''}".encode()),
+            ]
+        )
+
+    def _base(self, root: tars.Root, inputs: str) -> Made:
+        below = {}
+        if self._given is not None:
+            below = self._read(self._given_root())
+        listed = sbom.document(self.image("base"), SUITE, root, {}, self._epoch)
+        entries = [*tars.added(root, below), tars.file(SBOM, listed)]
+        layer = _kept(f"layers/{self._prefix_key}base")
+        with (layer / "system.tar").open("wb") as archive:
+            tars.write(tars.with_parents(entries, str(Path(SBOM).parent)), archive, self._epoch)
+        (layer / "sbom.json").write_bytes(listed)
+        return self._build("base", layer, inputs)
+
+    def _build(self, name: str, layers: Path, inputs: str) -> Made:
+        image = self.image(name)
+        shutil.copy(_IMAGES / name / "Dockerfile", layers)
+        below = (self._given or "scratch") if name == "base" else f"{self.image('base')}:latest"
+        created = self._epoch if name == "base" else self._created
+        with step(f"image {image}"):
+            found = engine.build(
+                layers,
+                [f"{image}:latest", f"{image}:{self._version}"],
+                {"BASE": below},
+                {
+                    engine.INPUTS_LABEL: inputs,
+                    "org.opencontainers.image.created": _rfc3339(created),
+                    "org.opencontainers.image.version": self._version,
+                },
+            )
+        return Made(name, f"{image}:latest", found.identity, True)
+
+    # --- Layers -------------------------------------------------------------------------------
+
+    @property
+    def _prefix_key(self) -> str:
+        return re.sub(r"[^a-z0-9]+", "-", self._prefix) + "-"
+
+    def _layers(
+        self, component: Component, roots: dict[str, tars.Root], everything: tars.Root,
+        wheels: list[Path],
+    ) -> Path:
+        root = roots[component.name]
+        layers = _kept(f"layers/{self._prefix_key}{component.name}")
+        if component.packages:
+            with (layers / "system.tar").open("wb") as archive:
+                tars.write(tars.added(root, roots["base"]), archive, self._epoch)
+        files = {entry.name: entry for entry in programs.environment(wheels, everything)}
+        listed = sbom.document(
+            self.image(component.name), self._version, root, files, self._created
+        )
+        entries = [*files.values(), tars.file(SBOM, listed)]
+        with (layers / "programs.tar").open("wb") as archive:
+            tars.write(tars.with_parents(entries, programs.PREFIX), archive, self._epoch)
+        (layers / "sbom.json").write_bytes(listed)
+        return layers
+
+    def _roots(self, names: Iterable[str]) -> dict[str, tars.Root]:
+        """Debian roots by image. Images with the same packages share theirs."""
+        packages = {
+            name: BASE_PACKAGES + (COMPONENTS[name].packages if name in COMPONENTS else ())
+            for name in names
+        }
+        # Each mostly waits for the network or the disk.
+        with ThreadPoolExecutor(2) as pool:
+            archives = dict(
+                zip(
+                    ordered := list(dict.fromkeys(packages.values())),
+                    pool.map(self._root, ordered),
+                    strict=True,
+                )
+            )
+        read = {key: self._read(archive) for key, archive in archives.items()}
+        return {name: read[key] for name, key in packages.items()}
+
+    def _root(self, packages: tuple[str, ...]) -> Path:
+        key = _hash(
+            [
+                ("builder", self._roots_inputs.encode()),
+                ("packages", " ".join(packages).encode()),
+                ("base", self._given_identity.encode()),
+                ("epoch", str(self._epoch).encode()),
+            ]
+        )
+        archive = _kept("roots") / f"{key[:20]}.tar"
+        if archive.exists() and not self._refresh:
+            return archive
+        partial = archive.with_suffix(f".{os.getpid()}.partial")
+        own = [name for name in packages if name not in BASE_PACKAGES]
+        with step(f"Debian packages: {' '.join(own or packages)}"):
+            if self._given is None:
+                debian.bootstrap(packages, partial, self._epoch)
+            else:
+                with partial.open("wb") as output:
+                    debian.extend(self._given, packages, output)
+            partial.replace(archive)
+        return archive
+
+    def _given_root(self) -> Path:
+        assert self._given is not None
+        archive = _kept("roots") / f"{self._given_identity.rpartition(':')[2][:20]}.tar"
+        if not archive.exists():
+            partial = archive.with_suffix(f".{os.getpid()}.partial")
+            with partial.open("wb") as output:
+                engine.export(self._given, output)
+            partial.replace(archive)
+        return archive
+
+    @staticmethod
+    def _read(path: Path) -> tars.Root:
+        with path.open("rb") as archive:
+            return tars.read(archive)
+
+    def _programs(
+        self, components: list[Component], base: str
+    ) -> tuple[tars.Root, dict[str, list[Path]]]:
+        """All files of all wheels, compiled; and each component's wheels."""
+        own = _kept("wheels") / "own"
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir()
+        with step("wheel of this checkout"):
+            programs.build(own, self._created)
+        [project] = own.glob("*.whl")
+        wheels = {one.name: [*self._wheels(one.extras), project] for one in components}
+        every = {wheel.name: wheel for some in wheels.values() for wheel in some}
+        with step("compiled modules"):
+            return programs.compiled(every.values(), base), wheels
+
+    def _wheels(self, extras: tuple[str, ...]) -> list[Path]:
+        key = _hash(
+            [
+                ("constraints", programs.CONSTRAINTS.read_bytes()),
+                ("requirements", "\n".join(programs.requirements(extras)).encode()),
+                ("code", Path(programs.__file__).read_bytes()),
+            ]
+        )
+        directory = _kept("wheels") / key[:20]
+        if not directory.exists():
+            partial = directory.with_suffix(f".{os.getpid()}.partial")
+            with step(f"wheels ({', '.join(extras)})"):
+                programs.fetch(extras, partial)
+            partial.rename(directory)
+        return sorted(directory.glob("*.whl"))
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(
+        prog="images/build",
+        description="Make the container images base, bridge, server and client.",
+        epilog="Prints `IMAGE ID` of each. Needs a container engine: see scripts/engine.",
+    )
+    parser.add_argument(
+        "--prefix",
+        default=os.environ.get("SIGUL_IMAGE_PREFIX") or "sigul-stack",
+        help="what the images' names begin with (default: SIGUL_IMAGE_PREFIX or sigul-stack)",
+    )
+    parser.add_argument(
+        "--base-image",
+        default=os.environ.get("BASE_IMAGE") or None,
+        help="a Debian 13 image to build on (default: BASE_IMAGE, or a root made from packages)",
+    )
+    parser.add_argument("--refresh", action="store_true", help="take Debian's packages anew")
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    parser.add_argument("component", nargs="*", choices=[[], "base", *COMPONENTS])
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    names = [name for name in arguments.component or COMPONENTS if name != "base"]
+    try:
+        engine.check()
+        made = Builder(arguments.prefix, arguments.base_image, arguments.refresh).make(names)
+    except BuildError as error:
+        sys.exit(f"images: {error}")
+    built = sum(image.built for image in made)
+    say(f"{built} of {len(made)} images built in {time.monotonic() - began:.1f} s")
+    if arguments.json:
+        keys = ("component", "image", "identity", "built")
+        print(json.dumps([{key: getattr(image, key) for key in keys} for image in made]))
+    else:
+        for image in made:
+            print(image.image, image.identity)
+
+
+# --- What images are made from ---------------------------------------------------------------------
+
+
+def _sources() -> list[Path]:
+    package = [
+        path
+        for path in sorted((CHECKOUT / "sigul_stack").rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    others = [programs.PROJECT, programs.CONSTRAINTS, programs.USE_SYSTEM_NSS, CHECKOUT / "LICENSE"]
+    return [*package, *others]
+
+
+def _hash(parts: Iterable[tuple[str, bytes]]) -> str:
+    digest = hashlib.sha256()
+    for name, content in parts:
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _created() -> int:
+    """When what images are made from last changed, in seconds of the epoch."""
+    if given := os.environ.get("SOURCE_DATE_EPOCH"):
+        return int(given)
+    inputs = ["images", "sigul_stack", "pyproject.toml", "requirements", "scripts/use-system-nss"]
+    git = ["git", "-c", f"safe.directory={CHECKOUT}", "-C", CHECKOUT]
+    try:
+        return int(run([*git, "log", "-1", "--format=%ct", "--", *inputs]))
+    except (BuildError, ValueError):
+        return _EPOCH
+
+
+def _version() -> str:
+    text = (CHECKOUT / "sigul_stack" / "__init__.py").read_text()
+    found = re.search(r'^__version__.*= "(.+)"$', text, re.MULTILINE)
+    if found is None:
+        raise BuildError("sigul_stack/__init__.py has no __version__")
+    return found[1].replace("+", "-")
+
+
+def _rfc3339(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _kept(name: str) -> Path:
+    directory = _CACHE / name
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory

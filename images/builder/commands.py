@@ -1,0 +1,74 @@
+"""Running programs: with a limit, and with their last words where they fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Final
+
+#: Seconds that fetching and installing packages may take.
+FETCH_SECONDS: Final = 900
+#: Seconds that a step without the network may take.
+LOCAL_SECONDS: Final = 300
+
+_LAST_WORDS: Final = 3000
+
+
+class BuildError(Exception):
+    """Why there are no images, with what to do about it."""
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    seconds: int = LOCAL_SECONDS,
+    given: bytes | None = None,
+    output: IO[bytes] | None = None,
+    environment: Mapping[str, str] | None = None,
+    hint: str = "",
+) -> bytes:
+    """What a program prints, or nothing where that goes to the file `output`.
+
+    Raises `BuildError` with the end of its standard error and `hint` where it fails, takes longer
+    than `seconds`, or is not there.
+    """
+    name = Path(command[0]).name
+    try:
+        done = subprocess.run(
+            [str(part) for part in command],
+            input=given,
+            stdin=subprocess.DEVNULL if given is None else None,
+            stdout=subprocess.PIPE if output is None else output,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(environment or {})},
+            timeout=seconds,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise BuildError(f"{name} is not installed; run `scripts/bootstrap kit`") from None
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{name} did not finish within {seconds} s; {hint}") from None
+    if done.returncode:
+        said = (done.stderr + (done.stdout or b"")).decode("utf-8", "replace").strip()
+        raise BuildError(f"{said[-_LAST_WORDS:]}\n{name} failed ({done.returncode}); {hint}")
+    return done.stdout or b""
+
+
+def say(text: str) -> None:
+    """One line for who watches."""
+    print(f"images: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Say what is done, and how long it took."""
+    began = time.monotonic()
+    say(f"{what} …")
+    yield
+    say(f"{what}: {time.monotonic() - began:.1f} s")

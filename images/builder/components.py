@@ -1,0 +1,62 @@
+"""What is in which image, as data: Debian packages, Python extras, and what is taken out again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+#: The Debian release, and the Python that it has.
+SUITE: Final = "trixie"
+PYTHON: Final = "3.13"
+#: The newest C library that wheels may ask for: that of SUITE.
+GLIBC_MINOR: Final = 41
+
+#: Where the programs are in an image.
+PREFIX: Final = "opt/sigul-stack"
+#: The package list of an image.
+SBOM: Final = "usr/share/sigul-stack/sbom.json"
+
+#: In every image: an init that passes signals on, Python, NSS and its tools.
+BASE_PACKAGES: Final = ("tini", "python3", "libnss3", "libnss3-tools")
+
+#: The bindings of passphrases start these: openssl with its PKCS#11 engine, keyctl, tpm2-tools.
+_BINDINGS: Final = (
+    *("openssl", "libengine-pkcs11-openssl", "p11-kit-modules"),
+    *("keyutils", "tpm2-tools"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """An image on top of `base`."""
+
+    name: str
+    packages: tuple[str, ...]
+    extras: tuple[str, ...]
+
+
+COMPONENTS: Final = {
+    component.name: component
+    for component in (
+        Component("bridge", (), ("nss",)),
+        Component(
+            "server",
+            ("gpg", "gpg-agent", "rpm", "osslsigncode", *_BINDINGS),
+            ("nss", "postgresql"),
+        ),
+        Component("client", ("git", *_BINDINGS), ("nss",)),
+    )
+}
+
+#: Packages that installing needs, or that others ask for without a use here. Removed at the end, in
+#: this order, each group in one step: PAM's scripts still need debconf.
+UNWANTED: Final = (
+    ("libpam-modules", "libpam-runtime", "libpam-modules-bin", "libpam0g"),
+    (
+        *("adduser", "bash", "bsdutils", "debconf", "diffutils", "dmsetup", "git-man", "hostname"),
+        *("init-system-helpers", "liberror-perl", "libperl5.40", "login", "login.defs", "mawk"),
+        *("mount", "ncurses-bin", "passwd", "perl", "perl-base", "perl-modules-5.40"),
+        *("pinentry-curses", "systemd", "systemd-sysv", "sysvinit-utils", "tpm-udev", "udev"),
+        "util-linux",
+    ),
+)

@@ -1,0 +1,115 @@
+"""The container engine, through its command line."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from .commands import FETCH_SECONDS, BuildError, run
+
+#: The label that holds the hash of all that an image was made from.
+INPUTS_LABEL: Final = "org.sigul-stack.inputs"
+
+_HINT: Final = "see what the container engine says"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that the engine has."""
+
+    identity: str
+    inputs: str
+
+
+def check() -> None:
+    """Raises `BuildError` where no engine answers."""
+    try:
+        run(["docker", "version", "--format", "{{.Server.Version}}"], seconds=30)
+    except BuildError as error:
+        raise BuildError(f"{error}\nno container engine answers; run `scripts/engine`") from None
+
+
+def find(reference: str) -> Image | None:
+    """The image of this name, if there is one."""
+    names = run(["docker", "image", "ls", "--quiet", "--no-trunc", reference], hint=_HINT).split()
+    if not names:
+        return None
+    return inspect(names[0].decode())
+
+
+def inspect(reference: str) -> Image:
+    """An image that has to be there."""
+    [found] = json.loads(run(["docker", "image", "inspect", reference], hint=_HINT))
+    labels = (found["Config"] or {}).get("Labels") or {}
+    return Image(found["Id"], labels.get(INPUTS_LABEL, ""))
+
+
+def have(reference: str) -> Image:
+    """An image, fetched where it is not there."""
+    image = find(reference)
+    if image is None:
+        run(
+            ["docker", "pull", "--quiet", reference],
+            seconds=FETCH_SECONDS,
+            hint=f"{reference} can be had from nowhere: leave BASE_IMAGE unset to make a base image",
+        )
+        image = inspect(reference)
+    return image
+
+
+def build(
+    context: Path, tags: list[str], arguments: Mapping[str, str], labels: Mapping[str, str]
+) -> Image:
+    """Build an image from a directory, without the network."""
+    command = ["docker", "build", "--quiet", "--network", "none", "--force-rm"]
+    for name, value in arguments.items():
+        command += ["--build-arg", f"{name}={value}"]
+    for name, value in labels.items():
+        command += ["--label", f"{name}={value}"]
+    for tag in tags:
+        command += ["--tag", tag]
+    run([*command, str(context)], hint=_HINT)
+    return inspect(tags[0])
+
+
+def process(image: str, command: list[str], given: bytes) -> bytes:
+    """What a command prints that gets `given`, in a container without the network."""
+    name = f"sigul-stack-build-{uuid.uuid4().hex[:12]}"
+    options = ["--rm", "--interactive", "--network", "none", "--user", "0:0", "--name", name]
+    try:
+        return run(["docker", "run", *options, image, *command], given=given, hint=_HINT)
+    finally:
+        _remove(name)
+
+
+def export(image: str, output: IO[bytes]) -> None:
+    """Write the file system of an image to a file."""
+    name = f"sigul-stack-build-{uuid.uuid4().hex[:12]}"
+    run(["docker", "create", "--name", name, image, "true"], hint=_HINT)
+    try:
+        run(["docker", "export", name], output=output, hint=_HINT)
+    finally:
+        _remove(name)
+
+
+def change(image: str, options: list[str], command: list[str], output: IO[bytes]) -> None:
+    """Write the file system to a file that an image has after a command, run with the network."""
+    name = f"sigul-stack-build-{uuid.uuid4().hex[:12]}"
+    try:
+        run(
+            ["docker", "run", "--user", "0:0", "--name", name, *options, image, *command],
+            seconds=FETCH_SECONDS,
+            hint="see whether containers reach a Debian mirror",
+        )
+        run(["docker", "export", name], output=output, hint=_HINT)
+    finally:
+        _remove(name)
+
+
+def _remove(name: str) -> None:
+    if run(["docker", "ps", "--all", "--quiet", "--filter", f"name=^{name}$"], hint=_HINT).strip():
+        run(["docker", "rm", "--force", "--volumes", name], hint=_HINT)
