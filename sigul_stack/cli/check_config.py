@@ -1,0 +1,52 @@
+"""`sigul-stack check-config`: whether a program would start with a configuration file.
+
+For whoever writes such a file, a person or Ansible, before it takes another one's place. Only the
+file that is named is read, not the one in /etc/sigul beside it. Stricter than the programs: what
+they warn about (an unknown option is one in the wrong section, more often than not) is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from .. import config
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_PROGRAMS: Final = ("bridge", "client", "server")
+
+#: Where no program's configuration is, so that the named file alone counts.
+_NOWHERE: Final = Path("/dev/null")
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the `check-config` command."""
+    parser = subparsers.add_parser(
+        "check-config",
+        help="check a configuration file before it is put in place",
+        description="Reads one configuration file, and the secrets in the files that it names, as"
+        " the program would. Exit status 1 for what the program would warn about, too. Needs no"
+        " network and opens no database.",
+    )
+    parser.add_argument("program", choices=_PROGRAMS, help="whose configuration it is")
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.set_defaults(func=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """`check-config`; returns the exit code. Raises `ConfigurationError`."""
+    load: Callable[..., config.Loaded[Any]] = getattr(config, f"load_{options.program}")
+    loaded = load(options.file, system_directory=_NOWHERE)
+    for warning in loaded.warnings:
+        print(f"Error: {warning}", file=sys.stderr)
+    if options.program != "client":
+        loaded.check_paths()
+    if loaded.warnings:
+        return 1
+    print(f"{options.file}: good")
+    return 0
