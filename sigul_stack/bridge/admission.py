@@ -7,19 +7,45 @@ that opens silent connections by the hundred only pushes out its own.
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
 from ..errors import TransportError
-from ..transport.stream import Peer
+from ..transport.stream import Deadline, Peer
+
+
+class OnlyLooked(Exception):
+    """A connection ended in order before it had said anything: a port check or a health check."""
 
 
 @dataclass(slots=True, eq=False)
-class _Newcomer:
+class Newcomer:
+    """A connection in its handshake. `ended` tells that it had to make room."""
+
     host: str
     tcp: socket.socket = field(repr=False)
+    ended: bool = False
+
+    def await_greeting(self, deadline: Deadline) -> None:
+        """Wait for the peer's first byte, which stays unread.
+
+        Raises `OnlyLooked` where it ends without one, `DeadlineExceeded`, `TransportError`.
+        """
+        poll = select.poll()
+        poll.register(self.tcp, select.POLLIN)
+        if not poll.poll(deadline.remaining() * 1000):
+            raise deadline.exceeded()
+        try:
+            if self.tcp.recv(1, socket.MSG_PEEK):
+                return
+        except ConnectionResetError:  # how some port checks end
+            pass
+        if self.ended:
+            raise TransportError("it made room for others, of which there are too many")
+        raise OnlyLooked
 
 
 class Handshakes:
@@ -28,21 +54,21 @@ class Handshakes:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._newcomers: list[_Newcomer] = []
+        self._newcomers: list[Newcomer] = []
 
-    def enter(self, host: str, tcp: socket.socket) -> _Newcomer:
+    def enter(self, host: str, tcp: socket.socket) -> Newcomer:
         """Add a connection; returns what to `leave` with. Makes room by ending another."""
-        newcomer = _Newcomer(host, tcp)
+        newcomer = Newcomer(host, tcp)
         with self._lock:
             if len(self._newcomers) >= self._limit:
                 crowd, _count = Counter(item.host for item in self._newcomers).most_common(1)[0]
                 oldest = next(item for item in self._newcomers if item.host == crowd)
                 self._newcomers.remove(oldest)
-                _end(oldest.tcp)
+                _end(oldest)
             self._newcomers.append(newcomer)
         return newcomer
 
-    def leave(self, newcomer: _Newcomer) -> None:
+    def leave(self, newcomer: Newcomer) -> None:
         """The connection's handshake is over, well or not."""
         with self._lock:
             if newcomer in self._newcomers:
@@ -52,12 +78,13 @@ class Handshakes:
         """End every connection that is still in its handshake."""
         with self._lock:
             for newcomer in self._newcomers:
-                _end(newcomer.tcp)
+                _end(newcomer)
 
 
-def _end(tcp: socket.socket) -> None:
+def _end(newcomer: Newcomer) -> None:
+    newcomer.ended = True
     try:
-        tcp.shutdown(socket.SHUT_RDWR)
+        newcomer.tcp.shutdown(socket.SHUT_RDWR)
     except OSError:
         return
 

@@ -14,20 +14,24 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from ..config import BridgeSettings
-from ..errors import ProtocolError, SigulError, TransportError
+from ..errors import DeadlineExceeded, ProtocolError, SigulError, TransportError
 from ..logcontext import request_id
+from ..metrics import BridgeCount, Counters
 from ..protocol.codec import Fields, pack_u64, read_u64
 from ..protocol.messages import encode_request_header, read_request_header
 from ..protocol.operations import Operation, operation_of
+from ..protocol.status import BridgeStatus
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.stream import ByteStream, Deadline
 from ..transport.watchdog import Watchdog
-from .admission import Handshakes, Roles
+from .admission import Handshakes, Newcomer, OnlyLooked, Roles
 from .forward import Forwarding
+from .status import describe
 from .streams import ReplyCutter, RequestFilter
 from .waiting import WaitingServers, has_received
 
@@ -57,7 +61,9 @@ class Bridge:
         self._settings = settings
         self._roles = Roles(settings.server_cn)
         self._watchdog = Watchdog()
-        self._waiting = WaitingServers(settings.max_waiting_servers)
+        self._counters = Counters(BridgeCount)
+        self._started = datetime.now(UTC)
+        self._waiting = WaitingServers(settings.max_waiting_servers, self._counters)
         self._clients = threading.BoundedSemaphore(settings.max_clients)
         self._handshakes = {
             kind: Handshakes(settings.max_handshakes) for kind in ("server", "client")
@@ -78,6 +84,12 @@ class Bridge:
             for listener in nss.listen(settings.listen_address, port):
                 self._listeners[listener] = kind
         log.info("[BRIDGE_REQUEST] Waiting for the server to connect")
+
+    def status(self) -> BridgeStatus:
+        """What the bridge is doing at this moment. From any thread."""
+        return describe(
+            self._waiting.waiting(), self._counters.values(), self._started, time.monotonic()
+        )
 
     def run(self, stop: Stopper) -> None:
         """Accept and serve until `stop` is readable; then let requests finish, up to a limit."""
@@ -142,6 +154,9 @@ class Bridge:
         request_id.set(f"{next(self._numbers):x}")
         try:
             serve(tcp, address[0], nss.printable_address(address))
+        except OnlyLooked:
+            self._counters.add(BridgeCount.PROBES)
+            log.debug("The connection ended before it said anything: a check, no request")
         except SigulError as error:
             log.warning("%s", error)
         except Exception:
@@ -163,10 +178,9 @@ class Bridge:
         try:
             log.info("[BRIDGE_TLS] Starting TLS handshake with %s", kind)
             try:
-                connection.handshake_as_server(
-                    self._settings.nss, self._identity, self._settings.handshake_timeout
-                )
+                self._shake_hands(newcomer, connection, address)
             except TransportError as error:
+                self._counters.add(BridgeCount.HANDSHAKES_REFUSED)
                 title = kind.capitalize()
                 raise TransportError(f"[BRIDGE_TLS] {title} handshake failed: {error}") from None
             finally:
@@ -177,24 +191,43 @@ class Bridge:
             connection.discard()
             raise
 
+    def _shake_hands(self, newcomer: Newcomer, connection: nss.TLSConnection, address: str) -> None:
+        settings = self._settings
+        deadline = Deadline(settings.handshake_timeout, f"TLS handshake with {address}")
+        newcomer.await_greeting(deadline)
+        try:
+            connection.handshake_as_server(settings.nss, self._identity, deadline.remaining())
+        except DeadlineExceeded:
+            raise deadline.exceeded() from None
+
+    @contextlib.contextmanager
+    def _counted_if_refused(self) -> Iterator[None]:
+        try:
+            yield
+        except TransportError:
+            self._counters.add(BridgeCount.HANDSHAKES_REFUSED)
+            raise
+
     # ----------------------------------------------------------------------------------- servers
 
     def _serve_server(self, tcp: socket.socket, host: str, address: str) -> None:
         log.info("[BRIDGE_REQUEST] Server TCP connection accepted (%s)", address)
         with self._authenticated("server", tcp, host, address) as server:
-            self._roles.check_server(server.peer)
+            with self._counted_if_refused():
+                self._roles.check_server(server.peer)
             log.info(
                 "[BRIDGE_TLS] Server authenticated with CN: %s", _quoted(server.peer.common_name)
             )
             log.info("[BRIDGE_REQUEST] Waiting for the client to connect")
-            self._waiting.add(server)
+            self._waiting.add(server, server.handshake_seconds)
 
     # ----------------------------------------------------------------------------------- clients
 
     def _serve_client(self, tcp: socket.socket, host: str, address: str) -> None:
         log.info("[BRIDGE_REQUEST] Client connected (%s)", address)
         with self._authenticated("client", tcp, host, address) as client:
-            self._roles.check_client(client.peer)
+            with self._counted_if_refused():
+                self._roles.check_client(client.peer)
             log.info(
                 "[BRIDGE_TLS] Client authenticated with CN: %s", _quoted(client.peer.common_name)
             )
@@ -223,6 +256,16 @@ class Bridge:
         settings = self._settings
         chunked = ChunkedStream(client, settings.header_timeout)
         deadline = Deadline(settings.header_timeout, "sending the request's header")
+        if not chunked.begin(deadline):
+            raise OnlyLooked
+        with self._counters.during(BridgeCount.REQUESTS_IN_FLIGHT):
+            try:
+                self._carry(client, chunked, deadline)
+            except BaseException:
+                self._counters.add(BridgeCount.REQUESTS_FAILED)
+                raise
+
+    def _carry(self, client: ByteStream, chunked: ChunkedStream, deadline: Deadline) -> None:
         fields = chunked.parse(read_request_header(), deadline)
         operation = operation_of(fields)
         operation.check(fields)
@@ -231,6 +274,7 @@ class Bridge:
             raise ProtocolError("this bridge does not store signatures in Koji yet")
         length = chunked.parse(read_u64(), deadline)
         operation.check_payload(length)
+        self._counters.add(BridgeCount.REQUESTS)
         log.info(
             "Request '%s' of user '%s', payload %d bytes", operation.name, fields["user"].decode(),
             length,

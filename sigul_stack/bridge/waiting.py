@@ -17,8 +17,10 @@ import termios
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 
 from ..errors import DeadlineExceeded, TransportError
+from ..metrics import BridgeCount, Counters
 from ..transport.stream import ByteStream, Deadline
 
 log = logging.getLogger(__name__)
@@ -74,12 +76,22 @@ def has_received(stream: ByteStream, seconds: float) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """When a waiting server came (`time.monotonic`), and its handshake's length in seconds."""
+
+    at: float
+    handshake_seconds: float
+
+
 class WaitingServers:
     """The pool. `limit` is the most connections that may wait in it."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, counters: Counters[BridgeCount]) -> None:
         self._limit = limit
+        self._counters = counters
         self._servers: deque[ByteStream] = deque()
+        self._arrivals: dict[ByteStream, Arrival] = {}
         self._tickets: deque[object] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -91,7 +103,12 @@ class WaitingServers:
     def __len__(self) -> int:
         return len(self._servers)
 
-    def add(self, server: ByteStream) -> None:
+    def waiting(self) -> list[tuple[ByteStream, Arrival]]:
+        """Who waits at this moment, in the order of coming."""
+        with self._changed:
+            return [(server, self._arrivals[server]) for server in self._servers]
+
+    def add(self, server: ByteStream, handshake_seconds: float = 0.0) -> None:
         """Let `server` wait for a client. Raises `TransportError` where the pool is full."""
         with self._changed:
             if self._closed:
@@ -102,7 +119,9 @@ class WaitingServers:
                     " max-waiting-servers, or lower the servers' workers"
                 )
             self._servers.append(server)
+            self._arrivals[server] = Arrival(time.monotonic(), handshake_seconds)
             self._changed.notify_all()
+        self._counters.add(BridgeCount.SERVERS_ATTACHED)
         self._wake()
 
     def take(self, deadline: Deadline, client: ByteStream) -> ByteStream:
@@ -135,6 +154,7 @@ class WaitingServers:
             self._closed = True
             servers = list(self._servers)
             self._servers.clear()
+            self._arrivals.clear()
             self._changed.notify_all()
         self._wake()
         self._watcher.join()
@@ -146,12 +166,14 @@ class WaitingServers:
     def _pop_live(self) -> ByteStream | None:
         while self._servers:
             server = self._servers.popleft()
+            del self._arrivals[server]
             if is_silent(server):
                 return server
             self._drop(server)
         return None
 
     def _drop(self, server: ByteStream) -> None:
+        self._counters.add(BridgeCount.SERVERS_DROPPED)
         log.warning(
             "Waiting server %s (%s) has gone; dropped",
             server.peer.common_name,
@@ -185,4 +207,5 @@ class WaitingServers:
                     # It may have been handed out since: then its data is a request's.
                     if server in self._servers:
                         self._servers.remove(server)
+                        del self._arrivals[server]
                         self._drop(server)

@@ -10,7 +10,9 @@ from ..bridge.service import Bridge
 from ..config import load_bridge
 from ..config.identity import drop_privileges, identity
 from ..errors import SigulError
+from ..protocol.status import encode_status
 from ..transport import nss
+from ..transport.status import status_socket
 from .daemon import Control
 from .options import daemon_parser, run_daemon
 from .secret_input import SecretReader, with_nss_password
@@ -39,8 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         bridge = Bridge(settings)
         bridge.open()
         drop_privileges(who)
-        control.ready()
-        bridge.run(control.stop)
+        with status_socket(
+            settings.status_socket, lambda: encode_status(bridge.status())
+        ) as status:
+            if status is not None:
+                status.serve()
+            control.ready()
+            bridge.run(control.stop)
 
     return run_daemon("sigul_bridge", options, loaded, work)
 

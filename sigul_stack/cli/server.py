@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ..config import ServerSettings, load_server
 from ..config.identity import Identity, drop_privileges, identity
 from ..errors import SigulError
+from ..protocol.status import encode_status
 from ..server.children import run_in_child
+from ..server.news import Reporter
 from ..server.startup import prepare, repair, shut_down
 from ..server.supervisor import Supervisor
 from ..server.worker import Worker
 from ..transport import nss
+from ..transport.status import status_socket
 from .daemon import Control
 from .options import daemon_parser, run_daemon
 from .secret_input import SecretReader, with_nss_password
@@ -56,11 +59,11 @@ def _work(settings: ServerSettings, who: Identity | None, control: Control) -> N
         become()
         prepare(settings)
 
-    def serve(lifeline: int, tell_busy: Callable[[], None]) -> None:
+    def serve(lifeline: int, reporter: Reporter) -> None:
         nss.open_database(settings.nss)
         certificate = nss.load_identity(settings.server_cert_nickname)
         become()
-        Worker(settings, lifeline=lifeline, tell_busy=tell_busy).run(certificate)
+        Worker(settings, lifeline=lifeline, reporter=reporter).run(certificate)
 
     def mend() -> None:
         become()
@@ -71,15 +74,19 @@ def _work(settings: ServerSettings, who: Identity | None, control: Control) -> N
         shut_down(settings)
 
     run_in_child(check, "checking the server's data")
-    control.ready()
     try:
-        Supervisor(
+        supervisor = Supervisor(
             serve,
             repair=mend,
             workers=settings.workers,
             max_requests=settings.max_requests,
             shutdown_timeout=settings.shutdown_timeout,
-        ).run(control.stop)
+        )
+        with status_socket(
+            settings.status_socket, lambda: encode_status(supervisor.status()), who
+        ) as status:
+            control.ready()
+            supervisor.run(control.stop, status)
     finally:
         run_in_child(clean_up, "ending the server's helpers")
 

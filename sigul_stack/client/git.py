@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ..errors import SigulError, ToolMissing
+from ..errors import SigulError
+from ..tools import GIT
 
 #: Longest run of one git command, in seconds.
 _SECONDS: Final = 60.0
@@ -117,7 +118,7 @@ def _run(
             check=False,
         )
     except FileNotFoundError:
-        raise ToolMissing("git is not installed; install the package git") from None
+        raise GIT.missing() from None
     except subprocess.TimeoutExpired:
         raise SigulError(
             f"git {arguments[0]} did not finish within {_SECONDS:g} s; see what else works on the"

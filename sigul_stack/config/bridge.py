@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..secret import Secret
 from . import values
-from .options import Loaded, build, option, secret_option
+from .options import Loaded, Needs, build, option, secret_option
 from .programs import read
 from .shared import BridgeKojiSettings, NSSSettings, load_nss, old_tls_warning
 
@@ -84,6 +84,13 @@ class BridgeSettings:
         values.optional_text,
         None,
         "group to run as, a name or number (empty: as started)",
+    )
+    status_socket: Path | None = option(
+        "daemon",
+        values.optional_socket,
+        None,
+        "path of the Unix socket that gives the daemon's status (empty: none)",
+        needs=Needs.PARENT,
     )
     nss: NSSSettings = field(kw_only=True)
     koji: BridgeKojiSettings = field(kw_only=True, default_factory=BridgeKojiSettings)

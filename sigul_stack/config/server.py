@@ -158,6 +158,13 @@ class ServerSettings:
         None,
         "group to run as, a name or number (empty: as started)",
     )
+    status_socket: Path | None = option(
+        "daemon",
+        values.optional_socket,
+        None,
+        "path of the Unix socket that gives the daemon's status (empty: none)",
+        needs=Needs.PARENT,
+    )
     nss: NSSSettings = field(kw_only=True)
     binding: BindingSettings = field(kw_only=True, default_factory=BindingSettings)
 

@@ -176,6 +176,25 @@ def path(entry: Entry) -> Path:
     return Path(absolute(text(entry), entry))
 
 
+#: Longest path of a Unix socket, in bytes, less what a temporary name needs.
+_MAX_SOCKET_PATH = 100
+
+
+def optional_socket(entry: Entry) -> Path | None:
+    """The absolute path of a Unix socket; None where it is empty."""
+    if not entry.text:
+        return None
+    found = Path(text(entry))
+    if not found.is_absolute():
+        raise entry.error(f"{entry.text!r} is not an absolute path", "begin it with `/`")
+    if len(os.fsencode(found)) > _MAX_SOCKET_PATH:
+        raise entry.error(
+            f"is longer than {_MAX_SOCKET_PATH} bytes, the most for a socket's path",
+            "name a path in another directory, for example in /run/sigul",
+        )
+    return found
+
+
 def absolute(name: str, entry: Entry | None = None) -> str:
     """`name` as an absolute path, `~` expanded; `entry` is for the message."""
     expanded = os.path.expanduser(name)  # noqa: PTH111 - of Path's, "~x" without a home raises

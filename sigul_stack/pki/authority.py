@@ -146,7 +146,7 @@ class Authority:
                 _key_usage(digital_signature=True, key_encipherment=request.role.is_dialled),
                 critical=True,
             ),
-            _extension(x509.ExtendedKeyUsage(request.role.usages)),
+            _extension(x509.ExtendedKeyUsage(request.role.granted_usages)),
             *([_extension(x509.SubjectAlternativeName(names))] if names else []),
         ]
         # The role is in the subject because NSS tells certificates apart by it: a bridge and a

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..errors import NSSError
 
@@ -67,6 +67,11 @@ class CertificateInfo:
     def is_authority(self) -> bool:
         """Whether it may issue certificates."""
         return is_authority(self.certificate)
+
+    @property
+    def is_for_tls_client(self) -> bool:
+        """Whether it may be a TLS client's."""
+        return is_for_tls_client(self.certificate)
 
     @property
     def fingerprint(self) -> str:
@@ -167,6 +172,26 @@ def key_id(certificate: x509.Certificate) -> str:
     else:
         return ""
     return hashlib.sha1(value, usedforsecurity=False).hexdigest()
+
+
+def is_for_tls_client(certificate: x509.Certificate) -> bool:
+    """Whether the certificate may be a TLS client's: it says so, or does not restrict its use."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    except x509.ExtensionNotFound:
+        return True
+    return ExtendedKeyUsageOID.CLIENT_AUTH in extension.value
+
+
+def from_der(der: bytes, nickname: str = "") -> CertificateInfo:
+    """What a certificate in DER says, of which no database tells trust or key.
+
+    Raises `NSSError`.
+    """
+    try:
+        return CertificateInfo(nickname, "", False, x509.load_der_x509_certificate(der))
+    except ValueError as error:
+        raise NSSError(f"a certificate cannot be read ({error}); have it issued again") from error
 
 
 def to_pem(certificate: x509.Certificate) -> bytes:

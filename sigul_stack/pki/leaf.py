@@ -1,8 +1,8 @@
 """Leaf certificates before they are in a database: what is asked for, and what was issued.
 
-A role decides what a certificate is for. The bridge is the TLS server on both its ports and nothing
-else; the signing server dials the bridge (TLS client) and is the TLS server of the inner session;
-a client is a TLS client in both.
+A role decides what a certificate is for. The bridge is the TLS server on both its ports, and a TLS
+client only to look whether it answers (`sigul-stack health bridge`); the signing server dials the
+bridge (TLS client) and is the TLS server of the inner session; a client is a TLS client in both.
 """
 
 from __future__ import annotations
@@ -55,6 +55,13 @@ class Role(enum.Enum):
     def usages(self) -> tuple[x509.ObjectIdentifier, ...]:
         """The extended key usages that the component needs."""
         return _USAGES[self]
+
+    @property
+    def granted_usages(self) -> tuple[x509.ObjectIdentifier, ...]:
+        """The extended key usages that a new certificate gets."""
+        if self is Role.BRIDGE:
+            return (*self.usages, ExtendedKeyUsageOID.CLIENT_AUTH)
+        return self.usages
 
     @property
     def needed_trust(self) -> str:

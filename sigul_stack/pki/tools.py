@@ -19,11 +19,12 @@ from typing import Final, Self
 
 from ..errors import NSSError, ToolMissing
 from ..secret import Secret
+from ..tools import CERTUTIL
 
 #: Far more than any run takes, even where NSS derives keys with 600,000 iterations.
 TIMEOUT_SECONDS: Final = 120.0
 
-_PACKAGES: Final = "libnss3-tools (Debian) or nss-tools (Fedora)"
+_PACKAGES: Final = f"{CERTUTIL.package} (Debian) or nss-tools (Fedora)"
 
 #: Where a file that exists in memory only is opened by name, anew for each reader.
 _DESCRIPTORS: Final = Path("/proc/self/fd")

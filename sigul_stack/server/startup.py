@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from ..config import ServerSettings
 from ..database import Database, ensure_usable
 from ..signing.pe import remove_leftovers
+from ..tools import tools_of
 from .keychanges import recover
 from .services import Services, database_url, make_keystore, make_services
 
@@ -28,6 +29,7 @@ def _services(settings: ServerSettings) -> Iterator[Services]:
 
 def prepare(settings: ServerSettings) -> None:
     """Check and complete the server's data. Raises `SigulError` saying what is wrong with it."""
+    _tell_missing_tools(settings)
     result = ensure_usable(database_url(settings), clock=lambda: datetime.now(UTC))
     if result.backup is not None:
         log.warning("The database was migrated; as it was before, it is in '%s'", result.backup)
@@ -40,6 +42,13 @@ def prepare(settings: ServerSettings) -> None:
         for finding in services.keystore.check_consistency(keys):
             log.warning("%s", finding.text)
         log.info("The database has %d keys", len(keys))
+
+
+def _tell_missing_tools(settings: ServerSettings) -> None:
+    """Say which operations this machine cannot do; asked for, they fail with the same words."""
+    for tool in tools_of("server", settings.binding.enabled):
+        if tool.find() is None:
+            log.warning("%s; until then not available: %s", tool.missing(), tool.unavailable)
 
 
 def repair(settings: ServerSettings) -> None:

@@ -4,7 +4,7 @@ Invariant: it has every module imported, so that a fork is cheap, and never touc
 or a key: a process that forks may not have opened NSS, and one that lives on should know no secret.
 (The one exception is an NSS password typed at start, which its workers could not ask for.)
 
-    worker: "started" ─▶ waiting ─▶ busy (told through its pipe) ─▶ gone (reaped)
+    worker: "started" ─▶ attached ─▶ busy (both told through its pipe) ─▶ gone (reaped)
 """
 
 from __future__ import annotations
@@ -18,9 +18,15 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, NoReturn, Protocol
 
+from .. import __version__
 from ..errors import SigulError
+from ..metrics import Counters, ServerCount
+from ..protocol.status import MAX_LISTED, AttachedWorker, ServerStatus
+from ..transport.status import StatusSocket
+from .news import Event, News, Reporter, read_news
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +42,8 @@ KILL_AFTER_SECONDS: Final = 5.0
 #: How often the supervisor looks at its workers while it ends, in seconds.
 _REAP_SECONDS: Final = 0.05
 
-#: What a worker writes into its pipe once a request has come.
-_BUSY: Final = b"B"
-
-#: A worker's work: gets the lifeline's descriptor and what to call when a request has come.
-Serve = Callable[[int, Callable[[], None]], None]
+#: A worker's work: gets the lifeline's descriptor and what to tell the supervisor with.
+Serve = Callable[[int, Reporter], None]
 #: What a child process does once it is one: gets the descriptor of its pipe to the supervisor.
 _Work = Callable[[int], None]
 
@@ -62,6 +65,9 @@ class _Child:
     pid: int
     news: int
     busy: bool = False
+    #: Since when it waits at the bridge (`time.monotonic`); None where it does not.
+    attached_at: float | None = None
+    handshake_seconds: float = 0.0
 
 
 class Supervisor:
@@ -85,13 +91,42 @@ class Supervisor:
         self._max_requests = max_requests
         self._shutdown_timeout = shutdown_timeout
         self._children: dict[int, _Child] = {}
+        self._counters = Counters(ServerCount)
+        self._started = datetime.now(UTC)
+        self._status: StatusSocket | None = None
         self._pause = FIRST_PAUSE_SECONDS
         self._fork_at = 0.0
         self._taken_at = -REFILL_DELAY_SECONDS
         self._lifeline_read, self._lifeline_write = os.pipe()
 
-    def run(self, stop: Stopper) -> None:
-        """Serve until `stop` is readable; then let busy workers finish, up to a limit."""
+    def status(self) -> ServerStatus:
+        """What the server is doing at this moment."""
+        now = time.monotonic()
+        idle = [child for child in self._children.values() if not child.busy]
+        attached = [
+            AttachedWorker(
+                child.pid, round(now - child.attached_at, 3), round(child.handshake_seconds, 6)
+            )
+            for child in idle
+            if child.attached_at is not None
+        ]
+        return ServerStatus(
+            version=__version__,
+            pid=os.getpid(),
+            started=self._started.isoformat(timespec="seconds"),
+            workers_attached=len(attached),
+            workers_dialling=len(idle) - len(attached),
+            workers_busy=len(self._children) - len(idle),
+            workers=tuple(attached[:MAX_LISTED]),
+            totals=self._counters.values(),
+        )
+
+    def run(self, stop: Stopper, status: StatusSocket | None = None) -> None:
+        """Serve until `stop` is readable; then let busy workers finish, up to a limit.
+
+        Who asks at `status`, if it is given, is answered as well.
+        """
+        self._status = status
         # What is imported stays for good: not looking at it again keeps its pages shared.
         gc.collect()
         gc.freeze()
@@ -121,7 +156,7 @@ class Supervisor:
         return None
 
     def _be_worker(self, news: int) -> None:
-        self._serve(self._lifeline_read, lambda: _tell(news))
+        self._serve(self._lifeline_read, Reporter(news))
 
     def _fork(self, stop: Stopper, work: _Work, *, busy: bool = False) -> None:
         news_read, news_write = os.pipe()
@@ -137,6 +172,7 @@ class Supervisor:
             self._be_child(stop, work, news_read, news_write)
         os.close(news_write)
         self._children[news_read] = _Child(pid, news_read, busy)
+        self._counters.add(ServerCount.WORKERS_STARTED)
 
     def _be_child(self, stop: Stopper, work: _Work, news_read: int, news_write: int) -> NoReturn:
         """The child's process: never returns into the supervisor's code."""
@@ -151,6 +187,8 @@ class Supervisor:
             os.close(self._lifeline_write)
             for other in self._children:
                 os.close(other)
+            if self._status is not None:
+                self._status.forget()
             work(news_write)
             code = 0
         except SigulError as error:
@@ -166,7 +204,7 @@ class Supervisor:
         """Wait for news of the workers; whether it is time to stop."""
         poll = select.poll()
         poll.register(stop.fileno(), select.POLLIN)
-        for descriptor in self._children:
+        for descriptor in (*self._children, *([self._status.fileno()] if self._status else [])):
             poll.register(descriptor, select.POLLIN)
         ready = {
             descriptor
@@ -174,13 +212,14 @@ class Supervisor:
         }
         for descriptor in ready & set(self._children):
             self._read_news(stop, self._children[descriptor])
+        if self._status is not None and self._status.fileno() in ready:
+            self._status.answer()
         return stop.fileno() in ready
 
     def _read_news(self, stop: Stopper, child: _Child) -> None:
-        if os.read(child.news, 1) == _BUSY:
-            child.busy = True
-            self._taken_at = time.monotonic()
-            self._pause = FIRST_PAUSE_SECONDS
+        news = read_news(child.news)
+        if news is not None:
+            self._note(child, news)
             return
         # The pipe closes when the process ends, whatever ended it.
         os.close(child.news)
@@ -188,6 +227,7 @@ class Supervisor:
         _pid, status = os.waitpid(child.pid, 0)
         code = os.waitstatus_to_exitcode(status)
         if code < 0:
+            self._counters.add(ServerCount.WORKERS_CRASHED)
             log.error(
                 "Worker %d was ended by signal %d%s; the server goes on",
                 child.pid,
@@ -198,6 +238,19 @@ class Supervisor:
                 self._fork(stop, lambda _news: self._repair(), busy=True)
         if not child.busy:
             self._slow_down()
+
+    def _note(self, child: _Child, news: News) -> None:
+        now = time.monotonic()
+        if news.event is Event.ATTACHED:
+            child.attached_at, child.handshake_seconds = now, news.seconds
+            self._counters.add(ServerCount.ATTACHED)
+        elif news.event is Event.DETACHED:
+            child.attached_at = None
+        else:
+            child.busy = True
+            self._taken_at = now
+            self._pause = FIRST_PAUSE_SECONDS
+            self._counters.add(ServerCount.REQUESTS)
 
     def _slow_down(self) -> None:
         """Workers that end without having served must not be forked in a tight loop."""
@@ -238,7 +291,3 @@ class Supervisor:
         for child in self._children.values():
             log.warning("Worker %d did not end in time and gets signal %d", child.pid, number)
             os.kill(child.pid, number)
-
-
-def _tell(descriptor: int) -> None:
-    os.write(descriptor, _BUSY)

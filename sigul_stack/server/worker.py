@@ -17,14 +17,23 @@ from typing import Final
 
 from ..config import ServerSettings
 from ..database import Database
-from ..errors import RequestRefused, SigulError, Status, ToolMissing, TransportError
+from ..errors import (
+    ProtocolError,
+    RequestRefused,
+    SigulError,
+    Status,
+    ToolMissing,
+    TransportError,
+)
 from ..logcontext import request_id
 from ..protocol.messages import UnknownVersion
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.nested import inner_session
+from ..transport.stream import Peer
 from ..transport.watchdog import Watchdog
 from .handlers import HANDLERS
+from .news import Reporter
 from .request import Answer, InnerSession, Limits, Request, receive, send_answer, send_error
 from .rights import authorise
 from .services import Work, database_url, make_services
@@ -50,15 +59,13 @@ class Worker:
     """The work of one process, from dialling to its end.
 
     `lifeline` is a descriptor that becomes readable when the supervisor wants idle workers to end,
-    or has itself ended. `tell_busy` is called when a request has come.
+    or has itself ended. `reporter` tells the supervisor what happens.
     """
 
-    def __init__(
-        self, settings: ServerSettings, *, lifeline: int, tell_busy: Callable[[], None]
-    ) -> None:
+    def __init__(self, settings: ServerSettings, *, lifeline: int, reporter: Reporter) -> None:
         self._settings = settings
         self._lifeline = lifeline
-        self._tell_busy = tell_busy
+        self._reporter = reporter
         self._watchdog = Watchdog()
 
     def run(self, identity: nss.Identity) -> None:
@@ -81,6 +88,7 @@ class Worker:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
             pause = FIRST_PAUSE_SECONDS
+            self._reporter.attached(connection.handshake_seconds)
             log.info("Waiting for a request at the bridge")
             _warm_up(database)
             if self._wait(connection, WAITING_SECONDS):
@@ -88,9 +96,9 @@ class Worker:
                 return
             if not connection.pending() and not _is_readable(connection.fileno()):
                 connection.close()
-                continue
-            if self._serve(connection, identity, database):
+            elif self._serve(connection, identity, database):
                 return
+            self._reporter.detached()
 
     def _dial(self, identity: nss.Identity) -> nss.TLSConnection:
         settings = self._settings
@@ -132,11 +140,11 @@ class Worker:
             log.warning("The bridge ended the waiting connection: %s", error)
             connection.discard()
             return False
-        self._tell_busy()
+        self._reporter.busy()
         request_id.set(f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
 
         def open_inner(stream: ChunkedStream) -> AbstractContextManager[InnerSession]:
-            return self._open_inner(stream, identity)
+            return self._open_inner(stream, identity, bridge=connection.peer)
 
         try:
             try:
@@ -153,7 +161,9 @@ class Worker:
         return True
 
     @contextlib.contextmanager
-    def _open_inner(self, chunked: ChunkedStream, identity: nss.Identity) -> Iterator[InnerSession]:
+    def _open_inner(
+        self, chunked: ChunkedStream, identity: nss.Identity, *, bridge: Peer
+    ) -> Iterator[InnerSession]:
         settings = self._settings
         log.info("[DOUBLE_TLS] Starting TLS handshake")
         with inner_session(
@@ -164,6 +174,13 @@ class Worker:
             server_hostname=None,
             watchdog=self._watchdog,
         ) as session:
+            # The bridge passes requests on and has none of its own, though its certificate may be
+            # a TLS client's, for its health check.
+            if bridge.common_name == session.peer.common_name:
+                raise ProtocolError(
+                    f"the client of this request is '{bridge.common_name}', the bridge itself:"
+                    " refused; its certificate is no user's"
+                )
             log.info(
                 "[DOUBLE_TLS] TLS handshake completed successfully (client '%s')",
                 session.peer.common_name,

@@ -24,9 +24,9 @@ from ..errors import KeystoreError, RequestRefused, Status
 from ..keystore.files import opened_directory, storage_errors, try_lock
 from ..keystore.process import memory_file, run, secret_pipe
 from ..secret import Secret
+from ..tools import OSSLSIGNCODE
 from .descriptors import bytes_left, input_descriptor
 
-PACKAGE = "osslsigncode"
 #: How much of an image osslsigncode works off in a second on the slowest supported machine.
 BYTES_PER_SECOND = 10 << 20
 
@@ -72,7 +72,7 @@ def sign_image(
                 *("-readpass", f"/proc/self/fd/{secret}"),
                 *("-in", f"/proc/self/fd/{source}", "-out", str(output)),
             ],
-            package=PACKAGE,
+            package=OSSLSIGNCODE.package,
             time_limit=time_limit + bytes_left(source) / BYTES_PER_SECOND,
             inherit=[chain, secret, source],
         )

@@ -36,6 +36,7 @@ from ..protocol.rpm import (
     read_head,
 )
 from ..secret import Secret
+from ..tools import RPMKEYS
 from . import openpgp
 from .descriptors import input_descriptor
 from .ima import FileSigner
@@ -43,7 +44,6 @@ from .ima import FileSigner
 _log = logging.getLogger(__name__)
 
 #: Where `rpmkeys` comes from, in Debian and its kin.
-PACKAGE: Final = "rpm"
 
 #: How much of a package is digested in a second on the slowest machine that is supported.
 _BYTES_PER_SECOND: Final = 10 << 20
@@ -168,7 +168,7 @@ class Signer:
             try:
                 done = run(
                     [*_CHECK, f"/proc/self/fd/{descriptor}"],
-                    package=PACKAGE,
+                    package=RPMKEYS.package,
                     time_limit=self.home.time_limit + size / _BYTES_PER_SECOND,
                     inherit=[descriptor],
                 )

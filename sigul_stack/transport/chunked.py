@@ -54,6 +54,18 @@ class ChunkedStream:
         if not data:
             where = "" if self._decoder.between_chunks else " in the middle of a chunk"
             raise PeerClosed(f"the peer ended the connection{where} where more was due")
+        self._sort(data)
+
+    def begin(self, deadline: Deadline) -> bool:
+        """Wait for the peer's first bytes, and sort them; False where it ends without any."""
+        try:
+            data = self.stream.read(READ_BYTES, deadline.remaining())
+        except DeadlineExceeded:
+            raise deadline.exceeded() from None
+        self._sort(data)
+        return bool(data)
+
+    def _sort(self, data: bytes) -> None:
         for stream, piece in self._decoder.feed(data):
             if stream is Stream.OUTER:
                 if piece:

@@ -226,6 +226,11 @@ class Identity:
     certificate: Any
     key: Any
 
+    @property
+    def chain(self) -> tuple[bytes, ...]:
+        """The certificate and those of the CAs above it that the database has, in DER."""
+        return tuple(bytes(item.der_data) for item in self.certificate.get_cert_chain())
+
 
 def load_identity(nickname: str) -> Identity:
     """The certificate of this nickname with its private key. Raises `NSSError` naming a cure."""
@@ -278,6 +283,8 @@ class TLSConnection:
         self._poll.register(tcp.fileno(), select.POLLIN)
         self._address = address
         self.peer = Peer("", "", address)
+        #: How long the handshake took, in seconds; 0 before it is over.
+        self.handshake_seconds = 0.0
         self.read_due: float | None = None
         self.write_due: float | None = None
         self._aborted = False
@@ -337,6 +344,7 @@ class TLSConnection:
         self, *, as_server: bool, timeout: float, patience: float = 0, wake: int | None = None
     ) -> None:
         what = f"TLS handshake with {self._address}"
+        begin = time.monotonic()
         try:
             self._tls.reset_handshake(as_server)
             # Forcing a handshake that is done would wait for the peer's next message.
@@ -344,6 +352,7 @@ class TLSConnection:
                 self.read_due = time.monotonic() + timeout
                 self._tls.force_handshake_timeout(_interval(timeout))
             self.peer = self._peer()
+            self.handshake_seconds = time.monotonic() - begin
         except NSPRError as error:
             raise self._failure(error, what, timeout) from None
         finally:
@@ -403,6 +412,11 @@ class TLSConnection:
         if self._aborted:
             return DeadlineExceeded(f"{what} was ended: over its limit of {timeout:g} s")
         return _translate(error, what, timeout)
+
+    @property
+    def peer_certificate(self) -> bytes:
+        """The peer's certificate in DER, once the handshake is over."""
+        return bytes(self._tls.get_peer_certificate().der_data)
 
     @property
     def tls_version(self) -> str:
@@ -534,7 +548,7 @@ def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
             tcp.close()
             break
     raise TransportError(
-        f"cannot connect to {host}:{port} ({'; '.join(reasons)}); is it running, and is the port"
+        f"cannot connect to {host}:{port} ({', '.join(reasons)}); is it running, and is the port"
         " open to this machine?"
     )
 

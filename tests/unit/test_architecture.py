@@ -35,26 +35,31 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "config": frozenset(),
     "logcontext": frozenset(),
     "metrics": frozenset(),
+    "tools": frozenset(),
     # Only these two of protocol: the inner session is carried in its chunks.
     "transport": _SHARED | {"protocol.chunks", "protocol.codec"},
     "database": _SHARED,
-    "pki": _SHARED,
-    "keystore": _SHARED | {"database"},
+    "pki": _SHARED | {"tools"},
+    "keystore": _SHARED | {"database", "tools"},
     # Only these two of protocol: client and signer take the same RPMs apart.
-    "signing": _SHARED | {"database", "keystore", "protocol.codec", "protocol.rpm"},
+    "signing": _SHARED | {"database", "keystore", "protocol.codec", "protocol.rpm", "tools"},
     "bridge": _SHARED | {"protocol", "transport", "logcontext", "metrics"},
-    "client": _SHARED | {"protocol", "transport"},
+    "client": _SHARED | {"protocol", "transport", "tools"},
     "server": _SHARED
     | {"protocol", "transport", "database", "keystore", "signing", "pki"}
-    | {"logcontext", "metrics"},
+    | {"logcontext", "metrics", "tools"},
     # Of the server only what tells its stores, and who may change them when.
     "backup": _SHARED
     | {"database", "keystore", "server.keychanges", "server.services", "server.spool"},
-    "health": _SHARED | {"protocol", "transport", "pki", "client"},
+    "health": _SHARED | {"protocol", "transport", "pki", "client", "tools"},
     "cli": frozenset({"*"}),
 }
 #: What may be imported besides, but only inside a function: not at the price of every start.
-MAY_IMPORT_LAZILY = {"client": frozenset({"keystore.bindings"})}
+MAY_IMPORT_LAZILY = {
+    "client": frozenset({"keystore.bindings"}),
+    # Of a server alone: a bridge's health check loads no database.
+    "health": frozenset({"database"}),
+}
 
 #: Packages that are not of the standard library, and the modules that may import them.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
@@ -70,6 +75,8 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
 #: The modules that may start programs, and what of the standard library starts one.
 MAY_START_PROGRAMS = (
     "signing", "signing.*", "keystore", "keystore.*", "pki", "pki.*", "cli.demo*",
+    # Asks programs for their versions.
+    "tools",
     # A client's own git knows a repository's format and hash; no server is asked for that.
     "client.git",
 )  # fmt: skip

@@ -15,6 +15,7 @@ import pytest
 from sigul_stack.bridge import waiting
 from sigul_stack.bridge.waiting import WaitingServers, has_gone, has_received, is_silent
 from sigul_stack.errors import DeadlineExceeded, TransportError
+from sigul_stack.metrics import BridgeCount, Counters
 from sigul_stack.transport import memory
 from sigul_stack.transport.nested import loopback_pair
 from sigul_stack.transport.stream import ByteStream, Deadline
@@ -48,7 +49,7 @@ def ends() -> Iterator[Ends]:
 @pytest.fixture
 def pool() -> Iterator[WaitingServers]:
     """A pool with room for three."""
-    found = WaitingServers(3)
+    found = WaitingServers(3, Counters(BridgeCount))
     yield found
     found.close()
 
@@ -358,7 +359,7 @@ def test_a_full_pool_sends_servers_away(pool: WaitingServers, ends: Ends) -> Non
 
 
 def test_the_end_of_the_pool_is_the_end_of_all_waiting(ends: Ends) -> None:
-    pool = WaitingServers(3)
+    pool = WaitingServers(3, Counters(BridgeCount))
     client, _far = ends.make("client")
     server, server_far = ends.make()
 
@@ -377,7 +378,7 @@ def test_the_end_of_the_pool_is_the_end_of_all_waiting(ends: Ends) -> None:
 
 
 def test_the_end_of_the_pool_closes_servers_in_order(ends: Ends) -> None:
-    pool = WaitingServers(3)
+    pool = WaitingServers(3, Counters(BridgeCount))
     server, far = ends.make()
     pool.add(server)
     pool.close()
@@ -388,7 +389,7 @@ def test_the_end_of_the_pool_closes_servers_in_order(ends: Ends) -> None:
 
 
 def test_many_requests_and_servers_at_once_each_get_one(ends: Ends) -> None:
-    pool = WaitingServers(64)
+    pool = WaitingServers(64, Counters(BridgeCount))
     count = 24
     servers = [ends.make() for _ in range(count)]
     taken: list[ByteStream] = []

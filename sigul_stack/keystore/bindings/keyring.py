@@ -14,13 +14,13 @@ import logging
 from collections.abc import Mapping
 
 from ...secret import Secret
+from ...tools import KEYCTL
 from .interface import BindingMethod, MethodFailed
 from .registry import Settings
 from .tools import last_words, run_tool
 
 _log = logging.getLogger(__name__)
 
-PACKAGE = "keyutils"
 
 #: The kernel's limit for a key's description, in bytes, with the ending NUL.
 _MAX_DESCRIPTION = 4096
@@ -42,7 +42,7 @@ class KeyringMethod:
         description = f"sigul:{value}"
         if not value.isprintable() or len(description.encode()) >= _MAX_DESCRIPTION:
             raise MethodFailed("the value is no name of a key; write it anew")
-        found = run_tool(["keyctl", "search", "@s", "user", description], package=PACKAGE)
+        found = run_tool(["keyctl", "search", "@s", "user", description], package=KEYCTL.package)
         number = found.stdout.decode("ascii", "replace").strip()
         if found.returncode or not number.isdecimal():
             # Scripts match this line. The value is a name, no secret.
@@ -51,7 +51,7 @@ class KeyringMethod:
                 f"there is no key {description} in the session keyring ({last_words(found)});"
                 f" add it with: keyctl padd user {description} @s"
             )
-        content = run_tool(["keyctl", "pipe", number], package=PACKAGE)
+        content = run_tool(["keyctl", "pipe", number], package=KEYCTL.package)
         if content.returncode or not content.stdout:
             raise MethodFailed(
                 f"the key {description} cannot be read ({last_words(content)}); see"

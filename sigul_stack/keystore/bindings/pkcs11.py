@@ -26,13 +26,11 @@ from pathlib import Path
 
 from ...errors import ConfigurationError
 from ...secret import Secret
+from ...tools import OPENSSL, OPENSSL_PKCS11
 from ..process import Finished, secret_pipe
 from .interface import BindingMethod, MethodFailed
 from .registry import Settings
 from .tools import last_words, only_arguments, run_tool
-
-PACKAGE = "openssl"
-ENGINE_PACKAGE = "libengine-pkcs11-openssl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ class PKCS11Method:
             raise MethodFailed("the passphrase is not UTF-8 text; choose another") from None
         finished = run_tool(
             ["openssl", "smime", "-encrypt", "-aes-256-cbc", "-binary", str(token.certificate)],
-            package=PACKAGE,
+            package=OPENSSL.package,
             data=secret.reveal(),
         )
         if finished.returncode or not finished.stdout:
@@ -124,7 +122,7 @@ def _decrypt(token: Token, form: str, data: bytes) -> Secret:
                 *("openssl", "smime", "-decrypt", "-inform", form),
                 *("-engine", "pkcs11", "-keyform", "engine", "-inkey", uri),
             ],
-            package=PACKAGE,
+            package=OPENSSL.package,
             data=data,
             inherit=inherit,
             # The tokens' libraries find their configuration through it.
@@ -133,7 +131,7 @@ def _decrypt(token: Token, form: str, data: bytes) -> Secret:
     if finished.returncode or not finished.stdout:
         if "invalid engine" in finished.stderr or "could not load the shared" in finished.stderr:
             raise MethodFailed(
-                f"openssl has no engine pkcs11 here; install the package {ENGINE_PACKAGE}"
+                f"openssl has no engine pkcs11 here; install the package {OPENSSL_PKCS11.package}"
             )
         raise MethodFailed(
             f"token {token.name} did not open it ({_reason(finished)}); see whether it is plugged"

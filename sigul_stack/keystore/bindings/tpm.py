@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...secret import Secret
+from ...tools import TPM2_TOOLS
 from ..process import Finished
 from .interface import BindingMethod, MethodFailed
 from .registry import Settings
@@ -37,7 +38,6 @@ from .tools import last_words, only_arguments, run_tool
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-PACKAGE = "tpm2-tools"
 
 _PREFIX = "tpm2"
 _KEY_SIZE = 32
@@ -114,12 +114,19 @@ class TPMMethod:
     def _run(self, program: str, *arguments: str, data: bytes = b"") -> bytes:
         """The output of a program of tpm2-tools. Raises `MethodFailed`."""
         finished = run_tool(
-            [program, *arguments], package=PACKAGE, data=data, environment=self._environment
+            [program, *arguments],
+            package=TPM2_TOOLS.package,
+            data=data,
+            environment=self._environment,
         )
         # Without a resource manager what a program has loaded stays, some sessions too, and three
         # of each are all there is room for. With one, this sees nobody else's.
         for kind in ("--transient-object", "--loaded-session"):
-            run_tool(["tpm2_flushcontext", kind], package=PACKAGE, environment=self._environment)
+            run_tool(
+                ["tpm2_flushcontext", kind],
+                package=TPM2_TOOLS.package,
+                environment=self._environment,
+            )
         if finished.returncode:
             raise MethodFailed(
                 f"{program} failed ({_reason(finished)}); see whether it is the TPM that bound"

@@ -16,13 +16,11 @@ from pathlib import Path
 
 from ...errors import KeystoreError
 from ...secret import Secret
+from ...tools import GPG
 from ..process import run, secret_pipe
 from .agent import AgentConnection
 from .directory import short_path
 from .output import ListedKey, Status, parse_keys, parse_status
-
-#: Where the programs come from, in Debian and its kin.
-PACKAGE = "gnupg"
 
 #: How long anything takes that is no signature and makes no key, in seconds.
 _QUICK = 30.0
@@ -84,7 +82,7 @@ class GnuPG:
                     *options,
                     *arguments,
                 ],
-                package=PACKAGE,
+                package=GPG.package,
                 time_limit=time_limit or self.time_limit,
                 stdin=stdin,
                 stdout=stdout,
@@ -151,7 +149,7 @@ class GnuPG:
         """Run gpgconf for this home and return its output. Raises `KeystoreError`."""
         finished = run(
             ["gpgconf", "--homedir", str(short_path(self.path)), *arguments],
-            package=PACKAGE,
+            package=GPG.package,
             time_limit=_QUICK,
         )
         if finished.returncode:

@@ -1,0 +1,108 @@
+"""Single looks at a site, each a function that returns what it saw or raises a `SigulError`.
+
+`health` and `doctor` are made of them. None of them changes anything or sends a byte of a request;
+a handshake ends in order before one, which a bridge takes for a look and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from dataclasses import dataclass
+
+from ..config import NSSSettings
+from ..errors import DeadlineExceeded, PeerClosed, TransportError
+from ..pki.certificates import CertificateInfo, from_der
+from ..transport import nss
+from ..transport.stream import READ_BYTES, Deadline, Peer
+from ..transport.watchdog import Watchdog
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """A finished TLS handshake. `certificate` is the peer's; it has passed NSS's own checks."""
+
+    peer: Peer
+    certificate: CertificateInfo
+    tls_version: str
+    connect_seconds: float
+    handshake_seconds: float
+
+
+def resolve(host: str) -> tuple[str, ...]:
+    """The IP addresses of `host`, each once. Has no time limit but the resolver's own.
+
+    Raises `TransportError`.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TransportError(
+            f"cannot resolve the host name '{host}': {reason}; correct the name, or have the"
+            " machine's hosts file or DNS know it"
+        ) from None
+    return tuple(dict.fromkeys(str(item[4][0]) for item in found))
+
+
+def connect(host: str, port: int, timeout: float) -> float:
+    """Seconds that a TCP connection took, which is ended at once. Raises `TransportError`."""
+    begin = time.monotonic()
+    nss.connect_tcp(host, port, timeout).close()
+    return time.monotonic() - begin
+
+
+def own_certificates(identity: nss.Identity) -> tuple[CertificateInfo, ...]:
+    """A program's certificate, then those of the CAs above it as far as its database has them."""
+    return tuple(
+        from_der(der, "" if index else identity.nickname)
+        for index, der in enumerate(identity.chain)
+    )
+
+
+def handshake(
+    host: str,
+    port: int,
+    *,
+    hostname: str,
+    settings: NSSSettings,
+    identity: nss.Identity,
+    timeout: float,
+) -> Handshake:
+    """Connect, finish a TLS handshake with `hostname`, and end it in order, in `timeout` seconds.
+
+    NSS must be open (`nss.open_database`) with `settings`. Raises `TransportError`, of which
+    `DeadlineExceeded` and `PeerClosed` are kinds.
+    """
+    deadline = Deadline(timeout, f"the TLS handshake with {host}:{port}")
+    begin = time.monotonic()
+    tcp = nss.connect_tcp(host, port, timeout)
+    connect_seconds = time.monotonic() - begin
+    watchdog = Watchdog()
+    connection = nss.TLSConnection(tcp, f"{host}:{port}", watchdog)
+    try:
+        try:
+            connection.handshake_as_client(settings, identity, hostname, deadline.remaining())
+        except DeadlineExceeded:
+            raise deadline.exceeded() from None
+        done = Handshake(
+            connection.peer,
+            from_der(connection.peer_certificate),
+            connection.tls_version,
+            connect_seconds,
+            connection.handshake_seconds,
+        )
+        _await_end(connection, deadline)
+        return done
+    finally:
+        connection.discard()
+        watchdog.stop()
+
+
+def _await_end(connection: nss.TLSConnection, deadline: Deadline) -> None:
+    """End in order, and hear the peer out: with TLS 1.3 it refuses a certificate only now."""
+    connection.end_writing()
+    with contextlib.suppress(PeerClosed, DeadlineExceeded):
+        while connection.read(READ_BYTES, deadline.remaining()):
+            pass

@@ -1,0 +1,69 @@
+"""Counting what happens in a daemon: plain numbers that any thread may change. No I/O in here.
+
+A name that ends in `_total` only ever grows, from 0 at the daemon's start; others go up and down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import threading
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+
+class BridgeCount(enum.StrEnum):
+    """What a bridge counts."""
+
+    #: Requests whose header was taken, and those of them that are not over.
+    REQUESTS = "requests_total"
+    REQUESTS_IN_FLIGHT = "requests_in_flight"
+    #: Requests that did not come to an orderly end.
+    REQUESTS_FAILED = "requests_failed_total"
+    #: Connections that ended before a byte of a request: port checks and health checks.
+    PROBES = "probes_total"
+    #: Handshakes that failed, took too long, or whose peer may not play that part.
+    HANDSHAKES_REFUSED = "handshakes_refused_total"
+    SERVERS_ATTACHED = "servers_attached_total"
+    #: Waiting servers that went before a request came for them.
+    SERVERS_DROPPED = "servers_dropped_total"
+
+
+class ServerCount(enum.StrEnum):
+    """What a signing server's supervisor counts."""
+
+    REQUESTS = "requests_total"
+    WORKERS_STARTED = "workers_started_total"
+    WORKERS_CRASHED = "workers_crashed_total"
+    #: Finished handshakes with the bridge.
+    ATTACHED = "attached_total"
+
+
+Name = TypeVar("Name", bound=enum.StrEnum)
+
+
+class Counters(Generic[Name]):
+    """One number for each of `names`."""
+
+    def __init__(self, names: type[Name]) -> None:
+        self._lock = threading.Lock()
+        self._values = dict.fromkeys(names, 0)
+
+    def add(self, name: Name, count: int = 1) -> None:
+        """Add `count`, which may be negative."""
+        with self._lock:
+            self._values[name] += count
+
+    @contextlib.contextmanager
+    def during(self, name: Name) -> Iterator[None]:
+        """One more while the block lasts."""
+        self.add(name)
+        try:
+            yield
+        finally:
+            self.add(name, -1)
+
+    def values(self) -> dict[str, int]:
+        """All numbers at this moment, by name."""
+        with self._lock:
+            return {name.value: value for name, value in self._values.items()}

@@ -1,0 +1,116 @@
+"""What a daemon tells about itself: one JSON document, written by the daemon, read by `health`.
+
+It names who waits and for how long, and holds no secret. Lists are cut at `MAX_LISTED`, so that a
+document stays far smaller than what a socket takes at once; the counts beside them are whole.
+Readers pass over keys that they do not know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from ..errors import ProtocolError
+
+T = TypeVar("T")
+
+#: Most servers or workers that a document lists.
+MAX_LISTED: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingServer:
+    """A signing server's connection that waits at the bridge for a request. Times in seconds."""
+
+    common_name: str
+    address: str
+    waiting_seconds: float
+    handshake_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeStatus:
+    """What a bridge tells. `started` is ISO 8601, UTC; `totals` are `metrics.BridgeCount`'s."""
+
+    version: str
+    pid: int
+    started: str
+    servers_waiting: int
+    servers: tuple[WaitingServer, ...]
+    requests_in_flight: int
+    totals: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedWorker:
+    """A worker that waits at the bridge for a request. Times in seconds."""
+
+    pid: int
+    attached_seconds: float
+    handshake_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """What a signing server tells. `started` is ISO 8601, UTC; `totals` are `ServerCount`'s."""
+
+    version: str
+    pid: int
+    started: str
+    workers_attached: int
+    #: Workers that try to reach the bridge.
+    workers_dialling: int
+    workers_busy: int
+    workers: tuple[AttachedWorker, ...]
+    totals: Mapping[str, int]
+
+
+def encode_status(status: BridgeStatus | ServerStatus) -> bytes:
+    """The document as bytes."""
+    component = "bridge" if isinstance(status, BridgeStatus) else "server"
+    document = {"component": component, **dataclasses.asdict(status)}
+    return json.dumps(document).encode() + b"\n"
+
+
+def decode_status(data: bytes) -> BridgeStatus | ServerStatus:
+    """The status in a document. Raises `ProtocolError`."""
+    try:
+        document = json.loads(data)
+        if document["component"] == "bridge":
+            return _build(
+                BridgeStatus,
+                document,
+                servers=tuple(_build(WaitingServer, item) for item in document["servers"]),
+            )
+        return _build(
+            ServerStatus,
+            document,
+            workers=tuple(_build(AttachedWorker, item) for item in document["workers"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProtocolError(
+            f"this is no daemon's status ({error!r}); is status-socket another program's socket?"
+        ) from None
+
+
+def _build(cls: type[T], document: Mapping[str, Any], **given: object) -> T:
+    """An instance of `cls`, whose fields have the types that their annotations name."""
+    values = dict(given)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name not in given:
+            value = document[field.name]
+            if not isinstance(value, _TYPES[str(field.type)]):
+                raise TypeError(f"{field.name} is a {type(value).__name__}")
+            values[field.name] = value
+    return cls(**values)
+
+
+_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (float, int),
+    "Mapping[str, int]": (dict,),
+}
