@@ -23,7 +23,7 @@ class OnlyLooked(Exception):
 
 @dataclass(slots=True, eq=False)
 class Newcomer:
-    """A connection in its handshake. `ended` tells that it had to make room."""
+    """A connection in its handshake. `ended` tells that it was this side that ended it."""
 
     host: str
     tcp: socket.socket = field(repr=False)
@@ -44,7 +44,7 @@ class Newcomer:
         except ConnectionResetError:  # how some port checks end
             pass
         if self.ended:
-            raise TransportError("it made room for others, of which there are too many")
+            raise TransportError("it was ended, for too many others come or the bridge ends")
         raise OnlyLooked
 
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -99,7 +100,7 @@ def _component(
     parser = components.add_parser(
         name,
         help=f"look at a {name}",
-        description=text,
+        description=textwrap.fill(text, 79),
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

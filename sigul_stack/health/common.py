@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from ..config import NSSSettings
 from ..errors import DeadlineExceeded, ProtocolError, WrongNSSPassword
@@ -18,6 +19,9 @@ from . import probes
 from .layers import Layer, Step, Unlooked, failed, ok
 from .limits import Limits
 from .report import Check, State
+
+#: A daemon answers at once or not at all, in seconds.
+_STATUS_SECONDS: Final = 3.0
 
 
 @dataclass(slots=True)
@@ -148,7 +152,15 @@ def daemon_status(path: Path | None, deadline: Deadline) -> BridgeStatus | Serve
             "the daemon has no status socket; set status-socket in [daemon], for example"
             " /run/sigul/status.sock, and start it again"
         )
-    return decode_status(read_status(path, deadline.remaining()))
+    try:
+        return decode_status(
+            read_status(path, round(min(deadline.remaining(), _STATUS_SECONDS), 1))
+        )
+    except DeadlineExceeded as error:
+        raise DeadlineExceeded(
+            f"{error}; the daemon hangs or its machine is overloaded: see its log, and start it"
+            " again"
+        ) from None
 
 
 def told_status(status: BridgeStatus | ServerStatus) -> Check:

@@ -14,6 +14,7 @@ import select
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -25,10 +26,12 @@ from .stream import Deadline
 log = logging.getLogger(__name__)
 
 #: Connections that may queue in the kernel.
-_BACKLOG: Final = 16
+_BACKLOG: Final = 64
 #: Largest document that is read, in bytes.
 _MAX_DOCUMENT: Final = 1024**2
 _READ_BYTES: Final = 64 * 1024
+#: Pause before another attempt where the queue is full, in seconds.
+_RETRY_SECONDS: Final = 0.02
 
 
 class StatusSocket:
@@ -148,8 +151,7 @@ def read_status(path: Path, timeout: float) -> bytes:
     parts = bytearray()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
         try:
-            peer.settimeout(deadline.remaining())
-            peer.connect(str(path))
+            _connect(peer, path, deadline)
             while data := peer.recv(_READ_BYTES):
                 parts += data
                 if len(parts) > _MAX_DOCUMENT:
@@ -163,3 +165,13 @@ def read_status(path: Path, timeout: float) -> bytes:
                 " this configuration, and is this the same user?"
             ) from None
     return bytes(parts)
+
+
+def _connect(peer: socket.socket, path: Path, deadline: Deadline) -> None:
+    while True:
+        peer.settimeout(deadline.remaining())
+        try:
+            peer.connect(str(path))
+            return
+        except BlockingIOError:  # many are asking just now
+            time.sleep(_RETRY_SECONDS)
