@@ -5,31 +5,60 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 # Scripts are found by their first line, so that a new one is never left out of the checks.
-BASH_SCRIPTS = $(shell grep -rlE '^\#!.*\bbash\b' scripts .ci)
+BASH_SCRIPTS = $(shell grep -rlE '^\#!.*\b(bash|sh)\b' scripts images .ci)
 
-.PHONY: help venv test test-debian13 lint bench demo demo-stop clean
+.PHONY: help venv up sign public-key status logs shell down test test-debian13 molecule lint bench demo demo-stop clean
 
 help: ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: ## set up ./.venv with the programs, and the system packages that are missing
-	@scripts/bootstrap run test lint
+	@scripts/bootstrap run test lint kit
+
+up: ## bring up a site in containers on this machine, and prove it
+	@scripts/up
+
+sign: ## sign a file with that site's key: make sign FILE=README.md
+	@scripts/site sign "$(FILE)"
+
+public-key: ## the public key that verifies it, on standard output
+	@scripts/site public-key
+
+status: ## how that site's containers and components are
+	@scripts/site status
+
+logs: ## what its components said; ARGS="--follow" goes to docker logs
+	@scripts/site logs $(ARGS)
+
+shell: ## a shell in its client's container
+	@scripts/site shell
+
+down: ## remove its containers and networks; its files stay in .site
+	@scripts/site down
 
 test: ## run all tests; ARGS="tests/unit -x" goes to pytest
-	@scripts/bootstrap test
-	@$(BIN)/python -m pytest $(ARGS)
+	@scripts/bootstrap test kit
+	@scripts/test $(ARGS)
+
+molecule: ## run all Molecule scenarios; ARGS="-s sign" runs one
+	@scripts/bootstrap run kit
+	@scripts/engine
+	@$(BIN)/molecule test $(or $(ARGS),--all)
 
 test-debian13: ## run all tests in a Debian 13 root that is made in .cache; ARGS as for test
 	@scripts/test-debian13 $(ARGS)
 
 lint: ## check style, types, YAML and scripts; any warning fails
-	@scripts/bootstrap lint
+	@scripts/bootstrap lint kit
 	@failed=; \
 	run() { echo "lint: $$*"; "$$@" || failed="$$failed $$1"; }; \
 	run $(BIN)/ruff check; \
 	run $(BIN)/ruff format --check; \
 	run $(BIN)/mypy; \
+	run $(BIN)/mypy --package images.builder; \
 	run $(BIN)/yamllint --strict .; \
+	run $(BIN)/ansible-lint --offline --strict; \
+	run $(BIN)/hadolint images/*/Dockerfile; \
 	run shellcheck $(BASH_SCRIPTS); \
 	run scripts/check-registry-hosts; \
 	if [ -n "$$failed" ]; then echo "lint: failed:$$failed"; exit 1; fi; \
@@ -46,6 +75,7 @@ demo: ## start a whole site as plain processes in ./.demo and sign a file with i
 demo-stop: ## stop what `make demo` started
 	@if [ -d .demo ] && [ -x $(BIN)/sigul-stack ]; then $(BIN)/sigul-stack demo --stop --directory .demo; fi
 
-clean: demo-stop ## remove all that make made in this checkout
-	rm -rf .cache .demo .venv build dist
+clean: demo-stop ## remove all that make made: in this checkout, and containers and images
+	@scripts/clean
+	rm -rf .cache .demo .site .venv build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +

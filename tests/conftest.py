@@ -1,5 +1,8 @@
 """What holds for every test: bounded in time, never skipped, the same in every run on CI.
 
+Tests of the kit need a container engine. Where none can be had they are left out, which the first
+and the last lines of the output say; for root on CI, they fail instead.
+
 The time limits are in pyproject.toml ([tool.pytest.ini_options]). Fixtures of a site live beside
 the tests that use them, not here.
 """
@@ -7,6 +10,7 @@ the tests that use them, not here.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Generator
 from pathlib import Path
 from typing import TypeVar
@@ -47,3 +51,37 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Holds for modules that skip themselves, `pytest.importorskip` among them."""
     return _fail_if_skipped((yield))
+
+
+# --- Tests that need a container engine --------------------------------------------------------
+
+_ENGINE = Path(__file__).parent.parent / "scripts" / "engine"
+_NO_ENGINE = 3
+_LEFT_OUT = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the kit's tests out where scripts/engine says that there can be no engine."""
+    kit = [item for item in items if item.get_closest_marker("kit")]
+    if not kit or config.option.collectonly:
+        return
+    done = subprocess.run([_ENGINE], capture_output=True, text=True, check=False)
+    if done.returncode != _NO_ENGINE or (os.environ.get("CI") and os.geteuid() == 0):
+        return
+    items[:] = [item for item in items if item not in set(kit)]
+    config.hook.pytest_deselected(items=kit)
+    config.stash[_LEFT_OUT] = f"LEFT OUT: {len(kit)} tests of the kit. {done.stderr.strip()}"
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """What is left out, before the first test."""
+    return [config.stash[_LEFT_OUT]] if _LEFT_OUT in config.stash else []
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """What was left out, after the last test."""
+    if _LEFT_OUT in config.stash:
+        terminalreporter.write_line(config.stash[_LEFT_OUT], red=True, bold=True)

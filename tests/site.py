@@ -11,6 +11,8 @@ processes started here, so that the machine's own hosts file is left alone.
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import shutil
 import signal
@@ -38,17 +40,30 @@ def module(name: str) -> list[str]:
     return [sys.executable, "-m", f"sigul_stack.cli.{name}"]
 
 
-_given_ports: set[int] = set()
+#: Below the ports that the kernel gives to outgoing connections, so that none of those can take a
+#: port between here and a daemon's start. Each process that runs tests has a part of its own.
+_PORTS = range(10_000, 32_000)
+_PORTS_EACH = 2_000
+
+
+@functools.cache
+def _own_ports() -> Iterator[int]:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = worker * _PORTS_EACH % len(_PORTS)
+    # Not always the same, in case another checkout's tests run at the same time.
+    own = itertools.cycle(_PORTS[first : first + _PORTS_EACH])
+    return itertools.islice(own, os.getpid() % _PORTS_EACH, None)
 
 
 def free_port() -> int:
     """A TCP port on loopback that nothing listens on just now, another one at each call."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port: int = listener.getsockname()[1]
-        if port not in _given_ports:
-            _given_ports.add(port)
-            return port
+    for port in itertools.islice(_own_ports(), _PORTS_EACH):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
+    raise RuntimeError(f"none of {_PORTS_EACH} ports is free: what else runs on this machine?")
 
 
 def nul(*secrets: str) -> bytes:
@@ -93,6 +108,12 @@ class Process:
     def text(self) -> str:
         """The log so far."""
         return self.log.read_text(errors="replace")
+
+    @property
+    def serving(self) -> int:
+        """The newest child process: of a bridge the one that serves, as long as none ends."""
+        pid = self.popen.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
 
     def wait_for(self, text: str, count: int = 1, seconds: float = DAEMON_SECONDS) -> None:
         """Wait until the log holds `text` `count` times."""

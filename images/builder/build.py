@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from . import debian, engine, programs, sbom, tars
+from . import components, debian, engine, programs, sbom, tars
 from .commands import BuildError, run, say, step
 from .components import BASE_PACKAGES, COMPONENTS, SBOM, SUITE, Component
 from .programs import CHECKOUT
@@ -53,11 +53,19 @@ class Builder:
         self._epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or _EPOCH)
         self._created = _created()
         self._version = _version()
-        builder = [*sorted((_IMAGES / "builder").glob("*.*")), *sorted(_IMAGES.glob("*/Dockerfile"))]
+        builder = [
+            *sorted((_IMAGES / "builder").glob("*.*")),
+            *sorted(_IMAGES.glob("*/Dockerfile")),
+        ]
         self._inputs = _hash(
             (str(path.relative_to(CHECKOUT)), path.read_bytes()) for path in [*builder, *_sources()]
         )
-        self._roots_inputs = _hash((path.name, path.read_bytes()) for path in builder)
+        # What Debian's layers depend on: a change of any other source makes no package be fetched.
+        roots = [Path(code.__file__ or "") for code in (components, debian, tars)]
+        self._roots_inputs = _hash(
+            (path.name, path.read_bytes())
+            for path in [*roots, debian.FINISH, _IMAGES / "base" / "Dockerfile"]
+        )
 
     # --- Images -------------------------------------------------------------------------------
 
@@ -80,10 +88,10 @@ class Builder:
             roots = self._roots(("base", *(name for name in missing if name != "base")))
             if "base" in missing:
                 made["base"] = self._base(roots["base"], wanted["base"])
-            components = [COMPONENTS[name] for name in missing if name != "base"]
-            if components:
-                everything, wheels = self._programs(components, made["base"].identity)
-                for one in components:
+            chosen = [COMPONENTS[name] for name in missing if name != "base"]
+            if chosen:
+                everything, wheels = self._programs(chosen, made["base"].identity)
+                for one in chosen:
                     layers = self._layers(one, roots, everything, wheels[one.name])
                     made[one.name] = self._build(one.name, layers, wanted[one.name])
         return [made[name] for name in wanted]
@@ -101,8 +109,8 @@ class Builder:
     def _base(self, root: tars.Root, inputs: str) -> Made:
         below = {}
         if self._given is not None:
-            below = self._read(self._given_root())
-        listed = sbom.document(self.image("base"), SUITE, root, {}, self._epoch)
+            below = self._read(self._given_root(self._given))
+        listed = sbom.document("sigul-stack/base", SUITE, root, {}, self._epoch)
         entries = [*tars.added(root, below), tars.file(SBOM, listed)]
         layer = _kept(f"layers/{self._prefix_key}base")
         with (layer / "system.tar").open("wb") as archive:
@@ -135,7 +143,10 @@ class Builder:
         return re.sub(r"[^a-z0-9]+", "-", self._prefix) + "-"
 
     def _layers(
-        self, component: Component, roots: dict[str, tars.Root], everything: tars.Root,
+        self,
+        component: Component,
+        roots: dict[str, tars.Root],
+        everything: tars.Root,
         wheels: list[Path],
     ) -> Path:
         root = roots[component.name]
@@ -145,11 +156,11 @@ class Builder:
                 tars.write(tars.added(root, roots["base"]), archive, self._epoch)
         files = {entry.name: entry for entry in programs.environment(wheels, everything)}
         listed = sbom.document(
-            self.image(component.name), self._version, root, files, self._created
+            f"sigul-stack/{component.name}", self._version, root, files, self._created
         )
         entries = [*files.values(), tars.file(SBOM, listed)]
         with (layers / "programs.tar").open("wb") as archive:
-            tars.write(tars.with_parents(entries, programs.PREFIX), archive, self._epoch)
+            tars.write(tars.with_parents(entries, components.PREFIX), archive, self._epoch)
         (layers / "sbom.json").write_bytes(listed)
         return layers
 
@@ -194,13 +205,12 @@ class Builder:
             partial.replace(archive)
         return archive
 
-    def _given_root(self) -> Path:
-        assert self._given is not None
+    def _given_root(self, given: str) -> Path:
         archive = _kept("roots") / f"{self._given_identity.rpartition(':')[2][:20]}.tar"
         if not archive.exists():
             partial = archive.with_suffix(f".{os.getpid()}.partial")
             with partial.open("wb") as output:
-                engine.export(self._given, output)
+                engine.export(given, output)
             partial.replace(archive)
         return archive
 
@@ -210,7 +220,7 @@ class Builder:
             return tars.read(archive)
 
     def _programs(
-        self, components: list[Component], base: str
+        self, chosen: list[Component], base: str
     ) -> tuple[tars.Root, dict[str, list[Path]]]:
         """All files of all wheels, compiled; and each component's wheels."""
         own = _kept("wheels") / "own"
@@ -219,7 +229,7 @@ class Builder:
         with step("wheel of this checkout"):
             programs.build(own, self._created)
         [project] = own.glob("*.whl")
-        wheels = {one.name: [*self._wheels(one.extras), project] for one in components}
+        wheels = {one.name: [*self._wheels(one.extras), project] for one in chosen}
         every = {wheel.name: wheel for some in wheels.values() for wheel in some}
         with step("compiled modules"):
             return programs.compiled(every.values(), base), wheels
@@ -279,7 +289,7 @@ def main() -> None:
             print(image.image, image.identity)
 
 
-# --- What images are made from ---------------------------------------------------------------------
+# --- What images are made from -----------------------------------------------------------------
 
 
 def _sources() -> list[Path]:
@@ -305,7 +315,7 @@ def _created() -> int:
     if given := os.environ.get("SOURCE_DATE_EPOCH"):
         return int(given)
     inputs = ["images", "sigul_stack", "pyproject.toml", "requirements", "scripts/use-system-nss"]
-    git = ["git", "-c", f"safe.directory={CHECKOUT}", "-C", CHECKOUT]
+    git: list[str | Path] = ["git", "-c", f"safe.directory={CHECKOUT}", "-C", CHECKOUT]
     try:
         return int(run([*git, "log", "-1", "--format=%ct", "--", *inputs]))
     except (BuildError, ValueError):

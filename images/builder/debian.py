@@ -20,8 +20,8 @@ _HINT: Final = "is the Debian mirror reached? DEBIAN_MIRROR names another"
 def bootstrap(packages: Iterable[str], output: Path, epoch: int) -> None:
     """Make a root of these packages and write its archive to `output`.
 
-    Signatures are checked by apt, with the keys of debian-archive-keyring. Mirror and proxy are those
-    of this machine's apt.
+    Signatures are checked by apt, with the keys of debian-archive-keyring. Mirror and proxy are
+    those of this machine's apt.
     """
     sources = run([_CHECKOUT / "scripts" / "debian-sources", SUITE], hint=_HINT)
     proxies = [
@@ -33,6 +33,8 @@ def bootstrap(packages: Iterable[str], output: Path, epoch: int) -> None:
     run(
         [
             *("mmdebstrap", "--quiet", "--variant=essential", "--format=tar"),
+            # Nothing of a root that the machine breaks down under is kept.
+            "--dpkgopt=force-unsafe-io",
             f"--include={','.join(packages)}",
             *proxies,
             f'--customize-hook=chroot "$1" sh -s -- {unwanted} <"$SIGUL_FINISH"',

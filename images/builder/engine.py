@@ -55,7 +55,7 @@ def have(reference: str) -> Image:
         run(
             ["docker", "pull", "--quiet", reference],
             seconds=FETCH_SECONDS,
-            hint=f"{reference} can be had from nowhere: leave BASE_IMAGE unset to make a base image",
+            hint=f"{reference} cannot be had: leave BASE_IMAGE unset to make one",
         )
         image = inspect(reference)
     return image

@@ -76,7 +76,7 @@ def build(directory: Path, epoch: int) -> None:
 
 
 def compiled(wheels: Iterable[Path], base: str) -> tars.Root:
-    """The files of all these wheels below PREFIX, modules compiled by the Python of image `base`."""
+    """The files of these wheels below PREFIX, modules compiled by the Python of image `base`."""
     archive = BytesIO()
     entries = [entry for wheel in wheels for entry in unpacked(wheel)]
     entries.append(tars.file("tmp/use-system-nss", USE_SYSTEM_NSS.read_bytes()))

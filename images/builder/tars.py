@@ -20,6 +20,7 @@ _EMPTIED: Final = (
     *("usr/share/doc-base/", "usr/share/info/", "usr/share/lintian/", "usr/share/man/"),
     *("usr/share/locale/", "usr/share/bug/", "usr/share/bash-completion/"),
     *("usr/share/zsh/", "etc/cron.daily/", "etc/apt/"),
+    "etc/dpkg/dpkg.cfg.d/",
 )
 _DROPPED: Final = frozenset(
     {".dockerenv", "etc/.pwd.lock", "etc/hostname", "etc/hosts", "etc/machine-id"}
@@ -59,7 +60,7 @@ Root = dict[str, Entry]
 
 def wanted(name: str) -> bool:
     """Whether a layer is to hold what has this name."""
-    if name in _DROPPED or name.endswith(("-old", ".dpkg-new")) and name.startswith("var/lib/dpkg"):
+    if name in _DROPPED or (name.startswith("var/lib/dpkg/") and name.endswith("-old")):
         return False
     if name.startswith(_DOCUMENTS):
         parts = name.removeprefix(_DOCUMENTS).split("/")
@@ -75,7 +76,7 @@ def read(archive: IO[bytes], *, clean: bool = True) -> Root:
     with tarfile.open(fileobj=archive, mode="r|") as tar:
         for info in tar:
             info.name = info.name.removeprefix("./").strip("/")
-            if info.name in ("", ".") or clean and not wanted(info.name):
+            if info.name in ("", ".") or (clean and not wanted(info.name)):
                 continue
             if info.ischr() or info.isblk() or info.isfifo():
                 continue

@@ -11,6 +11,7 @@ import select
 import socket
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..errors import TransportError
@@ -87,6 +88,32 @@ def _end(newcomer: Newcomer) -> None:
         newcomer.tcp.shutdown(socket.SHUT_RDWR)
     except OSError:
         return
+
+
+class Arrivals:
+    """Peers of each kind that are on their way: accepted, but not yet waiting or served."""
+
+    def __init__(self) -> None:
+        self._counts = {"client": 0, "server": 0}
+        self._lock = threading.Lock()
+
+    def enter(self, kind: str) -> Callable[[], None]:
+        """Count one more. What is given ends that; calling it again does nothing."""
+        with self._lock:
+            self._counts[kind] += 1
+        ended = False
+
+        def leave() -> None:
+            nonlocal ended
+            with self._lock:
+                if not ended:
+                    self._counts[kind] -= 1
+                ended = True
+
+        return leave
+
+    def __getitem__(self, kind: str) -> int:
+        return self._counts[kind]
 
 
 class Roles:

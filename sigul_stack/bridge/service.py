@@ -1,4 +1,7 @@
-"""The bridge as a running service: ports, a thread for each peer, a clean end.
+"""The bridge as a running service: a thread for each peer, a clean end, or a handing over.
+
+The ports are the parent's (`parent`), which starts the next service beside this one when new
+certificates are to be used.
 
 A server's thread ends when it joins the pool of the waiting; a client's carries its request to the
 end. Whatever happens in one of them, the others and the service go on.
@@ -13,9 +16,9 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final
 
 from ..config import BridgeSettings
 from ..errors import DeadlineExceeded, ProtocolError, SigulError, TransportError
@@ -29,11 +32,12 @@ from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.stream import ByteStream, Deadline
 from ..transport.watchdog import Watchdog
-from .admission import Handshakes, Newcomer, OnlyLooked, Roles
+from .admission import Arrivals, Handshakes, Newcomer, OnlyLooked, Roles
 from .forward import Forwarding
+from .orders import HANDED_OVER, Order, Orders
 from .status import describe
 from .streams import ReplyCutter, RequestFilter
-from .waiting import WaitingServers, has_received
+from .waiting import WaitingServers, has_gone, has_received
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +50,12 @@ _DRAIN_POLL_SECONDS: Final = 0.1
 _ACCEPT_PAUSE_SECONDS: Final = 0.5
 
 
-class Stopper(Protocol):
-    """Tells when to stop: its descriptor is readable from then on."""
-
-    def fileno(self) -> int:
-        """The descriptor to poll."""
-        ...
-
-
 class Bridge:
-    """A bridge. `open` takes the ports, `run` serves until it is told to stop."""
+    """A bridge on `listeners`, each for a kind of peer. `run` serves until it is told to stop."""
 
-    def __init__(self, settings: BridgeSettings) -> None:
+    def __init__(
+        self, settings: BridgeSettings, listeners: Mapping[socket.socket, str] | None = None
+    ) -> None:
         self._settings = settings
         self._roles = Roles(settings.server_cn)
         self._watchdog = Watchdog()
@@ -71,18 +69,12 @@ class Bridge:
         self._numbers = itertools.count(1)
         self._requests = 0
         self._requests_lock = threading.Lock()
-        self._listeners: dict[socket.socket, str] = {}
+        self._arrivals = Arrivals()
+        self._listeners = dict(listeners or {})
 
     def open(self, identity: nss.Identity | None = None) -> None:
-        """Listen on both ports. Raises `TransportError` where one is taken."""
-        settings = self._settings
-        self._identity = identity or nss.load_identity(settings.bridge_cert_nickname)
-        for kind, port in (
-            ("server", settings.server_listen_port),
-            ("client", settings.client_listen_port),
-        ):
-            for listener in nss.listen(settings.listen_address, port):
-                self._listeners[listener] = kind
+        """Have the certificate ready. Raises `NSSError`."""
+        self._identity = identity or nss.load_identity(self._settings.bridge_cert_nickname)
         log.info("[BRIDGE_REQUEST] Waiting for the server to connect")
 
     def status(self) -> BridgeStatus:
@@ -91,29 +83,83 @@ class Bridge:
             self._waiting.waiting(), self._counters.values(), self._started, time.monotonic()
         )
 
-    def run(self, stop: Stopper) -> None:
-        """Accept and serve until `stop` is readable; then let requests finish, up to a limit."""
-        poll = select.poll()
-        by_descriptor = {listener.fileno(): listener for listener in self._listeners}
-        for descriptor in (*by_descriptor, stop.fileno()):
-            poll.register(descriptor, select.POLLIN)
+    def run(self, orders: Orders) -> None:
+        """Accept and serve as ordered; then let requests finish, up to a limit."""
+        kinds = {"client"}
         while True:
-            ready = [descriptor for descriptor, _events in poll.poll()]
-            if stop.fileno() in ready:
-                break
-            for descriptor in ready:
-                self._accept(by_descriptor[descriptor])
-        self._end()
+            if self._accept_once(orders, kinds, None):
+                order = orders.take()
+                if order is not Order.TAKE_SERVERS:
+                    break
+                kinds.add("server")
+        if order is Order.HAND_OVER:
+            order = self._hand_over(orders, kinds)
+        self._end(orders, at_once=order is Order.END)
 
-    def _end(self) -> None:
-        for listener in self._listeners:
+    def _accept_once(self, orders: Orders, kinds: set[str], seconds: float | None) -> bool:
+        """Wait for peers of these kinds, at most `seconds`; whether there is an order."""
+        poll = select.poll()
+        poll.register(orders.fileno(), select.POLLIN)
+        by_descriptor = {
+            listener.fileno(): listener
+            for listener, kind in self._listeners.items()
+            if kind in kinds
+        }
+        for descriptor in by_descriptor:
+            poll.register(descriptor, select.POLLIN)
+        ready = [
+            descriptor
+            for descriptor, _events in poll.poll(None if seconds is None else seconds * 1000)
+        ]
+        for descriptor in ready:
+            if descriptor != orders.fileno():
+                self._accept(by_descriptor[descriptor])
+        return orders.fileno() in ready
+
+    def _hand_over(self, orders: Orders, kinds: set[str]) -> Order:
+        """Let the next process take over, once each client that is here can have a server.
+
+        Gives the order that holds then.
+        """
+        self._close_listeners("client")
+        takes_servers = "server" in kinds
+        while self._arrivals["client"] or self._arrivals["server"]:
+            lacking = self._arrivals["client"] - len(self._waiting)
+            if takes_servers and lacking <= 0:
+                # Those that wait for the clients that are here stay, the others go over.
+                takes_servers = False
+                self._close_listeners("server")
+                orders.tell(HANDED_OVER)
+            self._waiting.trim(max(0, -lacking))
+            wanted = takes_servers and lacking > self._arrivals["server"]
+            ordered = self._accept_once(
+                orders, {"server"} if wanted else set(), _DRAIN_POLL_SECONDS
+            )
+            if ordered and orders.take() is Order.END:
+                return Order.END
+        self._close_listeners("server")
+        orders.tell(HANDED_OVER)
+        return Order.HAND_OVER
+
+    def _close_listeners(self, *kinds: str) -> None:
+        for listener in [item for item, kind in self._listeners.items() if kind in kinds]:
             listener.close()
-        for handshakes in self._handshakes.values():
-            handshakes.end_all()
+            del self._listeners[listener]
+
+    def _end(self, orders: Orders, *, at_once: bool) -> None:
+        self._close_listeners("client", "server")
+        if at_once:
+            for handshakes in self._handshakes.values():
+                handshakes.end_all()
         self._waiting.close()
         end = time.monotonic() + self._settings.shutdown_timeout
+        told = False
         while self._requests and time.monotonic() < end:
-            time.sleep(_DRAIN_POLL_SECONDS)
+            if told:
+                time.sleep(_DRAIN_POLL_SECONDS)
+            elif select.select([orders], [], [], _DRAIN_POLL_SECONDS)[0]:
+                orders.take()
+                told = True
         if self._requests:
             log.warning(
                 "%d requests were not finished within %g s and are cut off",
@@ -127,6 +173,8 @@ class Bridge:
     def _accept(self, listener: socket.socket) -> None:
         try:
             tcp, address = listener.accept()
+        except BlockingIOError:
+            return  # The process that served before, or is to, was quicker.
         except OSError as error:
             # The peer may have gone again, or descriptors have run out: neither ends the service.
             log.warning("Accepting a connection failed: %s", error.strerror)
@@ -135,25 +183,28 @@ class Bridge:
             return
         kind = self._listeners[listener]
         serve = self._serve_server if kind == "server" else self._serve_client
+        leave = self._arrivals.enter(kind)
         thread = threading.Thread(
-            target=self._guarded, args=(serve, tcp, address), name=kind, daemon=True
+            target=self._guarded, args=(serve, tcp, address, leave), name=kind, daemon=True
         )
         try:
             thread.start()
         except RuntimeError:
             log.error("No thread could be started for a new connection; it is closed")
             tcp.close()
+            leave()
 
     def _guarded(
         self,
-        serve: Callable[[socket.socket, str, str], None],
+        serve: Callable[[socket.socket, str, str, Callable[[], None]], None],
         tcp: socket.socket,
         address: tuple[str, int],
+        leave: Callable[[], None],
     ) -> None:
         """Run a peer's thread: log what ends it, close what it leaves open."""
         request_id.set(f"{next(self._numbers):x}")
         try:
-            serve(tcp, address[0], nss.printable_address(address))
+            serve(tcp, address[0], nss.printable_address(address), leave)
         except OnlyLooked:
             self._counters.add(BridgeCount.PROBES)
             log.debug("The connection ended before it said anything: a check, no request")
@@ -161,6 +212,8 @@ class Bridge:
             log.warning("%s", error)
         except Exception:
             log.exception("A connection failed in an unforeseen way")
+        finally:
+            leave()
 
     @contextlib.contextmanager
     def _authenticated(
@@ -210,7 +263,9 @@ class Bridge:
 
     # ----------------------------------------------------------------------------------- servers
 
-    def _serve_server(self, tcp: socket.socket, host: str, address: str) -> None:
+    def _serve_server(
+        self, tcp: socket.socket, host: str, address: str, _leave: Callable[[], None]
+    ) -> None:
         log.info("[BRIDGE_REQUEST] Server TCP connection accepted (%s)", address)
         with self._authenticated("server", tcp, host, address) as server:
             with self._counted_if_refused():
@@ -223,7 +278,9 @@ class Bridge:
 
     # ----------------------------------------------------------------------------------- clients
 
-    def _serve_client(self, tcp: socket.socket, host: str, address: str) -> None:
+    def _serve_client(
+        self, tcp: socket.socket, host: str, address: str, leave: Callable[[], None]
+    ) -> None:
         log.info("[BRIDGE_REQUEST] Client connected (%s)", address)
         with self._authenticated("client", tcp, host, address) as client:
             with self._counted_if_refused():
@@ -238,7 +295,7 @@ class Bridge:
                 )
             try:
                 with self._counted():
-                    self._serve_request(client)
+                    self._serve_request(client, leave)
             finally:
                 self._clients.release()
 
@@ -252,7 +309,7 @@ class Bridge:
             with self._requests_lock:
                 self._requests -= 1
 
-    def _serve_request(self, client: ByteStream) -> None:
+    def _serve_request(self, client: ByteStream, paired: Callable[[], None] = lambda: None) -> None:
         settings = self._settings
         chunked = ChunkedStream(client, settings.header_timeout)
         deadline = Deadline(settings.header_timeout, "sending the request's header")
@@ -260,12 +317,18 @@ class Bridge:
             raise OnlyLooked
         with self._counters.during(BridgeCount.REQUESTS_IN_FLIGHT):
             try:
-                self._carry(client, chunked, deadline)
+                self._carry(client, chunked, deadline, paired)
             except BaseException:
                 self._counters.add(BridgeCount.REQUESTS_FAILED)
                 raise
 
-    def _carry(self, client: ByteStream, chunked: ChunkedStream, deadline: Deadline) -> None:
+    def _carry(
+        self,
+        client: ByteStream,
+        chunked: ChunkedStream,
+        deadline: Deadline,
+        paired: Callable[[], None],
+    ) -> None:
         fields = chunked.parse(read_request_header(), deadline)
         operation = operation_of(fields)
         operation.check(fields)
@@ -280,6 +343,7 @@ class Bridge:
             length,
         )  # fmt: skip
         server = self._dispatch(client, encode_request_header(fields) + pack_u64(length))
+        paired()
         try:
             self._forward(client, server, chunked, operation, fields, length)
         except BaseException:
@@ -295,6 +359,9 @@ class Bridge:
                 ChunkedStream(server, self._settings.idle_timeout).write(head)
                 if not has_received(server, ACKNOWLEDGE_SECONDS):
                     raise TransportError("its machine does not answer any more")
+                # A server that ends its waiting has said so before its machine acknowledged.
+                if has_gone(server):
+                    raise TransportError("it has just gone")
             except TransportError as error:
                 # It died in this very moment and has seen no request: the next one will do.
                 log.warning("Waiting server %s failed: %s", server.peer.common_name, error)

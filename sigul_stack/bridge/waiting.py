@@ -148,6 +148,14 @@ class WaitingServers:
                 self._changed.notify_all()
                 self._wake()
 
+    def trim(self, surplus: int) -> None:
+        """Close `surplus` servers in order, so that they dial again."""
+        with self._changed:
+            closed = [self._servers.pop() for _ in range(min(surplus, len(self._servers)))]
+        self._wake()
+        for server in closed:
+            server.close()
+
     def close(self) -> None:
         """End all waiting; servers are closed in order, so that they dial again later."""
         with self._changed:

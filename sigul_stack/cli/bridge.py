@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from ..bridge.orders import READY, Orders
+from ..bridge.parent import Parent, Plan, Ports
 from ..bridge.service import Bridge
-from ..config import load_bridge
+from ..config import BridgeSettings, load_bridge
 from ..config.identity import drop_privileges, identity
-from ..errors import SigulError
 from ..protocol.status import encode_status
 from ..transport import nss
 from ..transport.status import status_socket
 from .daemon import Control
-from .options import daemon_parser, run_daemon
-from .secret_input import SecretReader, with_nss_password
+from .options import Source, daemon_parser, run_daemon
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,22 +23,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = daemon_parser(
         "sigul_bridge", "Connects Sigul clients with signing servers.", "bridge.conf"
     )
-    options = parser.parse_args(argv)
-    try:
-        loaded = load_bridge(options.config_file)
-        # Asked before the daemon may leave its terminal, used once it has.
-        settings = dataclasses.replace(
-            loaded.settings,
-            nss=with_nss_password(loaded.settings.nss, SecretReader(batch=False)),
-        )
-        who = identity(settings.unix_user, settings.unix_group)
-    except SigulError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+    return run_daemon("sigul_bridge", parser, load_bridge, _work, argv)
 
-    def work(control: Control) -> None:
+
+def _work(source: Source[BridgeSettings], control: Control) -> None:
+    parent = Parent(_plan(source.settings), Ports(nss.listen), lambda: _plan(source.read_again()))
+    parent.run(control.stop, control.reload, control.ready)
+
+
+def _plan(settings: BridgeSettings) -> Plan:
+    who = identity(settings.unix_user, settings.unix_group)
+
+    def serve(listeners: Mapping[socket.socket, str], orders: Orders) -> None:
         nss.open_database(settings.nss)
-        bridge = Bridge(settings)
+        bridge = Bridge(settings, listeners)
         bridge.open()
         drop_privileges(who)
         with status_socket(
@@ -46,10 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         ) as status:
             if status is not None:
                 status.serve()
-            control.ready()
-            bridge.run(control.stop)
+            orders.tell(READY)
+            bridge.run(orders)
 
-    return run_daemon("sigul_bridge", options, loaded, work)
+    return Plan(
+        serve,
+        (
+            (settings.listen_address, settings.server_listen_port, "server"),
+            (settings.listen_address, settings.client_listen_port, "client"),
+        ),
+        settings.shutdown_timeout,
+    )
 
 
 if __name__ == "__main__":

@@ -37,39 +37,37 @@ _READY = "ready"
 _MAX_REPORT = 4096
 
 
-class Stop:
-    """Whether the daemon has been told to end, by SIGTERM, SIGQUIT or, from a terminal, SIGINT.
+class _Wakeup:
+    """A pipe that is readable once one of some signals has come.
 
-    `fileno()` is readable from then on, for a daemon that waits in `select` or `poll`. Made in the
-    main thread; a child process that goes on working calls `release` first.
+    Made in the main thread; a child process that goes on working calls `release` first.
     """
 
-    _SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
-
-    def __init__(self) -> None:
+    def __init__(self, signals: tuple[signal.Signals, ...]) -> None:
         self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
-        self._old = {number: signal.signal(number, self._handle) for number in self._SIGNALS}
+        self._old = {number: signal.signal(number, self._handle) for number in signals}
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         self.request()
 
     def request(self) -> None:
-        """Tell the daemon to end. May be called from any thread, and more than once."""
+        """Do as if a signal had come. May be called from any thread, and more than once."""
         with contextlib.suppress(BlockingIOError):
             os.write(self._writer, b"x")
 
     @property
     def requested(self) -> bool:
-        """Whether it is time to end."""
+        """Whether a signal has come."""
         return self.wait(0)
 
     def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until it is time to end; whether it is."""
+        """Wait up to `timeout` seconds for a signal; whether one has come."""
         return bool(select.select([self._reader], [], [], timeout)[0])
 
     def fileno(self) -> int:
-        """A file descriptor that is readable once it is time to end; nobody may read it."""
+        """A file descriptor that is readable once a signal has come; nobody else may read it."""
         return self._reader
 
     def release(self) -> None:
@@ -82,11 +80,31 @@ class Stop:
             os.close(self._writer)
 
 
+class Stop(_Wakeup):
+    """Whether the daemon has been told to end, by SIGTERM, SIGQUIT or, from a terminal, SIGINT."""
+
+    def __init__(self) -> None:
+        super().__init__((signal.SIGTERM, signal.SIGQUIT, signal.SIGINT))
+
+
+class Reload(_Wakeup):
+    """Whether the daemon has been told, by SIGHUP, to read configuration and certificates again."""
+
+    def __init__(self) -> None:
+        super().__init__((signal.SIGHUP,))
+
+    def take(self) -> None:
+        """Take note of it: of several signals at once, too."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._reader, _MAX_REPORT)
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
     """What a daemon's work is given: when to end, and how to say that it is ready."""
 
     stop: Stop
+    reload: Reload
     #: To be called once everything that can go wrong at start has gone right; further calls do
     #: nothing. Connections to peers are not part of the start.
     ready: Callable[[], None]
@@ -142,11 +160,13 @@ class Daemon:
             with contextlib.ExitStack() as stack:
                 stop = Stop()
                 stack.callback(stop.release)
+                reload = Reload()
+                stack.callback(reload.release)
                 if pid_directory is not None:
                     path = pid_directory / f"{self.name}.pid"
                     stack.enter_context(pidfile.held(path, self.identity))
                 log.info("%s starts", self.name)
-                work(Control(stop, lambda: report(_READY)))
+                work(Control(stop, reload, lambda: report(_READY)))
                 log.info("%s ends", self.name)
             return 0
         except SigulError as error:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .. import __version__
 from ..config.identity import identity
+from ..errors import SigulError
 from .daemon import Control, Daemon
 from .logs import set_up_daemon
-from .secret_input import disable_core_dumps, forbid_tracing
+from .secret_input import SecretReader, disable_core_dumps, forbid_tracing, with_nss_password
 
 if TYPE_CHECKING:
     from ..config import BridgeSettings, Loaded, ServerSettings
@@ -28,7 +31,8 @@ def daemon_parser(program: str, what: str, configuration: str) -> argparse.Argum
         prog=program,
         description=what,
         epilog="In the foreground it logs to standard error, one event a line. SIGTERM ends it:"
-        " requests under way finish first, up to shutdown-timeout.",
+        " requests under way finish first, up to shutdown-timeout. SIGHUP has it read configuration"
+        " and certificates again; no request is lost.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
@@ -47,22 +51,69 @@ def daemon_parser(program: str, what: str, configuration: str) -> argparse.Argum
     return parser
 
 
+class Source(Generic[Settings]):
+    """A daemon's configuration: what it was at start, and what it is when it is read again.
+
+    A password that was typed at start stays here, for there may be nobody to type it again.
+    """
+
+    def __init__(self, load: Callable[[], Loaded[Settings]]) -> None:
+        """Read it, and ask for what it lacks. Raises `ConfigurationError`."""
+        self._load: Callable[[], Loaded[Settings]] = load
+        self._loaded: Loaded[Settings] = load()
+        nss = with_nss_password(self._loaded.settings.nss, SecretReader(batch=False))
+        self._password = nss.password
+        #: What is in force at start.
+        self.settings: Settings = self._completed(self._loaded)
+        #: Whom the daemon becomes.
+        self.identity = identity(self.settings.unix_user, self.settings.unix_group)
+
+    def check(self) -> None:
+        """Log what is odd about it, and look for its directories. Raises `ConfigurationError`."""
+        _check(self._loaded)
+
+    def read_again(self) -> Settings:
+        """The settings as they are now. Raises `ConfigurationError`."""
+        loaded = self._load()
+        _check(loaded)
+        return self._completed(loaded)
+
+    def _completed(self, loaded: Loaded[Settings]) -> Settings:
+        nss = loaded.settings.nss
+        if nss.password is None:
+            nss = dataclasses.replace(nss, password=self._password)
+        return dataclasses.replace(loaded.settings, nss=nss)
+
+
+def _check(loaded: Loaded[Settings]) -> None:
+    for warning in loaded.warnings:
+        log.warning("%s", warning)
+    loaded.check_paths()
+
+
 def run_daemon(
     program: str,
-    options: argparse.Namespace,
-    loaded: Loaded[Settings],
-    work: Callable[[Control], None],
+    parser: argparse.ArgumentParser,
+    load: Callable[[Path | None], Loaded[Settings]],
+    work: Callable[[Source[Settings], Control], None],
+    argv: Sequence[str] | None,
 ) -> int:
-    """Run `work` as the daemon that `options` ask for; returns the exit code."""
+    """Run `work` as the daemon that the arguments ask for; returns the exit code."""
+    options = parser.parse_args(argv)
+    # A daemon in the background changes to another directory.
+    path = options.config_file.absolute() if options.config_file else None
+    try:
+        # Asked before the daemon may leave its terminal, used once it has.
+        source = Source(lambda: load(path))
+    except SigulError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
     disable_core_dumps()
     forbid_tracing()
-    who = identity(loaded.settings.unix_user, loaded.settings.unix_group)
 
     def start(control: Control) -> None:
-        for warning in loaded.warnings:
-            log.warning("%s", warning)
-        loaded.check_paths()
-        work(control)
+        source.check()
+        work(source, control)
 
     return Daemon(
         name=program,
@@ -73,9 +124,9 @@ def run_daemon(
             options.verbose,
             stream=stream,
             directory=options.internal_log_dir or _default_log_directory(options.daemonize),
-            owner=who,
+            owner=source.identity,
         ),
-        identity=who,
+        identity=source.identity,
     ).run(start)
 
 

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import pki
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
 from .pki_arguments import declare
+from .pki_output import (
+    certificate_json,
+    print_certificate,
+    print_entry,
+    print_json,
+    print_rollover,
+)
 
 if TYPE_CHECKING:
     from .pki_arguments import Subparsers
@@ -36,6 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
             "check": run_check,
             "renew": run_renew,
             "renew-ca": run_renew_ca,
+            "rollover": run_rollover,
             "remove": run_remove,
             "convert": run_convert,
         },
@@ -61,7 +68,7 @@ def run_site(args: argparse.Namespace) -> int:
         made.append((f"{item.role.value} {item.name}", item.directory, item.made.value))
     if args.json:
         keys = ("what", "directory", "result")
-        _print_json([dict(zip(keys, map(str, row), strict=True)) for row in made])
+        print_json([dict(zip(keys, map(str, row), strict=True)) for row in made])
     else:
         for what, directory, result in made:
             print(f"{result:8} {what}: {directory}")
@@ -88,9 +95,11 @@ def run_issue(args: argparse.Namespace) -> int:
     leaf = authority.issue(request)
     database = _target(args)
     with database.filling(_permissions(args)) as store:
-        pki.put_authority(store, authority.certificate)
+        for certificate in authority.trusted:
+            pki.put_authority(store, certificate)
         pki.put_leaf(store, leaf, nickname)
-    _print_certificate("issued", database.find(nickname), database)
+    pki.register(authority, [database.directory])
+    print_certificate("issued", database.find(nickname), database)
     return 0
 
 
@@ -115,7 +124,7 @@ def run_import(args: argparse.Namespace) -> int:
         pki.Authority.open(args.into, database.password, nickname=args.nickname).write_pem()
     for item in database.certificates():
         if item.nickname == args.nickname or item.certificate in given:
-            _print_certificate("imported", item, database)
+            print_certificate("imported", item, database)
     return 0
 
 
@@ -146,14 +155,14 @@ def run_list(args: argparse.Namespace) -> int:
                     file=sys.stderr,
                 )
         if args.json:
-            described = [_certificate_json(item) for item in certificates]
+            described = [certificate_json(item) for item in certificates]
             listed.append({"database": str(directory), "certificates": described})
         else:
             print(directory)
             for item in certificates:
-                _print_entry(item, args.warn_days)
+                print_entry(item, args.warn_days)
     if args.json:
-        _print_json(listed)
+        print_json(listed)
     return 1 if expired else 0
 
 
@@ -167,7 +176,7 @@ def run_check(args: argparse.Namespace) -> int:
         warn_days=args.warn_days,
     )
     if args.json:
-        _print_json(
+        print_json(
             [
                 {
                     "severity": item.severity.value,
@@ -194,7 +203,7 @@ def run_renew(args: argparse.Namespace) -> int:
         new_key=args.new_key,
         names=_split(args.san),
     )
-    _print_certificate("renewed", renewed, database)
+    print_certificate("renewed", renewed, database)
     return 0
 
 
@@ -204,6 +213,27 @@ def run_renew_ca(args: argparse.Namespace) -> int:
     authority.renew_self(args.years)
     end = authority.certificate.not_valid_after_utc
     print(f"renewed the CA in {args.ca}, valid until {end:%Y-%m-%d}: {authority.pem_file}")
+    return 0
+
+
+def run_rollover(args: argparse.Namespace) -> int:
+    """`pki rollover`."""
+    rollover = pki.Rollover(_open_authority(args), lambda path: _database_password(path, None))
+    if args.step == "begin" and not rollover.directories(args.into):
+        raise ConfigurationError(
+            "name the NSS databases of all components with --into: what is left out would not trust"
+            " the new CA"
+        )
+    match args.step:
+        case "begin":
+            done = rollover.begin(args.into, name=args.name, lifetime=args.years)
+        case "issue":
+            done = rollover.issue(args.into, new_key=args.new_key)
+        case "finish":
+            done = rollover.finish(args.into)
+        case _:
+            done = []
+    print_rollover(rollover, done, as_json=args.json)
     return 0
 
 
@@ -277,52 +307,3 @@ def _open_authority(args: argparse.Namespace) -> pki.Authority:
     pki.NSSDatabase(args.ca).require()
     password = _database_password(args.ca, args.ca_password_file)
     return pki.Authority.open(args.ca, password, nickname=args.ca_nickname)
-
-
-def _print_certificate(done: str, item: pki.CertificateInfo, database: pki.NSSDatabase) -> None:
-    names = f" ({', '.join(item.names)})" if item.names else ""
-    print(
-        f"{done} '{item.nickname}' in {database.directory}: {item.common_name}{names}, valid until"
-        f" {item.not_after:%Y-%m-%d} ({item.days_left()} days)"
-    )
-
-
-def _print_entry(item: pki.CertificateInfo, warn_days: int) -> None:
-    left = item.days_left()
-    state = ", EXPIRED" if item.expired() else ", expires soon" if left < warn_days else ""
-    kind = "CA" if item.is_authority else "leaf"
-    print(f"  {item.nickname}")
-    rows = [
-        ("subject", f"{item.common_name} ({kind})"),
-        ("names", ", ".join(item.names)),
-        ("issuer", item.issuer),
-        ("serial", item.serial),
-        ("valid", f"until {item.not_after:%Y-%m-%d} ({left} days left{state})"),
-        ("key", "private key is here" if item.has_private_key else "no private key"),
-        ("trust", item.trust),
-    ]
-    for label, value in rows:
-        if value:
-            print(f"    {label:8} {value}")
-
-
-def _certificate_json(item: pki.CertificateInfo) -> dict[str, Any]:
-    return {
-        "nickname": item.nickname,
-        "common_name": item.common_name,
-        "names": list(item.names),
-        "issuer": item.issuer,
-        "serial": item.serial,
-        "not_before": item.not_before.isoformat(),
-        "not_after": item.not_after.isoformat(),
-        "days_left": item.days_left(),
-        "expired": item.expired(),
-        "authority": item.is_authority,
-        "has_private_key": item.has_private_key,
-        "trust": item.trust,
-        "sha256": item.fingerprint,
-    }
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2))

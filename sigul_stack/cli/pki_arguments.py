@@ -180,8 +180,8 @@ def _renew(commands: Subparsers) -> argparse.ArgumentParser:
         "sigul-stack pki renew --ca /srv/sigul-pki/ca /srv/sigul-pki/bridge --nickname"
         " sigul-bridge-cert",
         "The subject, names and nickname stay, and so does the key without --new-key. Programs that"
-        " run keep what they opened; start them again to have the new one used. To change the CA:"
-        " init-ca a new one, import its ca.pem everywhere, then renew from it.",
+        " run keep what they opened; send them SIGHUP to have the new one used. To change the CA:"
+        " pki rollover.",
     )
     _ca(parser)
     parser.add_argument("directory", metavar="DIRECTORY", type=Path)
@@ -206,6 +206,40 @@ def _renew_ca(commands: Subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--ca-nickname", help="where the directory holds several CAs")
     _years(parser, "--years", 10, "how long the CA is valid")
     _password(parser, "--password-file", dest="ca_password_file")
+    return parser
+
+
+def _rollover(commands: Subparsers) -> argparse.ArgumentParser:
+    parser = _command(
+        commands,
+        "rollover",
+        "replace the CA by a new one while the site works",
+        "sigul-stack pki rollover begin --ca /srv/sigul-pki/ca --into /srv/sigul-pki/bridge"
+        " /srv/sigul-pki/server /srv/sigul-pki/clients/*\n"
+        "  (take the databases to their components, send the daemons SIGHUP)\n"
+        "  sigul-stack pki rollover issue --ca /srv/sigul-pki/ca\n"
+        "  (the same again)\n"
+        "  sigul-stack pki rollover finish --ca /srv/sigul-pki/ca",
+        "begin: makes the next CA, and has both trusted in all databases. issue: gives the leaf in"
+        " each database, or in those named, a certificate of the new CA; names, lifetime and key"
+        " stay. finish: has the old CA trusted nowhere, and deletes it. status: how far it has"
+        " come. A step that comes too early is refused; one that was cut off is repeated.",
+    )
+    parser.add_argument("step", choices=("begin", "issue", "finish", "status"))
+    _ca(parser)
+    parser.add_argument(
+        "--into",
+        metavar="DIRECTORY",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=Path,
+        help="components' databases (default: those that take part already)",
+    )
+    parser.add_argument("--name", help="begin: the new CA's name (default: with a random number)")
+    _years(parser, "--years", 10, "begin: how long the new CA is valid")
+    parser.add_argument("--new-key", action="store_true", help="issue: with new private keys, too")
+    _json(parser)
     return parser
 
 
@@ -325,6 +359,7 @@ _COMMANDS: Final[Mapping[str, Callable[[Subparsers], argparse.ArgumentParser]]] 
     "check": _check,
     "renew": _renew,
     "renew-ca": _renew_ca,
+    "rollover": _rollover,
     "remove": _remove,
     "convert": _convert,
 }

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
 
+from ..children import run_in_child
 from ..config import ServerSettings, load_server
-from ..config.identity import Identity, drop_privileges, identity
-from ..errors import SigulError
+from ..config.identity import drop_privileges, identity
 from ..protocol.status import encode_status
-from ..server.children import run_in_child
 from ..server.news import Reporter
-from ..server.startup import prepare, repair, shut_down
-from ..server.supervisor import Supervisor
+from ..server.startup import check, prepare, repair, shut_down
+from ..server.supervisor import Plan, Supervisor
 from ..server.worker import Worker
 from ..transport import nss
 from ..transport.status import status_socket
 from .daemon import Control
-from .options import daemon_parser, run_daemon
-from .secret_input import SecretReader, with_nss_password
+from .options import Source, daemon_parser, run_daemon
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,65 +27,69 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Holds signing keys and serves the requests that a bridge passes on.",
         "server.conf",
     )
-    options = parser.parse_args(argv)
-    try:
-        loaded = load_server(options.config_file)
-        # Asked before the daemon may leave its terminal; workers could not ask for it.
-        settings = dataclasses.replace(
-            loaded.settings,
-            nss=with_nss_password(loaded.settings.nss, SecretReader(batch=False)),
-        )
-        who = identity(settings.unix_user, settings.unix_group)
-    except SigulError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return run_daemon(
-        "sigul_server", options, loaded, lambda control: _work(settings, who, control)
-    )
+    return run_daemon("sigul_server", parser, load_server, _work, argv)
 
 
-def _work(settings: ServerSettings, who: Identity | None, control: Control) -> None:
-    def become() -> None:
-        """Drop privileges; programs that are started then find a home of that user, too."""
-        drop_privileges(who)
-        os.environ["HOME"] = str(settings.gnupg_home)
+def _work(source: Source[ServerSettings], control: Control) -> None:
+    settings = source.settings
 
-    def check() -> None:
-        nss.open_database(settings.nss)
-        nss.load_identity(settings.server_cert_nickname)
-        become()
+    def start() -> None:
+        _open_nss(settings)
+        _become(settings)
         prepare(settings)
 
+    def clean_up() -> None:
+        _become(settings)
+        shut_down(settings)
+
+    run_in_child(start, "checking the server's data", stop=control.stop)
+    try:
+        supervisor = Supervisor(_plan(settings), lambda: _plan(source.read_again()))
+        with status_socket(
+            settings.status_socket, lambda: encode_status(supervisor.status()), source.identity
+        ) as status:
+            control.ready()
+            supervisor.run(control.stop, control.reload, status)
+    finally:
+        run_in_child(clean_up, "ending the server's helpers", stop=control.stop)
+
+
+def _plan(settings: ServerSettings) -> Plan:
+    identity(settings.unix_user, settings.unix_group)  # a name that is wrong is told now
+
+    def look() -> None:
+        _open_nss(settings)
+        _become(settings)
+        check(settings)
+
     def serve(lifeline: int, reporter: Reporter) -> None:
-        nss.open_database(settings.nss)
-        certificate = nss.load_identity(settings.server_cert_nickname)
-        become()
+        certificate = _open_nss(settings)
+        _become(settings)
         Worker(settings, lifeline=lifeline, reporter=reporter).run(certificate)
 
     def mend() -> None:
-        become()
+        _become(settings)
         repair(settings)
 
-    def clean_up() -> None:
-        become()
-        shut_down(settings)
+    return Plan(
+        serve,
+        check=look,
+        repair=mend,
+        workers=settings.workers,
+        max_requests=settings.max_requests,
+        shutdown_timeout=settings.shutdown_timeout,
+    )
 
-    run_in_child(check, "checking the server's data")
-    try:
-        supervisor = Supervisor(
-            serve,
-            repair=mend,
-            workers=settings.workers,
-            max_requests=settings.max_requests,
-            shutdown_timeout=settings.shutdown_timeout,
-        )
-        with status_socket(
-            settings.status_socket, lambda: encode_status(supervisor.status()), who
-        ) as status:
-            control.ready()
-            supervisor.run(control.stop, status)
-    finally:
-        run_in_child(clean_up, "ending the server's helpers")
+
+def _open_nss(settings: ServerSettings) -> nss.Identity:
+    nss.open_database(settings.nss)
+    return nss.load_identity(settings.server_cert_nickname)
+
+
+def _become(settings: ServerSettings) -> None:
+    """Drop privileges; programs that are started then find a home of that user, too."""
+    drop_privileges(identity(settings.unix_user, settings.unix_group))
+    os.environ["HOME"] = str(settings.gnupg_home)
 
 
 if __name__ == "__main__":

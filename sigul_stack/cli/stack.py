@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from .. import __version__
 from ..errors import SigulError
-from . import backup, check_config, database, demo, health, pki
+from . import backup, check_config, database, demo, diagnose, doctor, health, pki
 from .logs import set_up_client
 
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (pki, database, demo, health, check_config, backup):
+    for module in (pki, database, demo, health, doctor, diagnose, check_config, backup):
         module.add_parser(subparsers)
     options = parser.parse_args(argv)
     set_up_client(0, sys.stderr)

@@ -9,6 +9,7 @@ written as it arrives, so its writer must throw it away when `call` raises.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import logging
@@ -16,7 +17,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
 from ..config import ClientSettings
 from ..errors import (
@@ -111,6 +112,12 @@ class Client:
         self._progress = progress or no_progress
         self._version = protocol_version
         self._watchdog = Watchdog()
+
+    def telling(self, progress: ProgressFactory) -> Self:
+        """This client with another way of telling progress, for calls from several threads."""
+        other = copy.copy(self)
+        other._progress = progress
+        return other
 
     def call(
         self,

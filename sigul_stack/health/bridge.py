@@ -31,7 +31,7 @@ def bridge_steps(
         *own.steps(),
         Step(Layer.OUTER, partial(_client_port, settings, own, deadline), (Layer.DATABASE,)),
         Step(Layer.PORTS, partial(_server_port, settings, deadline)),
-        Step(Layer.STATUS, partial(_attached, settings, deadline, without)),
+        Step(Layer.STATUS, partial(attached_servers, settings, deadline, without)),
     )
 
 
@@ -87,9 +87,10 @@ def _server_port(settings: BridgeSettings, deadline: Deadline) -> Iterator[Check
     yield ok(Layer.PORTS, f"port {port} takes connections of servers")
 
 
-def _attached(
+def attached_servers(
     settings: BridgeSettings, deadline: Deadline, without: Callable[..., Check]
 ) -> Iterator[Check]:
+    """What the bridge's status says: it runs, and who waits. `without` judges that nobody does."""
     status = daemon_status(settings.status_socket, deadline)
     if not isinstance(status, BridgeStatus):
         raise other_daemon(settings.status_socket)

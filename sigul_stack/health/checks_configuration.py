@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from ..config import load_bridge, load_client, load_server
 from ..config.files import Entry
@@ -17,8 +17,6 @@ from .report import Check, State
 
 if TYPE_CHECKING:
     from ..config import BridgeSettings, ClientSettings, ServerSettings
-
-    Settings = TypeVar("Settings", ClientSettings, BridgeSettings, ServerSettings)
 
 #: More than any file with one secret (bytes); what is behind it cannot matter here.
 _HEAD: Final = 64 * 1024
@@ -56,7 +54,7 @@ def load(
     return load_bridge(path) if component == "bridge" else load_server(path)
 
 
-def look_at_files(loaded: Loaded[Settings], component: str) -> Iterator[Check]:
+def look_at_files(loaded: Loaded[Any], component: str) -> Iterator[Check]:
     """Check what is odd about the files, and the directories that they name."""
     for text in loaded.warnings:
         yield from_text(Layer.CONFIGURATION, State.WARNING, text)
@@ -66,7 +64,7 @@ def look_at_files(loaded: Loaded[Settings], component: str) -> Iterator[Check]:
     yield ok(Layer.CONFIGURATION, f"read from {files}")
 
 
-def look_for_open_secrets(loaded: Loaded[Settings], component: str) -> Iterator[Check]:
+def look_for_open_secrets(loaded: Loaded[Any], component: str) -> Iterator[Check]:
     """Check that neither the files nor those that they name tell a secret to everybody."""
     clean = True
     for entry in secret_entries(loaded, component):
@@ -110,7 +108,7 @@ def look_at_ends(entry: Entry) -> Iterator[Check]:
             )
 
 
-def secret_entries(loaded: Loaded[Settings], component: str) -> Iterator[Entry]:
+def secret_entries(loaded: Loaded[Any], component: str) -> Iterator[Entry]:
     """Every entry of the files that holds a secret, or names a file that does."""
     options = [item for item in program(component).options() if item.form is Form.SECRET]
     for entry in loaded.files.entries():

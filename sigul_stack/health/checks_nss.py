@@ -6,6 +6,7 @@ key is tried last, the way that the component itself opens it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from typing import Final
 
 from ..config import NSSSettings
 from ..config.files import Files
-from ..errors import NSSError, WrongNSSPassword
+from ..errors import NSSError, SigulError, WrongNSSPassword
 from ..pki.certificates import CertificateInfo
 from ..pki.database import NSSDatabase
 from ..pki.inspection import Severity, Topic, inspect_database
@@ -143,16 +144,16 @@ class NSSLook:
             yield from look_at_ends(entry)
 
     def _asked(self) -> Secret:
-        if self.ask is not None:
-            return self.ask()
-        try:
+        with contextlib.suppress(WrongNSSPassword):
             NSSDatabase(self.settings.directory, Secret("")).check_password()
-        except WrongNSSPassword:
-            raise Unlooked(
-                "the configuration does not hold the NSS password, and nobody can be asked for it"
-                " here; set nss-password-file in [nss], or run this on a terminal"
-            ) from None
-        return Secret("")
+            return Secret("")
+        if self.ask is not None:
+            with contextlib.suppress(SigulError):
+                return self.ask()
+        raise Unlooked(
+            "the configuration does not hold the NSS password, and nobody can be asked for it here;"
+            " set nss-password-file in [nss], or run this on a terminal"
+        )
 
     def _place(self) -> tuple[str, Path | None]:
         """How messages call the password, and its file if it has one."""
@@ -203,7 +204,6 @@ class NSSLook:
         """There, in date, with the right names and uses, and its CA beside it."""
         self._found = self._inspect()
         yield from self._found.get(Layer.CERTIFICATE, [])
-        yield from self._serials()
         yield from self._lifetimes()
 
     def _inspect(self) -> dict[Layer, list[Check]]:
@@ -222,21 +222,6 @@ class NSSLook:
                 check = dataclasses.replace(check, values={"days_left": leaf.days_left()})
             found.setdefault(layer, []).append(check)
         return found
-
-    def _serials(self) -> Iterator[Check]:
-        seen: dict[tuple[str, str], CertificateInfo] = {}
-        for item in self.held:
-            key = (item.issuer, item.serial)
-            other = seen.setdefault(key, item)
-            if other.certificate != item.certificate:
-                yield failed(
-                    Layer.CERTIFICATE,
-                    f"'{other.nickname}' and '{item.nickname}' have the same serial number from the"
-                    f" same issuer ({item.issuer}), as after making a CA anew under its old name:"
-                    " SEC_ERROR_REUSED_ISSUER_AND_SERIAL",
-                    "remove the certificates of the old CA (sigul-stack pki remove), and give every"
-                    " new CA a name of its own",
-                )
 
     def _lifetimes(self) -> Iterator[Check]:
         for item in self.held:

@@ -10,6 +10,7 @@ import contextlib
 import socket
 import time
 from dataclasses import dataclass
+from typing import Final
 
 from ..config import NSSSettings
 from ..errors import DeadlineExceeded, PeerClosed, TransportError
@@ -17,6 +18,9 @@ from ..pki.certificates import CertificateInfo, from_der
 from ..transport import nss
 from ..transport.stream import READ_BYTES, Deadline, Peer
 from ..transport.watchdog import Watchdog
+
+#: The alert of a listener that wants a certificate and was shown none.
+_REFUSED: Final = "SSL_ERROR_BAD_CERT_ALERT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,27 @@ def handshake(
         )
         _await_end(connection, deadline)
         return done
+    finally:
+        connection.discard()
+        watchdog.stop()
+
+
+def greet(host: str, port: int, *, hostname: str, settings: NSSSettings, timeout: float) -> None:
+    """Look at a listener without showing it a certificate: it must be `hostname`, and ask for one.
+
+    For a bridge's port for servers, where an accepted server may be handed a request at once. The
+    listener's own certificate is checked before it refuses us, as it must. Raises `TransportError`.
+    """
+    deadline = Deadline(timeout, f"the TLS handshake with {host}:{port}")
+    tcp = nss.connect_tcp(host, port, timeout)
+    watchdog = Watchdog()
+    connection = nss.TLSConnection(tcp, f"{host}:{port}", watchdog)
+    try:
+        # With TLS 1.3 the refusal comes after this end of the handshake.
+        connection.handshake_as_client(settings, None, hostname, deadline.remaining())
+    except TransportError as error:
+        if _REFUSED not in str(error):
+            raise
     finally:
         connection.discard()
         watchdog.stop()

@@ -21,14 +21,17 @@ def server_steps(
     own = Own(settings.nss, settings.server_cert_nickname, limits)
     deadline = Deadline(limits.timeout_seconds, "looking at the server")
     return (
-        Step(Layer.STATUS, partial(_attached, settings, limits, deadline)),
+        Step(Layer.STATUS, partial(attached_workers, settings, limits, deadline)),
         # These start programs, and no process forks once it has opened NSS.
         *deep,
         *own.steps(),
     )
 
 
-def _attached(settings: ServerSettings, limits: Limits, deadline: Deadline) -> Iterator[Check]:
+def attached_workers(
+    settings: ServerSettings, limits: Limits, deadline: Deadline
+) -> Iterator[Check]:
+    """What the server's status says: it runs, and how many of its workers wait at the bridge."""
     status = daemon_status(settings.status_socket, deadline)
     if not isinstance(status, ServerStatus):
         raise other_daemon(settings.status_socket)

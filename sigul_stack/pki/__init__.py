@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .material import Bundle, read_certificates, read_pem, read_pkcs12
     from .passwords import PASSWORD_FILE_NAME, Permissions, make_password_file, read_password
     from .renewal import renew_leaf
+    from .rollover import Done, Phase, Rollover, Standing, Step, register
     from .site import Component, Made, Site, make_site
 
 _HOME = {
@@ -39,15 +40,20 @@ _HOME = {
     "CertificateInfo": ".certificates",
     "Component": ".site",
     "DatabaseKind": ".database",
+    "Done": ".rollover",
     "Finding": ".inspection",
     "Leaf": ".leaf",
     "LeafRequest": ".leaf",
     "Made": ".site",
     "NSSDatabase": ".database",
     "Permissions": ".passwords",
+    "Phase": ".rollover",
     "Role": ".leaf",
+    "Rollover": ".rollover",
     "Severity": ".inspection",
     "Site": ".site",
+    "Standing": ".rollover",
+    "Step": ".rollover",
     "Topic": ".inspection",
     "failed": ".inspection",
     "inspect_database": ".inspection",
@@ -60,6 +66,7 @@ _HOME = {
     "read_password": ".passwords",
     "read_pem": ".material",
     "read_pkcs12": ".material",
+    "register": ".rollover",
     "renew_leaf": ".renewal",
 }
 
@@ -73,15 +80,20 @@ __all__ = [
     "CertificateInfo",
     "Component",
     "DatabaseKind",
+    "Done",
     "Finding",
     "Leaf",
     "LeafRequest",
     "Made",
     "NSSDatabase",
     "Permissions",
+    "Phase",
     "Role",
+    "Rollover",
     "Severity",
     "Site",
+    "Standing",
+    "Step",
     "Topic",
     "failed",
     "inspect_database",
@@ -94,6 +106,7 @@ __all__ = [
     "read_password",
     "read_pem",
     "read_pkcs12",
+    "register",
     "renew_leaf",
 ]
 

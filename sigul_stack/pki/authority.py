@@ -4,12 +4,15 @@ Layout: a directory with an NSS database that holds the CA's certificate and pri
 `ca.pem` (the certificate) beside it. The key is in this process's memory once an `Authority` has
 signed, and in no database but its own. Serial numbers are random, so that a CA made again never
 reuses one; its name has a random part, so that it is never taken for the old one.
+
+While a CA is rolled over (`rollover`) the database holds two, told apart by their nicknames: the
+one that issues has its own, the other has the same with `-next` or `-old` after it.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -40,6 +43,10 @@ AUTHORITY_LIFETIME: Final = timedelta(days=10 * 365)
 #: The CA's certificate, beside its database.
 AUTHORITY_PEM: Final = "ca.pem"
 
+#: What the nickname of the CA that is to issue next, or has issued before, ends with.
+NEXT_SUFFIX: Final = "-next"
+OLD_SUFFIX: Final = "-old"
+
 _AUTHORITY_KEY_BITS: Final = 3072
 _PUBLIC_EXPONENT: Final = 65537
 
@@ -56,15 +63,24 @@ class Authority:
         nickname: str,
         certificate: x509.Certificate,
         key: PrivateKey | None = None,
+        *,
+        others: tuple[CertificateInfo, ...] = (),
     ) -> None:
         self.database = database
         self.nickname = nickname
         self.certificate = certificate
+        #: The other CA of a rollover that is under way: the next one or the old one.
+        self.others = others
         self._loaded_key = key
 
     @property
+    def trusted(self) -> tuple[x509.Certificate, ...]:
+        """What components are to trust: this CA, and the other one of a rollover."""
+        return (self.certificate, *(item.certificate for item in self.others))
+
+    @property
     def pem_file(self) -> Path:
-        """The CA's certificate in PEM, for those who are to trust it."""
+        """The CA's certificate (in a rollover both CAs') in PEM, for those who are to trust it."""
         return self.database.directory / AUTHORITY_PEM
 
     @classmethod
@@ -79,25 +95,8 @@ class Authority:
         now: datetime | None = None,
     ) -> Authority:
         """Make a CA in `directory`, where no database may be yet. Raises `NSSError`."""
-        name = name or f"Sigul CA {secrets.token_hex(4)}"
-        check_common_name(name)
         database = NSSDatabase(directory, password)
-        key = rsa.generate_private_key(_PUBLIC_EXPONENT, _AUTHORITY_KEY_BITS)
-        subject = _name(common=name)
-        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        begin = (now or current_time()) - BACKDATED
-        certificate = _sign(
-            key,
-            subject,
-            subject,
-            key.public_key(),
-            (begin, begin + BACKDATED + lifetime),
-            [
-                _extension(x509.BasicConstraints(ca=True, path_length=0), critical=True),
-                _extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True),
-                _extension(identifier),
-            ],
-        )
+        key, certificate = new_authority(name, lifetime, now=now)
         with database.making(permissions) as store:
             # The trust first: pk12util leaves it as it is.
             store.add_certificate(certificate, AUTHORITY_NICKNAME, TRUSTED_AUTHORITY)
@@ -116,10 +115,17 @@ class Authority:
         `WrongNSSPassword`, or `NSSError` saying what is missing.
         """
         database = NSSDatabase(directory, password)
-        able = [item for item in database.certificates() if _can_issue(item, nickname)]
+        able = [item for item in database.certificates() if _can_issue(item)]
         # A CA that was renewed has several certificates with one nickname.
         able.sort(key=lambda item: item.not_after)
-        found = list({item.nickname: item for item in able}.values())
+        every = {item.nickname: item for item in able}
+        others = {name: _others_of(name, every) for name in every}
+        passive = {item.nickname for found in others.values() for item in found}
+        found = [
+            item
+            for name, item in every.items()
+            if (name == nickname if nickname else name not in passive)
+        ]
         if len(found) != 1:
             names = ", ".join(item.nickname for item in found)
             wanted = f" with the nickname '{nickname}'" if nickname else ""
@@ -130,7 +136,10 @@ class Authority:
                 else f"'{database.directory}' holds no CA{wanted} with its private key; make one"
                 " with sigul-stack pki init-ca, or name the directory that has it"
             )
-        return cls(database, found[0].nickname, found[0].certificate)
+        return cls(
+            *(database, found[0].nickname, found[0].certificate),
+            others=others[found[0].nickname],
+        )
 
     def issue(self, request: LeafRequest, *, now: datetime | None = None) -> Leaf:
         """Make a key and a certificate. Raises `NSSError` where the CA has expired.
@@ -190,11 +199,7 @@ class Authority:
         old = self.certificate
         kept = [_extension(item.value, critical=item.critical) for item in old.extensions]
         present = {item.oid for item in old.extensions}
-        usual = [
-            _extension(x509.BasicConstraints(ca=True, path_length=0), critical=True),
-            _extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True),
-            _extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())),
-        ]
+        usual = _authority_extensions(self._key)
         extensions = kept + [item for item in usual if item[0].oid not in present]
         renewed = _sign(
             self._key,
@@ -210,7 +215,7 @@ class Authority:
 
     def write_pem(self) -> None:
         """Write `ca.pem`, readable for everyone, where it is not there or differs."""
-        pem = to_pem(self.certificate)
+        pem = b"".join(to_pem(item) for item in self.trusted)
         if not self.pem_file.exists() or self.pem_file.read_bytes() != pem:
             write_file(self.pem_file, pem, Permissions(mode=0o644))
 
@@ -265,8 +270,44 @@ class Authority:
 _Extension = tuple[x509.ExtensionType, bool]
 
 
-def _can_issue(item: CertificateInfo, nickname: str | None) -> bool:
-    return item.has_private_key and item.is_authority and nickname in (None, item.nickname)
+def new_authority(
+    name: str | None, lifetime: timedelta, *, now: datetime | None = None
+) -> tuple[PrivateKey, x509.Certificate]:
+    """A CA's key and certificate, in no database yet. Raises `ConfigurationError` for the name.
+
+    Without `name` it has a random one: NSS finds an issuer by its name alone.
+    """
+    name = name or f"Sigul CA {secrets.token_hex(4)}"
+    check_common_name(name)
+    key = rsa.generate_private_key(_PUBLIC_EXPONENT, _AUTHORITY_KEY_BITS)
+    subject = _name(common=name)
+    begin = (now or current_time()) - BACKDATED
+    certificate = _sign(
+        key,
+        subject,
+        subject,
+        key.public_key(),
+        (begin, begin + BACKDATED + lifetime),
+        _authority_extensions(key),
+    )
+    return key, certificate
+
+
+def _authority_extensions(key: PrivateKey) -> list[_Extension]:
+    return [
+        _extension(x509.BasicConstraints(ca=True, path_length=0), critical=True),
+        _extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True),
+        _extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key())),
+    ]
+
+
+def _can_issue(item: CertificateInfo) -> bool:
+    return item.has_private_key and item.is_authority
+
+
+def _others_of(nickname: str, every: Mapping[str, CertificateInfo]) -> tuple[CertificateInfo, ...]:
+    names = (nickname + suffix for suffix in (NEXT_SUFFIX, OLD_SUFFIX))
+    return tuple(every[name] for name in names if name in every)
 
 
 def _sign(

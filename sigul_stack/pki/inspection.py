@@ -220,7 +220,16 @@ def _authority(
             f" certutil -M -n {issuers[0].nickname} -t CT,, -d sql:DIRECTORY",
         )
         return
-    yield _ok(Topic.AUTHORITY, f"'{trusted[0].nickname}' is trusted")
+    names = " and ".join(f"'{name}'" for name in dict.fromkeys(item.nickname for item in trusted))
+    if len({item.common_name for item in trusted}) > 1:
+        # Not wrong: in the middle of a rollover it has to be like this.
+        yield _ok(
+            Topic.AUTHORITY,
+            f"{names} are trusted, as while a CA is rolled over; '{issuers[0].nickname}' has issued"
+            f" '{leaf.nickname}'",
+        )
+    else:
+        yield _ok(Topic.AUTHORITY, f"{names} is trusted")
     for item in trusted:
         dates = _dates(item, warn_days, now, "renew the CA (sigul-stack pki renew-ca)")
         if dates.severity is not Severity.OK:

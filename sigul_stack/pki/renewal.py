@@ -45,7 +45,8 @@ def renew_leaf(
         old.certificate, lifetime=lifetime, new_key=new_key, names=names, now=now
     )
     with database.changing() as store:
-        put_authority(store, authority.certificate)
+        for certificate in authority.trusted:
+            put_authority(store, certificate)
         outdated = put_leaf(store, leaf, nickname, replace=True)
     database.delete_keys(outdated)
     return database.find(nickname)

@@ -159,7 +159,8 @@ def _component(directory: Path, request: LeafRequest, terms: _Terms) -> Componen
         leaf = terms.authority.issue(request, now=terms.now)
         database.password = make_password_file(directory, terms.permissions)
         with database.making(terms.permissions) as store:
-            put_authority(store, terms.authority.certificate)
+            for certificate in terms.authority.trusted:
+                put_authority(store, certificate)
             put_leaf(store, leaf, nickname)
         made = Made.MADE
     else:
@@ -178,8 +179,8 @@ def _mend(database: NSSDatabase, request: LeafRequest, terms: _Terms) -> Made:
     for finding in findings:
         if finding.severity is Severity.ERROR and finding.topic is not Topic.DATES:
             raise NSSError(f"'{database.directory}' is there, but: {finding.message}")
-    leaf, own = database.find(nickname), terms.authority.certificate
-    if not issued(own, leaf.certificate):
+    leaf, trusted = database.find(nickname), terms.authority.trusted
+    if not any(issued(item, leaf.certificate) for item in trusted):
         raise NSSError(
             f"'{nickname}' in '{database.directory}' was issued by another CA; have it issued by"
             f" this one: sigul-stack pki renew --ca {terms.authority.database.directory}"
@@ -196,10 +197,11 @@ def _mend(database: NSSDatabase, request: LeafRequest, terms: _Terms) -> Made:
             now=terms.now,
         )
         return Made.RENEWED
-    if all(item.certificate != own for item in database.certificates()):
-        database.add_authority(own)
-        return Made.RENEWED
-    return Made.KEPT
+    held = {item.certificate for item in database.certificates()}
+    for certificate in trusted:
+        if certificate not in held:
+            database.add_authority(certificate)
+    return Made.KEPT if held.issuperset(trusted) else Made.RENEWED
 
 
 def _password(directory: Path) -> Secret:

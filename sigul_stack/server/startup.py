@@ -44,6 +44,17 @@ def prepare(settings: ServerSettings) -> None:
         log.info("The database has %d keys", len(keys))
 
 
+def check(settings: ServerSettings) -> None:
+    """Look whether workers could serve with `settings`; changes nothing, for others serve already.
+
+    Raises `SigulError`.
+    """
+    with _services(settings) as services:
+        services.registry.check()
+        with services.database.read() as reader:
+            reader.keys()
+
+
 def _tell_missing_tools(settings: ServerSettings) -> None:
     """Say which operations this machine cannot do; asked for, they fail with the same words."""
     for tool in tools_of("server", settings.binding.enabled):

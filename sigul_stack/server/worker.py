@@ -91,10 +91,13 @@ class Worker:
             self._reporter.attached(connection.handshake_seconds)
             log.info("Waiting for a request at the bridge")
             _warm_up(database)
-            if self._wait(connection, WAITING_SECONDS):
-                connection.discard()
+            if self._wait(connection, WAITING_SECONDS) and not _has_input(connection):
+                # Said before any further request is acknowledged, so that the bridge takes another
+                # worker for one that comes in this moment.
+                connection.end_writing()
+                connection.close()
                 return
-            if not connection.pending() and not _is_readable(connection.fileno()):
+            if not _has_input(connection):
                 connection.close()
             elif self._serve(connection, identity, database):
                 return
@@ -198,10 +201,10 @@ def _warm_up(database: Database) -> None:
         log.warning("%s", error)
 
 
-def _is_readable(descriptor: int) -> bool:
+def _has_input(connection: nss.TLSConnection) -> bool:
     poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
+    poll.register(connection.fileno(), select.POLLIN)
+    return connection.pending() or bool(poll.poll(0))
 
 
 def serve_request(

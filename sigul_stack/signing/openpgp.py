@@ -18,6 +18,7 @@ unless gpg has proven the integrity of all of it.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import IO
 
@@ -35,6 +36,9 @@ BYTES_PER_SECOND = 10 << 20
 
 #: The largest clear text that is decrypted unless a caller says otherwise, in bytes.
 MAX_CLEAR_TEXT = 1 << 30
+
+#: What it takes to refuse a message of no size, in seconds: several times what gpg needs.
+REFUSAL_SECONDS = 0.25
 
 _DIGEST = ["--digest-algo", "SHA512"]
 
@@ -126,18 +130,24 @@ def decrypt(
     target: IO[bytes] | int,
     *,
     max_output: int = MAX_CLEAR_TEXT,
+    refusal_seconds: float = REFUSAL_SECONDS,
 ) -> None:
     """Write what `source`, a message encrypted to the key `fingerprint`, says to `target`.
 
     A message of more than `max_output` bytes of clear text is refused like any other that cannot
     be decrypted: `RequestRefused` (decryption failed). Raises `WrongPassphrase` if `passphrase`
     is not the key's, and `KeystoreError` where gpg or the key store failed.
+
+    A refusal takes `refusal_seconds` and what the message's size adds, whatever is wrong with it:
+    gpg is twice as fast with a message for another key as with a damaged one.
     """
+    began = time.monotonic()
     with (
         memory_file(home.export(fingerprint, armor=False)) as ring,
         input_descriptor(source) as stdin,
         output_descriptor(target) as stdout,
     ):
+        size = bytes_left(stdin)
         outcome = home.run(
             [
                 *("--no-default-keyring", "--keyring", f"/proc/self/fd/{ring}"),
@@ -157,6 +167,8 @@ def decrypt(
             _log.info(
                 "cannot decrypt with key %s: %s", fingerprint, outcome.messages.strip() or "nothing"
             )
+            enough = refusal_seconds + size / BYTES_PER_SECOND
+            time.sleep(max(0.0, began + enough - time.monotonic()))
             raise RequestRefused(Status.DECRYPT_FAILED)
 
 

@@ -171,6 +171,11 @@ def open_database(settings: NSSSettings, *, ask: AskPassword | None = None) -> N
     _process = _Process(os.getpid(), settings, held)
 
 
+def library_version() -> str:
+    """The version of the NSS that this process has loaded."""
+    return str(nss.nss_get_version())
+
+
 class _PasswordAnswer:
     """NSS's password callback: answers once, gives up where the answer was wrong."""
 
@@ -303,13 +308,15 @@ class TLSConnection:
     def handshake_as_client(
         self,
         settings: NSSSettings,
-        identity: Identity,
+        identity: Identity | None,
         hostname: str,
         timeout: float,
         patience: float = 0,
         wake: int | None = None,
     ) -> None:
         """Finish a handshake as the TLS client; the peer must be `hostname`.
+
+        Without an `identity` no certificate is presented, which no bridge or server accepts.
 
         It must be over in `timeout` seconds, counted from the peer's first answer, for which
         `patience` more seconds are waited, unless the descriptor `wake` becomes readable.
@@ -320,7 +327,9 @@ class TLSConnection:
         tls.set_hostname(hostname)
         # NSS takes the certificate and key that the callback gives for its own and frees them, so
         # each handshake looks them up anew.
-        tls.set_client_auth_data_callback(lambda _names, *_data: _look_up(identity.nickname))
+        if identity is not None:
+            nickname = identity.nickname
+            tls.set_client_auth_data_callback(lambda _names, *_data: _look_up(nickname))
         self._handshake(as_server=False, timeout=timeout, patience=patience, wake=wake)
 
     def handshake_as_server(

@@ -94,7 +94,7 @@ class Storm:
     def __post_init__(self) -> None:
         self._settle_workers()
         self.descriptors = self._descriptors()
-        self.threads = threads(self.bridge.popen.pid)
+        self.threads = threads(self.bridge.serving)
 
     def _settle_workers(self) -> None:
         """All workers wait at the bridge: each has one connection there."""
@@ -108,7 +108,7 @@ class Storm:
 
     def _descriptors(self) -> int:
         ports = self.site.client_port, self.site.server_port
-        return descriptors(self.bridge.popen.pid, *ports)
+        return descriptors(self.bridge.serving, *ports)
 
     def _all_wait(self) -> bool:
         """Each worker's connection has been taken into the pool, by the bridge's own word."""
@@ -121,7 +121,7 @@ class Storm:
         assert self.bridge.popen.poll() is None
         assert self.server.popen.poll() is None
         self._settle_workers()
-        pid = self.bridge.popen.pid
+        pid = self.bridge.serving
         wait_until(
             lambda: self._descriptors() <= self.descriptors,
             SETTLE_SECONDS,
@@ -142,7 +142,7 @@ class Storm:
 
     def memory_is_small(self) -> None:
         """Neither bridge, supervisor nor any worker has ever had much memory."""
-        for pid in (self.bridge.popen.pid, self.server.popen.pid, *children(self.server.popen.pid)):
+        for pid in (self.bridge.serving, self.server.popen.pid, *children(self.server.popen.pid)):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 assert peak_memory(pid) < 200 * _MIB
 

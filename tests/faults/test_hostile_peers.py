@@ -249,7 +249,7 @@ def bridge_alone(site: Site, peer: PeerFactory) -> Iterator[tuple[Process, Peer,
     """The site's bridge, a scripted server and a client; afterwards it is as it was before."""
     bridge = site.start_bridge()
     server, client = peer(site, "server"), peer(site, "client")
-    pid, ports = bridge.popen.pid, (site.client_port, site.server_port)
+    pid, ports = bridge.serving, (site.client_port, site.server_port)
 
     def now() -> tuple[int, int]:
         return descriptors(pid, *ports), threads(pid)

@@ -190,7 +190,7 @@ def test_root_becomes_the_configured_user(reachable: Site, tmp_path: Path) -> No
     groups = sorted(os.getgrouplist(ACCOUNT.pw_name, GROUP))
     other = {"Uid": [OTHER] * 4, "Gid": [GROUP] * 4, "Groups": groups}
     with site.running() as (bridge, server):
-        assert identity(bridge.popen.pid) == other
+        assert identity(bridge.serving) == other
         server.wait_for("Waiting for a request at the bridge", 4)
         workers = children(server.popen.pid)
         assert len(workers) == 4
@@ -235,7 +235,7 @@ def test_a_pid_file_of_root_goes_with_a_daemon_that_is_nobody(reachable: Site) -
     with ended_afterwards(site):
         for program in ("bridge", "server"):
             site.run(*background(site, program), stdin=b"")
-        assert identity(pid_of(site, "bridge"))["Uid"] == [OTHER] * 4
+        assert identity(children(pid_of(site, "bridge"))[0])["Uid"] == [OTHER] * 4
         assert done(site, "list-users", secrets=[ADMIN]) == b"admin\n"
         for program in ("bridge", "server"):
             pid = pid_of(site, program)

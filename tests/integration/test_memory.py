@@ -1,6 +1,6 @@
 """A large payload costs no memory, in any of the processes, and leaves no file behind.
 
-1 GiB here; the limit is the one that 5 GiB have to keep.
+1 GiB here; the limit is the one that 5 GiB have to keep. Nor does a large number of RPMs.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ import pytest
 from tests.site import Site, module, nul
 
 from .commands_support import ADMIN, done, leftovers, person
+from .rpm_support import build
 
 GIB = 1024**3
 #: The most memory that a process may have used at any time, in KiB.
 LIMIT_KIB = 200 * 1024
+#: How much more a process may use for ten times as many RPMs, in KiB: a third of what the further
+#: ones have together.
+GROWTH_KIB = 12 * 1024
 #: Seconds between two looks at the processes; what they tell is the highest use so far.
 INTERVAL = 0.05
 SECONDS = 110.0
@@ -94,10 +98,10 @@ def test_signing_a_gibibyte(running: Site, tmp_path: Path) -> None:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=running.environment,
     )  # fmt: skip
-    with Watch(client.pid, bridge.popen.pid, server.popen.pid) as watch:
+    with Watch(client.pid, bridge.serving, server.popen.pid) as watch:
         assert client.communicate(nul("k-pw"), timeout=SECONDS) == (b"", b"")
     assert client.returncode == 0
-    assert {pid for pid, _ in watch.peaks} >= {client.pid, bridge.popen.pid, server.popen.pid}
+    assert {pid for pid, _ in watch.peaks} >= {client.pid, bridge.serving, server.popen.pid}
     served = [pid for pid, _ in watch.peaks if pid != server.popen.pid]
     assert len(served) > 2, "no worker was seen"
     assert "gpg" in {name for _, name in watch.peaks}, "the signer was not seen"
@@ -128,9 +132,51 @@ def test_decrypting_what_becomes_large(running: Site, tmp_path: Path) -> None:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=running.environment,
     )  # fmt: skip
-    with Watch(client.pid, bridge.popen.pid, server.popen.pid) as watch:
+    with Watch(client.pid, bridge.serving, server.popen.pid) as watch:
         assert client.communicate(nul("k-pw"), timeout=SECONDS) == (b"", b"")
     assert client.returncode == 0
     assert {who: peak for who, peak in watch.peaks.items() if peak > LIMIT_KIB} == {}
     assert subprocess.run(["cmp", out, zeros], timeout=SECONDS, check=False).returncode == 0
     assert leftovers(running) == []
+
+
+def test_memory_does_not_grow_with_the_number_of_rpms(running: Site, tmp_path: Path) -> None:
+    more = "head -c 200000 /dev/urandom > %{buildroot}/opt/sample/random"
+    package = build(tmp_path, more=more)
+    size = package.stat().st_size
+    assert size * 180 > 2.5 * GROWTH_KIB * 1024
+    files = [tmp_path / f"{number:03d}.rpm" for number in range(200)]
+    for file in files:
+        file.hardlink_to(package)
+    few, many = (
+        peaks_of_signing(running, tmp_path / f"out-{count}", files[:count]) for count in (20, 200)
+    )
+    assert few.keys() == many.keys() == {"client", "bridge", "worker"}
+    growth = {name: many[name] - few[name] for name in few}
+    assert max(growth.values()) < GROWTH_KIB, growth
+
+
+def peaks_of_signing(site: Site, out: Path, files: list[Path]) -> dict[str, int]:
+    """Sign RPMs in one request; the most memory that each of the three has used for it, in KiB."""
+    bridge, server = (process.popen.pid for process in site.processes)
+    # The kernel forgets the highest use so far, which may be that of an earlier request.
+    Path(f"/proc/{bridge}/clear_refs").write_text("5")
+    client = subprocess.Popen(
+        [
+            *module("sigul"), "--batch", "-c", str(site.path("client.conf")),
+            "sign-rpms", "-o", str(out), "k", *map(str, files),
+        ],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=site.environment,
+    )  # fmt: skip
+    with Watch(client.pid, bridge, server) as watch:
+        assert client.communicate(nul("k-pw"), timeout=SECONDS) == (b"", b"")
+    assert len(list(out.iterdir())) == len(files)
+    names = dict(watch.peaks.keys())
+    workers = [
+        peak
+        for (pid, name), peak in watch.peaks.items()
+        if pid not in (client.pid, bridge, server) and name == names[server]
+    ]
+    peaks = {pid: peak for (pid, _name), peak in watch.peaks.items()}
+    return {"client": peaks[client.pid], "bridge": peaks[bridge], "worker": max(workers)}

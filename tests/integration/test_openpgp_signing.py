@@ -6,7 +6,9 @@ import io
 import os
 import re
 import resource
+import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +19,13 @@ from sigul_stack.keystore.envelope import aes_cfb
 from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId
 from sigul_stack.keystore.process import ToolTimeout, memory_file
 from sigul_stack.secret import Secret
-from sigul_stack.signing.openpgp import clear_sign, decrypt, detach_sign, sign_message
+from sigul_stack.signing.openpgp import (
+    REFUSAL_SECONDS,
+    clear_sign,
+    decrypt,
+    detach_sign,
+    sign_message,
+)
 
 from .gnupg_support import (
     CURVES,
@@ -348,11 +356,39 @@ def test_whatever_cannot_be_decrypted_gives_the_same_answer(store: Store, tmp_pa
         with (tmp_path / "out").open("w+b") as target:
             answer: tuple[object, ...] = ("decrypted",)
             try:
-                decrypt(store.home, store.key, PASSPHRASE, io.BytesIO(message), target)
+                decrypt(
+                    store.home, store.key, PASSPHRASE, io.BytesIO(message), target,
+                    refusal_seconds=0,
+                )  # fmt: skip
             except RequestRefused as error:
                 answer = (error.status, error.message)
             answers[name] = (*answer, target.read())
     assert answers == dict.fromkeys(answers, (Status.DECRYPT_FAILED, None, b""))
+
+
+def test_whatever_cannot_be_decrypted_takes_the_same_time(store: Store) -> None:
+    """Medians of a few rounds, so that what else the machine does has little part in them."""
+    clear = os.urandom(1 << 20)
+    good = store.encrypt(clear, "--compress-algo", "none")
+    messages = {
+        "for another key here": store.encrypt(clear, to=store.other),
+        "for an unknown key": store.person.gpg(
+            "-e", "-r", store.person.make_key("nobody"), data=clear
+        ),
+        "damaged at the end": damaged(good, -1),
+        "damaged session key": damaged(good, 20),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in messages}
+    for _ in range(5):
+        for name, message in messages.items():
+            began = time.monotonic()
+            with pytest.raises(RequestRefused):
+                decrypt(store.home, store.key, PASSPHRASE, io.BytesIO(message), io.BytesIO())
+            taken[name].append(time.monotonic() - began)
+    medians = {name: statistics.median(times) for name, times in taken.items()}
+    # Unpadded, the first two take half the time of the others.
+    assert max(medians.values()) - min(medians.values()) < REFUSAL_SECONDS / 10, medians
+    assert min(medians.values()) >= REFUSAL_SECONDS
 
 
 def test_no_clear_text_is_released_before_all_of_it_is_proven(store: Store, tmp_path: Path) -> None:

@@ -192,6 +192,8 @@ GOOD_PEM = ECC_KEY.private_bytes(PEM, PKCS8, LOCKED)
         (KeyType.RSA, dsa.generate_private_key(2048).private_bytes(PEM, PKCS8, LOCKED)),
         (KeyType.ECC, b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nAAAA\n"),
     ],
+    # Not after the data: the keys in it are others at each start.
+    ids=lambda value: value.value if isinstance(value, KeyType) else "data",
 )  # fmt: skip
 def test_what_is_no_key_of_that_type(store: PemStore, keytype: KeyType, data: bytes) -> None:
     with pytest.raises(RequestRefused) as raised:

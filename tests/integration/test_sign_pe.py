@@ -58,8 +58,7 @@ def pesigcheck(signed: Path, *, code: int = 0) -> None:
     """Have pesigcheck compare the signature's digest with the image's.
 
     It is shown a database that allows the image's own digest, as pesign computes it: what decides
-    is then the digest in the signature. Its check of certificates is for TLS servers in Debian 12
-    (pesign 0.112), so that it takes none; sbverify does that.
+    is then the digest in the signature. `pesigcheck_certificate` has it look at certificates.
     """
     digest = program("pesign", "--hash", "--in", signed).stdout.decode().split()
     (text,) = (word for word in digest if len(word) == 64)
@@ -71,6 +70,28 @@ def pesigcheck(signed: Path, *, code: int = 0) -> None:
     )
     found = program("pesigcheck", "-n", "0", "-D", database, "-i", signed, code=code)
     assert (b"is valid" in found.stdout) == (code == 0), found.stdout
+
+
+def pesigcheck_certificate(site: Site, signed: Path, key: str) -> None:
+    """Have pesigcheck allow a signer's certificate and no digest, and look at the signature.
+
+    It wants the certificate of the signer itself, not the root, and an RSA key. That of Debian 12
+    (pesign 0.112) wants a TLS server's certificate and looks at no database of NSS, so that it
+    refuses whatever is signed with one for code. Both are held to that here, so that better ones
+    are noticed.
+    """
+    der = openssl("x509", "-in", str(site.path(f"{key}.pem")), "-outform", "DER")
+    allowed = signed.with_suffix(".der")
+    allowed.write_bytes(der)
+    reasons = []
+    if b"--verbose" not in program("pesigcheck", "--help").stdout:
+        reasons = [b"not approved for application", b"key usage inadequate"]
+    elif KEYS[key] != "RSA":
+        reasons = [b"does not match your certificate"]
+    words = ("pesigcheck", "-n", "0", "-c", allowed, "-i", signed)
+    found = program(*words, code=len(reasons))
+    assert (b"is valid" in found.stdout) == (not reasons), found.stdout
+    assert not reasons or any(reason in found.stderr for reason in reasons), found.stderr
 
 
 @pytest.mark.parametrize("machine", Machine)
@@ -90,6 +111,7 @@ def test_an_image_is_signed(
         sbverify(running, signed, certificate)
     sbverify(running, signed, "ecc" if key == "rsa" else "rsa", code=1)
     pesigcheck(signed)
+    pesigcheck_certificate(running, signed, key)
     # All but checksum and the place of the signatures is as it was.
     before, after = source.read_bytes(), signed.read_bytes()
     changed = [at for at in range(len(before)) if before[at] != after[at]]

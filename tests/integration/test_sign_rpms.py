@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults.proxies import Proxy
 from tests.shared_data import shared
 from tests.site import PROGRAM_SECONDS, Process, Site, module, nul
 from tests.vectors.test_vectors import Exchange, subs
@@ -213,24 +215,85 @@ def error_of(result: subprocess.CompletedProcess[bytes], file: Path) -> str:
     return line
 
 
-def test_head_signing_sends_no_payload(running: Site, rpm: Rpm, tmp_path: Path) -> None:
-    """200 MiB pass through nothing here: bridge and server would refuse a hundredth of that."""
+#: More than is sent around an RPM's headers: a handshake, the inner session, fields, codes.
+AROUND = 12 * KIB
+
+
+def test_head_signing_sends_no_payload(template: Site, tmp_path: Path) -> None:
+    """Counted on the wire, between client and bridge and between bridge and server.
+
+    Whatever else is sent is the same for an RPM with next to no payload.
+    """
     more = "head -c 209715200 /dev/urandom > %{buildroot}/opt/vast/random"
     vast = build(tmp_path, "vast", more=more, macros=[("_binary_payload", "w0.ufdio")])
-    assert vast.stat().st_size > 200 * KIB**2 > BRIDGE_TOTAL > SERVER_TOTAL
-    headers = head_of(vast).length
-    out = tmp_path / "out"
-    bridge_log = running.processes[0]
-    assert done(running, *command(out, "--head-signing", "k", vast), secrets=["k-pw"]) == b""
-    assert len(rpm.signatures(out / vast.name)) == 1
-    rpm.installs(out / vast.name)
-    single = tmp_path / "single.rpm"
-    words = ["sign-rpm", "--head-signing", "-o", str(single), "k", str(vast)]
-    assert done(running, *words, secrets=["k-pw"]) == b""
-    assert len(rpm.signatures(single)) == 1
-    # The bridge tells what it is sent as a payload.
-    assert f"Request 'sign-rpm' of user 'admin', payload {headers} bytes" in bridge_log.text
-    assert headers < 10_000
+    tiny = build(tmp_path, "tiny")
+    assert vast.stat().st_size > 200 * KIB**2
+    with counted_site(template, tmp_path / "site") as (site, by_client, by_bridge):
+        public = done(site, "get-public-key", "k", secrets=["k-pw"])
+        rpm = Rpm(tmp_path / "rpmdb", public)
+        around: dict[tuple[str, bool], list[int]] = {}
+        for package in (tiny, vast):
+            headers = head_of(package).length
+            assert headers < 10_000
+            single, out = tmp_path / f"single-{package.name}", tmp_path / "out"
+            for words in (
+                ["sign-rpm", "--head-signing", "-o", str(single), "k", str(package)],
+                command(out, "--head-signing", "k", package),
+            ):
+                sent_before, served_before = sum(by_client().values()), by_bridge()
+                assert done(site, *words, secrets=["k-pw"]) == b""
+                sent = sum(by_client().values()) - sent_before
+                served = max(
+                    count - served_before.get(number, 0) for number, count in by_bridge().items()
+                )
+                for count in (sent, served):
+                    assert headers < count < headers + AROUND, (words, sent, served, headers)
+                around[words[0], package is vast] = [sent - headers, served - headers]
+            for signed in (single, out / package.name):
+                assert len(rpm.signatures(signed)) == 1
+            rpm.installs(out / package.name)
+    for what in ("sign-rpm", "sign-rpms"):
+        for least, most in zip(around[what, False], around[what, True], strict=True):
+            assert abs(least - most) < KIB, around
+
+
+Counted = Callable[[], dict[int, int]]
+
+
+@contextlib.contextmanager
+def counted_site(template: Site, directory: Path) -> Iterator[tuple[Site, Counted, Counted]]:
+    """A site whose connections are counted, and the bytes sent by clients, and to servers.
+
+    By connection: where a server waits, it has its handshake behind it.
+    """
+    site = Site.copy(template, directory)
+    with Proxy(site.client_port) as clients, Proxy(site.server_port) as servers:
+        ports = (site.client_port, site.server_port)
+        site.client_port, site.server_port = clients.port, servers.port
+        site.configure()
+        for_clients = site.path("client.conf").read_text(), site.path("server.conf").read_text()
+        site.client_port, site.server_port = ports
+        site.configure()
+        for name, text in zip(("client", "server"), for_clients, strict=True):
+            site.path(f"{name}.conf").write_text(text)
+
+        def by_client() -> dict[int, int]:
+            return _bytes(clients.up)
+
+        def to_servers() -> dict[int, int]:
+            return _bytes(servers.down)
+
+        with site.running():
+            done(site, "new-key", "k", secrets=[ADMIN, "k-pw"])
+            yield site, by_client, to_servers
+
+
+def _bytes(connections: list[list[tuple[int, int]]]) -> dict[int, int]:
+    """The bytes of each connection's TLS records, with their heads."""
+    return {
+        number: sum(5 + length for _kind, length in list(records))
+        for number, records in enumerate(list(connections))
+    }
 
 
 def test_rights_are_those_of_the_request(running: Site, small: Path, tmp_path: Path) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from sigul_stack.bridge.admission import Handshakes, Roles
-from sigul_stack.errors import TransportError
-from sigul_stack.transport.stream import Peer
+from sigul_stack.bridge.admission import Handshakes, OnlyLooked, Roles
+from sigul_stack.errors import DeadlineExceeded, TransportError
+from sigul_stack.transport.stream import Deadline, Peer
 
 
 @dataclass
@@ -165,3 +166,46 @@ def test_a_refused_server_may_still_be_a_client() -> None:
     with pytest.raises(TransportError):
         roles.check_server(peer("alice"))
     roles.check_client(peer("alice"))
+
+
+def greeting(seconds: float = 30.0) -> Deadline:
+    """The limit on the first byte."""
+    return Deadline(seconds, "the handshake")
+
+
+def test_a_first_byte_is_awaited_and_left(newcomers: Newcomers) -> None:
+    near = newcomers.make()
+    newcomers.pairs[0][1].send(b"hello")
+    Handshakes(1).enter("a", near).await_greeting(greeting())
+    assert near.recv(5) == b"hello"
+
+
+def test_who_ends_without_a_byte_only_looked(newcomers: Newcomers) -> None:
+    near = newcomers.make()
+    newcomers.pairs[0][1].shutdown(socket.SHUT_RDWR)
+    with pytest.raises(OnlyLooked):
+        Handshakes(1).enter("a", near).await_greeting(greeting())
+
+
+def test_who_resets_without_a_byte_only_looked() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        near, _address = listener.accept()
+    # Closing resets then: how some port checks end.
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()
+    with near, pytest.raises(OnlyLooked):
+        Handshakes(1).enter("a", near).await_greeting(greeting())
+
+
+def test_who_makes_room_did_not_only_look(newcomers: Newcomers) -> None:
+    handshakes = Handshakes(1)
+    first = handshakes.enter("a", newcomers.make())
+    handshakes.enter("a", newcomers.make())
+    with pytest.raises(TransportError, match="too many"):
+        first.await_greeting(greeting())
+
+
+def test_a_first_byte_has_a_limit(newcomers: Newcomers) -> None:
+    with pytest.raises(DeadlineExceeded, match="the handshake"):
+        Handshakes(1).enter("a", newcomers.make()).await_greeting(greeting(0.05))

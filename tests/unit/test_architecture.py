@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "protocol": frozenset(),
     "config": frozenset(),
     "logcontext": frozenset(),
+    "children": frozenset(),
     "metrics": frozenset(),
     "tools": frozenset(),
     # Only these two of protocol: the inner session is carried in its chunks.
@@ -43,11 +44,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "keystore": _SHARED | {"database", "tools"},
     # Only these two of protocol: client and signer take the same RPMs apart.
     "signing": _SHARED | {"database", "keystore", "protocol.codec", "protocol.rpm", "tools"},
-    "bridge": _SHARED | {"protocol", "transport", "logcontext", "metrics"},
+    "bridge": _SHARED | {"protocol", "transport", "logcontext", "metrics", "children"},
     "client": _SHARED | {"protocol", "transport", "tools"},
     "server": _SHARED
     | {"protocol", "transport", "database", "keystore", "signing", "pki"}
-    | {"logcontext", "metrics", "tools"},
+    | {"logcontext", "metrics", "children", "tools"},
     # Of the server only what tells its stores, and who may change them when.
     "backup": _SHARED
     | {"database", "keystore", "server.keychanges", "server.services", "server.spool"},
@@ -77,8 +78,9 @@ MAY_START_PROGRAMS = (
     "signing", "signing.*", "keystore", "keystore.*", "pki", "pki.*", "cli.demo*",
     # Asks programs for their versions.
     "tools",
-    # A client's own git knows a repository's format and hash; no server is asked for that.
-    "client.git",
+    # A client's own git knows a repository's format and hash; no server is asked for that. Nor is
+    # one asked whether its own signatures are good: a client's gpg tells.
+    "client.git", "client.verify",
 )  # fmt: skip
 STARTS_PROGRAMS = frozenset({"subprocess", "pty", "multiprocessing", "asyncio"})
 STARTING_CALLS = ("system", "popen", "exec*", "spawn*", "posix_spawn*")

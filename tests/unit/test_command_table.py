@@ -59,6 +59,9 @@ ORDER: list[tuple[str, list[str]]] = [
     ("change-passphrase k --client-binding-method test -w f", ["passphrase"]),
     ("sign-text k f", ["passphrase"]),
     ("sign-data k f -a", ["passphrase"]),
+    ("sign-data k f g --output-dir d", ["passphrase"]),
+    ("verify k f s", ["passphrase"]),
+    ("verify --password k f", ["password"]),
     ("decrypt k f", ["passphrase"]),
     ("sign-git-tag k t", ["passphrase"]),
     ("sign-container k f r -o o", ["passphrase"]),
@@ -150,8 +153,9 @@ def test_every_command_has_help_and_something_to_run(command: object) -> None:
 def test_each_command_is_there_once_and_has_its_operation() -> None:
     names = [command.name for command in COMMANDS]
     assert len(names) == len(set(names))
-    # The client's own methods need no operation, the server's have another name on the wire.
-    on_the_wire = {*names, "list-binding-methods"} - {"list-server-binding-methods"}
+    # The client's own methods need no operation, the server's have another name on the wire, and
+    # verify asks for a public key.
+    on_the_wire = {*names, "list-binding-methods"} - {"list-server-binding-methods", "verify"}
     assert on_the_wire <= set(OPERATIONS)
 
 
@@ -166,7 +170,7 @@ def test_each_command_is_there_once_and_has_its_operation() -> None:
 )
 def test_options_and_operands_may_be_mixed(line: str) -> None:
     _, arguments = parsed(line)
-    assert (arguments.key, arguments.file, arguments.armor) == ("key", "file", True)
+    assert (arguments.key, arguments.file, arguments.armor) == ("key", ["file"], True)
     assert arguments.output == Path("out")
 
 
@@ -176,6 +180,8 @@ def test_options_and_operands_may_be_mixed(line: str) -> None:
         ("list-users x", "unrecognized arguments: x"),
         ("delete-user", "the following arguments are required: USER"),
         ("sign-data k", "required: FILE"),
+        ("sign-data k f g", "--output-dir DIR is needed"),
+        ("sign-data k f --output-dir d -o o", "give -o/--output or --output-dir"),
         ("modify-user u --admin maybe", "invalid choice: 'maybe'"),
         ("new-key k --key-type DSA", "invalid choice: 'DSA'"),
         ("new-key k --gnupg-expire-date 20300131", "not a date of the form YYYY-MM-DD"),

@@ -217,6 +217,23 @@ def test_all_steps_of_a_parse_share_a_deadline() -> None:
         slow_count()
 
 
+def test_a_stream_that_ends_before_its_first_byte_has_not_begun() -> None:
+    near, far = memory.pair()
+    far.end_writing()
+    assert not ChunkedStream(near, 1).begin(Deadline(1, "the header"))
+
+
+def test_what_begins_a_stream_is_not_lost() -> None:
+    near, far = memory.pair()
+    far.write(outer(b"abcd")[:-1], 1)
+    chunked = ChunkedStream(near, 1)
+    assert chunked.begin(Deadline(1, "the header"))
+    far.write(b"d", 1)
+    assert chunked.read_exactly(4) == b"abcd"
+    with pytest.raises(DeadlineExceeded, match="the header"):
+        chunked.begin(Deadline(0.05, "the header"))
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [

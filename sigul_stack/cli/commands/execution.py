@@ -69,10 +69,13 @@ def execute(command: Command, arguments: Arguments, surroundings: Surroundings) 
         _function(command.check)(arguments)
     with contextlib.ExitStack() as stack:
         payload = output = None
+        many = command.many is not None and command.many(arguments)
         for operand in command.operands:
-            if operand.reads:
-                payload = stack.enter_context(open_payload(Path(getattr(arguments, operand.name))))
-        if command.output is not None:
+            if operand.reads and not many:
+                named = getattr(arguments, operand.name)
+                path = Path(named[0] if operand.many else named)
+                payload = stack.enter_context(open_payload(path))
+        if command.output is not None and not many:
             from ...client.output import open_output
 
             output = stack.enter_context(

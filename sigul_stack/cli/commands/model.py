@@ -15,7 +15,7 @@ Arguments = argparse.Namespace
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Operand:
-    """A word of the command line without a dash, or with `many` one or more of them.
+    """A word of the command line without a dash: with `many` one or more, `optional` one or none.
 
     `reads` says that it names the payload's file.
     """
@@ -24,6 +24,7 @@ class Operand:
     help: str
     reads: bool = False
     many: bool = False
+    optional: bool = False
 
     @property
     def metavar(self) -> str:
@@ -89,6 +90,9 @@ class Command:
     check: str | None = None
     local: bool = False
     prepare: str | None = None
+    #: Whether these arguments are about many files, which the command itself opens and writes: it
+    #: is given neither payload nor output then.
+    many: Callable[[Arguments], bool] | None = None
 
 
 def date(text: str) -> datetime.date:

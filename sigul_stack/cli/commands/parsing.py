@@ -16,7 +16,7 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
         epilog=_about_secrets(command),
     )
     for operand in command.operands:
-        nargs = "+" if operand.many else None
+        nargs = "+" if operand.many else "?" if operand.optional else None
         parser.add_argument(operand.name, metavar=operand.metavar, help=operand.help, nargs=nargs)
     for option in command.options:
         parser.add_argument(*option.spellings, **option.how)

@@ -147,6 +147,18 @@ def _rpms_misuse(arguments: Arguments) -> str | None:
     return _rpm_misuse(arguments)
 
 
+def _has_output_directory(arguments: Arguments) -> bool:
+    return arguments.output_dir is not None
+
+
+def _data_misuse(arguments: Arguments) -> str | None:
+    if _has_output_directory(arguments):
+        return "give -o/--output or --output-dir" if arguments.output is not None else None
+    if len(arguments.file) > 1:
+        return "--output-dir DIR is needed, for the signatures of many files"
+    return None
+
+
 def _binary(_arguments: Arguments) -> bool:
     return True
 
@@ -427,13 +439,41 @@ COMMANDS: tuple[Command, ...] = (
         "sign-data",
         "Make a detached signature",
         "signing:sign_data",
-        operands=(_KEY, Operand("file", "file to sign", reads=True)),
+        operands=(
+            _KEY,
+            Operand("file", "file to sign; many with --output-dir", reads=True, many=True),
+        ),
         options=(
             _OUTPUT,
             option("-a", "--armor", action="store_true", help="make an ASCII-armoured signature"),
+            option(
+                "--output-dir",
+                metavar="DIR",
+                type=Path,
+                help="write each file's signature to DIR, which is made if need be, as FILE.sig, or"
+                " FILE.asc with --armor",
+            ),
         ),
         secrets=(_PASSPHRASE,),
         output=lambda arguments: not arguments.armor,
+        misuse=_data_misuse,
+        check="signing:check_data",
+        many=_has_output_directory,
+    ),
+    Command(
+        "verify",
+        "Verify a signature with a key's public part",
+        "signing:verify",
+        operands=(
+            _KEY,
+            Operand("file", "the file that is signed, or a clear-signed text"),
+            Operand(
+                "signature", "its detached signature; none for clear-signed text", optional=True
+            ),
+        ),
+        options=(_PASSWORD,),
+        secrets=_PASSPHRASE_OR_PASSWORD,
+        check="signing:check_signed",
     ),
     Command(
         "decrypt",

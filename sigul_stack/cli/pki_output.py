@@ -1,0 +1,106 @@
+"""What `sigul-stack pki` prints: certificates, findings and steps, as text or JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from .. import pki
+
+_TO_DO: Final = {
+    "none": "One CA issues and is trusted.",
+    "begun": "Take the databases to their components and SIGHUP the daemons; then: issue",
+    "issuing": "Take the databases to their components and SIGHUP the daemons. Once every leaf is"
+    " of the new CA and in use: finish",
+}
+
+
+def print_certificate(done: str, item: pki.CertificateInfo, database: pki.NSSDatabase) -> None:
+    """One line about a certificate that was just `done`."""
+    names = f" ({', '.join(item.names)})" if item.names else ""
+    print(
+        f"{done} '{item.nickname}' in {database.directory}: {item.common_name}{names}, valid until"
+        f" {item.not_after:%Y-%m-%d} ({item.days_left()} days)"
+    )
+
+
+def print_entry(item: pki.CertificateInfo, warn_days: int) -> None:
+    """What there is to know about a certificate, over several lines."""
+    left = item.days_left()
+    state = ", EXPIRED" if item.expired() else ", expires soon" if left < warn_days else ""
+    kind = "CA" if item.is_authority else "leaf"
+    if item.is_authority and item.has_private_key:
+        kind = {"next": "the next CA", "old": "the old CA"}.get(
+            item.nickname.rpartition("-")[2], kind
+        )
+    print(f"  {item.nickname}")
+    rows = [
+        ("subject", f"{item.common_name} ({kind})"),
+        ("names", ", ".join(item.names)),
+        ("issuer", item.issuer),
+        ("serial", item.serial),
+        ("valid", f"until {item.not_after:%Y-%m-%d} ({left} days left{state})"),
+        ("key", "private key is here" if item.has_private_key else "no private key"),
+        ("trust", item.trust),
+    ]
+    for label, value in rows:
+        if value:
+            print(f"    {label:8} {value}")
+
+
+def certificate_json(item: pki.CertificateInfo) -> dict[str, Any]:
+    """The same as data."""
+    return {
+        "nickname": item.nickname,
+        "common_name": item.common_name,
+        "names": list(item.names),
+        "issuer": item.issuer,
+        "serial": item.serial,
+        "not_before": item.not_before.isoformat(),
+        "not_after": item.not_after.isoformat(),
+        "days_left": item.days_left(),
+        "expired": item.expired(),
+        "authority": item.is_authority,
+        "has_private_key": item.has_private_key,
+        "trust": item.trust,
+        "sha256": item.fingerprint,
+    }
+
+
+def print_json(value: object) -> None:
+    """Print `value`, indented."""
+    print(json.dumps(value, indent=2))
+
+
+def print_rollover(rollover: pki.Rollover, done: list[pki.Done], *, as_json: bool) -> None:
+    """What a step did, and how far the rollover has come."""
+    standings = rollover.standings() if rollover.phase is not pki.Phase.NONE else []
+    if as_json:
+        print_json(
+            {
+                "phase": rollover.phase.value,
+                "authority": rollover.new.subject.rfc4514_string(),
+                "done": [
+                    {"database": str(item.directory), "result": item.step.value} for item in done
+                ],
+                "databases": [
+                    {
+                        "database": str(item.directory),
+                        "trusts_old": item.trusts_old,
+                        "trusts_new": item.trusts_new,
+                        "issued_by_new": item.issued_by_new,
+                    }
+                    for item in standings
+                ],
+            }
+        )
+        return
+    for step in done:
+        print(f"{step.step.value:8} {step.directory}")
+    for item in standings:
+        trusted = " and ".join(
+            name for name, has in (("old", item.trusts_old), ("new", item.trusts_new)) if has
+        )
+        own = "new" if item.issued_by_new else "old"
+        print(f"{item.directory}: trusts the {trusted or 'no'} CA, has a leaf of the {own} one")
+    print(f"rollover: {rollover.phase.value}. {_TO_DO[rollover.phase.value]}")

@@ -1,0 +1,129 @@
+"""Verifying a signature with a public key and nothing else: gpg in a home of its own.
+
+Runs gpg, which is why this module of the client may start programs. The home is made for one
+verification and holds the one key that the server gave, so that a signature by any other is not
+good, whoever trusts it elsewhere; the person's own key rings and configuration play no part.
+
+The verdict comes from gpg's status lines (doc/DETAILS of GnuPG): its exit code also tells about
+signatures of others beside ours.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ..errors import SigulError, ToolMissing
+
+#: How long gpg may take, in seconds, besides what the file's size adds.
+_SECONDS: Final = 60.0
+#: How much of a file gpg digests in a second on the slowest machine that is supported.
+_BYTES_PER_SECOND: Final = 20 << 20
+#: Longest output of gpg that is looked at, in bytes.
+_MAX_OUTPUT: Final = 1 << 20
+
+_BEGIN = b"-----BEGIN PGP SIGNED MESSAGE-----"
+_END = b"-----END PGP SIGNATURE-----"
+
+#: What makes a signature one that does not count, and how to say so.
+_FAULTS: Final = {
+    "BADSIG": "the signature is not of this file: one of the two was changed",
+    "EXPSIG": "the signature has expired",
+    "EXPKEYSIG": "the key has expired",
+    "REVKEYSIG": "the key has been revoked",
+}
+
+
+class BadSignature(SigulError):
+    """A signature that is not good; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoodSignature:
+    """Who signed and when: the primary key's fingerprint, and seconds since 1970."""
+
+    fingerprint: str
+    made_at: int
+
+
+def verify(public_key: bytes, file: Path, signature: Path | None) -> GoodSignature:
+    """Check `signature` of `file`, or where it is None the clear-signed text `file`.
+
+    `public_key` is an armoured OpenPGP key. Raises `BadSignature`; `SigulError` where the files
+    cannot be read or the key is none of OpenPGP's; `ToolMissing`.
+    """
+    if not public_key.lstrip().startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----"):
+        raise SigulError("only signatures of gnupg keys can be verified; openssl knows the others")
+    if signature is None:
+        _check_clear_signed(file)
+    words = [file] if signature is None else [signature, file]
+    with tempfile.TemporaryDirectory(prefix="sigul-verify-") as home:
+        _gpg(home, "--import", given=public_key)
+        status = _gpg(
+            home, "--verify", "--", *(str(word.absolute()) for word in words),
+            seconds=_SECONDS + file.stat().st_size / _BYTES_PER_SECOND,
+        )  # fmt: skip
+    return _verdict(status)
+
+
+def _check_clear_signed(file: Path) -> None:
+    """Refuse what gpg would leave out of its verdict: text before or behind the signed one."""
+    try:
+        with file.open("rb") as stream:
+            lines = [line.rstrip() for line in stream if line.strip()]
+    except OSError as error:
+        raise SigulError(f"'{file}' cannot be read: {error.strerror}") from error
+    if _BEGIN not in lines:
+        raise BadSignature(f"'{file}' is no clear-signed text; name its SIGNATURE as well")
+    if (lines[0], lines[-1]) != (_BEGIN, _END) or lines.count(_BEGIN) != 1:
+        raise BadSignature(f"'{file}' holds more than one clear-signed text; take the rest out")
+
+
+def _verdict(status: list[list[str]]) -> GoodSignature:
+    for words in status:
+        if words[0] in _FAULTS:
+            raise BadSignature(_FAULTS[words[0]])
+    good = [words for words in status if words[0] == "GOODSIG"]
+    valid = [words for words in status if words[0] == "VALIDSIG"]
+    if good and valid and len(valid[0]) > 10:
+        return GoodSignature(valid[0][10], int(valid[0][3]))
+    if any(words[0] in ("ERRSIG", "NO_PUBKEY") for words in status):
+        raise BadSignature("the signature is another key's")
+    raise BadSignature("there is no signature that gpg can read")
+
+
+def _gpg(
+    home: str, *arguments: str, given: bytes = b"", seconds: float = _SECONDS
+) -> list[list[str]]:
+    """Run gpg; the words of its status lines."""
+    try:
+        done = subprocess.run(
+            [
+                "gpg", "--homedir", home, "--batch", "--no-tty", "--no-options", "--no-autostart",
+                "--status-fd", "1", "--trust-model", "always", "--no-auto-key-retrieve",
+                "--no-auto-check-trustdb", *arguments,
+            ],
+            input=given,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise ToolMissing("gpg is not installed; install the package gnupg") from None
+    except subprocess.TimeoutExpired:
+        raise SigulError(
+            f"gpg did not finish within {seconds:g} s; see what else keeps the machine busy"
+        ) from None
+    if arguments[0] == "--import" and done.returncode:
+        raise SigulError("gpg does not take the server's public key: " + _last_line(done.stderr))
+    lines = done.stdout[:_MAX_OUTPUT].decode("utf-8", "replace").splitlines()
+    return [line.split()[1:] for line in lines if line.startswith("[GNUPG:] ")]
+
+
+def _last_line(text: bytes) -> str:
+    return (text.decode("utf-8", "replace").strip().splitlines() or ["it does not say why"])[-1]

@@ -1,0 +1,255 @@
+"""The images: what is in them, what is not, and that they run as they are to be run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from images.builder import components
+from tests.kit.conftest import CHECKOUT, Container
+
+pytestmark = [pytest.mark.kit, pytest.mark.timeout(900)]
+
+COMPONENTS = sorted(components.COMPONENTS)
+
+TOOLS = {
+    "bridge": ("certutil", "pk12util", "sigul_bridge"),
+    "server": (
+        *("gpg", "gpg-agent", "gpgconf", "rpmkeys", "osslsigncode", "openssl", "keyctl"),
+        *("tpm2_createpolicy", "tpm2_unseal", "certutil", "sigul_server", "sigul_server_create_db"),
+    ),
+    "client": ("git", "openssl", "keyctl", "tpm2_unseal", "certutil", "sigul"),
+}
+UNWANTED = (
+    "cc",
+    "gcc",
+    "ld",
+    "make",
+    "pip",
+    "pip3",
+    "perl",
+    "apt",
+    "apt-get",
+    "su",
+    "sudo",
+    "bash",
+)
+
+SETUID = """
+import os, stat
+for top, names, files in os.walk("/"):
+    names[:] = [n for n in names if os.path.join(top, n) not in ("/proc", "/sys", "/dev")]
+    for name in files:
+        mode = os.lstat(os.path.join(top, name)).st_mode
+        if stat.S_ISREG(mode) and mode & 0o6000:
+            print(os.path.join(top, name))
+"""
+
+
+def labels(image: str) -> dict[str, str]:
+    said = subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=True)
+    [found] = json.loads(said.stdout)
+    return dict(found["Config"]["Labels"])
+
+
+@pytest.mark.parametrize("user", ["1000:1000", "48213:48213"])
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_programs_run_as_any_user(container: Container, component: str, user: str) -> None:
+    script = "id -u && sigul --version && sigul_bridge --version && sigul-stack --version"
+    done = container(component, "sh", "-ec", script, options=("--user", user))
+    assert done.returncode == 0, done.stderr
+    uid, *versions = done.stdout.splitlines()
+    assert uid == user.partition(":")[0]
+    assert len(versions) == 3
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_the_user_is_not_root_unless_told(container: Container, component: str) -> None:
+    done = container(component, "id", "-un")
+    assert (done.returncode, done.stdout) == (0, "sigul\n")
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_nss_works(container: Container, component: str) -> None:
+    """Databases are made and opened; the binding loads the system's NSS, as softoken does."""
+    script = (
+        "mkdir /tmp/nss; printf secret-password >/tmp/p; certutil -N -d sql:/tmp/nss -f /tmp/p;"
+        " exec python -c \"import nss.nss, nss.ssl; nss.nss.nss_init('sql:/tmp/nss')\""
+    )
+    done = container(component, "sh", "-ec", script)
+    assert done.returncode == 0, done.stderr
+    names = container(
+        component,
+        "python",
+        "-c",
+        "import nss.ssl\n"
+        "for line in open('/proc/self/maps'):\n"
+        "    if '/libnss3' in line or '/libssl3' in line: print(line.split()[-1])",
+    )
+    loaded = set(names.stdout.split())
+    assert loaded and all(name.startswith("/usr/lib/") for name in loaded), names
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_has_what_its_operations_start(container: Container, component: str) -> None:
+    script = 'for tool; do command -v "$tool" >/dev/null || echo "$tool"; done'
+    done = container(component, "sh", "-ec", script, "sh", *TOOLS[component])
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_has_nothing_beyond(container: Container, component: str) -> None:
+    script = 'for tool; do ! command -v "$tool" || true; done'
+    done = container(component, "sh", "-ec", script, "sh", *UNWANTED)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_no_file_gives_rights(container: Container, component: str) -> None:
+    done = container(component, "python3", "-c", SETUID, options=("--user", "0:0"))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_has_no_certificates_of_the_machine_that_built_it(
+    container: Container, component: str
+) -> None:
+    """Nothing that the build may have used to reach a mirror or registry stays."""
+    script = "ls -A /etc/ssl/certs /usr/local/share/ca-certificates 2>/dev/null; env"
+    done = container(component, "sh", "-c", script)
+    names = [line for line in done.stdout.splitlines() if "=" not in line and ":" not in line]
+    assert not [name for name in names if name], done.stdout
+    assert "PIP_" not in done.stdout and "SSL_CERT" not in done.stdout
+    assert "proxy" not in done.stdout.lower()
+
+
+def test_a_whole_site_works_in_the_server_image(container: Container) -> None:
+    """Certificates are made, both TLS layers are set up, and a file is signed and verified."""
+    done = container("server", "sigul-stack", "demo", "--directory", "/tmp/demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_gpg_of_the_server_signs(container: Container) -> None:
+    script = (
+        "umask 077; mkdir /tmp/g; cd /tmp; export GNUPGHOME=/tmp/g;"
+        " gpg -q --batch --passphrase '' --quick-gen-key someone ed25519 sign never;"
+        " echo text | gpg -q --batch --sign | gpg -q --verify"
+    )
+    done = container("server", "sh", "-ec", script)
+    assert done.returncode == 0, done.stderr
+
+
+def test_term_ends_a_container(images: dict[str, str]) -> None:
+    name = f"sigul-test-term-{os.getpid()}"
+    subprocess.run(["docker", "run", "--detach", "--name", name, images["client"]], check=True)
+    try:
+        # Before that there is no process yet that a signal could reach.
+        limit = time.monotonic() + 60
+        top = ["docker", "top", name]
+        # A heading, tini, and what it has started.
+        while len(subprocess.run(top, capture_output=True).stdout.splitlines()) < 3:
+            assert time.monotonic() < limit
+            time.sleep(0.2)
+        began = time.monotonic()
+        subprocess.run(["docker", "stop", "-t", "60", name], check=True, timeout=100)
+        state = subprocess.run(
+            ["docker", "inspect", "--format", "{{.State.ExitCode}}", name],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        # 143: the signal's own; 137 would be the engine's last resort.
+        assert state.stdout.strip() == "143"
+        assert time.monotonic() - began < 50
+    finally:
+        subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_package_list_is_what_is_installed(container: Container, component: str) -> None:
+    listed = json.loads(container(component, "cat", f"/{components.SBOM}").stdout)
+    assert listed["bomFormat"] == "CycloneDX"
+    debian = {
+        (one["name"], one["version"])
+        for one in listed["components"]
+        if one["purl"].startswith("pkg:deb/")
+    }
+    show = "${db:Status-Abbrev}|${Package}|${Version}\n"
+    said = container(component, "dpkg-query", "-W", "-f", show).stdout.splitlines()
+    rows = [line.split("|") for line in said]
+    assert debian == {(name, version) for status, name, version in rows if status.strip() == "ii"}
+    python = {
+        (one["name"], one["version"])
+        for one in listed["components"]
+        if one["purl"].startswith("pkg:pypi/")
+    }
+    ask = (
+        "import importlib.metadata as m\n"
+        "for d in m.distributions(): print(d.metadata['Name'], d.version)"
+    )
+    said = container(component, "python", "-c", ask).stdout.splitlines()
+    assert python == {tuple(line.split()) for line in said}
+    assert ("sigul-stack" in {name for name, _ in python}) and ("pip" not in dict(python))
+    beside = CHECKOUT / ".cache/images/layers" / f"sigul-stack-{component}" / "sbom.json"
+    if "SIGUL_IMAGE_PREFIX" not in os.environ:
+        assert json.loads(beside.read_text()) == listed
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_labels_say_what_it_is(images: dict[str, str], component: str) -> None:
+    found = labels(images[component])
+    for name in ("title", "description", "licenses", "version", "created"):
+        assert found[f"org.opencontainers.image.{name}"]
+
+
+def test_second_build_does_nothing(images: dict[str, str]) -> None:
+    done = subprocess.run(
+        [CHECKOUT / "images/build", "--json"], capture_output=True, text=True, check=True
+    )
+    assert [one["built"] for one in json.loads(done.stdout)] == [False] * 4
+
+
+def test_layers_are_the_same_when_made_again(images: dict[str, str], tmp_path: Path) -> None:
+    """Under another prefix, programs built and compiled anew: the same bytes."""
+    prefix = f"sigul-test-{os.getpid()}"
+    made = [CHECKOUT / "images/build", "--prefix", prefix, "bridge", "server"]
+    layers = CHECKOUT / ".cache/images/layers"
+    first = os.environ.get("SIGUL_IMAGE_PREFIX") or "sigul-stack"
+    try:
+        subprocess.run(made, check=True, capture_output=True, timeout=600)
+        for name in ("bridge/programs.tar", "server/system.tar", "server/programs.tar"):
+            mine, theirs = (layers / f"{which}-{name}" for which in (first, prefix))
+            assert mine.read_bytes() == theirs.read_bytes(), name
+    finally:
+        for component in ("server", "bridge", "base"):
+            tags = subprocess.run(
+                ["docker", "image", "ls", "--quiet", f"{prefix}/{component}"],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            for identity in set(tags.stdout.split()):
+                subprocess.run(["docker", "image", "rm", "--force", identity], capture_output=True)
+            for file in (layers / f"{prefix}-{component}").glob("*"):
+                file.unlink()
+            (layers / f"{prefix}-{component}").rmdir()
+
+
+def test_no_engine_is_said_in_one_line(tmp_path: Path) -> None:
+    """Where nothing answers, `images/build` says what would help."""
+    done = subprocess.run(
+        [sys.executable, CHECKOUT / "images/build"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/none.sock"},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "scripts/engine" in done.stderr
