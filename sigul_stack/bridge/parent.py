@@ -234,6 +234,8 @@ class Parent:
             for child in self._children.values():
                 os.close(child.news)
                 os.close(child.orders)
+            # A port that this child does not serve would else stay open without anybody there.
+            self._ports.close_all_but(plan)
             plan.serve(listeners, Orders(orders_read, news_write))
 
         def report(text: str) -> None:

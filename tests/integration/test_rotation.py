@@ -416,9 +416,9 @@ def test_clients_that_wait_for_a_server_get_one_whichever_process_has_them(own: 
 def test_a_bridge_whose_parent_is_killed_is_gone(own: Site) -> None:
     bridge = own.start_bridge()
     serving = bridge.serving
-    bridge.popen.kill()
+    own.processes.remove(bridge)
+    assert bridge.stop(signal.SIGKILL) == -signal.SIGKILL
     wait_until(lambda: has_ended(serving), DAEMON_SECONDS, "the child's end")
-    own.processes.clear()
     with own.running():
         assert done(own, "list-users", secrets=[ADMIN]) == b"admin\n"
 
