@@ -1,4 +1,4 @@
-"""Each of molecule's scenarios passes and leaves nothing behind; `default` is in test_secrets.py."""
+"""Each of molecule's scenarios passes, and leaves nothing behind (`default`: test_secrets.py)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def test_every_scenario_is_run() -> None:
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("images")
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_scenario(scenario: str) -> None:
     try:
@@ -28,6 +29,7 @@ def test_scenario(scenario: str) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("images")
 def test_what_a_failed_run_left_is_removed() -> None:
     # What stands at any time of a run: machines, a container, a network and files of others.
     molecule("create", "-s", "sign")

@@ -8,8 +8,10 @@ site: as it is, in base64 and in hex.
 from __future__ import annotations
 
 import base64
+import io
 import json
 import subprocess
+import tarfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -77,7 +79,7 @@ class Deployed:
 
 
 @pytest.fixture(scope="module")
-def deployed() -> Iterator[Deployed]:
+def deployed(images: dict[str, str]) -> Iterator[Deployed]:
     destroy(SCENARIO)
     try:
         with Processes() as processes:
@@ -86,6 +88,7 @@ def deployed() -> Iterator[Deployed]:
         secrets = {
             str(path.relative_to(control)): path.read_bytes().strip()
             for path in [*control.glob("secrets/*"), *control.glob("ca/nss-password")]
+            if path.is_file()
         }
         yield Deployed(log, frozenset(processes.seen), secrets)
     finally:
@@ -155,6 +158,23 @@ def test_none_in_files_but_those_for_secrets(deployed: Deployed) -> None:
         searched += 1
         assert found(path.read_bytes(), deployed.secrets.values()) == [], path
     assert searched > 10
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_none_in_the_diagnostics_bundle(deployed: Deployed, component: str) -> None:
+    name = f"sigul-{SITE}-{component}"
+    docker("exec", name, "sigul-stack", "diagnose", "--output", "/tmp/bundle.tar.gz")
+    bundle = subprocess.run(
+        ["docker", "exec", name, "cat", "/tmp/bundle.tar.gz"],
+        capture_output=True, check=True, timeout=60,
+    ).stdout  # fmt: skip
+    with tarfile.open(fileobj=io.BytesIO(bundle), mode="r:gz") as reading:
+        files = [reading.extractfile(member) for member in reading if member.isfile()]
+        texts = [file.read() for file in files if file is not None]
+    assert b"nss-dir" in b"".join(texts), "the bundle has no configuration"
+    for text in texts:
+        assert found(text, deployed.secrets.values()) == []
 
 
 def test_secrets_are_for_their_owner_alone(deployed: Deployed) -> None:
