@@ -129,6 +129,10 @@ class ToolMissing(KeystoreError):
     """A program that an operation needs is not installed; the message names its package."""
 
 
+class BackupError(SigulError):
+    """A backup cannot be made, is not whole, or cannot be put in place."""
+
+
 class RequestRefused(SigulError):
     """A request ends with a `Status` other than OK.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from .. import __version__
 from ..errors import SigulError
-from . import check_config, database, demo, diagnose, doctor, health, pki
+from . import backup, check_config, database, demo, diagnose, doctor, health, pki
 from .logs import set_up_client
 
 
@@ -16,14 +16,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the subcommands; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="sigul-stack",
-        description="Sets up and looks after a Sigul site: certificates, database, a site to try.",
+        description="Sets up and looks after a Sigul site: certificates, database, backups, and a"
+        " site to try.",
         epilog="The classic programs stand beside this one: sigul (the client), sigul_bridge,"
         " sigul_server, sigul_server_create_db, sigul_server_add_admin, sigul_setup_client;"
         " each has --help.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (pki, database, check_config, health, doctor, diagnose, demo):
+    for module in (pki, database, backup, check_config, health, doctor, diagnose, demo):
         module.add_parser(subparsers)
     options = parser.parse_args(argv)
     set_up_client(0, sys.stderr)

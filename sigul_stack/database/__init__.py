@@ -17,6 +17,7 @@ from sigul_stack.database.maintenance import (
 from sigul_stack.database.queries import Database, Reader, Writer
 from sigul_stack.database.records import Key, KeyAccess, KeyType, User
 from sigul_stack.database.target import sqlite_url
+from sigul_stack.database.transfer import load, save
 
 __all__ = [
     "Database",
@@ -30,7 +31,9 @@ __all__ = [
     "Writer",
     "create",
     "ensure_usable",
+    "load",
     "migrate",
+    "save",
     "schema_state",
     "sqlite_url",
 ]

@@ -63,14 +63,18 @@ def back_up(database: Path, now: datetime) -> Path:
         raise DatabaseError(f"{database}: {backup} exists already: try again in a second")
     with workshop(real) as directory:
         draft = empty_file(directory / real.name)
-        _copy(real, draft)
+        copy_file(real, draft)
         _dress(draft, real.stat())
         draft.rename(backup)
     sync_directory(backup.parent)
     return backup
 
 
-def _copy(source: Path, draft: Path) -> None:
+def copy_file(source: Path, draft: Path) -> None:
+    """Copy one state of an SQLite database into the empty file `draft`, and check the copy.
+
+    Raises `OSError`, `sqlite3.Error`, and `DatabaseError` where the copy is not sound.
+    """
     with (
         closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True)) as original,
         closing(sqlite3.connect(draft)) as copy,

@@ -31,6 +31,7 @@ from .files import locked, storage_errors, sync, write_new
 _log = logging.getLogger(__name__)
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 #: The curves that `ecc-default-curve` may name.
 CURVES: dict[str, Callable[[], ec.EllipticCurve]] = {
@@ -164,6 +165,23 @@ class PemStore:
                 if path.suffix == ".pem" and _FINGERPRINT.fullmatch(path.stem)
             )  # fmt: skip
 
+    def require_whole(self, fingerprint: str) -> None:
+        """Raise `KeystoreError` unless both files of the key are what such files hold."""
+        private = self._read(self._private(fingerprint))
+        if b"PRIVATE KEY-----" not in private or b"-----END " not in private:
+            raise KeystoreError(
+                f"{self._private(fingerprint)} holds no private key; restore it from a backup"
+            )
+        try:
+            key = serialization.load_pem_public_key(self.public(fingerprint))
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, PublicKey) or _fingerprint(key) != fingerprint:
+            raise KeystoreError(
+                f"{self._file(fingerprint, 'public')} is not the public key of {fingerprint};"
+                " restore it from a backup"
+            )
+
     def add_certificate(self, fingerprint: str, name: str, certificate: bytes) -> None:
         """Keep a certificate (PEM) of the key under `name`, which is letters only.
 
@@ -228,7 +246,7 @@ class PemStore:
         public = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        fingerprint = _fingerprint(key)
+        fingerprint = _fingerprint(key.public_key())
         path = self._private(fingerprint)
         with self._changing():
             if path.exists():
@@ -262,8 +280,8 @@ def _checked(fingerprint: str) -> str:
     return fingerprint
 
 
-def _fingerprint(key: PrivateKey) -> str:
-    der = key.public_key().public_bytes(
+def _fingerprint(key: PublicKey) -> str:
+    der = key.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return hashlib.sha1(der, usedforsecurity=False).hexdigest()

@@ -151,6 +151,10 @@ class KeyStore:
         ]
         return missing + unknown
 
+    def require_whole(self, key: Key) -> None:
+        """Raise `KeystoreError` unless the key's files hold what such files hold."""
+        self._part(key.keytype).require_whole(key.fingerprint)
+
     def _part(self, keytype: KeyType) -> GnuPGHome | PemStore:
         return self.gnupg if keytype is KeyType.GNUPG else self.pem
 

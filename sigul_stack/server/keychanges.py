@@ -54,6 +54,18 @@ def key_change(
             _recover(directory, keystore, database, cut_off=False)
 
 
+@contextlib.contextmanager
+def no_key_change(directory: Path, keystore: KeyStore, database: Database) -> Iterator[None]:
+    """Have nobody make or delete keys in the block: store and database agree, and stay so.
+
+    What a change that was cut off left is finished, or taken back, first. Raises `KeystoreError`
+    where a change does not end in time.
+    """
+    with _locked(directory):
+        _recover(directory, keystore, database, cut_off=True)
+        yield
+
+
 def recover(directory: Path, keystore: KeyStore, database: Database) -> None:
     """Finish, or take back, a change that was cut off; nothing where none was."""
     if (directory / _NOTE).exists():

@@ -27,8 +27,11 @@ from sigul_stack.database import (
     User,
     create,
     ensure_usable,
+    load,
     migrate,
+    save,
     schema_state,
+    sqlite_url,
 )
 from sigul_stack.database.engine import Engine, Purpose
 from sigul_stack.database.target import parse
@@ -397,3 +400,30 @@ def test_no_connection_is_left_open(cluster: Cluster, url: str) -> None:
         # The server notices a moment later that we are gone.
         assert time.monotonic() < limit, "a connection is still open"
         time.sleep(0.01)
+
+
+def test_saved_to_a_file_and_loaded_again(cluster: Cluster, name: str, tmp_path: Path) -> None:
+    source, file = cluster.url(name), tmp_path / "saved.sqlite"
+    with Database(source).write() as writer:
+        writer.add_user("alice", HASH, admin=True)
+        writer.add_user("Root", None, admin=False)
+        writer.add_key("key", KeyType.ECC, "ab")
+        writer.add_access("alice", "key", b"\0envelope\xff", key_admin=True)
+    save(source, file)
+    assert file.stat().st_mode & 0o777 == 0o600
+
+    cluster.execute("CREATE DATABASE loaded OWNER sigul")
+    target = cluster.url("loaded")
+    load(file, target)
+    for url in (sqlite_url(file), target):
+        with Database(url).read() as reader:
+            assert [user.name for user in reader.users()] == ["Root", "alice"]
+            assert reader.user("alice") == User("alice", HASH, True)
+            access = reader.access("alice", "key")
+            assert access is not None
+            assert access.encrypted_passphrase == b"\0envelope\xff"
+    # Numbers go on behind those that came with the rows.
+    with Database(target).write() as writer:
+        writer.add_user("carol", None, admin=False)
+    assert "in this database: name an empty one" in failure(lambda: load(file, target))
+    assert "an SQLite database is not loaded" in failure(lambda: load(file, sqlite_url(file)))

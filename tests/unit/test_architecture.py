@@ -50,6 +50,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "server": _SHARED
     | {"protocol", "transport", "database", "keystore", "signing", "pki"}
     | {"logcontext", "metrics", "children", "tools"},
+    # Of the server only what tells its stores, and who may change them when.
+    "backup": _SHARED
+    | {"database", "keystore", "server.keychanges", "server.services", "server.spool"},
     "health": _SHARED | {"protocol", "transport", "pki", "client", "tools"},
     "cli": frozenset({"*"}),
 }

@@ -20,7 +20,14 @@ from ..process import memory_file
 from .directory import prepare_directory
 from .output import ListedKey
 from .program import GnuPG
-from .scratch import move_in, remove_key, remove_leftovers, scratch_home, sync_keys
+from .scratch import (
+    move_in,
+    remove_key,
+    remove_leftovers,
+    scratch_home,
+    secret_file,
+    sync_keys,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -180,6 +187,20 @@ class GnuPGHome(GnuPG):
     def fingerprints(self) -> frozenset[str]:
         """The fingerprints of all keys whose secret is here, in upper-case hex."""
         return frozenset(key.fingerprint for key in self.list_keys() if key.secret)
+
+    def require_whole(self, fingerprint: str) -> None:
+        """Raise `KeystoreError` unless the secret parts of the key are what such files hold."""
+        with storage_errors(self.path):
+            for part in self._existing(fingerprint, 0).parts:
+                # Any form of it: as canonical S-expression or as lines, protected or on a card.
+                if (
+                    part.secret
+                    and b"private-key" not in secret_file(self, part.keygrip).read_bytes()
+                ):
+                    raise KeystoreError(
+                        f"{secret_file(self, part.keygrip)} holds no secret key; restore it from a"
+                        " backup"
+                    )
 
     def _existing(self, fingerprint: str, subkey: int) -> ListedKey:
         key = self.key(fingerprint)

@@ -101,20 +101,21 @@ def _link_secrets(home: GnuPG, scratch: GnuPG, grips: list[str]) -> None:
     directory = home.path / _SECRETS
     directory.mkdir(mode=0o700, exist_ok=True)
     for grip in grips:
-        source = _secret_file(scratch, grip)
+        source = secret_file(scratch, grip)
         sync(source)
         # No key there has this part: such a file is what an attempt left that was killed.
-        _secret_file(home, grip).unlink(missing_ok=True)
-        os.link(source, _secret_file(home, grip))
+        secret_file(home, grip).unlink(missing_ok=True)
+        os.link(source, secret_file(home, grip))
     sync(directory)
 
 
 def _unlink_secrets(home: GnuPG, grips: Iterable[str]) -> None:
     for grip in grips:
-        _secret_file(home, grip).unlink(missing_ok=True)
+        secret_file(home, grip).unlink(missing_ok=True)
 
 
-def _secret_file(home: GnuPG, grip: str) -> Path:
+def secret_file(home: GnuPG, grip: str) -> Path:
+    """Where `home` has the secret part with that keygrip."""
     return home.path / _SECRETS / f"{grip}.key"
 
 
@@ -178,6 +179,6 @@ def _remove_links(home: GnuPG, scratch: Path) -> None:
     """Remove the scratch home's secret parts from `home`, where no key has them."""
     known = {part.keygrip for key in home.list_keys() for part in key.parts}
     for left in (scratch / _SECRETS).glob("*.key"):
-        linked = _secret_file(home, left.stem)
+        linked = secret_file(home, left.stem)
         if left.stem not in known and linked.exists() and linked.samefile(left):
             linked.unlink()

@@ -1,0 +1,45 @@
+"""Sends `list-users` through a site's client again and again, and says how many requests failed.
+
+    request_loop.py CONTAINER PASSWORD-FILE STOP-FILE
+
+It ends when STOP-FILE appears, and prints one JSON document: how many requests there were, and what
+each that failed said. At most MAX_SECONDS pass whatever happens.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+MAX_SECONDS: Final = 1200
+REQUEST_SECONDS: Final = 60
+PAUSE_SECONDS: Final = 0.2
+
+
+def main(container: str, password_file: str, stop_file: str) -> None:
+    """Run until told to stop."""
+    password = Path(password_file).read_bytes() + b"\0"
+    command = ["docker", "exec", "-i", container, "sigul", "--batch", "-c"]
+    requests, failures = 0, []
+    end = time.monotonic() + MAX_SECONDS
+    while not Path(stop_file).exists() and time.monotonic() < end:
+        done = subprocess.run(
+            [*command, "/etc/sigul/client.conf", "list-users"],
+            input=password,
+            capture_output=True,
+            check=False,
+            timeout=REQUEST_SECONDS,
+        )
+        requests += 1
+        if done.returncode != 0 or b"admin" not in done.stdout:
+            failures.append(f"{time.strftime('%T')} {done.stderr.decode(errors='replace')}")
+        time.sleep(PAUSE_SECONDS)
+    print(json.dumps({"requests": requests, "failures": failures}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

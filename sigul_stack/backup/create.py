@@ -1,0 +1,241 @@
+"""Making a backup while the server runs.
+
+Invariant: keys are neither made nor deleted while the stores are read, so that stores and database
+agree; and a backup gets its name only after it was read back and checked like any other.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from ..config import ServerSettings
+from ..database import Database, SchemaState, save, schema_state, sqlite_url
+from ..errors import BackupError
+from ..keystore.files import locked
+from ..keystore.gnupg import GnuPG
+from ..server.keychanges import no_key_change
+from ..server.services import database_url, make_keystore
+from ..server.spool import scratch_file
+from . import archive
+from .archive import Source
+from .manifest import DATABASE, KeyRecord, Manifest
+from .unpack import verify_backup
+
+#: Files of a GnuPG home that belong to a running program, or to none any more.
+_PASSING: Final = ("S.", ".#", ".new-", "sigul-stack-change.", "random_seed", "reader_")
+_PASSING_ENDS: Final = (".lock", "~", ".tmp")
+#: What an NSS database consists of, new form and old, and its password where `pki` puts it. In
+#: the same directory may be other things: it is `/var/lib/sigul` by default.
+_NSS_FILES: Final = (
+    *("cert9.db", "key4.db", "pkcs11.txt", "cert8.db", "key3.db", "secmod.db", "nss-password"),
+)
+#: Longest wait for another change of the stores, in seconds.
+_LOCK_SECONDS: Final = 60.0
+#: Time for gpg to encrypt, in seconds, and bytes that it does in each second at the least.
+_ENCRYPTION_SECONDS: Final = 60.0
+_ENCRYPTION_RATE: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BackupOptions:
+    """What goes into a backup beside the state, and for whom it is encrypted.
+
+    `recipient` is a file with one OpenPGP public key; `configuration` are the server's files, and
+    `nss` the directory of its NSS database.
+    """
+
+    recipient: Path | None = None
+    configuration: tuple[Path, ...] = ()
+    nss: Path | None = None
+
+
+def create_backup(
+    settings: ServerSettings,
+    target: Path | None,
+    options: BackupOptions,
+    *,
+    now: datetime,
+    made_by: str,
+) -> tuple[Manifest, Path | None]:
+    """Back a server up to the new file `target`, or to standard output (None).
+
+    A directory as `target` gets a file named after the time. Returns what is in the backup, and
+    its path. Raises `BackupError` and other `SigulError`; then there is no such file.
+    """
+    path = _path(target, options, now)
+    try:
+        with scratch_file(settings.spool_directory) as stream:
+            _write_state(settings, stream, options, now, made_by)
+            stream.seek(0)
+            manifest = verify_backup(stream)
+            stream.seek(0)
+            _hand_over(stream, path, options.recipient)
+    except OSError as error:
+        raise BackupError(
+            f"the backup cannot be made ({error}); see that there is space, and that this user may"
+            " read the server's state and write there"
+        ) from error
+    return manifest, path
+
+
+def _path(target: Path | None, options: BackupOptions, now: datetime) -> Path | None:
+    if target is None:
+        return None
+    if target.is_dir():
+        ending = ".tar.gpg" if options.recipient else ".tar"
+        target = target / f"sigul-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}{ending}"
+    if os.path.lexists(target):
+        raise BackupError(f"'{target}' exists already; name a new file")
+    return target
+
+
+def _write_state(
+    settings: ServerSettings,
+    stream: BinaryIO,
+    options: BackupOptions,
+    now: datetime,
+    made_by: str,
+) -> None:
+    url = database_url(settings)
+    with ExitStack() as cleanup:
+        database = cleanup.enter_context(closing(Database(url)))
+        if (state := schema_state(url)) is SchemaState.LEGACY_NO_KEYTYPE:
+            raise BackupError(
+                f"the database is {state.value}; run `sigul-stack database migrate` first"
+            )
+        copy = Path(
+            cleanup.enter_context(tempfile.TemporaryDirectory(prefix="sigul-backup-")), "db"
+        )
+        cleanup.enter_context(_at_rest(settings, database))
+        save(url, copy)
+        with closing(Database(sqlite_url(copy))) as copied, copied.read() as reader:
+            users = reader.users()
+            keys = reader.keys()
+            accesses = sum(reader.count_accesses(user.name) for user in users)
+        sources = [archive.describe(copy, DATABASE, 0o600), *_sources(settings, options)]
+        manifest = Manifest(
+            created=now.astimezone(UTC),
+            made_by=made_by,
+            schema=schema_state(sqlite_url(copy)).value,
+            users=len(users),
+            accesses=accesses,
+            keys=tuple(KeyRecord(key.name, key.keytype.value, key.fingerprint) for key in keys),
+            members=tuple(source.member for source in sources),
+        )
+        archive.write(stream, manifest, sources)
+
+
+@contextmanager
+def _at_rest(settings: ServerSettings, database: Database) -> Iterator[None]:
+    """Nobody makes, deletes or changes a key in the block."""
+    for directory in (settings.gnupg_home, settings.keys_storage):
+        if not directory.is_dir():
+            raise BackupError(
+                f"there is no directory '{directory}', where keys should be; correct gnupg-home and"
+                " keys-storage in the server's configuration, or make it"
+            )
+    with ExitStack() as cleanup:
+        cleanup.enter_context(no_key_change(settings.gnupg_home, make_keystore(settings), database))
+        # Changing a key's expiry, or adding a certificate, takes the store's own lock alone.
+        cleanup.enter_context(locked(settings.gnupg_home, _LOCK_SECONDS))
+        if not settings.keys_storage.samefile(settings.gnupg_home):
+            cleanup.enter_context(locked(settings.keys_storage, _LOCK_SECONDS))
+        yield
+
+
+def _sources(settings: ServerSettings, options: BackupOptions) -> Iterator[Source]:
+    for part, directory in (("gnupg", settings.gnupg_home), ("keys", settings.keys_storage)):
+        yield from _directory(directory, part)
+    for number, file in enumerate(options.configuration):
+        yield archive.describe(file.resolve(), f"configuration/{number}-{file.name}")
+    if options.nss is not None:
+        there = [file for name in _NSS_FILES if (file := options.nss / name).exists()]
+        if not there:
+            raise BackupError(f"there is no NSS database in '{options.nss}'; correct nss-dir")
+        for file in there:
+            yield archive.describe(file, f"nss/{file.name}")
+
+
+def _directory(directory: Path, path: str) -> Iterator[Source]:
+    """The files in a directory, and in those below it, in the order of their names."""
+    for entry in sorted(directory.iterdir()):
+        if entry.name.startswith(_PASSING) or entry.name.endswith(_PASSING_ENDS):
+            continue
+        if path == "keys" and entry.name.startswith("."):
+            continue  # an unfinished file, as keystore.files.write_new names them
+        kind = entry.lstat().st_mode
+        if stat.S_ISDIR(kind):
+            yield from _directory(entry, f"{path}/{entry.name}")
+        elif stat.S_ISLNK(kind):
+            raise BackupError(
+                f"'{entry}' is a symbolic link, so what it stands for would not be backed up; put"
+                " the file itself there"
+            )
+        elif not stat.S_ISSOCK(kind):
+            yield archive.describe(entry, f"{path}/{entry.name}")
+
+
+def _hand_over(stream: BinaryIO, path: Path | None, recipient: Path | None) -> None:
+    """Encrypt what is to be encrypted, and put the file in place, or write it out."""
+    if path is None:
+        if recipient is None:
+            shutil.copyfileobj(stream, sys.stdout.buffer)
+        else:
+            with tempfile.TemporaryFile() as encrypted:
+                _encrypt(stream, encrypted, recipient)
+                encrypted.seek(0)
+                shutil.copyfileobj(encrypted, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as output:
+            if recipient is None:
+                shutil.copyfileobj(stream, output)
+            else:
+                _encrypt(stream, output, recipient)
+            output.flush()
+            os.fsync(output.fileno())
+        if os.path.lexists(path):
+            raise BackupError(f"'{path}' has come to exist meanwhile; name a new file")
+        draft.rename(path)
+        _sync_directory(path.parent)
+    finally:
+        with suppress(FileNotFoundError):
+            draft.unlink()
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _encrypt(stream: BinaryIO, output: BinaryIO, recipient: Path) -> None:
+    """Encrypt to the public key in the file `recipient`, with a GnuPG home for that alone."""
+    size = os.fstat(stream.fileno()).st_size
+    with tempfile.TemporaryDirectory(prefix="sigul-backup-") as home:
+        outcome = GnuPG(Path(home), time_limit=_ENCRYPTION_SECONDS + size / _ENCRYPTION_RATE).run(
+            ["--recipient-file", str(recipient.absolute()), "--encrypt"],
+            stdin=stream.fileno(),
+            stdout=output.fileno(),
+        )
+    if outcome.returncode or not os.fstat(output.fileno()).st_size:
+        raise outcome.failure(
+            f"encrypting to the key in '{recipient}'",
+            "name a file with one OpenPGP public key that can encrypt and has not expired",
+        )

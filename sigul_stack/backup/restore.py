@@ -1,0 +1,168 @@
+"""Putting a backup in place.
+
+Invariant: everything is unpacked beside its place and checked before anything moves; and while
+files move, there is no database at its place. So whatever ends a restore, a server finds either
+all of it or, saying so, no database; and what was there before is whole in its place, or aside.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from ..config import ServerSettings
+from ..database import Database, SchemaState, load, schema_state
+from ..errors import BackupError
+from ..keystore.files import sync
+from ..keystore.gnupg.directory import forget_short_path
+from ..server.services import database_url, make_keystore
+from . import archive
+from .manifest import DATABASE, OTHER_PARTS, Manifest
+from .unpack import check, unpack
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """`replace`: move away what is there. `others`: a new directory for configuration and NSS."""
+
+    replace: bool = False
+    others: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where something goes, and where it was unpacked."""
+
+    final: Path
+    staged: Path
+
+
+def restore_backup(
+    settings: ServerSettings, stream: BinaryIO, options: RestoreOptions, *, now: datetime
+) -> tuple[Manifest, list[Path]]:
+    """Restore the backup in `stream` to where `settings` have database and key stores.
+
+    The server must not run. Returns what was restored, and where what was there before is now.
+    Raises `BackupError` and other `SigulError`.
+    """
+    url = database_url(settings)
+    in_file = settings.database_url is None
+    finals = {"gnupg": settings.gnupg_home, "keys": settings.keys_storage}
+    if in_file:
+        finals["database"] = settings.database_path
+    if options.others is not None and os.path.lexists(options.others):
+        raise BackupError(f"'{options.others}' exists already; name a new directory")
+    _check_free(list(finals.values()), options.replace)
+    if not in_file and not _is_empty_database(url):
+        raise BackupError(
+            "the PostgreSQL database is not empty, and is not replaced by this program; move it"
+            " away with its own tools, and make an empty one"
+        )
+    manifest = archive.read_first(stream)
+    token = secrets.token_hex(4)
+    finals.setdefault("database", settings.gnupg_home.with_name("database"))
+    layout = {part: path.with_name(f".{path.name}.{token}") for part, path in finals.items()}
+    if options.others is not None:
+        others = options.others.with_name(f".{options.others.name}.{token}")
+        layout |= {part: others / part for part in OTHER_PARTS}
+    with ExitStack() as cleanup:
+        for directory in layout.values():
+            cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
+        if options.others is not None:
+            cleanup.callback(shutil.rmtree, others, ignore_errors=True)
+            others.mkdir(mode=0o700)
+        unpack(stream, manifest, layout)
+        check(manifest, layout)
+        database = layout["database"] / Path(DATABASE).name
+        places = [_Place(finals[part], layout[part]) for part in ("gnupg", "keys")]
+        if in_file:
+            # The last, for a server without a database does not start.
+            places.append(_Place(settings.database_path, database))
+        aside = _exchange(places, now)
+        if not in_file:
+            load(database, url)
+        if options.others is not None:
+            others.rename(options.others)
+    _check_in_place(settings, manifest)
+    return manifest, aside
+
+
+def _check_free(finals: list[Path], replace: bool) -> None:
+    for path in finals:
+        if not path.parent.is_dir():
+            raise BackupError(
+                f"there is no directory '{path.parent}' to restore '{path.name}' to; make it, for"
+                " the server's user"
+            )
+        if not replace and not _is_free(path):
+            raise BackupError(
+                f"'{path}' is there already; stop the server and give --replace to move it aside"
+            )
+
+
+def _is_free(path: Path) -> bool:
+    if path.is_dir() and not path.is_symlink():
+        return not any(path.iterdir())
+    return not os.path.lexists(path)
+
+
+def _is_empty_database(url: str) -> bool:
+    if schema_state(url) is SchemaState.EMPTY:
+        return True
+    with closing(Database(url)) as database, database.read() as reader:
+        return not reader.users() and not reader.keys()
+
+
+def _exchange(places: list[_Place], now: datetime) -> list[Path]:
+    """Move what is there aside, the database first, and what was unpacked in place, it last."""
+    aside = []
+    ending = f".before-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+    try:
+        for place in reversed(places):
+            for path in (place.final, *_journals(place.final)):
+                if not _is_free(path):
+                    old = path.with_name(path.name + ending)
+                    if os.path.lexists(old):
+                        raise BackupError(f"'{old}' exists already; try again in a second")
+                    path.rename(old)
+                    aside.append(old)
+        for place in places:
+            place.staged.rename(place.final)
+            sync(place.final.parent)
+    except OSError as error:
+        said = ", ".join(map(str, aside))
+        raise BackupError(
+            f"the backup could not be put in place ({error}); see who may write there"
+            + (f". What was there before is in: {said}" if aside else "")
+        ) from error
+    return aside
+
+
+def _journals(path: Path) -> list[Path]:
+    """What SQLite keeps beside a database: with another one it would destroy it."""
+    return [path.with_name(path.name + end) for end in ("-journal", "-wal", "-shm")]
+
+
+def _check_in_place(settings: ServerSettings, manifest: Manifest) -> None:
+    """What a starting server would look at, once more and in place."""
+    store = make_keystore(settings)
+    try:
+        with closing(Database(database_url(settings))) as database, database.read() as reader:
+            keys = reader.keys()
+        missing = [found for found in store.check_consistency(keys) if found.name is not None]
+        if missing or len(keys) != len(manifest.keys):
+            raise BackupError(
+                "what was restored is not complete: "
+                + "; ".join(found.text for found in missing)
+                + "; restore again, and see who else writes there"
+            )
+    finally:
+        # It was started as whoever restores; the server starts its own.
+        store.gnupg.stop_agent()
+        forget_short_path(store.gnupg.path)

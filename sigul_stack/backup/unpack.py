@@ -1,0 +1,130 @@
+"""Reading a backup into directories, and checking that a server could work with what came out.
+
+Invariant: nothing is written outside the given directories, nor over anything that is there; and
+what `unpack` and `check` took without an error is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO
+
+from ..database import Database, SchemaState, schema_state, sqlite_url
+from ..errors import BackupError, SigulError
+from ..keystore.gnupg import GnuPGHome
+from ..keystore.gnupg.directory import forget_short_path
+from ..keystore.pem import PemStore
+from ..keystore.store import KeyStore
+from . import archive
+from .manifest import DATABASE, PARTS, KeyRecord, Manifest, damaged
+
+_READABLE = (SchemaState.CURRENT, SchemaState.LEGACY)
+
+
+def read_manifest(stream: BinaryIO) -> Manifest:
+    """What a backup says that it holds. Raises `BackupError`. Nothing of it is checked."""
+    return archive.read_first(stream)
+
+
+def verify_backup(stream: BinaryIO) -> Manifest:
+    """Check a backup whole: every file, the database, and that each key's secret part is there.
+
+    Takes place for a copy of it in the system's directory for temporary files, for the process's
+    user alone. Raises `BackupError`.
+    """
+    with tempfile.TemporaryDirectory(prefix="sigul-backup-") as name:
+        layout = {part: Path(name, part) for part in PARTS}
+        manifest = archive.read_first(stream)
+        unpack(stream, manifest, layout)
+        check(manifest, layout)
+        return manifest
+
+
+def unpack(stream: BinaryIO, manifest: Manifest, layout: Mapping[str, Path]) -> None:
+    """Write the files of a backup into new directories, one a part; all are for their owner alone.
+
+    A part without a directory in `layout` is read and left. Raises `BackupError`.
+    """
+    try:
+        for part, directory in layout.items():
+            directory.mkdir(mode=0o700)
+            _check_space(manifest, part, directory)
+        for member, pieces in archive.read_files(stream, manifest):
+            if member.part not in layout:
+                for _ in pieces:
+                    pass
+                continue
+            inside = member.path.partition("/")[2]
+            file = layout[member.part] / inside
+            for directory in reversed(Path(inside).parents[:-1]):
+                (layout[member.part] / directory).mkdir(mode=0o700, exist_ok=True)
+            with os.fdopen(_new_file(file), "wb") as output:
+                output.writelines(pieces)
+                output.flush()
+                os.fchmod(output.fileno(), member.mode | 0o600)
+                os.fsync(output.fileno())
+    except OSError as error:
+        raise BackupError(
+            f"the backup cannot be unpacked ({error}); see that there is space, and that this user"
+            " may write there"
+        ) from error
+
+
+def _new_file(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, 0o600)
+
+
+def _check_space(manifest: Manifest, part: str, directory: Path) -> None:
+    needed = sum(member.size for member in manifest.members if member.part == part)
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise BackupError(
+            f"there are {free} bytes free at '{directory.parent}', and the backup's {part} has"
+            f" {needed}; make room, or name another directory with TMPDIR"
+        )
+
+
+def check(manifest: Manifest, layout: Mapping[str, Path]) -> None:
+    """Check that the unpacked database and key stores make a server. Raises `BackupError`."""
+    url = sqlite_url(layout["database"] / Path(DATABASE).name)
+    state = schema_state(url)
+    if state not in _READABLE or state.value != manifest.schema:
+        raise damaged(f"its database is not what the manifest says, but: {state.value}")
+    with closing(Database(url)) as database, database.read() as reader:
+        users = reader.users()
+        keys = reader.keys()
+        accesses = sum(reader.count_accesses(user.name) for user in users)
+    records = tuple(KeyRecord(key.name, key.keytype.value, key.fingerprint) for key in keys)
+    if (len(users), accesses, records) != (manifest.users, manifest.accesses, manifest.keys):
+        raise damaged("its database has other users or keys than the manifest says")
+    if not any(user.admin for user in users):
+        raise BackupError(
+            "there is no administrator in the backup's database, so nobody could use what is"
+            " restored; see that the server's configuration names the right database"
+        )
+    gnupg = GnuPGHome(layout["gnupg"])
+    try:
+        store = KeyStore(gnupg, PemStore(layout["keys"]))
+        missing = [found for found in store.check_consistency(keys) if found.name is not None]
+        if missing:
+            named = ", ".join(f"{found.name} ({found.fingerprint})" for found in missing)
+            raise BackupError(
+                f"the secret part of these keys is not in the backup: {named}; it is not in the"
+                " key store either, unless the configuration names the wrong one: restore it from"
+                " an older backup, or delete-key"
+            )
+        for key in keys:
+            store.require_whole(key)
+    except BackupError:
+        raise
+    except SigulError as error:
+        raise damaged(f"a key in it cannot be used: {error}") from error
+    finally:
+        gnupg.stop_agent()
+        forget_short_path(gnupg.path)

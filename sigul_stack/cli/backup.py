@@ -1,0 +1,180 @@
+"""`sigul-stack backup`: a server's whole state in one file, checked, and back."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from .. import __version__
+from ..errors import BackupError
+from .outcome import report
+from .server_tools import become_the_server, begin, load_configuration
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_STREAM = "-"
+
+_Work = Callable[[argparse.Namespace], None]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the `backup` command."""
+    parser = subparsers.add_parser(
+        "backup",
+        help="back a signing server up, check and restore backups",
+        description="Saves a signing server's database and keys in one tar file, checks such files,"
+        " and restores them. Run it as the server's user; as root it goes on as `unix-user`.",
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    create = _action(
+        actions, "create", _create, "make a backup; the server may run meanwhile",
+        "a new file, a directory for one named after the time, or - for standard output",
+    )  # fmt: skip
+    _configured(create)
+    create.add_argument(
+        "--recipient-file",
+        metavar="KEY",
+        type=Path,
+        help="encrypt to the OpenPGP public key in this file",
+    )
+    create.add_argument(
+        "--with-configuration", action="store_true", help="include the server's configuration"
+    )
+    create.add_argument(
+        "--with-nss",
+        action="store_true",
+        help="include the server's NSS database, and the file `nss-password` beside it",
+    )
+    restore = _action(
+        actions, "restore", _restore, "restore a backup; the server must be stopped",
+        "the backup, or - for standard input",
+    )  # fmt: skip
+    _configured(restore)
+    restore.add_argument("--replace", action="store_true", help="move aside what is there already")
+    restore.add_argument(
+        "--others",
+        metavar="DIR",
+        type=Path,
+        help="put configuration and NSS database of the backup into this new directory",
+    )
+    _action(
+        actions, "verify", _verify, "check a backup whole, as restore would",
+        "the backup, or - for standard input",
+    )  # fmt: skip
+    listing = _action(
+        actions, "list", _list, "tell what a backup says that it holds",
+        "the backup, or - for standard input",
+    )  # fmt: skip
+    listing.add_argument("--json", action="store_true", help="print the manifest")
+
+
+def _action(
+    actions: Subparsers, name: str, run: _Work, text: str, file: str
+) -> argparse.ArgumentParser:
+    action = actions.add_parser(name, help=text, description=text.capitalize() + ".")
+    action.add_argument("file", metavar="FILE", type=Path, help=file)
+    action.add_argument("-v", "--verbose", action="count", default=0, help="tell more (twice: all)")
+    action.set_defaults(func=lambda options: _run(run, options))
+    return action
+
+
+def _configured(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "-c",
+        "--config-file",
+        metavar="FILE",
+        type=Path,
+        help="the server's configuration file, read after /etc/sigul/server.conf",
+    )
+
+
+def _run(run: _Work, options: argparse.Namespace) -> int:
+    begin(options.verbose)
+    return report(lambda: run(options))
+
+
+def _say(text: str) -> None:
+    # Standard output may be the backup.
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    if str(path) == _STREAM:
+        yield sys.stdin.buffer
+        return
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except OSError as error:
+        raise BackupError(f"'{path}' cannot be read ({error.strerror}); name a backup") from error
+
+
+def _create(options: argparse.Namespace) -> None:
+    from ..backup import BackupOptions, create_backup
+
+    loaded = load_configuration(options.config_file)
+    to_stream = str(options.file) == _STREAM
+    if to_stream and sys.stdout.isatty():
+        raise BackupError("a backup is not for a terminal; name a file, or direct it to a program")
+    settings = loaded.settings
+    included = BackupOptions(
+        recipient=options.recipient_file,
+        configuration=loaded.files.paths if options.with_configuration else (),
+        nss=Path(settings.nss.directory.partition(":")[2]) if options.with_nss else None,
+    )
+    become_the_server(settings)
+    manifest, path = create_backup(
+        settings,
+        None if to_stream else options.file,
+        included,
+        now=datetime.now(UTC),
+        made_by=__version__,
+    )
+    _say(manifest.summary())
+    if path is not None:
+        print(path)
+
+
+def _restore(options: argparse.Namespace) -> None:
+    from ..backup import RestoreOptions, restore_backup
+
+    settings = load_configuration(options.config_file).settings
+    with _opened(options.file) as stream:
+        become_the_server(settings)
+        manifest, aside = restore_backup(
+            settings,
+            stream,
+            RestoreOptions(replace=options.replace, others=options.others),
+            now=datetime.now(UTC),
+        )
+    _say(f"restored: {manifest.summary()}")
+    for path in aside:
+        _say(f"what was there before: {path}")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from ..backup import verify_backup
+
+    with _opened(options.file) as stream:
+        manifest = verify_backup(stream)
+    _say(f"whole: {manifest.summary()}")
+
+
+def _list(options: argparse.Namespace) -> None:
+    from ..backup import read_manifest
+
+    with _opened(options.file) as stream:
+        manifest = read_manifest(stream)
+    if options.json:
+        print(manifest.as_json())
+        return
+    print(manifest.summary())
+    for key in manifest.keys:
+        print(f"  key {key.name} ({key.keytype}, {key.fingerprint})")
