@@ -44,7 +44,7 @@ COMPONENTS: Final = {
             ("gpg", "gpg-agent", "rpm", "osslsigncode", *_BINDINGS),
             ("nss", "postgresql"),
         ),
-        Component("client", ("git", *_BINDINGS), ("nss",)),
+        Component("client", ("git", "gpg", "gpg-agent", *_BINDINGS), ("nss",)),
     )
 }
 

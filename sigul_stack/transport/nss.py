@@ -153,7 +153,9 @@ def open_database(settings: NSSSettings, *, ask: AskPassword | None = None) -> N
     answer = _PasswordAnswer(settings.password, ask)
     nss.set_password_callback(answer)
     try:
-        nss.nss_init(settings.directory)
+        # A link is followed here, once: where it is turned to another state of the database in this
+        # moment (roles/component), NSS would open files of both.
+        nss.nss_init(os.path.realpath(settings.directory))
         slot = nss.get_internal_key_slot()
         if slot.need_login():
             slot.authenticate(False)
