@@ -155,7 +155,8 @@ def open_database(settings: NSSSettings, *, ask: AskPassword | None = None) -> N
     try:
         # A link is followed here, once: where it is turned to another state of the database in this
         # moment (roles/component), NSS would open files of both.
-        nss.nss_init(os.path.realpath(settings.directory))
+        prefix, _, directory = settings.directory.partition(":")
+        nss.nss_init(f"{prefix}:{os.path.realpath(directory)}")
         slot = nss.get_internal_key_slot()
         if slot.need_login():
             slot.authenticate(False)
