@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.koji_hub import KojiHub, gssapi_stand_in
-from tests.site import Site, free_port
+from tests.site import Site, free_port, wait_until
 
 from .commands_support import ADMIN, done, error_line, failure, leftovers
 from .rpm_support import Rpm, build
@@ -236,7 +236,9 @@ def test_a_signature_is_stored(
     stored_is_what_came_back(hub, signed)
     (call,) = hub.called("addRPMSig")
     assert (call.user, call.proxied) == ("sigul-bridge", None)
-    assert len(hub.called("sslLogin")) == len(hub.called("logout")) == 1
+    assert len(hub.called("sslLogin")) == 1
+    # Once the client has all it wants.
+    wait_until(lambda: hub.called("logout"), 10, "the end of the session")
     # Once more: the one that is there stays, and that is no error.
     before = dict(hub.state.signatures)
     assert done(running, *words, "-o", str(out), "k", str(package), secrets=["k-pw"]) == b""
@@ -325,7 +327,8 @@ def test_instances(
     for command in ("sign-rpm", "sign-rpms"):
         done(running, command, *words, secrets=["k-pw"])
     assert len(hubs[1].state.signatures) == 1
-    assert hub.state.calls == []
+    # The bridge may log out of an earlier test's session just now.
+    assert {call.method for call in hub.state.calls} <= {"logout"}
     # Known here and not set up: the bridge's configuration has no file for it, nor has Koji.
     line = failure(running, "sign-rpm", "-k", "third", "k", SAMPLE, secrets=["k-pw"])
     assert "no configuration for profile name: third" in line
