@@ -60,6 +60,8 @@ lint: ## check style, types, YAML and scripts; any warning fails
 	run $(BIN)/ansible-lint --offline --strict; \
 	run $(BIN)/hadolint images/*/Dockerfile; \
 	run shellcheck $(BASH_SCRIPTS); \
+	run $(BIN)/ansible-lint --offline; \
+	run $(BIN)/python scripts/check-role-defaults; \
 	run scripts/check-registry-hosts; \
 	if [ -n "$$failed" ]; then echo "lint: failed:$$failed"; exit 1; fi; \
 	echo "lint: clean"

@@ -93,6 +93,18 @@ class DeadlineExceeded(TransportError):
     """A wait reached its limit; the message says for what, and how long it was in seconds."""
 
 
+class BridgeRefused(TransportError):
+    """The bridge ended a request, or failed one RPM of it, and said why. It cannot prove it.
+
+    The text is the bridge's own or that of whoever sits in its place: to be shown, not acted on.
+    """
+
+    retryable = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"the bridge says: {message or 'it does not do that'}")
+
+
 class NSSError(SigulError):
     """The NSS database, its password or a certificate in it cannot be used."""
 

@@ -24,6 +24,10 @@ class BridgeCount(enum.StrEnum):
     PROBES = "probes_total"
     #: Handshakes that failed, took too long, or whose peer may not play that part.
     HANDSHAKES_REFUSED = "handshakes_refused_total"
+    #: Requests of users who are not in a group that is required of them.
+    GROUP_REFUSALS = "group_refusals_total"
+    #: Requests refused because nobody could be asked about groups.
+    GROUP_FAILURES = "group_source_failures_total"
     SERVERS_ATTACHED = "servers_attached_total"
     #: Waiting servers that went before a request came for them.
     SERVERS_DROPPED = "servers_dropped_total"

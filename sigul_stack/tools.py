@@ -90,6 +90,7 @@ GPGCONF: Final = Tool("gpgconf", "gnupg", GPG.needed_for, _SERVER)
 GPG_AGENT: Final = Tool("gpg-agent", "gnupg", GPG.needed_for, _SERVER)
 RPMKEYS: Final = Tool("rpmkeys", "rpm", ("sign-rpm", "sign-rpms"), _SERVER)
 OSSLSIGNCODE: Final = Tool("osslsigncode", "osslsigncode", ("sign-pe",), _SERVER)
+GPG_VERIFY: Final = Tool("gpg", "gnupg", ("verify",), frozenset({"client"}))
 GIT: Final = Tool("git", "git", ("sign-git-tag",), frozenset({"client"}))
 OPENSSL: Final = Tool("openssl", "openssl", ("binding with pkcs11",), _BOTH, "pkcs11", ("version",))
 OPENSSL_PKCS11: Final = Tool(
@@ -114,8 +115,8 @@ PK12UTIL: Final = Tool(
 
 #: Every tool there is, in the order in which reports show them.
 TOOLS: Final = (
-    GPG, GPGCONF, GPG_AGENT, RPMKEYS, OSSLSIGNCODE, GIT, OPENSSL, OPENSSL_PKCS11, TPM2_TOOLS,
-    KEYCTL, CERTUTIL, PK12UTIL,
+    GPG, GPGCONF, GPG_AGENT, RPMKEYS, OSSLSIGNCODE, GPG_VERIFY, GIT, OPENSSL, OPENSSL_PKCS11,
+    TPM2_TOOLS, KEYCTL, CERTUTIL, PK12UTIL,
 )  # fmt: skip
 
 #: Names of binding methods that are other names of one.

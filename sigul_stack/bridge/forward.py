@@ -8,14 +8,23 @@ clients end theirs late, or never. A close-notify is sent only when all is well.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import threading
 import time
-from typing import Final
+from collections.abc import Iterator
+from typing import BinaryIO, Final
 
 from ..errors import DeadlineExceeded, PeerClosed, ProtocolError, TransportError
-from ..protocol.chunks import END_OF_INNER, END_OF_OUTER, ChunkDecoder, Stream, encode_chunk
+from ..protocol.chunks import (
+    END_OF_INNER,
+    END_OF_OUTER,
+    MAX_WRITTEN_CHUNK,
+    ChunkDecoder,
+    Stream,
+    encode_chunk,
+)
 from ..transport.stream import READ_BYTES, ByteStream
 from .streams import ReplyCutter, RequestFilter
 
@@ -54,6 +63,9 @@ class Forwarding:
         self._idle_timeout = idle_timeout
         self._close_timeout = close_timeout
         self._moved_at = time.monotonic()
+        #: How many threads run an errand.
+        self._busy = 0
+        self._lock = threading.Lock()
         #: Set once the request is over, `_finished` telling whether well.
         self._over = threading.Event()
         self._finished = False
@@ -138,25 +150,35 @@ class Forwarding:
             return b""
 
     def _send_up(self, pieces: list[tuple[Stream, bytes]]) -> None:
-        chunks: list[bytes] = []
         for stream, piece in pieces:
             if stream is Stream.INNER:
-                chunks.append(self._inner_chunk(piece))
+                self._write_server(self._inner_chunk(piece))
             elif piece:
-                chunks.extend(
-                    encode_chunk(Stream.OUTER, part) for part in self._request.feed(piece)
-                )
+                with self._working():
+                    found = self._request.feed(piece)
+                for part in found:
+                    if isinstance(part, bytes):
+                        self._write_server(encode_chunk(Stream.OUTER, part))
+                    else:
+                        self._send_file(part)
             elif self._request.at_boundary:
-                chunks.append(END_OF_OUTER)
+                self._write_server(END_OF_OUTER)
             else:
                 raise ProtocolError("the client ended its request in the middle")
-        for chunk in chunks:
-            try:
-                self._server.write(chunk, self._idle_timeout)
-            except TransportError:
-                # A server may end before it has read everything, once it has replied.
-                if not self._over.wait(CLIENT_GONE_SECONDS):
-                    raise
+
+    def _send_file(self, file: BinaryIO) -> None:
+        with file:
+            while data := file.read(MAX_WRITTEN_CHUNK):
+                self._write_server(encode_chunk(Stream.OUTER, data))
+                self._moved_at = time.monotonic()
+
+    def _write_server(self, chunk: bytes) -> None:
+        try:
+            self._server.write(chunk, self._idle_timeout)
+        except TransportError:
+            # A server may end before it has read everything, once it has replied.
+            if not self._over.wait(CLIENT_GONE_SECONDS):
+                raise
 
     # ---------------------------------------------------------------------------- server → client
 
@@ -177,7 +199,10 @@ class Forwarding:
                     continue
                 # Some servers never end their inner stream; none replies before it has heard all.
                 self._whispered.set()
-                for chunk in self._reply.feed(piece):
+                with self._working():
+                    found = self._reply.feed(piece)
+                for chunk in found:
+                    assert isinstance(chunk, bytes)  # noqa: S101 - only requests have files
                     self._write_client(encode_chunk(Stream.OUTER, chunk))
                 ended = not piece
             if ended:
@@ -227,8 +252,20 @@ class Forwarding:
         self._whispered.set()
         return END_OF_INNER
 
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        """Errands may be run here, which have limits of their own: nothing moves meanwhile."""
+        with self._lock:
+            self._busy += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy -= 1
+            self._moved_at = time.monotonic()
+
     def _idle(self) -> bool:
-        return time.monotonic() - self._moved_at >= self._idle_timeout
+        return not self._busy and time.monotonic() - self._moved_at >= self._idle_timeout
 
     def _fail(self, error: Exception) -> None:
         """End both connections without a close-notify; the other direction's thread fails too."""

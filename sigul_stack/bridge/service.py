@@ -18,14 +18,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import BinaryIO, Final
 
 from ..config import BridgeSettings
-from ..errors import DeadlineExceeded, ProtocolError, SigulError, TransportError
+from ..errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    ProtocolError,
+    SigulError,
+    TransportError,
+)
+from ..kojihub import KojiError
 from ..logcontext import request_id
 from ..metrics import BridgeCount, Counters
+from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, pack_u64, read_u64
-from ..protocol.messages import encode_request_header, read_request_header
+from ..protocol.messages import bridge_refusal, encode_request_header, read_request_header
 from ..protocol.operations import Operation, operation_of
 from ..protocol.status import BridgeStatus
 from ..transport import nss
@@ -34,6 +42,8 @@ from ..transport.stream import ByteStream, Deadline
 from ..transport.watchdog import Watchdog
 from .admission import Arrivals, Handshakes, Newcomer, OnlyLooked, Roles
 from .forward import Forwarding
+from .groups import Groups, NotInGroup, SourceFailed
+from .koji import Errands
 from .orders import HANDED_OVER, Order, Orders
 from .status import describe
 from .streams import ReplyCutter, RequestFilter
@@ -44,6 +54,8 @@ log = logging.getLogger(__name__)
 #: Time for a waiting server's machine to acknowledge a request's head, in seconds: enough for the
 #: head to be sent again a few times.
 ACKNOWLEDGE_SECONDS: Final = 3.0
+#: Time for a client to read why it is refused, and to close, in seconds.
+REFUSED_SECONDS: Final = 2.0
 #: How often the end of the service looks whether the requests in flight are done, in seconds.
 _DRAIN_POLL_SECONDS: Final = 0.1
 #: Pause after an accept that failed for want of descriptors or memory, in seconds.
@@ -58,6 +70,8 @@ class Bridge:
     ) -> None:
         self._settings = settings
         self._roles = Roles(settings.server_cn)
+        required = settings.required_fas_group or settings.koji.required_groups
+        self._groups = Groups(settings.groups) if required else None
         self._watchdog = Watchdog()
         self._counters = Counters(BridgeCount)
         self._started = datetime.now(UTC)
@@ -332,9 +346,6 @@ class Bridge:
         fields = chunked.parse(read_request_header(), deadline)
         operation = operation_of(fields)
         operation.check(fields)
-        if "import-signature" in fields and fields.boolean("import-signature"):
-            # Never passed over in silence: the client would take the signature for stored.
-            raise ProtocolError("this bridge does not store signatures in Koji yet")
         length = chunked.parse(read_u64(), deadline)
         operation.check_payload(length)
         self._counters.add(BridgeCount.REQUESTS)
@@ -342,13 +353,82 @@ class Bridge:
             "Request '%s' of user '%s', payload %d bytes", operation.name, fields["user"].decode(),
             length,
         )  # fmt: skip
-        server = self._dispatch(client, encode_request_header(fields) + pack_u64(length))
-        paired()
-        try:
-            self._forward(client, server, chunked, operation, fields, length)
-        except BaseException:
-            server.discard()
-            raise
+        with contextlib.ExitStack() as stack:
+            try:
+                self._check_groups(client, fields)
+                errands = self._errands(client, fields, operation)
+                if errands is not None:
+                    stack.callback(errands.close)
+                fetched = self._fetched(errands, fields, operation, length)
+            except (KojiError, ConfigurationError, NotInGroup, SourceFailed, OSError) as error:
+                self._refuse(chunked, str(error))
+                raise ProtocolError(f"The request is refused: {error}") from None
+            sent = length
+            if fetched is not None:
+                stack.callback(fetched[0].close)
+                sent = fetched[1]
+            server = self._dispatch(client, encode_request_header(fields) + pack_u64(sent))
+            paired()
+            try:
+                if fetched is not None:
+                    towards = ChunkedStream(server, self._settings.idle_timeout)
+                    while piece := fetched[0].read(MAX_WRITTEN_CHUNK):
+                        towards.write(piece)
+                self._forward(client, server, chunked, operation, fields, length, errands)
+            except BaseException:
+                server.discard()
+                raise
+
+    def _check_groups(self, client: ByteStream, fields: Fields) -> None:
+        """Raise `NotInGroup` or `SourceFailed` where the client may not send this request.
+
+        What counts is the name in the certificate; the field `user` is only said.
+        """
+        required = [self._settings.required_fas_group]
+        if "koji-instance" in fields:
+            instance = fields.safe_string("koji-instance").lower()
+            required.append(self._settings.koji.required_groups.get(instance))
+        for group in filter(None, required):
+            assert self._groups is not None  # noqa: S101 - made where any group is required
+            try:
+                self._groups.check(client.peer.common_name, group)
+            except NotInGroup:
+                self._counters.add(BridgeCount.GROUP_REFUSALS)
+                raise
+            except SigulError as error:
+                self._counters.add(BridgeCount.GROUP_FAILURES)
+                log.error("Groups cannot be looked up: %s", error)
+                raise SourceFailed(
+                    "who is in the required group cannot be found out just now; the bridge's log"
+                    " says why"
+                ) from None
+
+    def _errands(self, client: ByteStream, fields: Fields, operation: Operation) -> Errands | None:
+        """What there is to do for this request besides forwarding, as far as can be told."""
+        stores = "import-signature" in fields and fields.boolean("import-signature")
+        named = "rpm-name" in fields or "koji-instance" in fields
+        if not (stores or named or operation.subrequests):
+            return None
+        return Errands(self._settings.koji, fields, client.peer.common_name)
+
+    @staticmethod
+    def _fetched(
+        errands: Errands | None, fields: Fields, operation: Operation, length: int
+    ) -> tuple[BinaryIO, int] | None:
+        """The payload where the bridge is to fetch it, and its length."""
+        if errands is None or length or operation.subrequests or "rpm-name" not in fields:
+            return None
+        return errands.fetch(fields, operation.max_payload)
+
+    def _refuse(self, chunked: ChunkedStream, message: str) -> None:
+        """Tell the client why its request ends here, as far as it listens."""
+        with contextlib.suppress(TransportError):
+            for chunk in bridge_refusal(message):
+                chunked.write(chunk)
+            chunked.end()
+            chunked.stream.end_writing()
+            # What it has sent meanwhile would have the kernel throw away what it has not read.
+            chunked.wait_for_close(REFUSED_SECONDS)
 
     def _dispatch(self, client: ByteStream, head: bytes) -> ByteStream:
         """A waiting server that has been sent the request's head."""
@@ -378,14 +458,15 @@ class Bridge:
         operation: Operation,
         fields: Fields,
         length: int,
+        errands: Errands | None,
     ) -> None:
         keep_payload = "return-data" not in fields or fields.boolean("return-data")
         early, decoder = chunked.hand_over()
         Forwarding(
             client,
             server,
-            RequestFilter(operation, length, self._settings.max_rpms_payloads_size),
-            ReplyCutter(operation, keep_payload=keep_payload),
+            RequestFilter(operation, length, self._settings.max_rpms_payloads_size, errands),
+            ReplyCutter(operation, keep_payload=keep_payload, errands=errands),
             idle_timeout=self._settings.idle_timeout,
             close_timeout=self._settings.close_timeout,
         ).run(early, decoder)

@@ -4,28 +4,37 @@ Both filters take the outer bytes as they arrive and give the chunks to send on;
 towards a client is the one that the strictest readers in the field insist on (docs/protocol.md,
 "Habits of peers"): header with its code in one chunk, the payload length in one of 8 bytes, payload
 chunks that end where the payload does, its code in one of 64 bytes.
+
+What has to be fetched or stored is asked of the request's `Errands`, where it has any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from ..errors import ProtocolError, Status
-from ..protocol.codec import Parser, pack_u32, pack_u64, read_u64
+from ..protocol.chunks import MAX_WRITTEN_CHUNK
+from ..protocol.codec import Fields, Parser, pack_u32, pack_u64, read_u64
 from ..protocol.messages import (
     DIGEST_BYTES,
     UnknownVersion,
+    bridge_refusal,
+    bridge_subrefusal,
     read_reply_header,
     read_sub_header,
 )
 from ..protocol.operations import Operation, check_subrequest
+from ..protocol.rpm import CorruptRPM, Head, Header, Region, read_head, read_header
+from .koji import Errands
 
 T = TypeVar("T")
 
 #: Asks for a count of bytes: gathered into one piece (True), or up to so many as they come (False).
 _Ask = tuple[bool, int]
 _Steps = Generator[_Ask, bytes, T]
+#: What to send on: a chunk, or a file whose content is to be sent in chunks, and closed.
+Piece = bytes | BinaryIO
 
 
 class _OuterFilter:
@@ -39,7 +48,7 @@ class _OuterFilter:
         self.at_boundary = False
         self._boundary_next = False
         self._failure: ProtocolError | None = None
-        self._chunks: list[bytes] = []
+        self._chunks: list[Piece] = []
         self._gathered = bytearray()
         self._steps = self._run()
         self._ask: _Ask = (False, 0)
@@ -48,8 +57,8 @@ class _OuterFilter:
     def _run(self) -> _Steps[None]:
         raise NotImplementedError
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take `data`; return the chunks to send on.
+    def feed(self, data: bytes) -> list[Piece]:
+        """Take `data`; return what to send on.
 
         Raises `ProtocolError`, and from then on at every call.
         """
@@ -83,7 +92,7 @@ class _OuterFilter:
             self.at_boundary = False
             raise
 
-    def _emit(self, chunk: bytes) -> None:
+    def _emit(self, chunk: Piece) -> None:
         self._chunks.append(chunk)
 
     def _payload(self, length: int, *, keep: bool = True) -> _Steps[None]:
@@ -94,12 +103,22 @@ class _OuterFilter:
             if keep:
                 self._emit(piece)
 
-    def _parse(self, parser: Parser[T], *, may_end_before: bool = False) -> _Steps[T]:
-        """Run a parser of the protocol; the stream may end before its first byte if so told."""
+    def _parse(
+        self, parser: Parser[T], *, may_end_before: bool = False, limit: int | None = None
+    ) -> _Steps[T]:
+        """Run a parser of the protocol; the stream may end before its first byte if so told.
+
+        It reads no more than `limit` bytes, where one is given.
+        """
+        left = limit
         try:
             wanted = next(parser)
             self._boundary_next = may_end_before
             while True:
+                if left is not None:
+                    left -= wanted
+                    if left < 0:
+                        raise CorruptRPM("the server sent an RPM that is truncated")
                 wanted = parser.send((yield (True, wanted)))
         except StopIteration as end:
             value: T = end.value
@@ -118,10 +137,13 @@ class RequestFilter(_OuterFilter):
     without its content.
     """
 
-    def __init__(self, operation: Operation, length: int, max_total: int) -> None:
+    def __init__(
+        self, operation: Operation, length: int, max_total: int, errands: Errands | None = None
+    ) -> None:
         self._operation = operation
         self._length = length
         self._max_total = max_total
+        self._errands = errands
         super().__init__()
 
     def _run(self) -> _Steps[None]:
@@ -134,6 +156,12 @@ class RequestFilter(_OuterFilter):
             length = yield from self._parse(read_u64())
             if length > self._operation.max_subpayload:
                 raise ProtocolError(f"a subrequest's payload of {length} bytes is over the limit")
+            if self._errands is not None:
+                self._errands.note(header.fields)
+                if not length and "rpm-name" in header.fields:
+                    total += self._fetched(self._errands, header.fields, self._max_total - total)
+                    self._emit((yield (True, DIGEST_BYTES)))
+                    continue
             # One RPM too many costs that RPM alone: the server is told of it, without content.
             keep = total + length <= self._max_total
             if keep:
@@ -142,13 +170,30 @@ class RequestFilter(_OuterFilter):
             yield from self._payload(length, keep=keep)
             self._emit((yield (True, DIGEST_BYTES)))
 
+    def _fetched(self, errands: Errands, fields: Fields, limit: int) -> int:
+        """Send on an RPM that is fetched; its length. The code of its client's is of nothing."""
+        found = errands.fetch_for(fields, min(limit, self._operation.max_subpayload))
+        if found is None:
+            self._emit(pack_u64(0))
+            return 0
+        file, length = found
+        self._emit(pack_u64(length))
+        self._emit(file)
+        return length
+
 
 class ReplyCutter(_OuterFilter):
-    """A reply's outer stream, cut for a client. `keep_payload` false drops payloads on the way."""
+    """A reply's outer stream, cut for a client. `keep_payload` false drops payloads on the way.
 
-    def __init__(self, operation: Operation, *, keep_payload: bool = True) -> None:
+    With `errands`, signatures are stored on the way, before their client hears of them.
+    """
+
+    def __init__(
+        self, operation: Operation, *, keep_payload: bool = True, errands: Errands | None = None
+    ) -> None:
         self._operation = operation
         self._keep_payload = keep_payload
+        self._errands = errands
         #: Whether the reply is an error, whose header is all that its client may read.
         self.is_error = False
         super().__init__()
@@ -159,18 +204,71 @@ class ReplyCutter(_OuterFilter):
         except UnknownVersion:
             self._emit(pack_u32(Status.UNKNOWN_VERSION))
             return
-        self._emit(header.encode())
         self.is_error = header.status != Status.OK
         subreplies = self._operation.subrequests and header.status == Status.OK
+        if self._stores() and not subreplies and not self.is_error:
+            yield from self._stored(header.encode(), None)
+            return
+        self._emit(header.encode())
         yield from self._body(keep=self._keep_payload or subreplies)
         while subreplies:
             subheader = yield from self._parse(read_sub_header(), may_end_before=True)
-            self._emit(subheader.encode())
-            yield from self._body(keep=self._keep_payload)
+            number = subheader.fields.blob("id") if self._errands is not None else b""
+            reason = self._errands.reason(number) if self._errands is not None else None
+            if reason is not None:
+                # The server can say only that no RPM came.
+                yield from self._refused(bridge_subrefusal(number, reason))
+            elif self._stores() and subheader.fields.integer("status") == Status.OK:
+                yield from self._stored(subheader.encode(), number)
+            else:
+                self._emit(subheader.encode())
+                yield from self._body(keep=self._keep_payload)
+
+    def _stores(self) -> bool:
+        return self._errands is not None and self._errands.stores
 
     def _body(self, *, keep: bool) -> _Steps[None]:
         """Payload length, payload and code. A dropped payload has length 0 but keeps its code."""
         length = yield from self._parse(read_u64())
         self._emit(pack_u64(length if keep else 0))
         yield from self._payload(length, keep=keep)
+        self._emit((yield (True, DIGEST_BYTES)))
+
+    def _refused(self, chunks: list[bytes]) -> _Steps[None]:
+        """Say something else than what the server does, whose payload is dropped."""
+        length = yield from self._parse(read_u64())
+        yield from self._rest_refused(chunks, length)
+
+    def _rest_refused(self, chunks: list[bytes], left: int) -> _Steps[None]:
+        for chunk in chunks:
+            self._emit(chunk)
+        yield from self._payload(left, keep=False)
+        yield (True, DIGEST_BYTES)
+
+    def _stored(self, header: bytes, number: bytes | None) -> _Steps[None]:
+        """A message with a signed RPM, or its signature header, which is stored first."""
+        assert self._errands is not None  # noqa: S101 - asked before
+        length = yield from self._parse(read_u64())
+        head: Head | None = None
+        if self._errands.head_signing:
+            signature: Header = yield from self._parse(read_header(Region.SIGNATURE), limit=length)
+            raw = signature.raw
+        else:
+            head = yield from self._parse(read_head(), limit=length)
+            signature, raw = head.signature, head.raw
+        left = length - len(raw)
+        reason = self._errands.store(signature, head, number)
+        if reason is not None:
+            self.is_error = number is None
+            refusal = (
+                bridge_refusal(reason) if number is None else bridge_subrefusal(number, reason)
+            )
+            yield from self._rest_refused(refusal, left)
+            return
+        keep = self._keep_payload
+        self._emit(header)
+        self._emit(pack_u64(length if keep else 0))
+        for start in range(0, len(raw) if keep else 0, MAX_WRITTEN_CHUNK):
+            self._emit(raw[start : start + MAX_WRITTEN_CHUNK])
+        yield from self._payload(left, keep=keep)
         self._emit((yield (True, DIGEST_BYTES)))

@@ -8,6 +8,7 @@ written.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import io
 import json
@@ -19,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ..errors import SigulError
 from .secret_input import disable_core_dumps
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from ..config.files import Files
     from ..health.redaction import Redactor
 
+    #: Its name in the bundle, what it is, its file, and what that says or why it does not.
+    _Component = tuple[str, str, Path, Files | SigulError]
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 #: The directory that the bundle unpacks to.
@@ -108,16 +111,18 @@ def _collect(configurations: list[Path], logs: list[Path]) -> Iterator[tuple[str
     from ..health.bundle import log_tail, versions
 
     components = list(_components(configurations))
-    redactor = _redactor([files for _name, _component, _path, files in components])
-    yield "versions.txt", redactor.clean(versions())
+    redactor = _redactor(components)
+    yield "versions.txt", redactor.known(versions())
     for name, component, path, files in components:
         for document, text in _of_component(component, path, files):
-            yield f"{name}/{document}", redactor.clean(text)
+            # These are words of this program, of which none should be taken for a secret.
+            clean = redactor.known if document.startswith("doctor.") else redactor.clean
+            yield f"{name}/{document}", clean(text)
     for number, path in enumerate(logs):
         yield f"logs/{number}-{path.name}", redactor.clean(log_tail(path))
 
 
-def _components(configurations: list[Path]) -> Iterator[tuple[str, str, Path, Files | SigulError]]:
+def _components(configurations: list[Path]) -> Iterator[_Component]:
     """The name in the bundle, the component, the file, and what it says or why it cannot."""
     from ..config.files import Files
     from ..health.checks_configuration import guess_component
@@ -136,21 +141,20 @@ def _components(configurations: list[Path]) -> Iterator[tuple[str, str, Path, Fi
         yield component if number == 1 else f"{component}-{number}", component, path, found
 
 
-def _redactor(files: list[Any]) -> Redactor:
+def _redactor(components: list[_Component]) -> Redactor:
     """A redactor that knows the secrets of all components: one's log may hold another's."""
+    from ..health.bundle import directories
+    from ..health.checks_configuration import load
     from ..health.redaction import Redactor, known_secrets, secrets_beside
 
     secrets: list[bytes] = []
-    for found in files:
-        if isinstance(found, SigulError):
-            continue
-        secrets += known_secrets(found)
-        entry = found.get("nss", "nss-dir")
-        if entry is not None:
-            text = entry.text.removeprefix("sql:").removeprefix("dbm:")
-            secrets += secrets_beside(Path(text).expanduser())
-        for path in found.paths:
-            secrets += secrets_beside(path.parent)
+    for _name, component, path, files in components:
+        if not isinstance(files, SigulError):
+            secrets += known_secrets(files)
+        # What cannot be read is told in a report, and cannot get into one.
+        with contextlib.suppress(SigulError):
+            for directory in directories(load(component, path)):
+                secrets += secrets_beside(directory)
     return Redactor(secrets)
 
 

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (pki, database, demo, health, doctor, diagnose, check_config, backup):
+    for module in (pki, database, check_config, health, doctor, diagnose, demo, backup):
         module.add_parser(subparsers)
     options = parser.parse_args(argv)
     set_up_client(0, sys.stderr)

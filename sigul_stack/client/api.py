@@ -21,6 +21,7 @@ from . import core
 if TYPE_CHECKING:
     import datetime
 
+    from ..kojihub import HubRPM
     from .rpm import Package, RPMOptions
 
 
@@ -363,7 +364,8 @@ class Client(core.Client):
         """Write the RPM package `package`, a file read from its start, to `output`, signed.
 
         With head signing only the package's headers are sent. Raises `SigulError` for an empty
-        file; see `sign_data` for what `output` holds after an error.
+        file; see `sign_data` for what `output` holds after an error. Nothing is written where the
+        options say that nothing comes back.
         """
         from . import rpm
 
@@ -371,11 +373,29 @@ class Client(core.Client):
         fields, secrets = options.fields(key), options.secrets(passphrase)
         if options.head_signing:
             head = rpm.read_package_head(package)
-            header = self.call("sign-rpm", fields, secrets, payload=head.raw).payload
-            rpm.splice(package, head, header, output)
+            named = options.fields_of(head, None)
+            header = self.call("sign-rpm", {**fields, **named}, secrets, payload=head.raw).payload
+            if options.returned:
+                rpm.splice(package, head, header, output)
         else:
             rpm.check_not_empty(package)
             self.call("sign-rpm", fields, secrets, payload=package, output=output)
+
+    def sign_koji_rpm(
+        self,
+        key: str,
+        passphrase: Secret,
+        remote: HubRPM,
+        output: BinaryIO,
+        options: RPMOptions | None = None,
+    ) -> None:
+        """As `sign_rpm`, of an RPM that the bridge fetches from Koji. Not with head signing."""
+        from . import rpm
+
+        options = options or rpm.RPMOptions()
+        fields = {**options.fields(key), **options.fields_of(None, remote)}
+        secrets = options.secrets(passphrase)
+        self.call("sign-rpm", fields, secrets, output=output, payload_by_bridge=True)
 
     def sign_rpms(
         self,
@@ -402,7 +422,7 @@ class Client(core.Client):
         chain = new_chain_secrets(os.urandom)
         exchange = batch.Exchange(
             packages,
-            head_signing=options.head_signing,
+            options=options,
             subrequests=ChainKeys.of_subrequests(Fields(chain)),
             subreplies=ChainKeys.of_subreplies(Fields(chain)),
             done=done,

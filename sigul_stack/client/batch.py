@@ -29,7 +29,7 @@ from ..protocol.messages import (
 from ..protocol.rpm import MAX_SIGNATURE_HEADER, Head
 from ..transport.chunked import ChunkedStream
 from .output import open_output
-from .rpm import Package, check_not_empty, read_package_head, splice
+from .rpm import Package, RPMOptions, check_not_empty, read_package_head, splice
 
 Done = Callable[[Package, SigulError | None], None]
 
@@ -41,13 +41,14 @@ class Exchange:
         self,
         packages: Sequence[Package],
         *,
-        head_signing: bool,
+        options: RPMOptions,
         subrequests: ChainKeys,
         subreplies: ChainKeys,
         done: Done,
     ) -> None:
         self._packages = packages
-        self._head_signing = head_signing
+        self._options = options
+        self._head_signing = options.head_signing
         self._subrequests = subrequests
         self._subreplies = subreplies
         self._done = done
@@ -93,6 +94,13 @@ class Exchange:
         sent = 0
         try:
             for index, package in enumerate(self._packages):
+                if package.remote is not None:
+                    # The bridge fetches it: no payload, and a code of nothing.
+                    self._send_header(chunked, index, sent, None, 0)
+                    keys = self._subrequests.numbered(sent)
+                    chunked.write(new_hmac(keys.payload).digest())
+                    sent += 1
+                    continue
                 try:
                     file = package.source.open("rb")
                 except OSError as error:
@@ -124,10 +132,9 @@ class Exchange:
         if head is not None:
             with self._lock:
                 self._heads[index] = head
-        keys = self._subrequests.numbered(number)
-        chunked.write(encode_sub_header({"id": pack_u32(index)}, keys) + pack_u64(total))
+        self._send_header(chunked, index, number, head, total)
         file.seek(0)
-        code = new_hmac(keys.payload)
+        code = new_hmac(self._subrequests.numbered(number).payload)
         whole = True
         while total:
             piece = b""
@@ -144,17 +151,36 @@ class Exchange:
         chunked.write(code.digest() if whole else bytes(DIGEST_BYTES))
         return True
 
+    def _send_header(
+        self, chunked: ChunkedStream, index: int, number: int, head: Head | None, total: int
+    ) -> None:
+        fields = self._options.fields_of(head, self._packages[index].remote)
+        keys = self._subrequests.numbered(number)
+        header = encode_sub_header({"id": pack_u32(index), **fields}, keys)
+        chunked.write(header + pack_u64(total))
+
     # -------------------------------------------------------------------------------- receiving
 
     def _receive_all(self, chunked: ChunkedStream) -> None:
         number = 0
         while (header := chunked.parse_unless_ended(read_sub_header())) is not None:
             keys = self._subreplies.numbered(number)
-            header.verify(keys)
+            refusal = header.refusal
+            if refusal is None:
+                header.verify(keys)
             index = self._index(header)
             body = _Body(chunked, keys.payload)
             status = header.fields.integer("status")
-            if status == Status.OK:
+            if refusal is not None:
+                # In the place of what the server said, which had this number.
+                body.forget()
+                self._tell(index, refusal)
+            elif status == Status.OK and not self._options.returned:
+                body.forget()
+                with self._lock:
+                    self._heads.pop(index, None)
+                self._tell(index, None)
+            elif status == Status.OK:
                 self._keep(index, body)
             else:
                 body.drain()
@@ -172,12 +198,13 @@ class Exchange:
     def _keep(self, index: int, body: _Body) -> None:
         """Put a signed package in its place, once it is authentic."""
         package = self._packages[index]
+        target = package.target
         with self._lock:
             head = self._heads.pop(index, None)
-            if index not in self._open or (head is None) == self._head_signing:
+            if index not in self._open or (head is None) == self._head_signing or target is None:
                 raise ProtocolError("the server answered twice for one RPM, or too early")
         try:
-            with open_output(package.target, binary=True) as output:
+            with open_output(target, binary=True) as output:
                 if head is None:
                     body.copy(output.write)
                 else:
@@ -222,6 +249,13 @@ class _Body:
         self.finished = True
         check_digest(self._code.digest(), code, "a signed RPM")
         self.verified = True
+
+    def forget(self) -> None:
+        """Read past a body that the bridge has emptied, and whose code is of no use."""
+        if self.left:
+            raise ProtocolError("a payload came where none was to come back")
+        self._chunked.read_exactly(DIGEST_BYTES)
+        self.finished = True
 
     def drain(self) -> None:
         """Take what is left and forget it; raises as `copy`."""

@@ -21,6 +21,7 @@ from typing import BinaryIO, Final, Self
 
 from ..config import ClientSettings
 from ..errors import (
+    BridgeRefused,
     PeerClosed,
     ProtocolError,
     RequestRefused,
@@ -122,18 +123,21 @@ class Client:
     def call(
         self,
         op: str,
-        fields: Mapping[str, str | bool] | None = None,
+        fields: Mapping[str, str | bool | bytes] | None = None,
         secrets: Mapping[str, Secret] | None = None,
         *,
         payload: BinaryIO | bytes = b"",
         output: BinaryIO | None = None,
         converse: Callable[[ChunkedStream], None] | None = None,
+        payload_by_bridge: bool = False,
     ) -> Reply:
         """Send one request and return its reply.
 
         `fields` are the operation's outer fields without `op` and `user`, `secrets` its inner ones.
         `payload` as a file is read from its position to its end. `converse` is called with the
-        outer stream once the reply is complete, for what an operation has to say then. Raises
+        outer stream once the reply is complete, for what an operation has to say then. With
+        `payload_by_bridge` the payload is what the bridge fetches, and field `rpm-sigmd5` stands
+        in for its hash. Raises
         `RequestRefused` with the server's status, `TransportError`, `ProtocolError` or `NSSError`.
         """
         outer = {"op": op, "user": self.user_name, **(fields or {})}
@@ -151,7 +155,9 @@ class Client:
             chunked = ChunkedStream(connection, self.settings.reply_timeout)
             try:
                 payload_hash = self._send(chunked, header, source, total)
-                inner_fields = messages.encode_inner_fields(header, payload_hash, keys, inner)
+                inner_fields = messages.encode_inner_fields(
+                    header, None if payload_by_bridge else payload_hash, keys, inner
+                )
                 self._whisper(chunked, identity, inner_fields)
             except (TransportError, ProtocolError) as error:
                 raise self._reason(chunked, error) from None
@@ -231,9 +237,11 @@ class Client:
                     chunked.receive(LAST_WORDS_SECONDS)
         if chunked.outer_waiting:
             try:
-                chunked.parse(messages.read_reply_header())
+                chunked.parse(messages.read_reply_header()).check_origin()
             except UnknownVersion:
                 return RequestRefused(Status.UNKNOWN_VERSION)
+            except BridgeRefused as refused:
+                return refused
             except SigulError:
                 return error
         if isinstance(error, PeerClosed):
@@ -255,6 +263,7 @@ class Client:
                 f"no reply came from the server ({error}); the server's log has the reason, such as"
                 " a request that failed its integrity check"
             ) from None
+        header.check_origin()
         header.verify(keys.header)
         if header.status != Status.OK:
             message = header.fields.get("message")

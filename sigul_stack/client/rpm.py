@@ -1,4 +1,8 @@
-"""RPM packages on the client: what is sent of one, and how a new signature header goes into it."""
+"""RPM packages on the client: what is sent of one, and how a new signature header goes into it.
+
+A package is a file here, or an RPM of Koji's that the bridge fetches: of that one the client knows
+the MD5, from the hub itself, and the server signs nothing else.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ..errors import SigulError
+from ..kojihub import NEVRA, HubRPM
 from ..protocol.codec import parse_whole, run_parser
 from ..protocol.rpm import CorruptRPM, Head, Region, read_head, read_header
 from ..secret import Secret
@@ -28,6 +33,10 @@ class RPMOptions:
     file_signing_key_passphrase: Secret | None = None
     head_signing: bool = False
     v3_signature: bool = False
+    #: Have the bridge store the signature in Koji; `returned` False: and send nothing back.
+    store_in_koji: bool = False
+    returned: bool = True
+    koji_instance: str | None = None
 
     def fields(self, key: str) -> dict[str, str | bool]:
         """The outer fields."""
@@ -38,7 +47,21 @@ class RPMOptions:
             fields["head-signing"] = True
         if self.v3_signature:
             fields["v3-signature"] = True
+        if self.store_in_koji:
+            fields["import-signature"] = True
+        if not self.returned:
+            fields["return-data"] = False
+        if self.koji_instance is not None:
+            fields["koji-instance"] = self.koji_instance
         return fields
+
+    def fields_of(self, head: Head | None, remote: HubRPM | None) -> dict[str, str | bytes]:
+        """What is said of one package: of Koji's, and of one whose name the reply will not tell."""
+        if remote is not None:
+            return {**_named(remote.nevra), "rpm-sigmd5": remote.sigmd5}
+        if head is not None and self.store_in_koji:
+            return _named(_nevra_of(head))
+        return {}
 
     def secrets(self, passphrase: Secret) -> dict[str, Secret]:
         """The inner fields."""
@@ -48,12 +71,36 @@ class RPMOptions:
         return secrets
 
 
+def _named(nevra: NEVRA) -> dict[str, str | bytes]:
+    return {
+        "rpm-name": nevra.name,
+        "rpm-epoch": nevra.epoch or "",
+        "rpm-version": nevra.version,
+        "rpm-release": nevra.release,
+        "rpm-arch": nevra.arch,
+    }
+
+
+def _nevra_of(head: Head) -> NEVRA:
+    """The name of the package that `head` is of (tags of rpm's main header)."""
+    name, version, release, arch = (head.main.string(tag) for tag in (1000, 1001, 1002, 1022))
+    if name is None or version is None or release is None or arch is None:
+        raise CorruptRPM("the RPM does not say what its name, version, release and arch are")
+    epoch = head.main.integer(1003)
+    source = 1044 not in head.main
+    return NEVRA(name, str(epoch or ""), version, release, "src" if source else arch)
+
+
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package of a batch: the file to sign, and the file to make."""
+    """A package of a batch: the file to sign, and the file to make (None: none comes back).
+
+    `remote` is what Koji knows of one that the bridge fetches; `source` is then its name.
+    """
 
     source: Path
-    target: Path
+    target: Path | None
+    remote: HubRPM | None = None
 
 
 def zero_length(name: str) -> SigulError:

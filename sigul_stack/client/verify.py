@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ..errors import SigulError, ToolMissing
+from ..errors import SigulError
+from ..tools import GPG_VERIFY
 
 #: How long gpg may take, in seconds, besides what the file's size adds.
 _SECONDS: Final = 60.0
@@ -114,7 +115,7 @@ def _gpg(
             env={**os.environ, "LC_ALL": "C"},
         )  # fmt: skip
     except FileNotFoundError:
-        raise ToolMissing("gpg is not installed; install the package gnupg") from None
+        raise GPG_VERIFY.missing() from None
     except subprocess.TimeoutExpired:
         raise SigulError(
             f"gpg did not finish within {seconds:g} s; see what else keeps the machine busy"

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF009 - option() and its like make fields, which are what belongs there
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,57 @@ from .shared import BridgeKojiSettings, NSSSettings, load_nss, old_tls_warning
 
 #: Where `nss-dir` is when no file says.
 DEFAULT_NSS_DIRECTORY = "/var/lib/sigul"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """`[groups]`: where a bridge finds out who is in a group. Times are in seconds."""
+
+    source: str | None = option(
+        "groups",
+        values.choice("file", "fasjson", "ldap"),
+        None,
+        "where groups are known: `file`, `fasjson` or `ldap`",
+    )
+    cache_time: int = option(
+        "groups",
+        values.integer(0, 86400, "seconds"),
+        60,
+        "seconds for which an answer is kept",
+    )
+    timeout: float = option(
+        "groups", values.seconds, 10.0, "seconds for each step of a question", name="groups-timeout"
+    )
+    file: Path | None = option(
+        "groups", values.path, None, "the file with a line `GROUP: USER …` for each group"
+    )
+    fasjson_url: str | None = option(
+        "groups", values.optional_text, None, "the address of the FASJSON service"
+    )
+    ldap_uri: str | None = option(
+        "groups", values.optional_text, None, "the directory, as `ldaps://HOST` or `ldap://HOST`"
+    )
+    ldap_starttls: bool = option(
+        "groups", values.boolean, True, "whether TLS is begun on a connection to `ldap://`"
+    )
+    ldap_ca_file: Path | None = option(
+        "groups", values.path, None, "the CA of the directory's certificate (absent: the system's)"
+    )
+    ldap_base: str | None = option(
+        "groups", values.optional_text, None, "below which entry groups are looked for"
+    )
+    ldap_filter: str = option(
+        "groups",
+        values.text,
+        "(&(objectClass=posixGroup)(cn={group})(memberUid={user}))",
+        "what finds an entry if, and only if, {user} is in {group}",
+    )
+    ldap_bind_dn: str | None = option(
+        "groups", values.optional_text, None, "who asks (absent: nobody)"
+    )
+    ldap_bind_password: Secret | None = secret_option("groups", "the password of ldap-bind-dn")
+    #: The Kerberos principal that asks FASJSON, from `fas-user-name`.
+    principal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +146,11 @@ class BridgeSettings:
     )
     nss: NSSSettings = field(kw_only=True)
     koji: BridgeKojiSettings = field(kw_only=True, default_factory=BridgeKojiSettings)
+    groups: GroupSettings = field(kw_only=True, default_factory=GroupSettings)
 
 
 #: All classes that declare options of `bridge.conf`.
-CLASSES = (BridgeSettings, NSSSettings, BridgeKojiSettings)
+CLASSES = (BridgeSettings, NSSSettings, BridgeKojiSettings, GroupSettings)
 
 
 def load_bridge(
@@ -113,6 +166,9 @@ def load_bridge(
         files,
         nss=load_nss(files, DEFAULT_NSS_DIRECTORY),
         koji=build(BridgeKojiSettings, files),
+    )
+    settings = dataclasses.replace(
+        settings, groups=build(GroupSettings, files, principal=settings.fas_user_name)
     )
     if settings.client_listen_port == settings.server_listen_port:
         entry = files.get("bridge", "server-listen-port") or files.get(

@@ -217,6 +217,12 @@ class Loaded(Generic[S]):
     warnings: tuple[str, ...]
     files: Files
 
+    def _is_replaced(self, declared: Option, entry: Entry | None) -> bool:
+        """Whether another option that excludes `declared` is what counts."""
+        others = (declared.excludes, declared.excludes + "-file")
+        there = any(self.files.get(declared.section, name) is not None for name in others)
+        return there and (entry is None or counting_entry(declared, self.files) is None)
+
     def check_paths(self) -> None:
         """Check that each directory that a daemon needs is there; not the NSS database's.
 
@@ -228,6 +234,8 @@ class Loaded(Generic[S]):
             if declared.needs is Needs.NOTHING or path is None:
                 continue
             if declared.needs is Needs.NAMED_DIRECTORY and entry is None:
+                continue
+            if declared.excludes and self._is_replaced(declared, entry):
                 continue
             directory: Path = path.parent if declared.needs is Needs.PARENT else path
             if directory.is_dir():

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from ..errors import ConfigurationError
 from ..secret import Secret
 from . import values
 from .files import Entry, Files
-from .options import build, family, later, option, secret_option
+from .options import Needs, build, family, later, option, secret_option
 
 TLS_VERSIONS = ("tls1.2", "tls1.3")
 #: Versions that old configurations may still allow; TLS 1.2 is the floor whatever they say.
@@ -175,11 +176,45 @@ class KojiSettings:
     instance_configs: Mapping[str, Path] = family(
         "koji", ("koji-config-",), values.path, "koji-config-NAME: Koji's file for instance NAME"
     )
+    koji_timeout: float = option(
+        "koji", values.seconds, 60.0, "seconds for Koji to answer, and to be silent in a download"
+    )
+
+    def config_of(self, instance: str | None) -> Path | None:
+        """The configuration file of an instance, or of the default one; None: Koji's own files.
+
+        Raises `ConfigurationError` for one that is not of `koji-instances`.
+        """
+        if instance is None:
+            return self.koji_config
+        if instance not in self.instances:
+            raise ConfigurationError(
+                f"there is no Koji instance '{instance}' here; [koji] koji-instances lists:"
+                f" {', '.join(self.instances) or 'none'}"
+            )
+        return self.instance_configs.get(instance.lower())
 
 
 @dataclass(frozen=True, slots=True)
 class BridgeKojiSettings(KojiSettings):
-    """`[koji]` of a bridge: who may sign for which instance, too."""
+    """`[koji]` of a bridge: who may sign for which instance, too. Times are in seconds."""
+
+    proxy_auth: bool = option(
+        "koji",
+        values.boolean,
+        False,
+        "whether signatures are stored on behalf of the user who asks for them",
+    )
+    download_timeout: float = option(
+        "koji", values.seconds, 300.0, "seconds for an RPM to be downloaded, all of it"
+    )
+    download_directory: Path | None = option(
+        "koji",
+        values.path,
+        None,
+        "where RPMs are kept while they are signed (absent: the system's temporary directory)",
+        needs=Needs.NAMED_DIRECTORY,
+    )
 
     required_groups: Mapping[str, str] = family(
         "koji",

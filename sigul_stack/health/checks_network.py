@@ -135,7 +135,7 @@ def explain_tls(layer: Layer, error: SigulError, name: str, seconds: float) -> C
 class BridgeLook:
     """The way from a client or server to its bridge. `seconds` is the limit of each layer.
 
-    `accepted` tells whether we show our certificate: a client does, a server does not.
+    `shows_certificate` tells whether we show ours: a client does, a server does not.
     `server_name` is the server's, which the bridge must not have; None: not known.
     """
 

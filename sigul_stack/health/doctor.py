@@ -207,4 +207,4 @@ def _secrets(loaded: Loaded[Any], component: str, look: NSSLook) -> Step:
         yield from look_for_open_secrets(loaded, component)
         yield from look.secrets()
 
-    return Step(Layer.SECRETS, found, (Layer.CONFIGURATION,))
+    return Step(Layer.SECRETS, found)

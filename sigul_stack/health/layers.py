@@ -99,8 +99,15 @@ def _told(layer: Layer, state: State, error: SigulError) -> Check:
 
 
 def from_text(layer: Layer, state: State, text: str) -> Check:
-    """A check from a message of this package, whose cure stands behind its first semicolon."""
+    """A check from a message of this package.
+
+    Its cure stands behind the first semicolon, in those about the database behind the last colon.
+    """
     finding, _, cure = text.partition("; ")
+    if not cure:
+        finding, _, cure = text.rpartition(": ")
+    if not finding:
+        finding, cure = text, ""
     return Check(layer, state, finding, cure or "see what the message names")
 
 

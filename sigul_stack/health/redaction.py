@@ -38,15 +38,15 @@ _PEM: Final = re.compile(
 )
 #: `password=x`, `"pin": "x"`, `Passphrase x`: the word is kept, what it gives is not.
 _GIVEN: Final = re.compile(
-    r"(?P<word>\b\w*(?:passw(?:or)?d|passphrase|secret|token|credential|pin-value|_pin)\w*"
+    r"(?P<word>\b\w*(?:passw(?:or)?d|passphrase|secret(?!s)|token|credential|pin-value|_pin)\w*"
     r"[\"']?\s*[:=]\s*)(?P<value>\"[^\"]*\"|'[^']*'|\S+)",
     re.I,
 )
 #: `postgresql://user:password@host`.
 _URL: Final = re.compile(r"(?P<head>\b[a-z][a-z0-9+]*://[^\s/:@]*:)[^\s@]+(?=@)", re.I)
 _CRYPT: Final = re.compile(r"\$[0-9a-z]{1,3}\$[^\s\"']{20,}")
-#: What may be as random as a key or a password made at random; and with what base64 has besides.
-_RANDOM: Final = (re.compile(r"[A-Za-z0-9+_-]{20,}={0,2}"), re.compile(r"[A-Za-z0-9+/]{40,}={0,2}"))
+#: What may be as random as a key or a password made at random: with what base64 has besides, first.
+_RANDOM: Final = (re.compile(r"[A-Za-z0-9+/]{40,}={0,2}"), re.compile(r"[A-Za-z0-9+_-]{20,}={0,2}"))
 _HEXADECIMAL: Final = re.compile(r"(?<![0-9A-Za-z])(?:[0-9a-f]{80,}|[0-9A-F]{80,})(?![0-9A-Za-z])")
 
 

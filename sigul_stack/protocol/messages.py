@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import ProtocolError, Status
+from ..errors import BridgeRefused, ProtocolError, Status
 from .codec import (
     PROTOCOL_VERSION,
     Fields,
@@ -25,6 +25,7 @@ from .codec import (
     encode_fields,
     encode_value,
     pack_u32,
+    pack_u64,
     read_fields,
     read_u32,
 )
@@ -47,6 +48,10 @@ SUBREPLY_PAYLOAD_KEY: Final = "subreply-payload-auth-key"
 
 #: Where a reader of a message's HMAC may end a wrong one: the same text for header and payload.
 _FORGED = "does not match its authentication code: the connection was tampered with or is damaged"
+
+
+#: Where a code should be in what a bridge says by itself: it has no key to make one.
+NO_CODE: Final = bytes(DIGEST_BYTES)
 
 
 class UnknownVersion(ProtocolError):
@@ -168,6 +173,11 @@ class ReplyHeader:
         """The header's bytes, its authentication code included, as they came."""
         return pack_u32(self.status) + encode_fields(self.fields) + self.code
 
+    def check_origin(self) -> None:
+        """Raise `BridgeRefused` where this is the bridge's own word: an error without a code."""
+        if self.code == NO_CODE and self.status != Status.OK:
+            raise BridgeRefused(_message(self.fields))
+
     def verify(self, key: bytes) -> None:
         """Raise `ProtocolError` unless the header's HMAC under `key` is right."""
         data = pack_u32(self.status) + encode_fields(self.fields)
@@ -185,6 +195,20 @@ def read_reply_header() -> Parser[ReplyHeader]:
         raise UnknownVersion(PROTOCOL_VERSION)
     fields = yield from read_fields()
     return ReplyHeader(status, fields, (yield DIGEST_BYTES))
+
+
+def bridge_refusal(message: str) -> list[bytes]:
+    """A reply with which a bridge refuses a request by itself, cut as clients want it."""
+    header = pack_u32(Status.UNKNOWN_ERROR) + encode_fields({"message": _cut(message)})
+    return [header + NO_CODE, pack_u64(0), NO_CODE]
+
+
+def _cut(message: str) -> bytes:
+    return message.encode()[:255].decode("utf-8", "ignore").encode()
+
+
+def _message(fields: Fields) -> str:
+    return fields.get("message", b"").decode("utf-8", "backslashreplace")
 
 
 # -------------------------------------------------------------------- subrequests and subreplies
@@ -243,6 +267,13 @@ class SubHeader:
         """The header's bytes, as they came."""
         return encode_fields(self.fields) + self.code
 
+    @property
+    def refusal(self) -> BridgeRefused | None:
+        """The bridge's own word on this message, where it is one: an error without a code."""
+        if self.code != NO_CODE or self.fields.integer("status") == Status.OK:
+            return None
+        return BridgeRefused(_message(self.fields))
+
     def verify(self, keys: ReplyKeys) -> None:
         """Raise `ProtocolError` unless the HMAC under this message's keys is right."""
         expected = hmac.digest(keys.header, encode_fields(self.fields), "sha512")
@@ -253,6 +284,12 @@ def encode_sub_header(fields: Mapping[str, str | bool | int | bytes], keys: Repl
     """Fields and their HMAC under the keys of this message's number."""
     data = encode_fields({name: encode_value(value) for name, value in fields.items()})
     return data + hmac.digest(keys.header, data, "sha512")
+
+
+def bridge_subrefusal(number: bytes, message: str) -> list[bytes]:
+    """A subreply with which a bridge fails the RPM of this `id`, cut as clients want it."""
+    fields = {"id": number, "status": pack_u32(Status.UNKNOWN_ERROR), "message": _cut(message)}
+    return [encode_fields(fields) + NO_CODE, pack_u64(0), NO_CODE]
 
 
 def read_sub_header() -> Parser[SubHeader]:

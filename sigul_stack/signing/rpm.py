@@ -118,8 +118,8 @@ class Signer:
         if not size:
             raise RequestRefused(
                 Status.CORRUPT_RPM,
-                "no RPM came with the request: it is empty, or over the bridge's"
-                " max-rpms-payloads-size; bridges that fetch RPMs from Koji come later",
+                "no RPM came with the request: it is empty, over the bridge's"
+                " max-rpms-payloads-size, or was not to be had from Koji; the bridge's log says",
             )
         try:
             head = _read_head(package, size)

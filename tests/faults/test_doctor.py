@@ -127,10 +127,20 @@ class Patient:
 MakePatient = Callable[[str], Patient]
 
 
+def with_status(site: Site) -> dict[str, dict[str, str]]:
+    """Further lines that give both daemons a status socket."""
+    return {
+        name: {"daemon": f"status-socket: {site.path(f'run/{name}.sock')}\n"}
+        for name in ("bridge", "server")
+    }
+
+
 @pytest.fixture(scope="module")
 def running(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The site that runs; its files stay as they are."""
     shared = Site.copy(template, tmp_path_factory.mktemp("doctor") / "site")
+    shared.extra = with_status(shared)
+    shared.configure()
     with shared.running():
         yield shared
 
@@ -166,6 +176,8 @@ def test_nothing_is_wrong_with_a_site_that_runs(patient: MakePatient, component:
     report = patient(component).doctor(code=OK)
     assert report.document["component"] == component
     assert {check["state"] for check in report.document["checks"]} == {"ok"}
+    attached = {"client": "inner TLS", "bridge": "attached servers", "server": "attached workers"}
+    assert report.state(attached[component]) == {"ok"}
 
 
 def test_the_component_is_told_by_the_file_and_the_report_is_for_people(
@@ -628,7 +640,16 @@ def test_tls_versions_that_do_not_meet(patient: MakePatient) -> None:
 
 
 def test_no_server_is_attached(site: Site) -> None:
+    site.extra = with_status(site)
+    site.configure()
+    bridge = Patient(site, "bridge", site.directory)
+    first = bridge.doctor(code=FAILED).first
+    assert first.startswith("status: no daemon answers at ")
+    assert "is it running" in first
     site.start_bridge()
+    first = bridge.doctor(code=FAILED).first
+    assert first.startswith("attached servers: no signing server is attached")
+    assert "doctor server" in first
     report = Patient(site, "client", site.directory).doctor(*IMPATIENT, code=FAILED)
     assert report.state("outer TLS") == {"ok"}
     assert report.first.startswith("inner TLS: no signing server took a request within 1 s")
@@ -735,9 +756,9 @@ def test_fault_16_state_in_several_places(patient: MakePatient) -> None:
 def only(directory: Path, *left_out: str) -> str:
     """A PATH with all tools but some."""
     directory.mkdir()
-    for tool in TOOLS:
-        if tool.name not in left_out and (found := shutil.which(tool.name)):
-            (directory / tool.name).symlink_to(found)
+    for name in {tool.name for tool in TOOLS} - set(left_out):
+        if found := shutil.which(name):
+            (directory / name).symlink_to(found)
     return str(directory)
 
 

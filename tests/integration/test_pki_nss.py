@@ -789,10 +789,10 @@ def test_dates_names_usage_and_trust_are_looked_at(site: Site) -> None:
     assert severities(bridge, Role.BRIDGE, now=now + 731 * DAY)[Topic.DATES] is Severity.ERROR
     assert severities(bridge, Role.BRIDGE, now=now - DAY)[Topic.DATES] is Severity.ERROR
     assert severities(bridge, Role.BRIDGE, names=["else"])[Topic.NAMES] is Severity.ERROR
-    assert (
-        severities(bridge, Role.SERVER, nickname="sigul-bridge-cert")[Topic.USAGE] is Severity.ERROR
-    )
     client = site.client("admin").database
+    assert (
+        severities(client, Role.SERVER, nickname="sigul-client-cert")[Topic.USAGE] is Severity.ERROR
+    )
     assert severities(client, Role.CLIENT, names=["other"])[Topic.NAMES] is Severity.ERROR
     assert severities(client, Role.BRIDGE)[Topic.CERTIFICATE] is Severity.ERROR
     with client.changing() as store:

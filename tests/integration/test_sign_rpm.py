@@ -292,7 +292,7 @@ import json, sys
 from pathlib import Path
 from sigul_stack.client import Client
 from sigul_stack.config import load_client
-from sigul_stack.errors import PeerClosed, RequestRefused
+from sigul_stack.errors import BridgeRefused, PeerClosed, RequestRefused
 from sigul_stack.secret import Secret
 config, package, fields = sys.argv[1:]
 fields = json.loads(fields)
@@ -304,6 +304,8 @@ try:
                         payload=Path(package).read_bytes())
 except RequestRefused as refused:
     print(refused.status, refused.message)
+except BridgeRefused as refused:
+    print(refused)
 except PeerClosed:
     print("cut off")
 else:
@@ -335,17 +337,36 @@ def test_fields_are_compared_with_the_package(running: Site, packages: dict[str,
     assert send(running, source, rpm_epoch="0").startswith(b"0 ")
 
 
-def test_koji_options_say_that_koji_is_not_there(
-    running: Site, packages: dict[str, Path], tmp_path: Path
+def test_where_koji_is_not_set_up(
+    running: Site, packages: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package, out = str(packages["binary"]), str(tmp_path / "out")
-    for options in (["--store-in-koji"], ["-k", "i"], ["--store-in-koji", "--koji-only"]):
-        for command in (["sign-rpm"], ["sign-rpms", "-o", out]):
-            text = failure(running, *command, *options, "rsa", package)
-            assert text.startswith("Koji is not supported yet")
-    text = failure(running, "sign-rpm", "rsa", "sample-1.2-3.noarch")
-    assert "'sample-1.2-3.noarch' cannot be read" in text
-    assert "NEVRA" in text
+    secrets = ["rsa-pw"]
+    line = failure(running, "sign-rpm", "rsa", "sample-1.2-3.noarch", secrets=secrets)
+    assert line == "Koji: its configuration: no configuration for profile name: koji"
+    line = failure(running, "sign-rpm", "-k", "i", "rsa", package, secrets=secrets)
+    assert line.startswith("the bridge says: there is no Koji instance 'i' here; ")
+    words = ["sign-rpm", "--store-in-koji", "-o", out, "rsa", package]
+    line = failure(running, *words, secrets=secrets)
+    assert line == (
+        "the bridge says: Koji: its configuration: no configuration for profile name: koji"
+    )
+    words = ["sign-rpms", "--store-in-koji", "-o", out, "rsa", package]
+    line = running.sigul(*words, secrets=secrets, code=1).stderr.decode()
+    assert line.startswith(f"Error signing {package}: the bridge says: Koji: its configuration: ")
+    assert list(Path(out).iterdir()) == []
+    # Without the library, only what needs it fails.
+    missing = tmp_path / "missing"
+    missing.mkdir()
+    (missing / "koji.py").write_text("raise ModuleNotFoundError('no koji', name='koji')\n")
+    monkeypatch.setitem(running.variables, "PYTHONPATH", str(missing))
+    line = failure(running, "sign-rpm", "rsa", "sample-1.2-3.noarch", secrets=secrets)
+    assert line == "the Python module koji is not installed; install sigul-stack[koji]"
+    sign(running, "rsa", packages["binary"], tmp_path / "signed")
+
+
+def test_command_lines_that_do_not_fit(running: Site, packages: dict[str, Path]) -> None:
+    package = str(packages["binary"])
     assert "--koji-only needs" in misused(running, "sign-rpm", "--koji-only", "rsa", package)
     assert "--file-signing-key" in misused(
         running, "sign-rpm", "--file-signing-key-passphrase-file", "f", "rsa", package
@@ -356,12 +377,14 @@ def test_koji_options_say_that_koji_is_not_there(
 def test_a_bridge_does_not_pass_over_what_it_cannot_do(
     running: Site, packages: dict[str, Path], tmp_path: Path
 ) -> None:
-    assert send(running, packages["binary"], import_signature="true") == b"cut off\n"
-    assert "this bridge does not store signatures in Koji yet" in running.processes[0].text
-    # An RPM that the bridge is to fetch: the server says that there is none.
+    said = send(running, packages["binary"], import_signature="true")
+    assert said.startswith(b"the bridge says: Koji: its configuration: ")
+    # An RPM that the bridge is to fetch: of what name is not said, or not all of it.
     empty = tmp_path / "empty"
     empty.touch()
-    assert send(running, empty, rpm_name="sample").startswith(b"11 no RPM came")
+    said = send(running, empty, rpm_name="sample")
+    assert said.startswith(b"the bridge says: the client does not name the RPM")
+    assert send(running, empty).startswith(b"11 no RPM came")
 
 
 def test_v3_and_head_signing_do_not_go_together(running: Site, packages: dict[str, Path]) -> None:

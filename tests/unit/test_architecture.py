@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "children": frozenset(),
     "metrics": frozenset(),
     "tools": frozenset(),
+    "kojihub": frozenset(),
     # Only these two of protocol: the inner session is carried in its chunks.
     "transport": _SHARED | {"protocol.chunks", "protocol.codec"},
     "database": _SHARED,
@@ -44,8 +45,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "keystore": _SHARED | {"database", "tools"},
     # Only these two of protocol: client and signer take the same RPMs apart.
     "signing": _SHARED | {"database", "keystore", "protocol.codec", "protocol.rpm", "tools"},
-    "bridge": _SHARED | {"protocol", "transport", "logcontext", "metrics", "children"},
-    "client": _SHARED | {"protocol", "transport", "tools"},
+    "bridge": _SHARED | {"protocol", "transport", "logcontext", "metrics", "children", "kojihub"},
+    "client": _SHARED | {"protocol", "transport", "tools", "kojihub"},
     "server": _SHARED
     | {"protocol", "transport", "database", "keystore", "signing", "pki"}
     | {"logcontext", "metrics", "children", "tools"},
@@ -71,6 +72,11 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "passlib": ("keystore", "keystore.*"),
     "cryptography": ("keystore", "keystore.*", "signing", "signing.*", "pki", "pki.*"),
     "tqdm": ("cli", "cli.*", "client", "client.*"),
+    "koji": ("kojihub",),
+    "requests": ("kojihub",),
+    "fasjson_client": ("bridge.fasjson",),
+    "bravado": ("bridge.fasjson",),
+    "ldap": ("bridge.groups",),
 }
 
 #: The modules that may start programs, and what of the standard library starts one.
@@ -96,8 +102,20 @@ NOT_IN_PROTOCOL = frozenset(
 
 #: What a process never loads by importing these: secrets have no business in a bridge, and each
 #: of these packages costs a client a good part of its start-up time.
-_NOT_IN_A_BRIDGE = frozenset({"sqlalchemy", f"{PACKAGE}.database", f"{PACKAGE}.keystore"})
-_SLOW = frozenset({"sqlalchemy", "alembic", "cryptography", "passlib", "tqdm", "asyncio"})
+_NOT_IN_A_BRIDGE = frozenset(
+    {
+        "sqlalchemy",
+        "koji",
+        "requests",
+        "bravado",
+        "ldap",
+        f"{PACKAGE}.database",
+        f"{PACKAGE}.keystore",
+    }
+)
+_SLOW = frozenset(
+    {"sqlalchemy", "alembic", "cryptography", "passlib", "tqdm", "asyncio", "koji", "requests"}
+)
 NEVER_LOADS = {
     "bridge": _NOT_IN_A_BRIDGE,
     "cli.bridge": _NOT_IN_A_BRIDGE,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sigul_stack.client.batch import Exchange
-from sigul_stack.client.rpm import Package
+from sigul_stack.client.rpm import Package, RPMOptions
 from sigul_stack.errors import SigulError
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import pair
@@ -52,7 +52,7 @@ def run(
 
     exchange = Exchange(
         all_of_them,
-        head_signing=False,
+        options=RPMOptions(),
         subrequests=SUBREQUEST_KEYS,
         subreplies=SUBREPLY_KEYS,
         done=done,

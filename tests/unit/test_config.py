@@ -437,6 +437,22 @@ def test_check_paths(server: Load, tmp_path: Path) -> None:
     server(text()).check_paths()
 
 
+@pytest.mark.parametrize("option", ["database-url", "database-url-file"])
+def test_check_paths_of_a_database_that_is_no_file(
+    server: Load, tmp_path: Path, option: str
+) -> None:
+    url = tmp_path / "url"
+    url.write_text("postgresql://sigul@db/sigul")
+    given = str(url) if option.endswith("-file") else url.read_text()
+    for name in ("gnupg", "keys"):
+        (tmp_path / name).mkdir()
+    # The directory of database-path's default need not be there.
+    server(
+        f"[gnupg]\ngnupg-home: {tmp_path}/gnupg\n[keys]\nkeys-storage: {tmp_path}/keys\n"
+        f"[database]\n{option}: {given}\n"
+    ).check_paths()
+
+
 def test_check_paths_of_defaults(bridge: Callable[[str], Loaded[BridgeSettings]]) -> None:
     bridge("").check_paths()
 

@@ -69,18 +69,17 @@ def execute(command: Command, arguments: Arguments, surroundings: Surroundings) 
         _function(command.check)(arguments)
     with contextlib.ExitStack() as stack:
         payload = output = None
-        many = command.many is not None and command.many(arguments)
+        unread = command.unread is not None and command.unread(arguments)
         for operand in command.operands:
-            if operand.reads and not many:
+            if operand.reads and not unread:
                 named = getattr(arguments, operand.name)
                 path = Path(named[0] if operand.many else named)
                 payload = stack.enter_context(open_payload(path))
-        if command.output is not None and not many:
+        binary = command.output(arguments) if command.output is not None else None
+        if binary is not None:
             from ...client.output import open_output
 
-            output = stack.enter_context(
-                open_output(arguments.output, binary=command.output(arguments))
-            )
+            output = stack.enter_context(open_output(arguments.output, binary=binary))
         prepared = _function(command.prepare)(arguments) if command.prepare else None
         client = _client(surroundings)
         secrets = read_secrets(command, arguments, surroundings)

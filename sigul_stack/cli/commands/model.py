@@ -72,11 +72,11 @@ class Command:
     """One command. `run` is `MODULE:FUNCTION` of this package, called with an `Invocation`.
 
     `output` tells, for a command whose reply goes to `-o FILE` or standard output, whether it is
-    binary. `prepare` is a function, named like `run`, that gets the arguments before secrets are
-    asked for; what it returns is the invocation's `prepared`. `misuse` gives the reason why
-    arguments do not fit together, if they do not. `check`, named like `run`, is called with the
-    arguments before anything is opened or asked for, and raises `SigulError`. A command that is
-    `local` connects to nothing.
+    binary; None where there is none for these arguments. `prepare` is a function, named like
+    `run`, that gets the arguments before secrets are asked for; what it returns is the
+    invocation's `prepared`. `misuse` gives the reason why arguments do not fit together, if they
+    do not. `check`, named like `run`, is called with the arguments before anything is opened or
+    asked for, and raises `SigulError`. A command that is `local` connects to nothing.
     """
 
     name: str
@@ -85,14 +85,14 @@ class Command:
     operands: tuple[Operand, ...] = ()
     options: tuple[Option, ...] = ()
     secrets: tuple[Ask, ...] = ()
-    output: Callable[[Arguments], bool] | None = None
+    output: Callable[[Arguments], bool | None] | None = None
     misuse: Callable[[Arguments], str | None] | None = None
     check: str | None = None
     local: bool = False
     prepare: str | None = None
-    #: Whether these arguments are about many files, which the command itself opens and writes: it
-    #: is given neither payload nor output then.
-    many: Callable[[Arguments], bool] | None = None
+    #: Whether the operand that is read names what the command has to see to itself: many files, or
+    #: something that is not here. Then it is given no payload.
+    unread: Callable[[Arguments], bool] | None = None
 
 
 def date(text: str) -> datetime.date:

@@ -1,13 +1,22 @@
-"""Commands that sign RPMs."""
+"""Commands that sign RPMs.
+
+What names no file that is here, but could be the name of an RPM, is one of Koji's: its hub is asked
+for the MD5 that the server is to find, and the bridge fetches it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from ...client.rpm import Package, RPMOptions, zero_length
+from ...config.client import ClientSettings
 from ...errors import SigulError
+from ...kojihub import NEVRA, Access, Hub, HubRPM
 from ..logs import printable
 from ..outcome import AlreadyTold
 from .execution import Invocation
@@ -16,21 +25,22 @@ from .model import Arguments
 
 def check_rpm(arguments: Arguments) -> None:
     """What can be found wrong with `sign-rpm` before anything is asked for."""
-    _check_koji(arguments)
-    _check_file(arguments.rpm)
+    _check(arguments, arguments.rpm)
 
 
 def check_rpms(arguments: Arguments) -> None:
     """What can be found wrong with `sign-rpms` before anything is asked for."""
-    _check_koji(arguments)
     names: dict[str, str] = {}
     for rpm in arguments.rpm:
-        _check_file(rpm)
-        other = names.setdefault(Path(rpm).name, rpm)
+        nevra = _check(arguments, rpm)
+        name = Path(rpm).name if nevra is None else nevra.file_name
+        other = names.setdefault(name, rpm)
         if other is not rpm:
             raise SigulError(
                 f"'{other}' and '{rpm}' would be signed to the same file; sign them one by one"
             )
+    if arguments.koji_only:
+        return
     try:
         arguments.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -39,43 +49,72 @@ def check_rpms(arguments: Arguments) -> None:
         ) from error
 
 
-def _check_koji(arguments: Arguments) -> None:
-    if arguments.store_in_koji or arguments.koji_instance is not None:
-        raise SigulError(
-            "Koji is not supported yet; leave --store-in-koji, --koji-only and --koji-instance out"
-        )
-
-
-def _check_file(name: str) -> None:
+def _check(arguments: Arguments, name: str) -> NEVRA | None:
+    """Check one operand; its NEVRA where it is one of Koji's."""
     try:
         found = Path(name).stat()
     except OSError as error:
-        raise SigulError(
-            f"'{name}' cannot be read: {error.strerror}; name a file that you may read (fetching"
-            " RPMs from Koji by their NEVRA is not supported yet)"
-        ) from error
+        nevra = NEVRA.parse(name)
+        if nevra is None or not isinstance(error, FileNotFoundError):
+            raise SigulError(
+                f"'{name}' cannot be read: {error.strerror}; name a file that you may read, or an"
+                " RPM of Koji's as NAME-VERSION-RELEASE.ARCH"
+            ) from error
+        if arguments.head_signing:
+            raise SigulError(
+                f"'{name}' is to come from Koji, where only whole RPMs are to be had; leave"
+                " --head-signing out"
+            ) from None
+        return nevra
     if stat.S_ISREG(found.st_mode) and not found.st_size:
         raise zero_length(name)
+    return None
 
 
 def _options(call: Invocation) -> RPMOptions:
+    arguments = call.arguments
     return RPMOptions(
-        file_signing_key=call.arguments.file_signing_key,
+        file_signing_key=arguments.file_signing_key,
         file_signing_key_passphrase=call.secrets.get("file_signing_key_passphrase"),
-        head_signing=call.arguments.head_signing,
-        v3_signature=call.arguments.v3_signature,
+        head_signing=arguments.head_signing,
+        v3_signature=arguments.v3_signature,
+        store_in_koji=arguments.store_in_koji,
+        returned=not arguments.koji_only,
+        koji_instance=arguments.koji_instance,
     )
+
+
+@contextlib.contextmanager
+def _looking_up(
+    settings: ClientSettings, instance: str | None
+) -> Iterator[Callable[[NEVRA], HubRPM]]:
+    """A function that asks the hub, which is reached for when it is first called."""
+    koji = settings.koji
+    with contextlib.ExitStack() as stack:
+        hubs: list[Hub] = []
+
+        def look_up(nevra: NEVRA) -> HubRPM:
+            if not hubs:
+                access = Access(koji.config_of(instance), instance, koji.koji_timeout)
+                hubs.append(stack.enter_context(Hub(access)))
+            return hubs[0].rpm(nevra)
+
+        yield look_up
 
 
 def sign_rpm(call: Invocation) -> None:
     """`sigul sign-rpm KEY RPM`."""
-    call.client.sign_rpm(
-        call.arguments.key,
-        call.secrets["passphrase"],
-        call.payload,
-        call.output,
-        _options(call),
-    )
+    arguments, passphrase = call.arguments, call.secrets["passphrase"]
+    payload = cast("BinaryIO | None", call.payload)
+    if payload is not None:
+        call.client.sign_rpm(arguments.key, passphrase, payload, call.output, _options(call))
+        return
+    nevra = _check(arguments, arguments.rpm)
+    if nevra is None:
+        raise SigulError(f"'{arguments.rpm}' came to be just now; try again")
+    with _looking_up(call.settings, arguments.koji_instance) as look_up:
+        remote = look_up(nevra)
+    call.client.sign_koji_rpm(arguments.key, passphrase, remote, call.output, _options(call))
 
 
 def sign_rpms(call: Invocation) -> None:
@@ -89,11 +128,23 @@ def sign_rpms(call: Invocation) -> None:
             text = printable(f"Error signing {package.source}: {error}")
             print(text, file=sys.stderr, flush=True)
 
-    packages = [
-        Package(Path(rpm), call.arguments.output / Path(rpm).name) for rpm in call.arguments.rpm
-    ]
-    call.client.sign_rpms(
-        call.arguments.key, call.secrets["passphrase"], packages, _options(call), done=done
-    )
+    arguments = call.arguments
+    packages = []
+    with _looking_up(call.settings, arguments.koji_instance) as look_up:
+        for rpm in arguments.rpm:
+            package = Package(Path(rpm), None)
+            try:
+                nevra = _check(arguments, rpm)
+                remote = None if nevra is None else look_up(nevra)
+            except SigulError as error:
+                done(package, error)
+                continue
+            name = Path(rpm).name if nevra is None else nevra.file_name
+            target = None if arguments.koji_only else arguments.output / name
+            packages.append(Package(package.source, target, remote))
+    if packages:
+        call.client.sign_rpms(
+            arguments.key, call.secrets["passphrase"], packages, _options(call), done=done
+        )
     if failed:
         raise AlreadyTold("not all RPMs were signed")

@@ -113,13 +113,17 @@ _RPM_OPTIONS = (
         type=Path,
         help="file with the bound passphrase of that key, instead of asking for it",
     ),
-    option("--store-in-koji", action="store_true", help="store the signature in Koji (not yet)"),
+    option(
+        "--store-in-koji", action="store_true", help="have the bridge store the signature in Koji"
+    ),
     option(
         "--koji-only",
         action="store_true",
-        help="do not return the signed RPM, only store its signature in Koji (not yet)",
+        help="do not return the signed RPM, only store its signature in Koji",
     ),
-    option("-k", "--koji-instance", metavar="I", help="use another Koji instance (not yet)"),
+    option(
+        "-k", "--koji-instance", metavar="I", help="use another Koji instance, of koji-instances"
+    ),
     option(
         "--v3-signature",
         action="store_true",
@@ -131,6 +135,10 @@ _RPM_OPTIONS = (
         help="send only the packages' headers, and put the signatures in here",
     ),
 )
+
+
+def _is_in_koji(arguments: Arguments) -> bool:
+    return not Path(arguments.rpm).exists()
 
 
 def _rpm_misuse(arguments: Arguments) -> str | None:
@@ -455,10 +463,10 @@ COMMANDS: tuple[Command, ...] = (
             ),
         ),
         secrets=(_PASSPHRASE,),
-        output=lambda arguments: not arguments.armor,
+        output=lambda arguments: None if arguments.output_dir is not None else not arguments.armor,
         misuse=_data_misuse,
         check="signing:check_data",
-        many=_has_output_directory,
+        unread=_has_output_directory,
     ),
     Command(
         "verify",
@@ -559,9 +567,10 @@ COMMANDS: tuple[Command, ...] = (
         operands=(_KEY, Operand("rpm", "the RPM: a file, or a NEVRA in Koji", reads=True)),
         options=(_OUTPUT, *_RPM_OPTIONS),
         secrets=_RPM_SECRETS,
-        output=_binary,
+        output=lambda arguments: None if arguments.koji_only else True,
         misuse=_rpm_misuse,
         check="rpm:check_rpm",
+        unread=_is_in_koji,
     ),
     Command(
         "sign-rpms",

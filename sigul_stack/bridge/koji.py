@@ -1,0 +1,199 @@
+"""What one request has to do with Koji: RPMs that the bridge fetches, signatures that it stores.
+
+An RPM is downloaded to a file without a name, and looked at before a server gets it: that it is the
+one of the hub's record, and no larger than it may be. A signature is stored before the client hears
+of it, so that a client that is told of success can rely on it. Whatever fails costs the one RPM.
+
+Fetching and storing go on in two threads at once, each with a session of its own; only the second
+one logs in.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from typing import BinaryIO, Final, cast
+
+from ..config.shared import BridgeKojiSettings
+from ..errors import ProtocolError, SigulError
+from ..kojihub import NEVRA, Access, Hub, KojiError
+from ..protocol.codec import Fields, run_parser
+from ..protocol.rpm import Head, Header, read_head
+
+log = logging.getLogger(__name__)
+
+#: The tag of the MD5 over header and payload in an RPM's signature header.
+_MD5: Final = 1004
+#: rpm pads signature headers to a multiple of so many bytes, and Koji keeps them so.
+_ALIGNMENT: Final = 8
+
+
+class Errands:
+    """The errands of one request. `user` is whom the bridge knows the client as.
+
+    Raises `ConfigurationError` where the request's instance is none of the bridge's.
+    """
+
+    def __init__(self, settings: BridgeKojiSettings, request: Fields, user: str) -> None:
+        instance = request.safe_string("koji-instance") if "koji-instance" in request else None
+        self._settings = settings
+        self._access = Access(settings.config_of(instance), instance, settings.koji_timeout)
+        self._proxied = user if settings.proxy_auth else None
+        self._request = request
+        self.head_signing = _flag(request, "head-signing")
+        #: Whether signatures are to be stored.
+        self.stores = _flag(request, "import-signature")
+        self._reader: Hub | None = None
+        self._writer: Hub | None = None
+        self._names: dict[bytes, Fields] = {}
+        self._failures: dict[bytes, str] = {}
+
+    def close(self) -> None:
+        """End the sessions, once no thread uses them."""
+        for hub in (self._reader, self._writer):
+            if hub is not None:
+                hub.close()
+
+    # ----------------------------------------------------------------------------------- fetching
+
+    def fetch(self, fields: Fields, limit: int) -> tuple[BinaryIO, int]:
+        """The RPM that `fields` name, at most `limit` bytes, as a file and its length.
+
+        Raises `KojiError`, `ProtocolError`.
+        """
+        nevra = _named(fields)
+        if self.head_signing:
+            raise KojiError("an RPM from Koji is signed whole; leave head-signing out")
+        if self._reader is None:
+            self._reader = Hub(self._access)
+        rpm = self._reader.rpm(nevra)
+        wanted = fields.get("rpm-sigmd5")
+        if wanted is not None and wanted != rpm.sigmd5:
+            raise KojiError(f"Koji's {nevra} is another RPM: it does not have that rpm-sigmd5")
+        address = self._reader.address(rpm)
+        directory = self._settings.download_directory
+        file = cast(BinaryIO, tempfile.TemporaryFile(dir=directory))  # noqa: SIM115 - the caller's
+        try:
+            length = self._reader.download(
+                address, file, limit=limit, seconds=self._settings.download_timeout
+            )
+            if _head_of(file).signature.blob(_MD5) != rpm.sigmd5:
+                raise KojiError(f"{address} is not the RPM that Koji has a record of")
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        log.info("Fetched %s from Koji, %d bytes", nevra, length)
+        return file, length
+
+    def fetch_for(self, fields: Fields, limit: int) -> tuple[BinaryIO, int] | None:
+        """`fetch` for a subrequest; None where that fails, and then `reason` says why."""
+        return self._attempt(fields["id"], lambda: self.fetch(fields, limit))
+
+    def note(self, fields: Fields) -> None:
+        """Remember what a subrequest says, where its answer will not tell of which RPM it is."""
+        if self.stores and self.head_signing:
+            self._names[fields["id"]] = fields
+
+    def reason(self, number: bytes) -> str | None:
+        """Why the subrequest with this `id` was not carried out here; None where it was."""
+        return self._failures.pop(number, None)
+
+    # ------------------------------------------------------------------------------------ storing
+
+    def store(self, signature: Header, head: Head | None, number: bytes | None) -> str | None:
+        """Store a signature header. None where it is stored, else the reason why it is not.
+
+        It is of the RPM that `head` is of; where None, of the one that the request names, or its
+        subrequest with this `id`.
+        """
+        names = self._names.pop(number, None) if number is not None else self._request
+
+        def attempt() -> None:
+            if head is not None:
+                nevra = _nevra_of(head)
+            elif names is not None:
+                nevra = _named(names)
+            else:
+                raise ProtocolError("the server answered for an RPM that it was not sent")
+            self._store(signature, nevra)
+
+        return self._said(number, attempt)
+
+    def _store(self, signature: Header, nevra: NEVRA) -> None:
+        if self._writer is None:
+            self._writer = Hub(self._access)
+            self._writer.log_in(self._proxied)
+        rpm = self._writer.rpm(nevra)
+        if signature.blob(_MD5) != rpm.sigmd5:
+            raise KojiError(f"Koji's {nevra} is another RPM than the one that was signed")
+        raw = signature.raw
+        padded = raw.ljust(len(raw) + -len(raw) % _ALIGNMENT, b"\0")
+        if self._writer.add_signature(rpm, padded):
+            log.info("The signature of %s is stored in Koji", nevra)
+        else:
+            log.info("Koji has a signature of %s by the same key already; it stays", nevra)
+
+    def _attempt(
+        self, number: bytes, work: Callable[[], tuple[BinaryIO, int]]
+    ) -> tuple[BinaryIO, int] | None:
+        found: list[tuple[BinaryIO, int]] = []
+        reason = self._said(number, lambda: found.append(work()))
+        if reason is not None:
+            self._failures[number] = reason
+        return found[0] if found else None
+
+    @staticmethod
+    def _said(number: bytes | None, work: Callable[[], None]) -> str | None:
+        """Do `work`; what went wrong, in words."""
+        try:
+            work()
+        except (SigulError, OSError) as error:
+            which = "" if number is None else f" for RPM {number.hex()}"
+            log.warning("Koji failed%s: %s", which, error)
+            return str(error)
+        return None
+
+
+def _flag(fields: Fields, name: str) -> bool:
+    return name in fields and fields.boolean(name)
+
+
+def _named(fields: Fields) -> NEVRA:
+    """The RPM that a request or subrequest names."""
+    parts = {}
+    for part in ("name", "version", "release", "arch"):
+        if f"rpm-{part}" not in fields:
+            raise KojiError("the client does not name the RPM; use one that does")
+        parts[part] = fields.safe_string(f"rpm-{part}")
+    epoch = fields.safe_string("rpm-epoch") if "rpm-epoch" in fields else None
+    nevra = NEVRA(parts["name"], epoch, parts["version"], parts["release"], parts["arch"])
+    if not nevra.is_harmless:
+        raise KojiError("the RPM's name, version, release or arch has a character that it may not")
+    return nevra
+
+
+def _nevra_of(head: Head) -> NEVRA:
+    """The RPM that a head is of (tags of rpm's main header)."""
+    main = head.main
+    name, version, release, arch = (main.string(tag) for tag in (1000, 1001, 1002, 1022))
+    if name is None or version is None or release is None or arch is None:
+        raise KojiError("the signed RPM does not say which one it is")
+    epoch = main.integer(1003)
+    source = 1044 not in main
+    return NEVRA(
+        name, "" if epoch is None else str(epoch), version, release, "src" if source else arch
+    )
+
+
+def _head_of(file: BinaryIO) -> Head:
+    file.seek(0)
+
+    def read_exactly(count: int) -> bytes:
+        data = file.read(count)
+        if len(data) != count:
+            raise KojiError("what Koji gave is no whole RPM")
+        return data
+
+    return run_parser(read_head(), read_exactly)

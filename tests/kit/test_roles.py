@@ -1,0 +1,181 @@
+"""The roles as far as they go without a container engine: variables, secrets, certificates.
+
+Playbooks run for real, on a control directory of the test's own. What needs an engine is proven by
+the molecule scenarios.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+TOP = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+CHECK = TOP / "scripts" / "check-role-defaults"
+
+CONTROL_ROLES = """\
+- hosts: control
+  gather_facts: false
+  roles: [secrets, pki]
+"""
+
+
+def ansible(
+    playbook: Path, control: Path, *options: str, **variables: object
+) -> subprocess.CompletedProcess[str]:
+    """Run a playbook on the dev inventory, with these variables."""
+    given = {"sigul_site": "test", "sigul_control": str(control), **variables}
+    vars_file = control.parent / "given.yml"
+    vars_file.write_text(yaml.safe_dump(given))
+    return subprocess.run(
+        [BIN / "ansible-playbook", playbook, "-e", f"@{vars_file}", *options],
+        cwd=TOP,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+@pytest.fixture
+def playbook(tmp_path: Path) -> Path:
+    """A playbook of the roles that need no engine."""
+    path = tmp_path / "control.yml"
+    path.write_text(CONTROL_ROLES)
+    return path
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    """All files below a directory, with what they hold."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def check_defaults(roles: Path) -> subprocess.CompletedProcess[str]:
+    """Run scripts/check-role-defaults on a directory of roles."""
+    return subprocess.run(
+        [sys.executable, CHECK, roles], capture_output=True, text=True, timeout=60
+    )
+
+
+# --- Documented variables ------------------------------------------------------------------------
+
+
+def test_defaults_are_as_documented() -> None:
+    result = check_defaults(TOP / "roles")
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "complaint"),
+    [
+        ("defaults/main.yml", "bridge_pids: 1024", "bridge_pids: 512", "bridge_pids: documented"),
+        ("defaults/main.yml", "bridge_pids: 1024", "", "bridge_pids is not in defaults"),
+        ("defaults/main.yml", "---", "---\nbridge_more: 1", "bridge_more has a default, but"),
+        ("defaults/main.yml", "---", "---\nsigul_site: x", "sigul_site is required, but"),
+    ],
+)
+def test_disagreement_is_named(
+    tmp_path: Path, file: str, old: str, new: str, complaint: str
+) -> None:
+    role = tmp_path / "bridge"
+    shutil.copytree(TOP / "roles" / "bridge", role)
+    text = (role / file).read_text()
+    assert old in text
+    (role / file).write_text(text.replace(old, new, 1))
+    result = check_defaults(tmp_path)
+    assert result.returncode == 1
+    assert complaint in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("bridge_client_port", "many"),
+        ("bridge_options", "none"),
+        ("pki_renew_days", 0),
+        ("pki_users", ["../admin"]),
+        ("secrets_values", {"admin-password": ""}),
+        ("sigul_site", "Not a name"),
+        ("sigul_image_prefix", "a:b"),
+    ],
+)
+def test_wrong_variable_stops_before_anything_is_touched(
+    tmp_path: Path, variable: str, value: object
+) -> None:
+    control, root = tmp_path / "control", tmp_path / "root"
+    result = ansible(TOP / "site.yml", control, **{"sigul_root": str(root), variable: value})
+    assert result.returncode != 0
+    assert variable in result.stdout + result.stderr
+    assert "changed=0" in result.stdout
+    assert not control.exists()
+    assert not root.exists()
+
+
+# --- Secrets and certificates --------------------------------------------------------------------
+
+
+def test_check_mode_makes_nothing(tmp_path: Path, playbook: Path) -> None:
+    control = tmp_path / "control"
+    result = ansible(playbook, control, "--check", "--diff")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert not control.exists()
+
+
+@pytest.mark.timeout(300)
+def test_secrets_and_certificates(tmp_path: Path, playbook: Path) -> None:
+    """Made once; kept by a second run and by --check; no secret in the most talkative output."""
+    control = tmp_path / "control"
+    given = {"key-release-passphrase": "given to Ansible, not made by it"}
+    talk = ("-vvv", "--diff")
+    first = ansible(playbook, control, *talk, secrets_values=given)
+    assert first.returncode == 0, first.stdout + first.stderr
+    made = files(control)
+    assert made["secrets/key-release-passphrase"].decode() == given["key-release-passphrase"]
+
+    secrets = [text for name, text in made.items() if "password" in name or "passphrase" in name]
+    assert len(secrets) >= 5
+    for path in control.rglob("*"):
+        public = path.is_symlink() or path.name == "ca.pem"
+        assert public or path.stat().st_mode & 0o077 == 0, path
+
+    second = ansible(playbook, control, *talk, secrets_values=given)
+    checked = ansible(playbook, control, *talk, "--check", secrets_values=given)
+    for result in (second, checked):
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "changed=0" in result.stdout
+    assert files(control) == made
+
+    said = "".join(run.stdout + run.stderr for run in (first, second, checked)).encode()
+    assert b"secret_files" in said
+    for secret in secrets:
+        assert secret not in said
+
+
+@pytest.mark.timeout(240)
+def test_only_what_lacks_a_name_is_renewed(tmp_path: Path, playbook: Path) -> None:
+    control = tmp_path / "control"
+    assert ansible(playbook, control).returncode == 0
+    before = files(control)
+    result = ansible(playbook, control, pki_bridge_names=["sigul.example.org"])
+    assert result.returncode == 0, result.stdout + result.stderr
+    changed = {name for name, content in files(control).items() if before.get(name) != content}
+    assert changed <= {"pki/bridge/cert9.db", "pki/bridge/key4.db"}
+    assert "pki/bridge/cert9.db" in changed
+    listed = subprocess.run(
+        [BIN / "sigul-stack", "pki", "list", control / "pki" / "bridge"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "sigul.example.org" in listed.stdout
