@@ -3,8 +3,8 @@
     request_loop.py CONTAINER PASSWORD-FILE STOP-FILE
 
 It sends one at least, and ends when STOP-FILE is there. It prints one JSON document: how many
-requests there were, and what each that failed said. The password is read from its file in here: what runs
-in the background under Ansible keeps its arguments and its input in a file.
+requests there were, and what each that failed said. The password is read from its file in here,
+for what runs in the background under Ansible has its arguments and its input kept in a file.
 """
 
 from __future__ import annotations
