@@ -43,7 +43,7 @@ test: ## run all tests; ARGS="tests/unit -x" goes to pytest
 molecule: ## run all Molecule scenarios; ARGS="-s sign" runs one
 	@scripts/bootstrap run kit
 	@scripts/engine
-	@$(BIN)/molecule test $(or $(ARGS),--all)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" ANSIBLE_HOME="$(CURDIR)/.cache/ansible" molecule test $(or $(ARGS),--all)
 
 test-debian13: ## run all tests in a Debian 13 root that is made in .cache; ARGS as for test
 	@scripts/test-debian13 $(ARGS)

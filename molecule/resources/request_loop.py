@@ -2,8 +2,9 @@
 
     request_loop.py CONTAINER PASSWORD-FILE STOP-FILE
 
-It ends when STOP-FILE appears, and prints one JSON document: how many requests there were, and what
-each that failed said. At most MAX_SECONDS pass whatever happens.
+It sends one at least, and ends when STOP-FILE is there. It prints one JSON document: how many
+requests there were, and what each that failed said. The password is read from its file in here,
+for what runs in the background under Ansible has its arguments and its input kept in a file.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+#: Longest that requests are sent, and that one may take, in seconds; time between two.
 MAX_SECONDS: Final = 1200
 REQUEST_SECONDS: Final = 60
 PAUSE_SECONDS: Final = 0.2
@@ -26,7 +28,7 @@ def main(container: str, password_file: str, stop_file: str) -> None:
     command = ["docker", "exec", "-i", container, "sigul", "--batch", "-c"]
     requests, failures = 0, []
     end = time.monotonic() + MAX_SECONDS
-    while not Path(stop_file).exists() and time.monotonic() < end:
+    while requests == 0 or (not Path(stop_file).exists() and time.monotonic() < end):
         done = subprocess.run(
             [*command, "/etc/sigul/client.conf", "list-users"],
             input=password,
