@@ -60,7 +60,6 @@ lint: ## check style, types, YAML and scripts; any warning fails
 	run $(BIN)/ansible-lint --offline --strict; \
 	run $(BIN)/hadolint images/*/Dockerfile; \
 	run shellcheck $(BASH_SCRIPTS); \
-	run $(BIN)/ansible-lint --offline; \
 	run $(BIN)/python scripts/check-role-defaults; \
 	run scripts/check-registry-hosts; \
 	if [ -n "$$failed" ]; then echo "lint: failed:$$failed"; exit 1; fi; \
@@ -78,6 +77,6 @@ demo-stop: ## stop what `make demo` started
 	@if [ -d .demo ] && [ -x $(BIN)/sigul-stack ]; then $(BIN)/sigul-stack demo --stop --directory .demo; fi
 
 clean: demo-stop ## remove all that make made: in this checkout, and containers and images
-	@scripts/clean
+	@scripts/site clean
 	rm -rf .cache .demo .site .venv build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
