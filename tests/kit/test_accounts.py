@@ -128,6 +128,7 @@ def state(site: Site) -> list[list[tuple[object, ...]]]:
     ]
 
 
+@pytest.mark.timeout(300)  # eight runs of Ansible
 def test_accounts_are_brought_about_once(site: Site, tmp_path: Path) -> None:
     before = state(site)
     result, said = run(site, tmp_path, [ALICE], [RELEASE], "--check")
