@@ -1,4 +1,4 @@
-"""The command line, and the order of things: base, then each component's layers and image.
+"""The order of things: base, then each component's layers and image.
 
 Each image has a label with the hash of all that it was made from, and nothing is done where the
 image with that label is there. Roots, wheels and layers are kept in .cache/images.
@@ -6,14 +6,10 @@ image with that label is there. Roots, wheels and layers are kept in .cache/imag
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import os
 import re
 import shutil
-import sys
-import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,13 +17,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from . import components, debian, engine, programs, sbom, tars
-from .commands import BuildError, run, say, step
-from .components import BASE_PACKAGES, COMPONENTS, SBOM, SUITE, Component
+from . import components, debian, engine, programs, sbom, tars, wheels
+from .commands import BuildError, run, step
+from .components import (
+    BASE_PACKAGES,
+    COMPILED,
+    COMPILED_FOR,
+    COMPILED_WITH,
+    COMPONENTS,
+    SBOM,
+    SUITE,
+    Component,
+)
 from .programs import CHECKOUT
 
 _IMAGES: Final = CHECKOUT / "images"
-_CACHE: Final = CHECKOUT / ".cache" / "images"
 #: Times in Debian's layers: never later than the release of Debian 13.
 _EPOCH: Final = 1754697600
 
@@ -45,8 +49,9 @@ class Made:
 class Builder:
     """Makes images with one prefix on one base."""
 
-    def __init__(self, prefix: str, base_image: str | None, refresh: bool) -> None:
+    def __init__(self, prefix: str, base_image: str | None, refresh: bool, cache: Path) -> None:
         self._prefix = prefix
+        self._cache = cache
         self._given = base_image
         self._given_identity = "" if base_image is None else engine.have(base_image).identity
         self._refresh = refresh
@@ -90,9 +95,9 @@ class Builder:
                 made["base"] = self._base(roots["base"], wanted["base"])
             chosen = [COMPONENTS[name] for name in missing if name != "base"]
             if chosen:
-                everything, wheels = self._programs(chosen, made["base"].identity)
+                everything, theirs = self._programs(chosen, made["base"].identity)
                 for one in chosen:
-                    layers = self._layers(one, roots, everything, wheels[one.name])
+                    layers = self._layers(one, roots, everything, theirs[one.name])
                     made[one.name] = self._build(one.name, layers, wanted[one.name])
         return [made[name] for name in wanted]
 
@@ -112,7 +117,8 @@ class Builder:
             below = self._read(self._given_root(self._given))
         listed = sbom.document("sigul-stack/base", SUITE, root, {}, self._epoch)
         entries = [*tars.added(root, below), tars.file(SBOM, listed)]
-        layer = _kept(f"layers/{self._prefix_key}base")
+        layer = layers_of(self._cache, self._prefix, "base")
+        layer.mkdir(parents=True, exist_ok=True)
         with (layer / "system.tar").open("wb") as archive:
             tars.write(tars.with_parents(entries, str(Path(SBOM).parent)), archive, self._epoch)
         (layer / "sbom.json").write_bytes(listed)
@@ -138,23 +144,20 @@ class Builder:
 
     # --- Layers -------------------------------------------------------------------------------
 
-    @property
-    def _prefix_key(self) -> str:
-        return re.sub(r"[^a-z0-9]+", "-", self._prefix) + "-"
-
     def _layers(
         self,
         component: Component,
         roots: dict[str, tars.Root],
         everything: tars.Root,
-        wheels: list[Path],
+        own: list[Path],
     ) -> Path:
         root = roots[component.name]
-        layers = _kept(f"layers/{self._prefix_key}{component.name}")
+        layers = layers_of(self._cache, self._prefix, component.name)
+        layers.mkdir(parents=True, exist_ok=True)
         if component.packages:
             with (layers / "system.tar").open("wb") as archive:
                 tars.write(tars.added(root, roots["base"]), archive, self._epoch)
-        files = {entry.name: entry for entry in programs.environment(wheels, everything)}
+        files = {entry.name: entry for entry in programs.environment(own, everything)}
         listed = sbom.document(
             f"sigul-stack/{component.name}", self._version, root, files, self._created
         )
@@ -191,7 +194,7 @@ class Builder:
                 ("epoch", str(self._epoch).encode()),
             ]
         )
-        archive = _kept("roots") / f"{key[:20]}.tar"
+        archive = self._kept("roots") / f"{key[:20]}.tar"
         if archive.exists() and not self._refresh:
             return archive
         partial = archive.with_suffix(f".{os.getpid()}.partial")
@@ -206,13 +209,18 @@ class Builder:
         return archive
 
     def _given_root(self, given: str) -> Path:
-        archive = _kept("roots") / f"{self._given_identity.rpartition(':')[2][:20]}.tar"
+        archive = self._kept("roots") / f"{self._given_identity.rpartition(':')[2][:20]}.tar"
         if not archive.exists():
             partial = archive.with_suffix(f".{os.getpid()}.partial")
             with partial.open("wb") as output:
                 engine.export(given, output)
             partial.replace(archive)
         return archive
+
+    def _kept(self, name: str) -> Path:
+        directory = self._cache / name
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
 
     @staticmethod
     def _read(path: Path) -> tars.Root:
@@ -223,70 +231,53 @@ class Builder:
         self, chosen: list[Component], base: str
     ) -> tuple[tars.Root, dict[str, list[Path]]]:
         """All files of all wheels, compiled; and each component's wheels."""
-        own = _kept("wheels") / "own"
+        own = self._kept("wheels") / "own"
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir()
         with step("wheel of this checkout"):
             programs.build(own, self._created)
         [project] = own.glob("*.whl")
-        wheels = {one.name: [*self._wheels(one.extras), project] for one in chosen}
-        every = {wheel.name: wheel for some in wheels.values() for wheel in some}
+        theirs = {one.name: [*self._wheels(one.extras), project] for one in chosen}
+        every = {wheel.name: wheel for some in theirs.values() for wheel in some}
         with step("compiled modules"):
-            return programs.compiled(every.values(), base), wheels
+            return programs.compiled(every.values(), base), theirs
 
     def _wheels(self, extras: tuple[str, ...]) -> list[Path]:
+        built = self._compiled() if COMPILED_FOR.intersection(extras) else None
         key = _hash(
             [
+                *((wheel.name, wheel.read_bytes()) for wheel in _wheels_in(built)),
                 ("constraints", programs.CONSTRAINTS.read_bytes()),
                 ("requirements", "\n".join(programs.requirements(extras)).encode()),
                 ("code", Path(programs.__file__).read_bytes()),
             ]
         )
-        directory = _kept("wheels") / key[:20]
+        directory = self._kept("wheels") / key[:20]
         if not directory.exists():
             partial = directory.with_suffix(f".{os.getpid()}.partial")
             with step(f"wheels ({', '.join(extras)})"):
-                programs.fetch(extras, partial)
+                programs.fetch(extras, partial, built)
             partial.rename(directory)
-        return sorted(directory.glob("*.whl"))
+        return _wheels_in(directory)
 
-
-def main() -> None:
-    """The program."""
-    parser = argparse.ArgumentParser(
-        prog="images/build",
-        description="Make the container images base, bridge, server and client.",
-        epilog="Prints `IMAGE ID` of each. Needs a container engine: see scripts/engine.",
-    )
-    parser.add_argument(
-        "--prefix",
-        default=os.environ.get("SIGUL_IMAGE_PREFIX") or "sigul-stack",
-        help="what the images' names begin with (default: SIGUL_IMAGE_PREFIX or sigul-stack)",
-    )
-    parser.add_argument(
-        "--base-image",
-        default=os.environ.get("BASE_IMAGE") or None,
-        help="a Debian 13 image to build on (default: BASE_IMAGE, or a root made from packages)",
-    )
-    parser.add_argument("--refresh", action="store_true", help="take Debian's packages anew")
-    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
-    parser.add_argument("component", nargs="*", choices=[[], "base", *COMPONENTS])
-    arguments = parser.parse_args()
-    began = time.monotonic()
-    names = [name for name in arguments.component or COMPONENTS if name != "base"]
-    try:
-        engine.check()
-        made = Builder(arguments.prefix, arguments.base_image, arguments.refresh).make(names)
-    except BuildError as error:
-        sys.exit(f"images: {error}")
-    built = sum(image.built for image in made)
-    say(f"{built} of {len(made)} images built in {time.monotonic() - began:.1f} s")
-    if arguments.json:
-        keys = ("component", "image", "identity", "built")
-        print(json.dumps([{key: getattr(image, key) for key in keys} for image in made]))
-    else:
-        for image in made:
-            print(image.image, image.identity)
+    def _compiled(self) -> Path:
+        """The directory with the wheels that have to be compiled."""
+        key = _hash(
+            [
+                ("constraints", programs.CONSTRAINTS.read_bytes()),
+                ("packages", " ".join((*COMPILED, SUITE, *COMPILED_WITH)).encode()),
+                ("code", Path(wheels.__file__).read_bytes()),
+                ("epoch", str(self._epoch).encode()),
+            ]
+        )
+        directory = self._kept("wheels") / f"compiled-{key[:20]}"
+        if not directory.exists():
+            partial = directory.with_suffix(f".{os.getpid()}.partial")
+            partial.mkdir()
+            with step(f"wheels compiled: {' '.join(COMPILED)}"):
+                wheels.build(partial, self._epoch)
+            partial.rename(directory)
+        return directory / "wheels"
 
 
 # --- What images are made from -----------------------------------------------------------------
@@ -308,6 +299,10 @@ def _hash(parts: Iterable[tuple[str, bytes]]) -> str:
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def _wheels_in(directory: Path | None) -> list[Path]:
+    return [] if directory is None else sorted(directory.glob("*.whl"))
 
 
 def _created() -> int:
@@ -334,7 +329,6 @@ def _rfc3339(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
-def _kept(name: str) -> Path:
-    directory = _CACHE / name
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
+def layers_of(cache: Path, prefix: str, name: str) -> Path:
+    """Where the archives of an image are kept."""
+    return cache / "layers" / f"{re.sub(r'[^a-z0-9]+', '-', prefix)}-{name}"

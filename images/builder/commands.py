@@ -61,7 +61,8 @@ def run(
 
 def say(text: str) -> None:
     """One line for who watches."""
-    print(f"images: {text}", file=sys.stderr, flush=True)
+    # In one piece: several steps may talk at once.
+    sys.stderr.write(f"images: {text}\n")
 
 
 @contextmanager

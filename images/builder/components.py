@@ -25,6 +25,19 @@ _BINDINGS: Final = (
     *("keyutils", "tpm2-tools"),
 )
 
+#: What Kerberos and LDAP of Koji and group checks load; the client has the former alone.
+_KERBEROS: Final = ("libgssapi-krb5-2",)
+_LDAP: Final = ("libldap2",)
+
+#: Distributions that have no wheels for Linux, the extras that need one of them, and the packages
+#: that compile them. These are in no image.
+COMPILED: Final = ("gssapi", "python-ldap")
+COMPILED_FOR: Final = frozenset({"koji", "fasjson", "ldap"})
+COMPILED_WITH: Final = (
+    *("ca-certificates", "gcc", "libc6-dev", "libkrb5-dev", "libldap-dev", "libsasl2-dev"),
+    "python3-dev",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Component:
@@ -38,13 +51,17 @@ class Component:
 COMPONENTS: Final = {
     component.name: component
     for component in (
-        Component("bridge", (), ("nss",)),
+        Component("bridge", (*_KERBEROS, *_LDAP), ("nss", "koji", "fasjson", "ldap")),
         Component(
             "server",
             ("gpg", "gpg-agent", "rpm", "osslsigncode", *_BINDINGS),
             ("nss", "postgresql"),
         ),
-        Component("client", ("git", "gpg", "gpg-agent", *_BINDINGS), ("nss",)),
+        Component(
+            "client",
+            ("git", "gpg", "gpg-agent", *_BINDINGS, *_KERBEROS),
+            ("nss", "koji"),
+        ),
     )
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Final
 
@@ -18,9 +18,32 @@ _HINT: Final = "is the Debian mirror reached? DEBIAN_MIRROR names another"
 
 
 def bootstrap(packages: Iterable[str], output: Path, epoch: int) -> None:
-    """Make a root of these packages and write its archive to `output`.
+    """Make a root of these packages and write its archive to `output`."""
+    unwanted = " ".join(f"'{' '.join(group)}'" for group in UNWANTED)
+    _mmdebstrap(
+        packages,
+        [f'chroot "$1" sh -s -- {unwanted} <"$SIGUL_FINISH"'],
+        ("--format=tar", output),
+        {"SOURCE_DATE_EPOCH": str(epoch), "SIGUL_FINISH": str(FINISH)},
+        _HINT,
+    )
 
-    Signatures are checked by apt, with the keys of debian-archive-keyring. Mirror and proxy are
+
+def run_in(
+    packages: Iterable[str], hooks: Iterable[str], environment: Mapping[str, str], hint: str
+) -> None:
+    """Make a root of these packages, run mmdebstrap's hooks in it, and throw it away."""
+    _mmdebstrap(packages, hooks, ("--format=null", "-"), environment, f"{_HINT}; {hint}")
+
+
+def _mmdebstrap(
+    packages: Iterable[str],
+    hooks: Iterable[str],
+    output: tuple[str, str | Path],
+    environment: Mapping[str, str],
+    hint: str,
+) -> None:
+    """Signatures are checked by apt, with the keys of debian-archive-keyring. Mirror and proxy are
     those of this machine's apt.
     """
     sources = run([_CHECKOUT / "scripts" / "debian-sources", SUITE], hint=_HINT)
@@ -29,21 +52,21 @@ def bootstrap(packages: Iterable[str], output: Path, epoch: int) -> None:
         for line in run(["apt-config", "dump"], hint=_HINT).decode().splitlines()
         if line.startswith(("Acquire::http::Proxy", "Acquire::https::Proxy"))
     ]
-    unwanted = " ".join(f"'{' '.join(group)}'" for group in UNWANTED)
+    form, target = output
     run(
         [
-            *("mmdebstrap", "--quiet", "--variant=essential", "--format=tar"),
+            *("mmdebstrap", "--quiet", "--variant=essential", form),
             # Nothing of a root that the machine breaks down under is kept.
             "--dpkgopt=force-unsafe-io",
             f"--include={','.join(packages)}",
             *proxies,
-            f'--customize-hook=chroot "$1" sh -s -- {unwanted} <"$SIGUL_FINISH"',
-            *(SUITE, output, "-"),
+            *(f"--customize-hook={hook}" for hook in hooks),
+            *(SUITE, target, "-"),
         ],
         seconds=FETCH_SECONDS,
         given=sources,
-        environment={"SOURCE_DATE_EPOCH": str(epoch), "SIGUL_FINISH": str(FINISH)},
-        hint=_HINT,
+        environment=environment,
+        hint=hint,
     )
 
 

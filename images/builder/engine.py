@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -84,6 +84,23 @@ def process(image: str, command: list[str], given: bytes) -> bytes:
         return run(["docker", "run", *options, image, *command], given=given, hint=_HINT)
     finally:
         _remove(name)
+
+
+def remove(repositories: Iterable[str]) -> list[str]:
+    """Remove the images of these names that have our label, with all tags; the names removed.
+
+    Raises `BuildError` where a container still uses one.
+    """
+    options = ["--filter", f"label={INPUTS_LABEL}", "--format", "{{.Repository}}:{{.Tag}}"]
+    found = [
+        name
+        for repository in repositories
+        for name in run(["docker", "image", "ls", *options, repository]).decode().split()
+        if not name.endswith(":<none>")
+    ]
+    for name in found:
+        run(["docker", "image", "rm", name], hint="remove the containers that use it first")
+    return found
 
 
 def export(image: str, output: IO[bytes]) -> None:

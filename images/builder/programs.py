@@ -28,7 +28,7 @@ INSIDE: Final = Path(__file__).with_name("inside.py")
 
 _SITE: Final = f"{PREFIX}/lib/python{PYTHON}/site-packages"
 _PURE: Final = re.compile(r"[^/]+\.data/(?:purelib|platlib)/(?P<rest>.+)")
-_HINT: Final = "is a package registry reached (proxy, PIP_CERT, PIP_INDEX_URL)?"
+REGISTRY_HINT: Final = "is a package registry reached (proxy, PIP_CERT, PIP_INDEX_URL)?"
 
 _SCRIPT: Final = """\
 #!/{prefix}/bin/python
@@ -46,32 +46,38 @@ def requirements(extras: Iterable[str]) -> list[str]:
     return [*project["dependencies"], *(one for extra in extras for one in optional[extra])]
 
 
-def fetch(extras: Iterable[str], directory: Path) -> None:
-    """Put the wheels of all that the project depends on into a directory."""
+def fetch(extras: Iterable[str], directory: Path, built: Path | None) -> None:
+    """Put the wheels of all that the project depends on into a directory.
+
+    Those in the directory `built` are for the images' Debian, and are not looked for elsewhere.
+    """
     machine = platform.machine()
     platforms = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_MINOR, 4, -1)]
     platforms += [f"{old}_{machine}" for old in ("manylinux2014", "manylinux2010", "manylinux1")]
     command: list[str | Path] = [
-        *(*_pip(), "download", "--dest", directory, "--constraint", CONSTRAINTS),
+        *(*pip(), "download", "--dest", directory, "--constraint", CONSTRAINTS),
         *("--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON),
     ]
     for abi in (f"cp{PYTHON.replace('.', '')}", "abi3", "none"):
         command += ["--abi", abi]
+    if built is not None:
+        command += ["--find-links", built]
+        platforms.append(f"linux_{machine}")
     for name in platforms:
         command += ["--platform", name]
-    run([*command, *requirements(extras)], seconds=FETCH_SECONDS, hint=_HINT)
+    run([*command, *requirements(extras)], seconds=FETCH_SECONDS, hint=REGISTRY_HINT)
 
 
 def build(directory: Path, epoch: int) -> None:
     """Put the wheel of this checkout into a directory."""
     run(
         [
-            *(*_pip(), "wheel", "--no-deps", "--wheel-dir", directory),
+            *(*pip(), "wheel", "--no-deps", "--wheel-dir", directory),
             *("--build-constraint", CONSTRAINTS, CHECKOUT),
         ],
         seconds=FETCH_SECONDS,
         environment={"SOURCE_DATE_EPOCH": str(epoch)},
-        hint=_HINT,
+        hint=REGISTRY_HINT,
     )
 
 
@@ -136,7 +142,8 @@ def _scripts(wheel: Path) -> Iterator[Entry]:
         yield tars.file(f"{PREFIX}/bin/{name}", text.encode(), 0o755)
 
 
-def _pip() -> list[str | Path]:
+def pip() -> list[str | Path]:
+    """The command line that this checkout's pip begins with."""
     python = CHECKOUT / ".venv" / "bin" / "python"
     if not python.exists():
         raise BuildError(f"{python} is not there; run `scripts/bootstrap kit`")
