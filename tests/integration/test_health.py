@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -279,14 +280,15 @@ def test_what_has_stopped_is_told(own: Site) -> None:
 
 def test_a_bridge_that_hangs(own: Site) -> None:
     bridge = own.start_bridge()
-    bridge.popen.send_signal(signal.SIGSTOP)
+    serving = bridge.serving
+    os.kill(serving, signal.SIGSTOP)
     try:
         limits = ("--fail-handshake", "0.5", "--timeout", "1")
         report = health(own, "bridge", *limits, code=FAILED)
         assert "0.5 s" in check(report, "outer TLS")["finding"]
         assert check(report, "status")["state"] == "failed"
     finally:
-        bridge.popen.send_signal(signal.SIGCONT)
+        os.kill(serving, signal.SIGCONT)
 
 
 def test_daemons_without_status_sockets(site: Site) -> None:

@@ -361,7 +361,7 @@ def test_the_keys_of_an_existing_site(legacy: PemStore) -> None:
     assert isinstance(ima, ec.EllipticCurvePrivateKey)
     assert isinstance(codesign, rsa.RSAPrivateKey)
     for fingerprint, key in ((IMA, ima), (CODESIGN, codesign)):
-        assert pem._fingerprint(key) == fingerprint
+        assert pem._fingerprint(key.public_key()) == fingerprint
         assert load_pem_public_key(legacy.public(fingerprint)) == key.public_key()
     expected = shared("legacy-site", "expected", "ima.out").read_bytes()
     assert legacy.public(IMA) in expected
