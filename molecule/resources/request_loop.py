@@ -19,7 +19,7 @@ from typing import Final
 #: Longest that requests are sent, and that one may take, in seconds; time between two.
 MAX_SECONDS: Final = 1200
 REQUEST_SECONDS: Final = 60
-PAUSE_SECONDS: Final = 0.2
+PAUSE_SECONDS: Final = 1.0
 
 
 def main(container: str, password_file: str, stop_file: str) -> None:
