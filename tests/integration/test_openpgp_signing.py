@@ -222,7 +222,9 @@ def test_the_time_limit_grows_with_the_input(store: Store, tmp_path: Path) -> No
     hurried = GnuPGHome(store.home.path, time_limit=0.001)
     target = io.BytesIO()
     with pytest.raises(ToolTimeout, match="signing-timeout"):
-        detach_sign(hurried, store.key, PASSPHRASE, io.BytesIO(b"x"), target, armor=True)
+        # On a busy machine gpg may be done before this process comes to look at the clock.
+        for _ in range(20):
+            detach_sign(hurried, store.key, PASSPHRASE, io.BytesIO(b"x"), target, armor=True)
     with (tmp_path / "in").open("w+b") as source:
         source.truncate(200 << 20)
         detach_sign(hurried, store.key, PASSPHRASE, source, target, armor=True)
