@@ -182,7 +182,7 @@ class Gpg:
     def make_key(self, name: str, passphrase: str, *, algorithm: str = "future-default") -> str:
         """A new key with a subkey for encryption; its fingerprint."""
         status = self(
-            "--status-fd", "1", "--passphrase", passphrase,
+            "--status-fd", "1", f"--passphrase={passphrase}",
             "--quick-gen-key", f"{name} <{name}@example.org>", algorithm, "default", "never",
         ).decode()  # fmt: skip
         (fingerprint,) = re.findall(r"KEY_CREATED \w (\w+)", status)
@@ -191,7 +191,7 @@ class Gpg:
     def secret_key(self, fingerprint: str, passphrase: str, *, armor: bool = True) -> bytes:
         """A secret key as a file."""
         return self(
-            *(["--armor"] if armor else []), "--passphrase", passphrase,
+            *(["--armor"] if armor else []), f"--passphrase={passphrase}",
             "--export-secret-keys", fingerprint,
         )  # fmt: skip
 

@@ -76,7 +76,7 @@ class Outside(GnuPG):
         """Run gpg as people do; it has to succeed. What it says is in `stderr`."""
         return subprocess.run(
             ["gpg", "--homedir", short_path(self.path), "--batch", "--no-tty",
-             "--pinentry-mode", "loopback", "--passphrase", passphrase,
+             "--pinentry-mode", "loopback", f"--passphrase={passphrase}",
              "--trust-model", "always", *arguments],
             input=data, capture_output=True, timeout=60, check=True,
             env={**os.environ, "LC_ALL": "C"},

@@ -143,7 +143,7 @@ def layers(site: Site, user: str, passphrase: str, tmp_path: Path) -> list[list[
     )
     assert isinstance(sealed, bytes)
     with person(tmp_path / "opener") as gpg:
-        text = gpg("--passphrase", passphrase, "--decrypt", data=sealed).decode()
+        text = gpg(f"--passphrase={passphrase}", "--decrypt", data=sealed).decode()
     return [
         [found["method"] for found in json.loads(text)],
         [found["value"].split(".")[0].splitlines()[0] for found in json.loads(text)],

@@ -88,7 +88,7 @@ def envelope(site: Site, user: str) -> bytes:
 def content(site: Site, user: str, passphrase: str, tmp_path: Path) -> str:
     """What is in a user's envelope, opened by gpg as a 1.2 server opens it."""
     with person(tmp_path / "opener") as gpg:
-        return gpg("--passphrase", passphrase, "--decrypt", data=envelope(site, user)).decode()
+        return gpg(f"--passphrase={passphrase}", "--decrypt", data=envelope(site, user)).decode()
 
 
 def opens(site: Site, user: str, passphrase: str, **further: object) -> bool:
@@ -277,7 +277,7 @@ def test_secrets_are_asked_for_in_order_at_the_terminal(running: Site, key: str)
 def test_an_envelope_is_what_a_1_2_server_reads(running: Site, key: str, tmp_path: Path) -> None:
     sealed = envelope(running, "admin")
     packets = gpg_in(
-        tmp_path, "--list-packets", "--passphrase", "k-pw", data=sealed
+        tmp_path, "--list-packets", "--passphrase=k-pw", data=sealed
     ).stdout.decode()  # fmt: skip
     assert re.search(r":symkey enc packet: version 4, cipher 9, .*s2k 3, hash 2", packets)
     assert "count 65011712 (255)" in packets

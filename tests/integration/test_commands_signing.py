@@ -177,10 +177,10 @@ def test_an_expired_key_does_not_sign(running: Site, tmp_path: Path) -> None:
         # A date that GnuPG takes and that has passed by the time of use: one second.
         ((sealed,),) = _sealed(running, "short")
         with person(tmp_path / "opener") as own:
-            passphrase = own("--passphrase", "short-pw", "--decrypt", data=sealed).decode()
+            passphrase = own("--passphrase=short-pw", "--decrypt", data=sealed).decode()
         for parts in ([], ["*"]):
             gpg_in(
-                home, "--passphrase", passphrase, "--quick-set-expire", name, "seconds=1", *parts
+                home, f"--passphrase={passphrase}", "--quick-set-expire", name, "seconds=1", *parts
             )
         _wait_until_expired(home, name)
         data = payload(tmp_path, 10)
@@ -243,7 +243,7 @@ def test_all_that_cannot_be_decrypted_is_the_same_refusal(
             "--encrypt", "--recipient", fingerprint_of(gpg, others), data=b"clear"
         ),
         "unknown key": gpg("--encrypt", "--recipient", stranger, data=b"clear"),
-        "passphrase": gpg("--symmetric", "--passphrase", "k-pw", data=b"clear"),
+        "passphrase": gpg("--symmetric", "--passphrase=k-pw", data=b"clear"),
         "damaged": ours[:-20] + bytes([ours[-20] ^ 1]) + ours[-19:],
         "cut": ours[:-30],
         "only signed": done(running, "sign-text", "k", "/etc/hostname", secrets=["k-pw"]),

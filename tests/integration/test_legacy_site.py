@@ -372,7 +372,7 @@ def test_what_is_written_is_what_a_1_2_server_reads(own: Site, tmp_path: Path) -
         assert kind == "blob"
         assert isinstance(sealed, bytes)
         with person(tmp_path / "old-server") as gpg:
-            return gpg("--passphrase", secret, "--decrypt", data=sealed).decode()
+            return gpg(f"--passphrase={secret}", "--decrypt", data=sealed).decode()
 
     # Envelopes: the old ones and the new one hold the same passphrase.
     release = passphrase("root", "release", "release-pw")
@@ -383,7 +383,7 @@ def test_what_is_written_is_what_a_1_2_server_reads(own: Site, tmp_path: Path) -
 
     def sign(fingerprint: str, secret: str) -> None:
         signature = gpg_in(
-            home, "--passphrase", secret, "--local-user", fingerprint, "--detach-sign", "-o", "-",
+            home, f"--passphrase={secret}", "--local-user", fingerprint, "--detach-sign", "-o", "-",
             data=b"data",
         ).stdout  # fmt: skip
         public = gpg_in(home, "--export", fingerprint).stdout
