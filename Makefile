@@ -57,7 +57,8 @@ lint: ## check style, types, YAML and scripts; any warning fails
 	run $(BIN)/mypy; \
 	run $(BIN)/mypy --package images.builder; \
 	run $(BIN)/yamllint --strict .; \
-	run $(BIN)/ansible-lint --offline --strict; \
+	run env ANSIBLE_HOME=$(CURDIR)/.cache/ansible XDG_CACHE_HOME=$(CURDIR)/.cache \
+		$(BIN)/ansible-lint --offline --strict; \
 	run $(BIN)/hadolint images/*/Dockerfile; \
 	run shellcheck $(BASH_SCRIPTS); \
 	run $(BIN)/python scripts/check-role-defaults; \

@@ -6,6 +6,7 @@ The environment is made by hand, for the image's Python is not this machine's. p
 from __future__ import annotations
 
 import configparser
+import os
 import platform
 import re
 import tomllib
@@ -147,4 +148,6 @@ def pip() -> list[str | Path]:
     python = CHECKOUT / ".venv" / "bin" / "python"
     if not python.exists():
         raise BuildError(f"{python} is not there; run `scripts/bootstrap kit`")
-    return [python, "-m", "pip", "--no-input", "--disable-pip-version-check", "--quiet"]
+    cache = os.environ.get("PIP_CACHE_DIR") or CHECKOUT / ".cache" / "pip"
+    options = ["--no-input", "--disable-pip-version-check", "--quiet", "--cache-dir", cache]
+    return [python, "-m", "pip", *options]

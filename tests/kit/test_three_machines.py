@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .machines import CONTROL, Machine, Machines
+from .machines import Machine, Machines
 
 TOP = Path(__file__).parents[2]
 INVENTORY = TOP / "inventories" / "three_host"
@@ -71,6 +71,23 @@ class Site:
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
         return done.stdout
 
+    def egress(self, *options: str) -> str:
+        """Have what the server may reach as the inventory and the options say; what was printed."""
+        playbook = self.files / "egress.yml"
+        role = {"name": "server", "tasks_from": "egress"}
+        playbook.write_text(
+            yaml.safe_dump(
+                [
+                    {
+                        "hosts": "server",
+                        "gather_facts": False,
+                        "tasks": [{"ansible.builtin.import_role": role}],
+                    }
+                ]
+            )
+        )
+        return self.playbook(str(playbook), *options)
+
     def users(self) -> str:
         """What `list-users` says on the client's machine."""
         password = (self.files / "control/secrets/admin-password").read_bytes()
@@ -126,10 +143,11 @@ def test_each_machine_has_only_what_is_its_own(site: Site) -> None:
         (site.server, "server"),
         (site.client, "client"),
     ):
-        assert machine.run("ls", "/srv/sigul").stdout.split() == [name]
+        there = machine.run("ls", "/srv/sigul").stdout.split()
+        assert there == [*(["egress"] if name == "server" else []), name]
+        assert machine.run("stat", "-c", "%U %a", "/srv/sigul").stdout == "root 700\n"
         running = machine.docker("ps", "--format", "{{.Names}}").stdout.split()
         assert running == [f"sigul-example-{name}"]
-    assert not (site.files / "control/ca/key4.db").stat().st_mode & 0o077
 
 
 def test_only_the_bridge_publishes_ports(site: Site) -> None:
@@ -152,4 +170,38 @@ def test_the_server_reaches_the_bridge_and_nothing_else(site: Site) -> None:
     assert site.reached(site.server, "sigul-example-server", *places) == [f"{bridge}:44333"]
     # They are there: the client's container, which nothing holds back, reaches them.
     assert site.reached(site.client, "sigul-example-client", *others) == others
-    assert CONTROL
+    # Without systemd nothing has the rules in force first: the engine must not start the server.
+    restart = ("inspect", "-f", "{{.HostConfig.RestartPolicy.Name}}", "sigul-example-server")
+    assert site.server.docker(*restart).stdout == "no\n"
+
+
+def rules(site: Site) -> list[str]:
+    return site.server.run("iptables", "-t", "raw", "-S").stdout.splitlines()
+
+
+def test_the_rules_follow_the_bridge(site: Site) -> None:
+    """Of an address of before nothing is left; what is missing, and what is no longer wanted."""
+    right, others = rules(site), [f"{site.client.address}:22", f"{site.bridge.address}:44334"]
+    moved = ("-e", "server_bridge_address=203.0.113.30", "-e", "server_bridge_port=22")
+    site.egress(*moved)
+    reached = site.reached(site.server, "sigul-example-server", *others)
+    assert reached == [f"{site.client.address}:22"]
+    # As after a restart of the machine.
+    site.server.run("iptables", "-t", "raw", "-F")
+    site.egress()
+    assert sorted(rules(site)) == sorted(right)
+    assert site.reached(site.server, "sigul-example-server", *others) == []
+    site.egress("-e", "server_restrict_egress=false")
+    assert not [rule for rule in rules(site) if "SIGUL" in rule]
+    assert site.reached(site.server, "sigul-example-server", *others) == others
+    site.egress()
+    assert sorted(rules(site)) == sorted(right)
+    assert changes(site.egress()) == {0}
+
+
+def test_a_site_is_taken_down(site: Site) -> None:
+    site.playbook("playbooks/down.yml")
+    for machine in (site.bridge, site.server, site.client):
+        assert machine.docker("ps", "--all", "--quiet").stdout == ""
+        assert "sigul" not in machine.docker("network", "ls").stdout
+    assert not [rule for rule in rules(site) if "SIGUL" in rule]
