@@ -99,6 +99,7 @@ class Builder:
                 for one in chosen:
                     layers = self._layers(one, roots, everything, theirs[one.name])
                     made[one.name] = self._build(one.name, layers, wanted[one.name])
+            engine.forget_replaced()
         return [made[name] for name in wanted]
 
     def _wanted(self, name: str) -> str:

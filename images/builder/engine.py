@@ -103,6 +103,11 @@ def remove(repositories: Iterable[str]) -> list[str]:
     return found
 
 
+def forget_replaced() -> None:
+    """Remove images of ours whose names have gone to newer ones and that no container uses."""
+    run(["docker", "image", "prune", "--force", "--filter", f"label={INPUTS_LABEL}"], hint=_HINT)
+
+
 def export(image: str, output: IO[bytes]) -> None:
     """Write the file system of an image to a file."""
     name = f"sigul-stack-build-{uuid.uuid4().hex[:12]}"
