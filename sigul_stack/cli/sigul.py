@@ -108,13 +108,14 @@ def _unknown(name: str) -> str:
 
 def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
     from ..config.client import load_client
+    from ..config.files import look_for
     from ..config.values import absolute
     from .commands.execution import Surroundings, execute
 
     config = options.config_file
     if config is None:
         default = Path(absolute(DEFAULT_CONFIG))
-        config = default if default.exists() else None
+        config = default if look_for(default) else None
     loaded = load_client(config, user_name=options.user_name)
     for warning in loaded.warnings:
         log.warning("%s", warning)
