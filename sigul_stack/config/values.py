@@ -7,10 +7,12 @@ a configuration can be checked on another machine than its own.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
@@ -172,7 +174,10 @@ def algorithm(entry: Entry) -> str:
 
 
 def path(entry: Entry) -> Path:
-    """A file or directory, made absolute: `~` is expanded, a relative one starts where we run."""
+    """A file or directory, made absolute: `~` is expanded, a relative one starts where we run.
+
+    Or where `relative_to` says.
+    """
     return Path(absolute(text(entry), entry))
 
 
@@ -195,6 +200,20 @@ def optional_socket(entry: Entry) -> Path | None:
     return found
 
 
+#: Where relative paths start; None: in the current directory.
+_start: ContextVar[Path | None] = ContextVar("start", default=None)
+
+
+@contextlib.contextmanager
+def relative_to(directory: Path) -> Iterator[None]:
+    """Let relative paths that are read in the block start in `directory`."""
+    token = _start.set(directory)
+    try:
+        yield
+    finally:
+        _start.reset(token)
+
+
 def absolute(name: str, entry: Entry | None = None) -> str:
     """`name` as an absolute path, `~` expanded; `entry` is for the message."""
     expanded = os.path.expanduser(name)  # noqa: PTH111 - of Path's, "~x" without a home raises
@@ -204,7 +223,8 @@ def absolute(name: str, entry: Entry | None = None) -> str:
         if entry is not None:
             raise entry.error(problem, cure)
         raise ConfigurationError(f"{problem}; {cure} (or set HOME)")
-    return str(Path(expanded).absolute())
+    start = _start.get()
+    return str(Path(expanded).absolute() if start is None else start / expanded)
 
 
 def any_secret(entry: Entry) -> Secret:

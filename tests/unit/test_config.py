@@ -21,6 +21,7 @@ from sigul_stack.config import (
     load_server,
 )
 from sigul_stack.config.identity import identity
+from sigul_stack.config.values import relative_to
 from sigul_stack.errors import ConfigurationError
 from sigul_stack.secret import Secret
 
@@ -368,7 +369,9 @@ def test_a_home_that_may_not_be_entered_is_one_without_a_configuration(tmp_path:
 
 def test_a_system_file_that_cannot_be_looked_at(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(ConfigurationError, match=r"loop/server\.conf: cannot be looked at: Too many"):
+    with pytest.raises(
+        ConfigurationError, match=r"loop/server\.conf: cannot be looked at: Too many"
+    ):
         load_server(None, system_directory=tmp_path / "loop")
 
 
@@ -465,6 +468,16 @@ def test_binding(server: Load, tmp_path: Path) -> None:
     assert binding.default == ("test",)
     assert binding.parameters == {"pkcs11_tokens": "a,b", "pkcs11_a_pubkey": "/a.pem"}
     assert binding.secrets == {"pkcs11_a_pin": Secret("1234"), "pkcs11_b_pin": Secret("4321")}
+
+
+def test_a_file_that_a_binding_method_needs_is_made_absolute(server: Load) -> None:
+    text = "[binding]\npkcs11_tokens: a\npkcs11_a_pubkey: a.pem\n"
+    assert server(text).settings.binding.parameters == {
+        "pkcs11_tokens": "a",
+        "pkcs11_a_pubkey": str(Path("a.pem").absolute()),
+    }
+    with relative_to(Path("/elsewhere")):
+        assert server(text).settings.binding.parameters["pkcs11_a_pubkey"] == "/elsewhere/a.pem"
 
 
 # --------------------------------------------------------------------------- check_paths
