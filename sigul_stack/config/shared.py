@@ -153,12 +153,34 @@ def load_binding(files: Files) -> BindingSettings:
         counting = later(pins.get(name), entry, files)
         assert counting is not None  # noqa: S101 - one of two entries
         pins[name] = counting
-    return build(
+    settings = build(
         BindingSettings,
         files,
         parameters=MappingProxyType(plain),
         secrets=MappingProxyType({name: values.any_secret(pin) for name, pin in pins.items()}),
     )
+    for name in ("forced-binding-methods", "default-binding-methods"):
+        policy = files.get("binding", name)
+        if policy is not None:
+            _check_layers(policy, settings.enabled)
+    return settings
+
+
+def _check_layers(entry: Entry, enabled: tuple[str, ...]) -> None:
+    """Refuse layers with a method that is not enabled: nothing could be bound with them."""
+    for line in values.lines(entry):
+        for alternative in line.split("|"):
+            method = alternative.split(",")[0].strip()
+            if not method.isidentifier():
+                raise entry.error(
+                    f"{method!r} is no name of a binding method", "write method,key=value"
+                )
+            if method not in enabled:
+                raise entry.error(
+                    f"the method {method!r} is not enabled",
+                    f"add it to `enabled` ({', '.join(enabled) or 'which is empty'}), or correct"
+                    " the name",
+                )
 
 
 def _parameter(entry: Entry) -> str:

@@ -173,6 +173,33 @@ def algorithm(entry: Entry) -> str:
     return entry.text
 
 
+#: The algorithms of public keys that GnuPG takes for a new key, by name (with those of its 2.5) and
+#: by OpenPGP's number, and the curves that stand for an algorithm here; all in lower case.
+_PUBLIC_KEY_ALGORITHMS = frozenset(
+    {
+        *("default", "rsa", "elg", "elg-e", "dsa", "ecdh", "ecdsa", "eddsa", "ecc", "kyber"),
+        *("openpgp-rsa", "openpgp-dsa", "1", "8", "16", "17", "18", "19", "22"),
+        *("ed25519", "cv25519", "nistp256", "nistp384", "nistp521"),
+    }
+)
+
+
+def public_key_algorithm(entry: Entry) -> str:
+    """The name or number of an algorithm of GnuPG's for public keys, or a curve, in any case."""
+    name = algorithm(entry)
+    if name.lower() not in _PUBLIC_KEY_ALGORITHMS:
+        raise entry.error(
+            f"{name!r} is no algorithm of GnuPG's for public keys",
+            "write RSA, DSA, ELG or a curve: ed25519, cv25519, nistp256, nistp384, nistp521",
+        )
+    return name
+
+
+def optional_public_key_algorithm(entry: Entry) -> str:
+    """As `public_key_algorithm`, or nothing."""
+    return public_key_algorithm(entry) if entry.text else ""
+
+
 def path(entry: Entry) -> Path:
     """A file or directory, made absolute: `~` is expanded, a relative one starts where we run.
 

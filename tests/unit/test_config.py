@@ -258,6 +258,20 @@ def test_a_bridge_without_server_cn_warns(tmp_path: Path) -> None:
         ("[keys]\nrsa-key-size: 512\n", "[keys] rsa-key-size", "(bits)"),
         ("[gnupg]\npassphrase-length: 0\n", "[gnupg] passphrase-length", "(characters)"),
         ("[gnupg]\ngnupg-key-type: RSA\n  x\n", "[gnupg] gnupg-key-type", "GnuPG"),
+        ("[gnupg]\ngnupg-key-type: FOO\n", "[gnupg] gnupg-key-type", "'FOO' is no algorithm"),
+        ("[gnupg]\ngnupg-key-type: 2\n", "[gnupg] gnupg-key-type", "write RSA"),
+        ("[gnupg]\ngnupg-key-type:\n", "[gnupg] gnupg-key-type", "write RSA"),
+        ("[gnupg]\ngnupg-subkey-type: FOO\n", "[gnupg] gnupg-subkey-type", "'FOO' is no"),
+        (
+            "[binding]\nenabled: test\nforced-binding-methods: test|nix,a=b\n",
+            "[binding] forced-binding-methods",
+            "'nix' is not enabled; add it to `enabled` (test)",
+        ),
+        (
+            "[binding]\ndefault-binding-methods: test\n",
+            "[binding] default-binding-methods",
+            "'test' is not enabled; add it to `enabled` (which is empty)",
+        ),
         ("[binding]\nforced-binding-methods-position: middle\n", "[binding] forced", "first, last"),
         ("[database]\ndatabase-path: ~nobody-here/x\n", "[database] database-path", "home"),
         (
@@ -468,6 +482,19 @@ def test_binding(server: Load, tmp_path: Path) -> None:
     assert binding.default == ("test",)
     assert binding.parameters == {"pkcs11_tokens": "a,b", "pkcs11_a_pubkey": "/a.pem"}
     assert binding.secrets == {"pkcs11_a_pin": Secret("1234"), "pkcs11_b_pin": Secret("4321")}
+
+
+@pytest.mark.parametrize("name", ["RSA", "dsa", "ELG-E", "1", "22", "EdDSA", "Ed25519", "nistp521"])
+def test_algorithms_of_gnupg(server: Load, name: str) -> None:
+    settings = server(f"[gnupg]\ngnupg-key-type: {name}\ngnupg-subkey-type: {name}\n").settings
+    assert (settings.gnupg_key_type, settings.gnupg_subkey_type) == (name, name)
+
+
+def test_a_client_does_not_start_with_a_method_that_is_not_enabled(
+    client: Callable[..., Loaded[ClientSettings]],
+) -> None:
+    with pytest.raises(ConfigurationError, match="'nix' is not enabled"):
+        client("[binding]\nenabled: test\nforced-binding-methods: nix\n")
 
 
 def test_a_file_that_a_binding_method_needs_is_made_absolute(server: Load) -> None:
