@@ -352,6 +352,13 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked)
     )
     shutil.copy(shared("legacy-site", "ca.pem"), directory / "ca.pem")
+    # Not encrypted, whatever its looks.
+    (directory / "open-key.pem").write_bytes(b"this one is not ENCRYPTED\n" + plain)
+    shutil.copytree(shared("legacy-site", "nss", "ca"), directory / "ca")
+    own = NSSDatabase(directory / "ca", Secret(NSS_PASSWORD)).export_key("my-ca")
+    (directory / "ca-key.pem").write_bytes(
+        own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
     return directory
 
 
@@ -399,6 +406,8 @@ def test_setup_client_elsewhere_again_and_instead(machine: Machine, brought: Pat
     check(elsewhere, nickname="mine")
     result = machine.run("setup_client", *arguments, given=b"file-pw\0new-pw\0")
     assert_error(result, "the nickname 'mine' is taken")
+    # Its own option, not that of another program.
+    assert "--replace (sigul-stack pki import, sigul_setup_client)" in result.stderr
     result = machine.run("setup_client", *arguments, "--replace", given=b"file-pw\0new-pw\0")
     assert result.returncode == 0, result.stderr
     check(elsewhere, nickname="mine")
@@ -432,6 +441,21 @@ def test_setup_client_asks_a_person(machine: Machine, brought: Path) -> None:
         (["--certificate", "both.pem"], b"new-pw\0", "name it with --ca FILE"),
         (["--certificate", "none.pem"], b"", "cannot be read: No such file"),
         (["--certificate", "both.p12"], b"wrong\0new-pw\0", "cannot be opened"),
+        (
+            ["--certificate", "both.p12"],
+            b"wrong\0new-pw\0",
+            "give the right one (to sigul-stack pki import: with --pkcs12-password-file)",
+        ),
+        (
+            ["--certificate", "ca.pem", "--key", "ca-key.pem", "--ca", "ca.pem"],
+            b"new-pw\0",
+            "use: sigul-stack pki import --as-ca",
+        ),
+        (
+            ["--certificate", "cert.pem", "--key", "open-key.pem"],
+            b"file-pw\0new-pw\0",
+            "give no password (to sigul-stack pki import: leave --key-password-file out)",
+        ),
         (["--certificate", "both.p12", "--key", "locked-key.pem"], b"", "leave --key out"),
         (["--certificate", "both.p12"], b"file-pw\0\0", "must not be empty"),
     ],
