@@ -103,7 +103,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _those_there(names: tuple[str, ...]) -> list[Path]:
-    return [path for path in map(Path, names) if path.exists()]
+    from ..config.files import look_for
+
+    return [path for path in map(Path, names) if look_for(path)]
 
 
 def _collect(configurations: list[Path], logs: list[Path]) -> Iterator[tuple[str, str]]:
@@ -124,7 +126,7 @@ def _collect(configurations: list[Path], logs: list[Path]) -> Iterator[tuple[str
 
 def _components(configurations: list[Path]) -> Iterator[_Component]:
     """The name in the bundle, the component, the file, and what it says or why it cannot."""
-    from ..config.files import Files
+    from ..config.files import Files, look_for
     from ..health.checks_configuration import guess_component
 
     taken: dict[str, int] = {}
@@ -134,7 +136,7 @@ def _components(configurations: list[Path]) -> Iterator[_Component]:
         found: Files | SigulError
         try:
             system = Path(f"/etc/sigul/{component}.conf")
-            paths = [system] if system.exists() and system != path else []
+            paths = [system] if look_for(system) and system != path else []
             found = Files([*paths, path])
         except SigulError as error:
             found = error

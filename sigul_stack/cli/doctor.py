@@ -126,10 +126,11 @@ def _default(component: str) -> Path | None:
     """The file that the program itself would take besides the system's."""
     if component != "client":
         return None
+    from ..config.files import look_for
     from ..config.values import absolute
 
     path = Path(absolute("~/.sigul/client.conf"))
-    return path if path.exists() else None
+    return path if look_for(path) else None
 
 
 def _seconds(text: str) -> float:

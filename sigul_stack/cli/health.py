@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import load_bridge, load_client, load_server
+from ..config.files import look_for
 from ..config.values import absolute, strip_one_end
 from ..errors import ConfigurationError, SigulError
 from ..secret import Secret
@@ -198,7 +199,7 @@ def _client_steps(options: argparse.Namespace, limits: Limits) -> Sequence[Step]
     config = options.config_file
     if config is None:
         default = Path(absolute(_CLIENT_CONFIG))
-        config = default if default.exists() else None
+        config = default if look_for(default) else None
     settings = load_client(config, user_name=options.user_name).settings
     if not options.deep:
         if options.key or options.password_file:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .. import __version__
 from ..config.identity import identity
+from ..config.values import relative_to
 from ..errors import SigulError
 from .daemon import Control, Daemon
 from .logs import set_up_daemon
@@ -59,6 +60,8 @@ class Source(Generic[Settings]):
 
     def __init__(self, load: Callable[[], Loaded[Settings]]) -> None:
         """Read it, and ask for what it lacks. Raises `ConfigurationError`."""
+        # A daemon in the background changes to another directory.
+        self._directory = _current_directory()
         self._load: Callable[[], Loaded[Settings]] = load
         self._loaded: Loaded[Settings] = load()
         nss = with_nss_password(self._loaded.settings.nss, SecretReader(batch=False))
@@ -73,8 +76,12 @@ class Source(Generic[Settings]):
         _check(self._loaded)
 
     def read_again(self) -> Settings:
-        """The settings as they are now. Raises `ConfigurationError`."""
-        loaded = self._load()
+        """The settings as they are now; relative paths start where they did at first.
+
+        Raises `ConfigurationError`.
+        """
+        with relative_to(self._directory):
+            loaded = self._load()
         _check(loaded)
         return self._completed(loaded)
 
@@ -83,6 +90,14 @@ class Source(Generic[Settings]):
         if nss.password is None:
             nss = dataclasses.replace(nss, password=self._password)
         return dataclasses.replace(loaded.settings, nss=nss)
+
+
+def _current_directory() -> Path:
+    """Where the program was started; the root where that directory is no more."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path("/")
 
 
 def _check(loaded: Loaded[Settings]) -> None:
@@ -102,6 +117,7 @@ def run_daemon(
     options = parser.parse_args(argv)
     # A daemon in the background changes to another directory.
     path = options.config_file.absolute() if options.config_file else None
+    log_directory = options.internal_log_dir.absolute() if options.internal_log_dir else None
     try:
         # Asked before the daemon may leave its terminal, used once it has.
         source = Source(lambda: load(path))
@@ -123,7 +139,7 @@ def run_daemon(
             program,
             options.verbose,
             stream=stream,
-            directory=options.internal_log_dir or _default_log_directory(options.daemonize),
+            directory=log_directory or _default_log_directory(options.daemonize),
             owner=source.identity,
         ),
         identity=source.identity,

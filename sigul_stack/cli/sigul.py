@@ -20,7 +20,7 @@ from .. import __version__
 from .commands.model import Arguments, Command
 from .commands.table import COMMANDS, command_named
 from .logs import set_up_client
-from .outcome import occupy_standard_descriptors, report
+from .outcome import failed, occupy_standard_descriptors, report
 from .secret_input import SecretReader, disable_core_dumps
 
 log = logging.getLogger(__name__)
@@ -62,9 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--help-commands", action=_HelpCommands, help="list the commands")
     parser.add_argument("--version", action="version", version=f"sigul {__version__}")
     parser.add_argument("--internal-protocol-version", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("command", metavar="COMMAND", help="what to do")
+    # One argument, for of two the first would swallow a `--` between them, which is the command's.
     parser.add_argument(
-        "arguments", metavar="...", nargs=argparse.REMAINDER, help="the command's own arguments"
+        "command",
+        metavar="COMMAND",
+        nargs=argparse.PARSER,
+        help="what to do, and the command's own arguments",
     )
     return parser
 
@@ -76,10 +79,11 @@ class _HelpCommands(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, help=str(how["help"]))
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from .commands.printing import print_lines
+
         width = max(len(command.name) for command in COMMANDS)
-        for command in COMMANDS:
-            print(f"{command.name:{width}}  {command.help}")
-        parser.exit()
+        lines = [f"{command.name:{width}}  {command.help}" for command in COMMANDS]
+        parser.exit(report(lambda: print_lines(lines)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,14 +92,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     disable_core_dumps()
     parser = _parser()
     options = parser.parse_args(argv)
-    command = command_named(options.command)
+    name, words = _command_line(options.command)
+    command = command_named(name)
     if command is None:
-        parser.error(_unknown(options.command))
+        parser.error(_unknown(name))
     from .commands.parsing import parse
 
-    arguments = parse(command, options.arguments)
+    arguments = parse(command, words)
     set_up_client(options.verbose, sys.stderr)
     return report(lambda: _run(command, arguments, options))
+
+
+def _command_line(words: list[str]) -> tuple[str, list[str]]:
+    """The command's name and its own arguments, of all that stands behind the options."""
+    if words[0] == "--" and len(words) > 1:  # Python 3.13 has left it out
+        words = words[1:]
+    return words[0], words[1:]
 
 
 def _unknown(name: str) -> str:
@@ -108,16 +120,19 @@ def _unknown(name: str) -> str:
 
 def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
     from ..config.client import load_client
+    from ..config.files import look_for
     from ..config.values import absolute
     from .commands.execution import Surroundings, execute
+    from .commands.parsing import check_configured
 
     config = options.config_file
     if config is None:
         default = Path(absolute(DEFAULT_CONFIG))
-        config = default if default.exists() else None
+        config = default if look_for(default) else None
     loaded = load_client(config, user_name=options.user_name)
     for warning in loaded.warnings:
         log.warning("%s", warning)
+    check_configured(command, arguments, loaded.settings)
     execute(
         command,
         arguments,
@@ -130,6 +145,10 @@ def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
     )
 
 
+def _output_failed(error: OSError) -> int:
+    return failed(f"standard output did not take all of the output: {error.strerror}")
+
+
 def program() -> NoReturn:
     """The installed program: `main`, without what a process that is about to end need not do.
 
@@ -137,11 +156,20 @@ def program() -> NoReturn:
     take a tenth of a small request's time.
     """
     gc.disable()
-    code = main()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # it is, where the caller closed it
-            with contextlib.suppress(OSError):
-                stream.flush()
+    try:
+        code = main()
+    except SystemExit as end:  # help was shown, or the command line does not fit
+        code = end.code if isinstance(end.code, int) else 0
+    except OSError as error:  # of showing help: commands report their own
+        code = _output_failed(error)
+    try:
+        if sys.stdout is not None:  # it is, where the caller closed it
+            sys.stdout.flush()
+    except OSError as error:
+        code = code or _output_failed(error)
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
     os._exit(code)
 
 

@@ -45,6 +45,25 @@ def place(path: Path, section: str, option: str) -> str:
     return f"{path}: [{section}] {option}"
 
 
+def look_for(path: Path) -> bool | None:
+    """Whether the file `path`, which may be missing, is there; None where this user may not look.
+
+    Raises `ConfigurationError` where that cannot be told for another reason.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError:
+        return None
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: cannot be looked at: {error.strerror}; put that right, or remove what is"
+            " there"
+        ) from error
+    return True
+
+
 class Files:
     """All entries of a program's configuration files, in the order they were read."""
 

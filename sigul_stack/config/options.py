@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,12 +239,24 @@ class Loaded(Generic[S]):
             if declared.excludes and self._is_replaced(declared, entry):
                 continue
             directory: Path = path.parent if declared.needs is Needs.PARENT else path
-            if directory.is_dir():
+            problem = _problem_of(directory)
+            if problem is None:
                 continue
             where = place(self.files.last(), declared.section, declared.name)
-            what = "is not a directory" if directory.exists() else "does not exist"
             raise ConfigurationError(
-                f"{entry.place if entry else where + ' (not set)'}: '{directory}' {what};"
+                f"{entry.place if entry else where + ' (not set)'}: '{directory}' {problem};"
                 f" make it (`install -d -m 0700 {directory}`, owned by the daemon's user)"
                 f" or correct {declared.name}"
             )
+
+
+def _problem_of(directory: Path) -> str | None:
+    """What is wrong with a directory that has to be there; None where it is."""
+    try:
+        if stat.S_ISDIR(directory.stat().st_mode):
+            return None
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be looked at: {error.strerror}"
+    return "is not a directory"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError
-from .files import Files
+from .files import Files, look_for
 from .options import Option, options_of
 
 PROGRAMS = ("client", "bridge", "server")
@@ -47,22 +47,32 @@ def read(name: str, path: Path | None, system_directory: Path) -> tuple[Files, t
     `NAME.conf` of `system_directory` may be missing, `path` may not. Raises `ConfigurationError`.
     """
     system_file = system_directory / f"{name}.conf"
-    paths = [system_file] if system_file.exists() else []
+    there = look_for(system_file)
+    paths = [system_file] if there else []
     if path is not None and path not in paths:
         paths.append(path)
     if not paths:
+        state = "does not exist" if there is False else "is where this user may not look"
         raise ConfigurationError(
-            f"there is no configuration: '{system_file}' does not exist and no other file was"
+            f"there is no configuration: '{system_file}' {state} and no other file was"
             " named; write it, or name one with -c"
         )
+    hidden = (_hidden(system_file),) if there is None else ()
     files = Files(paths)
     own = program(name)
     sections = own.sections()
     if all(section in sections for _, section in files.sections()) and all(
         own.knows(entry.section, entry.option) for entry in files.entries()
     ):
-        return files, ()
+        return files, hidden
     from .unknown import warnings
 
     others = [program(other) for other in PROGRAMS if other != name]
-    return files, tuple(warnings(files, own, others))
+    return files, (*hidden, *warnings(files, own, others))
+
+
+def _hidden(system_file: Path) -> str:
+    return (
+        f"{system_file}: this user may not look for it, so nothing of it is read; let the user"
+        f" enter '{system_file.parent}'"
+    )

@@ -119,10 +119,15 @@ class ServerSettings:
         "GnuPG's home with the gnupg keys",
         needs=Needs.DIRECTORY,
     )
-    gnupg_key_type: str = option("gnupg", values.algorithm, "RSA", "algorithm of a new key")
+    gnupg_key_type: str = option(
+        "gnupg", values.public_key_algorithm, "RSA", "algorithm of a new key"
+    )
     gnupg_key_length: int = option("gnupg", _key_bits, 2048, "bits of a new key")
     gnupg_subkey_type: str = option(
-        "gnupg", values.algorithm, "RSA", "algorithm of a new key's subkey (empty: no subkey)"
+        "gnupg",
+        values.optional_public_key_algorithm,
+        "RSA",
+        "algorithm of a new key's subkey (empty: no subkey)",
     )
     gnupg_subkey_length: int = option("gnupg", _key_bits, 2048, "bits of a new key's subkey")
     gnupg_key_usage: str = option("gnupg", values.algorithm, "sign", "usage of a new key")

@@ -100,8 +100,9 @@ class BindingSettings:
     """`[binding]`: which binding methods may be used, and with what.
 
     `forced` and `default` are layers as text (`method1,key=value|method2,key=value`, a line
-    each). `parameters` holds every `METHOD_PARAMETER`, lower case, as written;
-    those whose names end in `_pin` are in `secrets` instead (`…_pin-file` names a file).
+    each). `parameters` holds every `METHOD_PARAMETER`, lower case, as written, with files'
+    names made absolute; those whose names end in `_pin` are in `secrets` instead
+    (`…_pin-file` names a file).
     """
 
     enabled: tuple[str, ...] = option(
@@ -147,17 +148,46 @@ def load_binding(files: Files) -> BindingSettings:
             continue
         name = entry.option.removesuffix("-file")
         if not name.endswith("_pin"):
-            plain[entry.option] = entry.text
+            plain[entry.option] = _parameter(entry)
             continue
         counting = later(pins.get(name), entry, files)
         assert counting is not None  # noqa: S101 - one of two entries
         pins[name] = counting
-    return build(
+    settings = build(
         BindingSettings,
         files,
         parameters=MappingProxyType(plain),
         secrets=MappingProxyType({name: values.any_secret(pin) for name, pin in pins.items()}),
     )
+    for name in ("forced-binding-methods", "default-binding-methods"):
+        policy = files.get("binding", name)
+        if policy is not None:
+            _check_layers(policy, settings.enabled)
+    return settings
+
+
+def _check_layers(entry: Entry, enabled: tuple[str, ...]) -> None:
+    """Refuse layers with a method that is not enabled: nothing could be bound with them."""
+    for line in values.lines(entry):
+        for alternative in line.split("|"):
+            method = alternative.split(",")[0].strip()
+            if not method.isidentifier():
+                raise entry.error(
+                    f"{method!r} is no name of a binding method", "write method,key=value"
+                )
+            if method not in enabled:
+                raise entry.error(
+                    f"the method {method!r} is not enabled",
+                    f"add it to `enabled` ({', '.join(enabled) or 'which is empty'}), or correct"
+                    " the name",
+                )
+
+
+def _parameter(entry: Entry) -> str:
+    """A binding method's parameter as written, but a file's name absolute: daemons go elsewhere."""
+    if entry.text and entry.option.startswith("pkcs11_") and entry.option.endswith("_pubkey"):
+        return values.absolute(entry.text, entry)
+    return entry.text
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,12 @@ a configuration can be checked on another machine than its own.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
@@ -171,8 +173,38 @@ def algorithm(entry: Entry) -> str:
     return entry.text
 
 
+#: The algorithms of public keys that GnuPG takes for a new key, by name (with those of its 2.5) and
+#: by OpenPGP's number, and the curves that stand for an algorithm here; all in lower case.
+_PUBLIC_KEY_ALGORITHMS = frozenset(
+    {
+        *("default", "rsa", "elg", "elg-e", "dsa", "ecdh", "ecdsa", "eddsa", "ecc", "kyber"),
+        *("openpgp-rsa", "openpgp-dsa", "1", "8", "16", "17", "18", "19", "22"),
+        *("ed25519", "cv25519", "nistp256", "nistp384", "nistp521"),
+    }
+)
+
+
+def public_key_algorithm(entry: Entry) -> str:
+    """The name or number of an algorithm of GnuPG's for public keys, or a curve, in any case."""
+    name = algorithm(entry)
+    if name.lower() not in _PUBLIC_KEY_ALGORITHMS:
+        raise entry.error(
+            f"{name!r} is no algorithm of GnuPG's for public keys",
+            "write RSA, DSA, ELG or a curve: ed25519, cv25519, nistp256, nistp384, nistp521",
+        )
+    return name
+
+
+def optional_public_key_algorithm(entry: Entry) -> str:
+    """As `public_key_algorithm`, or nothing."""
+    return public_key_algorithm(entry) if entry.text else ""
+
+
 def path(entry: Entry) -> Path:
-    """A file or directory, made absolute: `~` is expanded, a relative one starts where we run."""
+    """A file or directory, made absolute: `~` is expanded, a relative one starts where we run.
+
+    Or where `relative_to` says.
+    """
     return Path(absolute(text(entry), entry))
 
 
@@ -195,6 +227,20 @@ def optional_socket(entry: Entry) -> Path | None:
     return found
 
 
+#: Where relative paths start; None: in the current directory.
+_start: ContextVar[Path | None] = ContextVar("start", default=None)
+
+
+@contextlib.contextmanager
+def relative_to(directory: Path) -> Iterator[None]:
+    """Let relative paths that are read in the block start in `directory`."""
+    token = _start.set(directory)
+    try:
+        yield
+    finally:
+        _start.reset(token)
+
+
 def absolute(name: str, entry: Entry | None = None) -> str:
     """`name` as an absolute path, `~` expanded; `entry` is for the message."""
     expanded = os.path.expanduser(name)  # noqa: PTH111 - of Path's, "~x" without a home raises
@@ -204,7 +250,8 @@ def absolute(name: str, entry: Entry | None = None) -> str:
         if entry is not None:
             raise entry.error(problem, cure)
         raise ConfigurationError(f"{problem}; {cure} (or set HOME)")
-    return str(Path(expanded).absolute())
+    start = _start.get()
+    return str(Path(expanded).absolute() if start is None else start / expanded)
 
 
 def any_secret(entry: Entry) -> Secret:

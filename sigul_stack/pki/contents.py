@@ -92,8 +92,8 @@ def put_leaf(
         raise NSSError(
             f"the nickname '{nickname}' is taken, by"
             f" '{common_name(outdated[0].certificate.subject)}';"
-            " renew that one (sigul-stack pki renew), replace it (pki import --replace), or choose"
-            " another nickname"
+            " renew that one (sigul-stack pki renew), replace it by one that you bring along, with"
+            " --replace (sigul-stack pki import, sigul_setup_client), or choose another nickname"
         )
     for item in entries:
         if item.nickname != nickname and item.certificate.subject == certificate.subject:
@@ -147,7 +147,8 @@ def put_bundle(
     if not as_authority:
         raise NSSError(
             f"'{common_name(leaf.certificate.subject)}' is a CA, whose private key must not get"
-            " into a component's database; if this is the CA's own database, say so with --as-ca"
+            " into a component's database; if this is the CA's own database, use: sigul-stack pki"
+            " import --as-ca"
         )
     put_authority(store, leaf.certificate, nickname)
     if leaf.key is not None and key_id(leaf.certificate) not in store.key_ids():

@@ -42,7 +42,8 @@ def read_pkcs12(path: Path, password: Secret | None) -> Bundle:
         except ValueError as error:
             raise NSSError(
                 f"'{path}' cannot be opened ({error}): it is no PKCS#12 file, or its password is"
-                " another; give the right one with --pkcs12-password-file"
+                " another; give the right one (to sigul-stack pki import: with"
+                " --pkcs12-password-file)"
             ) from error
     if held.cert is None or held.key is None:
         raise NSSError(
@@ -68,9 +69,11 @@ def read_pem(certificate_file: Path, key_file: Path, password: Secret | None) ->
         raise NSSError(
             f"the private key '{key_file}' "
             + (
-                "is encrypted; give its password with --key-password-file"
+                "is encrypted; give its password (to sigul-stack pki import: with"
+                " --key-password-file)"
                 if password is None
-                else "is not encrypted; leave --key-password-file out"
+                else "is not encrypted; give no password (to sigul-stack pki import: leave"
+                " --key-password-file out)"
             )
         ) from error
     except ValueError as error:

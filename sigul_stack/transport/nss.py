@@ -14,6 +14,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import select
 import socket
 import time
@@ -94,6 +95,9 @@ _CLOSED: Final = frozenset(
     }
 )
 
+#: How NSS says that a password is wrong, or is one that no database can have.
+_WRONG_PASSWORD: Final = frozenset({"SEC_ERROR_BAD_PASSWORD", "SEC_ERROR_INVALID_PASSWORD"})
+
 log = logging.getLogger(__name__)
 
 AskPassword = Callable[[], Secret]
@@ -101,8 +105,10 @@ AskPassword = Callable[[], Secret]
 
 def _error_name(error: NSPRError) -> str:
     """The symbolic name of an NSPR or NSS error, such as `PR_IO_TIMEOUT_ERROR`."""
+    # Some calls say what they did before it: `Unable to authenticate: (NAME) text`.
     text = str(error)
-    return text[1:].split(")", 1)[0] if text.startswith("(") else text
+    found = re.search(r"(?:^|: )\(([A-Z0-9_]+)\)", text)
+    return found[1] if found else text
 
 
 def _explain(error: NSPRError) -> str:
@@ -140,7 +146,8 @@ def open_database(settings: NSSSettings, *, ask: AskPassword | None = None) -> N
     """Initialise NSS in this process with the database of `settings`, and check its password.
 
     `ask` supplies the password where the configuration has none. Call it once in a process, after
-    its last fork. Raises `WrongNSSPassword`, or `NSSError` naming directory and cure.
+    its last fork. Raises `WrongNSSPassword`, or `NSSError` naming directory and cure, or whatever
+    `ask` raised.
     """
     global _process
     if _process is not None:
@@ -162,15 +169,17 @@ def open_database(settings: NSSSettings, *, ask: AskPassword | None = None) -> N
             slot.authenticate(False)
         held = tuple(nss.list_certs(nss.PK11CertListAll))
     except NSPRError as error:
-        # NSS leaves the error empty where the callback gave up, so the callback is asked.
-        if answer.refused:
-            raise WrongNSSPassword("Provided NSS password is incorrect") from None
+        # NSS's error is none, or another, where the callback gave up, so the callback is asked.
+        if answer.failed is not None:
+            raise answer.failed from None
         if answer.missing:
             raise NSSError(
                 f"the NSS database {settings.directory} needs a password: set nss-password or"
                 " nss-password-file in [nss]"
             ) from None
-        raise NSSError(_no_database(settings.directory, str(error))) from None
+        if answer.refused or _error_name(error) in _WRONG_PASSWORD:
+            raise WrongNSSPassword("Provided NSS password is incorrect") from None
+        raise NSSError(_not_opened(settings.directory, error)) from None
     _process = _Process(os.getpid(), settings, held)
 
 
@@ -187,13 +196,21 @@ class _PasswordAnswer:
         self._ask = ask
         self.refused = False
         self.missing = False
+        #: What asking raised: it cannot pass through NSS, which is C, and is raised afterwards.
+        self.failed: BaseException | None = None
 
     def __call__(self, _slot: object, retry: bool, *_data: object) -> str | None:
+        if self.failed is not None:
+            return None
         if retry:
             self.refused = True
             return None
         if self._password is None and self._ask is not None:
-            self._password = self._ask()
+            try:
+                self._password = self._ask()
+            except BaseException as error:  # noqa: BLE001 - Ctrl-C too; raised again later
+                self.failed = error
+                return None
         if self._password is None:
             self.missing = True
             return None
@@ -201,21 +218,42 @@ class _PasswordAnswer:
 
 
 def _check_directory(directory: str) -> None:
-    if directory.startswith("dbm:"):
-        return
-    path = Path(directory.removeprefix("sql:"))
+    """Raise `NSSError` where there is no database of the format that the prefix asks for."""
+    prefix, _, name = directory.partition(":")
+    path = Path(name)
     try:
-        if (path / "cert9.db").exists():
-            return
-        old = (path / "cert8.db").exists()
+        new, old = (path / "cert9.db").exists(), (path / "cert8.db").exists()
     except OSError as error:
         raise NSSError(_no_database(directory, error.strerror or str(error))) from None
-    if old:
-        raise NSSError(
-            f"'{path}' holds a database of the old dbm format (cert8.db), which this NSS does not"
-            f" open; convert it: sigul-stack pki convert {path}"
-        )
+    if prefix == "dbm":
+        if old:  # some NSS still opens it
+            return
+    elif new:
+        return
+    if new or old:
+        raise NSSError(_other_format(path, current=new))
     raise NSSError(_no_database(directory, "cert9.db is not there"))
+
+
+def _not_opened(directory: str, error: NSPRError) -> str:
+    """What to say of a database that NSS did not open."""
+    if directory.startswith("dbm:") and _error_name(error) == "SEC_ERROR_LEGACY_DATABASE":
+        path = Path(directory.removeprefix("dbm:"))
+        return _other_format(path, current=(path / "cert9.db").exists())
+    return _no_database(directory, str(error))
+
+
+def _other_format(path: Path, *, current: bool) -> str:
+    """What to say of a database that is not of the format asked for, or that NSS gave up."""
+    if current:
+        return (
+            f"'{path}' holds a database of the current format (cert9.db), and dbm: before its name"
+            " asks for the old one; remove that prefix from nss-dir"
+        )
+    return (
+        f"'{path}' holds a database of the old dbm format (cert8.db), which this NSS does not"
+        f" open; convert it: sigul-stack pki convert {path}"
+    )
 
 
 def _no_database(directory: str, reason: str) -> str:

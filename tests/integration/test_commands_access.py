@@ -470,6 +470,50 @@ def test_dash_w_goes_with_dash_c(running: Site, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("policy", "words", "names"),
+    [
+        ("default-binding-methods: {}\n", [], ["default"]),
+        ("forced-binding-methods: {}\n", [], ["forced"]),
+        ("forced-binding-methods: {}\ndefault-binding-methods: {}\n", [], ["default", "forced"]),
+        (
+            "forced-binding-methods: {}\nforced-binding-methods-position: last\n",
+            ["-c", f"{TEST},name=asked"],
+            ["forced", "asked"],
+        ),
+    ],
+)
+def test_the_clients_own_forced_and_default_bindings(
+    running: Site, key: str, tmp_path: Path, policy: str, words: list[str], names: list[str]
+) -> None:
+    file = tmp_path / "passphrase"
+    layers = [f"{TEST},name={name}" for name in re.findall("(forced|default)-.*{}", policy)]
+    running.extra["policy"] = {"binding": f"enabled: test\n{policy.format(*layers)}"}
+    config = running.client_configuration("admin", "policy").name
+    done(
+        running, "grant-key-access", key, "bob", *words, "-w", str(file), secrets=["k-pw"],
+        config=config,
+    )  # fmt: skip
+    text, found = file.read_text(), []
+    while text.startswith("["):
+        ((bound),) = json.loads(text)
+        found.append(bound["name"])
+        text = bound["value"]
+    assert found == names
+    assert opens(running, "bob", text)
+    options = ["-u", "bob", "-f", str(file)]
+    assert done(running, "get-public-key", key, options=options, stdin=b"", config=config)
+
+
+def test_dash_c_without_dash_w_is_no_warning(running: Site, key: str) -> None:
+    done(running, "grant-key-access", key, "bob", "-c", TEST, secrets=["k-pw", "b-pw"])
+    result = running.sigul(
+        "change-passphrase", key, "-c", TEST, options=["-v", "-u", "bob"], secrets=["b-pw", "c-pw"]
+    )
+    assert "-c binds nothing without -w FILE" in result.stderr.decode()
+    assert opens(running, "bob", "c-pw")
+
+
 def test_a_file_that_does_not_open(running: Site, key: str, tmp_path: Path) -> None:
     requests = running.processes[0].text.count("Client connected")
     bound = tmp_path / "bound"

@@ -87,6 +87,32 @@ def test_in_the_background(site: Site) -> None:
         assert list(site.path("run").iterdir()) == []
 
 
+def test_relative_paths_start_where_the_daemon_was_started(site: Site) -> None:
+    """At start, and when the configuration is read again from the root directory."""
+    with ended_afterwards(site):
+        for program in ("bridge", "server"):
+            path = site.path(f"{program}.conf")
+            path.write_text(path.read_text().replace(f"{site.directory}/", ""))
+            command = [
+                *module(program), "-d", "-c", path.name, "--internal-log-dir=log",
+                "--internal-pid-dir=run",
+            ]  # fmt: skip
+            result = site.run(*command, stdin=b"", cwd=site.directory)
+            assert (result.stdout, result.stderr) == (b"", b"")
+            log = site.path(f"log/sigul_{program}.log")
+            pid = pid_of(site, program)
+            wait_until(lambda pid=pid: children(pid), DAEMON_SECONDS, "the first children")
+            before = set(children(pid))
+            os.kill(pid, signal.SIGHUP)
+            wait_until(
+                lambda pid=pid, before=before: not before & set(children(pid)),
+                DAEMON_SECONDS,
+                f"new children\n{log.read_text()}",
+            )
+            assert "is not taken" not in log.read_text()
+        assert done(site, "list-users", secrets=[ADMIN]) == b"admin\n"
+
+
 def test_what_keeps_a_daemon_from_the_background_is_told(site: Site) -> None:
     with ended_afterwards(site):
         site.run(*background(site, "bridge"), stdin=b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 import time
@@ -154,6 +155,55 @@ def test_each_bad_one_is_named_and_the_others_are_signed(
     assert sorted(path.name for path in out.iterdir()) == [file.name for file in good]
     for file in good:
         assert len(rpm.signatures(out / file.name)) == 1
+
+
+def unusable(directory: Path) -> dict[Path, str]:
+    """Operands that the client itself can tell to be none, and what it says of each."""
+    gone, empty, folder = (directory / name for name in ("gone", "empty.rpm", "folder"))
+    empty.touch()
+    folder.mkdir()
+    found = {
+        gone: "cannot be read: No such file or directory",
+        empty: f"Cannot sign zero-length RPM file {empty}",
+        folder: "cannot be read: Is a directory",
+    }
+    if os.geteuid() != 0:  # root may read everything
+        locked = directory / "locked.rpm"
+        locked.write_bytes(b"x")
+        locked.chmod(0)
+        found[locked] = "cannot be read: Permission denied"
+    return found
+
+
+def test_each_file_that_is_none_is_named_and_the_others_are_signed(
+    running: Site, rpm: Rpm, small: Path, tmp_path: Path
+) -> None:
+    first, last = copies(small, tmp_path, 2)
+    bad = unusable(tmp_path)
+    out = tmp_path / "out"
+    result = running.sigul(*command(out, "k", first, *bad, last), secrets=["k-pw"], code=1)
+    lines = result.stderr.decode().splitlines()
+    assert len(lines) == len(bad), lines
+    for file, text in bad.items():
+        (line,) = [line for line in lines if line.startswith(f"Error signing {file}: ")]
+        assert text in line
+    for file in (first, last):
+        assert len(rpm.signatures(out / file.name)) == 1
+
+
+def test_where_none_is_left_nothing_is_asked_for(running: Site, tmp_path: Path) -> None:
+    bad = unusable(tmp_path)
+    out = tmp_path / "out"
+    for file, text in bad.items():
+        assert text in error_line(running.sigul(*command(out, "k", file), stdin=b"", code=1))
+    empty = tmp_path / "empty.rpm"
+    for words in (command(out, "k", empty), ["sign-rpm", "k", str(empty)]):
+        result = running.sigul(*words, stdin=b"", code=1)
+        assert result.stderr.decode() == f"Error: Cannot sign zero-length RPM file {empty}\n"
+    result = running.sigul(*command(out, "k", *bad), stdin=b"", code=1)
+    lines = result.stderr.decode().splitlines()
+    assert [line.split(": ")[0] for line in lines] == [f"Error signing {file}" for file in bad]
+    assert not out.exists()
 
 
 def test_what_is_no_rpm_is_not_even_sent_with_head_signing(

@@ -175,6 +175,27 @@ def test_options_and_operands_may_be_mixed(line: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "operands"),
+    [
+        ("user-info -- -dash", {"user": "-dash"}),
+        ("user-info -- --", {"user": "--"}),
+        ("key-user-info -- -u --key", {"user": "-u", "key": "--key"}),
+        ("key-user-info u -- -k", {"user": "u", "key": "-k"}),
+        ("key-user-info u -- --", {"user": "u", "key": "--"}),
+        ("sign-data -a k -- -a", {"key": "k", "file": ["-a"]}),
+        ("sign-data --output-dir d k f -- -o --", {"key": "k", "file": ["f", "-o", "--"]}),
+        ("verify k f -- -s", {"key": "k", "file": "f", "signature": "-s"}),
+        ("verify k -- -f", {"key": "k", "file": "-f", "signature": None}),
+    ],
+)
+def test_two_dashes_protect_operands_that_begin_with_one(
+    line: str, operands: dict[str, object]
+) -> None:
+    _, arguments = parsed(line)
+    assert {name: getattr(arguments, name) for name in operands} == operands
+
+
+@pytest.mark.parametrize(
     ("line", "reason"),
     [
         ("list-users x", "unrecognized arguments: x"),
@@ -187,8 +208,10 @@ def test_options_and_operands_may_be_mixed(line: str) -> None:
         ("new-key k --gnupg-expire-date 20300131", "not a date of the form YYYY-MM-DD"),
         ("change-key-expiration k --expire-date 2030-02-30", "not a date"),
         ("change-key-expiration k --subkey -1", "not the number of a subkey"),
-        ("grant-key-access k u -w f", "needs -c/--client-binding-method"),
-        ("change-passphrase k -w f", "needs -c/--client-binding-method"),
+        ("change-key-expiration k --subkey 0", "'0' is not the number of a subkey (1, 2"),
+        ("user-info -dash", "the following arguments are required: USER"),
+        ("user-info -- -dash -x", "error: unrecognized arguments: -x\n"),
+        ("list-users -- --", "error: unrecognized arguments: --\n"),
         ("sign-text k f --armor", "unrecognized arguments: --armor"),
         (f"{CERTIFICATE} --validity 0y -s CN=x", "not a number of years such as 10y"),
         (f"{CERTIFICATE} --validity 1 -s CN=x", "not a number of years such as 10y"),
@@ -333,16 +356,56 @@ def test_own_binding_methods(home: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, b"test\n", b"")
 
 
+@pytest.mark.parametrize("words", [["list-binding-methods"], ["--help-commands"]])
 @pytest.mark.parametrize(
     ("redirection", "problem"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left")]
 )
-def test_an_output_that_takes_nothing(home: Path, redirection: str, problem: str) -> None:
-    done = subprocess.run(
-        ["/bin/sh", "-c", f'exec "$0" "$@" {redirection}', sys.executable, "-m",
-         "sigul_stack.cli.sigul", "list-binding-methods"],
-        capture_output=True, timeout=60, check=False, env={**os.environ, "HOME": str(home)},
-    )  # fmt: skip
+def test_an_output_that_takes_nothing(
+    home: Path, redirection: str, problem: str, words: list[str]
+) -> None:
+    done = redirected(home, redirection, *words)
     assert problem in error_of(done)
+
+
+def redirected(
+    home: Path, redirection: str, *words: str, **variables: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `sigul` with its standard output elsewhere."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" "$@" {redirection}', sys.executable, "-m",
+         "sigul_stack.cli.sigul", *words],
+        capture_output=True, timeout=60, check=False,
+        env={**os.environ, "HOME": str(home), **variables},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["user-info", "--help"]])
+def test_help_that_nobody_takes_is_no_traceback(home: Path, words: list[str]) -> None:
+    # With a buffer, so that the failure comes after argparse is done, and the exit code with it.
+    done = redirected(home, ">/dev/full", *words, PYTHONUNBUFFERED="")
+    assert "No space left" in error_of(done)
+    done = redirected(home, ">/dev/full", *words, PYTHONUNBUFFERED="1")
+    assert b"Traceback" not in done.stderr
+
+
+def test_two_dashes_before_an_operand_and_before_the_command(home: Path) -> None:
+    for words in (["user-info", "--", "-dash"], ["--", "user-info", "--", "-dash"]):
+        error = error_of(sigul(home, "--batch", *words))
+        assert "Administrator's password" in error
+
+
+@pytest.mark.parametrize("command", [["grant-key-access", "k", "u"], ["change-passphrase", "k"]])
+def test_dash_w_needs_a_layer_from_somewhere(home: Path, command: list[str]) -> None:
+    result = sigul(home, "--batch", *command, "-w", "file")
+    assert result.returncode == 2
+    assert b"needs -c/--client-binding-method" in result.stderr
+    assert result.stderr.startswith(f"usage: sigul {command[0]}".encode())
+    configuration = home / ".sigul" / "client.conf"
+    text = configuration.read_text()
+    for name in ("forced", "default"):
+        configuration.write_text(f"{text}{name}-binding-methods: test\n")
+        error = error_of(sigul(home, "--batch", *command, "-w", "file"))
+        assert "Key passphrase: input ended" in error
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from sigul_stack.config import (
     load_server,
 )
 from sigul_stack.config.identity import identity
+from sigul_stack.config.values import relative_to
 from sigul_stack.errors import ConfigurationError
 from sigul_stack.secret import Secret
 
@@ -255,6 +258,20 @@ def test_a_bridge_without_server_cn_warns(tmp_path: Path) -> None:
         ("[keys]\nrsa-key-size: 512\n", "[keys] rsa-key-size", "(bits)"),
         ("[gnupg]\npassphrase-length: 0\n", "[gnupg] passphrase-length", "(characters)"),
         ("[gnupg]\ngnupg-key-type: RSA\n  x\n", "[gnupg] gnupg-key-type", "GnuPG"),
+        ("[gnupg]\ngnupg-key-type: FOO\n", "[gnupg] gnupg-key-type", "'FOO' is no algorithm"),
+        ("[gnupg]\ngnupg-key-type: 2\n", "[gnupg] gnupg-key-type", "write RSA"),
+        ("[gnupg]\ngnupg-key-type:\n", "[gnupg] gnupg-key-type", "write RSA"),
+        ("[gnupg]\ngnupg-subkey-type: FOO\n", "[gnupg] gnupg-subkey-type", "'FOO' is no"),
+        (
+            "[binding]\nenabled: test\nforced-binding-methods: test|nix,a=b\n",
+            "[binding] forced-binding-methods",
+            "'nix' is not enabled; add it to `enabled` (test)",
+        ),
+        (
+            "[binding]\ndefault-binding-methods: test\n",
+            "[binding] default-binding-methods",
+            "'test' is not enabled; add it to `enabled` (which is empty)",
+        ),
         ("[binding]\nforced-binding-methods-position: middle\n", "[binding] forced", "first, last"),
         ("[database]\ndatabase-path: ~nobody-here/x\n", "[database] database-path", "home"),
         (
@@ -315,6 +332,61 @@ def test_a_missing_option_a_missing_file_and_none_at_all(tmp_path: Path) -> None
         load_client(tmp_path / "gone.conf", system_directory=tmp_path)
     with pytest.raises(ConfigurationError, match="there is no configuration"):
         load_client(None, system_directory=tmp_path)
+
+
+#: Becomes a user who may not enter `closed`, which then holds what the code below is about.
+STRANGER = (
+    "import os, sys; from pathlib import Path\n"
+    "from sigul_stack.cli.sigul import main\n"
+    "from sigul_stack.config import load_bridge, load_client\n"
+    "from sigul_stack.errors import ConfigurationError\n"
+    "Path('closed').mkdir(mode=0)\n"
+    "if os.geteuid() == 0: os.setresuid(65534, 65534, 65534)\n"
+)
+
+
+def as_stranger(directory: Path, code: str) -> subprocess.CompletedProcess[str]:
+    directory.chmod(0o755)
+    (directory / "client.conf").write_text(CLIENT)
+    (directory / "bridge.conf").write_text(BRIDGE)
+    return subprocess.run(
+        [sys.executable, "-c", STRANGER + code], cwd=directory, timeout=60, check=False,
+        capture_output=True, text=True, env={**os.environ, "HOME": str(directory / "closed")},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("program", ["client", "bridge"])
+def test_a_system_directory_that_may_not_be_entered_is_told(tmp_path: Path, program: str) -> None:
+    done = as_stranger(
+        tmp_path,
+        f"closed, load = Path('closed'), load_{program}\n"
+        f"print(load(Path('{program}.conf'), system_directory=closed).warnings)\n"
+        "try: load(None, system_directory=closed)\n"
+        "except ConfigurationError as error: print(error)\n",
+    )
+    assert done.returncode == 0, done.stderr
+    warnings, error = done.stdout.splitlines()
+    assert f"closed/{program}.conf: this user may not look for it" in warnings
+    assert "'closed'" in warnings
+    assert f"'closed/{program}.conf' is where this user may not look" in error
+
+
+def test_a_home_that_may_not_be_entered_is_one_without_a_configuration(tmp_path: Path) -> None:
+    code = "sys.exit(main([{}'list-binding-methods']))"
+    done = as_stranger(tmp_path, code.format("'-c', 'client.conf', "))
+    assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / "closed").rmdir()
+    done = as_stranger(tmp_path, code.format(""))
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: there is no configuration: "), done.stderr
+
+
+def test_a_system_file_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(
+        ConfigurationError, match=r"loop/server\.conf: cannot be looked at: Too many"
+    ):
+        load_server(None, system_directory=tmp_path / "loop")
 
 
 def test_both_ports_alike(bridge: Callable[[str], Loaded[BridgeSettings]]) -> None:
@@ -412,6 +484,29 @@ def test_binding(server: Load, tmp_path: Path) -> None:
     assert binding.secrets == {"pkcs11_a_pin": Secret("1234"), "pkcs11_b_pin": Secret("4321")}
 
 
+@pytest.mark.parametrize("name", ["RSA", "dsa", "ELG-E", "1", "22", "EdDSA", "Ed25519", "nistp521"])
+def test_algorithms_of_gnupg(server: Load, name: str) -> None:
+    settings = server(f"[gnupg]\ngnupg-key-type: {name}\ngnupg-subkey-type: {name}\n").settings
+    assert (settings.gnupg_key_type, settings.gnupg_subkey_type) == (name, name)
+
+
+def test_a_client_does_not_start_with_a_method_that_is_not_enabled(
+    client: Callable[..., Loaded[ClientSettings]],
+) -> None:
+    with pytest.raises(ConfigurationError, match="'nix' is not enabled"):
+        client("[binding]\nenabled: test\nforced-binding-methods: nix\n")
+
+
+def test_a_file_that_a_binding_method_needs_is_made_absolute(server: Load) -> None:
+    text = "[binding]\npkcs11_tokens: a\npkcs11_a_pubkey: a.pem\n"
+    assert server(text).settings.binding.parameters == {
+        "pkcs11_tokens": "a",
+        "pkcs11_a_pubkey": str(Path("a.pem").absolute()),
+    }
+    with relative_to(Path("/elsewhere")):
+        assert server(text).settings.binding.parameters["pkcs11_a_pubkey"] == "/elsewhere/a.pem"
+
+
 # --------------------------------------------------------------------------- check_paths
 
 
@@ -431,6 +526,10 @@ def test_check_paths(server: Load, tmp_path: Path) -> None:
         assert f"'{tmp_path}/{name}' does not exist; make it" in message
         (tmp_path / name).write_text("")
         with pytest.raises(ConfigurationError, match=f"/{name}' is not a directory"):
+            server(text()).check_paths()
+        (tmp_path / name).unlink()
+        (tmp_path / name).symlink_to(name)
+        with pytest.raises(ConfigurationError, match=f"/{name}' cannot be looked at: Too many"):
             server(text()).check_paths()
         (tmp_path / name).unlink()
         (tmp_path / name).mkdir()

@@ -246,6 +246,79 @@ def test_add_admin_needs_the_nss_database_and_its_password(machine: Machine) -> 
     assert machine.users() == []
 
 
+# ------------------------------------------------------------------------ asking for NSS's password
+
+
+def asking(machine: Machine, program: str) -> list[str]:
+    """Configure `program` without the NSS password; its arguments."""
+    if program == "sigul":
+        machine.configuration.write_text(
+            "[client]\nbridge-hostname: localhost\nbridge-port: 1\nserver-hostname: localhost\n"
+            f"[nss]\nnss-dir: {machine.nss}\n"
+        )
+        return ["list-users"]
+    machine.configure(password=None)
+    return ["-n", "admin"]
+
+
+@pytest.mark.parametrize("program", ["sigul", "server_add_admin"])
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        (b"", "nothing was there"),
+        (b"hidden\n", "there was a newline instead, as `echo password |` gives it"),
+    ],
+)
+def test_the_nss_password_needs_its_nul(
+    machine: Machine, program: str, given: bytes, seen: str
+) -> None:
+    words = asking(machine, program)
+    result = machine.run(program, "--batch", *words, given=given)
+    assert_error(result, "NSS database password: input ended before the NUL byte")
+    assert seen in result.stderr
+    assert r"printf 'password\0' |" in result.stderr
+    assert "hidden" not in result.stderr
+
+
+@pytest.mark.parametrize("program", ["sigul", "server_add_admin"])
+def test_the_nss_password_is_not_given_at_the_prompt(machine: Machine, program: str) -> None:
+    words = asking(machine, program)
+    prompt = "NSS database password: "
+    for key, error in (("\x04", "input ended before the secret did"), ("\x03", "interrupted")):
+        code, shown = machine.talk(program, *words, answers={prompt: key})
+        assert code == 1
+        (line,) = [line for line in shown.splitlines() if "Error" in line]
+        assert f"Error: {error}" in line
+        assert "Traceback" not in shown
+    result = machine.run(program, *words)
+    assert_error(result, "there is no terminal to ask for a secret on")
+
+
+@pytest.mark.parametrize("password", [b"\xff\xfe", b"x" * 3000])
+def test_a_password_that_nss_does_not_take_is_wrong(machine: Machine, password: bytes) -> None:
+    secret = machine.directory / "password"
+    secret.write_bytes(password)
+    machine.configure(f"nss-password-file: {secret}\n", password=None)
+    result = machine.run("server_add_admin", "--batch", "-n", "admin", given=b"pw\0")
+    assert (result.returncode, result.stderr) == (1, "Error: Provided NSS password is incorrect\n")
+
+
+def test_the_dbm_prefix(machine: Machine) -> None:
+    def said() -> subprocess.CompletedProcess[str]:
+        return machine.run("server_add_admin", "--batch", "-n", "admin", given=b"pw\0")
+
+    text = machine.configuration.read_text()
+    machine.configuration.write_text(text.replace("nss-dir: ", "nss-dir: dbm:"))
+    assert_error(said(), f"'{machine.nss}' holds a database of the current format (cert9.db)")
+    assert "remove that prefix" in said().stderr
+    shutil.rmtree(machine.nss)
+    assert_error(said(), f"'{machine.nss}' does not contain a valid NSS database")
+    machine.nss.mkdir()
+    (machine.nss / "cert8.db").write_bytes(b"\0\x06\x15\x61")
+    assert_error(said(), f"'{machine.nss}' holds a database of the old dbm format (cert8.db)")
+    assert f"sigul-stack pki convert {machine.nss}" in said().stderr
+
+
 def test_add_admin_needs_a_database(machine: Machine) -> None:
     result = machine.run("server_add_admin", "--batch", "-n", "admin", given=b"pw\0")
     assert_error(result, "sigul_server_create_db")
@@ -279,6 +352,13 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked)
     )
     shutil.copy(shared("legacy-site", "ca.pem"), directory / "ca.pem")
+    # Not encrypted, whatever its looks.
+    (directory / "open-key.pem").write_bytes(b"this one is not ENCRYPTED\n" + plain)
+    shutil.copytree(shared("legacy-site", "nss", "ca"), directory / "ca")
+    own = NSSDatabase(directory / "ca", Secret(NSS_PASSWORD)).export_key("my-ca")
+    (directory / "ca-key.pem").write_bytes(
+        own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
     return directory
 
 
@@ -326,6 +406,8 @@ def test_setup_client_elsewhere_again_and_instead(machine: Machine, brought: Pat
     check(elsewhere, nickname="mine")
     result = machine.run("setup_client", *arguments, given=b"file-pw\0new-pw\0")
     assert_error(result, "the nickname 'mine' is taken")
+    # Its own option, not that of another program.
+    assert "--replace (sigul-stack pki import, sigul_setup_client)" in result.stderr
     result = machine.run("setup_client", *arguments, "--replace", given=b"file-pw\0new-pw\0")
     assert result.returncode == 0, result.stderr
     check(elsewhere, nickname="mine")
@@ -359,6 +441,21 @@ def test_setup_client_asks_a_person(machine: Machine, brought: Path) -> None:
         (["--certificate", "both.pem"], b"new-pw\0", "name it with --ca FILE"),
         (["--certificate", "none.pem"], b"", "cannot be read: No such file"),
         (["--certificate", "both.p12"], b"wrong\0new-pw\0", "cannot be opened"),
+        (
+            ["--certificate", "both.p12"],
+            b"wrong\0new-pw\0",
+            "give the right one (to sigul-stack pki import: with --pkcs12-password-file)",
+        ),
+        (
+            ["--certificate", "ca.pem", "--key", "ca-key.pem", "--ca", "ca.pem"],
+            b"new-pw\0",
+            "use: sigul-stack pki import --as-ca",
+        ),
+        (
+            ["--certificate", "cert.pem", "--key", "open-key.pem"],
+            b"file-pw\0new-pw\0",
+            "give no password (to sigul-stack pki import: leave --key-password-file out)",
+        ),
         (["--certificate", "both.p12", "--key", "locked-key.pem"], b"", "leave --key out"),
         (["--certificate", "both.p12"], b"file-pw\0\0", "must not be empty"),
     ],

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import datetime
 
+    from ...config.client import ClientSettings
+
 Arguments = argparse.Namespace
 
 
@@ -87,6 +89,8 @@ class Command:
     secrets: tuple[Ask, ...] = ()
     output: Callable[[Arguments], bool | None] | None = None
     misuse: Callable[[Arguments], str | None] | None = None
+    #: The same, for what the configuration decides.
+    configured_misuse: Callable[[Arguments, ClientSettings], str | None] | None = None
     check: str | None = None
     local: bool = False
     prepare: str | None = None
@@ -110,9 +114,9 @@ def date(text: str) -> datetime.date:
 
 
 def subkey_number(text: str) -> int:
-    """The number of a subkey, from 0."""
-    if not text.isascii() or not text.isdecimal() or len(text) > 3:
-        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a subkey (0, 1, …)")
+    """The number of a subkey, from 1."""
+    if not text.isascii() or not text.isdecimal() or len(text) > 3 or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a subkey (1, 2, …)")
     return int(text)
 
 

@@ -4,20 +4,56 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from .model import Arguments, Command, always
+
+if TYPE_CHECKING:
+    from ...config.client import ClientSettings
+
+
+#: Stands before an operand that may begin with a dash; no argument of a process holds a NUL byte.
+_PROTECTION = "\0"
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages do not show how operands are protected."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(message.replace(_PROTECTION, ""))
+
+
+def _protected(words: Sequence[str]) -> list[str]:
+    """`words` without the first `--`, and what is behind it such that no option is seen in it.
+
+    `parse_intermixed_args` parses in two steps, of which the first takes the `--` away.
+    """
+    if "--" not in words:
+        return list(words)
+    at = words.index("--")
+    return [*words[:at], *(_PROTECTION + word for word in words[at + 1 :])]
+
+
+def _unprotected(word: str) -> str:
+    return word.removeprefix(_PROTECTION)
 
 
 def parser_of(command: Command) -> argparse.ArgumentParser:
     """The parser of `command`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"sigul {command.name}",
         description=f"{command.help}.",
         epilog=_about_secrets(command),
     )
     for operand in command.operands:
         nargs = "+" if operand.many else "?" if operand.optional else None
-        parser.add_argument(operand.name, metavar=operand.metavar, help=operand.help, nargs=nargs)
+        parser.add_argument(
+            operand.name,
+            metavar=operand.metavar,
+            help=operand.help,
+            nargs=nargs,
+            type=_unprotected,
+        )
     for option in command.options:
         parser.add_argument(*option.spellings, **option.how)
     return parser
@@ -41,8 +77,17 @@ def parse(command: Command, words: Sequence[str]) -> Arguments:
     Ends the process with exit code 2 and a usage message where `words` do not fit.
     """
     parser = parser_of(command)
-    arguments = parser.parse_intermixed_args(words)
+    arguments = parser.parse_intermixed_args(_protected(words))
     reason = command.misuse(arguments) if command.misuse else None
     if reason is not None:
         parser.error(reason)
     return arguments
+
+
+def check_configured(command: Command, arguments: Arguments, settings: ClientSettings) -> None:
+    """End the process as `parse` does where the configuration makes `arguments` wrong."""
+    if command.configured_misuse is None:
+        return
+    reason = command.configured_misuse(arguments, settings)
+    if reason is not None:
+        parser_of(command).error(reason)

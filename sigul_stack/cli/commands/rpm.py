@@ -11,7 +11,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NoReturn, cast
 
 from ...client.rpm import Package, RPMOptions, zero_length
 from ...config.client import ClientSettings
@@ -29,16 +29,26 @@ def check_rpm(arguments: Arguments) -> None:
 
 
 def check_rpms(arguments: Arguments) -> None:
-    """What can be found wrong with `sign-rpms` before anything is asked for."""
+    """What can be found wrong with `sign-rpms` before anything is asked for.
+
+    An RPM that cannot be signed costs itself, and is told of later, as long as another is left.
+    """
     names: dict[str, str] = {}
+    failed: list[tuple[str, SigulError]] = []
     for rpm in arguments.rpm:
-        nevra = _check(arguments, rpm)
+        try:
+            nevra = _check(arguments, rpm)
+        except SigulError as error:
+            failed.append((rpm, error))
+            continue
         name = Path(rpm).name if nevra is None else nevra.file_name
         other = names.setdefault(name, rpm)
         if other is not rpm:
             raise SigulError(
                 f"'{other}' and '{rpm}' would be signed to the same file; sign them one by one"
             )
+    if not names:
+        _fail_all(failed)
     if arguments.koji_only:
         return
     try:
@@ -49,10 +59,26 @@ def check_rpms(arguments: Arguments) -> None:
         ) from error
 
 
+def _fail_all(failed: list[tuple[str, SigulError]]) -> NoReturn:
+    """None of the RPMs can be signed: raise the only error, or a line for each."""
+    if len(failed) == 1:
+        raise failed[0][1]
+    for rpm, error in failed:
+        _tell(rpm, error)
+    raise AlreadyTold("no RPM is left to sign")
+
+
+def _tell(rpm: str | Path, error: SigulError) -> None:
+    print(printable(f"Error signing {rpm}: {error}"), file=sys.stderr, flush=True)
+
+
 def _check(arguments: Arguments, name: str) -> NEVRA | None:
     """Check one operand; its NEVRA where it is one of Koji's."""
+    path = Path(name)
     try:
-        found = Path(name).stat()
+        found = path.stat()
+        if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
+            path.open("rb").close()
     except OSError as error:
         nevra = NEVRA.parse(name)
         if nevra is None or not isinstance(error, FileNotFoundError):
@@ -125,8 +151,7 @@ def sign_rpms(call: Invocation) -> None:
         nonlocal failed
         if error is not None:
             failed = True
-            text = printable(f"Error signing {package.source}: {error}")
-            print(text, file=sys.stderr, flush=True)
+            _tell(package.source, error)
 
     arguments = call.arguments
     packages = []

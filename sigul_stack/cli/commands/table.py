@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...protocol.operations import CERTIFICATE_TYPES
 from .model import (
@@ -17,6 +18,9 @@ from .model import (
     subkey_number,
     years,
 )
+
+if TYPE_CHECKING:
+    from ...config.client import ClientSettings
 
 # ---------------------------------------------------------------------------------- operands
 
@@ -84,7 +88,8 @@ _BINDINGS = (
         "--write-passphrase-file",
         metavar="FILE",
         type=Path,
-        help="make a random passphrase and write it, bound by -c, to the new FILE",
+        help="make a random passphrase and write it, bound by -c or as the configuration says, to"
+        " the new FILE",
     ),
 )
 
@@ -175,10 +180,15 @@ def _asks_for_new_passphrase(arguments: Arguments) -> bool:
     return arguments.write_passphrase_file is None
 
 
-def _binding_misuse(arguments: Arguments) -> str | None:
-    if arguments.write_passphrase_file is not None and not arguments.client_binding_method:
-        return "-w/--write-passphrase-file needs -c/--client-binding-method"
-    return None
+def _binding_misuse(arguments: Arguments, settings: ClientSettings) -> str | None:
+    if arguments.write_passphrase_file is None or arguments.client_binding_method:
+        return None
+    if settings.binding.forced or settings.binding.default:
+        return None
+    return (
+        "-w/--write-passphrase-file needs -c/--client-binding-method, where the configuration has"
+        " neither forced-binding-methods nor default-binding-methods"
+    )
 
 
 def _text(_arguments: Arguments) -> bool:
@@ -383,7 +393,7 @@ COMMANDS: tuple[Command, ...] = (
                 when=_asks_for_new_passphrase,
             ),
         ),
-        misuse=_binding_misuse,
+        configured_misuse=_binding_misuse,
     ),
     Command(
         "revoke-key-access",
@@ -417,7 +427,7 @@ COMMANDS: tuple[Command, ...] = (
                 "--subkey",
                 metavar="N",
                 type=subkey_number,
-                help="number of the subkey to change (default: the primary key)",
+                help="number of the subkey to change, from 1 (default: the primary key)",
             ),
         ),
         secrets=(_PASSPHRASE,),
@@ -432,7 +442,7 @@ COMMANDS: tuple[Command, ...] = (
             _PASSPHRASE,
             Ask("new_passphrase", "New key passphrase", new=True, when=_asks_for_new_passphrase),
         ),
-        misuse=_binding_misuse,
+        configured_misuse=_binding_misuse,
     ),
     Command(
         "sign-text",
