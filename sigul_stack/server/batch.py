@@ -26,6 +26,7 @@ from ..protocol.messages import (
     DIGEST_BYTES,
     ChainKeys,
     ReplyKeys,
+    cut_message,
     encode_sub_header,
     new_hmac,
     read_sub_header,
@@ -233,7 +234,7 @@ class Batch:
     ) -> None:
         fields: Mapping[str, bytes | int] = {"id": subrequest.fields["id"], "status": int(status)}
         if message:
-            fields = {**fields, "message": message.encode("utf-8")[:255]}
+            fields = {**fields, "message": cut_message(message)}
         with self._lock:
             keys = self._subreplies.numbered(self._answered)
             self._answered += 1

@@ -225,11 +225,7 @@ def _check_integrity(
 
 def send_error(chunked: ChunkedStream, keys: ReplyKeys, refused: RequestRefused) -> None:
     """Send a reply with an error status, and its message if it has one."""
-    fields = (
-        {}
-        if refused.message is None
-        else {"message": refused.message.encode()[:255].decode("utf-8", "ignore")}
-    )
+    fields = {} if refused.message is None else {"message": messages.cut_message(refused.message)}
     _send(chunked, keys, refused.status, Answer(fields))
 
 

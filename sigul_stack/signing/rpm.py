@@ -25,7 +25,7 @@ from typing import BinaryIO, Final
 from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, ToolMissing
 from ..keystore.gnupg import GnuPG
 from ..keystore.process import run
-from ..protocol.codec import run_parser
+from ..protocol.codec import printable, run_parser
 from ..protocol.rpm import (
     CorruptRPM,
     Entry,
@@ -238,7 +238,8 @@ def _compare(head: Head, expected: Expected) -> None:
         ("arch", expected.arch, "src" if source else main.string(_ARCH)),
     ):
         if wanted is not None and wanted != found:
-            raise CorruptRPM(f"the RPM's {what} is '{found}', and not '{wanted}'")
+            # A package says what it likes, and this goes to terminals and logs.
+            raise CorruptRPM(f"the RPM's {what} is '{printable(str(found))}', and not '{wanted}'")
     if expected.sigmd5 is not None and head.signature.blob(_MD5) != expected.sigmd5:
         raise CorruptRPM("the RPM's MD5 is not rpm-sigmd5")
     if expected.sigmd5 is None and not expected.authenticated:

@@ -126,6 +126,12 @@ def test_an_md5_is_computed_and_not_believed(signer: Signer, package: bytes) -> 
     assert refused.status == Status.UNAUTHENTICATED_RPM
 
 
+def test_what_a_package_says_of_itself_is_told_as_one_line(signer: Signer, package: bytes) -> None:
+    odd = rebuilt(package, {1001: text(1001, "1\n\x1b[2J\u202e")})
+    refused = refusal(signer, odd, Expected(version="1"))
+    assert refused.message == r"the RPM's version is '1\n\x1b[2J\u202e', and not '1'"
+
+
 def test_an_md5_says_nothing_of_a_head(signer: Signer, package: bytes) -> None:
     head = package[: head_of(package).length]
     heads = replace(signer, head_only=True)

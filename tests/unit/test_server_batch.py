@@ -159,6 +159,17 @@ def test_failures_cost_their_rpm_and_are_counted() -> None:
     ) + reply(5, {"id": u32(5), **OK}, b"signed rpm")
 
 
+@pytest.mark.parametrize(("start", "kept"), [("x", 127), ("xx", 126)])
+def test_a_long_message_is_cut_where_a_character_ends(start: str, kept: int) -> None:
+    def sign(_subrequest: Subrequest) -> BinaryIO:
+        raise RequestRefused(Status.CORRUPT_RPM, start + "ü" * 200)
+
+    message = (start + "ü" * kept).encode()
+    assert exchange(request(0), sign) == reply(
+        0, {"id": u32(0), "status": u32(11), "message": message}
+    )
+
+
 def test_a_wrong_payload_code_is_told_to_the_signer_alone() -> None:
     seen = []
 
