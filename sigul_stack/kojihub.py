@@ -19,7 +19,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -115,10 +115,12 @@ class Hub:
     def __init__(self, access: Access) -> None:
         self._koji = _library()
         self._access = access
+        #: When what is under way must be over, and what to say where it is not.
+        self._limit: tuple[float, str] | None = None
         with self._errors("its configuration"):
             self._options = _options(self._koji, access)
         self._url = str(self._options["server"])
-        self._session = _session(self._koji, self._url, self._options, access.timeout)
+        self._session = _session(self._koji, self._url, self._options, self._left)
         self._checked = False
 
     def __enter__(self) -> Hub:
@@ -141,6 +143,31 @@ class Hub:
         # Else the library would try again when the session is collected.
         self._session.setSession(None)
         self._session.rsession.close()
+
+    # ------------------------------------------------------------------------------------- limits
+
+    @contextlib.contextmanager
+    def within(self, seconds: float, what: str) -> Iterator[None]:
+        """Give all that is asked and downloaded in the block `seconds` together.
+
+        Raises `KojiError` that names `what` where they do not suffice.
+        """
+        told = f"{what} took longer than {seconds:g} s (download-timeout)"
+        self._limit = (time.monotonic() + seconds, told)
+        try:
+            yield
+        finally:
+            self._limit = None
+
+    def _left(self) -> float:
+        """Seconds for the next step. Raises `KojiError` where none are left of `within`."""
+        if self._limit is None:
+            return self._access.timeout
+        end, told = self._limit
+        left = end - time.monotonic()
+        if left <= 0:
+            raise KojiError(told)
+        return min(left, self._access.timeout)
 
     # ------------------------------------------------------------------------------------- asking
 
@@ -193,11 +220,10 @@ class Hub:
         words += [rpm.nevra.arch, rpm.nevra.file_name]
         return "/".join([top.rstrip("/"), *map(quote, words)])
 
-    def download(self, address: str, target: BinaryIO, *, limit: int, seconds: float) -> int:
+    def download(self, address: str, target: BinaryIO, *, limit: int) -> int:
         """Write what is at `address` to `target`, at most `limit` bytes; how many there were."""
         import requests
 
-        end = time.monotonic() + seconds
         same_host = urlsplit(address).netloc == urlsplit(self._url).netloc
         verify = self._options.get("serverca") if same_host else None
         count = 0
@@ -206,7 +232,7 @@ class Hub:
             requests.get(
                 address,
                 stream=True,
-                timeout=self._access.timeout,
+                timeout=self._left(),
                 verify=verify or True,
                 headers={"Accept-Encoding": "identity"},
             ) as answer,
@@ -217,8 +243,7 @@ class Hub:
                 count += len(piece)
                 if count > limit:
                     raise KojiError(f"{address} has more than the {limit} bytes that are allowed")
-                if time.monotonic() > end:
-                    raise KojiError(f"downloading {address} took longer than {seconds:g} s")
+                self._left()
                 target.write(piece)
             told = answer.headers.get("Content-Length")
             if told is not None and told != str(count):
@@ -315,6 +340,8 @@ class Hub:
         except Exception as error:
             # Anything may come out of a library that reads what a hub says.
             log.debug("%s: %s failed", where, what, exc_info=True)
+            # Where the time is up, that is the reason, whatever the last step met.
+            self._left()
             raise KojiError(f"{where}: {what}: {_reason(error)}") from error
 
 
@@ -351,11 +378,20 @@ def _options(koji: Any, access: Access) -> Mapping[str, Any]:
     raise AssertionError("there is always a name")
 
 
-def _session(koji: Any, url: str, options: Mapping[str, Any], timeout: float) -> Any:
-    """A session that gives up in time, and reads no more than it should."""
+def _session(koji: Any, url: str, options: Mapping[str, Any], left: Callable[[], float]) -> Any:
+    """A session that gives up in time, and reads no more than it should.
+
+    `left` gives the seconds for a step, or raises where there are none.
+    """
 
     class Session(koji.ClientSession):  # type: ignore[misc]
+        def _sendOneCall(self, *arguments: Any) -> Any:
+            # Each try anew, for those before it have taken of the time.
+            self.opts["timeout"] = left()
+            return super()._sendOneCall(*arguments)
+
         def _read_xmlrpc_response(self, response: Any) -> Any:
+            timeout = left()
             end = time.monotonic() + timeout
             parser, unmarshaller = koji.getparser()
             count = 0
@@ -370,6 +406,7 @@ def _session(koji: Any, url: str, options: Mapping[str, Any], timeout: float) ->
             result = unmarshaller.close()
             return result[0] if len(result) == 1 else result
 
+    timeout = left()
     settings = {
         **koji.grab_session_options(dict(options)),
         "timeout": timeout,

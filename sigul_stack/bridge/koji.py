@@ -19,14 +19,12 @@ from ..config.shared import BridgeKojiSettings
 from ..errors import ProtocolError, SigulError
 from ..kojihub import NEVRA, Access, Hub, KojiError
 from ..protocol.codec import Fields, run_parser
-from ..protocol.rpm import Head, Header, read_head
+from ..protocol.rpm import Head, Header, padded, read_head
 
 log = logging.getLogger(__name__)
 
 #: The tag of the MD5 over header and payload in an RPM's signature header.
 _MD5: Final = 1004
-#: rpm pads signature headers to a multiple of so many bytes, and Koji keeps them so.
-_ALIGNMENT: Final = 8
 
 
 class Errands:
@@ -60,6 +58,7 @@ class Errands:
     def fetch(self, fields: Fields, limit: int) -> tuple[BinaryIO, int]:
         """The RPM that `fields` name, at most `limit` bytes, as a file and its length.
 
+        All of it takes `download-timeout` at most, for in a batch the server waits meanwhile.
         Raises `KojiError`, `ProtocolError`.
         """
         nevra = _named(fields)
@@ -67,17 +66,20 @@ class Errands:
             raise KojiError("an RPM from Koji is signed whole; leave head-signing out")
         if self._reader is None:
             self._reader = Hub(self._access)
-        rpm = self._reader.rpm(nevra)
-        wanted = fields.get("rpm-sigmd5")
+        with self._reader.within(self._settings.download_timeout, f"fetching {nevra}"):
+            return self._fetch(self._reader, nevra, fields.get("rpm-sigmd5"), limit)
+
+    def _fetch(
+        self, hub: Hub, nevra: NEVRA, wanted: bytes | None, limit: int
+    ) -> tuple[BinaryIO, int]:
+        rpm = hub.rpm(nevra)
         if wanted is not None and wanted != rpm.sigmd5:
             raise KojiError(f"Koji's {nevra} is another RPM: it does not have that rpm-sigmd5")
-        address = self._reader.address(rpm)
+        address = hub.address(rpm)
         directory = self._settings.download_directory
         file = cast(BinaryIO, tempfile.TemporaryFile(dir=directory))  # noqa: SIM115 - the caller's
         try:
-            length = self._reader.download(
-                address, file, limit=limit, seconds=self._settings.download_timeout
-            )
+            length = hub.download(address, file, limit=limit)
             if _head_of(file).signature.blob(_MD5) != rpm.sigmd5:
                 raise KojiError(f"{address} is not the RPM that Koji has a record of")
             file.seek(0)
@@ -96,9 +98,14 @@ class Errands:
         if self.stores and self.head_signing:
             self._names[fields["id"]] = fields
 
+    def forget(self, number: bytes) -> None:
+        """Nothing more is to be known of the subrequest with this `id`: it has been answered."""
+        self._names.pop(number, None)
+        self._failures.pop(number, None)
+
     def reason(self, number: bytes) -> str | None:
         """Why the subrequest with this `id` was not carried out here; None where it was."""
-        return self._failures.pop(number, None)
+        return self._failures.get(number)
 
     # ------------------------------------------------------------------------------------ storing
 
@@ -108,7 +115,7 @@ class Errands:
         It is of the RPM that `head` is of; where None, of the one that the request names, or its
         subrequest with this `id`.
         """
-        names = self._names.pop(number, None) if number is not None else self._request
+        names = self._names.get(number) if number is not None else self._request
 
         def attempt() -> None:
             if head is not None:
@@ -128,9 +135,8 @@ class Errands:
         rpm = self._writer.rpm(nevra)
         if signature.blob(_MD5) != rpm.sigmd5:
             raise KojiError(f"Koji's {nevra} is another RPM than the one that was signed")
-        raw = signature.raw
-        padded = raw.ljust(len(raw) + -len(raw) % _ALIGNMENT, b"\0")
-        if self._writer.add_signature(rpm, padded):
+        # Koji keeps it as it lies in the file.
+        if self._writer.add_signature(rpm, padded(signature.raw)):
             log.info("The signature of %s is stored in Koji", nevra)
         else:
             log.info("Koji has a signature of %s by the same key already; it stays", nevra)

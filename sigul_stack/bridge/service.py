@@ -47,6 +47,7 @@ from .koji import Errands
 from .orders import HANDED_OVER, Order, Orders
 from .status import describe
 from .streams import ReplyCutter, RequestFilter
+from .turns import Turns
 from .waiting import WaitingServers, has_gone, has_received
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Bridge:
         self._counters = Counters(BridgeCount)
         self._started = datetime.now(UTC)
         self._waiting = WaitingServers(settings.max_waiting_servers, self._counters)
+        self._turns = Turns(settings.max_requests_per_user)
         self._clients = threading.BoundedSemaphore(settings.max_clients)
         self._handshakes = {
             kind: Handshakes(settings.max_handshakes) for kind in ("server", "client")
@@ -166,6 +168,7 @@ class Bridge:
             for handshakes in self._handshakes.values():
                 handshakes.end_all()
         self._waiting.close()
+        self._turns.close()
         end = time.monotonic() + self._settings.shutdown_timeout
         told = False
         while self._requests and time.monotonic() < end:
@@ -367,7 +370,9 @@ class Bridge:
             if fetched is not None:
                 stack.callback(fetched[0].close)
                 sent = fetched[1]
-            server = self._dispatch(client, encode_request_header(fields) + pack_u64(sent))
+            wait = Deadline(self._settings.server_wait_timeout, "waiting for a signing server")
+            stack.enter_context(self._turns.turn(client, wait))
+            server = self._dispatch(client, encode_request_header(fields) + pack_u64(sent), wait)
             paired()
             try:
                 if fetched is not None:
@@ -430,9 +435,8 @@ class Bridge:
             # What it has sent meanwhile would have the kernel throw away what it has not read.
             chunked.wait_for_close(REFUSED_SECONDS)
 
-    def _dispatch(self, client: ByteStream, head: bytes) -> ByteStream:
+    def _dispatch(self, client: ByteStream, head: bytes, deadline: Deadline) -> ByteStream:
         """A waiting server that has been sent the request's head."""
-        deadline = Deadline(self._settings.server_wait_timeout, "waiting for a signing server")
         while True:
             server = self._waiting.take(deadline, client)
             try:

@@ -48,6 +48,8 @@ class _OuterFilter:
         self.at_boundary = False
         self._boundary_next = False
         self._failure: ProtocolError | None = None
+        #: Whether what follows the message's end is dropped, and no error.
+        self._forgets_rest = False
         self._chunks: list[Piece] = []
         self._gathered = bytearray()
         self._steps = self._run()
@@ -67,6 +69,8 @@ class _OuterFilter:
         rest = memoryview(data)
         while rest:
             if self.finished:
+                if self._forgets_rest:
+                    break
                 raise ProtocolError(f"{len(rest)} bytes follow the end of the message")
             gather, count = self._ask
             piece, rest = _split(rest, count - len(self._gathered))
@@ -151,12 +155,12 @@ class RequestFilter(_OuterFilter):
         total = 0
         while self._operation.subrequests:
             header = yield from self._parse(read_sub_header(), may_end_before=True)
-            check_subrequest(header.fields)
+            odd = _is_odd(header.fields)
             self._emit(header.encode())
             length = yield from self._parse(read_u64())
             if length > self._operation.max_subpayload:
                 raise ProtocolError(f"a subrequest's payload of {length} bytes is over the limit")
-            if self._errands is not None:
+            if self._errands is not None and not odd:
                 self._errands.note(header.fields)
                 if not length and "rpm-name" in header.fields:
                     total += self._fetched(self._errands, header.fields, self._max_total - total)
@@ -182,6 +186,20 @@ class RequestFilter(_OuterFilter):
         return length
 
 
+def _is_odd(fields: Fields) -> bool:
+    """Whether a subrequest's fields are wrong. The server refuses that one alone, by its `id`.
+
+    Raises `ProtocolError` where there is none.
+    """
+    try:
+        check_subrequest(fields)
+    except ProtocolError:
+        if "id" not in fields:
+            raise
+        return True
+    return False
+
+
 class ReplyCutter(_OuterFilter):
     """A reply's outer stream, cut for a client. `keep_payload` false drops payloads on the way.
 
@@ -202,7 +220,9 @@ class ReplyCutter(_OuterFilter):
         try:
             header = yield from self._parse(read_reply_header())
         except UnknownVersion:
+            # Some servers give it the shape of other errors; its client reads four bytes.
             self._emit(pack_u32(Status.UNKNOWN_VERSION))
+            self.is_error = self._forgets_rest = True
             return
         self.is_error = header.status != Status.OK
         subreplies = self._operation.subrequests and header.status == Status.OK
@@ -223,6 +243,8 @@ class ReplyCutter(_OuterFilter):
             else:
                 self._emit(subheader.encode())
                 yield from self._body(keep=self._keep_payload)
+            if self._errands is not None:
+                self._errands.forget(number)
 
     def _stores(self) -> bool:
         return self._errands is not None and self._errands.stores

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ..errors import ConfigurationError
 from ..logcontext import request_id
+from ..protocol.codec import printable as printable
 
 if TYPE_CHECKING:
     from ..config.identity import Identity
@@ -26,16 +27,6 @@ if TYPE_CHECKING:
 CLIENT_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 #: What a daemon logs at `-v` given 0, 1 or 2 times; each request leaves its marks at INFO.
 DAEMON_LEVELS = (logging.INFO, logging.INFO, logging.DEBUG)
-
-
-def printable(text: str) -> str:
-    """`text` as one line: what a terminal or log would take for more than text is escaped."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 class ClientFormatter(logging.Formatter):

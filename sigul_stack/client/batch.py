@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from ..errors import PeerClosed, ProtocolError, RequestRefused, SigulError, Status
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
-from ..protocol.codec import pack_u32, pack_u64, read_u64, unpack_u32
+from ..protocol.codec import Fields, encode_value, pack_u32, pack_u64, read_u64, unpack_u32
 from ..protocol.messages import (
     DIGEST_BYTES,
     ChainKeys,
@@ -26,6 +26,7 @@ from ..protocol.messages import (
     new_hmac,
     read_sub_header,
 )
+from ..protocol.operations import check_subrequest
 from ..protocol.rpm import MAX_SIGNATURE_HEADER, Head
 from ..transport.chunked import ChunkedStream
 from .output import open_output
@@ -95,11 +96,7 @@ class Exchange:
         try:
             for index, package in enumerate(self._packages):
                 if package.remote is not None:
-                    # The bridge fetches it: no payload, and a code of nothing.
-                    self._send_header(chunked, index, sent, None, 0)
-                    keys = self._subrequests.numbered(sent)
-                    chunked.write(new_hmac(keys.payload).digest())
-                    sent += 1
+                    sent += self._send_name(chunked, index, sent)
                     continue
                 try:
                     file = package.source.open("rb")
@@ -113,6 +110,19 @@ class Exchange:
         except SigulError as error:
             self._fail(chunked, error)
 
+    def _send_name(self, chunked: ChunkedStream, index: int, number: int) -> bool:
+        """Send the name of a package that the bridge fetches; for the rest see `_send`."""
+        try:
+            header = self._header(index, number, None)
+        except SigulError as error:
+            self._tell(index, error)
+            return False
+        # No payload, and a code of nothing.
+        code = new_hmac(self._subrequests.numbered(number).payload).digest()
+        chunked.write(header + pack_u64(0))
+        chunked.write(code)
+        return True
+
     def _send(self, chunked: ChunkedStream, index: int, number: int, file: BinaryIO) -> bool:
         """Send one package as message `number`; False where it cannot be sent at all."""
         head = None
@@ -123,6 +133,7 @@ class Exchange:
             else:
                 check_not_empty(file)
                 total = os.fstat(file.fileno()).st_size
+            header = self._header(index, number, head)
         except OSError as error:
             self._tell(index, _unreadable(self._packages[index], error))
             return False
@@ -132,7 +143,7 @@ class Exchange:
         if head is not None:
             with self._lock:
                 self._heads[index] = head
-        self._send_header(chunked, index, number, head, total)
+        chunked.write(header + pack_u64(total))
         file.seek(0)
         code = new_hmac(self._subrequests.numbered(number).payload)
         whole = True
@@ -151,13 +162,14 @@ class Exchange:
         chunked.write(code.digest() if whole else bytes(DIGEST_BYTES))
         return True
 
-    def _send_header(
-        self, chunked: ChunkedStream, index: int, number: int, head: Head | None, total: int
-    ) -> None:
+    def _header(self, index: int, number: int, head: Head | None) -> bytes:
+        """A package's fields and their code. Raises `ProtocolError` where a field cannot be."""
         fields = self._options.fields_of(head, self._packages[index].remote)
-        keys = self._subrequests.numbered(number)
-        header = encode_sub_header({"id": pack_u32(index), **fields}, keys)
-        chunked.write(header + pack_u64(total))
+        encoded = {"id": pack_u32(index)}
+        encoded |= {name: encode_value(value) for name, value in fields.items()}
+        # What is in order here costs nobody else's package anything on the way.
+        check_subrequest(Fields(encoded))
+        return encode_sub_header(encoded, self._subrequests.numbered(number))
 
     # -------------------------------------------------------------------------------- receiving
 

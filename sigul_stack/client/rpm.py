@@ -6,18 +6,22 @@ the MD5, from the hub itself, and the server signs nothing else.
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from ..errors import SigulError
 from ..kojihub import NEVRA, HubRPM
-from ..protocol.codec import parse_whole, run_parser
+from ..protocol.codec import run_parser
 from ..protocol.rpm import CorruptRPM, Head, Region, read_head, read_header
 from ..secret import Secret
 
 _COPY_BYTES: Final = 1 << 20
+#: Most zeros behind a signature header of a reply: it may be padded to a multiple of 8 bytes.
+MAX_PADDING: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,23 +122,30 @@ def check_not_empty(package: BinaryIO) -> None:
 def read_package_head(package: BinaryIO) -> Head:
     """The head of a package. Raises `SigulError` for an empty file and one that is no RPM."""
     check_not_empty(package)
+    return run_parser(read_head(), _exact_reader(package))
 
+
+def _exact_reader(file: BinaryIO) -> Callable[[int], bytes]:
     def read_exactly(count: int) -> bytes:
-        data = package.read(count)
+        data = file.read(count)
         if len(data) != count:
             raise CorruptRPM("the RPM is truncated")
         return data
 
-    return run_parser(read_head(), read_exactly)
+    return read_exactly
 
 
 def splice(package: BinaryIO, head: Head, signature: bytes, output: BinaryIO) -> None:
     """Write `package` to `output` with the new signature header `signature`.
 
-    Raises `CorruptRPM` where that is no signature header.
+    It may be padded as it is in a file. Raises `CorruptRPM` where it is no signature header.
     """
-    parse_whole(read_header(Region.SIGNATURE), signature)
-    output.write(head.before_main(signature))
+    reply = io.BytesIO(signature)
+    header = run_parser(read_header(Region.SIGNATURE), _exact_reader(reply))
+    padding = reply.read()
+    if len(padding) > MAX_PADDING or any(padding):
+        raise CorruptRPM("the server sent more than a signature header")
+    output.write(head.before_main(header.raw))
     package.seek(head.main_offset)
     while piece := package.read(_COPY_BYTES):
         output.write(piece)

@@ -125,6 +125,12 @@ class BridgeSettings:
         "bridge", values.count, 128, "peers that may be in their TLS handshake at once, a port"
     )
     max_clients: int = option("bridge", values.count, 256, "clients that may be connected at once")
+    max_requests_per_user: int = option(
+        "bridge",
+        values.count,
+        12,
+        "requests of one client certificate's name that may be with servers at once",
+    )
     max_waiting_servers: int = option(
         "bridge", values.count, 64, "server connections that may wait at once"
     )

@@ -236,7 +236,7 @@ class BridgeKojiSettings(KojiSettings):
         "whether signatures are stored on behalf of the user who asks for them",
     )
     download_timeout: float = option(
-        "koji", values.seconds, 300.0, "seconds for an RPM to be downloaded, all of it"
+        "koji", values.seconds, 300.0, "seconds for an RPM to be fetched, all of it"
     )
     download_directory: Path | None = option(
         "koji",

@@ -117,7 +117,7 @@ def run(
                 stderr=subprocess.PIPE,
                 pass_fds=inherited,
                 start_new_session=True,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", **environment},
+                env={**_environment(), **environment},
             )
         except FileNotFoundError:
             raise ToolMissing(
@@ -150,6 +150,11 @@ def run(
         found["stderr"].decode("utf-8", "replace"),
         found.get("status", b"").decode("utf-8", "replace"),
     )
+
+
+def _environment() -> dict[str, str]:
+    # gpg takes a day for noon local time; every other place here counts days in UTC.
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 
 class _TooMuch(Exception):

@@ -19,6 +19,7 @@ from typing import Final
 
 from ..errors import BridgeRefused, ProtocolError, Status
 from .codec import (
+    MAX_FIELD_BYTES,
     PROTOCOL_VERSION,
     Fields,
     Parser,
@@ -199,12 +200,13 @@ def read_reply_header() -> Parser[ReplyHeader]:
 
 def bridge_refusal(message: str) -> list[bytes]:
     """A reply with which a bridge refuses a request by itself, cut as clients want it."""
-    header = pack_u32(Status.UNKNOWN_ERROR) + encode_fields({"message": _cut(message)})
+    header = pack_u32(Status.UNKNOWN_ERROR) + encode_fields({"message": cut_message(message)})
     return [header + NO_CODE, pack_u64(0), NO_CODE]
 
 
-def _cut(message: str) -> bytes:
-    return message.encode()[:255].decode("utf-8", "ignore").encode()
+def cut_message(message: str) -> bytes:
+    """The field `message`: at most 255 bytes, cut where a character ends."""
+    return message.encode()[:MAX_FIELD_BYTES].decode("utf-8", "ignore").encode()
 
 
 def _message(fields: Fields) -> str:
@@ -288,7 +290,11 @@ def encode_sub_header(fields: Mapping[str, str | bool | int | bytes], keys: Repl
 
 def bridge_subrefusal(number: bytes, message: str) -> list[bytes]:
     """A subreply with which a bridge fails the RPM of this `id`, cut as clients want it."""
-    fields = {"id": number, "status": pack_u32(Status.UNKNOWN_ERROR), "message": _cut(message)}
+    fields = {
+        "id": number,
+        "status": pack_u32(Status.UNKNOWN_ERROR),
+        "message": cut_message(message),
+    }
     return [encode_fields(fields) + NO_CODE, pack_u64(0), NO_CODE]
 
 

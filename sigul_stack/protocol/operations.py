@@ -8,6 +8,7 @@ A new operation is a row here and a handler on the server.
 from __future__ import annotations
 
 import enum
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -94,7 +95,7 @@ class Field:
             case Form.BLOB:
                 return
             case Form.UNICODE:
-                if not fields.string(self.name).isprintable():
+                if any(unicodedata.category(char) == "Cc" for char in fields.string(self.name)):
                     raise ProtocolError(f"field '{self.name}' holds a control character")
                 return
         text = fields.safe_string(self.name)
@@ -137,7 +138,8 @@ class Operation:
     subrequests: bool = False
     #: Largest payload of one subrequest, in bytes.
     max_subpayload: int = 0
-    #: Whether `payload-auth-sha512` may be left out when `rpm-sigmd5` is given.
+    #: Whether `payload-auth-sha512` may be left out when `rpm-sigmd5` is given. Without either, the
+    #: answer is UNAUTHENTICATED_RPM.
     sigmd5_authenticates: bool = False
 
     def check(self, fields: Fields) -> None:

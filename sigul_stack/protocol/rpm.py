@@ -170,7 +170,7 @@ class Head:
     @property
     def main_offset(self) -> int:
         """Where the main header begins in the package, in bytes."""
-        return LEAD_BYTES + _padded(len(self.signature.raw))
+        return LEAD_BYTES + len(padded(self.signature.raw))
 
     @property
     def length(self) -> int:
@@ -184,7 +184,7 @@ class Head:
 
     def before_main(self, signature: bytes) -> bytes:
         """Lead and another signature header: what comes before the main header then."""
-        return self.lead + signature.ljust(_padded(len(signature)), b"\0")
+        return self.lead + padded(signature)
 
 
 def read_head() -> Parser[Head]:
@@ -196,7 +196,7 @@ def read_head() -> Parser[Head]:
     if major not in (3, 4) or int.from_bytes(lead[78:80], "big") != _HEADER_SIGNATURE:
         raise CorruptRPM("the RPM is of a package format that is not supported; rebuild it")
     signature = yield from read_header(Region.SIGNATURE)
-    padding = _padded(len(signature.raw)) - len(signature.raw)
+    padding = len(padded(signature.raw)) - len(signature.raw)
     if padding and any((yield padding)):
         raise CorruptRPM("the RPM has something between its headers")
     main = yield from read_header(Region.MAIN)
@@ -277,5 +277,6 @@ def encode_header(region: Region, entries: Iterable[Entry]) -> bytes:
     return _INTRO.pack(_HEADER_MAGIC, count, len(data)) + start + bytes(index + data)
 
 
-def _padded(length: int) -> int:
-    return length + -length % _SIGNATURE_ALIGNMENT
+def padded(signature: bytes) -> bytes:
+    """A signature header as it lies in a file: with zeros up to a multiple of 8 bytes."""
+    return signature + bytes(-len(signature) % _SIGNATURE_ALIGNMENT)

@@ -26,6 +26,7 @@ from ..protocol.messages import (
     DIGEST_BYTES,
     ChainKeys,
     ReplyKeys,
+    cut_message,
     encode_sub_header,
     new_hmac,
     read_sub_header,
@@ -133,11 +134,11 @@ class Batch:
             return None
         # The `id` must be trusted, so this is no matter of one RPM.
         header.verify(keys)
-        check_subrequest(header.fields)
+        refusal = _refused_for_fields(header.fields)
         length = chunked.parse(read_u64())
         if length > self._operation.max_subpayload:
             raise ProtocolError(f"a subrequest's payload of {length} bytes is over the limit")
-        refusal = self._over_limit(length, total)
+        refusal = refusal or self._over_limit(length, total)
         spool = Spool(
             0 if refusal else length,
             in_memory_limit=self._settings.max_memory_payload_size,
@@ -233,7 +234,7 @@ class Batch:
     ) -> None:
         fields: Mapping[str, bytes | int] = {"id": subrequest.fields["id"], "status": int(status)}
         if message:
-            fields = {**fields, "message": message.encode("utf-8")[:255]}
+            fields = {**fields, "message": cut_message(message)}
         with self._lock:
             keys = self._subreplies.numbered(self._answered)
             self._answered += 1
@@ -247,3 +248,13 @@ class Batch:
                     code.update(piece)
                     chunked.write(piece)
             chunked.write(code.digest())
+
+
+def _refused_for_fields(fields: Fields) -> RequestRefused | None:
+    """Why a subrequest's fields cost it its signature. Raises `ProtocolError` without an `id`."""
+    fields.blob("id")
+    try:
+        check_subrequest(fields)
+    except ProtocolError as error:
+        return RequestRefused(Status.UNKNOWN_ERROR, str(error))
+    return None

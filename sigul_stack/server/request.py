@@ -65,7 +65,8 @@ class Limits:
 class Request:
     """A request whose integrity has been checked. `refusal` is set where it cannot be served.
 
-    `payload_authenticated` is false only where `rpm-sigmd5` has to stand for the payload's hash.
+    `payload_authenticated` is false only where the payload's hash was left out, for which
+    `rpm-sigmd5` may stand: whoever uses the payload has to see to it.
     """
 
     op: str
@@ -144,7 +145,7 @@ def receive(chunked: ChunkedStream, open_inner: OpenInner, limits: Limits) -> Re
         with open_inner(chunked) as session:
             inner = session.parse(messages.read_inner_fields())
             client_name = session.peer.common_name
-        _check_integrity(inner, operation, fields, header, payload_hash)
+        _check_integrity(inner, operation, header, payload_hash)
     except BaseException:
         spool.file.close()
         raise
@@ -210,7 +211,6 @@ def _receive_payload(chunked: ChunkedStream, length: int, limits: Limits, spool:
 def _check_integrity(
     inner: InnerFields,
     operation: Operation | None,
-    fields: Fields,
     header: bytes,
     payload_hash: bytes,
 ) -> None:
@@ -219,17 +219,13 @@ def _check_integrity(
     )
     if inner.payload_hash is not None:
         messages.check_digest(payload_hash, inner.payload_hash, "the request's payload")
-    elif operation is None or not operation.sigmd5_authenticates or "rpm-sigmd5" not in fields:
+    elif operation is None or not operation.sigmd5_authenticates:
         raise ProtocolError(f"required field '{messages.PAYLOAD_HASH}' is missing")
 
 
 def send_error(chunked: ChunkedStream, keys: ReplyKeys, refused: RequestRefused) -> None:
     """Send a reply with an error status, and its message if it has one."""
-    fields = (
-        {}
-        if refused.message is None
-        else {"message": refused.message.encode()[:255].decode("utf-8", "ignore")}
-    )
+    fields = {} if refused.message is None else {"message": messages.cut_message(refused.message)}
     _send(chunked, keys, refused.status, Answer(fields))
 
 

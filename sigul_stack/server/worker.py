@@ -139,8 +139,8 @@ class Worker:
         connection.acknowledge()
         try:
             chunked.receive()
-        except TransportError as error:
-            log.warning("The bridge ended the waiting connection: %s", error)
+        except SigulError as error:
+            log.warning("The connection that waited at the bridge has ended: %s", error)
             connection.discard()
             return False
         self._reporter.busy()
@@ -161,6 +161,10 @@ class Worker:
         except SigulError as error:
             log.warning("The request ended without a complete reply: %s", error)
             connection.discard()
+        except BaseException:
+            # A connection that is only freed sends a close-notify, which looks like an orderly end.
+            connection.discard()
+            raise
         return True
 
     @contextlib.contextmanager

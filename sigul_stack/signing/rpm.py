@@ -25,7 +25,7 @@ from typing import BinaryIO, Final
 from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, ToolMissing
 from ..keystore.gnupg import GnuPG
 from ..keystore.process import run
-from ..protocol.codec import run_parser
+from ..protocol.codec import printable, run_parser
 from ..protocol.rpm import (
     CorruptRPM,
     Entry,
@@ -33,6 +33,7 @@ from ..protocol.rpm import (
     Header,
     Region,
     encode_header,
+    padded,
     read_head,
 )
 from ..secret import Secret
@@ -121,6 +122,9 @@ class Signer:
                 "no RPM came with the request: it is empty, over the bridge's"
                 " max-rpms-payloads-size, or was not to be had from Koji; the bridge's log says",
             )
+        if expected.sigmd5 is None and not expected.authenticated:
+            # Nothing speaks for these bytes, so none of them are looked at.
+            raise RequestRefused(Status.UNAUTHENTICATED_RPM)
         try:
             head = _read_head(package, size)
             _compare(head, expected)
@@ -130,7 +134,8 @@ class Signer:
             raise RequestRefused(Status.CORRUPT_RPM, str(error)) from None
         header = _new_signature_header(head.signature, added)
         if self.head_only:
-            _write(output, header)
+            # As it lies in a file, so that whoever puts it back need not know of the padding.
+            _write(output, padded(header))
             return
         _write(output, head.before_main(header))
         package.seek(head.main_offset)
@@ -238,11 +243,10 @@ def _compare(head: Head, expected: Expected) -> None:
         ("arch", expected.arch, "src" if source else main.string(_ARCH)),
     ):
         if wanted is not None and wanted != found:
-            raise CorruptRPM(f"the RPM's {what} is '{found}', and not '{wanted}'")
+            # A package says what it likes, and this goes to terminals and logs.
+            raise CorruptRPM(f"the RPM's {what} is '{printable(str(found))}', and not '{wanted}'")
     if expected.sigmd5 is not None and head.signature.blob(_MD5) != expected.sigmd5:
         raise CorruptRPM("the RPM's MD5 is not rpm-sigmd5")
-    if expected.sigmd5 is None and not expected.authenticated:
-        raise RequestRefused(Status.UNAUTHENTICATED_RPM)
 
 
 def _check_header(head: Head) -> None:

@@ -23,7 +23,7 @@ from tests.faults.malformed import ANSWERED, AT_BOTH, AT_BRIDGE, PASSWORD
 from tests.faults.observe import SETTLE_SECONDS, descriptors, storm, threads, works
 from tests.faults.scripted import Peer
 from tests.site import Process, Site, wait_until
-from tests.wire import field_map, u32, u64
+from tests.wire import field_map, in_background, u32, u64
 
 Served = tuple[Site, Process, Process]
 USERS: dict[str, Any] = {"fields": {"num-users": u32(1)}, "payload": b"admin\0"}
@@ -448,6 +448,39 @@ def test_a_bridge_that_ends_in_the_middle(
     works(site)
     bridge.result()
     assert "Traceback" not in server.text
+
+
+# ------------------------------------------------------------------------- one user for all servers
+
+
+def test_one_certificate_does_not_get_all_servers(with_limits: Site, peer: PeerFactory) -> None:
+    """Its third request waits for one of its own; other people's do not."""
+    site = with_limits
+    lines = site.extra["bridge"]["bridge"]
+    site.extra["bridge"]["bridge"] = lines + "max-requests-per-user: 2\nserver-wait-timeout: 5\n"
+    site.extra["server"]["server"] += "max-requests: 4\n"
+    site.configure()
+    site.client_configuration("alice", "alice")
+    slow = [peer(site, "client") for _ in range(2)]
+    with site.running() as (bridge, _server):
+        for client in slow:
+            client.start(
+                op="sign-text", fields={"key": b"k"}, zeros=10**6, cut=100_000, how="stall"
+            )
+            client.wait_for("stalled")
+        bridge.wait_for("Paired with server", 2)
+        failed = site.sigul("list-users", config="alice.conf", secrets=["x"], code=1)
+        assert b"Authentication failed" in failed.stderr
+        failed = site.sigul("list-users", secrets=["admin-pw"], code=1)
+        assert failed.stderr.startswith(b"Error: ")
+        bridge.wait_for("'admin' has 2 requests under way, which is all that it may")
+        with in_background(lambda: works(site)):
+            bridge.wait_for("Waiting for another request of 'admin' to end", 2)
+            slow[0].go()
+        slow[1].go()
+        for client in slow:
+            client.outcome()
+        works(site)
 
 
 # ----------------------------------------------------------------- who is who in the inner session

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from sigul_stack.pki import (
     Authority,
@@ -68,6 +69,38 @@ def expire(site: Site, name: str) -> None:
         Authority.open(authority.directory, authority.password),
         database(site, name), f"sigul-{name}-cert", now=LONG_AGO,
     )  # fmt: skip
+
+
+def with_elliptic_key(site: Site, name: str, nickname: str) -> None:
+    """Give a component a certificate like its own, for a new key on P-256."""
+    authority = database(site, "ca")
+    assert authority.password is not None
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            rsa, "generate_private_key", lambda *_: ec.generate_private_key(ec.SECP256R1())
+        )
+        leaf = renew_leaf(
+            Authority.open(authority.directory, authority.password),
+            database(site, name), nickname, new_key=True,
+        )  # fmt: skip
+    assert isinstance(leaf.certificate.public_key(), ec.EllipticCurvePublicKey)
+
+
+@pytest.mark.parametrize("tls", ["tls1.2", "tls1.3"])
+@pytest.mark.parametrize(
+    "names", [["bridge"], ["server"], ["bridge", "server", "clients/admin"]], ids=str
+)
+def test_certificates_may_be_for_elliptic_keys(own: Site, names: list[str], tls: str) -> None:
+    """The bridge's serves the outer sessions, the server's the inner one."""
+    for name in names:
+        with_elliptic_key(own, name, f"sigul-{name.removesuffix('s/admin')}-cert")
+    for component in ("bridge", "server", "client"):
+        own.extra.setdefault(component, {})["nss"] = f"nss-min-tls: {tls}\nnss-max-tls: {tls}\n"
+    own.configure()
+    with own.running() as (bridge, _server):
+        assert done(own, "list-users", secrets=[ADMIN]) == b"admin\n"
+        assert done(own, "list-keys", secrets=[ADMIN]) == b""
+        assert "handshake failed" not in bridge.text
 
 
 def test_a_client_whose_certificate_has_expired(own: Site) -> None:

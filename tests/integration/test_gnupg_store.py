@@ -258,7 +258,10 @@ def test_other_kinds_of_keys(
     assert {record[6] for record in records} == {""}
 
 
-@pytest.mark.parametrize("name", ["k", "1", "%commit", "a (b)", "Ünïcode", "  x  ", "\\n", "#x"])
+@pytest.mark.parametrize(
+    "name",
+    ["k", "1", "%commit", "a (b)", "Ünïcode", "  x  ", "\\n", "#x", "a\u3000b", "a\u2028pub"],
+)
 def test_any_key_name_will_do_as_a_user_id(home: GnuPGHome, name: str) -> None:
     home.generate(PASSPHRASE, UserId(name))
     assert f"::{name.strip()}::".replace("\\", "\\x5c") in home.run(
@@ -449,6 +452,22 @@ def test_expiration_of_a_key_and_of_its_subkey(home: GnuPGHome) -> None:
     assert expirations(home, fingerprint) == [None, None]
     home.change_expiration(fingerprint, PASSPHRASE, sooner, subkey=1)
     assert expirations(home, fingerprint) == [None, sooner]
+
+
+def test_a_day_is_the_same_one_wherever_the_machine_is(
+    home: GnuPGHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Stands for a machine whose noon is on the day before, in UTC.
+    (tmp_path / "far").mkdir()
+    gpg = tmp_path / "far" / "gpg"
+    gpg.write_text(f'#!/bin/sh\nTZ="${{TZ:-XXX-14}}" exec {shutil.which("gpg")} "$@"\n')
+    gpg.chmod(0o755)
+    monkeypatch.setenv("PATH", str(gpg.parent), prepend=os.pathsep)
+    monkeypatch.delenv("TZ", raising=False)
+    fingerprint = home.generate(PASSPHRASE, NAME, FAR)
+    sooner = datetime.date(2050, 1, 2)
+    home.change_expiration(fingerprint, PASSPHRASE, sooner)
+    assert expirations(home, fingerprint) == [sooner, FAR]
 
 
 def test_an_expiration_that_cannot_be_changed(home: GnuPGHome) -> None:

@@ -255,7 +255,9 @@ def test_workers_that_wait_are_sent_away_and_dial_again_at_once(running: Running
     so_far = len(running.server.text)
     running.bridge.renewed()
     wait_until(
-        lambda: "The bridge ended the waiting connection" in running.server.text[so_far:],
+        lambda: (
+            "The connection that waited at the bridge has ended" in running.server.text[so_far:]
+        ),
         DAEMON_SECONDS,
         "a worker that was sent away",
     )

@@ -118,12 +118,25 @@ def test_the_md5_stands_in_for_authentication(signer: Signer, package: bytes) ->
     assert refusal(signer, package, wrong).status == Status.CORRUPT_RPM
 
 
+def test_nothing_is_parsed_that_nothing_speaks_for(signer: Signer) -> None:
+    assert refusal(signer, b"no RPM", UNAUTHENTICATED).status == Status.UNAUTHENTICATED_RPM
+    # That none came at all is told nonetheless: there is nothing to parse.
+    assert refusal(signer, b"", UNAUTHENTICATED).status == Status.CORRUPT_RPM
+    assert refusal(signer, b"no RPM").status == Status.CORRUPT_RPM
+
+
 def test_an_md5_is_computed_and_not_believed(signer: Signer, package: bytes) -> None:
     """A bridge gives another package the MD5 of the one that the client means."""
     meant = md5_of(package)
     other = rebuilt(package, {1000: text(1000, "other")}, {1004: Entry.binary(1004, meant)})
     refused = refusal(signer, other, replace(UNAUTHENTICATED, sigmd5=meant))
     assert refused.status == Status.UNAUTHENTICATED_RPM
+
+
+def test_what_a_package_says_of_itself_is_told_as_one_line(signer: Signer, package: bytes) -> None:
+    odd = rebuilt(package, {1001: text(1001, "1\n\x1b[2J\u202e")})
+    refused = refusal(signer, odd, Expected(version="1"))
+    assert refused.message == r"the RPM's version is '1\n\x1b[2J\u202e', and not '1'"
 
 
 def test_an_md5_says_nothing_of_a_head(signer: Signer, package: bytes) -> None:
@@ -168,7 +181,9 @@ def test_a_package_without_room_in_its_signature_header(
     heads = replace(signer, head_only=True)
     head = head_of(tight)
     header = signed(heads, tight[: head.length])
-    spliced = head.before_main(header) + tight[head.main_offset :]
+    # Put back as it is, by a client that knows nothing of the padding.
+    assert len(header) % 8 == 0
+    spliced = tight[:96] + header + tight[head.main_offset :]
     (tmp_path / "out").write_bytes(spliced)
     assert len(rpm.signatures(tmp_path / "out")) == 1
 

@@ -290,7 +290,7 @@ def test_a_zero_length_package_is_refused_before_anything_is_asked_for(
 SENDER = """
 import json, sys
 from pathlib import Path
-from sigul_stack.client import Client
+from sigul_stack.client import Client, core
 from sigul_stack.config import load_client
 from sigul_stack.errors import BridgeRefused, PeerClosed, RequestRefused
 from sigul_stack.secret import Secret
@@ -298,9 +298,13 @@ config, package, fields = sys.argv[1:]
 fields = json.loads(fields)
 fields.update((k, bytes.fromhex(v[4:])) for k, v in list(fields.items()) if v.startswith("hex:"))
 fields.update((k, True) for k, v in list(fields.items()) if v == "true")
+passphrase = fields.pop("passphrase", "rsa-pw")
+if fields.pop("without-hash", False):
+    encode = core.messages.encode_inner_fields
+    core.messages.encode_inner_fields = lambda header, _hash, *more: encode(header, None, *more)
 client = Client(load_client(Path(config)).settings)
 try:
-    reply = client.call("sign-rpm", {"key": "rsa", **fields}, {"passphrase": Secret("rsa-pw")},
+    reply = client.call("sign-rpm", {"key": "rsa", **fields}, {"passphrase": Secret(passphrase)},
                         payload=Path(package).read_bytes())
 except RequestRefused as refused:
     print(refused.status, refused.message)
@@ -335,6 +339,18 @@ def test_fields_are_compared_with_the_package(running: Site, packages: dict[str,
     assert send(running, source, rpm_arch="noarch").startswith(b"11 ")
     assert send(running, binary, rpm_arch="src").startswith(b"11 ")
     assert send(running, source, rpm_epoch="0").startswith(b"0 ")
+
+
+def test_an_rpm_that_nothing_speaks_for_is_refused_once_rights_are_checked(
+    running: Site, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    package = packages["binary"]
+    digest = "hex:" + sigmd5(package).hex()
+    assert send(running, package, without_hash="true", rpm_sigmd5=digest).startswith(b"0 ")
+    assert send(running, package, without_hash="true") == b"12 None\n"
+    assert send(running, package, without_hash="true", passphrase="wrong") == b"3 None\n"
+    (tmp_path / "no.rpm").write_bytes(b"not looked at")
+    assert send(running, tmp_path / "no.rpm", without_hash="true") == b"12 None\n"
 
 
 def test_where_koji_is_not_set_up(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from sigul_stack.client.batch import Exchange
 from sigul_stack.client.rpm import Package, RPMOptions
 from sigul_stack.errors import SigulError
+from sigul_stack.kojihub import NEVRA, HubRPM
+from sigul_stack.protocol.rpm import Entry, Region, Type, encode_header, padded
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import pair
 from tests.wire import (
@@ -40,6 +43,7 @@ def run(
     all_of_them: list[Package],
     server: Server,
     on_write: Callable[[bytes], None] | None = None,
+    options: RPMOptions = RPMOptions(),  # noqa: B008
 ) -> dict[str, str | None]:
     """What is told of each package: its error, or None."""
     near, far = pair()
@@ -52,7 +56,7 @@ def run(
 
     exchange = Exchange(
         all_of_them,
-        options=RPMOptions(),
+        options=options,
         subrequests=SUBREQUEST_KEYS,
         subreplies=SUBREPLY_KEYS,
         done=done,
@@ -124,6 +128,72 @@ def test_a_package_that_cannot_be_sent_takes_no_number(tmp_path: Path) -> None:
     assert "cannot be read: No such file" in str(told["0"])
     assert str(told["2"]).startswith("Cannot sign zero-length RPM file ")
     assert outputs(tmp_path) == {"1": b"one", "3": b"three"}
+
+
+def head(**texts: str) -> bytes:
+    """The head of a source package with these texts in its main header."""
+    tags = {"name": 1000, "version": 1001, "release": 1002, "arch": 1022}
+    main = [
+        Entry(tags[name], Type.STRING, 1, value.encode() + b"\0") for name, value in texts.items()
+    ]
+    lead = b"\xed\xab\xee\xdb\x03\0\0\0" + bytes(70) + b"\0\x05" + bytes(16)
+    old = encode_header(Region.SIGNATURE, [Entry.binary(1004, b"old")])
+    return lead + padded(old) + encode_header(Region.MAIN, main)
+
+
+HEADS_TO_KOJI = RPMOptions(head_signing=True, store_in_koji=True)
+PROPER = {"name": "lab", "version": "1", "release": "2", "arch": "noarch"}
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        ({"name": "n" * 300}, "'rpm-name' has 300 bytes"),
+        ({"name": "a\nb"}, "'rpm-name' holds an unprintable character"),
+        ({"version": "ü"}, "'rpm-version' holds an unprintable character"),
+        ({"arch": None}, "does not say what its name, version, release and arch are"),
+    ],
+)
+def test_a_package_whose_name_cannot_be_sent_costs_itself(
+    tmp_path: Path, odd: dict[str, str | None], told: str
+) -> None:
+    three = packages(tmp_path, 3)
+    for package, texts in zip(three, ({}, odd, {}), strict=True):
+        named = {name: text for name, text in {**PROPER, **texts}.items() if text is not None}
+        package.source.write_bytes(head(**named) + b"payload")
+    new = encode_header(Region.SIGNATURE, [Entry.binary(1004, b"newer")])
+    assert len(new) % 8
+    # One as it lies in a file, and one as it is by itself.
+    server = answers(reply(0, 0, OK, padded(new)), reply(1, 2, OK, new))
+    found = run(three, server, options=HEADS_TO_KOJI)
+    assert told in str(found.pop("1"))
+    assert found == {"0": None, "2": None}
+    proper = three[0].source.read_bytes()
+    old = padded(encode_header(Region.SIGNATURE, [Entry.binary(1004, b"old")]))
+    spliced = proper.replace(old, padded(new))
+    assert spliced != proper
+    assert outputs(tmp_path) == {"0": spliced, "2": spliced}
+
+
+@pytest.mark.parametrize("behind", [bytes(8), b"\0\0\1", b"x"])
+def test_more_than_a_signature_header_is_not_put_in(tmp_path: Path, behind: bytes) -> None:
+    (package,) = packages(tmp_path, 1)
+    package.source.write_bytes(head(**PROPER) + b"payload")
+    new = encode_header(Region.SIGNATURE, [Entry.binary(1004, b"newer")])
+    found = run([package], answers(reply(0, 0, OK, new + behind)), options=HEADS_TO_KOJI)
+    assert found == {"0": "the server sent more than a signature header"}
+    assert outputs(tmp_path) == {}
+
+
+def test_a_name_of_kojis_that_cannot_be_sent_costs_itself(tmp_path: Path) -> None:
+    two = [
+        replace(package, remote=HubRPM(1, NEVRA(name, None, "1", "2", "noarch"), 1, bytes(16)))
+        for package, name in zip(packages(tmp_path, 2), ("n" * 300, "lab"), strict=True)
+    ]
+    found = run(two, answers(reply(0, 1, OK, b"one")))
+    assert "'rpm-name' has 300 bytes" in str(found["0"])
+    assert found["1"] is None
+    assert outputs(tmp_path) == {"1": b"one"}
 
 
 def test_every_subreply_is_counted_failed_ones_too(tmp_path: Path) -> None:

@@ -180,7 +180,10 @@ RIGHTS = {
 #: For each form a value that it allows, and values that it does not.
 VALUES: dict[Form, tuple[bytes, list[bytes]]] = {
     Form.TEXT: (b"a text", [b"\xff", b"a\0b", b"a\nb", b"\x1b[31m"]),
-    Form.UNICODE: ("Jürgen".encode(), [b"\xff", b"a\0b", b"a\nb", b"\x1b[31m"]),
+    Form.UNICODE: (
+        "J\u00fcrgen\u00a0\u5c71\u3000\u2028\u200b".encode(),
+        [b"\xff", b"a\0b", b"a\nb", b"\x1b[31m", b"\x7f", "\x85".encode()],
+    ),
     Form.FILENAME: (b"0a.B", [b"", b".a", b"a/b", b"a-b", b"\xff"]),
     Form.IDENTIFIER: (b"aZ", [b"", b"a1", b"a b", b"a.b", "é".encode()]),
     Form.DATE: (b"2030-02-28", [b"", b"2030-02-30", b"2030-2-1", b"20300228", b"never"]),

@@ -159,6 +159,17 @@ def test_failures_cost_their_rpm_and_are_counted() -> None:
     ) + reply(5, {"id": u32(5), **OK}, b"signed rpm")
 
 
+@pytest.mark.parametrize(("start", "kept"), [("x", 127), ("xx", 126)])
+def test_a_long_message_is_cut_where_a_character_ends(start: str, kept: int) -> None:
+    def sign(_subrequest: Subrequest) -> BinaryIO:
+        raise RequestRefused(Status.CORRUPT_RPM, start + "ü" * 200)
+
+    message = (start + "ü" * kept).encode()
+    assert exchange(request(0), sign) == reply(
+        0, {"id": u32(0), "status": u32(11), "message": message}
+    )
+
+
 def test_a_wrong_payload_code_is_told_to_the_signer_alone() -> None:
     seen = []
 
@@ -176,7 +187,6 @@ def test_a_wrong_payload_code_is_told_to_the_signer_alone() -> None:
     [
         b"".join(sub_parts(1, {"id": u32(0)}, b"rpm", SUBREQUEST_KEYS)),  # another's number
         b"".join(sub_parts(0, {"rpm-name": b"n"}, b"rpm", SUBREQUEST_KEYS)),
-        b"".join(sub_parts(0, {"id": b"", "other": b""}, b"rpm", SUBREQUEST_KEYS)),
         request(0)[:-1],
         request(0)[:3],
     ],
@@ -187,6 +197,31 @@ def test_what_is_wrong_with_the_stream_ends_it(wrong: bytes) -> None:
     assert len(raised) == 1
     with pytest.raises(SigulError):
         said(far)
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        ({"other": b"1"}, b"a subrequest has no field 'other'"),
+        ({"rpm-arch": b"\n"}, b"field 'rpm-arch' holds an unprintable character"),
+    ],
+)
+def test_odd_fields_cost_the_rpm_that_has_them(odd: dict[str, bytes], told: bytes) -> None:
+    subrequests = [({}, 80), (odd, 90), ({}, 20)]
+    sent = b"".join(
+        b"".join(
+            sub_parts(number, {"id": u32(number), **fields}, bytes(size), SUBREQUEST_KEYS)
+        )
+        for number, (fields, size) in enumerate(subrequests)
+    )  # fmt: skip
+    # Its content is read past, and does not count.
+    assert exchange(sent, max_rpms_payloads_size=100) == b"".join(
+        [
+            reply(0, {"id": u32(0), **OK}, b"signed " + bytes(80)),
+            reply(1, {"id": u32(1), "status": u32(9), "message": told}),
+            reply(2, {"id": u32(2), **OK}, b"signed " + bytes(20)),
+        ]
+    )
 
 
 def test_limits_cost_the_rpm_that_is_over_them() -> None:

@@ -433,16 +433,19 @@ def without_payload_hash(op: bytes, **fields: bytes) -> bytes:
     return wire(request, inner_fields)
 
 
-def test_sign_rpm_with_a_sigmd5_may_leave_the_payloads_hash_out() -> None:
-    with received(without_payload_hash(b"sign-rpm", rpm_sigmd5=bytes(16))) as (request, _far):
+@pytest.mark.parametrize("fields", [{"rpm_sigmd5": bytes(16)}, {}])
+def test_sign_rpm_may_leave_the_payloads_hash_out_for_the_signer_to_judge(
+    fields: dict[str, bytes],
+) -> None:
+    with received(without_payload_hash(b"sign-rpm", **fields)) as (request, _far):
         assert request.refusal is None
+        assert not request.payload_authenticated
         assert request.payload.read() == b"an RPM"
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        without_payload_hash(b"sign-rpm"),
         without_payload_hash(b"sign-text"),
         without_payload_hash(b"sign-text", rpm_sigmd5=bytes(16)),
         without_payload_hash(b"no-such-op", rpm_sigmd5=bytes(16)),

@@ -286,7 +286,7 @@ def _date(expires: datetime.date | None) -> str:
 
 
 def _day(expires: int | None) -> datetime.date | None:
-    """The day of a time in seconds since 1970. GnuPG has keys expire at noon UTC of theirs."""
+    """The day of a time in seconds since 1970. Keys expire at noon; gpg here has it in UTC."""
     if expires is None:
         return None
     return datetime.datetime.fromtimestamp(expires, datetime.UTC).date()

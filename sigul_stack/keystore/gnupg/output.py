@@ -54,7 +54,7 @@ class Status:
 def parse_status(text: str) -> Status:
     """The status lines in what gpg wrote to its status descriptor."""
     lines = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.startswith(_STATUS):
             keyword, *arguments = line.removeprefix(_STATUS).split(" ")
             lines.append(StatusLine(keyword, tuple(arguments)))
@@ -93,7 +93,8 @@ class ListedKey:
 def parse_keys(listing: str) -> list[ListedKey]:
     """The keys in a colon listing made with `--with-secret` and `--with-keygrip`."""
     keys: list[list[list[str]]] = []
-    for line in listing.splitlines():
+    # A user ID may hold what Python, too, takes for the end of a line.
+    for line in listing.split("\n"):
         record = line.split(":") + [""] * _FIELDS
         if record[_TYPE] == "pub":
             keys.append([])

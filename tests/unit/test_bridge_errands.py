@@ -1,0 +1,100 @@
+"""What the bridge's filters and a request's errands say to each other, without a hub."""
+
+from __future__ import annotations
+
+import pytest
+
+from sigul_stack.bridge.koji import Errands
+from sigul_stack.bridge.streams import ReplyCutter, RequestFilter
+from sigul_stack.config.shared import BridgeKojiSettings
+from sigul_stack.errors import ProtocolError
+from sigul_stack.protocol.codec import Fields
+from sigul_stack.protocol.operations import OPERATIONS
+from sigul_stack.protocol.rpm import Entry, Head, Header, Region, encode_header, padded
+from tests.wire import SUBREPLY_KEYS, SUBREQUEST_KEYS, reply, sub_parts, u32
+
+SIGN_RPM, SIGN_RPMS = OPERATIONS["sign-rpm"], OPERATIONS["sign-rpms"]
+NO_LIMIT = 2**40
+NAMED = {
+    "rpm-name": b"lab", "rpm-version": b"1", "rpm-release": b"1", "rpm-arch": b"noarch"
+}  # fmt: skip
+#: Not a multiple of 8 bytes long.
+SIGNATURE = encode_header(Region.SIGNATURE, [Entry.binary(1004, bytes(13))])
+
+
+class Recorded(Errands):
+    """Errands of a request with head signing that only keep what would be stored."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            BridgeKojiSettings(), Fields({"head-signing": b"\1", "import-signature": b"\1"}), "ann"
+        )
+        self.stored: list[bytes] = []
+
+    def store(self, signature: Header, head: Head | None, number: bytes | None) -> str | None:
+        """See `Errands.store`."""
+        assert head is None
+        self.stored.append(signature.raw)
+        return None
+
+
+def subrequest(number: int, payload: bytes = b"head", **fields: bytes) -> bytes:
+    """A subrequest that names its RPM."""
+    every = {"id": u32(number), **NAMED, **fields}
+    return b"".join(sub_parts(number, every, payload, SUBREQUEST_KEYS))
+
+
+def subreply(number: int, status: int, payload: bytes = b"") -> bytes:
+    """Its answer."""
+    fields = {"id": u32(number), "status": u32(status)}
+    return b"".join(sub_parts(number, fields, payload, SUBREPLY_KEYS))
+
+
+def test_nothing_is_kept_of_what_has_been_answered_whatever_the_answer() -> None:
+    errands = Recorded()
+    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT, errands)
+    cutter = ReplyCutter(SIGN_RPMS, errands=errands)
+    request.feed(b"".join(subrequest(number) for number in range(4)))
+    assert len(errands._names) == 4
+    cutter.feed(reply() + subreply(0, 11) + subreply(2, 0, SIGNATURE) + subreply(1, 9))
+    assert list(errands._names) == [u32(3)]
+    errands._failures[u32(3)] = "no hub"
+    (header, _length, _code) = cutter.feed(subreply(3, 11))
+    assert b"no hub" in bytes(header)  # type: ignore[arg-type]
+    assert not errands._names
+    assert not errands._failures
+
+
+@pytest.mark.parametrize("sent", [SIGNATURE, padded(SIGNATURE)], ids=["bare", "padded"])
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize("keep", [False, True], ids=["dropped", "kept"])
+def test_a_signature_header_may_be_padded(sent: bytes, many: bool, keep: bool) -> None:
+    assert len(SIGNATURE) % 8
+    errands = Recorded()
+    cutter = ReplyCutter(SIGN_RPMS if many else SIGN_RPM, keep_payload=keep, errands=errands)
+    data = reply() + subreply(0, 0, sent) if many else reply(payload=sent)
+    passed = b"".join(piece for piece in cutter.feed(data) if isinstance(piece, bytes))
+    assert errands.stored == [SIGNATURE]
+    assert cutter.at_boundary
+    assert (passed == data) == keep
+    assert (sent in passed) == keep
+
+
+ODD = [{"other": b"1"}, {"rpm-arch": b"\n"}, {"rpm-name": b"\xff"}]
+
+
+@pytest.mark.parametrize("fields", ODD)
+def test_a_subrequest_with_odd_fields_is_the_servers_to_refuse(fields: dict[str, bytes]) -> None:
+    errands = Recorded()
+    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT, errands)
+    # Without a payload, too: none is fetched for it.
+    sent = subrequest(0, **fields) + subrequest(1, b"", **fields) + subrequest(2)
+    assert b"".join(piece for piece in request.feed(sent) if isinstance(piece, bytes)) == sent
+    assert list(errands._names) == [u32(2)]
+    assert request.at_boundary
+
+
+def test_a_subrequest_without_an_id_ends_the_batch() -> None:
+    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT)
+    with pytest.raises(ProtocolError, match="'id' is missing"):
+        request.feed(b"".join(sub_parts(0, NAMED, b"", SUBREQUEST_KEYS)))
