@@ -105,6 +105,8 @@ def test_disagreement_is_named(
         ("bridge_options", "none"),
         ("pki_renew_days", 0),
         ("pki_users", ["../admin"]),
+        ("pki_users", ["admin", "alice"]),
+        ("client_user", "alice"),
         ("secrets_values", {"admin-password": ""}),
         ("sigul_site", "Not a name"),
         ("sigul_image_prefix", "a:b"),
@@ -114,7 +116,8 @@ def test_wrong_variable_stops_before_anything_is_touched(
     tmp_path: Path, variable: str, value: object
 ) -> None:
     control, root = tmp_path / "control", tmp_path / "root"
-    result = ansible(TOP / "site.yml", control, **{"sigul_root": str(root), variable: value})
+    given = {"sigul_root": str(root), "secrets_users": ["admin"], variable: value}
+    result = ansible(TOP / "site.yml", control, **given)
     assert result.returncode != 0
     assert variable in result.stdout + result.stderr
     assert "changed=0" in result.stdout
@@ -179,3 +182,55 @@ def test_only_what_lacks_a_name_is_renewed(tmp_path: Path, playbook: Path) -> No
         timeout=60,
     )
     assert "sigul.example.org" in listed.stdout
+
+
+@pytest.mark.timeout(240)
+def test_the_only_password_of_a_database_is_not_replaced(tmp_path: Path, playbook: Path) -> None:
+    """As an earlier version may have left it: the database has a password of its own."""
+    control = tmp_path / "control"
+    assert ansible(playbook, control).returncode == 0
+    own = control / "pki/server/nss-password"
+    password = own.read_bytes()
+    own.unlink()
+    own.write_bytes(password)
+    (control / "secrets/server-nss-password").write_text("another one")
+    result = ansible(playbook, control)
+    assert result.returncode != 0
+    assert f"move it to {control}/secrets/server-nss-password" in " ".join(result.stdout.split())
+    assert own.read_bytes() == password
+
+    own.replace(control / "secrets/server-nss-password")
+    result = ansible(playbook, control)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert own.is_symlink()
+
+
+def test_a_secret_that_is_replaced_is_kept(tmp_path: Path) -> None:
+    playbook = tmp_path / "secrets.yml"
+    playbook.write_text("- hosts: control\n  gather_facts: false\n  roles: [secrets]\n")
+    control = tmp_path / "control"
+    secret = control / "secrets" / "key-release-passphrase"
+
+    def kept() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in secret.parent.glob(".key-*")}
+
+    def run(value: str, *options: str) -> str:
+        result = ansible(playbook, control, *options, secrets_values={secret.name: value})
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    assert "WARNING" not in run("the first")
+    assert "would get that" in run("the second", "--check")
+    assert (secret.read_bytes(), kept()) == (b"the first", {})
+    said = run("the second", "-vvv", "--diff")
+    assert secret.read_bytes() == b"the second"
+    (name,) = kept()
+    assert kept()[name] == b"the first"
+    assert (secret.parent / name).stat().st_mode & 0o777 == 0o600
+    assert f"kept as {name}" in " ".join(said.split())
+    assert "the first" not in said
+    assert "the second" not in said
+    again = run("the second")
+    assert "changed=0" in again
+    assert "WARNING" not in again
+    assert len(kept()) == 1
