@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,7 @@ def test_disagreement_is_named(
         ("pki_users", ["../admin"]),
         ("pki_users", ["admin", "alice"]),
         ("client_user", "alice"),
+        ("client_bundle_users", ["alice"]),
         ("secrets_values", {"admin-password": ""}),
         ("sigul_site", "Not a name"),
         ("sigul_image_prefix", "a:b"),
@@ -217,7 +219,7 @@ def test_a_secret_that_is_replaced_is_kept(tmp_path: Path) -> None:
     def run(value: str, *options: str) -> str:
         result = ansible(playbook, control, *options, secrets_values={secret.name: value})
         assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
+        return " ".join(result.stdout.split())
 
     assert "WARNING" not in run("the first")
     assert "would get that" in run("the second", "--check")
@@ -227,10 +229,60 @@ def test_a_secret_that_is_replaced_is_kept(tmp_path: Path) -> None:
     (name,) = kept()
     assert kept()[name] == b"the first"
     assert (secret.parent / name).stat().st_mode & 0o777 == 0o600
-    assert f"kept as {name}" in " ".join(said.split())
+    assert f"kept as {name}" in said
     assert "the first" not in said
     assert "the second" not in said
     again = run("the second")
     assert "changed=0" in again
     assert "WARNING" not in again
     assert len(kept()) == 1
+
+
+# --- Bundles -------------------------------------------------------------------------------------
+
+
+BUNDLE = """\
+- hosts: control
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role:
+        name: client
+        tasks_from: bundle
+      vars: {client_bundle_user: alice}
+"""
+
+
+@pytest.mark.timeout(300)
+def test_bundles_and_what_check_mode_says(tmp_path: Path, playbook: Path) -> None:
+    """Another user's than the client's; in a directory that keeps its mode; --check says it all."""
+    bundle = tmp_path / "bundle.yml"
+    bundle.write_text(BUNDLE)
+    control, bundles = tmp_path / "control", tmp_path / "bundles"
+    bundles.mkdir()
+    bundles.chmod(0o755)
+    archive = bundles / "sigul-client-alice.tar.gz"
+
+    def run(playbook: Path, *options: str, **variables: object) -> str:
+        given = {"client_bundle": str(bundles), "pki_users": ["admin", "alice"], **variables}
+        result = ansible(playbook, control, *options, **given)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return " ".join(result.stdout.split())
+
+    assert f"{archive} would be made" in run(bundle, "--check")
+    run(playbook)
+    run(bundle)
+    assert bundles.stat().st_mode & 0o777 == 0o755
+    assert archive.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(archive) as reading:
+        configuration = reading.extractfile("client.conf")
+        assert configuration is not None
+        assert b"user-name: alice\n" in configuration.read()
+    assert "changed=0" in run(bundle, "--check")
+    run(bundle, client_bundle=str(tmp_path / "new"))
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+    before = files(control)
+    renewing = run(playbook, "--check", pki_renew_now=True)
+    for component in ("bridge", "server", "clients/admin", "clients/alice"):
+        assert f"The certificate of {component} would be renewed" in renewing
+    assert files(control) == before
