@@ -112,6 +112,29 @@ def test_disagreement_is_named(
         ("secrets_values", {"admin-password": ""}),
         ("sigul_site", "Not a name"),
         ("sigul_image_prefix", "a:b"),
+        ("sigul_bridge_name", "not a name!"),
+        ("sigul_server_name", "not a name!"),
+        ("pki_authority_pkcs12", "/missing"),
+        ("pki_authority_pkcs12_password_file", "/missing"),
+        ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "password_file": "/missing"}}),
+        ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "ca": ["/missing"]}}),
+        ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "ca": "/etc/hostname"}}),
+        ("bridge_options", {"bridges": {}}),
+        ("bridge_options", {"bridge": {"max-cleints": 4}}),
+        ("bridge_options", {"bridge": {"max-clients": "many"}}),
+        ("server_options", {"server": ["workers"]}),
+        ("client_options", {"client": {"workers": 4}}),
+        ("bridge_client_address", "bridge.example.org"),
+        ("bridge_server_address", "192.0.2"),
+        ("server_bridge_address", "192.0.2.1/32"),
+        ("client_bridge_address", "bridge.example.org"),
+        ("bridge_memory", "half"),
+        ("server_memory", "2 GB"),
+        ("client_memory", "0"),
+        ("client_secrets", {"../pin": "pin"}),
+        ("server_secrets", {"database-url": "/missing"}),
+        ("bridge_secrets", {"nss-password": "bridge-nss-password"}),
+        ("accounts_user", "alice"),
     ],
 )
 def test_wrong_variable_stops_before_anything_is_touched(
@@ -125,6 +148,27 @@ def test_wrong_variable_stops_before_anything_is_touched(
     assert "changed=0" in result.stdout
     assert not control.exists()
     assert not root.exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "section", "option", "value"),
+    [
+        ("bridge_options", "nss", "nss-password", "se-cret"),
+        ("bridge_options", "groups", "LDAP-bind-password", "se-cret"),
+        ("client_options", "binding", "pkcs11_pin", "se-cret"),
+        ("server_options", "database", "database-url", "postgresql://sigul:se-cret@db/sigul"),
+    ],
+)
+def test_secret_among_options_is_refused_and_not_shown(
+    tmp_path: Path, variable: str, section: str, option: str, value: str
+) -> None:
+    given = {variable: {section: {option: value}}}
+    result = ansible(TOP / "site.yml", tmp_path / "control", "-vvv", "--diff", **given)
+    said = " ".join((result.stdout + result.stderr).split())
+    assert result.returncode != 0
+    assert f"{variable}: [{section}] {option.lower()} is a secret" in said
+    assert f"{option.lower()}-file: /etc/sigul/secrets/" in said
+    assert "se-cret" not in said
 
 
 # --- Secrets and certificates --------------------------------------------------------------------
@@ -286,3 +330,64 @@ def test_bundles_and_what_check_mode_says(tmp_path: Path, playbook: Path) -> Non
     for component in ("bridge", "server", "clients/admin", "clients/alice"):
         assert f"The certificate of {component} would be renewed" in renewing
     assert files(control) == before
+
+
+# --- Options and secrets of components -----------------------------------------------------------
+
+
+def test_right_options_and_secrets_pass(tmp_path: Path) -> None:
+    """The checks alone, and then what --check says of the secrets' files."""
+    playbook = tmp_path / "component.yml"
+    playbook.write_text("""\
+- hosts: control
+  gather_facts: false
+  # There is an engine, as far as the checks go.
+  vars: {component_engine: {}}
+  tasks:
+    - ansible.builtin.include_role: {name: bridge, tasks_from: preflight}
+    - ansible.builtin.include_role: {name: server, tasks_from: preflight}
+    - ansible.builtin.include_role: {name: client, tasks_from: preflight}
+    - ansible.builtin.include_role: {name: component, tasks_from: configure}
+      vars:
+        component_name: server
+        component_image: none
+        component_configuration: "{{ server_options }}"
+        component_nss: "{{ sigul_control }}/pki/server"
+        component_nss_password: "{{ sigul_control }}/secrets/server-nss-password"
+        component_networks: []
+        component_memory: 1g
+        component_pids: 1
+        component_stop_seconds: 1
+        component_secrets: "{{ server_secrets }}"
+""")
+    control = tmp_path / "control"
+    (control / "secrets").mkdir(parents=True)
+    (control / "secrets/url").write_text("postgresql://sigul:se-cret@db/sigul")
+    result = ansible(
+        playbook,
+        control,
+        "--check",
+        "--diff",
+        "-vv",
+        sigul_root=str(tmp_path / "root"),
+        bridge_options={
+            "bridge": {"max-clients": 64, "required-fas-group": None},
+            "groups": {"ldap-bind-password-file": "/etc/sigul/secrets/ldap"},
+        },
+        bridge_secrets={"ldap": "not-made-yet"},
+        bridge_client_address="2001:db8::1",
+        bridge_server_address="",
+        server_options={
+            "database": {"database-url-file": "/etc/sigul/secrets/database-url"},
+            "server": {"lenient-username-check": True, "proxy-usernames": ["a", "b"]},
+        },
+        server_secrets={"database-url": "url", "pin": str(control / "secrets/url")},
+        server_memory="2048m",
+        client_options={"binding": {"pkcs11_pin-file": "/etc/sigul/secrets/pin"}},
+        client_bridge_address="192.0.2.1",
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "se-cret" not in result.stdout
+    put = result.stdout.partition("TASK [component : Put further secrets in place]")[2]
+    assert put.partition("TASK")[0].count("changed: [localhost]") == 2
+    assert not (tmp_path / "root").exists()
