@@ -7,6 +7,7 @@ the molecule scenarios.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -75,6 +76,20 @@ def check_defaults(roles: Path) -> subprocess.CompletedProcess[str]:
 def test_defaults_are_as_documented() -> None:
     result = check_defaults(TOP / "roles")
     assert (result.returncode, result.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("role", sorted(path.name for path in (TOP / "roles").iterdir()))
+def test_variables_are_in_the_readme(role: str) -> None:
+    specification = yaml.safe_load((TOP / "roles" / role / "meta/argument_specs.yml").read_text())
+    options = set(specification["argument_specs"]["main"]["options"])
+    readme = (TOP / "roles" / role / "README.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE)) - options <= {
+        "etc",
+        "nss",
+        "secrets",
+        "state",
+    }
+    assert [name for name in sorted(options) if f"\n| `{name}` | " not in readme] == []
 
 
 @pytest.mark.parametrize(

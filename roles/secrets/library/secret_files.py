@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import tempfile
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -48,7 +48,7 @@ def put(path: Path, content: bytes) -> None:
 
 def keep(path: Path) -> str:
     """Have what `path` holds now under another name, too, which is returned."""
-    kept = f".{path.name}.before-{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}"
+    kept = f".{path.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
     path.chmod(0o600)
     os.link(path.resolve(), path.parent / kept)
     return kept
