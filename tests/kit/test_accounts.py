@@ -194,3 +194,55 @@ def test_what_cannot_be_is_said(site: Site, tmp_path: Path) -> None:
         site.path("away").rename(site.path("client.conf"))
     assert "sigul list-users: " in result["msg"]
     assert state(site) == before
+
+
+@pytest.mark.timeout(120)
+def test_check_mode_with_secrets_that_are_not_made_yet(site: Site, tmp_path: Path) -> None:
+    """The role on a running site, to which a user and a key are added."""
+    before = state(site)
+    # The role asks the engine whether the client's container is there; this one says so.
+    library = tmp_path / "collections/ansible_collections/community/docker/plugins/modules"
+    library.mkdir(parents=True)
+    (library / "docker_container_info.py").write_text(
+        "from ansible.module_utils.basic import AnsibleModule\n"
+        "module = AnsibleModule({'name': {}}, supports_check_mode=True)\n"
+        "module.exit_json(exists=True)\n"
+    )
+    control = tmp_path / "control"
+    (control / "secrets").mkdir(parents=True)
+    (control / "secrets/admin-password").write_text(SECRETS["admin-password"])
+    playbook = tmp_path / "role.yml"
+    playbook.write_text("- hosts: localhost\n  gather_facts: false\n  roles: [accounts]\n")
+    given = {
+        "sigul_site": "test",
+        "sigul_control": str(control),
+        "sigul_admin": "admin",
+        "accounts_users": [{"name": "alice"}],
+        "accounts_keys": [{"name": "release", "type": "ECC", "users": [{"name": "alice"}]}],
+    }
+    done = subprocess.run(
+        [
+            str(ANSIBLE), "-i", "localhost,", "-c", "local", "--check", "--diff",
+            "-e", f"ansible_python_interpreter={sys.executable}",
+            "-e", json.dumps(given), str(playbook),
+        ],
+        capture_output=True,
+        check=False,
+        timeout=110,
+        text=True,
+        cwd=tmp_path,
+        env={
+            **site.environment,
+            "PATH": f"{site.path('bin')}:{os.environ['PATH']}",
+            "ANSIBLE_ROLES_PATH": str(TOP / "roles"),
+            "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections"),
+            "ANSIBLE_HOME": str(tmp_path / "ansible"),
+            "ANSIBLE_LOCAL_TEMP": str(tmp_path / "ansible/tmp"),
+            "ANSIBLE_NOCOLOR": "true",
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for change in ("user alice was made", "key release was made", "alice has access to"):
+        assert change in done.stdout
+    assert state(site) == before
+    assert [path.name for path in control.rglob("*") if path.is_file()] == ["admin-password"]

@@ -7,9 +7,11 @@ the molecule scenarios.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,20 @@ def test_defaults_are_as_documented() -> None:
     assert (result.returncode, result.stdout) == (0, "")
 
 
+@pytest.mark.parametrize("role", sorted(path.name for path in (TOP / "roles").iterdir()))
+def test_variables_are_in_the_readme(role: str) -> None:
+    specification = yaml.safe_load((TOP / "roles" / role / "meta/argument_specs.yml").read_text())
+    options = set(specification["argument_specs"]["main"]["options"])
+    readme = (TOP / "roles" / role / "README.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE)) - options <= {
+        "etc",
+        "nss",
+        "secrets",
+        "state",
+    }
+    assert [name for name in sorted(options) if f"\n| `{name}` | " not in readme] == []
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "complaint"),
     [
@@ -105,21 +121,69 @@ def test_disagreement_is_named(
         ("bridge_options", "none"),
         ("pki_renew_days", 0),
         ("pki_users", ["../admin"]),
+        ("pki_users", ["admin", "alice"]),
+        ("client_user", "alice"),
+        ("client_bundle_users", ["alice"]),
         ("secrets_values", {"admin-password": ""}),
         ("sigul_site", "Not a name"),
         ("sigul_image_prefix", "a:b"),
+        ("sigul_bridge_name", "not a name!"),
+        ("sigul_server_name", "not a name!"),
+        ("pki_authority_pkcs12", "/missing"),
+        ("pki_authority_pkcs12_password_file", "/missing"),
+        ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "password_file": "/missing"}}),
+        ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "ca": ["/missing"]}}),
+        ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "ca": "/etc/hostname"}}),
+        ("bridge_options", {"bridges": {}}),
+        ("bridge_options", {"bridge": {"max-cleints": 4}}),
+        ("bridge_options", {"bridge": {"max-clients": "many"}}),
+        ("server_options", {"server": ["workers"]}),
+        ("client_options", {"client": {"workers": 4}}),
+        ("bridge_client_address", "bridge.example.org"),
+        ("bridge_server_address", "192.0.2"),
+        ("server_bridge_address", "192.0.2.1/32"),
+        ("client_bridge_address", "bridge.example.org"),
+        ("bridge_memory", "half"),
+        ("server_memory", "2 GB"),
+        ("client_memory", "0"),
+        ("client_secrets", {"../pin": "pin"}),
+        ("server_secrets", {"database-url": "/missing"}),
+        ("bridge_secrets", {"nss-password": "bridge-nss-password"}),
+        ("accounts_user", "alice"),
     ],
 )
 def test_wrong_variable_stops_before_anything_is_touched(
     tmp_path: Path, variable: str, value: object
 ) -> None:
     control, root = tmp_path / "control", tmp_path / "root"
-    result = ansible(TOP / "site.yml", control, **{"sigul_root": str(root), variable: value})
+    given = {"sigul_root": str(root), "secrets_users": ["admin"], variable: value}
+    result = ansible(TOP / "site.yml", control, **given)
     assert result.returncode != 0
     assert variable in result.stdout + result.stderr
     assert "changed=0" in result.stdout
     assert not control.exists()
     assert not root.exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "section", "option", "value"),
+    [
+        ("bridge_options", "nss", "nss-password", "se-cret"),
+        ("bridge_options", "groups", "LDAP-bind-password", "se-cret"),
+        ("client_options", "binding", "pkcs11_pin", "se-cret"),
+        ("server_options", "database", "database-url", "postgresql://sigul:se-cret@db/sigul"),
+    ],
+)
+def test_secret_among_options_is_refused_and_not_shown(
+    tmp_path: Path, variable: str, section: str, option: str, value: str
+) -> None:
+    given = {variable: {section: {option: value}}}
+    result = ansible(TOP / "site.yml", tmp_path / "control", "-vvv", "--diff", **given)
+    said = " ".join((result.stdout + result.stderr).split())
+    assert result.returncode != 0
+    assert f"{variable}: [{section}] {option.lower()} is a secret" in said
+    assert f"{option.lower()}-file: /etc/sigul/secrets/" in said
+    assert "se-cret" not in said
 
 
 # --- Secrets and certificates --------------------------------------------------------------------
@@ -179,3 +243,166 @@ def test_only_what_lacks_a_name_is_renewed(tmp_path: Path, playbook: Path) -> No
         timeout=60,
     )
     assert "sigul.example.org" in listed.stdout
+
+
+@pytest.mark.timeout(240)
+def test_the_only_password_of_a_database_is_not_replaced(tmp_path: Path, playbook: Path) -> None:
+    """As an earlier version may have left it: the database has a password of its own."""
+    control = tmp_path / "control"
+    assert ansible(playbook, control).returncode == 0
+    own = control / "pki/server/nss-password"
+    password = own.read_bytes()
+    own.unlink()
+    own.write_bytes(password)
+    (control / "secrets/server-nss-password").write_text("another one")
+    result = ansible(playbook, control)
+    assert result.returncode != 0
+    assert f"move it to {control}/secrets/server-nss-password" in " ".join(result.stdout.split())
+    assert own.read_bytes() == password
+
+    own.replace(control / "secrets/server-nss-password")
+    result = ansible(playbook, control)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert own.is_symlink()
+
+
+def test_a_secret_that_is_replaced_is_kept(tmp_path: Path) -> None:
+    playbook = tmp_path / "secrets.yml"
+    playbook.write_text("- hosts: control\n  gather_facts: false\n  roles: [secrets]\n")
+    control = tmp_path / "control"
+    secret = control / "secrets" / "key-release-passphrase"
+
+    def kept() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in secret.parent.glob(".key-*")}
+
+    def run(value: str, *options: str) -> str:
+        result = ansible(playbook, control, *options, secrets_values={secret.name: value})
+        assert result.returncode == 0, result.stdout + result.stderr
+        return " ".join(result.stdout.split())
+
+    assert "WARNING" not in run("the first")
+    assert "would get that" in run("the second", "--check")
+    assert (secret.read_bytes(), kept()) == (b"the first", {})
+    said = run("the second", "-vvv", "--diff")
+    assert secret.read_bytes() == b"the second"
+    (name,) = kept()
+    assert kept()[name] == b"the first"
+    assert (secret.parent / name).stat().st_mode & 0o777 == 0o600
+    assert f"kept as {name}" in said
+    assert "the first" not in said
+    assert "the second" not in said
+    again = run("the second")
+    assert "changed=0" in again
+    assert "WARNING" not in again
+    assert len(kept()) == 1
+
+
+# --- Bundles -------------------------------------------------------------------------------------
+
+
+BUNDLE = """\
+- hosts: control
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role:
+        name: client
+        tasks_from: bundle
+      vars: {client_bundle_user: alice}
+"""
+
+
+@pytest.mark.timeout(300)
+def test_bundles_and_what_check_mode_says(tmp_path: Path, playbook: Path) -> None:
+    """Another user's than the client's; in a directory that keeps its mode; --check says it all."""
+    bundle = tmp_path / "bundle.yml"
+    bundle.write_text(BUNDLE)
+    control, bundles = tmp_path / "control", tmp_path / "bundles"
+    bundles.mkdir()
+    bundles.chmod(0o755)
+    archive = bundles / "sigul-client-alice.tar.gz"
+
+    def run(playbook: Path, *options: str, **variables: object) -> str:
+        given = {"client_bundle": str(bundles), "pki_users": ["admin", "alice"], **variables}
+        result = ansible(playbook, control, *options, **given)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return " ".join(result.stdout.split())
+
+    assert f"{archive} would be made" in run(bundle, "--check")
+    run(playbook)
+    run(bundle)
+    assert bundles.stat().st_mode & 0o777 == 0o755
+    assert archive.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(archive) as reading:
+        configuration = reading.extractfile("client.conf")
+        assert configuration is not None
+        assert b"user-name: alice\n" in configuration.read()
+    assert "changed=0" in run(bundle, "--check")
+    run(bundle, client_bundle=str(tmp_path / "new"))
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+    before = files(control)
+    renewing = run(playbook, "--check", pki_renew_now=True)
+    for component in ("bridge", "server", "clients/admin", "clients/alice"):
+        assert f"The certificate of {component} would be renewed" in renewing
+    assert files(control) == before
+
+
+# --- Options and secrets of components -----------------------------------------------------------
+
+
+def test_right_options_and_secrets_pass(tmp_path: Path) -> None:
+    """The checks alone, and then what --check says of the secrets' files."""
+    playbook = tmp_path / "component.yml"
+    playbook.write_text("""\
+- hosts: control
+  gather_facts: false
+  # There is an engine, as far as the checks go.
+  vars: {component_engine: {}}
+  tasks:
+    - ansible.builtin.include_role: {name: bridge, tasks_from: preflight}
+    - ansible.builtin.include_role: {name: server, tasks_from: preflight}
+    - ansible.builtin.include_role: {name: client, tasks_from: preflight}
+    - ansible.builtin.include_role: {name: component, tasks_from: configure}
+      vars:
+        component_name: server
+        component_image: none
+        component_configuration: "{{ server_options }}"
+        component_nss: "{{ sigul_control }}/pki/server"
+        component_nss_password: "{{ sigul_control }}/secrets/server-nss-password"
+        component_networks: []
+        component_memory: 1g
+        component_pids: 1
+        component_stop_seconds: 1
+        component_secrets: "{{ server_secrets }}"
+""")
+    control = tmp_path / "control"
+    (control / "secrets").mkdir(parents=True)
+    (control / "secrets/url").write_text("postgresql://sigul:se-cret@db/sigul")
+    result = ansible(
+        playbook,
+        control,
+        "--check",
+        "--diff",
+        "-vv",
+        sigul_root=str(tmp_path / "root"),
+        bridge_options={
+            "bridge": {"max-clients": 64, "required-fas-group": None},
+            "groups": {"ldap-bind-password-file": "/etc/sigul/secrets/ldap"},
+        },
+        bridge_secrets={"ldap": "not-made-yet"},
+        bridge_client_address="2001:db8::1",
+        bridge_server_address="",
+        server_options={
+            "database": {"database-url-file": "/etc/sigul/secrets/database-url"},
+            "server": {"lenient-username-check": True, "proxy-usernames": ["a", "b"]},
+        },
+        server_secrets={"database-url": "url", "pin": str(control / "secrets/url")},
+        server_memory="2048m",
+        client_options={"binding": {"pkcs11_pin-file": "/etc/sigul/secrets/pin"}},
+        client_bridge_address="192.0.2.1",
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "se-cret" not in result.stdout
+    put = result.stdout.partition("TASK [component : Put further secrets in place]")[2]
+    assert put.partition("TASK")[0].count("changed: [localhost]") == 2
+    assert not (tmp_path / "root").exists()

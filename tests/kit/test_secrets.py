@@ -100,7 +100,11 @@ def deployed(images: dict[str, str]) -> Iterator[Deployed]:
 def test_default_scenario(deployed: Deployed) -> None:
     # All roles, a second run that changes nothing, `list-users` through both layers: in `deployed`.
     assert "idempotence" in deployed.log
-    assert {"secrets/admin-password", "secrets/server-nss-password"} <= deployed.secrets.keys()
+    names = (
+        "admin-password", "server-nss-password", "user-alice-password", "ldap-bind-password",
+        "key-release-passphrase", "key-release-alice-passphrase",
+    )  # fmt: skip
+    assert {f"secrets/{name}" for name in names} <= deployed.secrets.keys()
     assert all(len(secret) >= 16 for secret in deployed.secrets.values())
 
 

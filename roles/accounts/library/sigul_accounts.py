@@ -46,6 +46,9 @@ class Site:
 
     def ask(self, *arguments: str, secrets: tuple[str, ...] = ()) -> str:
         """Run a command with the named secrets; what it prints."""
+        for name in secrets:
+            if name not in self.secrets:
+                raise Failed(f"sigul {arguments[0]}: there is no secret {name}")
         text = "".join(self.secrets[name] + "\0" for name in secrets)
         code, output, said = self.module.run_command(
             ["docker", "exec", "-i", self.module.params["container"],

@@ -1,7 +1,8 @@
 """Ansible module: secrets as files, one each, made at random where they are missing.
 
 A file holds the secret and nothing else, no line end, and is 0600. One that is there is kept, but
-for a value that is given. What a secret is never leaves this process: not in the result, not in a
+for another value that is given; then it stays as `.NAME.before-TIME`, for it may hold the only copy
+of a passphrase. What a secret is never leaves this process: not in the result, not in a
 diff, and it is in no argument unless it was given.
 """
 
@@ -11,6 +12,7 @@ import os
 import re
 import secrets
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -44,6 +46,14 @@ def put(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def keep(path: Path) -> str:
+    """Have what `path` holds now under another name, too, which is returned."""
+    kept = f".{path.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+    path.chmod(0o600)
+    os.link(path.resolve(), path.parent / kept)
+    return kept
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -56,7 +66,7 @@ def main() -> None:
     )
     directory = Path(module.params["directory"])
     given: dict[str, str] = module.params["values"]
-    changed = []
+    changed, replaced = [], {}
     for name in dict.fromkeys([*module.params["names"], *given]):
         value = given.get(name)
         if not NAME.fullmatch(name):
@@ -75,9 +85,11 @@ def main() -> None:
                     path.chmod(0o600)
             continue
         changed.append(name)
+        if there:
+            replaced[name] = "" if module.check_mode else keep(path)
         if not module.check_mode:
             put(path, (value or secrets.token_urlsafe(RANDOM_BYTES)).encode())
-    module.exit_json(changed=bool(changed), names=changed)
+    module.exit_json(changed=bool(changed), names=changed, replaced=replaced)
 
 
 if __name__ == "__main__":
