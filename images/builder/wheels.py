@@ -17,8 +17,8 @@ from .commands import run
 from .components import COMPILED, COMPILED_WITH
 from .programs import CONSTRAINTS, REGISTRY_HINT, pip
 
-#: Nothing that tells where it was compiled, and sets in one order when Cython writes C: so the bytes
-#: are always the same.
+#: Nothing that tells where it was compiled, and sets in one order when Cython writes C: so that the
+#: bytes are always the same.
 _FLAGS: Final = {"CFLAGS": "-g0", "LDFLAGS": "-Wl,--strip-all", "PYTHONHASHSEED": "0"}
 _WITHIN: Final = "/build"
 
