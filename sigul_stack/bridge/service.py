@@ -39,6 +39,7 @@ from ..protocol.status import BridgeStatus
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.stream import ByteStream, Deadline
+from ..transport.tcp import printable_address
 from ..transport.watchdog import Watchdog
 from .admission import Arrivals, Handshakes, Newcomer, OnlyLooked, Roles
 from .forward import Forwarding
@@ -221,7 +222,7 @@ class Bridge:
         """Run a peer's thread: log what ends it, close what it leaves open."""
         request_id.set(f"{next(self._numbers):x}")
         try:
-            serve(tcp, address[0], nss.printable_address(address), leave)
+            serve(tcp, address[0], printable_address(address), leave)
         except OnlyLooked:
             self._counters.add(BridgeCount.PROBES)
             log.debug("The connection ended before it said anything: a check, no request")

@@ -14,6 +14,7 @@ from ..config.identity import drop_privileges, identity
 from ..protocol.status import encode_status
 from ..transport import nss
 from ..transport.status import status_socket
+from ..transport.tcp import listen
 from .daemon import Control
 from .options import Source, daemon_parser, run_daemon
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(source: Source[BridgeSettings], control: Control) -> None:
-    parent = Parent(_plan(source.settings), Ports(nss.listen), lambda: _plan(source.read_again()))
+    parent = Parent(_plan(source.settings), Ports(listen), lambda: _plan(source.read_again()))
     parent.run(control.stop, control.reload, control.ready)
 
 

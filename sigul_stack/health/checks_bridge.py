@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..config import BridgeSettings
 from ..errors import TransportError
 from ..pki.certificates import covers
-from ..transport import nss
+from ..transport.tcp import listen
 from . import probes
 from .checks_nss import NSSLook
 from .layers import Layer, Step, failed, from_text, ok
@@ -66,7 +66,7 @@ class BridgeOwnLook:
         ):
             try:
                 with contextlib.ExitStack() as stack:
-                    for listener in nss.listen(self.settings.listen_address, port):
+                    for listener in listen(self.settings.listen_address, port):
                         stack.enter_context(listener)
             except TransportError as error:
                 yield self._taken(port, peers, error)

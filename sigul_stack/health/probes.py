@@ -17,6 +17,7 @@ from ..errors import DeadlineExceeded, PeerClosed, TransportError
 from ..pki.certificates import CertificateInfo, from_der
 from ..transport import nss
 from ..transport.stream import READ_BYTES, Deadline, Peer
+from ..transport.tcp import connect_tcp
 from ..transport.watchdog import Watchdog
 
 #: The alert of a listener that wants a certificate and was shown none.
@@ -53,7 +54,7 @@ def resolve(host: str) -> tuple[str, ...]:
 def connect(host: str, port: int, timeout: float) -> float:
     """Seconds that a TCP connection took, which is ended at once. Raises `TransportError`."""
     begin = time.monotonic()
-    nss.connect_tcp(host, port, timeout).close()
+    connect_tcp(host, port, timeout).close()
     return time.monotonic() - begin
 
 
@@ -81,7 +82,7 @@ def handshake(
     """
     deadline = Deadline(timeout, f"the TLS handshake with {host}:{port}")
     begin = time.monotonic()
-    tcp = nss.connect_tcp(host, port, timeout)
+    tcp = connect_tcp(host, port, timeout)
     connect_seconds = time.monotonic() - begin
     watchdog = Watchdog()
     connection = nss.TLSConnection(tcp, f"{host}:{port}", watchdog)
@@ -111,7 +112,7 @@ def greet(host: str, port: int, *, hostname: str, settings: NSSSettings, timeout
     listener's own certificate is checked before it refuses us, as it must. Raises `TransportError`.
     """
     deadline = Deadline(timeout, f"the TLS handshake with {host}:{port}")
-    tcp = nss.connect_tcp(host, port, timeout)
+    tcp = connect_tcp(host, port, timeout)
     watchdog = Watchdog()
     connection = nss.TLSConnection(tcp, f"{host}:{port}", watchdog)
     try:

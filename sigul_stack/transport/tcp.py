@@ -1,0 +1,102 @@
+"""TCP sockets as all connections here have them: dialled, listening, kept alive."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any, Final
+
+from ..errors import DeadlineExceeded, TransportError
+from .stream import Deadline
+
+#: Once a connection idles: seconds until the kernel probes it, between probes, and probes lost
+#: before it is dead. A peer whose machine vanished is noticed within about a minute.
+KEEPALIVE_IDLE_SECONDS: Final = 30
+KEEPALIVE_INTERVAL_SECONDS: Final = 10
+KEEPALIVE_PROBES: Final = 3
+
+#: Connection attempts that may queue in the kernel at a listening socket.
+LISTEN_BACKLOG: Final = 256
+
+
+def prepare_socket(tcp: socket.socket) -> None:
+    """Options of every socket: no Nagle delay (40 ms a step otherwise), keep-alive."""
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def printable_address(address: Any) -> str:
+    """`host:port` of a socket address, `[host]:port` for IPv6."""
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
+    """A TCP connection to the first of the host's addresses that answers, within `timeout` s.
+
+    Raises `TransportError` that tells an unknown name from a refused connection.
+    """
+    deadline = Deadline(timeout, f"connecting to {host}:{port}")
+    try:
+        # As bytes: for text, Python would load its codec for international names first (3 ms).
+        found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeEncodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TransportError(
+            f"cannot resolve the host name '{host}': {reason}; check the name, or"
+            " set bridge-address to the address to dial"
+        ) from None
+    reasons: list[str] = []
+    for index, (family, kind, protocol, _name, address) in enumerate(found):
+        tcp = socket.socket(family, kind, protocol)
+        try:
+            # An address that never answers must leave time for the ones behind it.
+            tcp.settimeout(deadline.remaining() / (len(found) - index))
+            tcp.connect(address)
+            return tcp
+        except OSError as error:
+            tcp.close()
+            reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror
+            reasons.append(f"{printable_address(address)}: {reason}")
+        except DeadlineExceeded:
+            tcp.close()
+            break
+    raise TransportError(
+        f"cannot connect to {host}:{port} ({', '.join(reasons)}); is it running, and is the port"
+        " open to this machine?"
+    )
+
+
+def listen(addresses: tuple[str, ...], port: int) -> list[socket.socket]:
+    """Listening TCP sockets on `port` of each address; IPv6 ones take no IPv4 connections.
+
+    An address family that the machine does not have is left out, as long as one remains. Raises
+    `TransportError` where the port is taken or not allowed.
+    """
+    sockets: list[socket.socket] = []
+    missing: list[str] = []
+    try:
+        for address in addresses:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            try:
+                sockets.append(
+                    socket.create_server((address, port), family=family, backlog=LISTEN_BACKLOG)
+                )
+            except OSError as error:
+                if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) and ":" in address:
+                    missing.append(address)
+                    continue
+                raise TransportError(
+                    f"cannot listen on {address} port {port}: {error.strerror}; is another bridge"
+                    " running, or another program on this port?"
+                ) from None
+    except BaseException:
+        for item in sockets:
+            item.close()
+        raise
+    if not sockets:
+        raise TransportError(f"none of the addresses {', '.join(missing)} exists on this machine")
+    return sockets
