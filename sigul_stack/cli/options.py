@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -16,6 +15,7 @@ from ..config.values import relative_to
 from ..errors import SigulError
 from .daemon import Control, Daemon
 from .logs import set_up_daemon
+from .outcome import failed
 from .secret_input import SecretReader, disable_core_dumps, forbid_tracing, with_nss_password
 
 if TYPE_CHECKING:
@@ -122,8 +122,9 @@ def run_daemon(
         # Asked before the daemon may leave its terminal, used once it has.
         source = Source(lambda: load(path))
     except SigulError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+        return failed(str(error))
+    except KeyboardInterrupt:
+        return failed("interrupted")
     disable_core_dumps()
     forbid_tracing()
 

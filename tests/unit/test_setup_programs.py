@@ -258,7 +258,7 @@ def asking(machine: Machine, program: str) -> list[str]:
         )
         return ["list-users"]
     machine.configure(password=None)
-    return ["-n", "admin"]
+    return [] if program == "server" else ["-n", "admin"]
 
 
 @pytest.mark.parametrize("program", ["sigul", "server_add_admin"])
@@ -292,6 +292,12 @@ def test_the_nss_password_is_not_given_at_the_prompt(machine: Machine, program: 
         assert "Traceback" not in shown
     result = machine.run(program, *words)
     assert_error(result, "there is no terminal to ask for a secret on")
+
+
+def test_a_daemon_is_interrupted_at_the_prompt(machine: Machine) -> None:
+    words = asking(machine, "server")
+    code, shown = machine.talk("server", *words, answers={"NSS database password: ": "\x03"})
+    assert (code, shown.split("\n", 1)[1].strip()) == (1, "Error: interrupted")
 
 
 @pytest.mark.parametrize("password", [b"\xff\xfe", b"x" * 3000])
