@@ -180,7 +180,12 @@ class _PasswordAnswer:
         if self._password is None:
             self.missing = True
             return None
-        return self._password.reveal().decode("utf-8", "surrogateescape")
+        try:
+            return self._password.reveal().decode()
+        except UnicodeDecodeError:
+            # python-nss passes on text alone.
+            self.refused = True
+            return None
 
 
 def _check_directory(directory: str) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,6 +84,20 @@ def test_fault_07_the_guard_notices_a_fork_with_nss_open(site: Site) -> None:
     assert forks.states() == ["closed", "open"]
 
 
+def settled(supervisor: int) -> set[int]:
+    """The workers once none has come or gone for a while: all of them wait for a request."""
+    last: set[int] = set()
+
+    def unchanged() -> bool:
+        nonlocal last
+        former, last = last, set(children(supervisor))
+        time.sleep(0.5)
+        return bool(last) and former == last == set(children(supervisor))
+
+    wait_until(unchanged, SETTLE_SECONDS, "workers that stay")
+    return last
+
+
 def test_fault_07_no_process_forks_after_nss_is_initialised(site: Site, peer: PeerFactory) -> None:
     """Requests, signatures, a crashed worker and its clean-up, the end."""
     forks = Forks(site)
@@ -92,7 +107,7 @@ def test_fault_07_no_process_forks_after_nss_is_initialised(site: Site, peer: Pe
         site.path("text").write_text("some text\n")
         site.sigul("sign-text", "k1", str(site.path("text")), secrets=["k1-pw"])
         client = peer(site, "client")
-        before = set(children(server.popen.pid))
+        before = settled(server.popen.pid)
         client.start(
             op="sign-text", fields={"key": b"k1"}, payload=bytes(9000), cut=5000, how="stall"
         )
