@@ -10,6 +10,7 @@ the tests that use them, not here.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
@@ -25,6 +26,10 @@ _EXAMPLES = DirectoryBasedExampleDatabase(Path(__file__).parent.parent / ".cache
 settings.register_profile("local", deadline=None, database=_EXAMPLES, print_blob=True)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+# A shell has what it starts in the background ignore SIGINT, and programs inherit that from us.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
