@@ -24,7 +24,7 @@ from ..protocol.messages import (
     read_reply_header,
     read_sub_header,
 )
-from ..protocol.operations import Operation, check_subrequest
+from ..protocol.operations import Operation, fault_of_subrequest
 from ..protocol.rpm import CorruptRPM, Head, Header, Region, read_head, read_header
 from .koji import Errands
 
@@ -155,7 +155,8 @@ class RequestFilter(_OuterFilter):
         total = 0
         while self._operation.subrequests:
             header = yield from self._parse(read_sub_header(), may_end_before=True)
-            odd = _is_odd(header.fields)
+            # The server refuses the one that is.
+            odd = fault_of_subrequest(header.fields) is not None
             self._emit(header.encode())
             length = yield from self._parse(read_u64())
             if length > self._operation.max_subpayload:
@@ -184,20 +185,6 @@ class RequestFilter(_OuterFilter):
         self._emit(pack_u64(length))
         self._emit(file)
         return length
-
-
-def _is_odd(fields: Fields) -> bool:
-    """Whether a subrequest's fields are wrong. The server refuses that one alone, by its `id`.
-
-    Raises `ProtocolError` where there is none.
-    """
-    try:
-        check_subrequest(fields)
-    except ProtocolError:
-        if "id" not in fields:
-            raise
-        return True
-    return False
 
 
 class ReplyCutter(_OuterFilter):

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .logs import printable
+from ..protocol.codec import printable
 from .secret_input import NSS_PASSWORD, SecretReader, disable_core_dumps
 
 if TYPE_CHECKING:
@@ -126,11 +126,9 @@ def _default(component: str) -> Path | None:
     """The file that the program itself would take besides the system's."""
     if component != "client":
         return None
-    from ..config.files import look_for
-    from ..config.values import absolute
+    from ..config.client import own_file
 
-    path = Path(absolute("~/.sigul/client.conf"))
-    return path if look_for(path) else None
+    return own_file()
 
 
 def _seconds(text: str) -> float:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import load_bridge, load_client, load_server
-from ..config.files import look_for
-from ..config.values import absolute, strip_one_end
+from ..config.client import own_file
+from ..config.values import strip_one_end
 from ..errors import ConfigurationError, SigulError
 from ..secret import Secret
 from .secret_input import MAX_SECRET_LENGTH, disable_core_dumps, read_until_nul
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 #: The client's configuration where `-c` names no other, as for `sigul`.
-_CLIENT_CONFIG = "~/.sigul/client.conf"
 
 _EPILOG = """\
 exit codes:
@@ -198,8 +197,7 @@ def _client_steps(options: argparse.Namespace, limits: Limits) -> Sequence[Step]
 
     config = options.config_file
     if config is None:
-        default = Path(absolute(_CLIENT_CONFIG))
-        config = default if look_for(default) else None
+        config = own_file()
     settings = load_client(config, user_name=options.user_name).settings
     if not options.deep:
         if options.key or options.password_file:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ..errors import ConfigurationError
 from ..logcontext import request_id
-from ..protocol.codec import printable as printable
+from ..protocol.codec import printable
 
 if TYPE_CHECKING:
     from ..config.identity import Identity

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 from ..errors import SigulError
-from .logs import printable
+from ..protocol.codec import printable
 
 log = logging.getLogger(__name__)
 

@@ -119,16 +119,13 @@ def _unknown(name: str) -> str:
 
 
 def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
-    from ..config.client import load_client
-    from ..config.files import look_for
-    from ..config.values import absolute
+    from ..config.client import load_client, own_file
     from .commands.execution import Surroundings, execute
     from .commands.parsing import check_configured
 
     config = options.config_file
     if config is None:
-        default = Path(absolute(DEFAULT_CONFIG))
-        config = default if look_for(default) else None
+        config = own_file()
     loaded = load_client(config, user_name=options.user_name)
     for warning in loaded.warnings:
         log.warning("%s", warning)

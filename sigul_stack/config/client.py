@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import values
-from .files import Entry, Files
+from .files import Entry, Files, look_for
 from .options import Loaded, build, option, required
 from .programs import read
 from .shared import (
@@ -22,6 +22,8 @@ from .shared import (
 
 #: Where `nss-dir` is when no file says.
 DEFAULT_NSS_DIRECTORY = "~/.sigul"
+#: A user's own configuration file.
+OWN_FILE = "~/.sigul/client.conf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,12 @@ class ClientSettings:
 
 #: All classes that declare options of `client.conf`.
 CLASSES = (ClientSettings, NSSSettings, BindingSettings, KojiSettings)
+
+
+def own_file() -> Path | None:
+    """`OWN_FILE`, if it is there and this user may look. Raises `ConfigurationError`."""
+    path = Path(values.absolute(OWN_FILE))
+    return path if look_for(path) else None
 
 
 def load_client(

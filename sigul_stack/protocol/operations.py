@@ -350,6 +350,19 @@ def operation_of(fields: Fields) -> Operation:
         raise UnknownOperation(f"operation '{name}' is unknown") from None
 
 
+def fault_of_subrequest(fields: Fields) -> ProtocolError | None:
+    """What is wrong with a subrequest's fields, which costs that one alone, by its `id`.
+
+    Raises `ProtocolError` where there is no `id`.
+    """
+    fields.blob("id")
+    try:
+        check_subrequest(fields)
+    except ProtocolError as error:
+        return error
+    return None
+
+
 def check_subrequest(fields: Fields) -> None:
     """Raise `ProtocolError` for a missing, unknown or malformed field of a subrequest."""
     by_name = {field.name: field for field in SUBREQUEST_FIELDS}

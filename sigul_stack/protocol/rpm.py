@@ -170,7 +170,8 @@ class Head:
     @property
     def main_offset(self) -> int:
         """Where the main header begins in the package, in bytes."""
-        return LEAD_BYTES + len(padded(self.signature.raw))
+        length = len(self.signature.raw)
+        return LEAD_BYTES + length + _padding(length)
 
     @property
     def length(self) -> int:
@@ -196,7 +197,7 @@ def read_head() -> Parser[Head]:
     if major not in (3, 4) or int.from_bytes(lead[78:80], "big") != _HEADER_SIGNATURE:
         raise CorruptRPM("the RPM is of a package format that is not supported; rebuild it")
     signature = yield from read_header(Region.SIGNATURE)
-    padding = len(padded(signature.raw)) - len(signature.raw)
+    padding = _padding(len(signature.raw))
     if padding and any((yield padding)):
         raise CorruptRPM("the RPM has something between its headers")
     main = yield from read_header(Region.MAIN)
@@ -279,4 +280,8 @@ def encode_header(region: Region, entries: Iterable[Entry]) -> bytes:
 
 def padded(signature: bytes) -> bytes:
     """A signature header as it lies in a file: with zeros up to a multiple of 8 bytes."""
-    return signature + bytes(-len(signature) % _SIGNATURE_ALIGNMENT)
+    return signature + bytes(_padding(len(signature)))
+
+
+def _padding(length: int) -> int:
+    return -length % _SIGNATURE_ALIGNMENT

@@ -31,7 +31,7 @@ from ..protocol.messages import (
     new_hmac,
     read_sub_header,
 )
-from ..protocol.operations import Operation, check_subrequest
+from ..protocol.operations import Operation, fault_of_subrequest
 from ..transport.chunked import ChunkedStream
 from ..transport.stream import Deadline
 from .request import MIN_PAYLOAD_RATE
@@ -134,11 +134,15 @@ class Batch:
             return None
         # The `id` must be trusted, so this is no matter of one RPM.
         header.verify(keys)
-        refusal = _refused_for_fields(header.fields)
+        fault = fault_of_subrequest(header.fields)
         length = chunked.parse(read_u64())
         if length > self._operation.max_subpayload:
             raise ProtocolError(f"a subrequest's payload of {length} bytes is over the limit")
-        refusal = refusal or self._over_limit(length, total)
+        refusal = (
+            self._over_limit(length, total)
+            if fault is None
+            else RequestRefused(Status.UNKNOWN_ERROR, str(fault))
+        )
         spool = Spool(
             0 if refusal else length,
             in_memory_limit=self._settings.max_memory_payload_size,
@@ -248,13 +252,3 @@ class Batch:
                     code.update(piece)
                     chunked.write(piece)
             chunked.write(code.digest())
-
-
-def _refused_for_fields(fields: Fields) -> RequestRefused | None:
-    """Why a subrequest's fields cost it its signature. Raises `ProtocolError` without an `id`."""
-    fields.blob("id")
-    try:
-        check_subrequest(fields)
-    except ProtocolError as error:
-        return RequestRefused(Status.UNKNOWN_ERROR, str(error))
-    return None

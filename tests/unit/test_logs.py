@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sigul_stack.cli.logs import printable, set_up_client, set_up_daemon
+from sigul_stack.cli.logs import set_up_client, set_up_daemon
 from sigul_stack.errors import ConfigurationError
 from sigul_stack.logcontext import request_id
+from sigul_stack.protocol.codec import printable
 
 log = logging.getLogger("sigul_stack.test")
 

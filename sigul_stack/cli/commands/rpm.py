@@ -17,7 +17,7 @@ from ...client.rpm import Package, RPMOptions, zero_length
 from ...config.client import ClientSettings
 from ...errors import SigulError
 from ...kojihub import NEVRA, Access, Hub, HubRPM
-from ..logs import printable
+from ...protocol.codec import printable
 from ..outcome import AlreadyTold
 from .execution import Invocation
 from .model import Arguments

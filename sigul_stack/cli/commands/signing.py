@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import SigulError
 from ...protocol import commitmeta
-from ..logs import printable
+from ...protocol.codec import printable
 from ..outcome import AlreadyTold
 from ..progress import progress
 from .execution import Invocation, open_payload
