@@ -17,7 +17,7 @@ from sigul_stack.keystore.envelope import open_envelope
 from sigul_stack.keystore.gnupg import GnuPG, GnuPGHome, KeySettings
 from sigul_stack.keystore.gnupg.directory import forget_short_path, short_path
 from sigul_stack.secret import Secret
-from tests.shared_data import shared
+from tests.held_data import held
 
 CURVES = KeySettings("ed25519", 0, "cv25519", 0)
 
@@ -40,7 +40,7 @@ def gnupg_home(path: Path, settings: KeySettings = CURVES) -> Iterator[GnuPGHome
 @contextmanager
 def legacy_home(path: Path) -> Iterator[GnuPGHome]:
     """A copy of the existing site's home."""
-    shutil.copytree(shared("legacy-site", "gnupg"), path)
+    shutil.copytree(held("legacy-site", "gnupg"), path)
     for directory, _, files in os.walk(path):
         Path(directory).chmod(0o700)
         for file in files:
@@ -51,7 +51,7 @@ def legacy_home(path: Path) -> Iterator[GnuPGHome]:
 
 def legacy_passphrase(key: str = "release", opened_with: str = "release-pw") -> Secret:
     """The passphrase of a key of the existing site."""
-    database = sqlite3.connect(f"file:{shared('legacy-site', 'server.sqlite')}?mode=ro", uri=True)
+    database = sqlite3.connect(f"file:{held('legacy-site', 'server.sqlite')}?mode=ro", uri=True)
     try:
         ((blob,),) = database.execute(
             "SELECT encrypted_passphrase FROM key_accesses a JOIN keys k ON k.id = a.key_id"

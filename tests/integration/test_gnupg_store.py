@@ -33,7 +33,7 @@ from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId, directory
 from sigul_stack.keystore.process import MAX_OUTPUT, ToolTimeout
 from sigul_stack.secret import Secret
 from sigul_stack.signing.openpgp import detach_sign
-from tests.shared_data import shared
+from tests.held_data import held
 
 from .gnupg_support import (
     CURVES,
@@ -107,7 +107,7 @@ def test_an_existing_home_is_checked_and_left_as_it_is(
 ) -> None:
     with caplog.at_level(logging.WARNING), legacy_home(tmp_path / "gnupg") as home:
         for name in ("gpg.conf", "gpg-agent.conf"):
-            original = shared("legacy-site", "gnupg", name).read_bytes()
+            original = held("legacy-site", "gnupg", name).read_bytes()
             assert (home.path / name).read_bytes() == original
         assert not caplog.records
         (home.path / "gpg-agent.conf").write_text("# max-cache-ttl 0\n  max-cache-ttl 600\n")
@@ -644,7 +644,7 @@ def test_the_key_of_an_existing_site(tmp_path: Path, person: Outside) -> None:
     passphrase = legacy_passphrase()
     with legacy_home(tmp_path / "gnupg") as home:
         assert home.fingerprints() == {LEGACY_KEY}
-        expected = shared("legacy-site", "expected", "release.asc.out").read_bytes()
+        expected = held("legacy-site", "expected", "release.asc.out").read_bytes()
         assert home.public(LEGACY_KEY).strip() in expected
         assert_signs(home, LEGACY_KEY, passphrase)
         home.change_expiration(LEGACY_KEY, passphrase, FAR)

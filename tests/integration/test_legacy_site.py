@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shared_data import shared
+from tests.held_data import held
 from tests.site import Site
 
 from .commands_support import (
@@ -44,7 +44,7 @@ ALL_USERS = "proxy-usernames: root\n"
 
 def expected(name: str) -> bytes:
     """What the 1.2 server printed, without the note of its exit code."""
-    text = shared("legacy-site", "expected", name).read_bytes()
+    text = held("legacy-site", "expected", name).read_bytes()
     return re.sub(rb"rc=0 .*\n\Z", b"", text)
 
 
@@ -77,7 +77,7 @@ def legacy_site(directory: Path, server: str = "", binding: str = "") -> Site:
         ("nss/server", "pki/server"),
         ("nss/client", "pki/clients/root"),
     ):
-        copy_writable(shared("legacy-site", source), site.path(target))
+        copy_writable(held("legacy-site", source), site.path(target))
     for name in ("bridge", "server", "clients/root"):
         # With the line's end that an editor leaves there.
         (site.path("pki") / name / "nss-password").write_text("nss-pw\n")
@@ -410,7 +410,7 @@ def test_settings_of_the_gnupg_home_are_left_alone(own: Site) -> None:
         done(own, "sign-data", "-a", "release", "/etc/hostname", secrets=["release-pw"])
     for name in ("gpg.conf", "gpg-agent.conf"):
         assert (own.path("server/gnupg") / name).read_bytes() == (
-            shared("legacy-site", "gnupg", name).read_bytes()
+            held("legacy-site", "gnupg", name).read_bytes()
         )
 
 

@@ -38,7 +38,7 @@ from sigul_stack.keystore.gnupg import UserId
 from sigul_stack.keystore.pem import CURVES, PemSettings, PemStore
 from sigul_stack.keystore.store import KeyStore, new_access, open_access
 from sigul_stack.secret import Secret
-from tests.shared_data import shared
+from tests.held_data import held
 
 from .gnupg_support import LEGACY_KEY, gnupg_home, legacy_home, legacy_passphrase, outside_home
 
@@ -349,7 +349,7 @@ def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
 @pytest.fixture
 def legacy(tmp_path: Path) -> PemStore:
     (tmp_path / "legacy").mkdir()
-    for file in shared("legacy-site", "keys").iterdir():
+    for file in held("legacy-site", "keys").iterdir():
         shutil.copyfile(file, tmp_path / "legacy" / file.name)
     return PemStore(tmp_path / "legacy")
 
@@ -363,10 +363,10 @@ def test_the_keys_of_an_existing_site(legacy: PemStore) -> None:
     for fingerprint, key in ((IMA, ima), (CODESIGN, codesign)):
         assert pem._fingerprint(key.public_key()) == fingerprint
         assert load_pem_public_key(legacy.public(fingerprint)) == key.public_key()
-    expected = shared("legacy-site", "expected", "ima.out").read_bytes()
+    expected = held("legacy-site", "expected", "ima.out").read_bytes()
     assert legacy.public(IMA) in expected
     assert legacy.certificates(CODESIGN) == {"root"}
-    certificate = shared("legacy-site", "expected", "codesign-root.out").read_bytes()
+    certificate = held("legacy-site", "expected", "codesign-root.out").read_bytes()
     assert legacy.certificate(CODESIGN, "root").strip() in certificate
     legacy.delete(CODESIGN)
     assert names(legacy) == [f"{IMA}.pem", f"{IMA}.public.pem"]

@@ -52,7 +52,7 @@ from sigul_stack.pki import (
 from sigul_stack.pki.certificates import current_time, issued, to_pem
 from sigul_stack.pki.contents import put_authority, put_bundle, put_leaf
 from sigul_stack.secret import Secret
-from tests.shared_data import shared
+from tests.held_data import held
 
 BRIDGE, SERVER = "sigul-bridge.example.org", "sigul-server.example.org"
 PASSWORD = Secret("throw-away")
@@ -92,7 +92,7 @@ def site(made: Site, tmp_path: Path) -> Site:
 def legacy(tmp_path: Path) -> Path:
     """The legacy site's databases: a CA without extensions that has all leaves' keys as well."""
     target = tmp_path / "legacy"
-    shutil.copytree(shared("legacy-site", "nss"), target)
+    shutil.copytree(held("legacy-site", "nss"), target)
     for path in target.rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
     return target

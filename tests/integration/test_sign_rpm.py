@@ -14,7 +14,7 @@ import pytest
 from sigul_stack.errors import Status
 from sigul_stack.protocol.codec import run_parser
 from sigul_stack.protocol.rpm import Head, read_head
-from tests.shared_data import shared
+from tests.held_data import held
 from tests.site import Site
 
 from .commands_support import (
@@ -156,7 +156,7 @@ def test_the_reply_goes_to_standard_output_without_o(
 
 
 def test_the_package_of_the_recorded_exchange(running: Site, rpm: Rpm, tmp_path: Path) -> None:
-    found = json.loads((shared("spec", "vectors") / "sign-rpm.json").read_text("ascii"))
+    found = json.loads((held("exchanges") / "sign-rpm.json").read_text("ascii"))
     sent = bytes.fromhex(found["outer_sent"])
     (tmp_path / "in").write_bytes(sent[sent.index(b"\xed\xab\xee\xdb") :])
     theirs = bytes.fromhex(found["reply_read"])

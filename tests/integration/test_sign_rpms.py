@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.proxies import Proxy
-from tests.shared_data import shared
+from tests.held_data import held
 from tests.site import PROGRAM_SECONDS, Process, Site, module, nul
 from tests.vectors.test_vectors import Exchange, subs
 
@@ -107,7 +107,7 @@ def test_all_are_signed(
 
 
 def test_the_packages_of_the_recorded_exchange(running: Site, rpm: Rpm, tmp_path: Path) -> None:
-    exchange = Exchange.load(shared("spec", "vectors") / "sign-rpms.json")
+    exchange = Exchange.load(held("exchanges") / "sign-rpms.json")
     _, _, replies = exchange.reply_payload()
     theirs = {sub.header.fields["id"]: sub.payload for sub in subs(replies)}
     files = []

@@ -21,7 +21,7 @@ from sigul_stack.protocol import messages
 from sigul_stack.protocol.codec import Fields, encode_fields, encode_value, parse_whole, read_fields
 from sigul_stack.protocol.operations import OPERATIONS
 from sigul_stack.secret import Secret
-from tests.shared_data import shared
+from tests.held_data import held
 
 SETTINGS = ClientSettings(
     bridge_hostname="b", server_hostname="s", nss=NSSSettings(directory="sql:/nowhere")
@@ -72,7 +72,7 @@ class Wire(Client):
 
 def recorded(name: str) -> tuple[dict[str, bytes], dict[str, bytes], bytes, Reply | RequestRefused]:
     """A recorded exchange: outer fields, inner fields of its own, payload, and the reply."""
-    exchange = json.loads(shared("spec", "vectors", f"{name}.json").read_text())
+    exchange = json.loads(held("exchanges", f"{name}.json").read_text())
     outer, rest = _request(bytes.fromhex(exchange["outer_sent"]))
     inner = dict(parse_whole(read_fields(), bytes.fromhex(exchange["inner_sent"])))
     secrets = {key: value for key, value in inner.items() if key not in _OF_EVERY_REQUEST}

@@ -20,7 +20,7 @@ from sigul_stack.config import ClientSettings, NSSSettings
 from sigul_stack.config.shared import BindingSettings
 from sigul_stack.errors import SigulError
 from sigul_stack.protocol.operations import OPERATIONS
-from tests.shared_data import shared
+from tests.held_data import held
 
 #: command-line.md's table: an example command line, and the secrets in the order they are read.
 ORDER: list[tuple[str, list[str]]] = [
@@ -287,7 +287,7 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / ".sigul").mkdir()
     (tmp_path / ".sigul" / "client.conf").write_text(
         "[client]\nbridge-hostname: localhost\nbridge-port: 1\nserver-hostname: localhost\n"
-        f"[nss]\nnss-dir: {shared('legacy-site', 'nss', 'client')}\nnss-password: nss-pw\n"
+        f"[nss]\nnss-dir: {held('legacy-site', 'nss', 'client')}\nnss-password: nss-pw\n"
         "[binding]\nenabled: test\n"
     )
     return tmp_path

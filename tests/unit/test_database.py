@@ -48,7 +48,7 @@ from sigul_stack.database import (
     sqlite_url,
 )
 from sigul_stack.errors import DatabaseError, RequestRefused, Status
-from tests.shared_data import shared
+from tests.held_data import held
 
 NOW = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
 PROCESSES = 8
@@ -519,7 +519,7 @@ def open_directory() -> Iterator[Path]:
 
 def legacy(file: Path) -> Path:
     """A copy of a 1.2 server's database."""
-    shutil.copyfile(shared("legacy-site", "server.sqlite"), file)
+    shutil.copyfile(held("legacy-site", "server.sqlite"), file)
     file.chmod(0o600)
     return file
 

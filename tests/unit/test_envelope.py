@@ -18,7 +18,7 @@ from sigul_stack.errors import KeystoreError, WrongPassphrase
 from sigul_stack.keystore import envelope
 from sigul_stack.keystore.envelope import MAX_ENVELOPE, MAX_SECRET, dummy_open, open_envelope, seal
 from sigul_stack.secret import Secret
-from tests.shared_data import shared
+from tests.held_data import held
 
 SECRET = Secret("nKRGmQ9C_Vds-apcVaS6ioMsNNha-OypuKkhvZHOzt4Ek0qF0K6MAakUCcxjoaKc")
 PASSPHRASE = Secret("release pässphrase")
@@ -59,7 +59,7 @@ def gpg(home: Path, *arguments: str, data: bytes, passphrase: Secret = PASSPHRAS
 
 
 def encrypted_passphrase(user: str, key: str) -> bytes:
-    with sqlite3.connect(f"file:{shared('legacy-site', 'server.sqlite')}?mode=ro", uri=True) as db:
+    with sqlite3.connect(f"file:{held('legacy-site', 'server.sqlite')}?mode=ro", uri=True) as db:
         rows = db.execute(
             "SELECT encrypted_passphrase FROM key_accesses a JOIN users u ON u.id = a.user_id"
             " JOIN keys k ON k.id = a.key_id WHERE u.name = ? AND k.name = ?",

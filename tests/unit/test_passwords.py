@@ -13,7 +13,7 @@ from sigul_stack.errors import KeystoreError
 from sigul_stack.keystore import passwords
 from sigul_stack.keystore.passwords import hash_password, verify_password
 from sigul_stack.secret import Secret
-from tests.shared_data import shared
+from tests.held_data import held
 
 # Made with crypt(3) of libxcrypt 4.4.33, for another implementation than ours to agree with.
 VECTORS = [
@@ -38,7 +38,7 @@ VECTORS = [
 @pytest.fixture(scope="module")
 def legacy() -> dict[str, bytes | None]:
     """The stored passwords of the users of a 1.2 server."""
-    file = shared("legacy-site", "server.sqlite")
+    file = held("legacy-site", "server.sqlite")
     with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
         return dict(connection.execute("SELECT name, sha512_password FROM users"))
 

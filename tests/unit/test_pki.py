@@ -153,9 +153,9 @@ def test_old_authorities_are_known_by_having_issued_themselves() -> None:
 
 def test_key_id_is_what_nss_keeps_the_key_under() -> None:
     # Of the CA in the legacy site, as `certutil -K` shows it.
-    from tests.shared_data import shared
+    from tests.held_data import held
 
-    pem = shared("legacy-site", "ca.pem").read_bytes()
+    pem = held("legacy-site", "ca.pem").read_bytes()
     assert key_id(x509.load_pem_x509_certificate(pem)) == "c249c58bdcdfb157dfc8976467a911670d4b8223"
 
 

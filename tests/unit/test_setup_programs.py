@@ -27,7 +27,7 @@ from sigul_stack.keystore.passwords import verify_password
 from sigul_stack.pki import Bundle, NSSDatabase, read_certificates
 from sigul_stack.pki.leaf import Leaf
 from sigul_stack.secret import Secret
-from tests.shared_data import shared
+from tests.held_data import held
 
 NSS_PASSWORD = "nss-pw"
 
@@ -44,7 +44,7 @@ class Machine:
         self.database = self.data / "server.sqlite"
         self.configuration = directory / "server.conf"
         self.nss = directory / "nss"
-        shutil.copytree(shared("legacy-site", "nss", "server"), self.nss)
+        shutil.copytree(held("legacy-site", "nss", "server"), self.nss)
         self.configure()
 
     def configure(self, extra: str = "", password: str | None = NSS_PASSWORD) -> None:
@@ -339,11 +339,11 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The legacy site's client certificate in the files that a site's own CA may hand out."""
     directory = tmp_path_factory.mktemp("brought")
     # A copy: newer pk12util opens a database for writing even to read from it.
-    shutil.copytree(shared("legacy-site", "nss", "client"), directory / "nss")
+    shutil.copytree(held("legacy-site", "nss", "client"), directory / "nss")
     database = NSSDatabase(directory / "nss", Secret(NSS_PASSWORD))
     certificate = database.find("sigul-client-cert").certificate
     key = database.export_key("sigul-client-cert")
-    authority = read_certificates(shared("legacy-site", "ca.pem"))
+    authority = read_certificates(held("legacy-site", "ca.pem"))
     bundle = Bundle(Leaf(certificate, key), authority)
     assert bundle.leaf.key is not None
     locked = BestAvailableEncryption(b"file-pw")
@@ -357,10 +357,10 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "locked-key.pem").write_bytes(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked)
     )
-    shutil.copy(shared("legacy-site", "ca.pem"), directory / "ca.pem")
+    shutil.copy(held("legacy-site", "ca.pem"), directory / "ca.pem")
     # Not encrypted, whatever its looks.
     (directory / "open-key.pem").write_bytes(b"this one is not ENCRYPTED\n" + plain)
-    shutil.copytree(shared("legacy-site", "nss", "ca"), directory / "ca")
+    shutil.copytree(held("legacy-site", "nss", "ca"), directory / "ca")
     own = NSSDatabase(directory / "ca", Secret(NSS_PASSWORD)).export_key("my-ca")
     (directory / "ca-key.pem").write_bytes(
         own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

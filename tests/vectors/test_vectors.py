@@ -25,7 +25,7 @@ from sigul_stack.protocol.codec import (
 )
 from sigul_stack.protocol.messages import ChainKeys, InnerFields, ReplyHeader, SubHeader
 from sigul_stack.protocol.operations import Operation, check_subrequest, operation_of
-from tests.shared_data import shared
+from tests.held_data import held
 from tests.wire import (
     byte_by_byte,
     chain_key,
@@ -38,7 +38,7 @@ from tests.wire import (
     u64,
 )
 
-DIRECTORY = shared("spec", "vectors")
+DIRECTORY = held("exchanges")
 #: `README.md` describes the files; everything else is one.
 FILES = sorted(path for path in DIRECTORY.iterdir() if path.name != "README.md")
 NO_LIMIT = 2**64
