@@ -7,7 +7,7 @@ BIN := .venv/bin
 # Scripts are found by their first line, so that a new one is never left out of the checks.
 BASH_SCRIPTS = $(shell grep -rlE '^\#!.*\b(bash|sh)\b' scripts images .ci)
 
-.PHONY: help venv up sign public-key status logs shell down test test-debian13 molecule lint bench demo demo-stop clean
+.PHONY: help venv up sign public-key status logs shell down test test-debian13 check test-long collected molecule lint bench demo demo-stop clean
 
 help: ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,26 +36,39 @@ shell: ## a shell in its client's container
 down: ## remove its containers and networks; its files stay in .site
 	@scripts/site down
 
-test: ## run all tests; ARGS="tests/unit -x" goes to pytest
+test: ## run all tests but the long ones; ARGS="tests/unit -x" goes to pytest
 	@scripts/bootstrap test kit
 	@scripts/test $(ARGS)
+
+check: ## a quick round while you work: lint of what has changed, and the fast tests
+	@scripts/bootstrap test lint
+	@scripts/check
+
+test-long: ## run the tests that take minutes, and note their results; ARGS as for test
+	@scripts/bootstrap test kit
+	@scripts/test --lane long $(ARGS)
+	@$(BIN)/python -m tests.gate.long_runs
+
+collected: ## write tests/collected.txt, the list of all tests
+	@scripts/bootstrap test kit
+	@$(BIN)/python -m tests.gate.collected
 
 molecule: ## run all Molecule scenarios; ARGS="-s sign" runs one
 	@scripts/bootstrap run kit
 	@scripts/engine
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ANSIBLE_HOME="$(CURDIR)/.cache/ansible" molecule test $(or $(ARGS),--all)
 
-test-debian13: ## run all tests in a Debian 13 root that is made in .cache; ARGS as for test
+test-debian13: ## run the tests that touch the system in a Debian 13 root, made in .cache; ARGS as for test
 	@scripts/test-debian13 $(ARGS)
 
-lint: ## check style, types, YAML and scripts; any warning fails
-	@scripts/bootstrap lint kit
+lint: ## check style, types, YAML, scripts and the list of tests; any warning fails
+	@scripts/bootstrap test lint kit
 	@failed=; \
 	run() { echo "lint: $$*"; "$$@" || failed="$$failed $$1"; }; \
 	run $(BIN)/ruff check; \
 	run $(BIN)/ruff format --check; \
 	run $(BIN)/mypy; \
-	run $(BIN)/mypy --package images.builder; \
+	run $(BIN)/mypy --package images.builder --package tests.gate; \
 	run $(BIN)/yamllint --strict .; \
 	run env ANSIBLE_HOME=$(CURDIR)/.cache/ansible XDG_CACHE_HOME=$(CURDIR)/.cache \
 		$(BIN)/ansible-lint --offline --strict; \
@@ -63,6 +76,7 @@ lint: ## check style, types, YAML and scripts; any warning fails
 	run shellcheck $(BASH_SCRIPTS); \
 	run $(BIN)/python scripts/check-role-defaults; \
 	run scripts/check-registry-hosts; \
+	run $(BIN)/python -m tests.gate.collected --check; \
 	if [ -n "$$failed" ]; then echo "lint: failed:$$failed"; exit 1; fi; \
 	echo "lint: clean"
 

@@ -1,7 +1,8 @@
 """What holds for every test: bounded in time, never skipped, the same in every run on CI.
 
-Tests of the kit need a container engine. Where none can be had they are left out, which the first
-and the last lines of the output say; for root on CI, they fail instead.
+Tests of the kit need a container engine, and some tests need root. Where there is no engine, or the
+user is another, they are left out, and the last lines of the output count them; for root on CI,
+they fail instead.
 
 The time limits are in pyproject.toml ([tool.pytest.ini_options]). Fixtures of a site live beside
 the tests that use them, not here.
@@ -14,7 +15,7 @@ import signal
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -58,41 +59,60 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return _fail_if_skipped((yield))
 
 
-# --- Tests that need a container engine --------------------------------------------------------
+# --- Tests that need what is not here ----------------------------------------------------------
 
 _ENGINE = Path(__file__).parent.parent / "scripts" / "engine"
 _NO_ENGINE = 3
-_LEFT_OUT = pytest.StashKey[str]()
+#: Lines that say what was left out, and why.
+_LEFT_OUT = pytest.StashKey[list[str]]()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the kit's tests out where scripts/engine says that there can be no engine.
+    """Leave out tests that need root for other users, and the kit's where there is no engine.
 
-    Another user than root may have an engine, and still can make no machines.
+    Whether there can be an engine says scripts/engine.
     """
-    kit = [item for item in items if item.get_closest_marker("kit")]
-    if not kit or config.option.collectonly:
+    if config.option.collectonly:
         return
-    done = subprocess.run([_ENGINE], capture_output=True, text=True, check=False)
-    left_out, why = kit, done.stderr.strip()
-    if done.returncode != _NO_ENGINE or (os.environ.get("CI") and os.geteuid() == 0):
-        machines = [item for item in kit if item.get_closest_marker("machines")]
-        left_out, why = machines if os.geteuid() else [], "Only root can make machines."
-    if left_out:
-        items[:] = [item for item in items if item not in set(left_out)]
-        config.hook.pytest_deselected(items=left_out)
-        config.stash[_LEFT_OUT] = f"LEFT OUT: {len(left_out)} tests of the kit. {why}"
+    if os.geteuid():
+        _leave_out(config, items, "root", "Only root can do what they need: sudo make test.")
+    if any(item.get_closest_marker("kit") for item in items):
+        done = subprocess.run([_ENGINE], capture_output=True, text=True, check=False)
+        if done.returncode == _NO_ENGINE and not (os.environ.get("CI") and os.geteuid() == 0):
+            _leave_out(config, items, "kit", done.stderr.strip())
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], marker: str, why: str) -> None:
+    out = [item for item in items if item.get_closest_marker(marker)]
+    if not out:
+        return
+    items[:] = [item for item in items if item not in set(out)]
+    config.hook.pytest_deselected(items=out)
+    line = f"LEFT OUT: {len(out)} tests that are marked `{marker}`. {why}"
+    config.stash.setdefault(_LEFT_OUT, []).append(line)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Have a process of xdist tell the one that was started what it left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash.get(_LEFT_OUT, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a process of xdist left out: all of them the same."""
+    node.config.stash[_LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", [])
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    """What is left out, before the first test."""
-    return [config.stash[_LEFT_OUT]] if _LEFT_OUT in config.stash else []
+    """Say what is left out, before the first test."""
+    return config.stash.get(_LEFT_OUT, [])
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """What was left out, after the last test."""
-    if _LEFT_OUT in config.stash:
-        terminalreporter.write_line(config.stash[_LEFT_OUT], red=True, bold=True)
+    """Say what was left out, after the last test."""
+    for line in config.stash.get(_LEFT_OUT, []):
+        terminalreporter.write_line(line, red=True, bold=True)

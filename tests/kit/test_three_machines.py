@@ -29,7 +29,7 @@ for place in sys.argv[1:]:
     print(place)
 """
 
-pytestmark = [pytest.mark.kit, pytest.mark.machines, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.kit, pytest.mark.root, pytest.mark.timeout(1500)]
 
 
 @dataclass
