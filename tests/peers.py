@@ -8,9 +8,10 @@ reads scripts from standard input, one JSON object a line (`ClientScript`, `Serv
 output: `{"event": …}` on the way, `{"result": …}` at its end. Bytes are `{"hex": …}`.
 `tests.faults.scripted` is the other end of these pipes.
 
-By default they behave like peers of 1.x, as wire-protocol.md 7 tells: chunks of 4096 bytes, replies
-read strictly chunk by chunk, no outer end from a client, a serial bridge. They read and write the
-chunk layer by themselves, so that a mistake of the package's cannot cancel itself out.
+By default they behave like peers of 1.x (docs/protocol.md, "Habits of peers"): chunks of 4096
+bytes, replies read strictly chunk by chunk, no outer end from a client, a serial bridge. They read
+and write the chunk layer by themselves, so that a mistake of the package's cannot cancel itself
+out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Making and taking apart what travels between the peers, for tests without TLS.
 
-Messages are put together here from the specification's own formulas, not by the code under test
+Messages are put together here from the formulas of docs/protocol.md, not by the code under test
 where that would let a mistake cancel itself out.
 """
 
@@ -50,7 +50,7 @@ def u64(value: int) -> bytes:
 
 
 def field_map(fields: Mapping[str, bytes]) -> bytes:
-    """A field map (wire-protocol.md, 3)."""
+    """A field map (docs/protocol.md, "Fields")."""
     out = bytes((len(fields),))
     for name, value in fields.items():
         out += bytes((len(name),)) + name.encode("ascii") + bytes((len(value),)) + value
@@ -68,7 +68,7 @@ def hmac512(key: bytes, data: bytes) -> bytes:
 
 
 def chain_key(base: bytes, index: int) -> bytes:
-    """K(i, base) (wire-protocol.md, 6)."""
+    """K(i, base) (docs/protocol.md, "Many in one request")."""
     return sha512(u32(1) + base + u32(index))
 
 
@@ -127,7 +127,7 @@ def reply(
     payload: bytes = b"",
     keys: ReplyKeys = KEYS,
 ) -> bytes:
-    """A reply's outer stream (wire-protocol.md, 5)."""
+    """A reply's outer stream (docs/protocol.md, "A reply")."""
     return b"".join(reply_parts(status, fields, payload, keys))
 
 
@@ -164,7 +164,7 @@ def sub_parts(
 
 
 def chunk(stream: Stream, data: bytes) -> bytes:
-    """A chunk; the stream's end where `data` is empty (wire-protocol.md, 2)."""
+    """A chunk; the stream's end where `data` is empty (docs/protocol.md, "Chunks")."""
     return u32(len(data) | (0x8000_0000 if stream is Stream.INNER else 0)) + data
 
 

@@ -6,7 +6,7 @@ thread. The pump ends, and the stream is the caller's again, once the caller has
 it never waits for the peer's inner end, which may come late or not at all.
 
 The pair is AF_INET because NSS asks a server's socket for an IPv4 or IPv6 name; it is bound to
-127.0.0.1 and the peer it accepts is checked to be our own socket (known-faults.md, 23).
+127.0.0.1 and the peer it accepts is checked to be our own socket (fault 23).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from ..errors import (
 )
 from ..secret import Secret
 
-#: What to do about NSS's and NSPR's errors that people meet, by name (known-faults.md).
+#: What to do about NSS's and NSPR's errors that people meet, by name (docs/known-faults.md).
 _CURES: Final = {
     "SSL_ERROR_BAD_CERT_DOMAIN": "the certificate does not name the host that was dialled:"
     " compare the configured host name with the certificate's names (sigul-stack pki list)",

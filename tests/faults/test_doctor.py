@@ -1,4 +1,4 @@
-"""A site is broken in each way of known-faults.md, and `doctor` names the layer and the cure.
+"""A site is broken in ways of docs/known-faults.md, and `doctor` names the layer and the cure.
 
 One site runs for all tests here; what is broken are copies of its configuration and databases.
 """

@@ -1,4 +1,4 @@
-"""Faults 1 to 5 of known-faults.md: peers that come late, lie, are silent, vanish, or crash."""
+"""Faults 1 to 5 (docs/known-faults.md): peers that come late, lie, are silent, vanish, or crash."""
 
 from __future__ import annotations
 

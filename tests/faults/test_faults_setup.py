@@ -1,4 +1,4 @@
-"""Faults 7, 8, 12, 13, 17, 18 and 23 of known-faults.md: a site's set-up, and single processes."""
+"""Faults 7, 8, 12, 13, 17, 18 and 23 (docs/known-faults.md): set-up, and single processes."""
 
 from __future__ import annotations
 

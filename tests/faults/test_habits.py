@@ -1,4 +1,4 @@
-"""Habits of peers in the field (wire-protocol.md, 1, 2 and 7), each played by a scripted peer.
+"""Habits of peers (docs/protocol.md, "Habits of peers"), each played by a scripted peer.
 
 What an old peer would fail on is a `Violation` there, which fails the test here.
 """

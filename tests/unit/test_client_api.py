@@ -1,6 +1,6 @@
 """The typed client: each method sends what a 1.2 client sent, and reads what its server answered.
 
-The recorded exchanges of the specification stand in for the connection; everything else is real.
+The recorded exchanges (tests/data/exchanges) stand in for the connection; everything else is real.
 """
 
 from __future__ import annotations

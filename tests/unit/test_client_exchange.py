@@ -455,7 +455,7 @@ def test_a_refusal(site: Site) -> None:
 
 
 def test_data_that_the_client_does_not_want_back(site: Site) -> None:
-    # wire-protocol.md, 5: length 0, and the server's code, "which the client reads and ignores".
+    # Length 0, and the server's code, which is read and not checked (docs/protocol.md, "A reply").
     request = SampleRequest(
         {"op": b"sign-rpm", "user": b"root", "key": b"k1", "return-data": b"\0"}, b"an RPM"
     )

@@ -1,4 +1,4 @@
-"""The layouts of integers and field maps, by example (wire-protocol.md, 3)."""
+"""The layouts of integers and field maps, by example (docs/protocol.md, "Fields")."""
 
 from __future__ import annotations
 

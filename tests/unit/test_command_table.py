@@ -22,7 +22,7 @@ from sigul_stack.errors import SigulError
 from sigul_stack.protocol.operations import OPERATIONS
 from tests.held_data import held
 
-#: command-line.md's table: an example command line, and the secrets in the order they are read.
+#: For each command, as 1.2 has it: an example, and the secrets in the order they are read.
 ORDER: list[tuple[str, list[str]]] = [
     ("list-users", ["password"]),
     ("new-user u", ["password"]),

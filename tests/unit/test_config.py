@@ -21,9 +21,11 @@ from sigul_stack.config import (
     load_server,
 )
 from sigul_stack.config.identity import identity
+from sigul_stack.config.programs import PROGRAMS, read
 from sigul_stack.config.values import relative_to
 from sigul_stack.errors import ConfigurationError
 from sigul_stack.secret import Secret
+from tests.held_data import held
 
 CLIENT = "[client]\nbridge-hostname: bridge.example.org\nserver-hostname: server.example.org\n"
 BRIDGE = "[bridge]\nserver-cn: server.example.org\n"
@@ -220,6 +222,13 @@ def test_old_options_stay_known(bridge: Callable[[str], Loaded[BridgeSettings]])
     assert loaded.settings.koji.instances == ("a", "b")
     assert loaded.settings.koji.instance_configs == {"a": Path("/a")}
     assert loaded.settings.koji.required_groups == {"b": "bs"}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_no_option_of_1_2_is_unknown(name: str, tmp_path: Path) -> None:
+    files, warnings = read(name, held("configuration-1.2", f"{name}.conf"), tmp_path / "none")
+    assert warnings == ()
+    assert len(list(files.entries())) > 15
 
 
 def test_a_bridge_without_server_cn_warns(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ Where a table differs, the failure prints the row as the page should have it.
 
 from __future__ import annotations
 
+import configparser
 import dataclasses
+import fnmatch
 import hashlib
 import re
 from collections import Counter
@@ -44,9 +46,9 @@ from sigul_stack.protocol.operations import (
 from sigul_stack.server.request import MAX_REFUSED_PAYLOAD
 from sigul_stack.transport.chunked import MAX_KEPT_BYTES
 
-from ..shared_data import shared
+from ..checkout import TOP, own_files
+from ..held_data import held
 
-TOP = Path(__file__).parents[2]
 DOCS = TOP / "docs"
 PAGES = sorted(DOCS.rglob("*.md")) + [page for page in [TOP / "README.md"] if page.exists()]
 
@@ -138,8 +140,8 @@ def test_pages_are_linked() -> None:
 
 
 def references() -> Iterator[tuple[Path, str, str]]:
-    """What modules say of the documentation: module, page, section (or nothing)."""
-    for module in sorted((TOP / "sigul_stack").rglob("*.py")):
+    """What modules, those of tests too, say of the documentation: module, page, section if any."""
+    for module in (file for file in own_files() if file.suffix == ".py"):
         text = re.sub(r"\n\s*(#: ?|# )?", " ", module.read_text("utf-8"))
         for name, section in re.findall(r'docs/([\w/.-]+\.md)(?:, "([^"]+)")?', text):
             yield module, name, section
@@ -438,14 +440,33 @@ def test_binding_methods_are_named() -> None:
         assert f"`{method}`" in meaning
 
 
+def options_of_1_2() -> set[tuple[str, str, str]]:
+    """File, section and name of every option that 1.2 had."""
+    found = set()
+    for name in PROGRAMS:
+        file = configparser.RawConfigParser()
+        file.read_string(held("configuration-1.2", f"{name}.conf").read_text("utf-8"))
+        for section in file.sections():
+            found |= {(f"{name}.conf", section, option) for option in file[section]}
+    return found
+
+
 def test_new_options_are_marked() -> None:
-    """What 1.2 had is known from the specification."""
-    text = shared("spec", "command-line.md").read_text("utf-8")
-    text = text.partition("\n## Configuration\n")[2].partition("\n## ")[0]
-    old = set(re.findall(r"`([\w-]+)`", text))
-    assert "bridge-hostname" in old
+    """`since` is 1.2 where 1.2's own files have the option, and each option of theirs has a row."""
+    old = options_of_1_2()
+    with_a_row = set()
     for (chapter, section, name), row in documented().items():
-        assert row.since == ("1.2" if name in old else "new"), f"{chapter}, [{section}] {name}"
+        pattern = name.replace("METHOD_PARAMETER", "*_*").replace("NAME", "*")
+        same = {
+            (file, in_section, option)
+            for file, in_section, option in old
+            if chapter in (file, SHARED_CHAPTER)
+            and in_section == section
+            and fnmatch.fnmatchcase(option, pattern)
+        }
+        assert row.since == ("1.2" if same else "new"), f"{chapter}, [{section}] {name}"
+        with_a_row |= same
+    assert with_a_row == old
 
 
 def test_limits_on_waiting_have_their_defaults() -> None:

@@ -1,8 +1,9 @@
-"""Requests and replies by example, and the status codes of wire-protocol.md, 8."""
+"""Requests and replies by example, and the status codes of docs/protocol.md, "Status codes"."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,14 +11,13 @@ from sigul_stack.errors import ProtocolError, Status, status_text
 from sigul_stack.protocol import messages
 from sigul_stack.protocol.codec import Fields, parse_whole
 from sigul_stack.protocol.messages import ChainKeys, ReplyKeys, UnknownVersion
-from tests.shared_data import shared
 from tests.wire import KEYS, LIST_USERS, chain_key, field_map, hmac512, u32
 
-WIRE_PROTOCOL_MD = shared("spec", "wire-protocol.md").read_text(encoding="utf-8")
+PROTOCOL_PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 
 
 def test_the_status_codes_are_those_of_the_specification() -> None:
-    section = WIRE_PROTOCOL_MD.split("## 8. Status codes")[1].split("##")[0]
+    section = PROTOCOL_PAGE.split("## Status codes")[1].split("##")[0]
     rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \| (.+?) \|$", section, re.MULTILINE)
     assert len(rows) == 17
     assert {(int(code), name) for code, name, _text in rows} == {

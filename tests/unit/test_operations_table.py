@@ -1,13 +1,16 @@
-"""The table of operations against the specification's own tables, so that a drift is seen.
+"""The table of operations against the tables of docs/operations.md, so that a drift is seen.
 
-`operations.md` is read here: operations, rights, outer and inner fields with their forms, payload
-limits and key types. What it says in words only is written down in the constants below.
+Read from the page: operations, rights, outer fields with their forms, inner fields, payload limits,
+key types, the field with the key; from docs/protocol.md: the fields of a subrequest, and who may
+leave the payload's hash out. `test_docs.py` goes the other way, and prints the row that is wrong.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -25,50 +28,48 @@ from sigul_stack.protocol.operations import (
     check_subrequest,
     operation_of,
 )
-from tests.shared_data import shared
 
-OPERATIONS_MD = shared("spec", "operations.md").read_text(encoding="utf-8")
-WIRE_PROTOCOL_MD = shared("spec", "wire-protocol.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+OPERATIONS_PAGE = (DOCS / "operations.md").read_text(encoding="utf-8")
+PROTOCOL_PAGE = (DOCS / "protocol.md").read_text(encoding="utf-8")
 
-_CODE = re.compile(r"`([^`]+)`")
 _UNITS = {"MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
-_BINDINGS = {"server-binding", "client-binding"}
+_COLUMNS = [
+    "operation", "rights", "outer fields", "inner fields", "payload, at most", "key types"
+]  # fmt: skip
 
-#: How the specification tells a field's form, behind the field's name.
-_FORM_WORDS = (
-    (re.compile(r"^ bool"), Form.BOOLEAN),
-    (re.compile(r"^ yyyy-mm-dd"), Form.DATE),
-    (re.compile(r"^ number as text"), Form.NUMBER),
-    (re.compile(r"^ \(filename-safe"), Form.FILENAME),
-    (re.compile(r"^ \(identifier-safe"), Form.IDENTIFIER),
-    (re.compile(r"^ \(`<n>y`\)"), Form.YEARS),
-    (re.compile(r"^ one of `ca`, `codesigning`, `sslserver`"), Form.CERTIFICATE_TYPE),
-)
-#: Forms that follow from what the specification says elsewhere.
-_OTHER_FORMS = {
-    # It names a certificate that a `subject-certificate-name` has named.
-    "issuer-certificate-name": Form.IDENTIFIER,
-    "cert-name": Form.IDENTIFIER,
-    # "stands in for payload authentication": a digest, as bytes.
-    "rpm-sigmd5": Form.BLOB,
-    # "`id` (blob, the client's own …)"
-    "id": Form.BLOB,
-    "expire-date": Form.DATE,
-    # People's and organisations' names are not all ASCII, and nothing says that these are "safe".
-    "name-real": Form.UNICODE,
-    "name-comment": Form.UNICODE,
-    "name-email": Form.UNICODE,
-    "subject": Form.UNICODE,
+RIGHTS = {
+    "administrator": Rights.ADMIN,
+    "key user": Rights.KEY_USER,
+    "key administrator": Rights.KEY_ADMIN,
+    "key user or administrator": Rights.KEY_USER_OR_ADMIN,
+    "key administrator or administrator": Rights.KEY_ADMIN_OR_ADMIN,
+}
+
+#: How the pages tell a field's form, behind the field's name.
+FORMS = {
+    "": Form.TEXT,
+    "text": Form.TEXT,
+    "free text": Form.UNICODE,
+    "file name": Form.FILENAME,
+    "identifier": Form.IDENTIFIER,
+    "date": Form.DATE,
+    "number": Form.NUMBER,
+    "number of years": Form.YEARS,
+    "certificate type": Form.CERTIFICATE_TYPE,
+    "boolean": Form.BOOLEAN,
+    "bytes": Form.BLOB,
+    "blob": Form.BLOB,
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the specification says of an operation."""
+    """What docs/operations.md says of an operation."""
 
-    rights: str
-    required: frozenset[str]
-    optional: frozenset[str]
+    rights: Rights
+    required: Mapping[str, Form]
+    optional: Mapping[str, Form]
     secrets: frozenset[str]
     optional_secrets: frozenset[str]
     max_payload: int
@@ -77,105 +78,72 @@ class Row:
     key_field: str
 
 
-def _tables() -> list[tuple[str, list[str], list[list[str]]]]:
-    """The tables of `operations.md`: the heading above each, its columns and its rows."""
-    found = []
-    heading = ""
-    lines = OPERATIONS_MD.splitlines()
-    for number, line in enumerate(lines):
-        if line.startswith("## "):
-            heading = line[3:]
-        if not line.startswith("| op |"):
-            continue
-        rows = []
-        for row in lines[number + 2 :]:
-            if not row.startswith("|"):
-                break
-            rows.append(_cells(row))
-        found.append((heading, _cells(line), rows))
-    return found
-
-
 def _cells(line: str) -> list[str]:
-    return [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def _names(cell: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The required and the optional names in a cell: `x`, [`y` `z`=default]."""
-    # Taken out: defaults, explanations in parentheses, lists of values.
-    cell = re.sub(r"=`[^`]*`", "", cell)
-    cell = re.sub(r"\([^)]*\)", "", cell)
-    cell = re.sub(r"one of (`[^`]*`(, )?)+", "", cell)
-    optional = {name for group in re.findall(r"\[[^]]*\]", cell) for name in _CODE.findall(group)}
-    required = set(_CODE.findall(re.sub(r"\[[^]]*\]", "", cell)))
-    return frozenset(required), frozenset(optional)
-
-
-def _forms() -> dict[str, Form]:
-    """The form of each field for which some table tells one."""
-    found = dict(_OTHER_FORMS)
-    for _heading, _columns, rows in _tables():
-        for row in rows:
-            for cell in row[1:]:
-                for match in _CODE.finditer(cell):
-                    for pattern, form in _FORM_WORDS:
-                        if pattern.match(cell[match.end() :]):
-                            found[match.group(1)] = form
+def _tables() -> list[list[list[str]]]:
+    """The rows of each table of operations."""
+    found = []
+    lines = OPERATIONS_PAGE.splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("| operation |"):
+            assert _cells(line) == _COLUMNS
+            rest = lines[number + 2 :]
+            end = next(at for at, row in enumerate(rest) if not row.startswith("|"))
+            found.append([_cells(row) for row in rest[:end]])
     return found
+
+
+def _fields(cell: str) -> tuple[dict[str, Form], dict[str, Form]]:
+    """The required and the optional fields in a cell, each with its form: `x` form, [`y` form]."""
+    required: dict[str, Form] = {}
+    optional: dict[str, Form] = {}
+    for part in [] if cell == "–" else cell.split(", "):
+        match = re.fullmatch(r"(\[?)`([a-z0-9-]+)` ?([a-z ]*)(\]?)", part)
+        assert match and bool(match[1]) == bool(match[4]), part
+        (optional if match[1] else required)[match[2]] = FORMS[match[3]]
+    return required, optional
 
 
 def _size(cell: str) -> int:
     """The size that `cell` names, in bytes; 0 where it names none."""
-    match = re.search(r"(\d+) ([KMGT]iB)", cell)
-    return int(match.group(1)) * _UNITS[match.group(2)] if match else 0
+    match = re.search(r"(\d+) ([MGT]iB)", cell)
+    return int(match[1]) * _UNITS[match[2]] if match else 0
 
 
-def _specified() -> dict[str, Row]:
+def _key_fields() -> dict[str, str]:
+    """The operations whose rights are checked on another field's key than `key`'s."""
+    said = re.search(r"key is the one in the field `key` \(for (.+?)\)", OPERATIONS_PAGE)
+    assert said is not None
+    return dict(re.findall(r"`([a-z-]+)`: `([a-z-]+)`", said[1]))
+
+
+def _described() -> dict[str, Row]:
     found = {}
-    for heading, columns, rows in _tables():
-        common = re.search(r"\(rights: (.*)\)", heading)
-        for cells in rows:
-            row = dict(zip(columns, cells, strict=True))
-            required, optional = _names(row["outer fields"])
-            secrets, optional_secrets = _names(row.get("inner", ""))
-            if "bindings as above" in row.get("inner", ""):
-                optional_secrets |= {f"|{name}" for name in _BINDINGS}
-            if "file-signing-key" in optional:
-                # Told below the table.
-                optional_secrets |= {"|file-signing-key-passphrase"}
-            payload = row.get("payload in, limit", "")
-            if "request payload" in row.get("reply", ""):
-                payload = row["reply"].split("request payload")[1]
-            subrequests = "subrequests follow" in payload
-            key_types = re.findall(r"\b(gnupg|ECC|RSA)\b", row.get("key types", ""))
-            if "key types" not in row and "16" in row["errors"] and "keytype" not in optional:
-                # Error 16 where no type is asked for: a field that only one type knows.
-                key_types = ["gnupg"]
-            on = re.search(r"`([^`]+)` \(rights are checked on it\)", row["outer fields"])
-            found[row["op"].strip("`")] = Row(
-                rights=common.group(1) if common else row["rights"],
+    key_fields = _key_fields()
+    for table in _tables():
+        for cells in table:
+            name, rights, outer, inner, payload, key_types = cells
+            name = name.partition("`")[2].partition("`")[0]
+            required, optional = _fields(outer)
+            secrets, optional_secrets = _fields(inner)
+            payload, _, subpayload = payload.partition(";")
+            found[name] = Row(
+                rights=RIGHTS[rights],
                 required=required,
                 optional=optional,
-                secrets=frozenset(name.removeprefix("|") for name in secrets),
-                optional_secrets=frozenset(name.removeprefix("|") for name in optional_secrets),
-                max_payload=0 if subrequests else _size(payload),
-                max_subpayload=_size(payload) if subrequests else 0,
-                key_types=frozenset(key_types),
-                key_field=on.group(1) if on else "key",
+                secrets=frozenset(secrets),
+                optional_secrets=frozenset(optional_secrets),
+                max_payload=_size(payload),
+                max_subpayload=_size(subpayload),
+                key_types=frozenset(() if key_types == "all" else key_types.split(", ")),
+                key_field=key_fields.get(name, "key"),
             )
     return found
 
 
-SPECIFIED = _specified()
-FORMS = _forms()
-
-RIGHTS = {
-    "admin": Rights.ADMIN,
-    "key user": Rights.KEY_USER,
-    "key admin": Rights.KEY_ADMIN,
-    "key user or admin": Rights.KEY_USER_OR_ADMIN,
-    "key admin or admin": Rights.KEY_ADMIN_OR_ADMIN,
-}
+DESCRIBED = _described()
 
 #: For each form a value that it allows, and values that it does not.
 VALUES: dict[Form, tuple[bytes, list[bytes]]] = {
@@ -213,47 +181,46 @@ def operation(request: pytest.FixtureRequest) -> Operation:
 
 @pytest.fixture
 def row(operation: Operation) -> Row:
-    """What the specification says of it."""
-    return SPECIFIED[operation.name]
+    """What docs/operations.md says of it."""
+    return DESCRIBED[operation.name]
 
 
-# --------------------------------------------------------------------------- the table as specified
+# --------------------------------------------------------------------------- the table as described
 
 
 def test_the_specification_was_understood() -> None:
     # Counts by eye: what a changed layout of the page would upset first.
-    assert len(SPECIFIED) == 29
-    assert len(_tables()) == 3
-    assert SPECIFIED["new-key"].optional == {
+    assert len(DESCRIBED) == 29
+    assert [len(table) for table in _tables()] == [13, 6, 10]
+    assert DESCRIBED["new-key"].optional.keys() == {
         "keytype", "initial-key-admin", "name-real", "name-comment", "name-email", "expire-date"
     }  # fmt: skip
-    assert SPECIFIED["sign-certificate"].required == {
+    assert DESCRIBED["sign-certificate"].required.keys() == {
         "issuer-key", "subject-key", "subject-certificate-name", "subject", "validity",
         "certificate-type",
     }  # fmt: skip
-    assert SPECIFIED["sign-rpms"].max_subpayload == 1024**4
-    assert FORMS["return-data"] is Form.BOOLEAN
-    assert FORMS["certificate-type"] is Form.CERTIFICATE_TYPE
+    assert DESCRIBED["sign-rpms"].max_subpayload == 1024**4
+    assert DESCRIBED["sign-rpm"].optional["return-data"] is Form.BOOLEAN
+    assert DESCRIBED["sign-certificate"].required["certificate-type"] is Form.CERTIFICATE_TYPE
+    assert DESCRIBED["sign-certificate"].key_field == "issuer-key"
 
 
 def test_the_operations_are_those_of_the_specification() -> None:
-    assert set(OPERATIONS) == set(SPECIFIED)
+    assert set(OPERATIONS) == set(DESCRIBED)
     assert all(name == operation.name for name, operation in OPERATIONS.items())
 
 
 def test_rights(operation: Operation, row: Row) -> None:
-    assert operation.rights is RIGHTS[row.rights]
+    assert operation.rights is row.rights
 
 
 def test_outer_fields(operation: Operation, row: Row) -> None:
-    assert {item.name for item in operation.fields if item.required} == row.required
-    assert {item.name for item in operation.fields if not item.required} == row.optional
+    assert {item.name for item in operation.fields if item.required} == row.required.keys()
+    assert {item.name for item in operation.fields if not item.required} == row.optional.keys()
 
 
-def test_forms(operation: Operation) -> None:
-    assert {item.name: item.form for item in operation.fields} == {
-        item.name: FORMS.get(item.name, Form.TEXT) for item in operation.fields
-    }
+def test_forms(operation: Operation, row: Row) -> None:
+    assert {item.name: item.form for item in operation.fields} == {**row.required, **row.optional}
 
 
 def test_inner_fields(operation: Operation, row: Row) -> None:
@@ -279,19 +246,20 @@ def test_the_field_with_the_key_that_rights_are_checked_on(operation: Operation,
 
 def test_only_sign_rpm_may_leave_its_payload_hash_out(operation: Operation) -> None:
     said = re.search(
-        r"May be left out only by `([^`]+)` with `rpm-sigmd5`", " ".join(WIRE_PROTOCOL_MD.split())
+        r"Only `([^`]+)` with `rpm-sigmd5` may leave it out", " ".join(PROTOCOL_PAGE.split())
     )
     assert said is not None
     assert operation.sigmd5_authenticates == (operation.name == said.group(1))
 
 
 def test_subrequest_fields() -> None:
-    section = " ".join(WIRE_PROTOCOL_MD.split("Subrequest:\n\n```\n")[1].split("u8[64]")[0].split())
-    required, optional = section.split("optional", 1)
-    assert [item.name for item in SUBREQUEST_FIELDS if item.required] == _CODE.findall(required)
-    assert [item.name for item in SUBREQUEST_FIELDS if not item.required] == _CODE.findall(optional)
-    for item in SUBREQUEST_FIELDS:
-        assert item.form is FORMS.get(item.name, Form.TEXT)
+    section = PROTOCOL_PAGE.split("\nA subrequest:\n")[1].split("\nA subreply:\n")[0]
+    rows = re.findall(
+        r"^\| `([a-z0-9-]+)` \| (\w+) \| (required|optional)\b", section, re.MULTILINE
+    )
+    assert [(item.name, item.form, item.required) for item in SUBREQUEST_FIELDS] == [
+        (name, FORMS[form], said == "required") for name, form, said in rows
+    ]
 
 
 def test_what_each_right_can_be_proved_with() -> None:

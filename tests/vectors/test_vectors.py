@@ -1,7 +1,7 @@
-"""Every recorded exchange of a 1.2 site, in both directions (vectors/README.md of the data).
+"""Every recorded exchange of a 1.2 site, in both directions (tests/data/exchanges/README.md).
 
 A file put into the directory is tested by itself. The hashes and codes are computed here from the
-specification's formulas, and verified with the package's own functions too.
+formulas of docs/protocol.md, and verified with the package's own functions too.
 """
 
 from __future__ import annotations
