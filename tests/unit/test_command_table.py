@@ -213,6 +213,8 @@ def test_two_dashes_protect_operands_that_begin_with_one(
         ("user-info -- -dash -x", "error: unrecognized arguments: -x\n"),
         ("list-users -- --", "error: unrecognized arguments: --\n"),
         ("sign-text k f --armor", "unrecognized arguments: --armor"),
+        ("grant-key-access k u -c test", "Client-side binding requires a passphrase file: give -w"),
+        ("change-passphrase k -c test -c test -b test", "requires a passphrase file: give -w"),
         (f"{CERTIFICATE} --validity 0y -s CN=x", "not a number of years such as 10y"),
         (f"{CERTIFICATE} --validity 1 -s CN=x", "not a number of years such as 10y"),
         (f"{CERTIFICATE} -s CN=x", "required: --validity"),

@@ -81,7 +81,8 @@ _BINDINGS = (
         metavar="B",
         action="append",
         default=[],
-        help="bind the passphrase in the file of -w, in the same form; repeat for a further layer",
+        help="bind the passphrase in the file of -w, which is then needed, in the same form; repeat"
+        " for a further layer",
     ),
     option(
         "-w",
@@ -180,7 +181,16 @@ def _asks_for_new_passphrase(arguments: Arguments) -> bool:
     return arguments.write_passphrase_file is None
 
 
-def _binding_misuse(arguments: Arguments, settings: ClientSettings) -> str | None:
+def _binding_misuse(arguments: Arguments) -> str | None:
+    if arguments.client_binding_method and arguments.write_passphrase_file is None:
+        return (
+            "Client-side binding requires a passphrase file: give"
+            " -w/--write-passphrase-file FILE with -c/--client-binding-method"
+        )
+    return None
+
+
+def _configured_binding_misuse(arguments: Arguments, settings: ClientSettings) -> str | None:
     if arguments.write_passphrase_file is None or arguments.client_binding_method:
         return None
     if settings.binding.forced or settings.binding.default:
@@ -393,7 +403,8 @@ COMMANDS: tuple[Command, ...] = (
                 when=_asks_for_new_passphrase,
             ),
         ),
-        configured_misuse=_binding_misuse,
+        misuse=_binding_misuse,
+        configured_misuse=_configured_binding_misuse,
     ),
     Command(
         "revoke-key-access",
@@ -442,7 +453,8 @@ COMMANDS: tuple[Command, ...] = (
             _PASSPHRASE,
             Ask("new_passphrase", "New key passphrase", new=True, when=_asks_for_new_passphrase),
         ),
-        configured_misuse=_binding_misuse,
+        misuse=_binding_misuse,
+        configured_misuse=_configured_binding_misuse,
     ),
     Command(
         "sign-text",
