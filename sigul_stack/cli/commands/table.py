@@ -65,6 +65,14 @@ _KEY_TYPE = option(
 _OUTPUT = option(
     "-o", "--output", metavar="FILE", type=Path, help="write to FILE (default: standard output)"
 )
+_REPLACING_OUTPUT = option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=Path,
+    help="write the signed RPM to FILE (default: replace the RPM; one of Koji's goes to standard"
+    " output)",
+)
 _BINDINGS = (
     option(
         "-b",
@@ -587,9 +595,10 @@ COMMANDS: tuple[Command, ...] = (
         "Sign an RPM",
         "rpm:sign_rpm",
         operands=(_KEY, Operand("rpm", "the RPM: a file, or a NEVRA in Koji", reads=True)),
-        options=(_OUTPUT, *_RPM_OPTIONS),
+        options=(_REPLACING_OUTPUT, *_RPM_OPTIONS),
         secrets=_RPM_SECRETS,
         output=lambda arguments: None if arguments.koji_only else True,
+        replaces=True,
         misuse=_rpm_misuse,
         check="rpm:check_rpm",
         unread=_is_in_koji,
@@ -605,7 +614,8 @@ COMMANDS: tuple[Command, ...] = (
                 "--output",
                 metavar="DIR",
                 type=Path,
-                help="write the signed RPMs to DIR, which is made if need be",
+                help="write the signed RPMs to DIR, which is made if need be; one that is there"
+                " already is replaced",
             ),
             *_RPM_OPTIONS,
         ),
