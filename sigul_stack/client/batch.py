@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..errors import PeerClosed, ProtocolError, RequestRefused, SigulError, Status
@@ -29,10 +30,18 @@ from ..protocol.messages import (
 from ..protocol.operations import check_subrequest
 from ..protocol.rpm import MAX_SIGNATURE_HEADER, Head
 from ..transport.chunked import ChunkedStream
-from .output import open_output
+from .output import open_output, open_successor
 from .rpm import Package, RPMOptions, check_not_empty, read_package_head, splice
 
 Done = Callable[[Package, SigulError | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A file that was sent: its state when it was read, and with head signing its head."""
+
+    state: os.stat_result
+    head: Head | None
 
 
 class Exchange:
@@ -55,7 +64,8 @@ class Exchange:
         self._done = done
         self._lock = threading.Lock()
         self._open = set(range(len(packages)))
-        self._heads: dict[int, Head] = {}
+        #: What has been sent of files, and not answered yet.
+        self._files: dict[int, _Sent] = {}
         self._failure: SigulError | None = None
         self._sent = threading.Event()
 
@@ -127,12 +137,13 @@ class Exchange:
         """Send one package as message `number`; False where it cannot be sent at all."""
         head = None
         try:
+            state = os.fstat(file.fileno())
             if self._head_signing:
                 head = read_package_head(file)
                 total = head.length
             else:
                 check_not_empty(file)
-                total = os.fstat(file.fileno()).st_size
+                total = state.st_size
             header = self._header(index, number, head)
         except OSError as error:
             self._tell(index, _unreadable(self._packages[index], error))
@@ -140,9 +151,8 @@ class Exchange:
         except SigulError as error:
             self._tell(index, error)
             return False
-        if head is not None:
-            with self._lock:
-                self._heads[index] = head
+        with self._lock:
+            self._files[index] = _Sent(state, head)
         chunked.write(header + pack_u64(total))
         file.seek(0)
         code = new_hmac(self._subrequests.numbered(number).payload)
@@ -190,7 +200,7 @@ class Exchange:
             elif status == Status.OK and not self._options.returned:
                 body.forget()
                 with self._lock:
-                    self._heads.pop(index, None)
+                    self._files.pop(index, None)
                 self._tell(index, None)
             elif status == Status.OK:
                 self._keep(index, body)
@@ -212,11 +222,18 @@ class Exchange:
         package = self._packages[index]
         target = package.target
         with self._lock:
-            head = self._heads.pop(index, None)
-            if index not in self._open or (head is None) == self._head_signing or target is None:
+            sent = self._files.pop(index, None)
+            head = None if sent is None else sent.head
+            expected = index in self._open and (sent is None) == (package.remote is not None)
+            if not expected or (head is None) == self._head_signing or target is None:
                 raise ProtocolError("the server answered twice for one RPM, or too early")
         try:
-            with open_output(target, binary=True) as output:
+            opened = (
+                open_output(target, binary=True)
+                if sent is None
+                else open_successor(package.source, target, read=sent.state)
+            )
+            with opened as output:
                 if head is None:
                     body.copy(output.write)
                 else:

@@ -7,7 +7,8 @@ a kill at any moment, everything is as before.
 * A file that is new gets the permissions that the umask gives; one that exists keeps its own, and
   its owner where the process may do that. A symbolic link is followed, not replaced.
 * `/dev/stdout` and its like mean the open stream itself, not the file behind it.
-* Where a file may be written but its directory may not, it is overwritten in place.
+* Where a file may be written but its directory may not, it is overwritten in place; but not a file
+  that is the input as well, which a kill would leave in pieces.
 """
 
 from __future__ import annotations
@@ -46,9 +47,53 @@ def open_output(path: Path | None, *, binary: bool) -> Iterator[BinaryIO]:
     exception. With `binary` a terminal is refused. Raises `OutputError`.
     """
     name = "standard output" if path is None else str(path)
-    try:
-        with _opened(path, name, binary) as file:
+    with _errors(name), _opened(path, name, binary) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def open_successor(source: Path, path: Path | None, *, read: os.stat_result) -> Iterator[BinaryIO]:
+    """A file to write the new form of the file `source` to: at `path`, or in the place of `source`.
+
+    It takes that place, when the block ends without an exception, where `path` is None or `source`
+    itself by any name; a hard link to it is replaced as well. `read` is the state of `source` when
+    it was read: what has changed since is not replaced. Raises `OutputError`.
+    """
+    if path is not None and not overwrites(path, source):
+        with open_output(path, binary=True) as file:
             yield file
+        return
+    place = source if path is None else path
+    with _errors(str(place)), _in_place(place, read) as file:
+        yield file
+    _give_to_other_name(_follow(place), _follow(source))
+
+
+def identity(path: Path | None) -> tuple[int, ...] | None:
+    """Which file's content an output to `path` would replace, whatever its name is there.
+
+    `path` None means standard output. None where there is no such file: a new one, a pipe, a
+    terminal.
+    """
+    try:
+        found = os.fstat(1) if path is None else path.stat()
+    except OSError:
+        return None
+    if stat.S_ISBLK(found.st_mode):
+        return (found.st_rdev,)
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def overwrites(path: Path | None, file: Path) -> bool:
+    """Whether an output to `path`, None for standard output, would replace what `file` holds."""
+    found = identity(path)
+    return found is not None and found == identity(file)
+
+
+@contextlib.contextmanager
+def _errors(name: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise _error(name, error) from error
 
@@ -61,7 +106,7 @@ def _opened(path: Path | None, name: str, binary: bool) -> Iterator[BinaryIO]:
             yield file
         return
     target = _follow(path)
-    match = _STREAM.fullmatch(str(target))
+    match = _stream(target)
     if match:
         number = _STREAMS[match["name"]] if match["name"] else int(match["number"])
         with _spooled(number, name, binary=binary) as file:
@@ -86,13 +131,17 @@ def _error(name: str, error: OSError) -> OutputError:
 
 
 def _follow(path: Path) -> Path:
-    """`path` with symbolic links followed, up to a name below /dev or /proc."""
+    """`path` with symbolic links followed, up to a stream's name or one below /proc."""
     followed = path
     for _ in range(_MAX_LINKS):
-        if followed.parts[:2] in (("/", "dev"), ("/", "proc")) or not followed.is_symlink():
+        if _stream(followed) or followed.parts[:2] == ("/", "proc") or not followed.is_symlink():
             return followed
         followed = followed.parent / followed.readlink()
     raise OutputError(f"'{path}' is a symbolic link that leads nowhere; name another file")
+
+
+def _stream(target: Path) -> re.Match[str] | None:
+    return _STREAM.fullmatch(str(target))
 
 
 def _is_regular_or_new(target: Path) -> bool:
@@ -132,8 +181,50 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _replaced(target: Path) -> Iterator[BinaryIO]:
-    """A new file that takes `target`'s place at the end of the block."""
+def _in_place(place: Path, read: os.stat_result) -> Iterator[BinaryIO]:
+    """A new file that takes the place of one that still is what was read."""
+    target = _follow(place)
+    if _stream(target) or not stat.S_ISREG(read.st_mode):
+        raise OutputError(
+            f"'{place}' is a stream or device, which nothing can replace; give -o FILE"
+        )
+    with _replaced(target, whole=True) as file:
+        yield file
+        if _state(target.stat()) != _state(read):
+            raise OutputError(f"'{place}' has changed meanwhile and is left as it is; try again")
+
+
+def _state(found: os.stat_result) -> tuple[int, ...]:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _give_to_other_name(target: Path, other: Path) -> None:
+    """Have `other`, a hard link to the file that `target` was, be one to what it is now."""
+    if _stream(other):
+        return
+    try:
+        if target.samefile(other):
+            return
+        temporary = other.with_name(_new_name())
+        temporary.hardlink_to(target)
+        try:
+            temporary.replace(other)
+        except BaseException:
+            temporary.unlink()
+            raise
+    except OSError as error:
+        raise OutputError(
+            f"'{target}' is replaced, but its other name '{other}' cannot be: {error.strerror};"
+            " copy it there"
+        ) from error
+
+
+@contextlib.contextmanager
+def _replaced(target: Path, *, whole: bool = False) -> Iterator[BinaryIO]:
+    """A new file that takes `target`'s place at the end of the block.
+
+    With `whole` never by writing to it in place.
+    """
     try:
         old: os.stat_result | None = target.stat()
     except FileNotFoundError:
@@ -142,7 +233,12 @@ def _replaced(target: Path) -> Iterator[BinaryIO]:
     mode = 0o666 if old is None else 0o600
     try:
         draft = _Draft(target.parent, mode)
-    except PermissionError:
+    except PermissionError as error:
+        if whole:
+            raise OutputError(
+                f"'{target}' cannot be replaced: {error.strerror}: no file can be made beside it in"
+                f" '{target.parent}'; give -o FILE to write elsewhere"
+            ) from error
         if old is None:
             raise
         # The directory is not ours to make files in, but the file may be ours to write.
@@ -159,6 +255,11 @@ def _replaced(target: Path) -> Iterator[BinaryIO]:
         if old is not None:
             draft.resemble(old)
         draft.publish(target.name, replace=True)
+
+
+def _new_name() -> str:
+    """A name for what has to have one before it takes its place."""
+    return f".sigul-{secrets.token_hex(8)}.tmp"
 
 
 class _Draft:
@@ -181,12 +282,8 @@ class _Draft:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                     raise
-        self._name = self._new_name()
+        self._name = _new_name()
         return os.open(self._name, flags | os.O_CREAT | os.O_EXCL, mode, dir_fd=self._directory)
-
-    @staticmethod
-    def _new_name() -> str:
-        return f".sigul-{secrets.token_hex(8)}.tmp"
 
     def resemble(self, old: os.stat_result) -> None:
         """Take over permissions and, where the process may, owner of the file `old`."""
@@ -208,7 +305,7 @@ class _Draft:
             self._link(name)
         else:
             if self._name is None:
-                temporary = self._new_name()
+                temporary = _new_name()
                 self._link(temporary)
                 self._name = temporary
             here = self._directory

@@ -505,13 +505,13 @@ def test_the_clients_own_forced_and_default_bindings(
     assert done(running, "get-public-key", key, options=options, stdin=b"", config=config)
 
 
-def test_dash_c_without_dash_w_is_no_warning(running: Site, key: str) -> None:
-    done(running, "grant-key-access", key, "bob", "-c", TEST, secrets=["k-pw", "b-pw"])
-    result = running.sigul(
-        "change-passphrase", key, "-c", TEST, options=["-v", "-u", "bob"], secrets=["b-pw", "c-pw"]
-    )
-    assert "-c binds nothing without -w FILE" in result.stderr.decode()
-    assert opens(running, "bob", "c-pw")
+def test_dash_c_goes_with_dash_w(running: Site, key: str) -> None:
+    said = "Client-side binding requires a passphrase file"
+    words = ["grant-key-access", key, "bob", "-c", TEST]
+    assert said in misused(running, *words, secrets=["k-pw", "b-pw"])
+    assert done(running, "list-key-users", key, secrets=["k-pw"]) == b"admin\n"
+    assert said in misused(running, "change-passphrase", key, "-c", TEST, secrets=["k-pw", "x-pw"])
+    assert opens(running, "admin", "k-pw")
 
 
 def test_a_file_that_does_not_open(running: Site, key: str, tmp_path: Path) -> None:

@@ -346,6 +346,26 @@ def test_a_failure_leaves_output_files_as_they_were(running: Site, tmp_path: Pat
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_an_output_that_is_the_input_is_refused_and_the_input_kept(
+    running: Site, tmp_path: Path
+) -> None:
+    requests = running.processes[0].text.count("Client connected")
+    data, hard, symbolic = payload(tmp_path, 1000), tmp_path / "hard", tmp_path / "symbolic"
+    hard.hardlink_to(data)
+    symbolic.symlink_to(data.name)
+    before = data.read_bytes(), data.stat()
+    for command, place in {
+        "sign-text": data, "sign-data": hard, "decrypt": symbolic, "sign-pe": "/dev/fd/3",
+    }.items():  # fmt: skip
+        certificate = ["cert"] if command == "sign-pe" else []
+        words = shlex.join(batch(running, command, "k", *certificate, data, "-o", place))
+        shell = f"{words} 3<>{shlex.quote(str(data))}"
+        result = running.run("sh", "-c", shell, secrets=["k-pw"], code=1)
+        assert error_line(result).startswith(f"writing to '{place}' would destroy '{data}'")
+        assert (data.read_bytes(), data.stat()) == before
+    assert running.processes[0].text.count("Client connected") == requests
+
+
 def test_a_client_that_is_killed_leaves_no_output_file(running: Site, tmp_path: Path) -> None:
     data, out = payload(tmp_path, 10), tmp_path / "out"
     client = subprocess.Popen(

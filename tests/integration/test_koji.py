@@ -129,6 +129,9 @@ def test_an_rpm_is_fetched_by_its_name(
         assert done(running, "sign-rpm", "-o", str(out), "k", nevra, secrets=["k-pw"]) == b""
         assert len(rpm.signatures(out)) == 1
         same_but_signed(package, out)
+    # There is nothing here to replace: without -o it goes to standard output.
+    out.write_bytes(done(running, "sign-rpm", "k", SAMPLE, secrets=["k-pw"], cwd=tmp_path))
+    assert len(rpm.signatures(out)) == 1
     # Nobody logs in to read.
     assert hub.called("sslLogin") == []
     assert hub.state.signatures == {}

@@ -421,7 +421,7 @@ def test_imports_go_where_they_belong(keys: KeyStore, tmp_path: Path) -> None:
 
 
 def test_differences_from_the_database_are_found(keys: KeyStore) -> None:
-    """Fault 21: after every key operation the stores are checked against the database."""
+    """Fault 21: keys without a row, and rows without a key, are told."""
     stray_gnupg = keys.make(KeyType.GNUPG, PASSPHRASE, UserId("stray")).fingerprint
     stray_ecc = keys.make(KeyType.ECC, PASSPHRASE, UserId("")).fingerprint
     rows = [Key("release", KeyType.GNUPG, LEGACY_KEY), Key("ima", KeyType.ECC, IMA)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,12 +148,44 @@ def test_v3_signature(
     assert "BAD" in said.split("    V4 ")[1].splitlines()[0]
 
 
-def test_the_reply_goes_to_standard_output_without_o(
+@pytest.mark.parametrize(
+    "options", [[], ["--head-signing"], ["-o", "link.rpm", "--head-signing"], ["-o", "hard.rpm"]]
+)
+def test_the_package_is_replaced_without_o_or_where_that_names_it(
+    running: Site, rpm: Rpm, packages: dict[str, Path], tmp_path: Path, options: list[str]
+) -> None:
+    package, hard = tmp_path / "package.rpm", tmp_path / "hard.rpm"
+    shutil.copy(packages["binary"], package)
+    package.chmod(0o604)
+    (tmp_path / "link.rpm").symlink_to("package.rpm")
+    if "hard.rpm" in options:
+        hard.hardlink_to(package)
+    names, unsigned = sorted(tmp_path.iterdir()), package.read_bytes()
+    words = ["sign-rpm", *options, "rsa", "package.rpm"]
+    # Whatever goes wrong, the package is as it was.
+    refused(running, AUTHENTICATION, *words, secrets=["wrong"], cwd=tmp_path)
+    failure(running, *words, stdin=b"", cwd=tmp_path)
+    assert (package.read_bytes(), sorted(tmp_path.iterdir())) == (unsigned, names)
+    assert done(running, *words, secrets=["rsa-pw"], cwd=tmp_path) == b""
+    for name in names:
+        assert len(rpm.signatures(name)) == 1
+        assert stat.S_IMODE(name.stat().st_mode) == 0o604
+    assert sorted(tmp_path.iterdir()) == names
+    assert (tmp_path / "link.rpm").is_symlink()
+    old, new = head_of(packages["binary"]), head_of(package)
+    assert new.main.raw == old.main.raw
+    assert package.read_bytes()[new.length :] == unsigned[old.length :]
+
+
+def test_a_signed_package_on_standard_output(
     running: Site, rpm: Rpm, packages: dict[str, Path], tmp_path: Path
 ) -> None:
-    signed = done(running, "sign-rpm", "rsa", str(packages["binary"]), secrets=["rsa-pw"])
-    (tmp_path / "out").write_bytes(signed)
-    assert len(rpm.signatures(tmp_path / "out")) == 1
+    package, out = packages["binary"], tmp_path / "out"
+    unsigned = package.read_bytes()
+    words = ["sign-rpm", "-o", "/dev/stdout", "rsa", str(package)]
+    out.write_bytes(done(running, *words, secrets=["rsa-pw"]))
+    assert len(rpm.signatures(out)) == 1
+    assert package.read_bytes() == unsigned
 
 
 def test_the_package_of_the_recorded_exchange(running: Site, rpm: Rpm, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -104,6 +105,42 @@ def test_all_are_signed(
         assert len(signed) == 3
         assert all(signature.startswith("030204") for signature in signed)
     rpm.installs(out / files[0].name)
+
+
+@pytest.mark.parametrize("options", [[], ["--head-signing"]], ids=["whole", "head"])
+def test_packages_in_the_output_directory_are_replaced(
+    running: Site, rpm: Rpm, small: Path, tmp_path: Path, options: list[str]
+) -> None:
+    """Whole or not at all, each by itself, and not one by another."""
+    good = copies(small, tmp_path, 3)
+    bad = tmp_path / "bad.rpm"
+    bad.write_bytes(BAD["changed header"](small))
+    (tmp_path / "in").mkdir()
+    hidden = tmp_path / "in" / "000.rpm"
+    shutil.copy(small, hidden)
+    before = {file: file.read_bytes() for file in (*good, bad, hidden)}
+    # Where one would be written over another, nothing is done at all.
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "000.rpm").symlink_to(good[1])
+    line = running.sigul(*command(tmp_path / "links", "k", hidden, good[1]), code=1)
+    assert "would take the place of another RPM" in error_line(line)
+    assert {file: file.read_bytes() for file in before} == before
+    words = command(tmp_path, *options, "k", *good, bad)
+    result = running.sigul(*words, secrets=["k-pw"], code=1)
+    assert error_of_one(result, bad).startswith("The RPM file is corrupt")
+    for file in good:
+        assert len(rpm.signatures(file)) == 1
+    assert bad.read_bytes() == before[bad]
+    names = {*good, bad, tmp_path / "in", tmp_path / "links"}
+    assert set(tmp_path.iterdir()) == names
+
+
+def error_of_one(result: subprocess.CompletedProcess[bytes], file: Path) -> str:
+    """The reason why the only RPM that failed did."""
+    (line,) = result.stderr.decode().splitlines()
+    start = f"Error signing {file}: "
+    assert line.startswith(start), line
+    return line.removeprefix(start)
 
 
 def test_the_packages_of_the_recorded_exchange(running: Site, rpm: Rpm, tmp_path: Path) -> None:

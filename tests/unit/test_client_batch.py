@@ -10,7 +10,7 @@ import pytest
 
 from sigul_stack.client.batch import Exchange
 from sigul_stack.client.rpm import Package, RPMOptions
-from sigul_stack.errors import SigulError
+from sigul_stack.errors import PeerClosed, SigulError
 from sigul_stack.kojihub import NEVRA, HubRPM
 from sigul_stack.protocol.rpm import Entry, Region, Type, encode_header, padded
 from sigul_stack.transport.chunked import ChunkedStream
@@ -267,3 +267,56 @@ def test_a_file_that_becomes_shorter_costs_itself(tmp_path: Path) -> None:
 def test_an_empty_stream_of_replies(tmp_path: Path) -> None:
     assert run(packages(tmp_path, 1), answers()) == {"0": NO_REPLY}
     assert outputs(tmp_path) == {}
+
+
+def in_place(directory: Path, count: int) -> list[Package]:
+    """The packages of `packages`, each to be signed to its own place."""
+    return [replace(package, target=package.source) for package in packages(directory, count)]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_packages_are_replaced_in_their_own_place(tmp_path: Path, order: tuple[int, ...]) -> None:
+    three = in_place(tmp_path, 3)
+    replies = [reply(n, i, BAD if i == 1 else OK, b"signed %d" % i) for n, i in enumerate(order)]
+    told = run(three, answers(*replies))
+    assert told == {"0": None, "1": "The RPM file is corrupt: why", "2": None}
+    assert [package.source.read_bytes() for package in three] == [
+        b"signed 0",
+        b"rpm 1",
+        b"signed 2",
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "2", "out"}
+
+
+def test_a_package_that_is_rebuilt_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    two = in_place(tmp_path, 2)
+
+    def server(chunked: ChunkedStream) -> None:
+        while chunked.read(1 << 20):
+            pass
+        two[0].source.write_bytes(b"rebuilt")
+        chunked.write(reply(0, 0, OK, b"signed") + reply(1, 1, OK, b"signed"))
+        chunked.end()
+
+    told = run(two, server)
+    assert told["1"] is None
+    assert "has changed meanwhile" in str(told["0"])
+    assert [package.source.read_bytes() for package in two] == [b"rebuilt", b"signed"]
+
+
+def test_an_answer_that_comes_before_its_package_was_sent_ends_the_batch(tmp_path: Path) -> None:
+    both = in_place(tmp_path, 2)
+    with both[0].source.open("wb") as file:
+        file.truncate(3 << 20)
+
+    def server(chunked: ChunkedStream) -> None:
+        chunked.read_exactly(1)
+        chunked.write(reply(0, 1, OK, b"signed"))
+        with pytest.raises(PeerClosed):
+            while chunked.read(1 << 20):
+                pass
+
+    told = run(both, server)
+    for name in ("0", "1"):
+        assert "or too early" in str(told[name])
+    assert both[1].source.read_bytes() == b"rpm 1"

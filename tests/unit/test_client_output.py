@@ -1,4 +1,6 @@
-"""Output files: whole or not at all, with the right permissions; streams as streams."""
+"""Output files: whole or not at all, with the right permissions; streams as streams; a file's
+new form in the file's own place.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,21 @@ import pty
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sigul_stack.client.output import SPOOL_IN_MEMORY, OutputError, open_output, write_new_file
+from sigul_stack.client.output import (
+    SPOOL_IN_MEMORY,
+    OutputError,
+    open_output,
+    open_successor,
+    overwrites,
+    write_new_file,
+)
 
 DATA = bytes(range(256)) * 9
 
@@ -110,6 +120,16 @@ def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
         assert link.is_symlink()
         assert target.read_bytes() == content
         assert not target.is_symlink()
+
+
+def test_a_symbolic_link_below_dev_is_followed_as_well() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        target, link = Path(directory, "file"), Path(directory, "link")
+        link.symlink_to("file")
+        for content in (b"first", b"again"):
+            write(link, content)
+            assert link.is_symlink()
+            assert target.read_bytes() == content
 
 
 def test_a_link_to_itself(tmp_path: Path) -> None:
@@ -286,3 +306,233 @@ def test_a_new_file_for_a_secret(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         write_new_file(tmp_path / "none" / "x", b"other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "passphrase"]
+
+
+# ------------------------------------------------------------- a new form of a file that is read
+
+
+def succeed(source: Path, path: Path | None, *, fail: bool = False) -> None:
+    with open_successor(source, path, read=source.stat()) as file:
+        file.write(source.read_bytes() + b", signed")
+        if fail:
+            raise Failure
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A file with permissions and, where we may, an owner of its own, alone in a directory."""
+    (tmp_path / "here").mkdir()
+    file = tmp_path / "here" / "file"
+    file.write_bytes(b"content")
+    file.chmod(0o604)
+    if os.geteuid() == 0:
+        os.chown(file, 12, 34)
+    return file
+
+
+#: Names of the file `here/file`, as seen from the directory with `here`, and what makes them.
+NAMES = {
+    "none": (None, ""),
+    "absolute": ("{}/here/file", ""),
+    "relative": ("here/file", ""),
+    "roundabout": ("./here/../here/./file", ""),
+    "symbolic link": ("link", "ln -s here/file link"),
+    "link to a link": ("first", "ln -s here/second first; ln -s file here/second"),
+    "linked directory": ("there/file", "ln -s here there"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_is_replaced_by_its_new_form_whatever_it_is_called(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path, made_by = NAMES[name]
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["/bin/sh", "-c", made_by], check=True)
+    links = {link for link in tmp_path.rglob("*") if link.is_symlink()}
+    before = source.stat()
+    succeed(source, None if path is None else Path(path.format(tmp_path)))
+    after = source.stat()
+    assert source.read_bytes() == b"content, signed"
+    assert (after.st_mode, after.st_uid, after.st_gid) == (
+        before.st_mode, before.st_uid, before.st_gid
+    )  # fmt: skip
+    # Replaced, not written to, so that whoever reads the former one has it whole.
+    assert after.st_ino != before.st_ino
+    assert {link for link in tmp_path.rglob("*") if link.is_symlink()} == links
+    assert {file for file in source.parent.iterdir() if file not in links} == {source}
+
+
+def test_the_source_itself_may_be_a_symbolic_link(tmp_path: Path, source: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("here/file")
+    for path in (None, link, source):
+        source.write_bytes(b"content")
+        succeed(link, path)
+        assert link.is_symlink()
+        assert source.read_bytes() == b"content, signed"
+    assert list(source.parent.iterdir()) == [source]
+
+
+def test_of_a_hard_link_both_names_are_replaced(tmp_path: Path, source: Path) -> None:
+    other, third = tmp_path / "other", tmp_path / "third"
+    for link in (other, third):
+        link.hardlink_to(source)
+    succeed(source, other)
+    assert source.read_bytes() == other.read_bytes() == b"content, signed"
+    assert source.samefile(other)
+    # One that the command line does not name is a file of its own from now on.
+    assert third.read_bytes() == b"content"
+    assert sorted(tmp_path.iterdir()) == [source.parent, other, third]
+    assert list(source.parent.iterdir()) == [source]
+
+
+def test_another_file_than_the_source_leaves_the_source_alone(tmp_path: Path, source: Path) -> None:
+    for _ in range(2):  # new, and there already
+        succeed(source, tmp_path / "out")
+        assert (tmp_path / "out").read_bytes() == b"content, signed"
+        assert source.read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("links", [False, True])
+def test_after_an_exception_the_source_is_as_it_was(
+    tmp_path: Path, source: Path, links: bool
+) -> None:
+    path = tmp_path / "other"
+    if links:
+        path.hardlink_to(source)
+    before = source.stat()
+    with pytest.raises(Failure):
+        succeed(source, path if links else None, fail=True)
+    assert source.read_bytes() == b"content"
+    assert source.stat() == before
+    assert list(source.parent.iterdir()) == [source]
+
+
+SUCCEED = """
+import os, sys
+from pathlib import Path
+from sigul_stack.client.output import OutputError, open_successor
+source = Path(sys.argv[1])
+def succeed(path=None, source=source):
+    with open_successor(source, path, read=source.stat()) as file:
+        file.write(b"new")
+def refused(path=None, source=source):
+    try:
+        succeed(path, source)
+    except OutputError as error:
+        print(error)
+    else:
+        print("not refused")
+"""
+
+
+def in_a_process(code: str, source: Path, **further: object) -> list[str]:
+    """The lines that `code` prints, with `SUCCEED` before it."""
+    done = subprocess.run(  # type: ignore[call-overload]
+        [sys.executable, "-c", SUCCEED + code, str(source)], timeout=60, check=True,
+        stdout=subprocess.PIPE, **further,
+    )  # fmt: skip
+    return list(done.stdout.decode().splitlines())
+
+
+def test_a_kill_leaves_the_source_whole(source: Path) -> None:
+    code = """
+with open_successor(source, None, read=source.stat()) as file:
+    file.write(b"half"); file.flush(); os.kill(os.getpid(), 9)
+"""
+    with pytest.raises(subprocess.CalledProcessError, match="SIGKILL"):
+        in_a_process(code, source)
+    assert source.read_bytes() == b"content"
+    assert list(source.parent.iterdir()) == [source]
+
+
+def test_a_source_that_changes_meanwhile_is_left_as_it_is_then(source: Path) -> None:
+    def replace() -> None:
+        (source.parent / "rebuilt").write_bytes(b"rebuilt")
+        (source.parent / "rebuilt").rename(source)
+
+    for change in (replace, lambda: source.write_bytes(b"rebuilt")):
+        source.write_bytes(b"content")
+        with (
+            pytest.raises(OutputError, match=f"'{source}' has changed meanwhile.*; try again"),
+            open_successor(source, None, read=source.stat()) as file,
+        ):
+            file.write(b"signed")
+            change()
+        assert source.read_bytes() == b"rebuilt"
+        assert list(source.parent.iterdir()) == [source]
+
+
+def test_a_source_is_not_written_to_in_place(source: Path) -> None:
+    source.chmod(0o666)
+    source.parent.chmod(0o555)
+    code = "if os.geteuid() == 0: os.setresuid(65534, 65534, 65534)\nrefused()"
+    (line,) = in_a_process(code, Path("file"), cwd=source.parent)
+    assert line.startswith("'file' cannot be replaced: Permission denied: no file can be made")
+    assert "give -o FILE" in line
+    assert source.read_bytes() == b"content"
+
+
+def test_another_name_that_cannot_be_replaced_is_told(tmp_path: Path, source: Path) -> None:
+    other = tmp_path / "other"
+    other.hardlink_to(source)
+    tmp_path.chmod(0o777)
+    source.parent.chmod(0o555)
+    code = "if os.geteuid() == 0: os.setresuid(65534, 65534, 65534)\nrefused(Path('other'))"
+    (line,) = in_a_process(code, Path("here/file"), cwd=tmp_path)
+    assert line == (
+        "'other' is replaced, but its other name 'here/file' cannot be: Permission denied; copy it"
+        " there"
+    )
+    assert (other.read_bytes(), source.read_bytes()) == (b"new", b"content")
+    assert sorted(tmp_path.iterdir()) == [source.parent, other]
+    assert list(source.parent.iterdir()) == [source]
+
+
+def test_streams_and_devices_are_not_replaced(tmp_path: Path, source: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name in (tmp_path / "fifo", Path("/dev/null")):
+        kind = name.stat().st_mode
+        with pytest.raises(OutputError, match="is a stream or device, which nothing can"):
+            succeed(name, None)
+        assert name.stat().st_mode == kind
+    code = """
+refused(source=Path("/dev/stdin"))
+refused(Path("/proc/self/fd/0"))
+succeed(source.with_name("out"), Path("/dev/stdin"))
+succeed(source, Path("/dev/stdin"))
+"""
+    with source.open("r+b") as stream:
+        lines = in_a_process(code, source, stdin=stream)
+    assert [line.partition(" is a stream")[0] for line in lines] == [
+        "'/dev/stdin'", "'/proc/self/fd/0'"
+    ]  # fmt: skip
+    assert source.with_name("out").read_bytes() == b"new"
+    # The file that is behind the stream has a name, and that one was given.
+    assert source.read_bytes() == b"new"
+
+
+def test_which_outputs_overwrite_a_file(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "symbolic").symlink_to("here/file")
+    (tmp_path / "hard").hardlink_to(source)
+    (tmp_path / "copy").write_bytes(source.read_bytes())
+    (tmp_path / "broken").symlink_to("none")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, expected in {
+        "here/../here/file": True, "symbolic": True, "hard": True,
+        "copy": False, "new": False, "broken": False, "loop": False, "here": False,
+    }.items():  # fmt: skip
+        assert overwrites(tmp_path / name, source) is expected, name
+    with source.open("rb") as file:
+        assert overwrites(Path(f"/dev/fd/{file.fileno()}"), source)
+    # A terminal, a pipe and /dev/null may be both input and output.
+    assert not overwrites(Path("/dev/null"), Path("/dev/null"))
+    code = "from sigul_stack.client.output import overwrites; print(overwrites(None, source))"
+    assert in_a_process(code, source) == ["False"]
+    with source.open("ab") as stream:
+        subprocess.run(
+            [sys.executable, "-c", SUCCEED + code, str(source)], timeout=60, check=True,
+            stdout=stream,
+        )  # fmt: skip
+    assert source.read_bytes() == b"contentTrue\n"

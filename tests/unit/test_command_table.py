@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sigul_stack.cli.commands.execution import Surroundings, read_secrets
+from sigul_stack.cli.commands.execution import Surroundings, execute, read_secrets
 from sigul_stack.cli.commands.parsing import parse, parser_of
 from sigul_stack.cli.commands.table import COMMANDS, command_named
 from sigul_stack.cli.secret_input import SecretReader
@@ -213,6 +213,8 @@ def test_two_dashes_protect_operands_that_begin_with_one(
         ("user-info -- -dash -x", "error: unrecognized arguments: -x\n"),
         ("list-users -- --", "error: unrecognized arguments: --\n"),
         ("sign-text k f --armor", "unrecognized arguments: --armor"),
+        ("grant-key-access k u -c test", "Client-side binding requires a passphrase file: give -w"),
+        ("change-passphrase k -c test -c test -b test", "requires a passphrase file: give -w"),
         (f"{CERTIFICATE} --validity 0y -s CN=x", "not a number of years such as 10y"),
         (f"{CERTIFICATE} --validity 1 -s CN=x", "not a number of years such as 10y"),
         (f"{CERTIFICATE} -s CN=x", "required: --validity"),
@@ -276,6 +278,96 @@ def test_a_passphrase_file_that_does_not_open(tmp_path: Path, content: str, mess
 def test_a_passphrase_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SigulError, match="cannot be read: No such file"):
         read("sign-data k f", tmp_path, tmp_path / "none")
+
+
+# ---------------------------------------------------------------------- outputs that are inputs
+
+
+def run_without_server(line: str, tmp_path: Path, passphrase_file: Path | None = None) -> None:
+    """Run a command as far as it goes where no NSS database is."""
+    name, arguments = parsed(line)
+    command = command_named(name)
+    assert command is not None
+    nowhere, reads_nothing = settings(tmp_path / "none"), SecretReader(batch=True, stdin=-1)
+    execute(command, arguments, Surroundings(nowhere, reads_nothing, passphrase_file))
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The input `file` in the current directory, with links to it."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "file"
+    file.write_bytes(b"precious")
+    (tmp_path / "hard").hardlink_to(file)
+    (tmp_path / "symbolic").symlink_to("file")
+    return file
+
+
+#: A command line for each command with an input `file` and an output that is something else.
+KEEPS_ITS_INPUT = [
+    "sign-text k file", "sign-data k file", "sign-data -a k file", "decrypt k file",
+    "sign-container k file r", "sign-ostree k h file", "sign-pe k c file",
+]  # fmt: skip
+
+
+def test_every_command_with_an_input_and_an_output_is_tested_here() -> None:
+    found = {
+        command.name for command in COMMANDS if command.output is not None and not command.replaces
+    }
+    assert found == {line.split()[0] for line in KEEPS_ITS_INPUT}
+
+
+@pytest.mark.parametrize("output", ["file", "./file", "symbolic", "hard", "../{}/file"])
+@pytest.mark.parametrize("line", KEEPS_ITS_INPUT)
+def test_an_output_that_is_the_input_is_refused(beside: Path, line: str, output: str) -> None:
+    before = sorted(beside.parent.iterdir()), beside.stat()
+    place = output.format(beside.parent.name)
+    with pytest.raises(SigulError) as caught:
+        run_without_server(f"{line} -o {place}", beside.parent)
+    assert str(caught.value) == (
+        f"writing to '{Path(place)}' would destroy 'file', which is read; nothing was changed: give"
+        " -o another file"
+    )
+    assert (sorted(beside.parent.iterdir()), beside.stat()) == before
+    # Any other place is good, as far as can be said here.
+    for other in ("new", "/dev/null"):
+        with pytest.raises(SigulError, match="does not contain a valid NSS database"):
+            run_without_server(f"{line} -o {other}", beside.parent)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sign-data -o symbolic k other",
+        "sign-rpm -o hard k other",
+        "sign-rpm -o hard k other-1-2.noarch",
+        "sign-rpm --file-signing-key i --file-signing-key-passphrase-file file -o hard k other",
+    ],
+)
+def test_an_output_that_is_a_passphrase_file_is_refused(beside: Path, line: str) -> None:
+    (beside.parent / "other").write_bytes(b"data")
+    passphrase_file = None if "--file-signing-key-passphrase-file" in line else Path("file")
+    with pytest.raises(SigulError, match="would destroy 'file', which is read"):
+        run_without_server(line, beside.parent, passphrase_file)
+    assert beside.read_bytes() == b"precious"
+
+
+def test_rpms_are_not_signed_over_each_other(beside: Path) -> None:
+    (beside.parent / "in").mkdir()
+    for link in ("symbolic", "hard"):
+        other = beside.parent / "in" / link
+        other.write_bytes(b"another")
+        with pytest.raises(SigulError) as caught:
+            run_without_server(f"sign-rpms -o . k in/{link} file", beside.parent)
+        assert str(caught.value) == (
+            f"'in/{link}', signed, would take the place of another RPM that is to be signed:"
+            f" '{link}' is a link to it; name another directory"
+        )
+    # An RPM's own place is no other's.
+    for words in ("-o . k file", "-o in k file in/hard", "-o out k file symbolic in/hard"):
+        with pytest.raises(SigulError, match="does not contain a valid NSS database"):
+            run_without_server(f"sign-rpms {words}", beside.parent)
+    assert beside.read_bytes() == b"precious"
 
 
 # ----------------------------------------------------------------------- the program itself
@@ -368,14 +460,14 @@ def test_an_output_that_takes_nothing(
 
 
 def redirected(
-    home: Path, redirection: str, *words: str, **variables: str
+    home: Path, redirection: str, *words: str, cwd: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run `sigul` with its standard output elsewhere."""
+    """Run `sigul` with its standard output, or input, elsewhere."""
     return subprocess.run(
         ["/bin/sh", "-c", f'exec "$0" "$@" {redirection}', sys.executable, "-m",
          "sigul_stack.cli.sigul", *words],
         capture_output=True, timeout=60, check=False,
-        env={**os.environ, "HOME": str(home), **variables},
+        env={**os.environ, "HOME": str(home), **variables}, cwd=cwd,
     )  # fmt: skip
 
 
@@ -440,8 +532,26 @@ def test_what_can_be_seen_without_a_server_comes_before_the_secrets(home: Path) 
         (["sign-data", "k", "."], "'.' cannot be read: Is a directory"),
         (["sign-data", "k", "file", "-o", "none/out"], "'none/out' cannot be written"),
         (["-c", "none", "list-users"], "none: cannot be read: No such file"),
+        (["sign-data", "k", "file", "-o", "file"], "writing to 'file' would destroy 'file'"),
+        (["sign-rpm", "k", "/dev/stdin"], "'/dev/stdin' is a stream or device"),
     ):
         assert reason in error_of(sigul(home, "--batch", *arguments))
+    assert (home / "file").read_bytes() == b"data"
+
+
+def test_standard_input_and_output_may_be_the_file(home: Path) -> None:
+    """As far as can be told: what a shell has cut before is lost."""
+    file = home / "file"
+    file.write_bytes(b"data")
+    for redirection, words in (
+        (">>file", ["sign-text", "k", "file"]),
+        (">>file", ["sign-text", "k", "file", "-o", "/dev/stdout"]),
+        ("1<>file", ["sign-rpm", "k", "file", "-o", "/dev/stdout"]),
+        ("<file", ["sign-text", "k", "/dev/stdin", "-o", "file"]),
+    ):
+        error = error_of(redirected(home, redirection, "--batch", *words, cwd=home))
+        assert "which is read; nothing was changed" in error or "nothing can replace" in error
+        assert file.read_bytes() == b"data"
 
 
 def test_an_import_that_is_too_large(home: Path) -> None:

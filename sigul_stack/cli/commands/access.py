@@ -60,8 +60,6 @@ def _new_passphrase(call: Invocation) -> Iterator[Secret]:
     """
     path = call.arguments.write_passphrase_file
     if path is None:
-        if call.arguments.client_binding_method:
-            log.info("-c binds nothing without -w FILE: the new passphrase is only sent")
         yield call.secrets["new_passphrase"]
         return
     binding = call.settings.binding

@@ -68,18 +68,18 @@ def execute(command: Command, arguments: Arguments, surroundings: Surroundings) 
     if command.check is not None:
         _function(command.check)(arguments)
     with contextlib.ExitStack() as stack:
-        payload = output = None
+        payload = output = source = None
         unread = command.unread is not None and command.unread(arguments)
         for operand in command.operands:
             if operand.reads and not unread:
                 named = getattr(arguments, operand.name)
-                path = Path(named[0] if operand.many else named)
-                payload = stack.enter_context(open_payload(path))
+                source = Path(named[0] if operand.many else named)
+                payload = stack.enter_context(open_payload(source))
         binary = command.output(arguments) if command.output is not None else None
         if binary is not None:
-            from ...client.output import open_output
-
-            output = stack.enter_context(open_output(arguments.output, binary=binary))
+            output = stack.enter_context(
+                _output(command, arguments, surroundings, source, payload, binary=binary)
+            )
         prepared = _function(command.prepare)(arguments) if command.prepare else None
         client = _client(surroundings)
         secrets = read_secrets(command, arguments, surroundings)
@@ -96,6 +96,34 @@ def execute(command: Command, arguments: Arguments, surroundings: Surroundings) 
         )
         with _interruptible():
             run(invocation)
+
+
+def _output(
+    command: Command,
+    arguments: Arguments,
+    surroundings: Surroundings,
+    source: Path | None,
+    payload: BinaryIO | None,
+    *,
+    binary: bool,
+) -> contextlib.AbstractContextManager[BinaryIO]:
+    """Where the reply's payload goes. Raises `SigulError` where it would destroy what is read."""
+    from ...client.output import open_output, open_successor, overwrites
+
+    place = arguments.output
+    replaced = source if command.replaces else None
+    kept = [getattr(arguments, ask.file_argument) for ask in command.secrets if ask.file_argument]
+    kept += [surroundings.passphrase_file, None if command.replaces else source]
+    for file in filter(None, kept):
+        if overwrites(place or replaced, file):
+            name = "standard output" if place is None else f"'{place}'"
+            raise SigulError(
+                f"writing to {name} would destroy '{file}', which is read; nothing was changed:"
+                " give -o another file"
+            )
+    if replaced is None or payload is None:
+        return open_output(place, binary=binary)
+    return open_successor(replaced, place, read=os.fstat(payload.fileno()))
 
 
 def _function(name: str) -> Callable[..., Any]:

@@ -88,6 +88,9 @@ class Command:
     options: tuple[Option, ...] = ()
     secrets: tuple[Ask, ...] = ()
     output: Callable[[Arguments], bool | None] | None = None
+    #: Whether the output is a new form of the payload's file, which it replaces without `-o FILE`,
+    #: or where that names the same file. Of all other commands no output may be an input.
+    replaces: bool = False
     misuse: Callable[[Arguments], str | None] | None = None
     #: The same, for what the configuration decides.
     configured_misuse: Callable[[Arguments, ClientSettings], str | None] | None = None

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NoReturn, cast
 
+from ...client.output import identity
 from ...client.rpm import Package, RPMOptions, zero_length
 from ...config.client import ClientSettings
 from ...errors import SigulError
@@ -51,12 +52,28 @@ def check_rpms(arguments: Arguments) -> None:
         _fail_all(failed)
     if arguments.koji_only:
         return
+    _check_places({Path(rpm): arguments.output / name for name, rpm in names.items()})
     try:
         arguments.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SigulError(
             f"'{arguments.output}' cannot be made: {error.strerror}; name another directory"
         ) from error
+
+
+def _check_places(targets: Mapping[Path, Path]) -> None:
+    """Refuse to sign RPMs to their `targets` where one is another RPM that is to be signed.
+
+    An RPM's own place is none to refuse: it is replaced, as `sign-rpm` does.
+    """
+    sources = {identity(source) for source in targets}
+    for source, target in targets.items():
+        there = identity(target)
+        if there is not None and there in sources and there != identity(source):
+            raise SigulError(
+                f"'{source}', signed, would take the place of another RPM that is to be signed:"
+                f" '{target}' is a link to it; name another directory"
+            )
 
 
 def _fail_all(failed: list[tuple[str, SigulError]]) -> NoReturn:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...client.output import identity
 from ...errors import SigulError
 from ...protocol import commitmeta
 from ...protocol.codec import printable
@@ -40,7 +41,6 @@ def check_data(arguments: Arguments) -> None:
         raise SigulError(
             f"'{arguments.output_dir}' cannot be made: {error.strerror}; name another directory"
         ) from error
-    sources: set[tuple[int, int]] = set()
     names: dict[str, Job] = {}
     jobs = _jobs(arguments)
     for job in jobs:
@@ -48,21 +48,19 @@ def check_data(arguments: Arguments) -> None:
             found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise SigulError(f"'{job.source}' is no plain file; sign it by itself, with -o")
-        sources.add((found.st_dev, found.st_ino))
         other = names.setdefault(job.target.name, job)
         if other is not job:
             raise SigulError(
                 f"the signatures of '{other.source}' and '{job.source}' would be the same file"
                 f" '{job.target}'; sign them into two directories"
             )
+    sources = {identity(job.source) for job in jobs}
     for job in jobs:
-        if job.target.exists():
-            there = job.target.stat()
-            if (there.st_dev, there.st_ino) in sources:
-                raise SigulError(
-                    f"the signature of '{job.source}' would take the place of '{job.target}', which"
-                    " is to be signed; name another directory"
-                )
+        if (there := identity(job.target)) is not None and there in sources:
+            raise SigulError(
+                f"the signature of '{job.source}' would take the place of '{job.target}', which"
+                " is to be signed; name another directory"
+            )
 
 
 def _jobs(arguments: Arguments) -> list[Job]:

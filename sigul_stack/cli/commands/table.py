@@ -65,6 +65,14 @@ _KEY_TYPE = option(
 _OUTPUT = option(
     "-o", "--output", metavar="FILE", type=Path, help="write to FILE (default: standard output)"
 )
+_REPLACING_OUTPUT = option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=Path,
+    help="write the signed RPM to FILE (default: replace the RPM; one of Koji's goes to standard"
+    " output)",
+)
 _BINDINGS = (
     option(
         "-b",
@@ -81,7 +89,8 @@ _BINDINGS = (
         metavar="B",
         action="append",
         default=[],
-        help="bind the passphrase in the file of -w, in the same form; repeat for a further layer",
+        help="bind the passphrase in the file of -w, which is then needed, in the same form; repeat"
+        " for a further layer",
     ),
     option(
         "-w",
@@ -180,7 +189,16 @@ def _asks_for_new_passphrase(arguments: Arguments) -> bool:
     return arguments.write_passphrase_file is None
 
 
-def _binding_misuse(arguments: Arguments, settings: ClientSettings) -> str | None:
+def _binding_misuse(arguments: Arguments) -> str | None:
+    if arguments.client_binding_method and arguments.write_passphrase_file is None:
+        return (
+            "Client-side binding requires a passphrase file: give"
+            " -w/--write-passphrase-file FILE with -c/--client-binding-method"
+        )
+    return None
+
+
+def _configured_binding_misuse(arguments: Arguments, settings: ClientSettings) -> str | None:
     if arguments.write_passphrase_file is None or arguments.client_binding_method:
         return None
     if settings.binding.forced or settings.binding.default:
@@ -393,7 +411,8 @@ COMMANDS: tuple[Command, ...] = (
                 when=_asks_for_new_passphrase,
             ),
         ),
-        configured_misuse=_binding_misuse,
+        misuse=_binding_misuse,
+        configured_misuse=_configured_binding_misuse,
     ),
     Command(
         "revoke-key-access",
@@ -442,7 +461,8 @@ COMMANDS: tuple[Command, ...] = (
             _PASSPHRASE,
             Ask("new_passphrase", "New key passphrase", new=True, when=_asks_for_new_passphrase),
         ),
-        configured_misuse=_binding_misuse,
+        misuse=_binding_misuse,
+        configured_misuse=_configured_binding_misuse,
     ),
     Command(
         "sign-text",
@@ -575,9 +595,10 @@ COMMANDS: tuple[Command, ...] = (
         "Sign an RPM",
         "rpm:sign_rpm",
         operands=(_KEY, Operand("rpm", "the RPM: a file, or a NEVRA in Koji", reads=True)),
-        options=(_OUTPUT, *_RPM_OPTIONS),
+        options=(_REPLACING_OUTPUT, *_RPM_OPTIONS),
         secrets=_RPM_SECRETS,
         output=lambda arguments: None if arguments.koji_only else True,
+        replaces=True,
         misuse=_rpm_misuse,
         check="rpm:check_rpm",
         unread=_is_in_koji,
@@ -593,7 +614,8 @@ COMMANDS: tuple[Command, ...] = (
                 "--output",
                 metavar="DIR",
                 type=Path,
-                help="write the signed RPMs to DIR, which is made if need be",
+                help="write the signed RPMs to DIR, which is made if need be; one that is there"
+                " already is replaced",
             ),
             *_RPM_OPTIONS,
         ),
