@@ -459,7 +459,9 @@ def test_no_secret_is_in_any_argument_environment_or_file(
     noted = log.read_bytes()
     assert noted.count(b"certutil -N") == 4
     assert b"pk12util -o" in noted
-    for path in (tmp_path / "site").rglob("nss-password"):
+    passwords = list((tmp_path / "site").rglob("nss-password"))
+    assert len(passwords) == 4
+    for path in passwords:
         secret = path.read_bytes()
         assert secret not in noted
         holders = [
@@ -1113,8 +1115,10 @@ def test_owner_and_mode_are_for_the_components(tmp_path: Path) -> None:
     renew_leaf(open_authority(site), site.bridge.database, site.bridge.nickname, new_key=True)
     for path in (site.bridge.directory, *site.bridge.directory.iterdir()):
         assert path.stat().st_uid == owner, path
-    for path in site.bridge.directory.iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == 0o640, path
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode) for path in site.bridge.directory.iterdir()
+    }
+    assert modes == dict.fromkeys(FILES, 0o640)
     assert (site.authority_directory / "key4.db").stat().st_uid == os.getuid()
     assert stat.S_IMODE((site.authority_directory / "key4.db").stat().st_mode) == 0o600
 

@@ -158,6 +158,7 @@ def test_what_each_step_leaves(stages: list[Control]) -> None:
         assert was.serial_number != now.serial_number
         for kept in ("not_valid_after_utc", "not_valid_before_utc"):
             assert abs(getattr(was, kept) - getattr(now, kept)) < timedelta(hours=1)
+        assert len(was.extensions) > 1
         for item in was.extensions:
             if item.oid.dotted_string != "2.5.29.35":  # the issuer's identifier
                 assert now.extensions.get_extension_for_oid(item.oid).value == item.value
