@@ -179,19 +179,21 @@ def test_the_servers_inner_close_notify_and_inner_end_are_separate_records(
     assert [kind for kind, _length in records[end - 1]] == ["inner"]
 
 
-def test_a_chunks_head_is_written_whole(served: Served, peer: PeerFactory) -> None:
-    """Every chunk begins a TLS record of its own, also where payloads are large.
-
-    A head that is split over records is a violation to any scripted peer; this looks at a reply
-    of many records.
-    """
+def test_each_chunk_begins_a_tls_record(served: Served, peer: PeerFactory) -> None:
+    """Also where the reply's payload is of many chunks, and its chunks are of many records."""
     site, _bridge, _server = served
+    text = b"0123456789abcde\n" * 65536
     told = peer(site, "client").run(
-        op="sign-text", fields={"key": KEY.encode()}, payload=b"x" * 60 + b"\n", zeros=0,
+        op="sign-text", fields={"key": KEY.encode()}, payload=text,
         secrets={"passphrase": KEY_PASSPHRASE.encode()},
     )  # fmt: skip
-    heads = [heads for heads in told["records"] if heads]
-    assert all(len(item) == 1 for item in heads)
+    assert text in told["payload"]
+    chunks = [length for heads in told["records"] for stream, length in heads if stream == "outer"]
+    # Header, length, payload, code, and the end.
+    assert len(chunks) > 10
+    assert sum(chunks) > len(text)
+    assert len(told["records"]) > 2 * len(chunks)
+    assert [offsets for offsets in told["offsets"] if offsets not in ([], [0])] == []
 
 
 def test_payload_chunks_come_in_pieces_of_any_size(served: Served, peer: PeerFactory) -> None:
