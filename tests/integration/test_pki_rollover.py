@@ -356,7 +356,7 @@ def check_a_killed_rollover(control: Control) -> None:
     assert not list(control.root.rglob(".*"))
 
 
-@pytest.mark.long
+@pytest.mark.long("sigul_stack/pki", "tests/snapshots.py")
 def test_killing_a_rollover_is_tried_in_all_its_phases(cut_off: list[Control]) -> None:
     phases = [control.rollover().phase for control in cut_off]
     in_order = [phase for phase, _times in groupby(phases)]
@@ -365,7 +365,7 @@ def test_killing_a_rollover_is_tried_in_all_its_phases(cut_off: list[Control]) -
     assert len(phases) >= 30
 
 
-@pytest.mark.long
+@pytest.mark.long("sigul_stack/pki", "tests/snapshots.py")
 @pytest.mark.timeout(1800)
 def test_a_rollover_that_is_killed_anywhere_leaves_a_site_that_works(
     cut_off: list[Control], tmp_path: Path
