@@ -220,8 +220,8 @@ class Wire:
     """The chunk layer on a TLS connection, as a strict old peer has it.
 
     Whole chunks are kept in `outer` and `inner`, in the order in which they came; `records` tells
-    for each TLS record which chunks began in it, as (stream, length). A chunk's head that is split
-    over records is a `Violation`.
+    for each TLS record which chunks began in it, as (stream, length), and `offsets` how many of its
+    bytes came before each. A chunk's head that is split over records is a `Violation`.
     """
 
     def __init__(self, stream: nss.TLSConnection, script: Any, ending: bool = True) -> None:
@@ -229,6 +229,7 @@ class Wire:
         self.outer: deque[bytes] = deque()
         self.inner: deque[bytes] = deque()
         self.records: list[list[tuple[str, int]]] = []
+        self.offsets: list[list[int]] = []
         self.sent: list[tuple[str, int]] = []
         self.ended = False
         self._ending: Ending = script if ending else Ending()
@@ -252,6 +253,7 @@ class Wire:
             return
         heads: list[tuple[str, int]] = []
         self.records.append(heads)
+        self.offsets.append([])
         known = len(self._data)
         self._data += data
         position = 0
@@ -260,6 +262,7 @@ class Wire:
             length = head & 0x7FFF_FFFF
             if position >= known:
                 heads.append(("inner" if head >> 31 else "outer", length))
+                self.offsets[-1].append(position - known)
             if len(self._data) - position - 4 < length:
                 break
             whole = bytes(self._data[position + 4 : position + 4 + length])
@@ -472,6 +475,7 @@ class OldClient:
         finally:
             self.said["sent"] = wire.sent
             self.said["records"] = wire.records
+            self.said["offsets"] = wire.offsets
             wire.leave(how)
 
     def _exchange(self, wire: Wire) -> None:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-#: The client's configuration where `-c` names no other, as for `sigul`.
-
 _EPILOG = """\
 exit codes:
   0  all is well                      2  failed: it does not work, or not for much longer

@@ -198,14 +198,6 @@ def open_envelope(envelope: bytes, passphrase: Secret) -> Secret:
         ) from None
 
 
-def dummy_open(passphrase: Secret) -> None:
-    """Cost as much time as opening an envelope, and open nothing."""
-    try:
-        open_envelope(UNOPENABLE, passphrase)
-    except KeystoreError:
-        return
-
-
 def _parse(envelope: bytes) -> tuple[bytes, int, _StringToKey, bytes]:
     """Encrypted data, cipher, S2K and encrypted session key (empty: none) of an envelope."""
     if len(envelope) > MAX_ENVELOPE:

@@ -44,8 +44,6 @@ from .ima import FileSigner
 
 _log = logging.getLogger(__name__)
 
-#: Where `rpmkeys` comes from, in Debian and its kin.
-
 #: How much of a package is digested in a second on the slowest machine that is supported.
 _BYTES_PER_SECOND: Final = 10 << 20
 _COPY_BYTES: Final = 1 << 20

@@ -136,7 +136,7 @@ class _Pump(threading.Thread):
 
 
 class InnerSession:
-    """An inner TLS session under way; made by `as_client` and `as_server`."""
+    """An inner TLS session under way; made by `inner_session`."""
 
     def __init__(self, chunked: ChunkedStream, deadline: Deadline, watchdog: Watchdog | None):
         near, far = loopback_pair()

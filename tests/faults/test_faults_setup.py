@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,8 +28,8 @@ from sigul_stack.pki.passwords import read_password
 from sigul_stack.transport import nested
 from tests.faults.conftest import PeerFactory
 from tests.faults.networks import network
-from tests.faults.observe import SETTLE_SECONDS, children, works
-from tests.site import BRIDGE_NAME, SERVER_NAME, Site, module, wait_until
+from tests.faults.observe import SETTLE_SECONDS, Storm, children, works
+from tests.site import BRIDGE_NAME, SERVER_NAME, Process, Site, module, wait_until
 
 SECONDS = 30.0
 
@@ -84,18 +83,10 @@ def test_fault_07_the_guard_notices_a_fork_with_nss_open(site: Site) -> None:
     assert forks.states() == ["closed", "open"]
 
 
-def settled(supervisor: int) -> set[int]:
-    """The workers once none has come or gone for a while: all of them wait for a request."""
-    last: set[int] = set()
-
-    def unchanged() -> bool:
-        nonlocal last
-        former, last = last, set(children(supervisor))
-        time.sleep(0.5)
-        return bool(last) and former == last == set(children(supervisor))
-
-    wait_until(unchanged, SETTLE_SECONDS, "workers that stay")
-    return last
+def settled(site: Site, bridge: Process, server: Process) -> set[int]:
+    """The workers once all of them wait for a request, and none is ending."""
+    Storm(site, bridge, server)
+    return set(children(server.popen.pid))
 
 
 def test_fault_07_no_process_forks_after_nss_is_initialised(site: Site, peer: PeerFactory) -> None:
@@ -107,7 +98,7 @@ def test_fault_07_no_process_forks_after_nss_is_initialised(site: Site, peer: Pe
         site.path("text").write_text("some text\n")
         site.sigul("sign-text", "k1", str(site.path("text")), secrets=["k1-pw"])
         client = peer(site, "client")
-        before = settled(server.popen.pid)
+        before = settled(site, bridge, server)
         client.start(
             op="sign-text", fields={"key": b"k1"}, payload=bytes(9000), cut=5000, how="stall"
         )

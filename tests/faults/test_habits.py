@@ -5,9 +5,11 @@ What an old peer would fail on is a `Violation` there, which fails the test here
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -21,8 +23,9 @@ from tests.wire import u32
 
 PASSWORD = {"password": b"admin-pw"}
 USERS = {"fields": {"num-users": u32(1)}, "payload": b"admin\0"}
-#: How long peers in the field wait for each other, in seconds.
-SERVER_WAITS, BRIDGE_WAITS = 60.0, 35.0
+#: How long a peer waits here, in seconds: for twice as long as the limits of those that it waits
+#: for; and, in the long run, for as long as peers in the field do.
+WAIT, FIELD_WAIT = 10.0, 60.0
 
 Served = tuple[Site, Process, Process]
 
@@ -43,10 +46,10 @@ class Waiting:
         time.sleep(max(0.0, self.since + seconds - time.monotonic()))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def waiting_server(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Waiting]:
+@contextlib.contextmanager
+def server_that_waits(template: Site, directory: Path) -> Iterator[Waiting]:
     """An old server that has connected to a bridge of its own and waits."""
-    site = Site.copy(template, tmp_path_factory.mktemp("waits") / "site")
+    site = Site.copy(template, directory / "site")
     site.extra = {
         "bridge": {"bridge": "handshake-timeout: 3\nheader-timeout: 3\nidle-timeout: 5\n"}
     }
@@ -61,10 +64,10 @@ def waiting_server(template: Site, tmp_path_factory: pytest.TempPathFactory) -> 
         site.stop_all()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def waiting_bridge(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Waiting]:
+@contextlib.contextmanager
+def bridge_that_waits(template: Site, directory: Path) -> Iterator[Waiting]:
     """An old bridge to which our server has connected, and no client yet."""
-    site = Site.copy(template, tmp_path_factory.mktemp("late") / "site")
+    site = Site.copy(template, directory / "site")
     site.extra = {"server": {"server": "workers: 2\nhandshake-timeout: 3\n"}}
     site.configure()
     try:
@@ -77,6 +80,20 @@ def waiting_bridge(template: Site, tmp_path_factory: pytest.TempPathFactory) -> 
             assert server.popen.poll() is None
     finally:
         site.stop_all()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def waiting_server(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Waiting]:
+    """One that waits while other tests run."""
+    with server_that_waits(template, tmp_path_factory.mktemp("waits")) as waiting:
+        yield waiting
+
+
+@pytest.fixture(scope="module", autouse=True)
+def waiting_bridge(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Waiting]:
+    """One that waits while other tests run."""
+    with bridge_that_waits(template, tmp_path_factory.mktemp("late")) as waiting:
+        yield waiting
 
 
 # --------------------------------------------------------------------------------- towards clients
@@ -179,19 +196,21 @@ def test_the_servers_inner_close_notify_and_inner_end_are_separate_records(
     assert [kind for kind, _length in records[end - 1]] == ["inner"]
 
 
-def test_a_chunks_head_is_written_whole(served: Served, peer: PeerFactory) -> None:
-    """Every chunk begins a TLS record of its own, also where payloads are large.
-
-    A head that is split over records is a violation to any scripted peer; this looks at a reply
-    of many records.
-    """
+def test_each_chunk_begins_a_tls_record(served: Served, peer: PeerFactory) -> None:
+    """Also where the reply's payload is of many chunks, and its chunks are of many records."""
     site, _bridge, _server = served
+    text = b"0123456789abcde\n" * 65536
     told = peer(site, "client").run(
-        op="sign-text", fields={"key": KEY.encode()}, payload=b"x" * 60 + b"\n", zeros=0,
+        op="sign-text", fields={"key": KEY.encode()}, payload=text,
         secrets={"passphrase": KEY_PASSPHRASE.encode()},
     )  # fmt: skip
-    heads = [heads for heads in told["records"] if heads]
-    assert all(len(item) == 1 for item in heads)
+    assert text in told["payload"]
+    chunks = [length for heads in told["records"] for stream, length in heads if stream == "outer"]
+    # Header, length, payload, code, and the end.
+    assert len(chunks) > 10
+    assert sum(chunks) > len(text)
+    assert len(told["records"]) > len(chunks)
+    assert [offsets for offsets in told["offsets"] if offsets not in ([], [0])] == []
 
 
 def test_payload_chunks_come_in_pieces_of_any_size(served: Served, peer: PeerFactory) -> None:
@@ -392,23 +411,43 @@ def test_tls_1_2_peers_beside_ones_that_offer_1_3(site: Site, peer: PeerFactory)
         assert peer(site, "client", tls="tls1.3").run(secrets=PASSWORD)["payload"] == b"admin\0"
 
 
-# ----------------------------------------------- the long waits, which have gone on all this while
+# ---------------------------------------------------- the waits, which have gone on all this while
 
 
-@pytest.mark.timeout(150)
-def test_an_old_bridge_that_begins_the_handshake_35_seconds_late(waiting_bridge: Waiting) -> None:
+def late_handshake(waiting: Waiting, seconds: float) -> None:
     """Our server's handshake-timeout is 3 s, and it waits all the same: so do all its workers."""
-    waiting_bridge.wait(BRIDGE_WAITS)
-    site = waiting_bridge.site
+    waiting.wait(seconds)
     for _ in range(2):
-        assert site.sigul("list-users", secrets=["admin-pw"]).stdout == b"admin\n"
-    waiting_bridge.waiting.result()
+        assert waiting.site.sigul("list-users", secrets=["admin-pw"]).stdout == b"admin\n"
+    waiting.waiting.result()
 
 
-@pytest.mark.timeout(150)
-def test_an_old_server_that_waits_60_seconds(waiting_server: Waiting, peer: PeerFactory) -> None:
-    """All limits of its bridge are far shorter, and none is for a server that waits."""
-    waiting_server.wait(SERVER_WAITS)
-    told = peer(waiting_server.site, "client").run(secrets=PASSWORD)
+def late_client(waiting: Waiting, seconds: float) -> None:
+    """All limits of the server's bridge are far shorter, and none is for a server that waits."""
+    waiting.wait(seconds)
+    with Peer(waiting.site, "client") as client:
+        told = client.run(secrets=PASSWORD)
     assert (told["payload"], told["ended"]) == (b"admin\0", True)
-    waiting_server.waiting.result()
+    waiting.waiting.result()
+
+
+def test_an_old_bridge_that_begins_the_handshake_late(waiting_bridge: Waiting) -> None:
+    late_handshake(waiting_bridge, WAIT)
+
+
+def test_an_old_server_that_waits(waiting_server: Waiting) -> None:
+    late_client(waiting_server, WAIT)
+
+
+@pytest.mark.long("sigul_stack/server/worker.py", "sigul_stack/transport/nss.py")
+def test_an_old_bridge_that_begins_the_handshake_a_minute_late(
+    template: Site, tmp_path: Path
+) -> None:
+    with bridge_that_waits(template, tmp_path) as waiting:
+        late_handshake(waiting, FIELD_WAIT)
+
+
+@pytest.mark.long("sigul_stack/bridge/service.py", "sigul_stack/bridge/waiting.py")
+def test_an_old_server_that_waits_a_minute(template: Site, tmp_path: Path) -> None:
+    with server_that_waits(template, tmp_path) as waiting:
+        late_client(waiting, FIELD_WAIT)

@@ -115,6 +115,7 @@ def test_an_image_is_signed(
     # All but checksum and the place of the signatures is as it was.
     before, after = source.read_bytes(), signed.read_bytes()
     changed = [at for at in range(len(before)) if before[at] != after[at]]
+    assert changed
     assert all(0x80 + 24 + 64 <= at < 0x80 + 24 + 112 + 5 * 8 for at in changed)
     # A changed image has no good signature.
     signed.write_bytes(after[:0x410] + b"\xff" + after[0x411:])

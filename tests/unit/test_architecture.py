@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -26,36 +27,44 @@ TOP = Path(__file__).parents[2]
 # --- The rules. Names are those of modules and packages below sigul_stack. -----------------------
 
 EVERYBODY_MAY = frozenset({"", "errors", "secret"})  # "" is the package itself: its version
-_SHARED = frozenset({"config"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "": frozenset(),
     "errors": frozenset(),
     "secret": frozenset(),
-    "protocol": frozenset(),
-    "config": frozenset(),
     "logcontext": frozenset(),
     "children": frozenset(),
     "metrics": frozenset(),
     "tools": frozenset(),
     "kojihub": frozenset(),
+    "config": frozenset(),
+    "protocol": frozenset(),
     # Only these two of protocol: the inner session is carried in its chunks.
-    "transport": _SHARED | {"protocol.chunks", "protocol.codec"},
-    "database": _SHARED,
-    "pki": _SHARED | {"tools"},
-    "keystore": _SHARED | {"database", "tools"},
+    "transport": frozenset({"config", "protocol.chunks", "protocol.codec"}),
+    "database": frozenset(),
+    "pki": frozenset({"config", "tools"}),
+    "keystore": frozenset({"database", "tools"}),
     # Only these two of protocol: client and signer take the same RPMs apart.
-    "signing": _SHARED | {"database", "keystore", "protocol.codec", "protocol.rpm", "tools"},
-    "bridge": _SHARED | {"protocol", "transport", "logcontext", "metrics", "children", "kojihub"},
-    "client": _SHARED | {"protocol", "transport", "tools", "kojihub"},
-    "server": _SHARED
-    | {"protocol", "transport", "database", "keystore", "signing", "pki"}
-    | {"logcontext", "metrics", "children", "tools"},
+    "signing": frozenset({"keystore", "protocol.codec", "protocol.rpm", "tools"}),
+    "bridge": frozenset(
+        {"config", "protocol", "transport", "logcontext", "metrics", "children", "kojihub"}
+    ),
+    "server": frozenset(
+        {
+            "config", "protocol", "transport", "database", "keystore", "signing",
+            "logcontext", "metrics", "children", "tools",
+        }
+    ),
+    "client": frozenset({"config", "protocol", "transport", "tools", "kojihub"}),
     # Of the server only what tells its stores, and who may change them when.
-    "backup": _SHARED
-    | {"database", "keystore", "server.keychanges", "server.services", "server.spool"},
-    "health": _SHARED | {"protocol", "transport", "pki", "client", "tools"},
+    "backup": frozenset(
+        {
+            "config", "database", "keystore",
+            "server.keychanges", "server.services", "server.spool",
+        }
+    ),
+    "health": frozenset({"config", "protocol", "transport", "pki", "client", "tools"}),
     "cli": frozenset({"*"}),
-}
+}  # fmt: skip
 #: What may be imported besides, but only inside a function: not at the price of every start.
 MAY_IMPORT_LAZILY = {
     "client": frozenset({"keystore.bindings"}),
@@ -319,6 +328,50 @@ def test_every_module_has_a_place_in_the_rules() -> None:
 def test_every_module_follows_the_rules(check: Check) -> None:
     breaches = [f"{name}: {wrong}" for name, module in MODULES.items() for wrong in check(module)]
     assert not breaches, "\n".join(breaches)
+
+
+def may_import(name: str) -> str:
+    """What docs/README.md says under "may import" of a module or package."""
+    packages = list(MAY_IMPORT)
+
+    def listed(names: frozenset[str]) -> str:
+        order = sorted(names, key=lambda item: (packages.index(item.partition(".")[0]), item))
+        return ", ".join(f"`{item}`" for item in order)
+
+    allowed = MAY_IMPORT[name]
+    text = "everything" if "*" in allowed else listed(allowed) or "nothing"
+    lazily = MAY_IMPORT_LAZILY.get(name)
+    return f"{text}; when needed {listed(lazily)}" if lazily else text
+
+
+def test_the_page_has_these_rules() -> None:
+    text = (TOP / "docs" / "README.md").read_text()
+    rows = re.findall(r"^(\| `(\w+)` \| (.+?) \| .+ \|)$", text, re.M)
+    purposes = {name: purpose for _row, name, purpose in rows}
+    wanted = [
+        f"| `{name}` | {purposes.get(name, '…')} | {may_import(name)} |"
+        for name in MAY_IMPORT
+        if name
+    ]
+    found = [row for row, _name, _purpose in rows]
+    missing = [row for row in wanted if row not in found]
+    assert not missing, "docs/README.md lacks these rows:\n" + "\n".join(missing)
+    assert len(found) == len(wanted), "docs/README.md has rows of modules without a rule"
+
+
+def test_no_rule_allows_what_nobody_does() -> None:
+    done = {(MODULES[name].top, item) for name in MODULES for item in own_imports(MODULES[name])}
+    for name, allowed in MAY_IMPORT.items():
+        for item in (allowed | MAY_IMPORT_LAZILY.get(name, frozenset())) - {"*"}:
+            used = any(top == name and _is_inside(imported, [item]) for top, imported in done)
+            assert used, f"{name} may import {item}, and does not"
+
+
+def own_imports(module: Module) -> Iterator[str]:
+    """The package's own modules that `module` imports, named as in the rules."""
+    for imported in module.imports():
+        if imported.module.partition(".")[0] == PACKAGE:
+            yield imported.module.removeprefix(PACKAGE).lstrip(".")
 
 
 def test_every_program_has_its_entry_point() -> None:

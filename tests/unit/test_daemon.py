@@ -178,12 +178,14 @@ def test_a_daemon_that_dies_while_it_starts(site: Site) -> None:
 def test_a_daemon_that_dies_while_its_child_lives_on(site: Site) -> None:
     result = site.background(
         "def work(control):\n"
-        "    if os.fork() == 0:\n"
-        "        time.sleep(2)\n"
-        "        os._exit(0)\n"
+        "    if (child := os.fork()) == 0:\n"
+        "        time.sleep(600)\n"
+        "    (directory / 'child').write_text(f'{child}')\n"
         "    os._exit(3)\n"
         "run(work)"
     )
+    # Which would have to end first, if the starter waited for it.
+    os.kill(int((site.directory / "child").read_text()), signal.SIGKILL)
     assert result.returncode == 1
     assert "ended while it started" in result.stderr
 

@@ -16,7 +16,13 @@ import pytest
 
 from sigul_stack.errors import KeystoreError, WrongPassphrase
 from sigul_stack.keystore import envelope
-from sigul_stack.keystore.envelope import MAX_ENVELOPE, MAX_SECRET, dummy_open, open_envelope, seal
+from sigul_stack.keystore.envelope import (
+    MAX_ENVELOPE,
+    MAX_SECRET,
+    UNOPENABLE,
+    open_envelope,
+    seal,
+)
 from sigul_stack.secret import Secret
 from tests.held_data import held
 
@@ -297,7 +303,7 @@ def test_a_refusal_does_the_same_hashing_as_an_opening(monkeypatch: pytest.Monke
     sealed = seal(SECRET, PASSPHRASE)
     monkeypatch.setattr(envelope._StringToKey, "derive", counted)
     open_envelope(sealed, PASSPHRASE)
-    dummy_open(PASSPHRASE)
-    with pytest.raises(WrongPassphrase):
-        open_envelope(sealed, Secret("another"))
+    for refused, passphrase in ((sealed, Secret("another")), (UNOPENABLE, PASSPHRASE)):
+        with pytest.raises(WrongPassphrase):
+            open_envelope(refused, passphrase)
     assert derived == [(65_011_712, 32)] * 3

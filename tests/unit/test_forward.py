@@ -572,9 +572,9 @@ def test_silence_of_one_side_is_none_while_the_other_moves() -> None:
         joint.client.close()
 
     def server() -> None:
-        for start in range(0, len(data), 56):
-            joint.server.write(outer(data[start : start + 56]), LONG)
-            time.sleep(0.4)
+        for start in range(0, len(data), 8):
+            joint.server.write(outer(data[start : start + 8]), LONG)
+            time.sleep(0.05)
         read_rest(joint.server)
 
     with in_background(client, server):
@@ -657,8 +657,8 @@ def test_subrequests_and_subreplies_pass_at_the_same_time() -> None:
 def test_a_batch_may_last_as_long_as_it_moves() -> None:
     # The client sends the next RPM once it has the last one's subreply: neither side is ever
     # silent for long, though few bytes pass in a second.
-    joint = join("sign-rpms", idle_timeout=0.5)
-    count = 9
+    joint = join("sign-rpms", idle_timeout=1.0)
+    count = 30
     subrequest = b"".join(sub_parts(0, {"id": u32(0)}, b"", SUBREQUEST_KEYS))
     subreply = b"".join(sub_parts(0, {"id": u32(0), "status": u32(11)}, b"", SUBREPLY_KEYS))
 
@@ -677,7 +677,7 @@ def test_a_batch_may_last_as_long_as_it_moves() -> None:
         chunked.write(reply())
         for _ in range(count):
             assert chunked.read_exactly(len(subrequest)) == subrequest
-            time.sleep(0.1)
+            time.sleep(0.05)
             chunked.write(subreply)
         assert chunked.read(1) == b""
         chunked.end()

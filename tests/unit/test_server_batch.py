@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -17,6 +17,7 @@ from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import KeystoreError, ProtocolError, RequestRefused, SigulError, Status
 from sigul_stack.protocol.operations import OPERATIONS
 from sigul_stack.server.batch import PLACES_A_THREAD, Batch, Subrequest
+from sigul_stack.server.spool import Spool
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import MemoryStream, pair
 from tests.wire import (
@@ -70,13 +71,20 @@ def served(
     sign: Callable[[Subrequest], BinaryIO], **settings: object
 ) -> Iterator[tuple[MemoryStream, threading.Thread, list[BaseException]]]:
     """A batch that runs in a thread: the client's end, the thread, and what it raised."""
+    with running(batch(sign, **settings)) as parts:
+        yield parts
+
+
+@contextmanager
+def running(made: Batch) -> Iterator[tuple[MemoryStream, threading.Thread, list[BaseException]]]:
+    """As `served`, for a batch that is there."""
     near, far = pair()
     raised: list[BaseException] = []
 
     def run() -> None:
         chunked = ChunkedStream(near, THREAD_SECONDS)
         try:
-            batch(sign, **settings).run(chunked)
+            made.run(chunked)
             chunked.end()
         except SigulError as error:
             raised.append(error)
@@ -240,9 +248,11 @@ def refusal(size: int, name: str, limit: int) -> dict[str, bytes]:
     return {"status": u32(9), "message": text.encode()}
 
 
-def test_several_are_signed_at_once_and_few_are_held() -> None:
-    threads, most = 3, 0
+def test_several_are_signed_at_once_and_few_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, count = 3, 40
+    places = PLACES_A_THREAD * threads
     started: list[int] = []
+    held: list[Spool] = []
     go = threading.Event()
 
     def sign(subrequest: Subrequest) -> BinaryIO:
@@ -250,22 +260,25 @@ def test_several_are_signed_at_once_and_few_are_held() -> None:
         assert go.wait(THREAD_SECONDS)
         return echo(subrequest)
 
-    count = 40
-    with served(sign, signing_threads=threads) as (far, _, raised):
-        taken = threading.Event()
-        places = PLACES_A_THREAD * threads
-        # One chunk each, so that what was read can be told by what was asked for.
+    class Counted(Spool):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            held.append(self)
+
+    monkeypatch.setattr("sigul_stack.server.batch.Spool", Counted)
+    made = batch(sign, signing_threads=threads)
+    with running(made) as (far, _, raised):
         for number in range(count):
             far.write(outer(request(number)), THREAD_SECONDS)
         far.write(END, THREAD_SECONDS)
         assert eventually(lambda: len(started) == threads)
-        assert not taken.wait(0.2)
-        assert len(started) == threads
-        most = len(started)
+        # The reading thread waits for a place: it has taken what it will.
+        assert eventually(lambda: len(made._places._cond._waiters) == 1)
+        assert (len(started), len(held)) == (threads, places)
         go.set()
         found = said(far)
     assert raised == []
-    assert most == threads < places < count
+    assert len(started) == len(held) == count
     assert len(found) == sum(
         len(reply(number, {"id": u32(number), **OK}, b"signed rpm")) for number in range(count)
     )

@@ -128,7 +128,7 @@ def test_a_read_waits_up_to_its_limit() -> None:
         near.read(1, 0.05)
 
     def write_later() -> None:
-        time.sleep(0.05)
+        assert eventually(lambda: len(near._in.changed._waiters) == 1)  # type: ignore[attr-defined]
         far.write(b"x", 1)
 
     with in_background(write_later):

@@ -56,7 +56,8 @@ def test_a_request_over_the_limit_waits_for_one_of_its_own(turns: Turns) -> None
             got.set()
 
     with under_way(turns, 2) as both, in_background(third):
-        assert not got.wait(0.1)
+        assert eventually(lambda: len(turns._queues["ann"]) == 1)
+        assert not got.is_set()
         both.close()
         assert got.wait(LONG)
 

@@ -7,7 +7,6 @@ import functools
 import logging
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -164,7 +163,7 @@ def test_a_request_waits_until_a_server_comes(pool: WaitingServers, ends: Ends) 
     server, _server_far = ends.make()
     got: list[ByteStream] = []
     with in_background(lambda: got.append(pool.take(soon(), client))):
-        time.sleep(0.05)
+        assert eventually(lambda: len(pool._changed._waiters) == 1)  # type: ignore[attr-defined]
         pool.add(server)
     assert got == [server]
 
@@ -332,12 +331,19 @@ def test_a_client_with_data_to_send_goes_on_waiting(
     pool: WaitingServers, ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "CLIENT_CHECK_SECONDS", 0.02)
+    looked: list[ByteStream] = []
+
+    def look(stream: ByteStream) -> bool:
+        looked.append(stream)
+        return has_gone(stream)
+
+    monkeypatch.setattr(waiting, "has_gone", look)
     client, far = ends.make("client")
     far.send(b"payload")
     server, _server_far = ends.make()
     got: list[ByteStream] = []
     with in_background(lambda: got.append(pool.take(soon(), client))):
-        time.sleep(0.1)
+        assert eventually(lambda: looked.count(client) >= 3)
         pool.add(server)
     assert got == [server]
 

@@ -1,7 +1,8 @@
 """The binding methods there are, and those of them that are enabled in this program.
 
-A new method is a file in this package and a row in `_MODULES`. The file is imported when its
-method is first used, so that a method costs nothing where it is not needed.
+A new method is a file in this package and a row in `_MODULES`; its name in `config.shared`, its
+programs in `tools`, and its row in docs/configuration.md. The file is imported when its method is
+first used, so that a method costs nothing where it is not needed.
 """
 
 from __future__ import annotations
