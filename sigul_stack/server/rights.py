@@ -143,7 +143,7 @@ def _by_password(database: Database, name: str, password: Secret) -> Granted | s
     if user is None:
         return f"user '{name}' does not exist"
     if not right:
-        return f"wrong password for user '{name}'"
+        return f"{'wrong' if password else 'no'} password for user '{name}'"
     if not user.admin:
         return f"user '{name}' is not an administrator"
     return Granted(user)
