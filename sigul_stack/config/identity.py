@@ -111,6 +111,21 @@ def drop_privileges(identity: Identity | None) -> None:
         raise _may_not_become(identity) from error
 
 
+def drop_privileges_unless_roots(identity: Identity | None, directory: Path) -> None:
+    """Become `identity` now unless nobody but root can change `directory` and the files in it.
+
+    For a process that goes on to read there what may have it run code, as an NSS database does by
+    naming modules to load. What root alone may read is then read as root. Raises
+    `ConfigurationError`.
+    """
+    try:
+        names = [directory, *directory.iterdir()]
+    except OSError:
+        names = [directory]
+    if not all(map(_is_roots_alone, names)):
+        drop_privileges(identity)
+
+
 @contextlib.contextmanager
 def rights_for(identity: Identity | None, directory: Path) -> Iterator[None]:
     """Work on files in `directory`, as root, without a way for `identity` to gain by it.
@@ -132,12 +147,12 @@ def rights_for(identity: Identity | None, directory: Path) -> Iterator[None]:
         return
     group, groups = os.getegid(), os.getgroups()
     try:
-        try:
-            os.setgroups(identity.groups)
-            os.setegid(identity.gid)
-            os.seteuid(identity.uid)
-        except PermissionError as error:
-            raise _may_not_become(identity) from error
+        os.setgroups(identity.groups)
+        os.setegid(identity.gid)
+        os.seteuid(identity.uid)
+    except PermissionError as error:
+        raise _may_not_become(identity) from error
+    try:
         yield
     finally:
         os.seteuid(0)
@@ -145,15 +160,15 @@ def rights_for(identity: Identity | None, directory: Path) -> Iterator[None]:
         os.setgroups(groups)
 
 
-def _is_roots_alone(directory: Path) -> bool:
-    """Whether nobody but root can change what `directory` names, or a name in it.
+def _is_roots_alone(path: Path) -> bool:
+    """Whether nobody but root can change what `path` names, a file or a directory's names.
 
     Where it is not there, or a step of the way cannot be looked at, the answer is no.
     """
-    directory = directory.absolute()
+    path = path.absolute()
     try:
-        directory.stat()  # links that lead in a circle end here
-        for step in (*reversed(directory.parents), directory):
+        path.stat()  # links that lead in a circle end here
+        for step in (*reversed(path.parents), path):
             found = step.lstat()
             if found.st_uid != 0:
                 return False
@@ -161,7 +176,7 @@ def _is_roots_alone(directory: Path) -> bool:
                 if not _is_roots_alone(step.parent / step.readlink()):
                     return False
             # What is root's stays where it is in a directory like /tmp, but others may add to it.
-            elif found.st_mode & 0o022 and not (found.st_mode & stat.S_ISVTX and step != directory):
+            elif found.st_mode & 0o022 and not (found.st_mode & stat.S_ISVTX and step != path):
                 return False
     except OSError:
         return False

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -322,6 +322,57 @@ def test_files_in_directories_of_the_configured_user(reachable: Site) -> None:
             for path in (log, sockets[name], site.path(f"run/sigul_{name}.pid")):
                 assert path.lstat().st_uid == OTHER, path
     assert list(site.path("run").iterdir()) == []
+
+
+#: A module for NSS that notes who loads it.
+MODULE = r"""
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+__attribute__((constructor)) static void load(void)
+{
+    uid_t real, effective, saved;
+    FILE *file = fopen(getenv("TEST_WHO_LOADS"), "a");
+    getresuid(&real, &effective, &saved);
+    fprintf(file, "%d %d %d\n", (int)real, (int)effective, (int)saved);
+    fclose(file);
+}
+"""
+
+
+def test_what_the_configured_user_has_nss_load_is_loaded_as_him(reachable: Site) -> None:
+    site = reachable
+    who, module_file = site.path("who"), site.path("module.so")
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-x", "c", "-o", str(module_file), "-"],
+        input=MODULE.encode(), timeout=PROGRAM_SECONDS, check=True,
+    )  # fmt: skip
+    site.variables["TEST_WHO_LOADS"] = str(who)
+    daemon = f"unix-user: {ACCOUNT.pw_name}\n"
+    site.extra = {"bridge": {"daemon": daemon}, "server": {"daemon": daemon}}
+    site.configure()
+    give_away(site.path("server"))
+    for name in ("bridge", "server"):
+        with (site.path("pki") / name / "pkcs11.txt").open("a") as modules:
+            modules.write(f"\nlibrary={module_file}\nname=test\n")
+        give_away(site.path("pki") / name)
+
+    def loaded_by(start: Callable[[], object]) -> set[str]:
+        who.write_text("")
+        who.chmod(0o666)
+        start()
+        return set(who.read_text().splitlines())
+
+    theirs = {f"{OTHER} {OTHER} {OTHER}"}
+    try:
+        assert loaded_by(site.start_bridge) == theirs
+        assert loaded_by(site.start_server) == theirs
+        done(site, "list-users", secrets=[ADMIN])
+    finally:
+        site.stop_all()
+    add_admin = [*module("server_add_admin"), "-c", str(site.path("server.conf")), "--batch"]
+    assert loaded_by(lambda: site.run(*add_admin, "-n", "eve", secrets=["eve-pw"])) == theirs
 
 
 def test_who_may_not_become_another_is_told(reachable: Site) -> None:

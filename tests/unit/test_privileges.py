@@ -18,7 +18,7 @@ import pytest
 
 from sigul_stack.cli import pidfile
 from sigul_stack.cli.logs import set_up_daemon
-from sigul_stack.config.identity import Identity, rights_for
+from sigul_stack.config.identity import Identity, drop_privileges_unless_roots, rights_for
 from sigul_stack.errors import ConfigurationError
 from sigul_stack.transport.status import StatusSocket, read_status
 
@@ -165,6 +165,34 @@ def test_root_s_own_rights_are_for_where_nobody_else_changes_names(
 
 
 @ONLY_ROOT
+@pytest.mark.parametrize(
+    ("change", "uid"),
+    [
+        (lambda top: None, 0),
+        (lambda top: os.chown(top / "place", UID, UID), UID),
+        (lambda top: os.chown(top / "place/file", UID, UID), UID),
+        (lambda top: (top / "place/file").chmod(0o666), UID),
+        (lambda top: (top / "place/link").symlink_to(top / "user"), UID),
+        (lambda top: shutil.rmtree(top / "place"), UID),
+    ],
+)
+def test_root_reads_as_root_what_nobody_else_can_change(
+    change: Callable[[Path], object], uid: int, top: Path
+) -> None:
+    (top / "user").mkdir()
+    os.chown(top / "user", UID, UID)
+    (top / "place").mkdir()
+    (top / "place/file").touch()
+    change(top)
+
+    def read() -> None:
+        drop_privileges_unless_roots(USER, top / "place")
+        assert os.getresuid() == (uid, uid, uid)
+
+    assert in_child(read)
+
+
+@ONLY_ROOT
 def test_a_daemon_that_stays_root_for_good_keeps_its_rights(top: Path) -> None:
     os.chown(top, UID, UID)
     for identity in (None, Identity(0, 0, ())):
@@ -198,7 +226,8 @@ def test_root_without_the_capability_is_told(top: Path) -> None:
         cwd=TOP, capture_output=True, timeout=SECONDS, check=False, text=True,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "start it as root, or leave unix-user and unix-group empty" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("sigul_stack.errors.ConfigurationError: this process (user 0) may not")
 
 
 # -------------------------------------------------------------------------- what the files are for
