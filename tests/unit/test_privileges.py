@@ -24,7 +24,6 @@ from sigul_stack.transport.status import StatusSocket, read_status
 
 log = logging.getLogger("sigul_stack.test")
 
-ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root stays root beside another user")
 TOP = Path(__file__).parents[2]
 #: A user for whom nothing on the machine is meant.
 UID = 65534
@@ -85,7 +84,7 @@ def in_child(work: Callable[[], object], *, as_user: bool = False) -> bool:
 # ------------------------------------------------------------------------------ names are swapped
 
 
-@ONLY_ROOT
+@pytest.mark.root
 @pytest.mark.parametrize("attack", ["symlink", "hard link", "directory"])
 @pytest.mark.parametrize(("kind", "steps"), [("status", 6), ("log", 5), ("pid", 5)])
 def test_the_user_reaches_nothing_of_root_s(kind: str, steps: int, attack: str, top: Path) -> None:
@@ -124,7 +123,7 @@ def a_link_of_the_users(top: Path) -> None:
     os.chown(top / "place", UID, UID, follow_symlinks=False)
 
 
-@ONLY_ROOT
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("make", "name", "uid"),
     [
@@ -164,7 +163,7 @@ def test_root_s_own_rights_are_for_where_nobody_else_changes_names(
     assert (os.getresuid(), os.getresgid(), os.getgroups()) == before
 
 
-@ONLY_ROOT
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("change", "uid"),
     [
@@ -192,7 +191,7 @@ def test_root_reads_as_root_what_nobody_else_can_change(
     assert in_child(read)
 
 
-@ONLY_ROOT
+@pytest.mark.root
 def test_a_daemon_that_stays_root_for_good_keeps_its_rights(top: Path) -> None:
     os.chown(top, UID, UID)
     for identity in (None, Identity(0, 0, ())):
@@ -212,7 +211,7 @@ def test_who_is_not_root_stays_who_he_is(top: Path) -> None:
         look()
 
 
-@ONLY_ROOT
+@pytest.mark.root
 def test_root_without_the_capability_is_told(top: Path) -> None:
     os.chown(top, UID, UID)
     code = (
@@ -233,7 +232,7 @@ def test_root_without_the_capability_is_told(top: Path) -> None:
 # -------------------------------------------------------------------------- what the files are for
 
 
-@ONLY_ROOT
+@pytest.mark.root
 def test_the_status_socket_is_the_user_s(directory: Path) -> None:
     path = directory / "s.sock"
     status = StatusSocket(path, lambda: b"document", USER)
@@ -247,7 +246,7 @@ def test_the_status_socket_is_the_user_s(directory: Path) -> None:
     assert list(directory.iterdir()) == []
 
 
-@ONLY_ROOT
+@pytest.mark.root
 def test_a_log_that_is_moved_away_is_begun_anew_for_root_and_user(
     directory: Path, logging_as_before: None
 ) -> None:
@@ -264,7 +263,7 @@ def test_a_log_that_is_moved_away_is_begun_anew_for_root_and_user(
         assert [line.partition("] ")[2] for line in lines] == [f"root, {name}", f"user, {name}"]
 
 
-@ONLY_ROOT
+@pytest.mark.root
 def test_a_log_of_logrotate_s_making_keeps_its_group(top: Path, logging_as_before: None) -> None:
     path = top / "sigul_test.log"
     path.touch(0o640)
@@ -273,7 +272,7 @@ def test_a_log_of_logrotate_s_making_keeps_its_group(top: Path, logging_as_befor
     assert (path.lstat().st_uid, path.lstat().st_gid) == (UID, 4)
 
 
-@ONLY_ROOT
+@pytest.mark.root
 @pytest.mark.parametrize("obstacle", ["link", "fifo", "directory"])
 def test_what_is_put_in_a_log_s_place_costs_no_message(
     obstacle: str, directory: Path, top: Path, logging_as_before: None
@@ -296,7 +295,7 @@ def test_what_is_put_in_a_log_s_place_costs_no_message(
     assert path.lstat().st_uid == UID
 
 
-@ONLY_ROOT
+@pytest.mark.root
 def test_a_log_that_the_user_may_not_write_to_is_told_at_start(top: Path) -> None:
     os.chown(top, UID, UID)
     (top / "sigul_test.log").touch(0o600)
@@ -305,7 +304,7 @@ def test_a_log_that_the_user_may_not_write_to_is_told_at_start(top: Path) -> Non
     assert os.strerror(errno.EACCES) in str(caught.value)
 
 
-@ONLY_ROOT
+@pytest.mark.root
 def test_a_pid_file_is_held_and_removed(directory: Path) -> None:
     def be_daemon() -> None:
         path = directory / "sigul_test.pid"
