@@ -127,7 +127,7 @@ def _create(options: argparse.Namespace) -> None:
     included = BackupOptions(
         recipient=options.recipient_file,
         configuration=loaded.files.paths if options.with_configuration else (),
-        nss=Path(settings.nss.directory.partition(":")[2]) if options.with_nss else None,
+        nss=settings.nss.path if options.with_nss else None,
     )
     become_the_server(settings)
     manifest, path = create_backup(

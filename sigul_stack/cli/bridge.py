@@ -10,7 +10,7 @@ from ..bridge.orders import READY, Orders
 from ..bridge.parent import Parent, Plan, Ports
 from ..bridge.service import Bridge
 from ..config import BridgeSettings, load_bridge
-from ..config.identity import drop_privileges, identity
+from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from ..protocol.status import encode_status
 from ..transport import nss
 from ..transport.status import status_socket
@@ -36,6 +36,7 @@ def _plan(settings: BridgeSettings) -> Plan:
     who = identity(settings.unix_user, settings.unix_group)
 
     def serve(listeners: Mapping[socket.socket, str], orders: Orders) -> None:
+        drop_privileges_unless_roots(who, settings.nss.path)
         nss.open_database(settings.nss)
         bridge = Bridge(settings, listeners)
         bridge.open()

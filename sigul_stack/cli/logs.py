@@ -78,8 +78,8 @@ def set_up_daemon(
 ) -> None:
     """Log as a daemon does: to `stream` and to `NAME.log` in `directory`, each where given.
 
-    A log file that is made here belongs to `owner`, so that the daemon can make the next one
-    under its own identity. Raises `ConfigurationError` where the file cannot be written.
+    A log file belongs to `owner`, so that every process of the daemon can write to it. Raises
+    `ConfigurationError` where the file cannot be written.
     """
     handlers: list[logging.Handler] = []
     if stream is not None:
@@ -92,22 +92,15 @@ def set_up_daemon(
 
 
 def _file_handler(path: Path, owner: Identity | None) -> logging.Handler:
-    import os
-
     from .logfile import LogFile
 
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o640)
-        try:
-            if owner is not None and os.geteuid() == 0:
-                os.fchown(descriptor, owner.uid, owner.gid)
-        finally:
-            os.close(descriptor)
-        return LogFile(path, encoding="utf-8", errors="backslashreplace")
+        return LogFile(path, owner)
     except OSError as error:
+        user = "" if owner is None else f", which user {owner.uid} must be able to write to"
         raise ConfigurationError(
-            f"the log file '{path}' cannot be written: {error.strerror}; make its directory, or"
-            " name another with --internal-log-dir=DIR"
+            f"the log file '{path}' cannot be written: {error.strerror or error}; make its"
+            f" directory{user}, or name another with --internal-log-dir=DIR"
         ) from error
 
 

@@ -3,7 +3,8 @@
 The lock, not the file, says that a daemon is running: the kernel lets go of it however the process
 ends, so a file that nobody holds is stale and is replaced. The lock is a POSIX one, which children
 do not inherit. A daemon that gives up its privileges may no longer remove a file that it made as
-root; then a small process stays behind that does.
+root; then a small process stays behind that does. Whoever is root works on the file with
+`rights_for` the daemon's user, who may own its directory.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..config.identity import Identity
+from ..config.identity import Identity, rights_for
 from ..errors import ConfigurationError, SigulError
 
 log = logging.getLogger(__name__)
@@ -37,25 +38,30 @@ class AlreadyRunning(SigulError):
 def held(path: Path, identity: Identity | None = None) -> Iterator[None]:
     """Hold the PID file `path` with this process's PID; remove it at the end.
 
-    `identity` is what the process will run as, if it is going to change. Raises `AlreadyRunning`,
-    or `ConfigurationError` where the file cannot be made.
+    `identity` is what the process or its children will run as, if they are going to change. Raises
+    `AlreadyRunning`, or `ConfigurationError` where the file cannot be made.
     """
     try:
-        descriptor = _lock(path)
+        with rights_for(identity, path.parent):
+            descriptor = _lock(path)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     except OSError as error:
+        user = "" if identity is None else f", which user {identity.uid} must be able to write to"
         raise ConfigurationError(
-            f"the PID file '{path}' cannot be written: {error.strerror}; make its directory, or"
-            " name another with --internal-pid-dir=DIR"
+            f"the PID file '{path}' cannot be written: {error.strerror}; make its directory{user},"
+            " or name another with --internal-pid-dir=DIR"
         ) from error
     if identity is not None and identity.uid != 0 and os.geteuid() == 0:
-        _leave_a_remover(path)
+        _leave_a_remover(path, identity)
     try:
         yield
     finally:
         # Removed while still locked: nobody else can have made it theirs in between.
-        with contextlib.suppress(PermissionError, FileNotFoundError):
+        with (
+            contextlib.suppress(PermissionError, FileNotFoundError),
+            rights_for(identity, path.parent),
+        ):
             path.unlink()
         os.close(descriptor)
 
@@ -125,7 +131,7 @@ def _is_this_daemon(pid: str, name: str) -> bool:
     return any(Path(os.fsdecode(argument)).name == name for argument in arguments[:3])
 
 
-def _leave_a_remover(path: Path) -> None:
+def _leave_a_remover(path: Path, identity: Identity) -> None:
     """Leave a process behind that removes `path` once this one is gone.
 
     It holds nothing, does nothing but wait, and is nobody's child, so that the daemon never meets
@@ -148,7 +154,8 @@ def _leave_a_remover(path: Path) -> None:
             for descriptor in (0, 1, 2):
                 os.dup2(null, descriptor)
             os.read(reader, 1)
-            _remove(path, daemon)
+            with rights_for(identity, path.parent):
+                _remove(path, daemon)
     finally:
         os._exit(0)
 

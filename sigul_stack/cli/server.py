@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..children import run_in_child
 from ..config import ServerSettings, load_server
-from ..config.identity import drop_privileges, identity
+from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from ..protocol.status import encode_status
 from ..server.news import Reporter
 from ..server.startup import check, prepare, repair, shut_down
@@ -34,8 +34,7 @@ def _work(source: Source[ServerSettings], control: Control) -> None:
     settings = source.settings
 
     def start() -> None:
-        _open_nss(settings)
-        _become(settings)
+        _become_with_nss(settings)
         prepare(settings)
 
     def clean_up() -> None:
@@ -58,13 +57,11 @@ def _plan(settings: ServerSettings) -> Plan:
     identity(settings.unix_user, settings.unix_group)  # a name that is wrong is told now
 
     def look() -> None:
-        _open_nss(settings)
-        _become(settings)
+        _become_with_nss(settings)
         check(settings)
 
     def serve(lifeline: int, reporter: Reporter) -> None:
-        certificate = _open_nss(settings)
-        _become(settings)
+        certificate = _become_with_nss(settings)
         Worker(settings, lifeline=lifeline, reporter=reporter).run(certificate)
 
     def mend() -> None:
@@ -81,9 +78,14 @@ def _plan(settings: ServerSettings) -> Plan:
     )
 
 
-def _open_nss(settings: ServerSettings) -> nss.Identity:
+def _become_with_nss(settings: ServerSettings) -> nss.Identity:
+    """Open NSS, while root where only root can change its database, and drop privileges."""
+    who = identity(settings.unix_user, settings.unix_group)
+    drop_privileges_unless_roots(who, settings.nss.path)
     nss.open_database(settings.nss)
-    return nss.load_identity(settings.server_cert_nickname)
+    certificate = nss.load_identity(settings.server_cert_nickname)
+    _become(settings)
+    return certificate
 
 
 def _become(settings: ServerSettings) -> None:

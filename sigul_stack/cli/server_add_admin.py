@@ -14,7 +14,13 @@ from datetime import UTC, datetime
 from ..errors import ConfigurationError, RequestRefused, Status
 from .outcome import report
 from .secret_input import NSS_PASSWORD, SecretReader, read_word
-from .server_tools import become_the_server, begin, load_configuration, tool_parser
+from .server_tools import (
+    become_the_server,
+    become_the_server_for_nss,
+    begin,
+    load_configuration,
+    tool_parser,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +50,7 @@ def _run(options: Namespace) -> None:
     settings = load_configuration(options.config_file).settings
     url = database_url(settings)
     reader = SecretReader(batch=options.batch)
+    become_the_server_for_nss(settings)
     nss.open_database(settings.nss, ask=lambda: reader.read(NSS_PASSWORD))
     become_the_server(settings)
     ensure_usable(url, clock=lambda: datetime.now(UTC))

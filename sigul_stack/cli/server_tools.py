@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..config.identity import drop_privileges, identity
+from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from .logs import set_up_client
 from .outcome import occupy_standard_descriptors
 from .secret_input import disable_core_dumps
@@ -50,6 +50,18 @@ def load_configuration(path: Path | None) -> Loaded[ServerSettings]:
     for warning in loaded.warnings:
         log.warning("%s", warning)
     return loaded
+
+
+def become_the_server_for_nss(settings: ServerSettings) -> None:
+    """Do as `become_the_server` does, before NSS is opened, where not only root can change that.
+
+    Raises `ConfigurationError`.
+    """
+    import os
+
+    if os.geteuid() == 0:
+        who = identity(settings.unix_user, settings.unix_group)
+        drop_privileges_unless_roots(who, settings.nss.path)
 
 
 def become_the_server(settings: ServerSettings) -> None:

@@ -1,15 +1,20 @@
 """The user and group that a daemon runs as: `unix-user` and `unix-group`, by name or number.
 
-When to change identity is the daemon's business: after what only root may do, before any peer.
+When to change identity is the daemon's business: after what only root may do, before any peer. A
+process that stays root beside one that has changed works on that one's files inside `rights_for`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
 import re
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import ConfigurationError
 
@@ -103,7 +108,83 @@ def drop_privileges(identity: Identity | None) -> None:
         os.setresgid(*group)
         os.setresuid(*user)
     except PermissionError as error:
-        raise ConfigurationError(
-            f"this process (user {os.geteuid()}) may not become user {identity.uid}, group"
-            f" {identity.gid}; start it as root, or leave unix-user and unix-group empty"
-        ) from error
+        raise _may_not_become(identity) from error
+
+
+def drop_privileges_unless_roots(identity: Identity | None, directory: Path) -> None:
+    """Become `identity` now unless nobody but root can change `directory` and the files in it.
+
+    For a process that goes on to read there what may have it run code, as an NSS database does by
+    naming modules to load. What root alone may read is then read as root. Raises
+    `ConfigurationError`.
+    """
+    try:
+        names = [directory, *directory.iterdir()]
+    except OSError:
+        names = [directory]
+    if not all(map(_is_roots_alone, names)):
+        drop_privileges(identity)
+
+
+@contextlib.contextmanager
+def rights_for(identity: Identity | None, directory: Path) -> Iterator[None]:
+    """Work on files in `directory`, as root, without a way for `identity` to gain by it.
+
+    Who can change a name on a path decides which file is meant by it, at any moment between two
+    calls: a link, or another directory, in its place would have root make, change or give away a
+    file that is not his. So root's own rights are used only where nobody but root can change any
+    name on the way; everywhere else the block has the rights of `identity`, who then reaches
+    nothing that he could not reach himself. That holds however often names change, for whatever
+    the block does, and needs no look at what was opened.
+
+    The user and group of the whole process change for the time of the block, so that no other
+    thread may work on files meanwhile. The real user stays root: `identity` can neither trace nor
+    signal the process. Nothing changes where the process is not root, or stays root for good.
+    Raises `ConfigurationError` where it may not become `identity`.
+    """
+    if identity is None or identity.uid == 0 or os.geteuid() != 0 or _is_roots_alone(directory):
+        yield
+        return
+    group, groups = os.getegid(), os.getgroups()
+    try:
+        os.setgroups(identity.groups)
+        os.setegid(identity.gid)
+        os.seteuid(identity.uid)
+    except PermissionError as error:
+        raise _may_not_become(identity) from error
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
+
+
+def _is_roots_alone(path: Path) -> bool:
+    """Whether nobody but root can change what `path` names, a file or a directory's names.
+
+    Where it is not there, or a step of the way cannot be looked at, the answer is no.
+    """
+    path = path.absolute()
+    try:
+        path.stat()  # links that lead in a circle end here
+        for step in (*reversed(path.parents), path):
+            found = step.lstat()
+            if found.st_uid != 0:
+                return False
+            if stat.S_ISLNK(found.st_mode):
+                if not _is_roots_alone(step.parent / step.readlink()):
+                    return False
+            # What is root's stays where it is in a directory like /tmp, but others may add to it.
+            elif found.st_mode & 0o022 and not (found.st_mode & stat.S_ISVTX and step != path):
+                return False
+    except OSError:
+        return False
+    return True
+
+
+def _may_not_become(identity: Identity) -> ConfigurationError:
+    return ConfigurationError(
+        f"this process (user {os.geteuid()}) may not become user {identity.uid}, group"
+        f" {identity.gid}; start it as root, or leave unix-user and unix-group empty"
+    )

@@ -64,6 +64,11 @@ class NSSSettings:
         name="nss-max-tls",
     )
 
+    @property
+    def path(self) -> Path:
+        """The directory without its prefix."""
+        return Path(self.directory.partition(":")[2])
+
 
 def load_nss(files: Files, default_directory: str) -> NSSSettings:
     """The `[nss]` section; `default_directory` as a person writes it, where `nss-dir` is absent."""

@@ -116,8 +116,9 @@ class Writer(Reader):
 
     Every method raises `RequestRefused` with the status that a request gets as its answer:
     USER_NOT_FOUND, KEY_NOT_FOUND or KEY_USER_NOT_FOUND (looked for in this order) where what it
-    is to work on is missing, ALREADY_EXISTS where what it is to make is there. A block may catch
-    that and go on; any other error must leave the block, for nothing of it can be kept.
+    is to work on is missing, ALREADY_EXISTS where what it is to make is there, UNKNOWN_ERROR with
+    a message where no other status says it. A block may catch that and go on; any other error must
+    leave the block, for nothing of it can be kept.
     """
 
     def add_user(self, name: str, password_hash: bytes | None, admin: bool) -> None:
@@ -132,17 +133,26 @@ class Writer(Reader):
         password_hash: bytes | None = None,
         admin: bool | None = None,
     ) -> None:
-        """Change what is given of the user `name`; None leaves a thing as it is."""
+        """Change what is given of the user `name`; None leaves a thing as it is.
+
+        Refuses to make the last administrator an ordinary user.
+        """
         values = _given(name=new_name, sha512_password=password_hash, admin=admin)
         row = self._user_id(name)
+        if admin is False:
+            self._require_another_administrator(name)
         if values:
             self._store(users.update().where(users.c.id == row).values(values))
 
     def delete_user(self, name: str) -> None:
-        """Delete a user who has access to no key; else raises USER_HAS_KEY_ACCESSES."""
+        """Delete a user who has access to no key; else raises USER_HAS_KEY_ACCESSES.
+
+        Refuses to delete the last administrator.
+        """
         row = self._user_id(name)
         if self.count_accesses(name):
             raise RequestRefused(Status.USER_HAS_KEY_ACCESSES)
+        self._require_another_administrator(name)
         self._connection.execute(users.delete().where(users.c.id == row))
 
     def add_key(self, name: str, keytype: KeyType, fingerprint: str) -> None:
@@ -197,6 +207,20 @@ class Writer(Reader):
             if self._count(count.where(key_accesses.c.key_id == key_id)) == 1:
                 raise RequestRefused(Status.ONLY_ONE_KEY_USER)
         self._connection.execute(key_accesses.delete().where(key_accesses.c.id == row))
+
+    def _require_another_administrator(self, name: str) -> None:
+        """Raise UNKNOWN_ERROR where nobody could administer any more without the user `name`."""
+        user = self.user(name)
+        others = sa.select(sa.func.count()).select_from(users)
+        # Who has no password is an administrator by name alone.
+        others = others.where(
+            users.c.name != name, users.c.admin, users.c.sha512_password.is_not(None)
+        )
+        if user is not None and user.admin and not self._count(others):
+            raise RequestRefused(
+                Status.UNKNOWN_ERROR,
+                f"'{name}' is the last administrator who has a password; make another one first",
+            )
 
     def _user_id(self, name: str) -> int:
         row: int | None = self._connection.scalar(sa.select(users.c.id).where(users.c.name == name))

@@ -51,7 +51,7 @@ class Own:
         try:
             self._open()
         except WrongNSSPassword:
-            path = Path(self.settings.directory.partition(":")[2])
+            path = self.settings.path
             made = datetime.fromtimestamp((path / "key4.db").stat().st_mtime, UTC)
             yield failed(
                 Layer.DATABASE,

@@ -39,13 +39,14 @@ _DUMMY: Final = "$6$nobodyhasthispwd$" + 86 * "."
 def hash_password(password: Secret) -> bytes:
     """The crypt(3) string to store for `password`.
 
-    Raises `KeystoreError` for a password longer than `MAX_PASSWORD_BYTES` or with a NUL byte.
+    Raises `KeystoreError` for a password that is empty, longer than `MAX_PASSWORD_BYTES` or with a
+    NUL byte.
     """
     plain = password.reveal()
     if not _acceptable(plain):
         raise KeystoreError(
-            f"The password cannot be used: choose one of at most {MAX_PASSWORD_BYTES} bytes "
-            "without a NUL byte"
+            "The password cannot be used: choose one of at least 1 and at most "
+            f"{MAX_PASSWORD_BYTES} bytes without a NUL byte"
         )
     text: str = sha512_crypt.using(rounds=ROUNDS, salt_size=16).hash(plain)
     return text.encode("ascii")
@@ -55,7 +56,8 @@ def verify_password(password: Secret, stored: bytes | None) -> bool:
     """Whether `password` is the one that `stored` (a crypt(3) string) was made from.
 
     False, at the same cost as a wrong password, where `stored` is None, malformed or asks for
-    more than `MAX_ROUNDS`, and for a password that `hash_password` would refuse.
+    more than `MAX_ROUNDS`, and for a password that `hash_password` would refuse: an empty one is
+    wrong even where what is stored was made from it.
     """
     plain = password.reveal()
     acceptable = _acceptable(plain)
@@ -66,7 +68,7 @@ def verify_password(password: Secret, stored: bytes | None) -> bool:
 
 
 def _acceptable(plain: bytes) -> bool:
-    return len(plain) <= MAX_PASSWORD_BYTES and b"\0" not in plain
+    return 0 < len(plain) <= MAX_PASSWORD_BYTES and b"\0" not in plain
 
 
 def _usable(stored: bytes) -> str | None:

@@ -120,6 +120,21 @@ def authorise_further_key(
     return granted
 
 
+def require_still(granted: Granted, database: Database) -> None:
+    """Check that the access which `granted` a key is there still, for the same key.
+
+    For a request that lasts: what `authorise` found may have been taken back since, with the
+    access, the user or the key. A new name of user or key counts as well, as it would in a new
+    request. Raises `RequestRefused` (AUTHENTICATION_FAILED), and `DatabaseError` where that cannot
+    be told.
+    """
+    user, key = granted.user.name, granted.key
+    with database.read() as reader:
+        access = reader.access(user, key.name)
+    if access is None or access.key != key:
+        raise _refuse(f"user '{user}' no longer has access to key '{key.name}'")
+
+
 def _by_password(database: Database, name: str, password: Secret) -> Granted | str:
     """The administrator's rights, or why not."""
     with database.read() as reader:
@@ -128,7 +143,7 @@ def _by_password(database: Database, name: str, password: Secret) -> Granted | s
     if user is None:
         return f"user '{name}' does not exist"
     if not right:
-        return f"wrong password for user '{name}'"
+        return f"{'wrong' if password else 'no'} password for user '{name}'"
     if not user.admin:
         return f"user '{name}' is not an administrator"
     return Granted(user)

@@ -2,7 +2,8 @@
 
 Invariant: no peer can hold its daemon up. A document is smaller than what the kernel keeps for a
 connection, so it is sent without waiting, and what is not taken at once is not sent. Only the
-daemon's own user (and root) may connect.
+daemon's own user (and root) may connect. That user may own the socket's directory: a daemon that
+stays root works there with `rights_for` him.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from ..config.identity import Identity
+from ..config.identity import Identity, rights_for
 from ..errors import ConfigurationError, ProtocolError, TransportError
 from .stream import Deadline
 
@@ -50,23 +51,14 @@ class StatusSocket:
         `ConfigurationError`.
         """
         self._path = path
+        self._owner = owner
         self._document = document
-        new = path.with_name(f"{path.name}.new")
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-                raise ConfigurationError(
-                    f"[daemon] status-socket: '{path}' is there and no socket; name another path"
-                )
-            new.unlink(missing_ok=True)
-            listener.bind(str(new))
-            # Nobody can connect before it listens, and nobody finds it before it is renamed.
-            new.chmod(0o600)
-            if owner is not None and os.geteuid() == 0:
-                os.chown(new, owner.uid, owner.gid)
-            listener.listen(_BACKLOG)
-            new.rename(path)
-            self._inode = path.stat().st_ino
+            # The socket file gets the mode of its descriptor, which is this process's own.
+            os.fchmod(listener.fileno(), 0o600)
+            with rights_for(owner, path.parent):
+                self._inode = _bind(listener, path, owner)
         except OSError as error:
             listener.close()
             raise ConfigurationError(
@@ -115,8 +107,8 @@ class StatusSocket:
         self._wake_write.close()
         if self._thread is not None:
             self._thread.join()
-        with contextlib.suppress(OSError):
-            if self._path.stat().st_ino == self._inode:
+        with contextlib.suppress(OSError), rights_for(self._owner, self._path.parent):
+            if self._path.lstat().st_ino == self._inode:
                 self._path.unlink()
         self.forget()
 
@@ -125,6 +117,27 @@ class StatusSocket:
         self._listener.close()
         self._wake_read.close()
         self._wake_write.close()
+
+
+def _bind(listener: socket.socket, path: Path, owner: Identity | None) -> int:
+    """Have `listener` listen at `path`, for `owner` alone; gives the socket file's inode.
+
+    Raises OSError, and `ConfigurationError` where something else than a socket is there.
+    """
+    if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+        raise ConfigurationError(
+            f"[daemon] status-socket: '{path}' is there and no socket; name another path"
+        )
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    # Nobody can connect before it listens, and nobody finds it before it is renamed.
+    listener.bind(str(new))
+    inode = new.lstat().st_ino
+    if owner is not None and os.geteuid() == 0:
+        os.chown(new, owner.uid, owner.gid, follow_symlinks=False)
+    listener.listen(_BACKLOG)
+    new.rename(path)
+    return inode
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def pid_of(site: Site, program: str) -> int:
     text = site.path(f"run/sigul_{program}.pid").read_text()
     assert text == f"{int(text)}\n"
     return int(text)
+
+
+#: Prints what the status socket gives.
+READ_STATUS = (
+    "import sys\nfrom pathlib import Path\nfrom sigul_stack.transport.status import read_status\n"
+    f"print(read_status(Path(sys.argv[1]), {DAEMON_SECONDS}).decode())"
+)
 
 
 @contextlib.contextmanager
@@ -271,6 +279,100 @@ def test_a_pid_file_of_root_goes_with_a_daemon_that_is_nobody(reachable: Site) -
             # The directory is root's alone: what has been opened is written to until the end.
             log = site.path(f"log/sigul_{program}.log").read_text()
             assert f"[{pid}] sigul_{program} ends" in log
+
+
+def test_files_in_directories_of_the_configured_user(reachable: Site) -> None:
+    """They work for him; what he puts in their places is not for root to follow."""
+    site = reachable
+    programs = ("bridge", "server")
+    sockets = {name: site.path(f"run/{name}.sock") for name in programs}
+    for name in programs:
+        daemon = f"unix-user: {ACCOUNT.pw_name}\nstatus-socket: {sockets[name]}\n"
+        site.extra[name] = {"daemon": daemon}
+    site.configure()
+    for name in ("server", "log", "run"):
+        give_away(site.path(name))
+    victim = site.path("of-root")
+    victim.write_text("root's")
+    with ended_afterwards(site):
+        for name in programs:
+            site.run(*background(site, name), stdin=b"")
+            log, moved = site.path(f"log/sigul_{name}.log"), site.path(f"log/{name}.1")
+            log.rename(moved)
+            log.symlink_to(victim)
+            os.kill(pid_of(site, name), signal.SIGHUP)
+            text = f"[{pid_of(site, name)}] Reading configuration"
+            wait_until(lambda moved=moved, text=text: text in moved.read_text(),
+                       DAEMON_SECONDS, "the message of the process that stays root")  # fmt: skip
+            log.unlink()
+        assert victim.read_text() == "root's"
+        done(site, "list-users", secrets=[ADMIN])
+        for name in programs:
+            os.kill(pid_of(site, name), signal.SIGHUP)
+            log = site.path(f"log/sigul_{name}.log")
+            text = f"[{pid_of(site, name)}] Reading configuration"
+            wait_until(lambda log=log, text=text: log.exists() and text in log.read_text(),
+                       DAEMON_SECONDS, "a new log")  # fmt: skip
+            status = subprocess.run(
+                [*AS_OTHER, sys.executable, "-c", READ_STATUS, str(sockets[name])],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=site.environment,
+                timeout=PROGRAM_SECONDS, check=True,
+            ).stdout  # fmt: skip
+            assert f'"component": "{name}"'.encode() in status
+            for path in (log, sockets[name], site.path(f"run/sigul_{name}.pid")):
+                assert path.lstat().st_uid == OTHER, path
+    assert list(site.path("run").iterdir()) == []
+
+
+#: A module for NSS that notes who loads it.
+MODULE = r"""
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+__attribute__((constructor)) static void load(void)
+{
+    uid_t real, effective, saved;
+    FILE *file = fopen(getenv("TEST_WHO_LOADS"), "a");
+    getresuid(&real, &effective, &saved);
+    fprintf(file, "%d %d %d\n", (int)real, (int)effective, (int)saved);
+    fclose(file);
+}
+"""
+
+
+def test_what_the_configured_user_has_nss_load_is_loaded_as_him(reachable: Site) -> None:
+    site = reachable
+    who, module_file = site.path("who"), site.path("module.so")
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-x", "c", "-o", str(module_file), "-"],
+        input=MODULE.encode(), timeout=PROGRAM_SECONDS, check=True,
+    )  # fmt: skip
+    site.variables["TEST_WHO_LOADS"] = str(who)
+    daemon = f"unix-user: {ACCOUNT.pw_name}\n"
+    site.extra = {"bridge": {"daemon": daemon}, "server": {"daemon": daemon}}
+    site.configure()
+    give_away(site.path("server"))
+    for name in ("bridge", "server"):
+        with (site.path("pki") / name / "pkcs11.txt").open("a") as modules:
+            modules.write(f"\nlibrary={module_file}\nname=test\n")
+        give_away(site.path("pki") / name)
+
+    def loaded_by(start: Callable[[], object]) -> set[str]:
+        who.write_text("")
+        who.chmod(0o666)
+        start()
+        return set(who.read_text().splitlines())
+
+    theirs = {f"{OTHER} {OTHER} {OTHER}"}
+    try:
+        assert loaded_by(site.start_bridge) == theirs
+        assert loaded_by(site.start_server) == theirs
+        done(site, "list-users", secrets=[ADMIN])
+    finally:
+        site.stop_all()
+    add_admin = [*module("server_add_admin"), "-c", str(site.path("server.conf")), "--batch"]
+    assert loaded_by(lambda: site.run(*add_admin, "-n", "eve", secrets=["eve-pw"])) == theirs
 
 
 def test_who_may_not_become_another_is_told(reachable: Site) -> None:

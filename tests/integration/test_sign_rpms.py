@@ -15,10 +15,10 @@ import pytest
 
 from tests.faults.proxies import Proxy
 from tests.held_data import held
-from tests.site import PROGRAM_SECONDS, Process, Site, module, nul
+from tests.site import PROGRAM_SECONDS, Process, Site, module, nul, wait_until
 from tests.vectors.test_vectors import Exchange, subs
 
-from .commands_support import ADMIN, AUTHENTICATION, done, error_line, leftovers, refused
+from .commands_support import ADMIN, AUTHENTICATION, done, error_line, leftovers, refused, rows
 from .rpm_support import Rpm, build
 from .test_sign_rpm import BAD, head_of
 
@@ -39,6 +39,7 @@ def daemons(
         "server": {
             "server": f"max-file-payload-size: {FILE_LIMIT}\nmax-memory-payload-size: 65536\n"
             f"max-rpms-payloads-size: {SERVER_TOTAL}\nsigning-threads: 3\n"
+            "proxy-usernames: admin\n"
         },
         "bridge": {"bridge": f"max-rpms-payloads-size: {BRIDGE_TOTAL}\n"},
     }
@@ -392,6 +393,89 @@ def test_rights_are_those_of_the_request(running: Site, small: Path, tmp_path: P
     refused(running, "Unsupported keytype for operation", *command(out, "ima", small),
             secrets=["ima-pw"])  # fmt: skip
     assert list(out.iterdir()) == []
+
+
+BOBS_KEYS = (
+    "SELECT keys.name FROM key_accesses JOIN keys ON keys.id = key_id"
+    " JOIN users ON users.id = user_id WHERE users.name = 'bob'"
+)
+
+
+def opens(fifo: Path) -> bool:
+    """Whether somebody reads a FIFO, who then meets its end."""
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
+def revoke(site: Site, key: str) -> None:
+    """Take bob's access to `key` away."""
+    done(site, "revoke-key-access", "--password", key, "bob", secrets=[ADMIN])
+
+
+def revoke_all_and_delete_the_user(site: Site) -> None:
+    revoke(site, "k")
+    revoke(site, "ima")
+    done(site, "delete-user", "bob", secrets=[ADMIN])
+
+
+def make_the_key_anew(site: Site) -> None:
+    """The same names, and the same passphrases, but another key."""
+    done(site, "delete-key", "ima", secrets=[ADMIN])
+    done(site, "new-key", "--key-type", "ECC", "ima", secrets=[ADMIN, "ima-pw"])
+    grant(site, "ima")
+
+
+def grant(site: Site, key: str) -> None:
+    done(site, "grant-key-access", key, "bob", secrets=[f"{key}-pw", f"bob-{key}-pw"])
+
+
+@pytest.mark.parametrize(
+    "take_back",
+    [
+        pytest.param(lambda site: revoke(site, "k"), id="access"),
+        pytest.param(lambda site: revoke(site, "ima"), id="access to the key for files"),
+        pytest.param(revoke_all_and_delete_the_user, id="user"),
+        pytest.param(make_the_key_anew, id="key"),
+    ],
+)
+def test_what_comes_after_a_revocation_is_not_signed(
+    running: Site, rpm: Rpm, small: Path, tmp_path: Path, take_back: Callable[[Site], None]
+) -> None:
+    if not rows(running, "SELECT 1 FROM users WHERE name = 'bob'"):
+        done(running, "new-user", "bob", secrets=[ADMIN])
+    for key in {"k", "ima"} - {name for (name,) in rows(running, BOBS_KEYS)}:
+        grant(running, key)
+    first, gate, *after = copies(small, tmp_path, 4)
+    # Opening it holds the client up until the other end is opened, too; then it costs itself.
+    gate.unlink()
+    os.mkfifo(gate)
+    out = tmp_path / "out"
+    with subprocess.Popen(
+        [*module("sigul"), "--batch", "-c", str(running.path("client.conf")), "-u", "bob",
+         *command(out, "--file-signing-key", "ima", "k", first, gate, *after)],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=running.environment,
+    ) as client:  # fmt: skip
+        try:
+            assert client.stdin is not None
+            client.stdin.write(nul("bob-k-pw", "bob-ima-pw"))
+            client.stdin.close()
+            client.stdin = None
+            wait_until((out / first.name).exists, PROGRAM_SECONDS, "the first RPM's signing")
+            take_back(running)
+            wait_until(lambda: opens(gate), PROGRAM_SECONDS, "the client's turn to the next file")
+            _, stderr = client.communicate(timeout=PROGRAM_SECONDS)
+        finally:
+            client.kill()
+    assert client.returncode == 1
+    told = dict(line.removeprefix("Error signing ").split(": ", 1) for line in
+                stderr.decode().splitlines())  # fmt: skip
+    assert "cannot be read" in told.pop(str(gate))
+    assert told == {str(file): "Authentication failed" for file in after}
+    assert [path.name for path in out.iterdir()] == [first.name]
+    assert len(rpm.signatures(out / first.name)) == 1
 
 
 def test_two_of_one_name_are_refused(running: Site, small: Path, tmp_path: Path) -> None:

@@ -122,6 +122,10 @@ def _child(
         result.close()
 
 
+#: What the last administrator's end is refused with; a message says the rest.
+LAST_ADMINISTRATOR = Status.UNKNOWN_ERROR
+
+
 def refusal(function: Callable[..., None], *arguments: object) -> Status | None:
     """The status that `function` is refused with."""
     try:
@@ -172,6 +176,16 @@ def revoke(job: tuple[str, str]) -> Status | None:
             writer.delete_access(user, "release")
 
     return refusal(delete)
+
+
+def demote(job: tuple[str, str]) -> Status | None:
+    url, user = job
+
+    def modify() -> None:
+        with Database(url).write() as writer:
+            writer.modify_user(user, admin=False)
+
+    return refusal(modify)
 
 
 def grant(job: tuple[str, str]) -> Status | None:
@@ -297,6 +311,7 @@ class Behaviour:
 
     def test_users_are_modified_only_where_asked(self, filled: Database) -> None:
         with filled.write() as writer:
+            writer.modify_user("alice", password_hash=HASH, admin=True)
             writer.modify_user("root")
             assert writer.user("root") == User("root", HASH, True)
             writer.modify_user("root", admin=False)
@@ -381,6 +396,45 @@ class Behaviour:
             writer.delete_user("alice")
         with filled.read() as reader:
             assert [user.name for user in reader.users()] == ["root"]
+
+    def test_last_administrator_stays_one(self, filled: Database) -> None:
+        with filled.write() as writer:
+            writer.add_user("boss", HASH, True)
+            writer.add_user("eve", None, True)  # has no password: an administrator by name alone
+        with filled.write() as writer:
+            writer.modify_user("root", admin=False)
+        with filled.write() as writer:
+            assert refusal(lambda: writer.modify_user("boss", admin=False)) is LAST_ADMINISTRATOR
+            assert refusal(writer.delete_user, "boss") is LAST_ADMINISTRATOR
+            writer.modify_user("boss", new_name="chief", password_hash=b"new", admin=True)
+            writer.modify_user("alice", admin=False)
+            assert (
+                refusal(lambda: writer.modify_user("chief", new_name="x", admin=False))
+                is LAST_ADMINISTRATOR
+            )
+        with filled.read() as reader:
+            assert reader.user("chief") == User("chief", b"new", True)
+        with filled.write() as writer:
+            writer.modify_user("eve", password_hash=HASH)
+            writer.delete_user("chief")
+        with filled.read() as reader:
+            assert [user.name for user in reader.users() if user.admin] == ["eve"]
+
+    def test_last_administrator_is_named(self, filled: Database) -> None:
+        with filled.write() as writer, pytest.raises(RequestRefused) as caught:
+            writer.modify_user("root", admin=False)
+        assert caught.value.message is not None
+        assert "'root' is the last administrator" in caught.value.message
+
+    def test_race_of_administrators_leaves_one(self, filled: Database, url: str) -> None:
+        with filled.write() as writer:
+            for name in ("first", "second"):
+                writer.add_user(name, HASH, True)
+            writer.modify_user("root", admin=False)
+        outcomes = in_processes((demote, (url, "first")), (delete_user, (url, "second")))
+        assert sorted(outcomes, key=str) == [LAST_ADMINISTRATOR, None]
+        with filled.read() as reader:
+            assert sum(user.admin for user in reader.users()) == 1
 
     def test_deleted_key_takes_its_accesses_along(self, filled: Database) -> None:
         with filled.write() as writer:

@@ -43,6 +43,12 @@ def legacy() -> dict[str, bytes | None]:
         return dict(connection.execute("SELECT name, sha512_password FROM users"))
 
 
+def stored_by_1_2(password: bytes) -> bytes:
+    """What a 1.2 server stores, whatever the password is."""
+    text: str = sha512_crypt.using(rounds=passwords.ROUNDS, salt_size=16).hash(password)
+    return text.encode()
+
+
 def rounds_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Note the rounds of every hash that is really computed from now on."""
     seen: list[int] = []
@@ -93,7 +99,6 @@ def test_salts_differ() -> None:
 @pytest.mark.parametrize(
     "password",
     [
-        b"",
         b" ",
         b"\xff\xfe not UTF-8",
         "pässwörd".encode(),
@@ -108,14 +113,20 @@ def test_any_bytes_make_a_password(password: bytes) -> None:
     assert not verify_password(Secret(password[:-1] + b"\x01\x01"), stored)
 
 
-@pytest.mark.parametrize("password", [b"a\0b", b"\0", b"x" * 256])
+@pytest.mark.parametrize("password", [b"", b"a\0b", b"\0", b"x" * 256])
 def test_password_that_cannot_be_stored(password: bytes) -> None:
-    with pytest.raises(KeystoreError, match="at most 255 bytes without a NUL byte") as caught:
+    limits = "at least 1 and at most 255 bytes without a NUL byte"
+    with pytest.raises(KeystoreError, match=limits) as caught:
         hash_password(Secret(password))
     assert "x" * 10 not in str(caught.value)
     # Cut at the NUL byte or at the limit, the first would be the empty password, or "a", or …
     for shorter in (b"", b"a", b"x" * 255):
-        assert not verify_password(Secret(password), hash_password(Secret(shorter)))
+        assert not verify_password(Secret(password), stored_by_1_2(shorter))
+
+
+def test_an_empty_password_is_wrong_where_an_old_server_took_it() -> None:
+    assert verify_password(Secret(b"a"), stored_by_1_2(b"a"))
+    assert not verify_password(Secret(b""), stored_by_1_2(b""))
 
 
 GOOD = VECTORS[0][1]

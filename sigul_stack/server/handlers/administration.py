@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ...errors import RequestRefused, Status
+from ...errors import KeystoreError, RequestRefused, Status
 from ...keystore.passwords import hash_password
 from ..request import Answer
 from ..services import Work
@@ -23,8 +23,12 @@ def _list_users(work: Work) -> Answer:
 
 
 def _new_password_hash(work: Work) -> bytes | None:
+    """What to store; None where the request has no `new-password`, so that no password opens it."""
     password = work.request.optional_secret("new-password")
-    return None if password is None else hash_password(password)
+    try:
+        return None if password is None else hash_password(password)
+    except KeystoreError as error:
+        raise RequestRefused(Status.UNKNOWN_ERROR, str(error)) from None
 
 
 def _new_user(work: Work) -> Answer:

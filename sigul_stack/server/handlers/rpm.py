@@ -12,15 +12,17 @@ from ...signing.ima import FileSigner
 from ...signing.rpm import Expected, Signer
 from ..batch import Batch, Subrequest
 from ..request import Answer
-from ..rights import authorise_further_key
+from ..rights import Granted, authorise_further_key, require_still
 from ..services import Work
 from .signing import opened_key
 
 
-def signer_of(work: Work) -> Signer:
-    """The keys and options of a request to sign RPMs. Raises `RequestRefused`."""
-    # Both rights first: what kind a key is of is told to its users only.
-    file_signer = _file_signer(work)
+def signer_of(work: Work, files: Granted | None) -> Signer:
+    """The keys and options of a request to sign RPMs; `files` is what `file_rights` gave.
+
+    Raises `RequestRefused`.
+    """
+    file_signer = None if files is None else _file_signer(work, files)
     key, passphrase = opened_key(work)
     return Signer(
         work.services.keystore.gnupg,
@@ -32,22 +34,30 @@ def signer_of(work: Work) -> Signer:
     )
 
 
-def _file_signer(work: Work) -> FileSigner | None:
+def file_rights(work: Work) -> Granted | None:
+    """The rights on the key that signs files; None where the request names none.
+
+    To be asked for before what kind a key is of is told, which is for its users only. Raises
+    `RequestRefused`.
+    """
     if "file-signing-key" not in work.request.fields:
         return None
-    services = work.services
-    key, passphrase = authorise_further_key(
+    return authorise_further_key(
         work.request,
         "file-signing-key",
         "file-signing-key-passphrase",
-        services.database,
-        services.registry,
-    ).opened()
+        work.services.database,
+        work.services.registry,
+    )
+
+
+def _file_signer(work: Work, granted: Granted) -> FileSigner:
+    key, passphrase = granted.opened()
     if key.keytype == KeyType.GNUPG:
         raise RequestRefused(
             Status.UNSUPPORTED_KEYTYPE, "files are signed with an ECC or RSA key, not a gnupg one"
         )
-    return FileSigner(services.keystore.pem.load(key.fingerprint, passphrase))
+    return FileSigner(work.services.keystore.pem.load(key.fingerprint, passphrase))
 
 
 def expected(fields: Fields, *, authenticated: bool) -> Expected:
@@ -68,7 +78,7 @@ def expected(fields: Fields, *, authenticated: bool) -> Expected:
 
 
 def _sign_rpm(work: Work) -> Answer:
-    signer = signer_of(work)
+    signer = signer_of(work, file_rights(work))
     request, output = work.request, work.services.scratch()
     signer.sign(
         request.payload,
@@ -82,9 +92,13 @@ def _sign_rpms(work: Work) -> Answer:
     request, operation = work.request, work.request.operation
     if operation is None:
         raise RequestRefused(Status.UNKNOWN_OP)
-    signer = signer_of(work)
+    files = file_rights(work)
+    signer = signer_of(work, files)
 
     def sign(subrequest: Subrequest) -> BinaryIO:
+        for granted in (work.granted, files):
+            if granted is not None:
+                require_still(granted, work.services.database)
         output = work.services.scratch()
         try:
             described = expected(subrequest.fields, authenticated=subrequest.authenticated)
