@@ -40,13 +40,14 @@ def made(checkout: Path) -> list[str]:
 # --- Ports ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("taken", ["127.0.0.1", "0.0.0.0"])  # noqa: S104
+@pytest.mark.parametrize("taken", ["127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1"])  # noqa: S104
 @pytest.mark.parametrize("before", [0, 1])
 def test_a_taken_port_stops_make_up_at_once(
     checkout: Path, nobody: str, taken: str, before: int
 ) -> None:
     """The first port is for servers, the next for clients."""
-    with socket.create_server((taken, 0)) as listener:
+    family = socket.AF_INET6 if ":" in taken else socket.AF_INET
+    with socket.create_server((taken, 0), family=family, dualstack_ipv6=":" in taken) as listener:
         port = listener.getsockname()[1]
         done = run_in(checkout, "scripts/up", SIGUL_PORT=str(port - before), DOCKER_HOST=nobody)
     assert done.returncode == 1
