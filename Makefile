@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
+# One name for the images of this checkout, whichever target makes or uses them.
+export SIGUL_IMAGE_PREFIX := $(or $(SIGUL_IMAGE_PREFIX),$(shell scripts/site images))
 # Scripts are found by their first line, so that a new one is never left out of the checks.
 BASH_SCRIPTS = $(shell grep -rlE '^\#!.*\b(bash|sh)\b' scripts images .ci)
 
@@ -37,6 +39,7 @@ down: ## remove its containers and networks; its files stay in .site
 	@scripts/site down
 
 test: ## run all tests but the long ones; ARGS="tests/unit -x" goes to pytest
+	@scripts/preflight test
 	@scripts/bootstrap test kit
 	@scripts/test $(ARGS)
 
@@ -85,6 +88,7 @@ bench: ## measure requests and signatures, each beside its floor
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 demo: ## start a whole site as plain processes in ./.demo and sign a file with it
+	@scripts/preflight demo
 	@scripts/bootstrap run
 	@$(BIN)/sigul-stack demo --directory .demo
 

@@ -78,17 +78,23 @@ class Builder:
         """The name of a component's image."""
         return f"{self._prefix}/{component}"
 
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those of `base` and these components that `make` would build."""
+        wanted = dict.fromkeys(("base", *names))
+        return [name for name in wanted if self._there(name) is None]
+
+    def _there(self, name: str) -> Made | None:
+        """An image that is as it would be built now."""
+        found = engine.find(f"{self.image(name)}:latest")
+        if found is None or found.inputs != self._wanted(name) or self._refresh:
+            return None
+        return Made(name, f"{self.image(name)}:latest", found.identity, False)
+
     def make(self, names: Iterable[str]) -> list[Made]:
         """Have `base` and these components."""
         wanted = {name: self._wanted(name) for name in ("base", *names)}
-        made = {}
-        missing = []
-        for name, inputs in wanted.items():
-            found = engine.find(f"{self.image(name)}:latest")
-            if found is None or found.inputs != inputs or self._refresh:
-                missing.append(name)
-            else:
-                made[name] = Made(name, f"{self.image(name)}:latest", found.identity, False)
+        made = {name: found for name in wanted if (found := self._there(name)) is not None}
+        missing = [name for name in wanted if name not in made]
         if missing:
             roots = self._roots(("base", *(name for name in missing if name != "base")))
             if "base" in missing:

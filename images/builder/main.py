@@ -47,6 +47,9 @@ def main() -> None:
         help="where packages, wheels and layers are kept (default: .cache/images)",
     )
     parser.add_argument(
+        "--missing", action="store_true", help="print the images that would be built; make nothing"
+    )
+    parser.add_argument(
         "--remove", action="store_true", help="remove what was made under the prefix; make nothing"
     )
     arguments = parser.parse_args()
@@ -57,9 +60,15 @@ def main() -> None:
         if arguments.remove:
             _remove(arguments.prefix, arguments.component, arguments.cache)
             return
+        if arguments.missing and arguments.base_image and not engine.find(arguments.base_image):
+            print(arguments.base_image)
+            return
         builder = Builder(
             arguments.prefix, arguments.base_image, arguments.refresh, arguments.cache.absolute()
         )
+        if arguments.missing:
+            print("".join(f"{builder.image(name)}\n" for name in builder.missing(names)), end="")
+            return
         made = builder.make(names)
     except BuildError as error:
         sys.exit(f"images: {error}")

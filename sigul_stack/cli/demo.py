@@ -8,6 +8,7 @@ read. Host names are as in production; the configuration dials 127.0.0.1 for the
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import signal
@@ -30,8 +31,10 @@ BRIDGE_NAME: Final = "sigul-bridge.example.org"
 SERVER_NAME: Final = "sigul-server.example.org"
 ADMIN: Final = "admin"
 KEY: Final = "demo"
-#: The ports that are taken where they are free, (for clients, for servers).
-USUAL_PORTS: Final = (44334, 44333)
+#: A site's ports are two of as many from here on, by where its directory is. They are below those
+#: that programs are given at random.
+FIRST_PORT: Final = 10000
+PORTS: Final = 10000
 #: Seconds for any one step; the slowest is the making of a key.
 STEP_SECONDS: Final = 120.0
 #: Seconds for a daemon to end; it lets requests in flight finish.
@@ -160,7 +163,7 @@ class DemoSite:
             file.write(Secret.random(PASSWORD_CHARACTERS).reveal())
 
     def _write_configuration(self) -> None:
-        client_port, server_port = _free_ports()
+        client_port, server_port = _free_ports(self.directory)
         site = self.directory
 
         def nss(directory: str) -> str:
@@ -312,10 +315,18 @@ class DemoSite:
         return done.stdout
 
 
-def _free_ports() -> tuple[int, int]:
-    """Two free ports on 127.0.0.1, the usual ones if they are."""
+def usual_ports(directory: Path) -> tuple[int, int]:
+    """The ports of the site in `directory`, where they are free: (for clients, for servers)."""
+    place = hashlib.sha256(os.fsencode(directory.resolve())).digest()
+    server_port = FIRST_PORT + 2 * (int.from_bytes(place[:2], "big") % (PORTS // 2))
+    return server_port + 1, server_port
+
+
+def _free_ports(directory: Path) -> tuple[int, int]:
+    """Two free ports on 127.0.0.1, the usual ones of the site in `directory` if they are."""
+    usual = usual_ports(directory)
     try:
-        for port in USUAL_PORTS:
+        for port in usual:
             socket.create_server(("127.0.0.1", port)).close()
     except OSError:
         try:
@@ -326,4 +337,4 @@ def _free_ports() -> tuple[int, int]:
                 return one.getsockname()[1], other.getsockname()[1]
         except OSError as error:
             raise TransportError(f"no free port on 127.0.0.1: {error.strerror}") from None
-    return USUAL_PORTS
+    return usual

@@ -1,0 +1,268 @@
+"""Two checkouts side by side on one engine, and playbook runs that are cut off.
+
+Each checkout is a copy whose site is a bridge with certificates: the inventory, the roles and the
+scripts are the real ones. What a bridge has loaded is what it shows in a handshake.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.copies import copy_checkout, run_in
+from tests.site import wait_until
+
+BIN = Path(sys.executable).parent
+#: Seconds for a playbook on a busy machine; alone it takes a tenth of that.
+PLAYBOOK_SECONDS = 300.0
+#: Seconds for a bridge to take what it was told to read.
+RELOAD_SECONDS = 60.0
+
+CONTROL = {"hosts": "localhost", "gather_facts": False, "roles": ["secrets", "pki"]}
+BRIDGE = {"hosts": "localhost", "gather_facts": False, "roles": ["bridge"]}
+
+
+def docker(*arguments: str) -> str:
+    """Run docker, which must succeed; what it printed."""
+    done = subprocess.run(
+        ["docker", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A copy of the checkout, with the images of this one."""
+
+    path: Path
+    images: str
+
+    def script(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a script there."""
+        environment.setdefault("SIGUL_IMAGE_PREFIX", self.images)
+        return run_in(self.path, *command, **environment)
+
+    @property
+    def container(self) -> str:
+        return f"sigul-{self.script('scripts/site', 'name').stdout.strip()}-bridge"
+
+    @property
+    def port(self) -> int:
+        """The bridge's port for clients."""
+        return int(self.script("scripts/site", "ports").stdout.split()[2])
+
+    @property
+    def root(self) -> Path:
+        return self.path / ".site/dev/root/bridge"
+
+    def playbook(self, *plays: dict[str, Any], **variables: object) -> subprocess.Popen[str]:
+        """Start a playbook of these plays on the inventory of the checkout, in a process group."""
+        file = self.path / "given.yml"
+        file.write_text(yaml.safe_dump(list(plays)))
+        return subprocess.Popen(
+            [BIN / "ansible-playbook", file, "-e", json.dumps(variables)],
+            cwd=self.path,
+            env={
+                **{name: value for name, value in os.environ.items() if name != "SITE"},
+                "ANSIBLE_NOCOLOR": "1",
+                "SIGUL_IMAGE_PREFIX": self.images,
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def deploy(self, *plays: dict[str, Any], **variables: object) -> str:
+        """Run a playbook, which must succeed; what it printed."""
+        with self.playbook(*plays, **variables) as run:
+            output = run.communicate(timeout=PLAYBOOK_SECONDS)[0]
+        assert run.returncode == 0, output
+        return output
+
+    def deploy_cut_off(self, changed: Path, **variables: object) -> None:
+        """Run the role bridge, and kill all of it as soon as `changed` is another file."""
+        before = changed.readlink() if changed.is_symlink() else changed.stat().st_ino
+        with self.playbook(BRIDGE, **variables) as run:
+            wait_until(
+                lambda: (
+                    before
+                    != (changed.readlink() if changed.is_symlink() else changed.stat().st_ino)
+                ),
+                PLAYBOOK_SECONDS,
+                f"a change of {changed}",
+            )
+            os.killpg(run.pid, signal.SIGKILL)
+            output = run.communicate(timeout=PLAYBOOK_SECONDS)[0]
+        assert run.returncode == -signal.SIGKILL, output
+
+    def shown(self) -> tuple[str, str]:
+        """The TLS version and the certificate that the bridge has loaded: what it shows."""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with (
+            socket.create_connection(("127.0.0.1", self.port), 10) as plain,
+            context.wrap_socket(plain) as channel,
+        ):
+            certificate = channel.getpeercert(binary_form=True)
+            assert certificate is not None
+            return str(channel.version()), hashlib.sha256(certificate).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def two(
+    images: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Checkout, Checkout]]:
+    """Two checkouts, deployed at the same time."""
+    prefix = images["bridge"].rpartition("/")[0]
+    checkouts = [
+        Checkout(copy_checkout(tmp_path_factory.mktemp(name) / "checkout"), prefix)
+        for name in ("one", "other")
+    ]
+    try:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda checkout: checkout.deploy(CONTROL, BRIDGE), checkouts))
+        yield checkouts[0], checkouts[1]
+    finally:
+        for checkout in checkouts:
+            done = checkout.script("scripts/site", "purge")
+            assert done.returncode == 0, done.stderr
+
+
+# --- Names and ports -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["dev", "ci"])
+def test_inventory_and_scripts_have_the_same_names(kind: str, tmp_path: Path) -> None:
+    """Needs no engine."""
+    checkout = Checkout(copy_checkout(tmp_path / "checkout"), "")
+    asked = ["sigul_site", "sigul_image_prefix", "sigul_root"]
+    if kind == "dev":
+        asked += ["bridge_client_address", "bridge_server_port", "bridge_client_port"]
+    text = " ".join(f"{{{{ {name} }}}}" for name in asked)
+    done = run_in(
+        checkout.path, BIN / "ansible", "-i", f"inventories/{kind}", "localhost",
+        "-m", "ansible.builtin.debug", "-a", json.dumps({"msg": text}),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    name, prefix = (
+        run_in(checkout.path, "scripts/site", what, SITE=kind).stdout.strip()
+        for what in ("name", "images")
+    )
+    expected = f"{name} {prefix} {checkout.path}/.site/{kind}/root"
+    if kind == "dev":
+        expected += f" {run_in(checkout.path, 'scripts/site', 'ports').stdout.strip()}"
+    # Long lines are wrapped.
+    assert f"msg: {expected} ".split() == done.stdout.partition("=>")[2].split()
+
+
+@pytest.mark.kit
+# Two deployments take longer than other tests have.
+@pytest.mark.timeout(700)
+def test_two_checkouts_run_side_by_side(two: tuple[Checkout, Checkout]) -> None:
+    names = [checkout.container for checkout in two]
+    assert len(set(names)) == 2
+    assert len({checkout.port for checkout in two}) == 2
+    assert len({checkout.shown()[1] for checkout in two}) == 2
+    for checkout in two:
+        published = docker("port", checkout.container).splitlines()
+        assert f"44334/tcp -> 127.0.0.1:{checkout.port}" in published
+        assert [line for line in published if "-> 127.0.0.1:" not in line] == []
+        preflight = checkout.script("scripts/preflight", "up")
+        assert [x for x in preflight.stderr.splitlines() if x.startswith("preflight: port ")] == []
+        assert "name" not in preflight.stderr
+
+
+@pytest.mark.kit
+@pytest.mark.timeout(700)
+def test_only_what_somebody_else_has_is_refused(two: tuple[Checkout, Checkout]) -> None:
+    one, other = two
+    taken = one.script("scripts/preflight", "up", SIGUL_PORT=str(other.port - 1))
+    assert f"port {other.port} of 127.0.0.1 is taken by the container {other.container}:" in (
+        taken.stderr
+    )
+    site = one.container.removesuffix("-bridge")
+    # Of somebody else, with a name of ours; and with our files, as an earlier version called it.
+    files = f"type=bind,source={one.root}/etc,target=/etc/sigul,readonly"
+    image = f"{one.images}/base:latest"
+    foreign, former = f"{site}-server", f"sigul-former-{os.getpid()}"
+    docker("run", "--detach", "--name", foreign, image, "sleep", "600")
+    try:
+        docker("run", "--detach", "--name", former, "--mount", files, image, "sleep", "600")
+        said = one.script("scripts/preflight", "up").stderr
+        assert f"the name {foreign} is taken by a container that uses no files" in said
+        assert f"the container {former}, of an earlier name of this site, uses its files" in said
+        assert one.script("scripts/site", "down").returncode == 0
+        there = docker("ps", "--all", "--format", "{{.Names}}").splitlines()
+        assert foreign in there and other.container in there
+        assert former not in there and one.container not in there
+        networks = docker("network", "ls", "--format", "{{.Name}}").splitlines()
+        assert [name for name in networks if name.startswith(f"{site}-")] == []
+    finally:
+        subprocess.run(["docker", "rm", "--force", foreign, former], capture_output=True)
+    assert one.root.is_dir()
+    one.deploy(BRIDGE)
+
+
+@pytest.mark.kit
+@pytest.mark.timeout(700)
+def test_logs_fail_where_a_component_has_none(two: tuple[Checkout, Checkout]) -> None:
+    """The bridge is there, the server is not."""
+    done = two[0].script("scripts/site", "logs")
+    assert done.returncode != 0
+    assert "bridge  " in done.stdout
+    assert "No such container" in done.stdout
+
+
+# --- Runs that are cut off -----------------------------------------------------------------------
+
+
+def renew(checkout: Checkout) -> None:
+    """Have a new certificate for the bridge on the control machine."""
+    control = checkout.path / ".site/dev/control"
+    done = run_in(
+        checkout.path, BIN / "sigul-stack", "pki", "renew", "--ca", control / "ca",
+        control / "pki/bridge", "--nickname", "sigul-bridge-cert",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.kit
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("what", ["certificates", "configuration"])
+def test_after_a_run_that_was_cut_off_the_next_one_has_the_change_loaded(
+    two: tuple[Checkout, Checkout], what: str
+) -> None:
+    checkout = two[1]
+    variables: dict[str, object] = {}
+    before = checkout.shown()
+    if what == "certificates":
+        renew(checkout)
+        checkout.deploy_cut_off(checkout.root / "nss/current")
+    else:
+        variables = {"bridge_options": {"nss": {"nss-max-tls": "tls1.2"}}}
+        checkout.deploy_cut_off(checkout.root / "etc/bridge.conf", **variables)
+    # What is there is new, and what is loaded is old.
+    assert checkout.shown() == before
+    said = checkout.deploy(BRIDGE, **variables)
+    assert "Send it the signal" in said
+    wait_until(lambda: checkout.shown() != before, RELOAD_SECONDS, "the change in a handshake")
+    again = checkout.deploy(BRIDGE, **variables)
+    assert "changed=0" in again
+    assert checkout.script("docker", "inspect", checkout.container).returncode == 0

@@ -1,0 +1,208 @@
+"""What the scripts around `make up` say at once, and what they say when the engine is silent.
+
+The real scripts run in copies of the checkout. No container engine is needed: DOCKER_HOST names a
+socket where nobody is. The rest is in tests/kit/test_checkouts.py.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.copies import TOP, copy_checkout, run_in, without
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the checkout in which nothing has been made yet."""
+    return copy_checkout(tmp_path / "checkout")
+
+
+@pytest.fixture
+def nobody(tmp_path: Path) -> str:
+    """A DOCKER_HOST that does not answer."""
+    return f"unix://{tmp_path}/none.sock"
+
+
+def told(stderr: str, what: str) -> list[str]:
+    """What scripts/preflight says of ports, of the disk, of the network."""
+    return [line for line in stderr.splitlines() if line.startswith(f"preflight: {what} ")]
+
+
+def made(checkout: Path) -> list[str]:
+    """What is there that a checkout has not by itself."""
+    return [name for name in (".venv", ".cache", ".site", ".demo") if (checkout / name).exists()]
+
+
+# --- Ports ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("taken", ["127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1"])  # noqa: S104
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_taken_port_stops_make_up_at_once(
+    checkout: Path, nobody: str, taken: str, before: int
+) -> None:
+    """The first port is for servers, the next for clients."""
+    family = socket.AF_INET6 if ":" in taken else socket.AF_INET
+    with socket.create_server((taken, 0), family=family, dualstack_ipv6=":" in taken) as listener:
+        port = listener.getsockname()[1]
+        done = run_in(checkout, "scripts/up", SIGUL_PORT=str(port - before), DOCKER_HOST=nobody)
+    assert done.returncode == 1
+    [line] = told(done.stderr, "port")
+    assert line.startswith(f"preflight: port {port} of 127.0.0.1 is taken by ")
+    assert f"(process {os.getpid()}): end that, or have two others: SIGUL_PORT=" in line
+    assert "programs and packages" not in done.stdout
+    assert made(checkout) == []
+
+
+def test_a_port_of_another_address_is_not_taken(checkout: Path, nobody: str) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        here = run_in(checkout, "scripts/preflight", "up", SIGUL_PORT=port, DOCKER_HOST=nobody)
+        there = run_in(
+            checkout, "scripts/preflight", "up",
+            SIGUL_PORT=str(int(port) - 1), SIGUL_ADDRESS="127.0.0.2", DOCKER_HOST=nobody,
+        )  # fmt: skip
+    assert told(here.stderr, "port") == []
+    [line] = told(there.stderr, "port")
+    assert f"port {port} of 127.0.0.2 is taken" in line
+
+
+def test_a_taken_port_stops_make_demo(checkout: Path) -> None:
+    """A demo site that was made before has the ports that it was made with."""
+    (checkout / ".demo").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        (checkout / ".demo/bridge.conf").write_text(
+            f"[bridge]\nclient-listen-port: {port}\nserver-listen-port: 1\n"
+        )
+        done = run_in(checkout, "scripts/preflight", "demo")
+    assert done.returncode == 1
+    [line] = told(done.stderr, "port")
+    assert f"port {port} of 127.0.0.1 is taken by " in line
+    assert f"(process {os.getpid()})" in line
+    assert "make demo-stop, and remove .demo" in line
+
+
+# --- The disk ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["up", "demo", "test"])
+def test_a_small_disk_is_told(tmp_path: Path, nobody: str, target: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = (
+        'mount -t tmpfs -o size=16m tmpfs "$1" && cp -r "$2" "$1/checkout"'
+        ' && cd "$1/checkout" && exec scripts/preflight "$3"'
+    )
+    source = copy_checkout(tmp_path / "source")
+    done = run_in(
+        tmp_path, "sh", "-c", script, "sh", disk, source, target,
+        prefix=without("--mount"), DOCKER_HOST=nobody,
+    )  # fmt: skip
+    assert done.returncode == 1
+    [line] = [line for line in told(done.stderr, "the disk") if f"of {disk}/checkout " in line]
+    assert "MiB are free, and " in line and " needed: make room there" in line
+
+
+# --- The network ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["up", "demo", "test"])
+def test_no_network_is_told_where_something_has_to_be_fetched(
+    checkout: Path, nobody: str, target: str
+) -> None:
+    done = run_in(
+        checkout, "scripts/preflight", target, prefix=without("--net"), DOCKER_HOST=nobody
+    )
+    assert done.returncode == 1
+    [line] = told(done.stderr, "no network")
+    assert "Python postgresql" in line
+    assert "connect this machine, or set http_proxy" in line
+    assert made(checkout) == []
+
+
+def test_no_network_is_asked_for_where_nothing_has_to_be_fetched(nobody: str) -> None:
+    """This checkout has what its tests need, and so what the demo site needs."""
+    done = run_in(TOP, "scripts/preflight", "demo", prefix=without("--net"), DOCKER_HOST=nobody)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_mirror_that_takes_no_connections_is_no_network(checkout: Path, nobody: str) -> None:
+    """There is a way out of the machine, but what is to be fetched cannot be had on it."""
+    script = (
+        "ip link add sigul0 type veth peer name sigul1 && ip addr add 10.99.0.1/24 dev sigul0"
+        " && ip link set lo up && ip link set sigul1 up && ip link set sigul0 up"
+        " && exec scripts/preflight demo"
+    )
+    # Nobody listens in a network namespace of the test's own.
+    proxy = "http://user:secret@127.0.0.1:3128"
+    done = run_in(
+        checkout, "sh", "-c", script,
+        prefix=without("--net"), DOCKER_HOST=nobody, https_proxy=proxy, PIP_NO_INDEX="",
+    )  # fmt: skip
+    assert done.returncode == 1
+    [line] = told(done.stderr, "no network")
+    assert "(127.0.0.1:3128: no connection)" in line
+    assert "secret" not in done.stderr
+
+
+# --- An engine that does not answer --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command", ["users", "public-key", "sign README.md", "status", "logs", "down", "purge"]
+)
+def test_what_needs_the_engine_fails_where_it_does_not_answer(
+    checkout: Path, nobody: str, command: str
+) -> None:
+    secrets = checkout / ".site/dev/control/secrets"
+    secrets.mkdir(parents=True)
+    (secrets / "admin-password").write_text("secret")
+    done = run_in(checkout, "scripts/site", *command.split(), DOCKER_HOST=nobody)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert "container engine" in line
+    assert (secrets / "admin-password").exists()
+
+
+def test_clean_keeps_keys_that_containers_may_use(checkout: Path, nobody: str) -> None:
+    key = checkout / ".site/dev/root/server/state/keys/key"
+    key.parent.mkdir(parents=True)
+    key.write_text("key")
+    done = run_in(checkout, "scripts/site", "clean", DOCKER_HOST=nobody)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "no container engine answers" in line and "FORCE=yes" in line
+    assert key.exists()
+    forced = run_in(checkout, "scripts/site", "clean", DOCKER_HOST=nobody, FORCE="yes")
+    assert forced.returncode == 0
+
+
+def test_clean_needs_no_engine_where_nothing_was_made(checkout: Path, nobody: str) -> None:
+    done = run_in(checkout, "scripts/site", "clean", DOCKER_HOST=nobody)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- Names ---------------------------------------------------------------------------------------
+
+
+def test_names_follow_from_where_the_checkout_really_is(checkout: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(checkout)
+    names = {run_in(place, "scripts/site", "name").stdout for place in (checkout, link)}
+    assert len(names) == 1
+    before = names.pop()
+    moved = checkout.rename(tmp_path / "moved")
+    assert run_in(moved, "scripts/site", "name").stdout != before
+
+
+def test_what_it_is_told_goes_before_what_follows(checkout: Path) -> None:
+    told_so = {"SIGUL_PORT": "25000", "SIGUL_ADDRESS": "192.0.2.1", "SIGUL_IMAGE_PREFIX": "mine"}
+    assert run_in(checkout, "scripts/site", "ports", **told_so).stdout == "192.0.2.1 25000 25001\n"
+    assert run_in(checkout, "scripts/site", "images", **told_so).stdout == "mine\n"
+    assert run_in(checkout, "scripts/site", "ports").stdout.startswith("127.0.0.1 2")
