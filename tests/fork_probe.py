@@ -55,7 +55,8 @@ def surroundings() -> dict[str, object]:
         "identity": [line for line in status if line[:3] in ("Uid", "Gid", "Cap", "NoN")],
         "umask": umask,
         "limits": [resource.getrlimit(number) for number in range(16)],
-        "gc": (gc.isenabled(), gc.get_freeze_count(), gc.get_threshold()),
+        # Not what is frozen, which is all that was there before a fork.
+        "gc": (gc.isenabled(), gc.get_threshold(), gc.get_debug()),
         "logging": (str(logging.root.handlers), logging.root.level, logging.root.disabled),
         "threads": threading.active_count(),
         "main thread": threading.current_thread() is threading.main_thread(),

@@ -26,6 +26,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import io
 import json
@@ -200,6 +201,9 @@ def _import_programs() -> None:
             importlib.import_module(module.name)
     for name in ("tests.peers", "encodings.idna", "encodings.utf_8_sig"):
         importlib.import_module(name)
+    # Else each child's first collection would copy all of this process.
+    gc.collect()
+    gc.freeze()
 
 
 def _not_imported(name: str) -> NoReturn:

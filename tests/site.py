@@ -188,6 +188,8 @@ class Site:
     prefix: tuple[str, ...] = ()
     #: Further variables of every program's environment.
     variables: dict[str, str] = field(default_factory=dict)
+    #: Whether its daemons are started, not forked: where a test looks at what they hold.
+    fresh: bool = False
 
     # ------------------------------------------------------------------------------------- making
 
@@ -298,13 +300,18 @@ class Site:
         code: int | None = 0,
         seconds: float = PROGRAM_SECONDS,
         cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
         fresh: bool = False,
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run a program to its end; it must exit with `code` (None: any). `fresh`: see `popen`."""
+        """Run a program to its end; it must exit with `code` (None: any).
+
+        `environment` is added to the site's. `fresh`: see `popen`.
+        """
         pipe = subprocess.PIPE
         words = [*self.prefix, *command]
+        env = {**self.environment, **(environment or {})}
         with popen(
-            words, env=self.environment, fresh=fresh, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe
+            words, env=env, fresh=fresh, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe
         ) as program:
             try:
                 told = program.communicate(nul(*secrets) if stdin is None else stdin, seconds)
@@ -342,7 +349,6 @@ class Site:
         verbose: bool = True,
         prefix: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
-        fresh: bool = False,
     ) -> Process:
         """Start `bridge` or `server` in the foreground, its standard error in a log file.
 
@@ -357,7 +363,7 @@ class Site:
                     *module(program), "-c", str(self.path(config or f"{program}.conf")),
                     *(["-v"] if verbose else []),
                 ],
-                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, fresh=fresh,
+                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, fresh=self.fresh,
                 env={**self.environment, **(environment or {})},
             )  # fmt: skip
         process = Process(started, log)
