@@ -47,6 +47,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import sigul_stack
+from sigul_stack.database import Database, create
 
 _TOP = Path(__file__).parent.parent
 #: The programs, as `python -m` has them; peers of tests are like them.
@@ -201,6 +202,13 @@ def _import_programs() -> None:
             importlib.import_module(module.name)
     for name in ("tests.peers", "encodings.idna", "encodings.utf_8_sig"):
         importlib.import_module(name)
+    # SQLAlchemy keeps, for the process, much of what a first query takes.
+    with tempfile.TemporaryDirectory() as directory:
+        url = f"sqlite:///{directory}/database"
+        create(url)
+        with contextlib.closing(Database(url)) as database, database.read() as reader:
+            reader.user("")
+            reader.access("", "")
     # Else each child's first collection would copy all of this process.
     gc.collect()
     gc.freeze()
