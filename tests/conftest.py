@@ -20,7 +20,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
-pytest_plugins = ["tests.purity"]
+pytest_plugins = ["tests.purity", "tests.ready_keys"]
 
 _EXAMPLES = DirectoryBasedExampleDatabase(Path(__file__).parent.parent / ".cache" / "hypothesis")
 

@@ -23,6 +23,7 @@ where pytest is killed.
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import contextlib
 import functools
@@ -202,7 +203,9 @@ def _import_programs() -> None:
             importlib.import_module(module.name)
     for name in ("tests.peers", "encodings.idna", "encodings.utf_8_sig"):
         importlib.import_module(name)
-    # SQLAlchemy keeps, for the process, much of what a first query takes.
+    # Python keeps the regular expressions of its argparse, for the process, and SQLAlchemy much of
+    # what a first query takes.
+    argparse.ArgumentParser(usage="[-a]").parse_args([])
     with tempfile.TemporaryDirectory() as directory:
         url = f"sqlite:///{directory}/database"
         create(url)
