@@ -21,6 +21,8 @@ import pytest
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+pytest_plugins = ["tests.purity", "tests.ready_keys"]
+
 _EXAMPLES = DirectoryBasedExampleDatabase(Path(__file__).parent.parent / ".cache" / "hypothesis")
 
 # No deadline per example: the machine may be busy, and pytest-timeout bounds the test as a whole.

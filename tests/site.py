@@ -23,8 +23,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
-from sigul_stack.pki import make_site
+from sigul_stack.pki import make_site, store
+from tests.fork_server import ForkServer, fork_server
 
 BRIDGE_NAME = "sigul-bridge.example.org"
 SERVER_NAME = "sigul-server.example.org"
@@ -89,12 +92,39 @@ def has_ended(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] in "ZX"
 
 
+@functools.cache
 def _wrapper_library() -> str:
     for directory in ("/usr/lib", "/usr/lib64", *map(str, Path("/usr/lib").glob("*-linux-gnu"))):
         found = Path(directory) / "libnss_wrapper.so"
         if found.exists():
             return str(found)
     raise AssertionError("libnss_wrapper.so is missing: install the package libnss-wrapper")
+
+
+#: The host names that every site has; each of them has its own hosts file.
+_ADDRESSES = {BRIDGE_NAME: "127.0.0.1", SERVER_NAME: "127.0.0.1"}
+
+
+def _hosts(addresses: Mapping[str, str]) -> str:
+    return "".join(f"{address} {name}\n" for name, address in addresses.items())
+
+
+def _forks() -> ForkServer:
+    """What forks the programs of sites with the usual names."""
+    return fork_server(_wrapper_library(), _hosts(_ADDRESSES))
+
+
+def popen(
+    command: Sequence[str], *, env: Mapping[str, str], fresh: bool = False, **how: Any
+) -> subprocess.Popen[Any]:
+    """Start a program of a site; `env` is its whole environment, `how` is as for Popen.
+
+    One of the package's own is forked from a process that has imported it, unless it is to be
+    `fresh`: for tests of how the program itself starts (tests/fork_server.py).
+    """
+    if not fresh and _forks().can_start(command, env):
+        return _forks().start(command, env=env, **how)
+    return subprocess.Popen(command, env=env, **how)
 
 
 @dataclass(eq=False)
@@ -149,9 +179,7 @@ class Site:
     server_port: int = field(default_factory=free_port)
     admin: str = "admin"
     admin_password: str = ADMIN_PASSWORD
-    addresses: Mapping[str, str] = field(
-        default_factory=lambda: {BRIDGE_NAME: "127.0.0.1", SERVER_NAME: "127.0.0.1"}
-    )
+    addresses: Mapping[str, str] = field(default_factory=lambda: dict(_ADDRESSES))
     #: Where the bridge listens.
     listen_address: str = "127.0.0.1"
     #: Further lines, by file and section: {"server": {"server": "workers: 1"}}.
@@ -161,6 +189,8 @@ class Site:
     prefix: tuple[str, ...] = ()
     #: Further variables of every program's environment.
     variables: dict[str, str] = field(default_factory=dict)
+    #: Whether its daemons are started, not forked: where a test looks at what they hold.
+    fresh: bool = False
 
     # ------------------------------------------------------------------------------------- making
 
@@ -168,7 +198,11 @@ class Site:
     def make(cls, directory: Path, users: Sequence[str] = ("admin",), **settings: object) -> Site:
         """A new site with certificates for `users`, configuration, database and administrator."""
         site = cls(directory, **settings)  # type: ignore[arg-type]
-        make_site(directory / "pki", bridge=site.bridge_name, server=site.server_name, users=users)
+        # NSS derives a key from the password at each handshake; thrice a request, and more.
+        with mock.patch.object(store, "ITERATIONS_FOR_RANDOM_PASSWORD", 1):
+            make_site(
+                directory / "pki", bridge=site.bridge_name, server=site.server_name, users=users
+            )
         site.configure()
         site.run(*module("server_create_db"), "-c", str(site.path("server.conf")))
         site.run(
@@ -222,9 +256,7 @@ class Site:
             },
         )
         self.client_configuration(self.admin)
-        self.path("hosts").write_text(
-            "".join(f"{address} {name}\n" for name, address in self.addresses.items())
-        )
+        self.path("hosts").write_text(_hosts(self.addresses))
 
     def nss_lines(self, directory: str) -> str:
         """The [nss] section for one of the site's databases."""
@@ -273,17 +305,25 @@ class Site:
         code: int | None = 0,
         seconds: float = PROGRAM_SECONDS,
         cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        fresh: bool = False,
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run a program to its end; it must exit with `code` (None: any)."""
-        done = subprocess.run(
-            [*self.prefix, *command],
-            input=nul(*secrets) if stdin is None else stdin,
-            capture_output=True,
-            env=self.environment,
-            timeout=seconds,
-            check=False,
-            cwd=cwd,
-        )
+        """Run a program to its end; it must exit with `code` (None: any).
+
+        `environment` is added to the site's. `fresh`: see `popen`.
+        """
+        pipe = subprocess.PIPE
+        words = [*self.prefix, *command]
+        env = {**self.environment, **(environment or {})}
+        with popen(
+            words, env=env, fresh=fresh, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe
+        ) as program:
+            try:
+                told = program.communicate(nul(*secrets) if stdin is None else stdin, seconds)
+            except BaseException:
+                program.kill()
+                raise
+        done = subprocess.CompletedProcess(words, program.returncode, *told)
         assert code is None or done.returncode == code, (
             f"{' '.join(command)} exited with {done.returncode}, not {code}\n"
             f"stdout: {done.stdout[-2000:]!r}\nstderr: {done.stderr.decode(errors='replace')}\n"
@@ -322,16 +362,16 @@ class Site:
         number = len(self.processes)
         log = self.path(f"log/{program}-{number}.log")
         with log.open("wb") as stream:
-            popen = subprocess.Popen(
+            started = popen(
                 [
                     *self.prefix, *prefix,
                     *module(program), "-c", str(self.path(config or f"{program}.conf")),
                     *(["-v"] if verbose else []),
                 ],
-                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, fresh=self.fresh,
                 env={**self.environment, **(environment or {})},
             )  # fmt: skip
-        process = Process(popen, log)
+        process = Process(started, log)
         self.processes.append(process)
         return process
 

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from ..children import run_in_child
 from ..config import ServerSettings, load_server
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
+from ..database import Database
 from ..protocol.status import encode_status
 from ..server.news import Reporter
+from ..server.services import database_url
 from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import Plan, Supervisor
 from ..server.worker import Worker
@@ -55,6 +57,8 @@ def _work(source: Source[ServerSettings], control: Control) -> None:
 
 def _plan(settings: ServerSettings) -> Plan:
     identity(settings.unix_user, settings.unix_group)  # a name that is wrong is told now
+    # The database's driver is imported here: each worker would spend a third of its time on that.
+    Database(database_url(settings)).close()
 
     def look() -> None:
         _become_with_nss(settings)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.peers import dumps, loads
-from tests.site import Site
+from tests.site import Site, popen
 
 #: Seconds for a peer to say what a test waits for, unless the test gives another limit.
 PEER_SECONDS = 40.0
@@ -54,7 +54,7 @@ class Peer:
         ]  # fmt: skip
         self._errors = site.path(f"log/peer-{kind}-{id(self):x}.err")
         with self._errors.open("wb") as errors:
-            self.popen = subprocess.Popen(
+            self.popen = popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 env=site.environment, cwd=TOP, text=True,
             )  # fmt: skip

@@ -119,13 +119,9 @@ class Patient:
         shutil.copytree(source, self.nss)
 
     def doctor(self, *options: str, code: int, stdin: bytes = b"", path: str = "") -> Report:
-        environment = {**self.site.environment, **({"PATH": path} if path else {})}
-        done = subprocess.run(
-            [
-                *module("stack"), "doctor", self.component, "--json", *options,
-                "-c", str(self.config),
-            ],
-            input=stdin, capture_output=True, env=environment, timeout=60, check=False,
+        done = self.site.run(
+            *module("stack"), "doctor", self.component, "--json", *options, "-c", str(self.config),
+            stdin=stdin, code=None, environment={"PATH": path} if path else None,
         )  # fmt: skip
         assert done.stderr == b"", done.stderr.decode()
         report = Report(json.loads(done.stdout))

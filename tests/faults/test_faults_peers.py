@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,7 +21,7 @@ from tests.faults.malformed import ANSWERED, AT_SERVER, PASSWORD
 from tests.faults.networks import HERE, network
 from tests.faults.observe import SETTLE_SECONDS, children, half_closed, stop_process, storm, works
 from tests.faults.proxies import Proxy
-from tests.site import Process, Site, module, nul, wait_until
+from tests.site import Process, Site, module, nul, popen, wait_until
 from tests.wire import u32
 
 Served = tuple[Site, Process, Process]
@@ -61,17 +60,17 @@ def client_in_background(site: Site) -> Iterator[Process]:
     secrets.write_bytes(nul(site.admin_password))
     log = site.path("log/background")
     with secrets.open("rb") as stdin, log.open("wb") as output:
-        popen = subprocess.Popen(
+        started = popen(
             [*module("sigul"), "--batch", "-c", str(site.path("client.conf")), "list-users"],
             stdin=stdin, stdout=output, stderr=output, env=site.environment,
         )  # fmt: skip
     try:
-        yield Process(popen, log)
-        assert popen.wait(60) == 0, log.read_text()
+        yield Process(started, log)
+        assert started.wait(60) == 0, log.read_text()
         assert log.read_text() == "admin\n"
     finally:
-        popen.kill()
-        popen.wait(10)
+        started.kill()
+        started.wait(10)
 
 
 # -------------------------------------------------------------- 1: the handshake with the server

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.site import PROGRAM_SECONDS, Site, module, nul
+from tests.site import PROGRAM_SECONDS, Site, module, nul, popen
 
 from .commands_support import (
     ADMIN,
@@ -133,7 +133,7 @@ def test_many_sign_at_once(running: Site, gpg: Gpg, fingerprint: str, tmp_path: 
     clients = []
     for number in range(8):
         data, out = payload(tmp_path, 10_000 + number, f"data-{number}"), tmp_path / f"s{number}"
-        process = subprocess.Popen(
+        process = popen(
             batch(running, "sign-data", "k", data, "-o", out),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=running.environment,

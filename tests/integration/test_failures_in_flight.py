@@ -24,6 +24,7 @@ from tests.site import (
     has_ended,
     module,
     nul,
+    popen,
     wait_until,
 )
 
@@ -138,7 +139,7 @@ class InFlight:
     """A `sigul --batch` that runs while the test goes on."""
 
     def __init__(self, site: Site, *arguments: str, secrets: tuple[str, ...]) -> None:
-        self.popen = subprocess.Popen(
+        self.popen = popen(
             [*module("sigul"), "--batch", "-c", str(site.path("client.conf")), *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=site.environment,

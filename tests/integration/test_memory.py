@@ -80,6 +80,7 @@ class Watch:
 def running(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A running site with admin's key `k`."""
     site = Site.copy(template, tmp_path_factory.mktemp("memory") / "site")
+    site.fresh = True
     with site.running():
         done(site, "new-key", "k", secrets=[ADMIN, "k-pw"])
         yield site

@@ -42,6 +42,9 @@ from tests.held_data import held
 
 from .gnupg_support import LEGACY_KEY, gnupg_home, legacy_home, legacy_passphrase, outside_home
 
+# The keys are what is tested here.
+pytestmark = pytest.mark.usefixtures("made_keys")
+
 PASSPHRASE = Secret("nKRGmQ9C_Vds-apcVaS6ioMsNNha-OypuKkhvZHOzt4Ek0qF0K6MAakUCcxjoaKc")
 FILE_PASSPHRASE = Secret("file passphrase")
 ALL_TYPES = frozenset({KeyType.ECC, KeyType.RSA})

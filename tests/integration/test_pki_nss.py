@@ -1033,6 +1033,7 @@ def test_list_says_what_has_expired(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "EXPIRED" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("made_keys")
 def test_a_site_by_single_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ca, bridge = tmp_path / "ca", tmp_path / "bridge"
     assert pki("init-ca", "--dir", ca, "--name", "Lab CA", "--years", "5") == 0

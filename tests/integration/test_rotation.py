@@ -29,6 +29,7 @@ from tests.site import (
     has_ended,
     module,
     nul,
+    popen,
     wait_until,
 )
 
@@ -142,11 +143,7 @@ class Load:
 
     def _run(self, command: list[str], secrets: bytes, results: list[str]) -> None:
         while not self._stop.is_set():
-            ended = subprocess.run(
-                [*module("sigul"), "--batch", "-c", str(self.site.path("client.conf")), *command],
-                input=secrets, capture_output=True, env=self.site.environment,
-                timeout=PROGRAM_SECONDS, check=False,
-            )  # fmt: skip
+            ended = self.site.sigul(*command, stdin=secrets, code=None)
             results.append(ended.stderr.decode(errors="replace") if ended.returncode else "")
 
     def go_on(self) -> None:
@@ -367,7 +364,7 @@ def test_a_long_request_is_finished_by_the_processes_that_began_it(
     bridge, server = own.start_bridge(), own.start_server(environment=gate.environment)
     (own.path("data")).write_bytes(b"data")
     gate.close("--detach-sign")
-    request = subprocess.Popen(
+    request = popen(
         [
             *module("sigul"), "--batch", "-c", str(own.path("client.conf")),
             "sign-data", "k", str(own.path("data")), "-o", str(own.path("signature")),
@@ -403,7 +400,7 @@ def test_clients_that_wait_for_a_server_get_one_whichever_process_has_them(own: 
     command = [*module("sigul"), "--batch", "-c", str(own.path("client.conf")), "list-users"]
 
     def start() -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
+        process = popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=own.environment,
         )  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 
 from tests.faults.proxies import Proxy
 from tests.held_data import held
-from tests.site import PROGRAM_SECONDS, Process, Site, module, nul, wait_until
+from tests.site import PROGRAM_SECONDS, Process, Site, module, nul, popen, wait_until
 from tests.vectors.test_vectors import Exchange, subs
 
 from .commands_support import ADMIN, AUTHENTICATION, done, error_line, leftovers, refused, rows
@@ -505,7 +505,7 @@ def test_a_server_that_dies_is_told_for_each_rpm_that_it_leaves(
         done(site, "new-key", "k", secrets=[ADMIN, "k-pw"])
         files = copies(small, tmp_path, 300)
         out = tmp_path / "out"
-        with subprocess.Popen(
+        with popen(
             [*module("sigul"), "--batch", "-c", str(site.path("client.conf")),
              *command(out, "k", *files)],
             stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=site.environment,

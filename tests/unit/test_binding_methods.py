@@ -25,6 +25,8 @@ from sigul_stack.keystore.bindings import (
 from sigul_stack.secret import Secret
 from tests.tokens import PIN, TPM, KeyPair, SoftHSM, in_session, running_tpm, tool
 
+pytestmark = pytest.mark.system
+
 SECRET = Secret("nKRGmQ9C_Vds-apcVaS6ioMsNNha")
 LONG = Secret("x" * 20_000)
 

@@ -6,6 +6,10 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.system
+
 ENGINE = Path(__file__).parent.parent.parent / "scripts/engine"
 
 

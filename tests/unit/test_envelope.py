@@ -90,6 +90,7 @@ def test_envelopes_of_an_existing_site_open(user: str, key: str, passphrase: str
         open_envelope(blob, Secret(passphrase + "x"))
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("size", [0, 1, 64, 183, 184, 185, 8375, 8376, 8377, 100_000])
 def test_gpg_opens_what_is_sealed(home: Path, size: int) -> None:
     secret = os.urandom(size)
@@ -110,6 +111,7 @@ def test_no_two_envelopes_are_alike() -> None:
     assert first[18:] != second[18:]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     "options",
     [

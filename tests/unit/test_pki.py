@@ -268,6 +268,7 @@ def test_a_missing_tool_is_named_with_its_package(
     assert not list(tmp_path.rglob("*.db"))
 
 
+@pytest.mark.system
 def test_memory_files_are_read_again_and_again_and_written(tmp_path: Path) -> None:
     with MemoryFile(b"twice\n") as given, MemoryFile() as empty:
         script = 'cat "$1" "$1" "$1" > "$2"'
@@ -277,6 +278,7 @@ def test_memory_files_are_read_again_and_again_and_written(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.system
 def test_tools_inherit_neither_environment_nor_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,8 @@ from sigul_stack.pki.leaf import Leaf
 from sigul_stack.secret import Secret
 from tests.held_data import held
 
+pytestmark = pytest.mark.system
+
 NSS_PASSWORD = "nss-pw"
 
 

@@ -10,6 +10,7 @@ from sigul_stack.protocol.operations import OPERATIONS
 from sigul_stack.tools import GIT, GPG, OPENSSL_PKCS11, TOOLS, tools_of
 
 
+@pytest.mark.system
 def test_everything_that_tests_need_is_found_with_its_version() -> None:
     for tool in TOOLS:
         path = tool.find()
@@ -28,6 +29,7 @@ def test_what_is_missing_is_named_with_its_package(
         assert str(tool.missing()).endswith(f"install the package {tool.package}")
 
 
+@pytest.mark.system
 def test_a_program_that_does_not_run_has_no_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,55 @@
+"""RSA keys for the tests' own process, without the time that making them takes.
+
+Tests make some hundred certificates, and the key of a CA takes a third of a second. Here each key
+is another pair of prime numbers that were made before (tests/data/rsa-primes). What other processes
+make they make by themselves, and so does a test with the fixture `made_keys`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.held_data import held
+
+_EXPONENT: Final = 65537
+_make = rsa.generate_private_key
+
+
+@functools.cache
+def _pairs(bits: int) -> Iterator[tuple[int, ...]]:
+    lines = held("rsa-primes", str(bits // 2)).read_text().split()
+    return itertools.combinations([int(line, 16) for line in lines], 2)
+
+
+def ready_key(public_exponent: int, key_size: int, backend: Any = None) -> rsa.RSAPrivateKey:
+    """In place of `rsa.generate_private_key`: a key that this process has not had before."""
+    if public_exponent != _EXPONENT or key_size not in (2048, 3072):
+        return _make(public_exponent, key_size, backend)
+    pair = next(_pairs(key_size), None)
+    if pair is None:
+        return _make(public_exponent, key_size, backend)
+    p, q = pair
+    d = pow(_EXPONENT, -1, (p - 1) * (q - 1))
+    return rsa.RSAPrivateNumbers(
+        p, q, d, rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q),
+        rsa.RSAPublicNumbers(_EXPONENT, p * q),
+    ).private_key(unsafe_skip_rsa_key_validation=True)  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ready_keys() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rsa, "generate_private_key", ready_key)
+        yield
+
+
+@pytest.fixture
+def made_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are made, as they are outside of tests."""
+    monkeypatch.setattr(rsa, "generate_private_key", _make)
