@@ -2,7 +2,8 @@
 
 The layout is that of a Sigul 1.2 server, to the letter, so that either can open what the other
 made: components are replaced one at a time, and sometimes back. A change here needs a
-migration, a new `HEAD`, and the proof that a 1.2 server can live with it.
+migration, a new `HEAD`, the proof that a 1.2 server can live with it, and its rows in
+docs/storage.md, "Database", which says what each column means.
 """
 
 from __future__ import annotations

@@ -1,20 +1,9 @@
 """The envelope: a key's passphrase, locked with a user's own (`encrypted_passphrase`).
 
-It is a binary OpenPGP message (RFC 4880) encrypted symmetrically. What is written, and what
-Sigul 1.2 and `gpg --decrypt` open:
-
-```
-SKESK v4    8c 0d 04 09 03 02 ‖ u8[8] salt ‖ ff      AES-256; S2K iterated and salted, SHA-1,
-                                                     65,011,712 bytes
-SEIPD v1    d2 length 01 ‖ AES-256-CFB, zero IV, of:
-              u8[16] random ‖ its last two bytes again
-              literal packet, binary, no name, no date: the secret
-              d3 14 ‖ SHA-1 over all the clear bytes before    (the MDC packet)
-```
-
-What is read is that and its kin as gpg writes them: old and new packet headers, partial lengths,
-compressed content, other AES sizes and hashes, a session key of its own in the SKESK. Each
-envelope is small, so everything is in memory; the limits below bound what a damaged or
+It is a binary OpenPGP message (RFC 4880) encrypted symmetrically: a session key packet (SKESK v4)
+and encrypted data with an integrity check (SEIPD v1). docs/storage.md, "Keys' passphrases", has
+every byte of what is written, which Sigul 1.2 and `gpg --decrypt` open too, and what else is read.
+Each envelope is small, so everything is in memory; the limits below bound what a damaged or
 malicious one can cost.
 
 Written here, and not left to gpg, because this is the hot path of every small request: gpg's

@@ -1,10 +1,10 @@
 """Users' passwords: hashed for the database, and verified against what it holds.
 
-SHA-512 crypt (`$6$`, 16 characters of salt, 5000 rounds), as a Sigul 1.2 server has it. This is
-kept on purpose: a 1.2 server must be able to verify what this one stored, and every refusal must
-cost the same, whether the user exists, has a password, or is only guessed at; were new users'
-hashes stronger, time would tell them from old ones. A password opens requests to the server,
-behind two layers of TLS with client certificates; keys are locked with passphrases of their own.
+SHA-512 crypt, as a Sigul 1.2 server has it (docs/storage.md, "Users' passwords"). This is kept on
+purpose: a 1.2 server must be able to verify what this one stored, and every refusal must cost the
+same, whether the user exists, has a password, or is only guessed at; were new users' hashes
+stronger, time would tell them from old ones. A password opens requests to the server, behind two
+layers of TLS with client certificates; keys are locked with passphrases of their own.
 
 libpass computes it in Python over OpenSSL's SHA-512 (about 3 ms): Python 3.13 has no `crypt`, and
 `crypt` takes no bytes that are not UTF-8.

@@ -1,8 +1,8 @@
 """ECC and RSA keys, as PEM files in `keys-storage`.
 
-For the key with fingerprint FPR: `FPR.pem` (PKCS#8, encrypted with the key's passphrase, 0600),
-`FPR.public.pem`, and a file `FPR.cert.NAME.pem` for each of its certificates. The fingerprint is
-the SHA-1 of the public key's DER SubjectPublicKeyInfo in lower-case hex: a name, no protection.
+For the key with fingerprint FPR: `FPR.pem`, `FPR.public.pem`, and a file `FPR.cert.NAME.pem` for
+each of its certificates (docs/storage.md, "ECC and RSA keys"). The fingerprint is the SHA-1 of the
+public key's DER SubjectPublicKeyInfo in lower-case hex: a name, no protection.
 
 A key is there if `FPR.pem` is: that file is put in place last, and removed first. Every file
 appears whole, and none is ever replaced by another key's or certificate's.

@@ -1,7 +1,7 @@
 """An NSS database directory: recognised, made, read, and changed without ever being half changed.
 
-Layout (`sql:`): `cert9.db` holds certificates, `key4.db` private keys and what protects trust
-records, `pkcs11.txt` NSS's own settings. `cert8.db` and `key3.db` are the old format (`dbm:`).
+docs/storage.md, "NSS databases", says what its files hold; `key4.db` also holds what protects the
+trust records in `cert9.db`. `cert8.db` and `key3.db` are the old format (`dbm:`).
 
 Invariant: a change is made to a copy in a hidden directory beside the files and then renamed into
 place, keys before certificates, so that at any instant each certificate in `cert9.db` has its key

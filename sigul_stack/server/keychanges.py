@@ -4,7 +4,8 @@ Invariant: a change of the key store happens under one lock, with a note of what
 before. Whoever ends the change, or finds the note of one that was cut off, removes what has come
 into the store since without a row in the database, and what the note says is to go and has none
 any more. A key that was in the store without a row before, as old sites have them, is left alone.
-What a change that was cut off left half made in the store goes, too.
+What a change that was cut off left half made in the store goes, too. (docs/storage.md, "Store and
+database in step", shows the note.)
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A site made by a 1.2 server: opened as it is, used, changed, and still readable the old way.
 
-See README.md in the shared legacy-site: its users, keys, passwords and passphrases.
+See tests/data/legacy-site/README.md: its users, keys, passwords and passphrases. What is stored in
+which form is in docs/storage.md.
 """
 
 from __future__ import annotations

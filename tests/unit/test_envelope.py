@@ -1,4 +1,7 @@
-"""The envelope against gpg, in both directions, and against an existing site's database."""
+"""The envelope against gpg, in both directions, and against an existing site's database.
+
+Its form is in docs/storage.md, "Keys' passphrases".
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 A bound passphrase is JSON, `[{"method": M, "value": V, …arguments}, …]`: one layer of
 alternatives, any of which opens to what was bound, which may be such JSON again (the next layer
 in). A single object stands for a list of one. Text that starts with neither `{` nor `[` is the
-passphrase itself.
+passphrase itself. docs/storage.md, "Bound passphrases", has the limits, and each method's values.
 
 * `layers`: the lists of methods that configuration, command line and requests name.
 * `value`: binding and unbinding a passphrase with such layers.

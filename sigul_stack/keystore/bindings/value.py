@@ -1,6 +1,7 @@
 """Binding a passphrase with layers, and opening what was bound.
 
-A layer's JSON is written as Sigul 1.2 writes it: the arguments, then `value`, then `method`.
+A layer's JSON is written as Sigul 1.2 writes it: the arguments, then `value`, then `method`
+(docs/storage.md, "Bound passphrases").
 Neither a value nor a passphrase may ever reach a log or a message.
 """
 

@@ -1,6 +1,7 @@
 """A GnuPG home as a directory: its configuration, its permissions, its path's length.
 
-Settings that existing sites made are theirs: they are checked and reported, never changed.
+Settings that existing sites made are theirs: they are checked and reported, never changed. What
+else is in a home, and who writes it: docs/storage.md, "OpenPGP keys".
 """
 
 from __future__ import annotations
