@@ -62,7 +62,8 @@ def surroundings() -> dict[str, object]:
         "main thread": threading.current_thread() is threading.main_thread(),
         "locale": locale.setlocale(locale.LC_ALL),
         "zone": time.tzname,
-        "warnings": str(warnings.filters),
+        # Not what libraries say of their own warnings when they are loaded.
+        "warnings": str([item for item in warnings.filters if item[2].__module__ == "builtins"]),
         "nss": nss.nss_is_initialized(),
     }
 

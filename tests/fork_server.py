@@ -196,12 +196,12 @@ def fork_server(wrapper: str, hosts: str) -> ForkServer:
 
 
 def _import_programs() -> None:
-    """Import all of the package, and what of Python's own modules it uses late."""
+    """Import all of the package, and what it imports late and often."""
     for module in pkgutil.walk_packages(sigul_stack.__path__, "sigul_stack.", _not_imported):
         # Alembic runs these; they are no modules of the package.
         if ".migrations." not in module.name:
             importlib.import_module(module.name)
-    for name in ("tests.peers", "encodings.idna", "encodings.utf_8_sig"):
+    for name in ("tests.peers", "encodings.idna", "encodings.utf_8_sig", "koji", "psycopg", "tqdm"):
         importlib.import_module(name)
     # Python keeps the regular expressions of its argparse, for the process, and SQLAlchemy much of
     # what a first query takes.

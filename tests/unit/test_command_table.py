@@ -411,6 +411,7 @@ def error_of(result: subprocess.CompletedProcess[bytes]) -> str:
     return error
 
 
+@pytest.mark.system
 def test_version_and_commands(home: Path) -> None:
     result = sigul(home, "--version")
     assert result.returncode == 0
@@ -427,6 +428,7 @@ def test_version_and_commands(home: Path) -> None:
     assert result.stdout.startswith(b"usage: sigul sign-data")
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -443,11 +445,13 @@ def test_usage_errors(home: Path, arguments: Sequence[str], reason: str) -> None
     assert reason in result.stderr.decode()
 
 
+@pytest.mark.system
 def test_own_binding_methods(home: Path) -> None:
     result = sigul(home, "list-binding-methods")
     assert (result.returncode, result.stdout, result.stderr) == (0, b"test\n", b"")
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("words", [["list-binding-methods"], ["--help-commands"]])
 @pytest.mark.parametrize(
     ("redirection", "problem"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left")]
@@ -471,6 +475,7 @@ def redirected(
     )  # fmt: skip
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["user-info", "--help"]])
 def test_help_that_nobody_takes_is_no_traceback(home: Path, words: list[str]) -> None:
     # With a buffer, so that the failure comes after argparse is done, and the exit code with it.
@@ -480,12 +485,14 @@ def test_help_that_nobody_takes_is_no_traceback(home: Path, words: list[str]) ->
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.system
 def test_two_dashes_before_an_operand_and_before_the_command(home: Path) -> None:
     for words in (["user-info", "--", "-dash"], ["--", "user-info", "--", "-dash"]):
         error = error_of(sigul(home, "--batch", *words))
         assert "Administrator's password" in error
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("command", [["grant-key-access", "k", "u"], ["change-passphrase", "k"]])
 def test_dash_w_needs_a_layer_from_somewhere(home: Path, command: list[str]) -> None:
     result = sigul(home, "--batch", *command, "-w", "file")
@@ -500,6 +507,7 @@ def test_dash_w_needs_a_layer_from_somewhere(home: Path, command: list[str]) -> 
         assert "Key passphrase: input ended" in error
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("given", "seen"),
     [
@@ -516,15 +524,18 @@ def test_fault_8_a_secret_without_nul(home: Path, given: bytes, seen: str) -> No
     assert "hidden" not in error
 
 
+@pytest.mark.system
 def test_without_batch_and_without_a_terminal(home: Path) -> None:
     assert "no terminal" in error_of(sigul(home, "list-users", given=b"x\0"))
 
 
+@pytest.mark.system
 def test_a_refused_connection(home: Path) -> None:
     error = error_of(sigul(home, "--batch", "list-users", given=b"x\0"))
     assert "localhost" in error
 
 
+@pytest.mark.system
 def test_what_can_be_seen_without_a_server_comes_before_the_secrets(home: Path) -> None:
     (home / "file").write_bytes(b"data")
     for arguments, reason in (
@@ -554,12 +565,14 @@ def test_standard_input_and_output_may_be_the_file(home: Path) -> None:
         assert file.read_bytes() == b"data"
 
 
+@pytest.mark.system
 def test_an_import_that_is_too_large(home: Path) -> None:
     (home / "file").write_bytes(bytes(1024 * 1024 + 1))
     error = error_of(sigul(home, "--batch", "import-key", "k", "file", given=b"a\0b\0c\0"))
     assert "1048576 bytes" in error
 
 
+@pytest.mark.system
 def test_no_configuration_a_wrong_one_and_a_misspelt_one(home: Path) -> None:
     configuration = home / ".sigul" / "client.conf"
     text = configuration.read_text()
@@ -573,6 +586,7 @@ def test_no_configuration_a_wrong_one_and_a_misspelt_one(home: Path) -> None:
     assert "client.conf" in error_of(sigul(home, "list-users"))
 
 
+@pytest.mark.system
 def test_a_wrong_nss_password_and_no_database(home: Path) -> None:
     configuration = home / ".sigul" / "client.conf"
     text = configuration.read_text()
@@ -584,6 +598,7 @@ def test_a_wrong_nss_password_and_no_database(home: Path) -> None:
     assert "does not contain a valid NSS database" in error_of(sigul(home, "list-users"))
 
 
+@pytest.mark.system
 def test_an_nss_password_that_is_not_configured_comes_first(home: Path) -> None:
     configuration = home / ".sigul" / "client.conf"
     text = configuration.read_text()
@@ -594,6 +609,7 @@ def test_an_nss_password_that_is_not_configured_comes_first(home: Path) -> None:
     assert "Administrator's password" in error
 
 
+@pytest.mark.system
 def test_the_passphrase_file_is_read_by_the_program(home: Path) -> None:
     (home / "bound").write_text('[{"value": "hidden", "method": "test"}]')
     (home / "file").write_bytes(b"data")
