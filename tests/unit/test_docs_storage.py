@@ -308,8 +308,8 @@ def test_forms_of_envelopes_are_those_of_the_code() -> None:
     writes = (written[1], written[3], written[2])
     for (what, probe), number in zip(probes.items(), writes, strict=True):
         read = {candidate for candidate in range(32) if is_read(probe(candidate))}
-        assert numbers(rows[what][1]) == read, f"{what}: it reads {read}"
-        assert numbers(rows[what][0]) == {number}, f"{what}: it writes {number}"
+        assert numbers(rows[what][1]) == read, f"{what}: {sorted(read)} are read"
+        assert numbers(rows[what][0]) == {number}, f"{what}: {number} is written"
     assert written[12] == 0xFF
     assert rows["bytes hashed"][0] == "65,011,712, coded as `ff`"
     assert rows["bytes of the content"][0] == f"up to {envelope.MAX_SECRET:,}"
@@ -330,7 +330,7 @@ def test_compressions_of_envelopes_are_those_of_the_code() -> None:
         if is_read(message(packet(8, bytes([number]) + form)))
     }
     (row,) = (row for row in table("Keys' passphrases", "what") if row[0] == "compression")
-    assert numbers(row[2]) == read
+    assert numbers(row[2]) == read, f"{sorted(read)} are read"
 
 
 def test_a_keys_own_passphrase_is_as_the_page_says() -> None:
@@ -454,9 +454,10 @@ def settings(tmp_path: Path) -> ServerSettings:
     return load_server(file, system_directory=tmp_path / "none").settings
 
 
-#: What is in such files where it matters. gpg would stumble over this `gpg.conf`, if it read it.
+#: What is in such files where it matters. gpg would refuse to work with this `gpg.conf`, if it
+#: read it.
 CONTENT = {
-    "gpg.conf": "nonsense\n",
+    "gpg.conf": "cipher-algo none-such\n",
     "sigul-stack-change.json": '{"before": [], "removing": []}',
 }
 
@@ -465,6 +466,16 @@ def sample(home: Path, name: str) -> None:
     """Make a file as `name` in the page's table stands for, where there is none."""
     if not any(pattern(name).fullmatch(there) for there in below(home)):
         (home / name.replace("*", "x")).write_text(CONTENT.get(name, ""))
+
+
+def in_backup(part: str, row: list[str], members: set[str]) -> bool:
+    """Whether the files of a row are in that part of a backup with these members."""
+    each = {
+        any(pattern(f"{part}/{name}").fullmatch(member) for member in members)
+        for name in names(row[0])
+    }
+    assert len(each) == 1, f"{row[0]}: some are in a backup, some are not"
+    return each.pop()
 
 
 @pytest.mark.system
@@ -502,12 +513,14 @@ def test_files_of_a_server_and_which_of_them_a_backup_has(
             made_by="test",
         )
     members = {member.path for member in manifest.members}
-    for name, row in rows.items():
-        saved = any(pattern(f"gnupg/{name}").fullmatch(member) for member in members)
-        assert row[-1] == ("yes" if saved else "no"), name
-    for name, row in nss_rows.items():
-        saved = f"nss/{name.replace('*', 'x')}" in members
-        assert row[-1] == ("with `--with-nss`" if saved else "no"), name
+    for part, chapter, saved in (
+        ("gnupg", "OpenPGP keys", "yes"),
+        ("nss", "NSS databases", "with `--with-nss`"),
+    ):
+        found = table(chapter, "name")
+        require(
+            found, [[*row[:-1], saved if in_backup(part, row, members) else "no"] for row in found]
+        )
     assert PASSWORD_FILE_NAME in nss_rows
     assert DATABASE in members
     # What was under way is as the page shows it.
