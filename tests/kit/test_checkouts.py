@@ -30,7 +30,7 @@ from tests.site import wait_until
 BIN = Path(sys.executable).parent
 #: Seconds for a playbook on a busy machine; alone it takes a tenth of that.
 PLAYBOOK_SECONDS = 600.0
-#: Seconds for a bridge to take what it was told to read.
+#: Seconds for a bridge to start, or to take what it was told to read.
 RELOAD_SECONDS = 60.0
 
 CONTROL = {"hosts": "localhost", "gather_facts": False, "roles": ["secrets", "pki"]}
@@ -93,10 +93,11 @@ class Checkout:
                     os.killpg(run.pid, signal.SIGKILL)
 
     def deploy(self, *plays: dict[str, Any], **variables: object) -> str:
-        """Run a playbook, which must succeed; what it printed."""
+        """Run a playbook, which must succeed, and wait for the bridge; what it printed."""
         with self.playbook(*plays, **variables) as run:
             output = run.communicate(timeout=PLAYBOOK_SECONDS)[0]
         assert run.returncode == 0, output
+        wait_until(self.answers, RELOAD_SECONDS, "an answer of the bridge")
         return output
 
     def deploy_cut_off(self, changed: Path, **variables: object) -> None:
@@ -108,6 +109,13 @@ class Checkout:
                 PLAYBOOK_SECONDS,
                 f"a change of {changed}",
             )
+
+    def answers(self) -> bool:
+        """Whether the bridge shakes hands."""
+        try:
+            return self.certificate() is not None
+        except OSError:
+            return False
 
     def certificate(self) -> bytes | None:
         """The certificate that the bridge has loaded: what it shows."""
