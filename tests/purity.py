@@ -5,7 +5,8 @@ so one distribution is enough for them. All others have the marker `system`: the
 NSS or another program of the distribution, and run in each. A test of the three directories that
 does so, too, says `@pytest.mark.system`.
 
-A test that does not say so fails where it starts a program other than this Python, or opens NSS.
+A test that does not say so fails where it starts a program other than this Python or git, or opens
+NSS.
 (Many modules import nss, which by itself touches nothing.) What is done in another Python that it
 starts is not seen.
 """
@@ -21,6 +22,8 @@ import pytest
 
 _TESTS = Path(__file__).parent
 _PURE = [_TESTS / name for name in ("unit", "property", "vectors")]
+#: Programs that a pure test may start: this Python, and git, which tells the checkout's files.
+_ALLOWED = frozenset({sys.executable, "git"})
 #: The audit events of a program's start. Each has the program first, and its arguments next.
 _STARTS = frozenset({"subprocess.Popen", "os.exec", "os.posix_spawn"})
 
@@ -38,7 +41,7 @@ class _Watch:
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
         if self.seen is None:
             return
-        if event in _STARTS and _program(arguments) != sys.executable:
+        if event in _STARTS and _program(arguments) not in _ALLOWED:
             self._refuse(f"it starts {_program(arguments)}")
         elif event == "os.system":
             self._refuse("it starts a shell")

@@ -13,7 +13,6 @@ it got. `results` reads them.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -70,6 +69,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to note, in the process that was started."""
     path = config.getoption("record")
-    if path is not None and "PYTEST_XDIST_WORKER" not in os.environ:
+    if path is not None and not hasattr(config, "workerinput"):
         recorder = Recorder(path, config.invocation_params.args)
         config.pluginmanager.register(recorder, "recorder")

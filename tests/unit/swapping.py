@@ -6,7 +6,7 @@ The daemon does what it does with its files of one kind: `status`, `log` or `pid
 of its steps the user, who owns the directory of these files and the one above, does one thing:
 
 * `symlink`: puts symbolic links to root's files in the place of the daemon's names;
-* `hard link`: hard links. Made with root's rights, as where `fs.protected_hardlinks` is 0;
+* `hard link`: hard links. Made with root's rights, as where fs.protected_hardlinks is 0;
 * `directory`: puts a link to a directory of root's in the place of the whole directory.
 
 This is repeated for each step, of which Python's audit events tell. So no race decides what is

@@ -550,6 +550,7 @@ def test_what_can_be_seen_without_a_server_comes_before_the_secrets(home: Path) 
     assert (home / "file").read_bytes() == b"data"
 
 
+@pytest.mark.system
 def test_standard_input_and_output_may_be_the_file(home: Path) -> None:
     """As far as can be told: what a shell has cut before is lost."""
     file = home / "file"

@@ -90,8 +90,9 @@ def names_of(paths: list[Path]) -> frozenset[str]:
 def known() -> frozenset[str]:
     """What a docstring or page may name: of the package, of the kit, and of others."""
     files = [TOP / "pyproject.toml"]
-    for directory in ("roles", "playbooks"):
+    for directory in ("roles", "playbooks", "inventories"):
         files += (TOP / directory).rglob("*.yml")
+    files += (path for path in (TOP / "scripts").iterdir() if path.is_file())
     return names_of(PACKAGE).union(FOREIGN, *(words_in(file.read_text("utf-8")) for file in files))
 
 
