@@ -16,20 +16,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 
-_TESTS = Path(__file__).parent
-_PURE = [_TESTS / name for name in ("unit", "property", "vectors")]
+from tests.gate.lanes import PURE
+
 #: Programs that a pure test may start: this Python, and git, which tells the checkout's files.
 _ALLOWED = frozenset({sys.executable, "git"})
 #: The audit events of a program's start. Each has the program first, and its arguments next.
 _STARTS = frozenset({"subprocess.Popen", "os.exec", "os.posix_spawn"})
 
 
-class Impure(BaseException):
-    """A test that is taken for pure touches the system. Not an error that a program handles."""
+class Impure(Exception):
+    """A test that is taken for pure touches the system."""
 
 
 class _Watch:
@@ -74,19 +73,25 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as `system` what is in no directory of pure tests."""
     for item in items:
-        if not any(directory in item.path.parents for directory in _PURE):
+        if not item.nodeid.startswith(PURE):
             item.add_marker("system")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Watch a pure test, its fixtures too."""
+    """Watch a pure test, and the fixtures that it sets up."""
     if not item.get_closest_marker("system"):
         _watch.seen, _watch.nss_was_open = [], _nss_is_open()
     try:
         return (yield)
     finally:
         _watch.seen = None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    """Look away: the last test of a module ends fixtures of others, too."""
+    _watch.seen = None
 
 
 @pytest.hookimpl(wrapper=True)

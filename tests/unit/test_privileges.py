@@ -211,6 +211,7 @@ def test_who_is_not_root_stays_who_he_is(top: Path) -> None:
         look()
 
 
+@pytest.mark.system
 @pytest.mark.root
 def test_root_without_the_capability_is_told(top: Path) -> None:
     os.chown(top, UID, UID)
