@@ -72,11 +72,13 @@ class ForkServer:
     def __init__(self, wrapper: str, hosts: str) -> None:
         """Start it with nss-wrapper, the library `wrapper`, and the text of its hosts file."""
         self._hosts = hosts
-        self._hosts_file = tempfile.NamedTemporaryFile("w", prefix="hosts-")  # noqa: SIM115
-        self._hosts_file.write(hosts)
-        self._hosts_file.flush()
+        descriptor, name = tempfile.mkstemp(prefix="hosts-")
+        with open(descriptor, "w") as file:  # noqa: PTH123 - a descriptor, not a path
+            file.write(hosts)
+        # For daemons that have become another user, too. The fork server removes it at its end.
+        Path(name).chmod(0o644)
         self._environment = {
-            **os.environ, "LD_PRELOAD": wrapper, "NSS_WRAPPER_HOSTS": self._hosts_file.name,
+            **os.environ, "LD_PRELOAD": wrapper, "NSS_WRAPPER_HOSTS": name,
         }  # fmt: skip
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -112,7 +114,6 @@ class ForkServer:
         """End it, and whatever it has started that still runs."""
         self._control.close()
         self._process.wait(_ANSWER_SECONDS)
-        self._hosts_file.close()
 
 
 class _Forked(subprocess.Popen[bytes]):
@@ -238,6 +239,7 @@ def _forked(control: socket.socket) -> list[int]:
             if not message:
                 for process in running:
                     signal.pidfd_send_signal(process, signal.SIGKILL)
+                Path(os.environ["NSS_WRAPPER_HOSTS"]).unlink(missing_ok=True)
                 os._exit(0)
             child = os.fork()
             if not child:
