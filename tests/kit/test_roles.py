@@ -6,13 +6,16 @@ the molecule scenarios.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -114,45 +117,137 @@ def test_disagreement_is_named(
     assert complaint in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("bridge_client_port", "many"),
-        ("bridge_options", "none"),
-        ("pki_renew_days", 0),
-        ("pki_users", ["../admin"]),
-        ("pki_users", ["admin", "alice"]),
-        ("client_user", "alice"),
-        ("client_bundle_users", ["alice"]),
-        ("secrets_values", {"admin-password": ""}),
-        ("sigul_site", "Not a name"),
-        ("sigul_image_prefix", "a:b"),
-        ("sigul_bridge_name", "not a name!"),
-        ("sigul_server_name", "not a name!"),
-        ("pki_authority_pkcs12", "/missing"),
-        ("pki_authority_pkcs12_password_file", "/missing"),
-        ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "password_file": "/missing"}}),
-        ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "ca": ["/missing"]}}),
-        ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "ca": "/etc/hostname"}}),
-        ("bridge_options", {"bridges": {}}),
-        ("bridge_options", {"bridge": {"max-cleints": 4}}),
-        ("bridge_options", {"bridge": {"max-clients": "many"}}),
-        ("server_options", {"server": ["workers"]}),
-        ("client_options", {"client": {"workers": 4}}),
-        ("bridge_client_address", "bridge.example.org"),
-        ("bridge_server_address", "192.0.2"),
-        ("server_bridge_address", "192.0.2.1/32"),
-        ("client_bridge_address", "bridge.example.org"),
-        ("bridge_memory", "half"),
-        ("server_memory", "2 GB"),
-        ("client_memory", "0"),
-        ("client_secrets", {"../pin": "pin"}),
-        ("server_secrets", {"database-url": "/missing"}),
-        ("bridge_secrets", {"nss-password": "bridge-nss-password"}),
-        ("accounts_user", "alice"),
-    ],
-)
+#: Each is the one wrong variable of a host, and the first host is the one that makes the accounts.
+WRONG: list[tuple[str, object]] = [
+    ("accounts_user", "alice"),
+    ("bridge_client_port", "many"),
+    ("bridge_options", "none"),
+    ("pki_renew_days", 0),
+    ("pki_users", ["../admin"]),
+    ("pki_users", ["admin", "alice"]),
+    ("secrets_values", {"admin-password": ""}),
+    ("sigul_site", "Not a name"),
+    ("sigul_image_prefix", "a:b"),
+    ("sigul_bridge_name", "not a name!"),
+    ("sigul_server_name", "not a name!"),
+    ("pki_authority_pkcs12", "/missing"),
+    ("pki_authority_pkcs12_password_file", "/missing"),
+    ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "password_file": "/missing"}}),
+    ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "ca": ["/missing"]}}),
+    ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "ca": "/etc/hostname"}}),
+    ("bridge_options", {"bridges": {}}),
+    ("bridge_options", {"bridge": {"max-cleints": 4}}),
+    ("bridge_options", {"bridge": {"max-clients": "many"}}),
+    ("server_options", {"server": ["workers"]}),
+    ("client_options", {"client": {"workers": 4}}),
+    ("bridge_client_address", "bridge.example.org"),
+    ("bridge_server_address", "192.0.2"),
+    ("server_bridge_address", "192.0.2.1/32"),
+    ("client_bridge_address", "bridge.example.org"),
+    ("bridge_memory", "half"),
+    ("server_memory", "2 GB"),
+    ("client_memory", "0"),
+    ("client_secrets", {"../pin": "pin"}),
+    ("server_secrets", {"database-url": "/missing"}),
+    ("bridge_secrets", {"nss-password": "bridge-nss-password"}),
+]
+#: The role pki looks at these of all clients: one of them wrong stops every host.
+WRONG_FOR_ALL: list[tuple[str, object]] = [
+    ("client_user", "alice"),
+    ("client_bundle_users", ["alice"]),
+]
+SECRET_OPTIONS = [
+    ("bridge_options", "nss", "nss-password", "se-cret"),
+    ("bridge_options", "groups", "LDAP-bind-password", "se-cret"),
+    ("client_options", "binding", "pkcs11_pin", "se-cret"),
+    ("server_options", "database", "database-url", "postgresql://sigul:se-cret@db/sigul"),
+]
+
+
+def hosts_with(directory: Path, wrong: Sequence[Mapping[str, object]]) -> Path:
+    """An inventory of hosts 0, 1, ..., which are like that of dev but for these variables.
+
+    What each would be deployed to is in the directory, below its number.
+    """
+    dev = yaml.safe_load((TOP / "inventories/dev/group_vars/all.yml").read_text())
+    names = [str(number) for number in range(len(wrong))]
+    groups = ("control", "bridge", "server", "clients")
+    members = {group: {"hosts": dict.fromkeys(names)} for group in groups}
+    inventory = {
+        "all": {
+            "vars": {
+                **dev,
+                "ansible_connection": "local",
+                "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+                "sigul_checkout": str(TOP),
+                "sigul_control": f"{directory}/{{{{ inventory_hostname }}}}/control",
+                "sigul_root": f"{directory}/{{{{ inventory_hostname }}}}/root",
+                "secrets_users": ["admin"],
+                # There is an engine, as far as the checks go.
+                "component_engine": {},
+            },
+            "hosts": dict(zip(names, wrong, strict=True)),
+            "children": {
+                "control": members.pop("control"),
+                "sigul": {"children": members},
+            },
+        }
+    }
+    path = directory / "hosts.yml"
+    path.write_text(yaml.safe_dump(inventory, sort_keys=False))
+    return path
+
+
+def site_on(inventory: Path, *options: str, **environment: str) -> str:
+    """Run site.yml, which must fail, on hosts that do not wait for each other; what it printed.
+
+    So each host comes to its own fault, where by default the first one stops all.
+    """
+    done = subprocess.run(
+        [BIN / "ansible-playbook", "-i", inventory, TOP / "site.yml", *options],
+        cwd=TOP,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_STRATEGY": "free", **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode != 0
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One run of site.yml on a host for each row of `WRONG`: its directory, and Ansible's report."""
+    directory = tmp_path_factory.mktemp("wrong")
+    inventory = hosts_with(directory, [{variable: value} for variable, value in WRONG])
+    said = site_on(inventory, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json")
+    return directory, json.loads(said[said.index("{") :])
+
+
+def failures(report: dict[str, Any], host: str) -> list[Any]:
+    """What the failed tasks of a host said."""
+    results = [task["hosts"].get(host, {}) for play in report["plays"] for task in play["tasks"]]
+    return [result for result in results if result.get("failed")]
+
+
+@pytest.mark.timeout(300)  # The first has the run on all hosts.
+@pytest.mark.parametrize(("variable", "value"), WRONG)
 def test_wrong_variable_stops_before_anything_is_touched(
+    wrong: tuple[Path, dict[str, Any]], variable: str, value: object
+) -> None:
+    directory, report = wrong
+    host = str(WRONG.index((variable, value)))
+    [failure] = failures(report, host)
+    assert variable in json.dumps(failure)
+    assert report["stats"][host]["failures"] == 1
+    assert report["stats"][host]["changed"] == 0
+    assert not (directory / host).exists()
+
+
+@pytest.mark.parametrize(("variable", "value"), WRONG_FOR_ALL)
+def test_one_wrong_variable_stops_all_hosts(
     tmp_path: Path, variable: str, value: object
 ) -> None:
     control, root = tmp_path / "control", tmp_path / "root"
@@ -165,25 +260,26 @@ def test_wrong_variable_stops_before_anything_is_touched(
     assert not root.exists()
 
 
-@pytest.mark.parametrize(
-    ("variable", "section", "option", "value"),
-    [
-        ("bridge_options", "nss", "nss-password", "se-cret"),
-        ("bridge_options", "groups", "LDAP-bind-password", "se-cret"),
-        ("client_options", "binding", "pkcs11_pin", "se-cret"),
-        ("server_options", "database", "database-url", "postgresql://sigul:se-cret@db/sigul"),
-    ],
-)
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The most talkative output of site.yml on a host for each row of `SECRET_OPTIONS`."""
+    given = [{name: {section: {option: value}}} for name, section, option, value in SECRET_OPTIONS]
+    inventory = hosts_with(tmp_path_factory.mktemp("secret"), given)
+    return site_on(inventory, "-vvv", "--diff")
+
+
+@pytest.mark.timeout(300)  # The first has the run on all hosts.
+@pytest.mark.parametrize(("variable", "section", "option", "value"), SECRET_OPTIONS)
 def test_secret_among_options_is_refused_and_not_shown(
-    tmp_path: Path, variable: str, section: str, option: str, value: str
+    talkative: str, variable: str, section: str, option: str, value: str
 ) -> None:
-    given = {variable: {section: {option: value}}}
-    result = ansible(TOP / "site.yml", tmp_path / "control", "-vvv", "--diff", **given)
-    said = " ".join((result.stdout + result.stderr).split())
-    assert result.returncode != 0
+    host = SECRET_OPTIONS.index((variable, section, option, value))
+    # Of each failure the first word is its host.
+    failed = re.split(r"(?:fatal|failed): \[", talkative)[1:]
+    said = " ".join("".join(one for one in failed if one.startswith(f"{host}]")).split())
     assert f"{variable}: [{section}] {option.lower()} is a secret" in said
     assert f"{option.lower()}-file: /etc/sigul/secrets/" in said
-    assert "se-cret" not in said
+    assert "se-cret" not in talkative
 
 
 # --- Secrets and certificates --------------------------------------------------------------------
