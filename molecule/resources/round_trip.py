@@ -1,6 +1,6 @@
 """Prints the seconds from a TLS client's first words to the answer: the least of some tries.
 
-    round_trip.py HOST PORT
+round_trip.py HOST PORT
 """
 
 from __future__ import annotations

@@ -20,9 +20,7 @@ PIECE_BYTES: Final = 65536
 PIECES: Final = 256
 
 
-async def carry(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float
-) -> None:
+async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:
     """Pass on what comes, and that it ends, each piece `seconds` after it came."""
     under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(PIECES)
     now = asyncio.get_running_loop().time
@@ -49,9 +47,7 @@ async def carry(
 async def main(host: str, seconds: float, ports: list[int]) -> None:
     """Relay until stopped."""
 
-    async def relay(
-        port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def relay(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A peer that is gone ends its connection, and no other.
         with contextlib.suppress(OSError), contextlib.closing(writer):
             far_reader, far_writer = await asyncio.open_connection(host, port)

@@ -29,6 +29,7 @@ CONTROL_ROLES = """\
   gather_facts: false
   roles: [secrets, pki]
 """
+GIVEN = {"key-release-passphrase": "given to Ansible, not made by it"}
 
 
 def ansible(
@@ -45,16 +46,35 @@ def ansible(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
     )
 
 
-@pytest.fixture
-def playbook(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def playbook(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A playbook of the roles that need no engine."""
-    path = tmp_path / "control.yml"
+    path = tmp_path_factory.mktemp("playbook") / "control.yml"
     path.write_text(CONTROL_ROLES)
     return path
+
+
+@pytest.fixture(scope="module")
+def first_run(
+    playbook: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A control directory, and the most talkative output of the run that made it."""
+    control = tmp_path_factory.mktemp("made") / "control"
+    done = ansible(playbook, control, "-vvv", "--diff", secrets_values=GIVEN)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return control, done
+
+
+@pytest.fixture
+def control(first_run: tuple[Path, object], tmp_path: Path) -> Path:
+    """A control directory of the test's own, as a first run makes it."""
+    copied = tmp_path / "control"
+    shutil.copytree(first_run[0], copied, symlinks=True)
+    return copied
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -117,62 +137,78 @@ def test_disagreement_is_named(
     assert complaint in result.stdout
 
 
-#: Each is the one wrong variable of a host, and the first host is the one that makes the accounts.
-WRONG: list[tuple[str, object]] = [
-    ("accounts_user", "alice"),
-    ("bridge_client_port", "many"),
-    ("bridge_options", "none"),
-    ("pki_renew_days", 0),
-    ("pki_users", ["../admin"]),
-    ("pki_users", ["admin", "alice"]),
-    ("secrets_values", {"admin-password": ""}),
-    ("sigul_site", "Not a name"),
-    ("sigul_image_prefix", "a:b"),
-    ("sigul_bridge_name", "not a name!"),
-    ("sigul_server_name", "not a name!"),
-    ("pki_authority_pkcs12", "/missing"),
-    ("pki_authority_pkcs12_password_file", "/missing"),
-    ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "password_file": "/missing"}}),
-    ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "ca": ["/missing"]}}),
-    ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "ca": "/etc/hostname"}}),
-    ("bridge_options", {"bridges": {}}),
-    ("bridge_options", {"bridge": {"max-cleints": 4}}),
-    ("bridge_options", {"bridge": {"max-clients": "many"}}),
-    ("server_options", {"server": ["workers"]}),
-    ("client_options", {"client": {"workers": 4}}),
-    ("bridge_client_address", "bridge.example.org"),
-    ("bridge_server_address", "192.0.2"),
-    ("server_bridge_address", "192.0.2.1/32"),
-    ("client_bridge_address", "bridge.example.org"),
-    ("bridge_memory", "half"),
-    ("server_memory", "2 GB"),
-    ("client_memory", "0"),
-    ("client_secrets", {"../pin": "pin"}),
-    ("server_secrets", {"database-url": "/missing"}),
-    ("bridge_secrets", {"nss-password": "bridge-nss-password"}),
-]
+#: By group, the one wrong variable of each of its hosts; the first client makes the accounts.
+WRONG: dict[str, list[tuple[str, object]]] = {
+    "control": [
+        ("pki_renew_days", 0),
+        ("pki_users", ["../admin"]),
+        ("pki_users", ["admin", "alice"]),
+        ("secrets_values", {"admin-password": ""}),
+        ("sigul_image_prefix", "a:b"),
+        ("sigul_bridge_name", "not a name!"),
+        ("sigul_server_name", "not a name!"),
+        ("pki_authority_pkcs12", "/missing"),
+        ("pki_authority_pkcs12_password_file", "/missing"),
+        ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "password_file": "/missing"}}),
+        ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "ca": ["/missing"]}}),
+        ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "ca": "/etc/hostname"}}),
+    ],
+    "bridge": [
+        ("bridge_client_port", "many"),
+        ("bridge_options", "none"),
+        ("sigul_site", "Not a name"),
+        ("bridge_options", {"bridges": {}}),
+        ("bridge_options", {"bridge": {"max-cleints": 4}}),
+        ("bridge_options", {"bridge": {"max-clients": "many"}}),
+        ("bridge_client_address", "bridge.example.org"),
+        ("bridge_server_address", "192.0.2"),
+        ("bridge_memory", "half"),
+        ("bridge_secrets", {"nss-password": "bridge-nss-password"}),
+    ],
+    "server": [
+        ("server_options", {"server": ["workers"]}),
+        ("server_bridge_address", "192.0.2.1/32"),
+        ("server_memory", "2 GB"),
+        ("server_secrets", {"database-url": "/missing"}),
+    ],
+    "clients": [
+        ("accounts_user", "alice"),
+        ("client_options", {"client": {"workers": 4}}),
+        ("client_bridge_address", "bridge.example.org"),
+        ("client_memory", "0"),
+        ("client_secrets", {"../pin": "pin"}),
+    ],
+}
 #: The role pki looks at these of all clients: one of them wrong stops every host.
 WRONG_FOR_ALL: list[tuple[str, object]] = [
     ("client_user", "alice"),
     ("client_bundle_users", ["alice"]),
 ]
+#: By group, options that are secrets.
 SECRET_OPTIONS = [
-    ("bridge_options", "nss", "nss-password", "se-cret"),
-    ("bridge_options", "groups", "LDAP-bind-password", "se-cret"),
-    ("client_options", "binding", "pkcs11_pin", "se-cret"),
-    ("server_options", "database", "database-url", "postgresql://sigul:se-cret@db/sigul"),
+    ("bridge", "nss", "nss-password", "se-cret"),
+    ("bridge", "groups", "LDAP-bind-password", "se-cret"),
+    ("clients", "binding", "pkcs11_pin", "se-cret"),
+    ("server", "database", "database-url", "postgresql://sigul:se-cret@db/sigul"),
 ]
 
 
-def hosts_with(directory: Path, wrong: Sequence[Mapping[str, object]]) -> Path:
-    """An inventory of hosts 0, 1, ..., which are like that of dev but for these variables.
+def hosts_with(directory: Path, wrong: Mapping[str, Sequence[tuple[str, object]]]) -> Path:
+    """An inventory with a host for each wrong variable, in one group, and otherwise as for dev.
 
-    What each would be deployed to is in the directory, below its number.
+    The host has the name of the group and a number. What it would be deployed to is in a directory
+    of that name.
     """
     dev = yaml.safe_load((TOP / "inventories/dev/group_vars/all.yml").read_text())
-    names = [str(number) for number in range(len(wrong))]
-    groups = ("control", "bridge", "server", "clients")
-    members = {group: {"hosts": dict.fromkeys(names)} for group in groups}
+    groups: dict[str, Any] = {
+        group: {
+            "hosts": {
+                f"{group}{number}": {variable: value}
+                for number, (variable, value) in enumerate(rows)
+            }
+        }
+        for group, rows in wrong.items()
+    }
     inventory = {
         "all": {
             "vars": {
@@ -183,14 +219,11 @@ def hosts_with(directory: Path, wrong: Sequence[Mapping[str, object]]) -> Path:
                 "sigul_control": f"{directory}/{{{{ inventory_hostname }}}}/control",
                 "sigul_root": f"{directory}/{{{{ inventory_hostname }}}}/root",
                 "secrets_users": ["admin"],
+                "server_bridge_address": "192.0.2.1",
                 # There is an engine, as far as the checks go.
                 "component_engine": {},
             },
-            "hosts": dict(zip(names, wrong, strict=True)),
-            "children": {
-                "control": members.pop("control"),
-                "sigul": {"children": members},
-            },
+            "children": {"control": groups.pop("control", {}), "sigul": {"children": groups}},
         }
     }
     path = directory / "hosts.yml"
@@ -198,18 +231,21 @@ def hosts_with(directory: Path, wrong: Sequence[Mapping[str, object]]) -> Path:
     return path
 
 
-def site_on(inventory: Path, *options: str, **environment: str) -> str:
-    """Run site.yml, which must fail, on hosts that do not wait for each other; what it printed.
+def checked(inventory: Path, *options: str, **environment: str) -> str:
+    """Run the first play of site.yml, which must fail on each host; what Ansible printed.
 
-    So each host comes to its own fault, where by default the first one stops all.
+    Each comes to its own fault, where in site.yml the first fault stops all hosts.
     """
+    first = yaml.safe_load((TOP / "site.yml").read_text())[0]
+    assert first.pop("any_errors_fatal") is True
+    playbook = inventory.with_name("checks.yml")
+    playbook.write_text(yaml.safe_dump([first]))
     done = subprocess.run(
-        [BIN / "ansible-playbook", "-i", inventory, TOP / "site.yml", *options],
+        [BIN / "ansible-playbook", "-i", inventory, playbook, *options],
         cwd=TOP,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_STRATEGY": "free", **environment},
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", **environment},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=280,
     )
@@ -219,27 +255,24 @@ def site_on(inventory: Path, *options: str, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def wrong(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """One run of site.yml on a host for each row of `WRONG`: its directory, and Ansible's report."""
+    """One run on a host for each row of `WRONG`: its directory, and Ansible's report."""
     directory = tmp_path_factory.mktemp("wrong")
-    inventory = hosts_with(directory, [{variable: value} for variable, value in WRONG])
-    said = site_on(inventory, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json")
+    said = checked(hosts_with(directory, WRONG), ANSIBLE_STDOUT_CALLBACK="ansible.posix.json")
     return directory, json.loads(said[said.index("{") :])
 
 
-def failures(report: dict[str, Any], host: str) -> list[Any]:
-    """What the failed tasks of a host said."""
-    results = [task["hosts"].get(host, {}) for play in report["plays"] for task in play["tasks"]]
-    return [result for result in results if result.get("failed")]
-
-
 @pytest.mark.timeout(300)  # The first has the run on all hosts.
-@pytest.mark.parametrize(("variable", "value"), WRONG)
+@pytest.mark.parametrize(
+    ("group", "variable", "value"),
+    [(group, *row) for group, rows in WRONG.items() for row in rows],
+)
 def test_wrong_variable_stops_before_anything_is_touched(
-    wrong: tuple[Path, dict[str, Any]], variable: str, value: object
+    wrong: tuple[Path, dict[str, Any]], group: str, variable: str, value: object
 ) -> None:
     directory, report = wrong
-    host = str(WRONG.index((variable, value)))
-    [failure] = failures(report, host)
+    host = f"{group}{WRONG[group].index((variable, value))}"
+    results = [task["hosts"].get(host, {}) for play in report["plays"] for task in play["tasks"]]
+    [failure] = [result for result in results if result.get("failed")]
     assert variable in json.dumps(failure)
     assert report["stats"][host]["failures"] == 1
     assert report["stats"][host]["changed"] == 0
@@ -247,9 +280,7 @@ def test_wrong_variable_stops_before_anything_is_touched(
 
 
 @pytest.mark.parametrize(("variable", "value"), WRONG_FOR_ALL)
-def test_one_wrong_variable_stops_all_hosts(
-    tmp_path: Path, variable: str, value: object
-) -> None:
+def test_one_wrong_variable_stops_all_hosts(tmp_path: Path, variable: str, value: object) -> None:
     control, root = tmp_path / "control", tmp_path / "root"
     given = {"sigul_root": str(root), "secrets_users": ["admin"], variable: value}
     result = ansible(TOP / "site.yml", control, **given)
@@ -262,22 +293,25 @@ def test_one_wrong_variable_stops_all_hosts(
 
 @pytest.fixture(scope="module")
 def talkative(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The most talkative output of site.yml on a host for each row of `SECRET_OPTIONS`."""
-    given = [{name: {section: {option: value}}} for name, section, option, value in SECRET_OPTIONS]
-    inventory = hosts_with(tmp_path_factory.mktemp("secret"), given)
-    return site_on(inventory, "-vvv", "--diff")
+    """The most talkative output of a run on a host for each row of `SECRET_OPTIONS`."""
+    given: dict[str, list[tuple[str, object]]] = {}
+    for group, section, option, value in SECRET_OPTIONS:
+        options = f"{group.removesuffix('s')}_options"
+        given.setdefault(group, []).append((options, {section: {option: value}}))
+    return checked(hosts_with(tmp_path_factory.mktemp("secret"), given), "-vvv", "--diff")
 
 
-@pytest.mark.timeout(300)  # The first has the run on all hosts.
-@pytest.mark.parametrize(("variable", "section", "option", "value"), SECRET_OPTIONS)
+@pytest.mark.parametrize(("group", "section", "option", "value"), SECRET_OPTIONS)
 def test_secret_among_options_is_refused_and_not_shown(
-    talkative: str, variable: str, section: str, option: str, value: str
+    talkative: str, group: str, section: str, option: str, value: str
 ) -> None:
-    host = SECRET_OPTIONS.index((variable, section, option, value))
+    of_group = [row for row in SECRET_OPTIONS if row[0] == group]
+    host = f"{group}{of_group.index((group, section, option, value))}"
     # Of each failure the first word is its host.
     failed = re.split(r"(?:fatal|failed): \[", talkative)[1:]
     said = " ".join("".join(one for one in failed if one.startswith(f"{host}]")).split())
-    assert f"{variable}: [{section}] {option.lower()} is a secret" in said
+    fault = f"{group.removesuffix('s')}_options: [{section}] {option.lower()} is a secret"
+    assert fault in said
     assert f"{option.lower()}-file: /etc/sigul/secrets/" in said
     assert "se-cret" not in talkative
 
@@ -292,16 +326,14 @@ def test_check_mode_makes_nothing(tmp_path: Path, playbook: Path) -> None:
     assert not control.exists()
 
 
-@pytest.mark.timeout(300)
-def test_secrets_and_certificates(tmp_path: Path, playbook: Path) -> None:
+@pytest.mark.timeout(300)  # Three runs of Ansible.
+def test_secrets_and_certificates(
+    playbook: Path, first_run: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
     """Made once; kept by a second run and by --check; no secret in the most talkative output."""
-    control = tmp_path / "control"
-    given = {"key-release-passphrase": "given to Ansible, not made by it"}
-    talk = ("-vvv", "--diff")
-    first = ansible(playbook, control, *talk, secrets_values=given)
-    assert first.returncode == 0, first.stdout + first.stderr
+    control, first = first_run
     made = files(control)
-    assert made["secrets/key-release-passphrase"].decode() == given["key-release-passphrase"]
+    assert made["secrets/key-release-passphrase"].decode() == GIVEN["key-release-passphrase"]
 
     secrets = [text for name, text in made.items() if "password" in name or "passphrase" in name]
     assert len(secrets) >= 5
@@ -309,8 +341,9 @@ def test_secrets_and_certificates(tmp_path: Path, playbook: Path) -> None:
         public = path.is_symlink() or path.name == "ca.pem"
         assert public or path.stat().st_mode & 0o077 == 0, path
 
-    second = ansible(playbook, control, *talk, secrets_values=given)
-    checked = ansible(playbook, control, *talk, "--check", secrets_values=given)
+    talk = ("-vvv", "--diff")
+    second = ansible(playbook, control, *talk, secrets_values=GIVEN)
+    checked = ansible(playbook, control, *talk, "--check", secrets_values=GIVEN)
     for result in (second, checked):
         assert result.returncode == 0, result.stdout + result.stderr
         assert "changed=0" in result.stdout
@@ -323,9 +356,7 @@ def test_secrets_and_certificates(tmp_path: Path, playbook: Path) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_only_what_lacks_a_name_is_renewed(tmp_path: Path, playbook: Path) -> None:
-    control = tmp_path / "control"
-    assert ansible(playbook, control).returncode == 0
+def test_only_what_lacks_a_name_is_renewed(playbook: Path, control: Path) -> None:
     before = files(control)
     result = ansible(playbook, control, pki_bridge_names=["sigul.example.org"])
     assert result.returncode == 0, result.stdout + result.stderr
@@ -342,10 +373,8 @@ def test_only_what_lacks_a_name_is_renewed(tmp_path: Path, playbook: Path) -> No
 
 
 @pytest.mark.timeout(240)
-def test_the_only_password_of_a_database_is_not_replaced(tmp_path: Path, playbook: Path) -> None:
+def test_the_only_password_of_a_database_is_not_replaced(playbook: Path, control: Path) -> None:
     """As an earlier version may have left it: the database has a password of its own."""
-    control = tmp_path / "control"
-    assert ansible(playbook, control).returncode == 0
     own = control / "pki/server/nss-password"
     password = own.read_bytes()
     own.unlink()
@@ -408,11 +437,11 @@ BUNDLE = """\
 
 
 @pytest.mark.timeout(300)
-def test_bundles_and_what_check_mode_says(tmp_path: Path, playbook: Path) -> None:
+def test_bundles_and_what_check_mode_says(tmp_path: Path, playbook: Path, control: Path) -> None:
     """Another user's than the client's; in a directory that keeps its mode; --check says it all."""
     bundle = tmp_path / "bundle.yml"
     bundle.write_text(BUNDLE)
-    control, bundles = tmp_path / "control", tmp_path / "bundles"
+    bundles = tmp_path / "bundles"
     bundles.mkdir()
     bundles.chmod(0o755)
     archive = bundles / "sigul-client-alice.tar.gz"
