@@ -47,7 +47,7 @@ class Processes:
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
-            for process in Path("/proc").glob("[0-9]*"):
-                for name in ("cmdline", "environ"):
+            for process in Path("/proc").iterdir():
+                for name in ("cmdline", "environ") if process.name.isdigit() else ():
                     with suppress(OSError):
                         self.seen.add((process / name).read_bytes())
