@@ -56,10 +56,10 @@ collected: ## write tests/collected.txt, the list of all tests
 	@scripts/bootstrap test kit
 	@$(BIN)/python -m tests.gate.collected
 
-molecule: ## run all Molecule scenarios; ARGS="-s sign" runs one
+molecule: ## run all Molecule scenarios on one site; ARGS="-s sign" runs one
 	@scripts/bootstrap run kit
 	@scripts/engine
-	@PATH="$(CURDIR)/$(BIN):$$PATH" ANSIBLE_HOME="$(CURDIR)/.cache/ansible" molecule test $(or $(ARGS),--all)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" ANSIBLE_HOME="$(CURDIR)/.cache/ansible" molecule test $(ARGS)
 
 test-debian13: ## run the tests that touch the system in a Debian 13 root, made in .cache; ARGS as for test
 	@scripts/test-debian13 $(ARGS)

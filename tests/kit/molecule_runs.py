@@ -1,7 +1,7 @@
-"""Running molecule's scenarios for tests, each bounded in time and gone afterwards.
+"""Running molecule for tests, each run bounded in time, and what it has made gone afterwards.
 
-Everything that a run makes has the name of its scenario in it: containers, networks, and the files
-in `.cache/molecule/SCENARIO`.
+All scenarios are about one site (.config/molecule), whose containers, networks and files have its
+name.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Final
 
 TOP: Final = Path(__file__).parents[2]
-#: What stands before each scenario's name: another than that of a person who runs molecule here.
+#: What the site's name begins with: another than that of a person who runs molecule here.
 PREFIX: Final = os.environ.get("SIGUL_MOLECULE_PREFIX", "test")
-FILES: Final = TOP / ".cache" / "molecule"
-#: Seconds for one step of a scenario on a busy machine; alone it takes a tenth of that.
+SITE: Final = f"{PREFIX}-site"
+FILES: Final = TOP / ".cache" / "molecule" / SITE
+#: Seconds for one step on a busy machine; alone it takes a tenth of that.
 STEP_SECONDS: Final = 900
 
 
@@ -53,9 +54,9 @@ def molecule(*arguments: str, seconds: float = STEP_SECONDS, verbosity: int = 0)
     return output
 
 
-def destroy(scenario: str) -> None:
-    """Remove what a run of the scenario has left, however it ended."""
-    molecule("destroy", "-s", scenario)
+def destroy() -> None:
+    """Remove what runs have left, however they ended."""
+    molecule("destroy")
 
 
 def docker(*arguments: str) -> str:
@@ -65,15 +66,14 @@ def docker(*arguments: str) -> str:
     ).stdout.decode(errors="replace")
 
 
-def left_behind(scenario: str) -> list[str]:
-    """Containers, networks and files of a scenario."""
-    site = f"{PREFIX}-{scenario}"
+def left_behind() -> list[str]:
+    """Containers, networks and files of the site."""
     return [
         *docker(
-            "ps", "-a", "--filter", f"name=^/(sigul-)?{site}-", "--format", "{{.Names}}"
+            "ps", "-a", "--filter", f"name=^/(sigul-)?{SITE}-", "--format", "{{.Names}}"
         ).split(),
         *docker(
-            "network", "ls", "--filter", f"name=^sigul-{site}-", "--format", "{{.Name}}"
+            "network", "ls", "--filter", f"name=^sigul-{SITE}-", "--format", "{{.Name}}"
         ).split(),
-        *([str(FILES / scenario)] if (FILES / scenario).exists() else []),
+        *([str(FILES)] if FILES.exists() else []),
     ]

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -53,6 +54,86 @@ for top, names, files in os.walk("/"):
             print(os.path.join(top, name))
 """
 
+KOJI = "koji, gssapi, requests_gssapi"
+MODULES = {"bridge": f"{KOJI}, ldap, bravado, fasjson_client", "client": KOJI}
+
+PROGRAMS = "id -u && sigul --version && sigul_bridge --version && sigul-stack --version"
+#: What is asked in each component's container, by a name that tests know it by.
+QUESTIONS: dict[str, list[str]] = {
+    "user": ["id", "-un"],
+    "programs": ["sh", "-ec", PROGRAMS],
+    "nss database": [
+        *("sh", "-ec"),
+        "mkdir /tmp/nss; printf secret-password >/tmp/p; certutil -N -d sql:/tmp/nss -f /tmp/p;"
+        " exec python -c \"import nss.nss, nss.ssl; nss.nss.nss_init('sql:/tmp/nss')\"",
+    ],
+    "nss libraries": [
+        *("python", "-c"),
+        "import nss.ssl\n"
+        "for line in open('/proc/self/maps'):\n"
+        "    if '/libnss3' in line or '/libssl3' in line: print(line.split()[-1])",
+    ],
+    "unwanted": ["sh", "-ec", 'for tool; do ! command -v "$tool" || true; done', "sh", *UNWANTED],
+    "certificates": [
+        *("sh", "-c"),
+        "ls -A /etc/ssl/certs /usr/local/share/ca-certificates 2>/dev/null; env",
+    ],
+    "listed": ["cat", f"/{components.SBOM}"],
+    "Debian packages": [
+        *("dpkg-query", "-W", "-f", "${db:Status-Abbrev}|${Package}|${Version}\n"),
+    ],
+    "Python packages": [
+        *("python", "-c"),
+        "import importlib.metadata as m\n"
+        "for d in m.distributions(): print(d.metadata['Name'], d.version)",
+    ],
+}
+ASK = """
+import json, subprocess, sys
+answers = {}
+for name, command in json.loads(sys.argv[1]).items():
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    answers[name] = [done.returncode, done.stdout, done.stderr]
+print(json.dumps(answers))
+"""
+
+
+class Answer(NamedTuple):
+    """What became of a command in a container."""
+
+    status: int
+    output: str
+    errors: str
+
+
+Answers = dict[str, dict[str, Answer]]
+
+
+@pytest.fixture(scope="module")
+def answers(images: dict[str, str]) -> Answers:
+    """The answers by component and question, each component's from one container.
+
+    It runs as the user that the image names, without the network, on a read-only root.
+    """
+    found = {}
+    for component in COMPONENTS:
+        questions = {
+            **QUESTIONS,
+            "tools": [
+                *("sh", "-ec", 'for tool; do command -v "$tool" >/dev/null || echo "$tool"; done'),
+                *("sh", *TOOLS[component]),
+            ],
+        }
+        if component in MODULES:
+            script = f"import {MODULES[component]}; from sigul_stack import kojihub"
+            questions["modules"] = ["python", "-c", f"{script}; kojihub._library()"]
+        said = printed(
+            *("docker", "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp"),
+            *(images[component], "python3", "-c", ASK, json.dumps(questions)),
+        )
+        found[component] = {name: Answer(*answer) for name, answer in json.loads(said).items()}
+    return found
+
 
 def labels(image: str) -> dict[str, str]:
     said = subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=True)
@@ -60,56 +141,47 @@ def labels(image: str) -> dict[str, str]:
     return dict(found["Config"]["Labels"])
 
 
-@pytest.mark.parametrize("user", ["1000:1000", "48213:48213"])
-@pytest.mark.parametrize("component", COMPONENTS)
-def test_programs_run_as_any_user(container: Container, component: str, user: str) -> None:
-    script = "id -u && sigul --version && sigul_bridge --version && sigul-stack --version"
-    done = container(component, "sh", "-ec", script, options=("--user", user))
-    assert done.returncode == 0, done.stderr
-    uid, *versions = done.stdout.splitlines()
-    assert uid == user.partition(":")[0]
+def the_programs_ran(answer: Answer, uid: str) -> None:
+    assert answer.status == 0, answer.errors
+    first, *versions = answer.output.splitlines()
+    assert first == uid
     assert len(versions) == 3
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_the_user_is_not_root_unless_told(container: Container, component: str) -> None:
-    done = container(component, "id", "-un")
-    assert (done.returncode, done.stdout) == (0, "sigul\n")
+def test_programs_run_as_the_images_user(answers: Answers, component: str) -> None:
+    the_programs_ran(answers[component]["programs"], "1000")
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_nss_works(container: Container, component: str) -> None:
+def test_programs_run_as_any_user(container: Container, component: str) -> None:
+    done = container(component, "sh", "-ec", PROGRAMS, options=("--user", "48213:48213"))
+    the_programs_ran(Answer(done.returncode, done.stdout, done.stderr), "48213")
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_the_user_is_not_root_unless_told(answers: Answers, component: str) -> None:
+    assert answers[component]["user"][:2] == (0, "sigul\n")
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_nss_works(answers: Answers, component: str) -> None:
     """Databases are made and opened; the binding loads the system's NSS, as softoken does."""
-    script = (
-        "mkdir /tmp/nss; printf secret-password >/tmp/p; certutil -N -d sql:/tmp/nss -f /tmp/p;"
-        " exec python -c \"import nss.nss, nss.ssl; nss.nss.nss_init('sql:/tmp/nss')\""
-    )
-    done = container(component, "sh", "-ec", script)
-    assert done.returncode == 0, done.stderr
-    names = container(
-        component,
-        "python",
-        "-c",
-        "import nss.ssl\n"
-        "for line in open('/proc/self/maps'):\n"
-        "    if '/libnss3' in line or '/libssl3' in line: print(line.split()[-1])",
-    )
-    loaded = set(names.stdout.split())
-    assert loaded and all(name.startswith("/usr/lib/") for name in loaded), names
+    made = answers[component]["nss database"]
+    assert made.status == 0, made.errors
+    loaded = answers[component]["nss libraries"]
+    names = set(loaded.output.split())
+    assert names and all(name.startswith("/usr/lib/") for name in names), loaded
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_has_what_its_operations_start(container: Container, component: str) -> None:
-    script = 'for tool; do command -v "$tool" >/dev/null || echo "$tool"; done'
-    done = container(component, "sh", "-ec", script, "sh", *TOOLS[component])
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+def test_has_what_its_operations_start(answers: Answers, component: str) -> None:
+    assert answers[component]["tools"] == (0, "", "")
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_has_nothing_beyond(container: Container, component: str) -> None:
-    script = 'for tool; do ! command -v "$tool" || true; done'
-    done = container(component, "sh", "-ec", script, "sh", *UNWANTED)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+def test_has_nothing_beyond(answers: Answers, component: str) -> None:
+    assert answers[component]["unwanted"] == (0, "", "")
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -119,31 +191,20 @@ def test_no_file_gives_rights(container: Container, component: str) -> None:
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_has_no_certificates_of_the_machine_that_built_it(
-    container: Container, component: str
-) -> None:
+def test_has_no_certificates_of_the_machine_that_built_it(answers: Answers, component: str) -> None:
     """Nothing that the build may have used to reach a mirror or registry stays."""
-    script = "ls -A /etc/ssl/certs /usr/local/share/ca-certificates 2>/dev/null; env"
-    done = container(component, "sh", "-c", script)
-    names = [line for line in done.stdout.splitlines() if "=" not in line and ":" not in line]
-    assert not [name for name in names if name], done.stdout
-    assert "PIP_" not in done.stdout and "SSL_CERT" not in done.stdout
-    assert "proxy" not in done.stdout.lower()
+    found = answers[component]["certificates"].output
+    names = [line for line in found.splitlines() if "=" not in line and ":" not in line]
+    assert not [name for name in names if name], found
+    assert "PATH=" in found
+    assert "PIP_" not in found and "SSL_CERT" not in found
+    assert "proxy" not in found.lower()
 
 
-@pytest.mark.parametrize(
-    ("component", "modules"),
-    [
-        ("bridge", "koji, gssapi, requests_gssapi, ldap, bravado, fasjson_client"),
-        ("client", "koji, gssapi, requests_gssapi"),
-    ],
-)
-def test_koji_and_group_sources_are_there(
-    container: Container, component: str, modules: str
-) -> None:
-    script = f"import {modules}; from sigul_stack import kojihub; kojihub._library()"
-    done = container(component, "python", "-c", script)
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize("component", sorted(MODULES))
+def test_koji_and_group_sources_are_there(answers: Answers, component: str) -> None:
+    answer = answers[component]["modules"]
+    assert (answer.status, answer.errors) == (0, "")
 
 
 def test_a_whole_site_works_in_the_server_image(container: Container) -> None:
@@ -189,16 +250,15 @@ def test_term_ends_a_container(images: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_package_list_is_what_is_installed(container: Container, component: str) -> None:
-    listed = json.loads(container(component, "cat", f"/{components.SBOM}").stdout)
+def test_package_list_is_what_is_installed(answers: Answers, component: str) -> None:
+    listed = json.loads(answers[component]["listed"].output)
     assert listed["bomFormat"] == "CycloneDX"
     debian = {
         (one["name"], one["version"])
         for one in listed["components"]
         if one["purl"].startswith("pkg:deb/")
     }
-    show = "${db:Status-Abbrev}|${Package}|${Version}\n"
-    said = container(component, "dpkg-query", "-W", "-f", show).stdout.splitlines()
+    said = answers[component]["Debian packages"].output.splitlines()
     rows = [line.split("|") for line in said]
     assert debian == {(name, version) for status, name, version in rows if status.strip() == "ii"}
     python = {
@@ -206,11 +266,7 @@ def test_package_list_is_what_is_installed(container: Container, component: str)
         for one in listed["components"]
         if one["purl"].startswith("pkg:pypi/")
     }
-    ask = (
-        "import importlib.metadata as m\n"
-        "for d in m.distributions(): print(d.metadata['Name'], d.version)"
-    )
-    said = container(component, "python", "-c", ask).stdout.splitlines()
+    said = answers[component]["Python packages"].output.splitlines()
     assert python == {tuple(line.split()) for line in said}
     assert ("sigul-stack" in {name for name, _ in python}) and ("pip" not in dict(python))
 

@@ -6,13 +6,16 @@ the molecule scenarios.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -26,6 +29,7 @@ CONTROL_ROLES = """\
   gather_facts: false
   roles: [secrets, pki]
 """
+GIVEN = {"key-release-passphrase": "given to Ansible, not made by it"}
 
 
 def ansible(
@@ -42,16 +46,35 @@ def ansible(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
     )
 
 
-@pytest.fixture
-def playbook(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def playbook(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A playbook of the roles that need no engine."""
-    path = tmp_path / "control.yml"
+    path = tmp_path_factory.mktemp("playbook") / "control.yml"
     path.write_text(CONTROL_ROLES)
     return path
+
+
+@pytest.fixture(scope="module")
+def first_run(
+    playbook: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A control directory, and the most talkative output of the run that made it."""
+    control = tmp_path_factory.mktemp("made") / "control"
+    done = ansible(playbook, control, "-vvv", "--diff", secrets_values=GIVEN)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return control, done
+
+
+@pytest.fixture
+def control(first_run: tuple[Path, object], tmp_path: Path) -> Path:
+    """A control directory of the test's own, as a first run makes it."""
+    copied = tmp_path / "control"
+    shutil.copytree(first_run[0], copied, symlinks=True)
+    return copied
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -114,18 +137,13 @@ def test_disagreement_is_named(
     assert complaint in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("bridge_client_port", "many"),
-        ("bridge_options", "none"),
+#: By group, the one wrong variable of each of its hosts; the first client makes the accounts.
+WRONG: dict[str, list[tuple[str, object]]] = {
+    "control": [
         ("pki_renew_days", 0),
         ("pki_users", ["../admin"]),
         ("pki_users", ["admin", "alice"]),
-        ("client_user", "alice"),
-        ("client_bundle_users", ["alice"]),
         ("secrets_values", {"admin-password": ""}),
-        ("sigul_site", "Not a name"),
         ("sigul_image_prefix", "a:b"),
         ("sigul_bridge_name", "not a name!"),
         ("sigul_server_name", "not a name!"),
@@ -134,27 +152,135 @@ def test_disagreement_is_named(
         ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "password_file": "/missing"}}),
         ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "ca": ["/missing"]}}),
         ("pki_leaves", {"bridge": {"pkcs12": "/etc/hostname", "ca": "/etc/hostname"}}),
+    ],
+    "bridge": [
+        ("bridge_client_port", "many"),
+        ("bridge_options", "none"),
+        ("sigul_site", "Not a name"),
         ("bridge_options", {"bridges": {}}),
         ("bridge_options", {"bridge": {"max-cleints": 4}}),
         ("bridge_options", {"bridge": {"max-clients": "many"}}),
-        ("server_options", {"server": ["workers"]}),
-        ("client_options", {"client": {"workers": 4}}),
         ("bridge_client_address", "bridge.example.org"),
         ("bridge_server_address", "192.0.2"),
-        ("server_bridge_address", "192.0.2.1/32"),
-        ("client_bridge_address", "bridge.example.org"),
         ("bridge_memory", "half"),
+        ("bridge_secrets", {"nss-password": "bridge-nss-password"}),
+    ],
+    "server": [
+        ("server_options", {"server": ["workers"]}),
+        ("server_bridge_address", "192.0.2.1/32"),
         ("server_memory", "2 GB"),
+        ("server_secrets", {"database-url": "/missing"}),
+    ],
+    "clients": [
+        ("accounts_user", "alice"),
+        ("client_options", {"client": {"workers": 4}}),
+        ("client_bridge_address", "bridge.example.org"),
         ("client_memory", "0"),
         ("client_secrets", {"../pin": "pin"}),
-        ("server_secrets", {"database-url": "/missing"}),
-        ("bridge_secrets", {"nss-password": "bridge-nss-password"}),
-        ("accounts_user", "alice"),
     ],
+}
+#: The role pki looks at these of all clients: one of them wrong stops every host.
+WRONG_FOR_ALL: list[tuple[str, object]] = [
+    ("client_user", "alice"),
+    ("client_bundle_users", ["alice"]),
+]
+#: By group, options that are secrets.
+SECRET_OPTIONS = [
+    ("bridge", "nss", "nss-password", "se-cret"),
+    ("bridge", "groups", "LDAP-bind-password", "se-cret"),
+    ("clients", "binding", "pkcs11_pin", "se-cret"),
+    ("server", "database", "database-url", "postgresql://sigul:se-cret@db/sigul"),
+]
+
+
+def hosts_with(directory: Path, wrong: Mapping[str, Sequence[tuple[str, object]]]) -> Path:
+    """An inventory with a host for each wrong variable, in one group, and otherwise as for dev.
+
+    The host has the name of the group and a number. What it would be deployed to is in a directory
+    of that name.
+    """
+    dev = yaml.safe_load((TOP / "inventories/dev/group_vars/all.yml").read_text())
+    groups: dict[str, Any] = {
+        group: {
+            "hosts": {
+                f"{group}{number}": {variable: value}
+                for number, (variable, value) in enumerate(rows)
+            }
+        }
+        for group, rows in wrong.items()
+    }
+    inventory = {
+        "all": {
+            "vars": {
+                **dev,
+                "ansible_connection": "local",
+                "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+                "sigul_checkout": str(TOP),
+                "sigul_control": f"{directory}/{{{{ inventory_hostname }}}}/control",
+                "sigul_root": f"{directory}/{{{{ inventory_hostname }}}}/root",
+                "secrets_users": ["admin"],
+                "server_bridge_address": "192.0.2.1",
+                # There is an engine, as far as the checks go.
+                "component_engine": {},
+            },
+            "children": {"control": groups.pop("control", {}), "sigul": {"children": groups}},
+        }
+    }
+    path = directory / "hosts.yml"
+    path.write_text(yaml.safe_dump(inventory, sort_keys=False))
+    return path
+
+
+def checked(inventory: Path, *options: str, **environment: str) -> str:
+    """Run the first play of site.yml, which must fail on each host; what Ansible printed.
+
+    Each comes to its own fault, where in site.yml the first fault stops all hosts.
+    """
+    first = yaml.safe_load((TOP / "site.yml").read_text())[0]
+    assert first.pop("any_errors_fatal") is True
+    playbook = inventory.with_name("checks.yml")
+    playbook.write_text(yaml.safe_dump([first]))
+    done = subprocess.run(
+        [BIN / "ansible-playbook", "-i", inventory, playbook, *options],
+        cwd=TOP,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode != 0
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One run on a host for each row of `WRONG`: its directory, and Ansible's report."""
+    directory = tmp_path_factory.mktemp("wrong")
+    said = checked(hosts_with(directory, WRONG), ANSIBLE_STDOUT_CALLBACK="ansible.posix.json")
+    return directory, json.loads(said[said.index("{") :])
+
+
+@pytest.mark.timeout(300)  # The first has the run on all hosts.
+@pytest.mark.parametrize(
+    ("group", "variable", "value"),
+    [(group, *row) for group, rows in WRONG.items() for row in rows],
 )
 def test_wrong_variable_stops_before_anything_is_touched(
-    tmp_path: Path, variable: str, value: object
+    wrong: tuple[Path, dict[str, Any]], group: str, variable: str, value: object
 ) -> None:
+    directory, report = wrong
+    host = f"{group}{WRONG[group].index((variable, value))}"
+    results = [task["hosts"].get(host, {}) for play in report["plays"] for task in play["tasks"]]
+    [failure] = [result for result in results if result.get("failed")]
+    assert variable in json.dumps(failure)
+    assert report["stats"][host]["failures"] == 1
+    assert report["stats"][host]["changed"] == 0
+    assert not (directory / host).exists()
+
+
+@pytest.mark.parametrize(("variable", "value"), WRONG_FOR_ALL)
+def test_one_wrong_variable_stops_all_hosts(tmp_path: Path, variable: str, value: object) -> None:
     control, root = tmp_path / "control", tmp_path / "root"
     given = {"sigul_root": str(root), "secrets_users": ["admin"], variable: value}
     result = ansible(TOP / "site.yml", control, **given)
@@ -165,25 +291,29 @@ def test_wrong_variable_stops_before_anything_is_touched(
     assert not root.exists()
 
 
-@pytest.mark.parametrize(
-    ("variable", "section", "option", "value"),
-    [
-        ("bridge_options", "nss", "nss-password", "se-cret"),
-        ("bridge_options", "groups", "LDAP-bind-password", "se-cret"),
-        ("client_options", "binding", "pkcs11_pin", "se-cret"),
-        ("server_options", "database", "database-url", "postgresql://sigul:se-cret@db/sigul"),
-    ],
-)
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The most talkative output of a run on a host for each row of `SECRET_OPTIONS`."""
+    given: dict[str, list[tuple[str, object]]] = {}
+    for group, section, option, value in SECRET_OPTIONS:
+        options = f"{group.removesuffix('s')}_options"
+        given.setdefault(group, []).append((options, {section: {option: value}}))
+    return checked(hosts_with(tmp_path_factory.mktemp("secret"), given), "-vvv", "--diff")
+
+
+@pytest.mark.parametrize(("group", "section", "option", "value"), SECRET_OPTIONS)
 def test_secret_among_options_is_refused_and_not_shown(
-    tmp_path: Path, variable: str, section: str, option: str, value: str
+    talkative: str, group: str, section: str, option: str, value: str
 ) -> None:
-    given = {variable: {section: {option: value}}}
-    result = ansible(TOP / "site.yml", tmp_path / "control", "-vvv", "--diff", **given)
-    said = " ".join((result.stdout + result.stderr).split())
-    assert result.returncode != 0
-    assert f"{variable}: [{section}] {option.lower()} is a secret" in said
+    of_group = [row for row in SECRET_OPTIONS if row[0] == group]
+    host = f"{group}{of_group.index((group, section, option, value))}"
+    # Of each failure the first word is its host.
+    failed = re.split(r"(?:fatal|failed): \[", talkative)[1:]
+    said = " ".join("".join(one for one in failed if one.startswith(f"{host}]")).split())
+    fault = f"{group.removesuffix('s')}_options: [{section}] {option.lower()} is a secret"
+    assert fault in said
     assert f"{option.lower()}-file: /etc/sigul/secrets/" in said
-    assert "se-cret" not in said
+    assert "se-cret" not in talkative
 
 
 # --- Secrets and certificates --------------------------------------------------------------------
@@ -196,16 +326,14 @@ def test_check_mode_makes_nothing(tmp_path: Path, playbook: Path) -> None:
     assert not control.exists()
 
 
-@pytest.mark.timeout(300)
-def test_secrets_and_certificates(tmp_path: Path, playbook: Path) -> None:
+@pytest.mark.timeout(300)  # Three runs of Ansible.
+def test_secrets_and_certificates(
+    playbook: Path, first_run: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
     """Made once; kept by a second run and by --check; no secret in the most talkative output."""
-    control = tmp_path / "control"
-    given = {"key-release-passphrase": "given to Ansible, not made by it"}
-    talk = ("-vvv", "--diff")
-    first = ansible(playbook, control, *talk, secrets_values=given)
-    assert first.returncode == 0, first.stdout + first.stderr
+    control, first = first_run
     made = files(control)
-    assert made["secrets/key-release-passphrase"].decode() == given["key-release-passphrase"]
+    assert made["secrets/key-release-passphrase"].decode() == GIVEN["key-release-passphrase"]
 
     secrets = [text for name, text in made.items() if "password" in name or "passphrase" in name]
     assert len(secrets) >= 5
@@ -213,8 +341,9 @@ def test_secrets_and_certificates(tmp_path: Path, playbook: Path) -> None:
         public = path.is_symlink() or path.name == "ca.pem"
         assert public or path.stat().st_mode & 0o077 == 0, path
 
-    second = ansible(playbook, control, *talk, secrets_values=given)
-    checked = ansible(playbook, control, *talk, "--check", secrets_values=given)
+    talk = ("-vvv", "--diff")
+    second = ansible(playbook, control, *talk, secrets_values=GIVEN)
+    checked = ansible(playbook, control, *talk, "--check", secrets_values=GIVEN)
     for result in (second, checked):
         assert result.returncode == 0, result.stdout + result.stderr
         assert "changed=0" in result.stdout
@@ -227,9 +356,7 @@ def test_secrets_and_certificates(tmp_path: Path, playbook: Path) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_only_what_lacks_a_name_is_renewed(tmp_path: Path, playbook: Path) -> None:
-    control = tmp_path / "control"
-    assert ansible(playbook, control).returncode == 0
+def test_only_what_lacks_a_name_is_renewed(playbook: Path, control: Path) -> None:
     before = files(control)
     result = ansible(playbook, control, pki_bridge_names=["sigul.example.org"])
     assert result.returncode == 0, result.stdout + result.stderr
@@ -246,10 +373,8 @@ def test_only_what_lacks_a_name_is_renewed(tmp_path: Path, playbook: Path) -> No
 
 
 @pytest.mark.timeout(240)
-def test_the_only_password_of_a_database_is_not_replaced(tmp_path: Path, playbook: Path) -> None:
+def test_the_only_password_of_a_database_is_not_replaced(playbook: Path, control: Path) -> None:
     """As an earlier version may have left it: the database has a password of its own."""
-    control = tmp_path / "control"
-    assert ansible(playbook, control).returncode == 0
     own = control / "pki/server/nss-password"
     password = own.read_bytes()
     own.unlink()
@@ -312,11 +437,11 @@ BUNDLE = """\
 
 
 @pytest.mark.timeout(300)
-def test_bundles_and_what_check_mode_says(tmp_path: Path, playbook: Path) -> None:
+def test_bundles_and_what_check_mode_says(tmp_path: Path, playbook: Path, control: Path) -> None:
     """Another user's than the client's; in a directory that keeps its mode; --check says it all."""
     bundle = tmp_path / "bundle.yml"
     bundle.write_text(BUNDLE)
-    control, bundles = tmp_path / "control", tmp_path / "bundles"
+    bundles = tmp_path / "bundles"
     bundles.mkdir()
     bundles.chmod(0o755)
     archive = bundles / "sigul-client-alice.tar.gz"
