@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import stat
@@ -32,7 +33,7 @@ from sigul_stack.pki import (
 from sigul_stack.pki.certificates import covers, is_authority, key_id
 from sigul_stack.pki.contents import check_nickname
 from sigul_stack.pki.leaf import general_name
-from sigul_stack.pki.passwords import PASSWORD_FILE_NAME
+from sigul_stack.pki.passwords import PASSWORD_FILE_NAME, write_file
 from sigul_stack.pki.tools import MemoryFile, run_tool
 from sigul_stack.secret import Secret
 
@@ -356,3 +357,18 @@ def test_check_of_nothing_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFix
     assert args.func(args) == 1
     (finding,) = json.loads(capsys.readouterr().out)
     assert (finding["severity"], finding["topic"]) == ("error", "database")
+
+
+# --------------------------------------------------------------------------------- files, whole
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_one_writes_is_not(tmp_path: Path) -> None:
+    left, written = tmp_path / ".file.killed", tmp_path / ".file.writes"
+    left.write_text("half")
+    other = tmp_path / ".other.abc"
+    other.touch()
+    with written.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_file(tmp_path / "file", b"whole", Permissions())
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "file", other, written])
+    assert (tmp_path / "file").read_bytes() == b"whole"
