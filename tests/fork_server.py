@@ -4,7 +4,7 @@
 
 A start of `sigul` is mostly imports, and tests have some 1,500 of them. Here one process per run of
 pytest (per xdist worker) imports the package, nss among it, and touches nothing: it never opens
-NSS, and sets no logging up. For each program it forks a child, which takes over
+NSS, looks no host up, sets no logging up. For each program it forks a child, which takes over
 standard descriptors, environment and directory, and then runs the module as `python -m` does:
 what the program does in there ends the process as in a program of its own.
 
@@ -213,9 +213,6 @@ def _import_programs() -> None:
         with contextlib.closing(Database(url)) as database, database.read() as reader:
             reader.user("")
             reader.access("", "")
-    # nss-wrapper reads its file at the first look-up, which is not for several threads at once.
-    for name in Path(os.environ["NSS_WRAPPER_HOSTS"]).read_text().split()[1::2]:
-        socket.getaddrinfo(name, None)
     # Else each child's first collection would copy all of this process.
     gc.collect()
     gc.freeze()
