@@ -97,6 +97,8 @@ class ForkServer:
         return (
             list(command[:2]) == [sys.executable, "-m"]
             and _PROGRAMS.fullmatch(command[2]) is not None
+            # This looks the bridge up in several threads, which after a fork nss-wrapper fails at.
+            and "--output-dir" not in command
             and _read_at_start(environment) == _read_at_start(self._environment)
             and Path(environment["NSS_WRAPPER_HOSTS"]).read_text() == self._hosts
         )

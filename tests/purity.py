@@ -6,9 +6,8 @@ NSS or another program of the distribution, and run in each. A test of the three
 does so, too, says `@pytest.mark.system`.
 
 A test that does not say so fails where it starts a program other than this Python or git, or opens
-NSS.
-(Many modules import nss, which by itself touches nothing.) What is done in another Python that it
-starts is not seen.
+NSS. (Many modules import nss, which by itself touches nothing.) What is done in another Python that
+it starts is not seen.
 """
 
 from __future__ import annotations
