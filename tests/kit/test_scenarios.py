@@ -155,7 +155,7 @@ def test_none_in_containers_and_their_logs(deployed: Deployed) -> None:
 def test_none_in_files_but_those_for_secrets(deployed: Deployed) -> None:
     searched = 0
     for path in FILES.rglob("*"):
-        inside = path.relative_toFILES.parts
+        inside = path.relative_to(FILES).parts
         if not path.is_file() or path.is_symlink() or "secrets" in inside[:3]:
             continue
         # The CA's password, and bundles for CI jobs, which are secrets themselves; one is unpacked.
@@ -187,7 +187,7 @@ def test_none_in_the_diagnostics_bundle(deployed: Deployed, component: str) -> N
 def test_secrets_are_for_their_owner_alone(deployed: Deployed) -> None:
     assert deployed.secrets
     for path in FILES.rglob("*"):
-        inside = path.relative_toFILES.parts
+        inside = path.relative_to(FILES).parts
         if "secrets" in inside and path.is_file():
             assert path.stat().st_mode & 0o077 == 0, path
 
