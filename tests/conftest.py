@@ -19,10 +19,13 @@ from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
+from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 pytest_plugins = ["tests.purity", "tests.ready_keys"]
 
+# All that hypothesis keeps; it would make a directory of its own in the checkout.
+set_hypothesis_home_dir(Path(__file__).parent.parent / ".cache" / "hypothesis")
 _EXAMPLES = DirectoryBasedExampleDatabase(Path(__file__).parent.parent / ".cache" / "hypothesis")
 
 # No deadline per example: the machine may be busy, and pytest-timeout bounds the test as a whole.

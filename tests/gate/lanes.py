@@ -6,9 +6,9 @@
 
 | lane | tests | started by |
 |---|---|---|
-| `debian12` | all but the kit's and the long ones, on this machine | `make test` |
+| `here` | all but the kit's and the long ones, on this machine | `make test` |
 | `debian13` | of these, those that touch GnuPG, rpm, NSS or other programs | `make test-debian13` |
-| `kit` | those in `tests/kit`: images, roles, whole sites | `make test` |
+| `kit` | those that need a container engine: images, whole sites | `make test` |
 | `long` | those that take minutes | `make test-long` |
 
 `tests/collected.txt` is the list: a line for each test function, its lanes, and how many cases it
@@ -23,7 +23,7 @@ from typing import Final
 
 import pytest
 
-from .results import DEBIAN12, DEBIAN13, KIT, LANES, LONG, RESULTS, Record, function_of
+from .results import DEBIAN13, HERE, KIT, LANES, LONG, RESULTS, Record, function_of
 
 #: Directories of tests that are Python and nothing else, unless they are marked `system`.
 PURE: Final = ("tests/unit/", "tests/property/", "tests/vectors/")
@@ -33,11 +33,14 @@ def lanes_of(item: pytest.Item) -> tuple[str, ...]:
     """Tell the lanes of a test from its markers and its directory."""
     if item.get_closest_marker("long"):
         return (LONG,)
-    if item.nodeid.startswith("tests/kit/"):
+    if item.get_closest_marker("kit"):
         return (KIT,)
+    # Roles and scripts are Ansible and shell, and see no difference.
+    if item.nodeid.startswith("tests/kit/"):
+        return (HERE,)
     if item.nodeid.startswith(PURE) and not item.get_closest_marker("system"):
-        return (DEBIAN12,)
-    return (DEBIAN12, DEBIAN13)
+        return (HERE,)
+    return (HERE, DEBIAN13)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 PASSED, FAILED = "passed", "failed"
 #: The lanes: where a test runs (`lanes`).
-DEBIAN12, DEBIAN13, KIT, LONG = "debian12", "debian13", "kit", "long"
-LANES: Final = (DEBIAN12, DEBIAN13, KIT, LONG)
+HERE, DEBIAN13, KIT, LONG = "here", "debian13", "kit", "long"
+LANES: Final = (HERE, DEBIAN13, KIT, LONG)
 #: Where scripts/test has a lane's runs noted, in LANE.jsonl.
 RESULTS: Final = Path(".cache/results")
 #: The list of all tests (`lanes`).

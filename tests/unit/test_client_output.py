@@ -342,6 +342,7 @@ NAMES = {
 }
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_is_replaced_by_its_new_form_whatever_it_is_called(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -13,8 +13,8 @@ from tests.gate.results import Record
 
 TOP = Path(__file__).parents[2]
 LIST = """\
-tests/a.py::test_many debian12 3
-tests/a.py::test_one debian12+debian13 1
+tests/a.py::test_many here 3
+tests/a.py::test_one here+debian13 1
 tests/kit/b.py::test_site kit 1
 tests/c.py::test_soak long 2
 """
@@ -39,12 +39,12 @@ def problems(**lanes: Record) -> list[str]:
 
 
 def test_all_listed_tests_that_passed_are_no_problem() -> None:
-    assert problems(debian12=record([*ALL, ONE]), debian13=record([ONE])) == []
+    assert problems(here=record([*ALL, ONE]), debian13=record([ONE])) == []
 
 
 def test_a_test_that_did_not_run_is_a_failure() -> None:
-    assert problems(debian12=record([*ALL[:2], ONE])) == [
-        "debian12: tests/a.py::test_many: 2 of 3 listed cases ran"
+    assert problems(here=record([*ALL[:2], ONE])) == [
+        "here: tests/a.py::test_many: 2 of 3 listed cases ran"
     ]
     assert problems(kit=record([])) == ["kit: tests/kit/b.py::test_site: 0 of 1 listed cases ran"]
 
@@ -56,19 +56,19 @@ def test_a_test_that_is_not_listed_is_a_failure() -> None:
 
 
 def test_a_test_that_failed_is_a_failure() -> None:
-    assert problems(debian12=record(ALL, failed=[ONE])) == [f"debian12: {ONE}"]
+    assert problems(here=record(ALL, failed=[ONE])) == [f"here: {ONE}"]
 
 
 def test_three_flakes_are_taken_and_four_are_not() -> None:
     three = record([ONE], flaky=ALL)
-    assert problems(debian12=three) == []
-    assert problems(debian12=three, kit=record([], flaky=["tests/kit/b.py::test_site"])) == [
+    assert problems(here=three) == []
+    assert problems(here=three, kit=record([], flaky=["tests/kit/b.py::test_site"])) == [
         "4 flakes, and 3 are the most that is taken"
     ]
 
 
 def test_a_test_that_is_flaky_twice_is_a_failure() -> None:
-    assert problems(debian12=record(ALL, flaky=[ONE]), debian13=record([], flaky=[ONE])) == [
+    assert problems(here=record(ALL, flaky=[ONE]), debian13=record([], flaky=[ONE])) == [
         f"{ONE} is flaky in 2 lanes"
     ]
 
@@ -137,7 +137,7 @@ def test_a_process_that_dies_is_a_failed_test(run) -> None:  # type: ignore[no-u
 
 
 def test_a_shorter_list_needs_a_reason() -> None:
-    then = LIST + "tests/a.py::test_gone debian12 1\ntests/a.py::test_many debian12 5\n"
+    then = LIST + "tests/a.py::test_gone here 1\ntests/a.py::test_many here 5\n"
     assert collected.shorter(LIST, then, "") == [
         "tests/a.py::test_gone had 1 cases and has 0",
         "tests/a.py::test_many had 5 cases and has 3",
@@ -149,7 +149,7 @@ def test_a_shorter_list_needs_a_reason() -> None:
 
 
 def test_a_test_that_runs_elsewhere_is_still_there() -> None:
-    assert collected.shorter(LIST, "tests/c.py::test_soak debian12+debian13 2\n", "") == []
+    assert collected.shorter(LIST, "tests/c.py::test_soak here+debian13 2\n", "") == []
 
 
 def test_a_reason_is_given() -> None:

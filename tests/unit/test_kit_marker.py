@@ -14,6 +14,7 @@ WITHOUT_ENGINE = {
     "test_accounts.py",
     "test_checkouts.py::test_inventory_and_scripts_have_the_same_names",
     "test_roles.py",
+    "test_site_scripts.py",
 }
 
 #: Prints what is collected: file, name, whether it is marked, whether a fixture needs the engine.
