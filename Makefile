@@ -9,7 +9,7 @@ export SIGUL_IMAGE_PREFIX := $(or $(SIGUL_IMAGE_PREFIX),$(shell scripts/site ima
 # Scripts are found by their first line, so that a new one is never left out of the checks.
 BASH_SCRIPTS = $(shell grep -rlE '^\#!.*\b(bash|sh)\b' scripts images .ci)
 
-.PHONY: help venv up sign public-key status logs shell down test test-debian13 check test-long collected molecule lint bench demo demo-stop clean
+.PHONY: help venv images up sign public-key status logs shell down test test-debian13 check test-long collected molecule lint bench demo demo-stop clean
 
 help: ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ shell: ## a shell in its client's container
 
 down: ## remove its containers and networks; its files stay in .site
 	@scripts/site down
+
+images: ## build the container images, as far as they are not there
+	@scripts/bootstrap run kit
+	@scripts/engine
+	@images/build
 
 test: ## run all tests but the long ones; ARGS="tests/unit -x" goes to pytest
 	@scripts/preflight test

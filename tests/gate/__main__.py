@@ -48,8 +48,7 @@ READY: Final = (
     (
         Step(("make", "venv"), 1500),
         Step(("make", "lint"), 600),
-        Step(("scripts/engine",), 600),
-        Step(("images/build",), 900),
+        Step(("make", "images"), 1500),
     ),
     (Step(("scripts/test-debian13", "--prepare"), 1800),),
 )
