@@ -42,6 +42,8 @@ class Site:
     server: Machine
     client: Machine
     files: Path
+    #: What the names of the images that are there begin with.
+    image_prefix: str
 
     def playbook(self, name: str, *options: str) -> str:
         """Run a playbook on the inventory; what it printed. It must succeed."""
@@ -50,6 +52,7 @@ class Site:
             "sigul_control": str(self.files / "control"),
             "ansible_user": "root",
             "ansible_python_interpreter": sys.executable,
+            "sigul_image_prefix": self.image_prefix,
         }
         variables = self.files / "given.yml"
         variables.write_text(yaml.safe_dump(given))
@@ -118,8 +121,9 @@ def site(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
         control = machines.control()
         started = {name: machines.machine(name, address) for name, address in addresses.items()}
         site = Site(
-            machines, control, started["bridge"], started["server"], started["clients"], files
-        )
+            machines, control, started["bridge"], started["server"], started["clients"], files,
+            images["bridge"].rpartition("/")[0],
+        )  # fmt: skip
         site.playbook("site.yml")
         yield site
 
