@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,18 +21,7 @@ from sigul_stack.protocol.codec import printable
 log = logging.getLogger("sigul_stack.test")
 
 
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    root, own = logging.getLogger(), logging.getLogger("sigul_stack")
-    handlers, level, own_level = root.handlers[:], root.level, own.level
-    yield
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    own.setLevel(own_level)
-    logging.captureWarnings(False)
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 
 def client_lines(verbosity: int) -> list[str]:

@@ -50,20 +50,6 @@ def directory(request: pytest.FixtureRequest, top: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def logging_as_before() -> Iterator[None]:
-    root, own = logging.getLogger(), logging.getLogger("sigul_stack")
-    handlers, level, own_level = root.handlers[:], root.level, own.level
-    yield
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    own.setLevel(own_level)
-    logging.captureWarnings(False)
-
-
 def in_child(work: Callable[[], object], *, as_user: bool = False) -> bool:
     """Whether `work` ends without an exception in a process of its own, as the user or as root."""
     child = os.fork()
