@@ -55,6 +55,7 @@ class Builder:
         self._given = base_image
         self._given_identity = "" if base_image is None else engine.have(base_image).identity
         self._refresh = refresh
+        self._refreshed = False
         self._epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or _EPOCH)
         self._created = _created()
         self._version = _version()
@@ -69,7 +70,7 @@ class Builder:
         roots = [Path(code.__file__ or "") for code in (components, debian, tars)]
         self._roots_inputs = _hash(
             (path.name, path.read_bytes())
-            for path in [*roots, debian.FINISH, _IMAGES / "base" / "Dockerfile"]
+            for path in [*roots, debian.FINISH, debian.COMPILE, _IMAGES / "base" / "Dockerfile"]
         )
 
     # --- Images -------------------------------------------------------------------------------
@@ -180,6 +181,8 @@ class Builder:
             name: BASE_PACKAGES + (COMPONENTS[name].packages if name in COMPONENTS else ())
             for name in names
         }
+        if self._given is None:
+            self._foundation()
         # Each mostly waits for the network or the disk.
         with ThreadPoolExecutor(2) as pool:
             archives = dict(
@@ -208,11 +211,22 @@ class Builder:
         own = [name for name in packages if name not in BASE_PACKAGES]
         with step(f"Debian packages: {' '.join(own or packages)}"):
             if self._given is None:
-                debian.bootstrap(packages, partial, self._epoch)
+                debian.finish(self._foundation(), own, partial, self._epoch)
             else:
                 with partial.open("wb") as output:
                     debian.extend(self._given, packages, output)
             partial.replace(archive)
+        return archive
+
+    def _foundation(self) -> Path:
+        """A Debian root that can still install packages, and has those of `base`."""
+        archive = self._kept("roots") / f"foundation-{self._roots_inputs[:20]}-{self._epoch}.tar"
+        if not archive.exists() or (self._refresh and not self._refreshed):
+            partial = archive.with_suffix(f".{os.getpid()}.partial")
+            with step("Debian, and what all images have"):
+                debian.bootstrap(BASE_PACKAGES, partial, self._epoch)
+            partial.replace(archive)
+            self._refreshed = True
         return archive
 
     def _given_root(self, given: str) -> Path:
@@ -282,7 +296,7 @@ class Builder:
             partial = directory.with_suffix(f".{os.getpid()}.partial")
             partial.mkdir()
             with step(f"wheels compiled: {' '.join(COMPILED)}"):
-                wheels.build(partial, self._epoch)
+                wheels.build(partial, self._foundation(), self._epoch)
             partial.rename(directory)
         return directory / "wheels"
 

@@ -13,33 +13,59 @@ from .components import SUITE, UNWANTED
 
 _CHECKOUT: Final = Path(__file__).parent.parent.parent
 FINISH: Final = Path(__file__).with_name("finish.sh")
+COMPILE: Final = Path(__file__).with_name("compile_modules.py")
 
+_COMPILING: Final = 'chroot "$1" python3 - <"$SIGUL_COMPILE"'
 _HINT: Final = "is the Debian mirror reached? DEBIAN_MIRROR names another"
 
 
 def bootstrap(packages: Iterable[str], output: Path, epoch: int) -> None:
-    """Make a root of these packages and write its archive to `output`."""
+    """Make a root of these packages and write its archive to `output`.
+
+    `finish` and `run_in` make others of it: it still has all that installing needs.
+    """
+    options = ("--variant=essential", "--format=tar", "--skip=output/dev")
+    _mmdebstrap(options, packages, [_COMPILING], output, {"SOURCE_DATE_EPOCH": str(epoch)}, _HINT)
+
+
+def finish(below: Path, packages: Iterable[str], output: Path, epoch: int) -> None:
+    """Add packages to the root in the archive `below`, and take out what only installing needs.
+
+    Writes the archive of that to `output`.
+    """
     unwanted = " ".join(f"'{' '.join(group)}'" for group in UNWANTED)
     _mmdebstrap(
+        (*_on_top_of(below), "--format=tar"),
         packages,
-        [f'chroot "$1" sh -s -- {unwanted} <"$SIGUL_FINISH"'],
-        ("--format=tar", output),
-        {"SOURCE_DATE_EPOCH": str(epoch), "SIGUL_FINISH": str(FINISH)},
+        [_COMPILING, f'chroot "$1" sh -s -- {unwanted} <"$SIGUL_FINISH"'],
+        output,
+        {"SOURCE_DATE_EPOCH": str(epoch)},
         _HINT,
     )
 
 
 def run_in(
-    packages: Iterable[str], hooks: Iterable[str], environment: Mapping[str, str], hint: str
+    below: Path,
+    packages: Iterable[str],
+    hooks: Iterable[str],
+    environment: Mapping[str, str],
+    hint: str,
 ) -> None:
-    """Make a root of these packages, run mmdebstrap's hooks in it, and throw it away."""
-    _mmdebstrap(packages, hooks, ("--format=null", "-"), environment, f"{_HINT}; {hint}")
+    """Add packages to the root in the archive `below`, run mmdebstrap's hooks, throw it away."""
+    options = (*_on_top_of(below), "--format=null")
+    _mmdebstrap(options, packages, hooks, "-", environment, f"{_HINT}; {hint}")
+
+
+def _on_top_of(archive: Path) -> tuple[str, ...]:
+    # mmdebstrap's own way of saying that a root is there already.
+    return ("--variant=custom", "--skip=check/empty", f"--setup-hook=tar-in '{archive}' /")
 
 
 def _mmdebstrap(
+    options: Iterable[str],
     packages: Iterable[str],
     hooks: Iterable[str],
-    output: tuple[str, str | Path],
+    output: str | Path,
     environment: Mapping[str, str],
     hint: str,
 ) -> None:
@@ -52,20 +78,25 @@ def _mmdebstrap(
         for line in run(["apt-config", "dump"], hint=_HINT).decode().splitlines()
         if line.startswith(("Acquire::http::Proxy", "Acquire::https::Proxy"))
     ]
-    form, target = output
     run(
         [
-            *("mmdebstrap", "--quiet", "--variant=essential", form),
+            *("mmdebstrap", "--quiet", *options),
             # Nothing of a root that the machine breaks down under is kept.
             "--dpkgopt=force-unsafe-io",
-            f"--include={','.join(packages)}",
+            *(f"--include={package}" for package in packages),
             *proxies,
             *(f"--customize-hook={hook}" for hook in hooks),
-            *(SUITE, target, "-"),
+            *(SUITE, output, "-"),
         ],
         seconds=FETCH_SECONDS,
         given=sources,
-        environment=environment,
+        # Sets in one order, so that compiled modules always have the same bytes.
+        environment={
+            "PYTHONHASHSEED": "0",
+            "SIGUL_COMPILE": str(COMPILE),
+            "SIGUL_FINISH": str(FINISH),
+            **environment,
+        },
         hint=hint,
     )
 
@@ -91,6 +122,6 @@ def extend(image: str, packages: Iterable[str], output: IO[bytes]) -> None:
         apt += " -o Acquire::https::CaInfo=/run/host-ca.pem"
     script = (
         f'set -eu\n{apt} update\n{apt} install -y --no-install-recommends "$@"\nset --\n'
-        f"{FINISH.read_text()}"
+        f"PYTHONHASHSEED=0 python3 - <<'END'\n{COMPILE.read_text()}END\n{FINISH.read_text()}"
     )
     engine.change(image, options, ["sh", "-c", script, "extend", *packages], output)

@@ -80,6 +80,8 @@ def process(image: str, command: list[str], given: bytes) -> bytes:
     """What a command prints that gets `given`, in a container without the network."""
     name = f"sigul-stack-build-{uuid.uuid4().hex[:12]}"
     options = ["--rm", "--interactive", "--network", "none", "--user", "0:0", "--name", name]
+    # What it makes has the same bytes each time.
+    options += ["--env", "PYTHONHASHSEED=0"]
     try:
         return run(["docker", "run", *options, image, *command], given=given, hint=_HINT)
     finally:

@@ -6,10 +6,6 @@
 # Each group of packages is removed in one step, although others may depend on them.
 set -eu
 
-# A read-only file system cannot be given compiled modules later. Unchecked ones stay valid whatever
-# happens to the sources' times.
-python3 -m compileall -q -f --invalidation-mode unchecked-hash /usr/lib/python3.*
-
 for group; do
     present=
     for package in $group; do

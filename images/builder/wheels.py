@@ -23,8 +23,10 @@ _FLAGS: Final = {"CFLAGS": "-g0", "LDFLAGS": "-Wl,--strip-all", "PYTHONHASHSEED"
 _WITHIN: Final = "/build"
 
 
-def build(directory: Path, epoch: int) -> None:
+def build(directory: Path, below: Path, epoch: int) -> None:
     """Put the wheels of `COMPILED` into `wheels` below a directory that is there.
+
+    `below` is the archive of a Debian root, to which the compiler is added.
 
     Raises `BuildError` where mirror or registry are not reached, or it does not compile.
     """
@@ -44,6 +46,7 @@ def build(directory: Path, epoch: int) -> None:
         f"copy-out {_WITHIN}/wheels {directory}",
     ]
     debian.run_in(
+        below,
         COMPILED_WITH,
         hooks,
         {**settings, **_FLAGS, "SOURCE_DATE_EPOCH": str(epoch), "HOME": _WITHIN},

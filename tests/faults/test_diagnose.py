@@ -17,6 +17,8 @@ import pytest
 from sigul_stack.health.redaction import REMOVED, Redactor
 from tests.site import ADMIN_PASSWORD, BRIDGE_NAME, SERVER_NAME, Site, module
 
+pytestmark = pytest.mark.once("what our program collects")
+
 KEY_PASSPHRASE = "the passphrase of k1"
 FINGERPRINT = "0123456789ABCDEF0123456789ABCDEF01234567"
 

@@ -21,6 +21,8 @@ from tests.faults.scripted import Peer
 from tests.site import Process, Site, wait_until
 from tests.wire import u32
 
+pytestmark = pytest.mark.once("our own framing and order of messages")
+
 PASSWORD = {"password": b"admin-pw"}
 USERS = {"fields": {"num-users": u32(1)}, "payload": b"admin\0"}
 #: How long a peer waits here, in seconds: for twice as long as the limits of those that it waits

@@ -25,6 +25,8 @@ from tests.faults.scripted import Peer
 from tests.site import Process, Site, wait_until
 from tests.wire import field_map, in_background, u32, u64
 
+pytestmark = pytest.mark.once("our own framing and limits")
+
 Served = tuple[Site, Process, Process]
 USERS: dict[str, Any] = {"fields": {"num-users": u32(1)}, "payload": b"admin\0"}
 TEXT = b"0123456789abcde\n" * 20

@@ -7,7 +7,7 @@
 | lane | tests | started by |
 |---|---|---|
 | `here` | all but the kit's and the long ones, on this machine | `make test` |
-| `debian13` | of these, those that touch GnuPG, rpm, NSS or other programs | `make test-debian13` |
+| `debian13` | of these, those about GnuPG, rpm, NSS or other programs | `make test-debian13` |
 | `kit` | those that need a container engine: images, whole sites | `make test` |
 | `long` | those that take minutes | `make test-long` |
 
@@ -39,6 +39,9 @@ def lanes_of(item: pytest.Item) -> tuple[str, ...]:
     if item.nodeid.startswith("tests/kit/"):
         return (HERE,)
     if item.nodeid.startswith(PURE) and not item.get_closest_marker("system"):
+        return (HERE,)
+    if once := item.get_closest_marker("once"):
+        (_why,) = once.args
         return (HERE,)
     return (HERE, DEBIAN13)
 

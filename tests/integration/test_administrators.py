@@ -14,6 +14,8 @@ from tests.site import Site
 
 from .commands_support import ADMIN, change_database, database_content, done, failure, rows
 
+pytestmark = pytest.mark.once("rights, and the database")
+
 PASSWORD = {"password": ADMIN.encode()}
 
 

@@ -28,6 +28,8 @@ from .commands_support import (
     verifies,
 )
 
+pytestmark = pytest.mark.once("rights, the database and the command line")
+
 EXISTS = "The specified object already exists"
 NO_USER = "The specified user was not found"
 NO_KEY = "The specified key was not found"

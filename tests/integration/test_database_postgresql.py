@@ -48,6 +48,8 @@ from tests.unit.test_database import (
     try_migrate,
 )
 
+pytestmark = pytest.mark.once("our SQL; the client library comes with the wheel")
+
 COMMAND_SECONDS = 60
 PORT = 5999
 SECRET = "sesame/open@me"

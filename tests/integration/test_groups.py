@@ -25,6 +25,8 @@ from tests.site import Site, free_port, wait_until
 
 from .commands_support import ADMIN, done, failure
 
+pytestmark = pytest.mark.once("HTTP and LDAP in Python")
+
 SECONDS = 2.0
 UNKNOWN = "who is in the required group cannot be found out just now; the bridge's log says why"
 

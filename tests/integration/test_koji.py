@@ -15,6 +15,8 @@ from .commands_support import ADMIN, done, error_line, failure, leftovers
 from .rpm_support import Rpm, build
 from .test_sign_rpm import head_of, sigmd5
 
+pytestmark = pytest.mark.once("the library koji, and what it is given")
+
 #: Seconds that bridge and client here have for a call of Koji's.
 KOJI_SECONDS = 2.0
 

@@ -18,6 +18,8 @@ from tests.site import Site, module, nul
 from .commands_support import ADMIN, done, leftovers, person
 from .rpm_support import build
 
+pytestmark = pytest.mark.once("our own buffers")
+
 GIB = 1024**3
 #: The most memory that a process may have used at any time, in KiB.
 LIMIT_KIB = 200 * 1024

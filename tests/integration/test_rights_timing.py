@@ -25,6 +25,8 @@ from sigul_stack.secret import Secret
 from sigul_stack.server.request import Request
 from sigul_stack.server.rights import Granted, NameCheck, authorise
 
+pytestmark = pytest.mark.once("counts calls of hashes in Python")
+
 #: The size of every string-to-key here, in bytes hashed, and of every hash, in rounds.
 S2K_BYTES = 65_011_712
 ROUNDS = 5000

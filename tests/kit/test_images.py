@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,17 +287,20 @@ def test_second_build_does_nothing(images: dict[str, str]) -> None:
     assert [one["built"] for one in json.loads(done.stdout)] == [False] * 4
 
 
+@pytest.mark.long("images", "requirements", "scripts/debian-sources", "scripts/use-system-nss")
+# Both images are made from nothing, compiled modules and wheels too: some minutes each time.
+@pytest.mark.timeout(1800)
 def test_layers_are_the_same_when_made_again(images: dict[str, str], tmp_path: Path) -> None:
     """Debian's packages fetched and installed again, programs compiled again: the same bytes.
 
     Other projects' wheels that the registry has are not fetched again, where they are there.
     """
-    first = Contents.of(images["base"].partition("/")[0])
+    first = Contents.of(images["base"].partition("/")[0], CHECKOUT / ".cache/images")
     again = made_again(tmp_path / "again")
     if first.packages != again.packages:
         # The mirror has newer packages than the images: twice today's.
         first, again = again, made_again(tmp_path / "once-more")
-    assert first == again
+    assert first.layers == again.layers, first.differences(again)
 
 
 OTHER = f"sigul-test-{os.getpid()}"
@@ -308,9 +313,11 @@ class Contents:
     packages: list[str]
     #: Digests of the layers' contents, from the lowest.
     layers: list[list[str]]
+    #: Where the archives lie that they were made from, if they were made in this checkout.
+    archives: list[Path]
 
     @classmethod
-    def of(cls, prefix: str) -> Contents:
+    def of(cls, prefix: str, cache: Path) -> Contents:
         names = [f"{prefix}/{component}:latest" for component in ("base", "bridge")]
         show = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "cat"]
         return cls(
@@ -323,7 +330,28 @@ class Contents:
                 )
                 for name in names
             ],
+            sorted((cache / "layers").glob(f"{prefix}-b*/*.tar")),
         )
+
+    def differences(self, other: Contents) -> list[str]:
+        """Names of the files that are not the same, as far as the archives are still there."""
+        return [
+            f"{mine.parent.name}/{mine.name}: {name}"
+            for mine, theirs in zip(self.archives, other.archives, strict=False)
+            for name in sorted({name for name, _ in files_in(mine) ^ files_in(theirs)})
+        ]
+
+
+def files_in(archive: Path) -> set[tuple[str, tuple[object, ...]]]:
+    """Of each file in an archive its name, and whatever can make it another."""
+    found = set()
+    with tarfile.open(archive) as tar:
+        for entry in tar:
+            content = tar.extractfile(entry)
+            digest = hashlib.sha256(content.read() if content else b"").digest()
+            head = (entry.type, entry.mode, entry.uid, entry.gid, entry.mtime, entry.linkname)
+            found.add((entry.name, (*head, digest)))
+    return found
 
 
 def printed(*command: str) -> str:
@@ -341,7 +369,7 @@ def made_again(cache: Path) -> Contents:
     left = ["docker", "image", "ls", "--quiet", f"{OTHER}/*"]
     try:
         subprocess.run([*command, "bridge"], check=True, capture_output=True, timeout=800)
-        made = Contents.of(OTHER)
+        made = Contents.of(OTHER, cache)
         kept = cache / "layers" / f"{OTHER}-bridge" / "sbom.json"
         assert kept.read_text() == made.packages[1]
     finally:
