@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from sigul_stack.cli.daemon import default_pid_directory
+from sigul_stack.errors import ConfigurationError
+
 #: What every daemon here begins with; its directory is the first argument, `-d` or not the second.
 PREAMBLE = """
 import logging, os, sys, time
 from functools import partial
 from pathlib import Path
-from sigul_stack.cli.daemon import Daemon, default_pid_directory
+from sigul_stack.cli.daemon import Daemon
 from sigul_stack.cli.logs import set_up_daemon
 from sigul_stack.config.identity import drop_privileges, identity
 from sigul_stack.errors import NSSError
@@ -301,10 +304,17 @@ def test_no_directory_for_log_or_pid_file(site: Site) -> None:
     assert err.startswith("Error: the log file")
 
 
-def test_the_default_pid_directory_is_roots_or_the_users_own(site: Site) -> None:
-    code = "print(default_pid_directory())"
-    process = site.foreground(code)
-    assert process.communicate(timeout=30)[0].strip() in ("/run", os.environ.get("XDG_RUNTIME_DIR"))
+def test_the_default_pid_directory_is_roots_or_the_users_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert default_pid_directory() == Path("/run")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert default_pid_directory() == Path("/run/user/1000")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    with pytest.raises(ConfigurationError, match="--internal-pid-dir"):
+        default_pid_directory()
 
 
 NOBODY = pwd.getpwnam("nobody")
