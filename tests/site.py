@@ -128,9 +128,14 @@ def popen(
     return subprocess.Popen(command, env=env, **how)
 
 
-def fork(command: Sequence[str], **how: Any) -> subprocess.Popen[Any]:
-    """Fork a program of no site, which looks no host name up; `how` is as for Popen."""
-    return _forks().start(command, env=os.environ, cwd=_TOP, **how)
+def fork(
+    command: Sequence[str], env: Mapping[str, str] = os.environ, **how: Any
+) -> subprocess.Popen[Any]:
+    """Fork a program of no site, which looks no host name up; `how` is as for Popen.
+
+    It has no terminal (tests/fork_server.py).
+    """
+    return _forks().start(command, env=env, cwd=_TOP, **how)
 
 
 @dataclass(eq=False)
