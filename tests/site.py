@@ -129,13 +129,13 @@ def popen(
 
 
 def fork(
-    command: Sequence[str], env: Mapping[str, str] = os.environ, **how: Any
+    command: Sequence[str], env: Mapping[str, str] = os.environ, cwd: Path = _TOP, **how: Any
 ) -> subprocess.Popen[Any]:
     """Fork a program of no site, which looks no host name up; `how` is as for Popen.
 
     It has no terminal (tests/fork_server.py).
     """
-    return _forks().start(command, env=env, cwd=_TOP, **how)
+    return _forks().start(command, env=env, cwd=cwd, **how)
 
 
 @dataclass(eq=False)
