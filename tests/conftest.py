@@ -24,6 +24,10 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 
 pytest_plugins = ["tests.purity", "tests.ready_keys"]
 
+# Tests write some hundred NSS databases, and whoever opens one derives a key for each of its
+# secrets: with one round, not 10,000. Their passwords protect nothing.
+os.environ["NSS_MAX_MP_PBE_ITERATION_COUNT"] = "1"
+
 # All that hypothesis keeps; it would make a directory of its own in the checkout.
 set_hypothesis_home_dir(Path(__file__).parent.parent / ".cache" / "hypothesis")
 _EXAMPLES = DirectoryBasedExampleDatabase(Path(__file__).parent.parent / ".cache" / "hypothesis")

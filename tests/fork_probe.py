@@ -14,6 +14,7 @@ import locale
 import logging
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -50,7 +51,8 @@ def surroundings() -> dict[str, object]:
         "descriptors": sorted(os.listdir("/proc/self/fd")),  # noqa: PTH208
         "streams": [_stream(item) for item in (sys.stdin, sys.stdout, sys.stderr)],
         "same streams": sys.stdin is sys.__stdin__ and sys.stdout is sys.__stdout__,
-        "signals": [line for line in status if line.startswith("Sig")],
+        # SigQ counts what all processes of this user have waiting.
+        "signals": [line for line in status if re.match("Sig(?!Q)", line)],
         "handlers": [str(signal.getsignal(number))[:40] for number in signal.valid_signals()],
         "identity": [line for line in status if line[:3] in ("Uid", "Gid", "Cap", "NoN")],
         "umask": umask,

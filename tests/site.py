@@ -32,6 +32,7 @@ from tests.fork_server import ForkServer, fork_server
 BRIDGE_NAME = "sigul-bridge.example.org"
 SERVER_NAME = "sigul-server.example.org"
 ADMIN_PASSWORD = "admin-pw"
+_TOP = Path(__file__).parent.parent
 #: Seconds for one program to finish; making a key is the slowest.
 PROGRAM_SECONDS = 60.0
 #: Seconds for a daemon to be ready, or to end.
@@ -125,6 +126,16 @@ def popen(
     if not fresh and _forks().can_start(command, env):
         return _forks().start(command, env=env, **how)
     return subprocess.Popen(command, env=env, **how)
+
+
+def fork(
+    command: Sequence[str], env: Mapping[str, str] = os.environ, cwd: Path = _TOP, **how: Any
+) -> subprocess.Popen[Any]:
+    """Fork a program of no site, which looks no host name up; `how` is as for Popen.
+
+    It has no terminal (tests/fork_server.py).
+    """
+    return _forks().start(command, env=env, cwd=cwd, **how)
 
 
 @dataclass(eq=False)

@@ -2,7 +2,8 @@
 
 Invariant: what is secret reaches a tool, and comes back from it, in files that exist in memory
 alone (`MemoryFile`): it is in no argument, no environment and on no disk. Every run has a limit in
-time, no terminal to ask at, and an environment of its own.
+time, no terminal to ask at, and an environment of its own, which takes `PATH` and NSS's limit on
+its own iterations from ours and nothing else.
 
 Must not know what the tools are run for; `store` does.
 """
@@ -25,6 +26,9 @@ from ..tools import CERTUTIL
 TIMEOUT_SECONDS: Final = 120.0
 
 _PACKAGES: Final = f"{CERTUTIL.package} (Debian) or nss-tools (Fedora)"
+
+#: The most iterations that NSS derives a key with in what it writes: NSS's own variable.
+_MAX_ITERATIONS: Final = "NSS_MAX_MP_PBE_ITERATION_COUNT"
 
 #: Where a file that exists in memory only is opened by name, anew for each reader.
 _DESCRIPTORS: Final = Path("/proc/self/fd")
@@ -92,9 +96,10 @@ def run_tool(
     """Run `tool` in `directory` and wait for its end, at most `TIMEOUT_SECONDS`.
 
     `operation` is its first argument, such as `-L`, which names the run in messages. `iterations`
-    caps the key derivation of what the tool writes into an NSS database. Raises `ToolMissing`, or
-    `NSSError` where the tool does not end or cannot be started; an exit status other than 0 is for
-    the caller to judge.
+    caps the key derivation of what the tool writes into an NSS database; so does NSS's variable
+    NSS_MAX_MP_PBE_ITERATION_COUNT in this process's environment, and the lower holds. Raises
+    `ToolMissing`, or `NSSError` where the tool does not end or cannot be started; an exit status
+    other than 0 is for the caller to judge.
     """
     program = shutil.which(tool)
     if program is None:
@@ -105,8 +110,9 @@ def run_tool(
             " proc /proc)"
         )
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
-    if iterations is not None:
-        environment["NSS_MAX_MP_PBE_ITERATION_COUNT"] = str(iterations)
+    limits = [iterations, _iterations_of_environment()]
+    if wanted := [limit for limit in limits if limit is not None]:
+        environment[_MAX_ITERATIONS] = str(min(wanted))
     files = [argument for argument in arguments if isinstance(argument, MemoryFile)]
     words = [item.path if isinstance(item, MemoryFile) else item for item in arguments]
     try:
@@ -135,6 +141,12 @@ def run_tool(
         done.stdout.decode("utf-8", "replace"),
         done.stderr.decode("utf-8", "replace"),
     )
+
+
+def _iterations_of_environment() -> int | None:
+    """What whoever started us allows NSS; None where that is nothing that NSS would take."""
+    text = os.environ.get(_MAX_ITERATIONS, "")
+    return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
 
 
 def password_file(password: Secret | None) -> MemoryFile:

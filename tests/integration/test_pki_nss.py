@@ -1,6 +1,6 @@
 """`sigul_stack.pki` with real certutil, pk12util, openssl and NSS: what it makes, peers take.
 
-NSS itself runs in processes of its own (`PEER`), as a program of the site would run it.
+NSS itself runs in processes of its own (`tests.nss_peer`), as a program of the site would run it.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from sigul_stack.pki.certificates import current_time, issued, to_pem
 from sigul_stack.pki.contents import put_authority, put_bundle, put_leaf
 from sigul_stack.secret import Secret
 from tests.held_data import held
+from tests.site import fork
 from tests.snapshots import snapshots, tree
 
 BRIDGE, SERVER = "sigul-bridge.example.org", "sigul-server.example.org"
@@ -123,59 +124,6 @@ def pki(*words: str | Path) -> int:
 
 # ------------------------------------------------------------------------- NSS in other processes
 
-PEER = r"""
-import json, os, socket, sys
-import nss.nss as nss, nss.ssl as ssl
-from nss.error import NSPRError
-
-order = json.loads(sys.stdin.readline())
-password = open(order["password_file"]).read()
-nss.set_password_callback(lambda slot, retry: None if retry else password)
-nss.nss_init("sql:" + order["directory"])
-ssl.set_domestic_policy()
-certificate = nss.find_cert_from_nickname(order["nickname"])
-key = nss.find_key_by_any_cert(certificate)
-answer = {"serial": int(certificate.serial_number)}
-if order["wait"]:
-    print(json.dumps(answer), flush=True)
-    sys.stdin.readline()
-    key = nss.find_key_by_any_cert(nss.find_cert_from_nickname(order["nickname"]))
-if order["fd"] is not None:
-    tcp = socket.socket(fileno=order["fd"])
-    tcp.setblocking(True)
-    tls = ssl.SSLSocket.import_tcp_socket(tcp.detach())
-    tls.set_ssl_option(ssl.SSL_SECURITY, True)
-    tls.set_ssl_option(ssl.SSL_NO_CACHE, True)
-    tls.set_ssl_version_range(order["tls"], order["tls"])
-    listens = order["hostname"] is None
-    if listens:
-        tls.set_ssl_option(ssl.SSL_HANDSHAKE_AS_SERVER, True)
-        tls.set_ssl_option(ssl.SSL_REQUEST_CERTIFICATE, True)
-        tls.set_ssl_option(ssl.SSL_REQUIRE_CERTIFICATE, ssl.SSL_REQUIRE_ALWAYS)
-        tls.config_secure_server(certificate, key, nss.ssl_kea_rsa)
-    else:
-        tls.set_ssl_option(ssl.SSL_HANDSHAKE_AS_CLIENT, True)
-        tls.set_hostname(order["hostname"])
-        tls.set_client_auth_data_callback(lambda names: (certificate, key))
-    try:
-        tls.reset_handshake(listens)
-        tls.force_handshake_timeout(20000)
-        # With TLS 1.3 the listener's verdict on the dialler comes after the handshake.
-        if listens:
-            tls.send(b"welcome", 20000)
-        else:
-            assert tls.recv(100, 20000) == b"welcome"
-        peer = tls.get_peer_certificate()
-        if not listens:
-            answer["hostname"] = bool(peer.verify_hostname(order["hostname"]))
-        usage = nss.certificateUsageSSLClient if listens else nss.certificateUsageSSLServer
-        answer["verified"] = bool(peer.verify_now(nss.get_default_certdb(), True, usage))
-        answer["peer"] = peer.subject_common_name
-    except NSPRError as error:
-        answer["error"] = str(error)
-print(json.dumps(answer), flush=True)
-"""
-
 
 @dataclass(frozen=True)
 class End:
@@ -188,28 +136,22 @@ class End:
 
 
 def start_peer(
-    end: End, fd: int | None = None, tls: str = "tls1.2", wait: bool = False
+    end: End, connection: socket.socket | None = None, tls: str = "tls1.2", wait: bool = False
 ) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", PEER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        pass_fds=[] if fd is None else [fd],
-        text=True,
-    )
     order = {
         "directory": str(end.directory),
         "password_file": str(end.password_file or end.directory / "nss-password"),
         "nickname": end.nickname,
         "hostname": end.hostname,
-        "fd": fd,
-        "tls": tls,
+        "tls": tls if connection else None,
         "wait": wait,
     }
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(order) + "\n")
-    process.stdin.flush()
-    return process
+    return fork(
+        [sys.executable, "-m", "tests.nss_peer", json.dumps(order)],
+        stdin=connection or subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def answer_of(process: subprocess.Popen[str]) -> dict[str, object]:
@@ -239,8 +181,8 @@ def handshake(
         far, _ = waiting.accept()
     with near, far:
         processes = [
-            start_peer(dialler, near.fileno(), tls),
-            start_peer(listener, far.fileno(), tls),
+            start_peer(dialler, near, tls),
+            start_peer(listener, far, tls),
         ]
     try:
         near_answer = answer_of(processes[0])
@@ -473,8 +415,13 @@ def test_no_secret_is_in_any_argument_environment_or_file(
         assert not path.is_file() or b"PRIVATE KEY" not in path.read_bytes()
 
 
-def test_a_random_password_costs_every_process_little(made: Site, tmp_path: Path) -> None:
+def test_a_random_password_costs_every_process_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """1000 iterations (DER: INTEGER 0x03e8) where the password is random, NSS's own number else."""
+    # Without the limit that holds for all other tests' databases.
+    monkeypatch.delenv("NSS_MAX_MP_PBE_ITERATION_COUNT")
+    site = make_site(tmp_path / "site", bridge=BRIDGE, server=SERVER, users=[])
 
     def few(directory: Path) -> bool:
         database = sqlite3.connect(directory / "key4.db")
@@ -486,7 +433,7 @@ def test_a_random_password_costs_every_process_little(made: Site, tmp_path: Path
         assert parameters
         return all(b"\x02\x02\x03\xe8" in item for item in parameters)
 
-    assert few(made.bridge.directory)
+    assert few(site.bridge.directory)
     NSSDatabase(tmp_path / "weak").create(PASSWORD)
     assert not few(tmp_path / "weak")
 
@@ -888,11 +835,10 @@ def test_a_site_names_what_it_cannot_mend(site: Site) -> None:
 # ---------------------------------------------------------------------------------------- import
 
 
-@pytest.fixture
-def own_ca(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def own_ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site's own CA made with openssl: root, intermediate, a leaf with an encrypted key."""
-    d = tmp_path / "own"
-    d.mkdir()
+    d = tmp_path_factory.mktemp("own")
     (d / "ca.ext").write_text("basicConstraints=critical,CA:true\nkeyUsage=keyCertSign\n")
     (d / "leaf.ext").write_text(f"subjectAltName=DNS:{BRIDGE}\nextendedKeyUsage=serverAuth\n")
     (d / "pw").write_text("key password\n")
@@ -947,7 +893,7 @@ def test_pem_with_chain_and_encrypted_key_is_imported(own_ca: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("form", [["-legacy"], []])
 def test_pkcs12_old_and_new_is_imported(own_ca: Path, tmp_path: Path, form: list[str]) -> None:
-    bundle, into = own_ca / "leaf.p12", tmp_path / "bridge"
+    bundle, into = tmp_path / "leaf.p12", tmp_path / "bridge"
     openssl(
         *("pkcs12", "-export", *form, "-in", str(own_ca / "leaf.pem"), "-out", str(bundle)),
         *("-inkey", str(own_ca / "leaf.key"), "-passin", f"file:{own_ca / 'pw'}"),

@@ -21,6 +21,7 @@ from sigul_stack.config.shared import BindingSettings
 from sigul_stack.errors import SigulError
 from sigul_stack.protocol.operations import OPERATIONS
 from tests.held_data import held
+from tests.site import fork
 
 #: For each command, as 1.2 has it: an example, and the secrets in the order they are read.
 ORDER: list[tuple[str, list[str]]] = [
@@ -388,17 +389,15 @@ def home(tmp_path: Path) -> Path:
 def sigul(
     home: Path, *arguments: str, given: bytes = b"", stdout: int = subprocess.PIPE
 ) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "sigul_stack.cli.sigul", *arguments],
-        input=given,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        timeout=60,
-        check=False,
-        env={**os.environ, "HOME": str(home)},
-        cwd=home,
-        start_new_session=True,
-    )
+    command = [sys.executable, "-m", "sigul_stack.cli.sigul", *arguments]
+    pipe, env = subprocess.PIPE, {**os.environ, "HOME": str(home)}
+    with fork(command, env, home, stdin=pipe, stdout=stdout, stderr=pipe) as process:
+        try:
+            told = process.communicate(given, 60)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, *told)
 
 
 def error_of(result: subprocess.CompletedProcess[bytes]) -> str:

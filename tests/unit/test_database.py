@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from multiprocessing.synchronize import Barrier
 from operator import attrgetter
 from pathlib import Path
@@ -74,9 +74,11 @@ def in_processes(
 
     With `unprivileged`, each gives up root's rights first, if it has them.
     """
-    context = multiprocessing.get_context("spawn")
+    # Forked from a process that has imported this module and has never opened a database.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     barrier = context.Barrier(len(calls))
-    running: list[tuple[SpawnProcess, Connection]] = []
+    running: list[tuple[ForkServerProcess, Connection]] = []
     for function, argument in calls:
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(

@@ -37,6 +37,7 @@ from sigul_stack.pki.passwords import PASSWORD_FILE_NAME, write_file
 from sigul_stack.pki.tools import MemoryFile, run_tool
 from sigul_stack.secret import Secret
 
+MAX_ITERATIONS = "NSS_MAX_MP_PBE_ITERATION_COUNT"
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -284,11 +285,36 @@ def test_tools_inherit_neither_environment_nor_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIGUL_TEST_PASSWORD", "do not hand on")
+    monkeypatch.delenv(MAX_ITERATIONS, raising=False)
     outcome = run_tool("sh", "-c", "env", directory=tmp_path, iterations=1000)
     assert "do not hand on" not in outcome.output
-    assert "NSS_MAX_MP_PBE_ITERATION_COUNT=1000" in outcome.output.splitlines()
+    assert f"{MAX_ITERATIONS}=1000" in outcome.output.splitlines()
     outcome = run_tool("sh", "-c", "exec < /dev/tty", directory=tmp_path)
     assert outcome.status != 0
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("given", "asked", "handed_on"),
+    [
+        (None, None, None), ("5", None, "5"), ("5", 1000, "5"), ("5000", 1000, "1000"),
+        ("", 1000, "1000"), ("many", None, None), ("-5", None, None), ("0", 1000, "1000"),
+    ],
+)  # fmt: skip
+def test_tools_inherit_nsss_own_limit_on_iterations(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str | None,
+    asked: int | None,
+    handed_on: str | None,
+) -> None:
+    """The lower one of what the environment and the caller say."""
+    monkeypatch.delenv(MAX_ITERATIONS, raising=False)
+    if given is not None:
+        monkeypatch.setenv(MAX_ITERATIONS, given)
+    outcome = run_tool("sh", "-c", "env", directory=tmp_path, iterations=asked)
+    told = [line for line in outcome.output.splitlines() if line.startswith(MAX_ITERATIONS)]
+    assert told == ([] if handed_on is None else [f"{MAX_ITERATIONS}={handed_on}"])
 
 
 def test_importing_pki_neither_runs_nor_imports_nss() -> None:

@@ -28,6 +28,7 @@ from sigul_stack.pki import Bundle, NSSDatabase, read_certificates
 from sigul_stack.pki.leaf import Leaf
 from sigul_stack.secret import Secret
 from tests.held_data import held
+from tests.site import fork
 
 pytestmark = pytest.mark.system
 
@@ -67,12 +68,16 @@ class Machine:
     def run(
         self, program: str, *arguments: str, given: bytes = b""
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            self.command(program, *arguments), input=given, capture_output=True, timeout=60,
-            check=False, env=self.environment, start_new_session=True,
-        )  # fmt: skip
+        pipe = subprocess.PIPE
+        command = self.command(program, *arguments)
+        with fork(command, env=self.environment, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+            try:
+                told = process.communicate(given, 60)
+            except BaseException:
+                process.kill()
+                raise
         return subprocess.CompletedProcess(
-            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+            command, process.returncode, *(text.decode() for text in told)
         )
 
     def talk(self, program: str, *arguments: str, answers: dict[str, str]) -> tuple[int, str]:
