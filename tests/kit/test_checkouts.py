@@ -285,9 +285,11 @@ def test_only_what_somebody_else_has_is_refused(two: tuple[Checkout, Checkout]) 
     files = f"type=bind,source={one.root}/etc,target=/etc/sigul,readonly"
     image = f"{one.images}/base:latest"
     foreign, former = f"{site}-server", f"sigul-former-{os.getpid()}"
-    docker("run", "--detach", "--name", foreign, image, "sleep", "600")
+    # As first process, sleep alone would not end on SIGTERM, and be waited for.
+    sleep = ("tini", "--", "sleep", "600")
+    docker("run", "--detach", "--name", foreign, image, *sleep)
     try:
-        docker("run", "--detach", "--name", former, "--mount", files, image, "sleep", "600")
+        docker("run", "--detach", "--name", former, "--mount", files, image, *sleep)
         said = one.script("scripts/preflight", "up").stderr
         assert f"the name {foreign} is taken by a container that uses no files" in said
         assert f"the container {former}, of an earlier name of this site, uses its files" in said
