@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import os
+import subprocess
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 #: How often the machine's processes are looked at, in seconds.
 LOOK_SECONDS = 0.05
+#: After so many looks the environments of all are read again: one a second.
+ALL_LOOKS = 20
 
 
 def forms(secret: bytes) -> Iterator[bytes]:
@@ -27,6 +30,29 @@ def forms(secret: bytes) -> Iterator[bytes]:
 def found(text: bytes, secrets: Iterable[bytes]) -> list[bytes]:
     """Those of the secrets that are in the text, in whatever form."""
     return [secret for secret in secrets if any(form in text for form in forms(secret))]
+
+
+def found_in_stream(pieces: Iterable[bytes], secrets: Iterable[bytes]) -> bool:
+    """Whether one of the secrets is in what may be large, in whatever form.
+
+    grep looks for all forms at once, where `found` goes through the text for each.
+    """
+    with tempfile.NamedTemporaryFile() as sought:
+        sought.write(b"\n".join(form for secret in secrets for form in forms(secret)))
+        sought.flush()
+        with subprocess.Popen(
+            ["grep", "--text", "--count", "--fixed-strings", f"--file={sought.name}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"},
+        ) as grep:
+            assert grep.stdin and grep.stdout
+            with grep.stdin:
+                for piece in pieces:
+                    grep.stdin.write(piece)
+            count = int(grep.stdout.read())
+    assert grep.returncode == (0 if count else 1)
+    return count > 0
 
 
 @dataclass
@@ -46,8 +72,37 @@ class Processes:
         self._thread.join(30)
 
     def _watch(self) -> None:
+        looks = 0
+        shown: dict[str, bytes] = {}
         while not self._stop.wait(LOOK_SECONDS):
-            for process in Path("/proc").iterdir():
-                for name in ("cmdline", "environ") if process.name.isdigit() else ():
-                    with suppress(OSError):
-                        self.seen.add((process / name).read_bytes())
+            # What a process is started with changes only as it starts another program, and that
+            # has other arguments. Where they have not changed, the environment is not read again.
+            before = shown if looks % ALL_LOOKS else {}
+            looks += 1
+            shown = {}
+            with os.scandir("/proc") as entries:
+                processes = [entry.name for entry in entries if entry.name.isdigit()]
+            for process in processes:
+                arguments = _read(f"/proc/{process}/cmdline")
+                # The kernel's own have none.
+                if arguments:
+                    shown[process] = arguments
+                    if before.get(process) != arguments:
+                        self.seen |= {arguments, _read(f"/proc/{process}/environ")}
+
+
+def _read(path: str) -> bytes:
+    """What the file of a process holds, which may have ended; quicker than with pathlib."""
+    pieces = []
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        while piece := os.read(file, 1 << 20):
+            pieces.append(piece)
+    except OSError:
+        pass
+    finally:
+        os.close(file)
+    return b"".join(pieces)

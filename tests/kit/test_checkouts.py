@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -68,6 +69,10 @@ class Checkout:
         return int(self.script("scripts/site", "ports").stdout.split()[2])
 
     @property
+    def control(self) -> Path:
+        return self.path / ".site/dev/control"
+
+    @property
     def root(self) -> Path:
         return self.path / ".site/dev/root/bridge"
 
@@ -92,11 +97,16 @@ class Checkout:
                 if run.poll() is None:
                     os.killpg(run.pid, signal.SIGKILL)
 
-    def deploy(self, *plays: dict[str, Any], **variables: object) -> str:
-        """Run a playbook, which must succeed, and wait for the bridge; what it printed."""
+    def run(self, *plays: dict[str, Any], **variables: object) -> str:
+        """Run a playbook, which must succeed; what it printed."""
         with self.playbook(*plays, **variables) as run:
             output = run.communicate(timeout=PLAYBOOK_SECONDS)[0]
         assert run.returncode == 0, output
+        return output
+
+    def deploy(self, *plays: dict[str, Any], **variables: object) -> str:
+        """Run a playbook, and wait for the bridge; what was printed."""
+        output = self.run(*plays, **variables)
         wait_until(self.answers, RELOAD_SECONDS, "an answer of the bridge")
         return output
 
@@ -141,20 +151,36 @@ class Checkout:
             return channel.getpeercert(binary_form=True)
 
 
+def renew(checkout: Checkout) -> None:
+    """Have a new certificate for the bridge on the control machine."""
+    done = run_in(
+        checkout.path, BIN / "sigul-stack", "pki", "renew", "--ca", checkout.control / "ca",
+        checkout.control / "pki/bridge", "--nickname", "sigul-bridge-cert",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def two(
     images: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Checkout, Checkout]]:
-    """Two checkouts, deployed at the same time."""
+    """Two checkouts, deployed at the same time; what is on the control machine was made before.
+
+    It is made once, for it is the longer part: the other one has a copy, and another certificate.
+    """
     prefix = images["bridge"].rpartition("/")[0]
     checkouts = [
         Checkout(copy_checkout(tmp_path_factory.mktemp(name) / "checkout"), prefix)
         for name in ("one", "other")
     ]
+    one, other = checkouts
     try:
+        one.run(CONTROL)
+        shutil.copytree(one.control, other.control, symlinks=True)
+        renew(other)
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda checkout: checkout.deploy(CONTROL, BRIDGE), checkouts))
-        yield checkouts[0], checkouts[1]
+            list(pool.map(lambda checkout: checkout.deploy(BRIDGE), checkouts))
+        yield one, other
     finally:
         for checkout in checkouts:
             done = checkout.script("scripts/site", "purge")
@@ -189,7 +215,7 @@ def test_inventory_and_scripts_have_the_same_names(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.kit
-# Two deployments take longer than other tests have.
+# The first one has the deployments: some 30 s, and minutes on a busy machine.
 @pytest.mark.timeout(700)
 def test_two_checkouts_run_side_by_side(two: tuple[Checkout, Checkout]) -> None:
     names = [checkout.container for checkout in two]
@@ -216,16 +242,6 @@ def test_logs_fail_where_a_component_has_none(two: tuple[Checkout, Checkout]) ->
 
 
 # --- Runs that are cut off -----------------------------------------------------------------------
-
-
-def renew(checkout: Checkout) -> None:
-    """Have a new certificate for the bridge on the control machine."""
-    control = checkout.path / ".site/dev/control"
-    done = run_in(
-        checkout.path, BIN / "sigul-stack", "pki", "renew", "--ca", control / "ca",
-        control / "pki/bridge", "--nickname", "sigul-bridge-cert",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.kit
@@ -269,9 +285,11 @@ def test_only_what_somebody_else_has_is_refused(two: tuple[Checkout, Checkout]) 
     files = f"type=bind,source={one.root}/etc,target=/etc/sigul,readonly"
     image = f"{one.images}/base:latest"
     foreign, former = f"{site}-server", f"sigul-former-{os.getpid()}"
-    docker("run", "--detach", "--name", foreign, image, "sleep", "600")
+    # As first process, sleep alone would not end on SIGTERM, and be waited for.
+    sleep = ("tini", "--", "sleep", "600")
+    docker("run", "--detach", "--name", foreign, image, *sleep)
     try:
-        docker("run", "--detach", "--name", former, "--mount", files, image, "sleep", "600")
+        docker("run", "--detach", "--name", former, "--mount", files, image, *sleep)
         said = one.script("scripts/preflight", "up").stderr
         assert f"the name {foreign} is taken by a container that uses no files" in said
         assert f"the container {former}, of an earlier name of this site, uses its files" in said

@@ -1,7 +1,11 @@
 """The roles as far as they go without a container engine: variables, secrets, certificates.
 
-Playbooks run for real, on a control directory of the test's own. What needs an engine is proven by
+Playbooks run for real, on control directories of the tests' own. What needs an engine is proven by
 the molecule scenarios.
+
+Each start of Ansible costs seconds of the processor, and so does each role on each host. So several
+tests read what one run did, each looks at a host of its own, and a host has only the roles that its
+test is about.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +29,29 @@ TOP = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 CHECK = TOP / "scripts" / "check-role-defaults"
 
-CONTROL_ROLES = """\
-- hosts: control
-  gather_facts: false
-  roles: [secrets, pki]
-"""
+#: Their variables by their names.
+Hosts = Mapping[str, Mapping[str, object]]
 GIVEN = {"key-release-passphrase": "given to Ansible, not made by it"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run said that was as talkative as it can be."""
+
+    output: str
+    errors: str
+
+    def of(self, host: str) -> str:
+        """The results of a host's tasks, in one line."""
+        results = re.split(r"^(?:ok|changed|skipping|fatal|failed): \[", self.output, flags=re.M)
+        own = (one for one in results if one.startswith((f"{host}]", f"{host} ->")))
+        return " ".join(" ".join(own).split())
+
+    def count(self, host: str, what: str) -> int:
+        """How many of its tasks were `ok`, `changed`, `failed` or the like."""
+        counts = re.search(rf"^{host} +: .*\b{what}=(\d+)", self.output, re.M)
+        assert counts, self.output + self.errors
+        return int(counts[1])
 
 
 def ansible(
@@ -39,10 +61,17 @@ def ansible(
     given = {"sigul_site": "test", "sigul_control": str(control), **variables}
     vars_file = control.parent / "given.yml"
     vars_file.write_text(yaml.safe_dump(given))
+    return run_ansible(playbook, "-e", f"@{vars_file}", *options)
+
+
+def run_ansible(
+    playbook: Path, *options: str | Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a playbook."""
     return subprocess.run(
-        [BIN / "ansible-playbook", playbook, "-e", f"@{vars_file}", *options],
+        [BIN / "ansible-playbook", playbook, *options],
         cwd=TOP,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -50,31 +79,35 @@ def ansible(
     )
 
 
-@pytest.fixture(scope="module")
-def playbook(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A playbook of the roles that need no engine."""
-    path = tmp_path_factory.mktemp("playbook") / "control.yml"
-    path.write_text(CONTROL_ROLES)
+def inventory(directory: Path, groups: Mapping[str, Hosts]) -> Path:
+    """An inventory of hosts and their variables by groups, and otherwise as for dev.
+
+    What a host would be deployed to is in a directory of its name.
+    """
+    dev = yaml.safe_load((TOP / "inventories/dev/group_vars/all.yml").read_text())
+    children: dict[str, Any] = {
+        group: {"hosts": {name: dict(variables) for name, variables in hosts.items()}}
+        for group, hosts in groups.items()
+    }
+    content = {
+        "all": {
+            "vars": {
+                **dev,
+                "ansible_connection": "local",
+                "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+                "sigul_checkout": str(TOP),
+                "sigul_control": f"{directory}/{{{{ inventory_hostname }}}}/control",
+                "sigul_root": f"{directory}/{{{{ inventory_hostname }}}}/root",
+            },
+            "children": {
+                "control": children.pop("control", {}),
+                "sigul": {"children": children},
+            },
+        }
+    }
+    path = directory / "hosts.yml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
-
-
-@pytest.fixture(scope="module")
-def first_run(
-    playbook: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A control directory, and the most talkative output of the run that made it."""
-    control = tmp_path_factory.mktemp("made") / "control"
-    done = ansible(playbook, control, "-vvv", "--diff", secrets_values=GIVEN)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return control, done
-
-
-@pytest.fixture
-def control(first_run: tuple[Path, object], tmp_path: Path) -> Path:
-    """A control directory of the test's own, as a first run makes it."""
-    copied = tmp_path / "control"
-    shutil.copytree(first_run[0], copied, symlinks=True)
-    return copied
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -196,59 +229,36 @@ SECRET_OPTIONS = [
 def hosts_with(directory: Path, wrong: Mapping[str, Sequence[tuple[str, object]]]) -> Path:
     """An inventory with a host for each wrong variable, in one group, and otherwise as for dev.
 
-    The host has the name of the group and a number. What it would be deployed to is in a directory
-    of that name.
+    The host has the name of the group and a number.
     """
-    dev = yaml.safe_load((TOP / "inventories/dev/group_vars/all.yml").read_text())
-    groups: dict[str, Any] = {
-        group: {
-            "hosts": {
-                f"{group}{number}": {variable: value}
+    common = {
+        "secrets_users": ["admin"],
+        "server_bridge_address": "192.0.2.1",
+        # There is an engine, as far as the checks go.
+        "component_engine": {},
+    }
+    return inventory(
+        directory,
+        {
+            group: {
+                f"{group}{number}": {**common, variable: value}
                 for number, (variable, value) in enumerate(rows)
             }
-        }
-        for group, rows in wrong.items()
-    }
-    inventory = {
-        "all": {
-            "vars": {
-                **dev,
-                "ansible_connection": "local",
-                "ansible_python_interpreter": "{{ ansible_playbook_python }}",
-                "sigul_checkout": str(TOP),
-                "sigul_control": f"{directory}/{{{{ inventory_hostname }}}}/control",
-                "sigul_root": f"{directory}/{{{{ inventory_hostname }}}}/root",
-                "secrets_users": ["admin"],
-                "server_bridge_address": "192.0.2.1",
-                # There is an engine, as far as the checks go.
-                "component_engine": {},
-            },
-            "children": {"control": groups.pop("control", {}), "sigul": {"children": groups}},
-        }
-    }
-    path = directory / "hosts.yml"
-    path.write_text(yaml.safe_dump(inventory, sort_keys=False))
-    return path
+            for group, rows in wrong.items()
+        },
+    )
 
 
-def checked(inventory: Path, *options: str, **environment: str) -> str:
+def checked(hosts: Path, *options: str, **environment: str) -> str:
     """Run the first play of site.yml, which must fail on each host; what Ansible printed.
 
     Each comes to its own fault, where in site.yml the first fault stops all hosts.
     """
     first = yaml.safe_load((TOP / "site.yml").read_text())[0]
     assert first.pop("any_errors_fatal") is True
-    playbook = inventory.with_name("checks.yml")
+    playbook = hosts.with_name("checks.yml")
     playbook.write_text(yaml.safe_dump([first]))
-    done = subprocess.run(
-        [BIN / "ansible-playbook", "-i", inventory, playbook, *options],
-        cwd=TOP,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    done = run_ansible(playbook, "-i", hosts, *options, **environment)
     assert done.returncode != 0
     return done.stdout
 
@@ -307,31 +317,141 @@ def test_secret_among_options_is_refused_and_not_shown(
 ) -> None:
     of_group = [row for row in SECRET_OPTIONS if row[0] == group]
     host = f"{group}{of_group.index((group, section, option, value))}"
-    # Of each failure the first word is its host.
-    failed = re.split(r"(?:fatal|failed): \[", talkative)[1:]
-    said = " ".join("".join(one for one in failed if one.startswith(f"{host}]")).split())
+    said = Run(talkative, "").of(host)
     fault = f"{group.removesuffix('s')}_options: [{section}] {option.lower()} is a secret"
     assert fault in said
     assert f"{option.lower()}-file: /etc/sigul/secrets/" in said
     assert "se-cret" not in talkative
 
 
+# --- Secrets, certificates and bundles: the runs -------------------------------------------------
+
+
+Play = dict[str, Any]
+BUNDLE: list[Play] = [
+    {
+        "ansible.builtin.include_role": {"name": "client", "tasks_from": "bundle"},
+        "vars": {"client_bundle_user": "alice"},
+    }
+]
+USERS = {"pki_users": ["admin", "alice"]}
+
+
+def play(directory: Path, hosts: Hosts, *plays: Play, check: bool = False) -> Run:
+    """Run these plays on these hosts."""
+    playbook = directory / "control.yml"
+    playbook.write_text(yaml.safe_dump([{"gather_facts": False, **one} for one in plays]))
+    made = inventory(directory, {"control": hosts})
+    done = run_ansible(playbook, "-i", made, "-vvv", "--diff", *(["--check"] if check else []))
+    return Run(done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    """A control directory, and the run that made it: with a user's bundle, in a directory for it.
+
+    That directory is there already, and others may read it.
+    """
+    directory = tmp_path_factory.mktemp("first")
+    bundles = directory / "bundles"
+    bundles.mkdir()
+    bundles.chmod(0o755)
+    host = {**USERS, "secrets_values": GIVEN, "client_bundle": str(bundles)}
+    made = play(
+        directory, {"made": host}, {"hosts": "made", "roles": ["secrets", "pki"], "tasks": BUNDLE}
+    )
+    assert made.count("made", "failed") == 0, made.output
+    return directory / "made/control", made
+
+
+@pytest.fixture(scope="module")
+def checks(
+    first: tuple[Path, Run], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, bytes], Run]:
+    """A run with --check: its directory, what each control directory held, and what was said."""
+    directory = tmp_path_factory.mktemp("checks")
+    for host in ("same", "due", "replaced"):
+        shutil.copytree(first[0], directory / host / "control", symlinks=True)
+    same = {**USERS, "secrets_values": GIVEN, "client_bundle": str(first[0].parents[1] / "bundles")}
+    hosts: Hosts = {
+        "nothing": {"client_bundle": str(directory / "bundles")},
+        "same": same,
+        "due": {**USERS, "pki_renew_now": True},
+        "replaced": {"secrets_values": dict.fromkeys(GIVEN, "given later")},
+    }
+    run = play(
+        directory, hosts,
+        {"hosts": "nothing:same:replaced", "roles": ["secrets"]},
+        {"hosts": "nothing:same:due", "roles": ["pki"]},
+        {"hosts": "nothing:same", "tasks": BUNDLE},
+        check=True,
+    )  # fmt: skip
+    for host in hosts:
+        assert run.count(host, "failed") == 0, run.output
+    return directory, files(first[0]), run
+
+
+@pytest.fixture(scope="module")
+def second(
+    first: tuple[Path, Run], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, bytes], Run]:
+    """A second run: its directory, what each control directory held, and what was said."""
+    directory = tmp_path_factory.mktemp("second")
+    before = files(first[0])
+    for host in ("same", "own", "moved", "replaced", "unbundled"):
+        shutil.copytree(first[0], directory / host / "control", symlinks=True)
+    # As an earlier version may have left it: the database has a password of its own. And then as
+    # somebody has done what the role said.
+    for host in ("own", "moved"):
+        control = directory / host / "control"
+        own = control / "pki/server/nss-password"
+        own.unlink()
+        own.write_bytes(before["secrets/server-nss-password"])
+        own.chmod(0o600)
+        (control / "secrets/server-nss-password").write_text("another one")
+    moved = directory / "moved/control"
+    (moved / "pki/server/nss-password").replace(moved / "secrets/server-nss-password")
+
+    same = {**USERS, "secrets_values": GIVEN}
+    replaced = {"secrets_values": dict.fromkeys(GIVEN, "given later")}
+    hosts: Hosts = {
+        "same": same,
+        "own": {},
+        # For another test, too: its bridge lacks a name.
+        "moved": {"pki_bridge_names": ["sigul.example.org"]},
+        "replaced": replaced,
+        "again": {**replaced, "sigul_control": f"{directory}/replaced/control"},
+        "unbundled": {**same, "client_bundle": str(directory / "bundles")},
+    }
+    run = play(
+        directory, hosts,
+        {"hosts": "same:replaced", "roles": ["secrets"]},
+        {"hosts": "same:own:moved", "roles": ["pki"]},
+        {"hosts": "again", "roles": ["secrets"]},
+        {"hosts": "unbundled", "tasks": BUNDLE},
+    )  # fmt: skip
+    for host in hosts:
+        assert run.count(host, "failed") == (host == "own"), run.output
+    return directory, before, run
+
+
+Later = tuple[Path, dict[str, bytes], Run]
+
+
 # --- Secrets and certificates --------------------------------------------------------------------
 
 
-def test_check_mode_makes_nothing(tmp_path: Path, playbook: Path) -> None:
-    control = tmp_path / "control"
-    result = ansible(playbook, control, "--check", "--diff")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert not control.exists()
+# The first of these has a run on a control directory that is empty, and makes all keys: 10 s.
+@pytest.mark.timeout(300)
+def test_check_mode_makes_nothing(checks: Later) -> None:
+    directory, _, _ = checks
+    assert not (directory / "nothing").exists()
 
 
-@pytest.mark.timeout(300)  # Three runs of Ansible.
-def test_secrets_and_certificates(
-    playbook: Path, first_run: tuple[Path, subprocess.CompletedProcess[str]]
-) -> None:
+@pytest.mark.timeout(300)  # The run on hosts whose files are there: 10 s.
+def test_secrets_and_certificates(first: tuple[Path, Run], checks: Later, second: Later) -> None:
     """Made once; kept by a second run and by --check; no secret in the most talkative output."""
-    control, first = first_run
+    control, _ = first
     made = files(control)
     assert made["secrets/key-release-passphrase"].decode() == GIVEN["key-release-passphrase"]
 
@@ -341,25 +461,21 @@ def test_secrets_and_certificates(
         public = path.is_symlink() or path.name == "ca.pem"
         assert public or path.stat().st_mode & 0o077 == 0, path
 
-    talk = ("-vvv", "--diff")
-    second = ansible(playbook, control, *talk, secrets_values=GIVEN)
-    checked = ansible(playbook, control, *talk, "--check", secrets_values=GIVEN)
-    for result in (second, checked):
-        assert result.returncode == 0, result.stdout + result.stderr
-        assert "changed=0" in result.stdout
-    assert files(control) == made
+    for directory, before, run in (checks, second):
+        assert run.count("same", "changed") == 0
+        assert files(directory / "same/control") == before == made
 
-    said = "".join(run.stdout + run.stderr for run in (first, second, checked)).encode()
+    runs = (first[1], checks[2], second[2])
+    said = "".join(run.output + run.errors for run in runs).encode()
     assert b"secret_files" in said
     for secret in secrets:
         assert secret not in said
 
 
-@pytest.mark.timeout(240)
-def test_only_what_lacks_a_name_is_renewed(playbook: Path, control: Path) -> None:
-    before = files(control)
-    result = ansible(playbook, control, pki_bridge_names=["sigul.example.org"])
-    assert result.returncode == 0, result.stdout + result.stderr
+@pytest.mark.timeout(300)
+def test_only_what_lacks_a_name_is_renewed(second: Later) -> None:
+    directory, before, _ = second
+    control = directory / "moved/control"
     changed = {name for name, content in files(control).items() if before.get(name) != content}
     assert changed <= {"pki/bridge/cert9.db", "pki/bridge/key4.db"}
     assert "pki/bridge/cert9.db" in changed
@@ -372,104 +488,79 @@ def test_only_what_lacks_a_name_is_renewed(playbook: Path, control: Path) -> Non
     assert "sigul.example.org" in listed.stdout
 
 
-@pytest.mark.timeout(240)
-def test_the_only_password_of_a_database_is_not_replaced(playbook: Path, control: Path) -> None:
-    """As an earlier version may have left it: the database has a password of its own."""
+@pytest.mark.timeout(300)
+def test_the_only_password_of_a_database_is_not_replaced(second: Later) -> None:
+    directory, before, run = second
+    password = before["secrets/server-nss-password"]
+    control = directory / "own/control"
+    assert run.count("own", "failed") == 1
+    assert f"move it to {control}/secrets/server-nss-password" in run.of("own")
     own = control / "pki/server/nss-password"
-    password = own.read_bytes()
-    own.unlink()
-    own.write_bytes(password)
-    (control / "secrets/server-nss-password").write_text("another one")
-    result = ansible(playbook, control)
-    assert result.returncode != 0
-    assert f"move it to {control}/secrets/server-nss-password" in " ".join(result.stdout.split())
-    assert own.read_bytes() == password
+    assert not own.is_symlink() and own.read_bytes() == password
 
-    own.replace(control / "secrets/server-nss-password")
-    result = ansible(playbook, control)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert own.is_symlink()
+    assert run.count("moved", "failed") == 0
+    own = directory / "moved/control/pki/server/nss-password"
+    assert own.is_symlink() and own.read_bytes() == password
 
 
-def test_a_secret_that_is_replaced_is_kept(tmp_path: Path) -> None:
-    playbook = tmp_path / "secrets.yml"
-    playbook.write_text("- hosts: control\n  gather_facts: false\n  roles: [secrets]\n")
-    control = tmp_path / "control"
-    secret = control / "secrets" / "key-release-passphrase"
+@pytest.mark.timeout(300)
+def test_a_secret_that_is_replaced_is_kept(
+    first: tuple[Path, Run], checks: Later, second: Later
+) -> None:
+    (name, value), later = *GIVEN.items(), "given later"
 
-    def kept() -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in secret.parent.glob(".key-*")}
+    def kept(directory: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in directory.glob("control/secrets/.key-*")}
 
-    def run(value: str, *options: str) -> str:
-        result = ansible(playbook, control, *options, secrets_values={secret.name: value})
-        assert result.returncode == 0, result.stdout + result.stderr
-        return " ".join(result.stdout.split())
+    assert "WARNING" not in first[1].of("made")
+    directory, before, run = checks
+    assert "would get that" in run.of("replaced")
+    assert files(directory / "replaced/control") == before
 
-    assert "WARNING" not in run("the first")
-    assert "would get that" in run("the second", "--check")
-    assert (secret.read_bytes(), kept()) == (b"the first", {})
-    said = run("the second", "-vvv", "--diff")
-    assert secret.read_bytes() == b"the second"
-    (name,) = kept()
-    assert kept()[name] == b"the first"
-    assert (secret.parent / name).stat().st_mode & 0o777 == 0o600
-    assert f"kept as {name}" in said
-    assert "the first" not in said
-    assert "the second" not in said
-    again = run("the second")
-    assert "changed=0" in again
-    assert "WARNING" not in again
-    assert len(kept()) == 1
+    directory, _, run = second
+    secrets = directory / "replaced/control/secrets"
+    assert (secrets / name).read_bytes() == later.encode()
+    # After two runs, of which the second changed nothing, it is one.
+    [(old, content)] = kept(directory / "replaced").items()
+    assert content == value.encode()
+    assert (secrets / old).stat().st_mode & 0o777 == 0o600
+    assert f"kept as {old}" in run.of("replaced")
+    assert run.count("again", "changed") == 0
+    assert "WARNING" not in run.of("again")
+    for said in (checks[2].output, run.output):
+        assert value not in said
+        assert later not in said
 
 
 # --- Bundles -------------------------------------------------------------------------------------
 
 
-BUNDLE = """\
-- hosts: control
-  gather_facts: false
-  tasks:
-    - ansible.builtin.include_role:
-        name: client
-        tasks_from: bundle
-      vars: {client_bundle_user: alice}
-"""
-
-
 @pytest.mark.timeout(300)
-def test_bundles_and_what_check_mode_says(tmp_path: Path, playbook: Path, control: Path) -> None:
+def test_bundles_and_what_check_mode_says(
+    first: tuple[Path, Run], checks: Later, second: Later
+) -> None:
     """Another user's than the client's; in a directory that keeps its mode; --check says it all."""
-    bundle = tmp_path / "bundle.yml"
-    bundle.write_text(BUNDLE)
-    bundles = tmp_path / "bundles"
-    bundles.mkdir()
-    bundles.chmod(0o755)
-    archive = bundles / "sigul-client-alice.tar.gz"
-
-    def run(playbook: Path, *options: str, **variables: object) -> str:
-        given = {"client_bundle": str(bundles), "pki_users": ["admin", "alice"], **variables}
-        result = ansible(playbook, control, *options, **given)
-        assert result.returncode == 0, result.stdout + result.stderr
-        return " ".join(result.stdout.split())
-
-    assert f"{archive} would be made" in run(bundle, "--check")
-    run(playbook)
-    run(bundle)
+    name = "sigul-client-alice.tar.gz"
+    bundles = first[0].parents[1] / "bundles"
     assert bundles.stat().st_mode & 0o777 == 0o755
-    assert archive.stat().st_mode & 0o777 == 0o600
-    with tarfile.open(archive) as reading:
+    assert (bundles / name).stat().st_mode & 0o777 == 0o600
+    with tarfile.open(bundles / name) as reading:
         configuration = reading.extractfile("client.conf")
         assert configuration is not None
         assert b"user-name: alice\n" in configuration.read()
-    assert "changed=0" in run(bundle, "--check")
-    run(bundle, client_bundle=str(tmp_path / "new"))
-    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
 
-    before = files(control)
-    renewing = run(playbook, "--check", pki_renew_now=True)
+    directory, before, run = checks
+    assert run.count("same", "changed") == 0
+    assert f"{directory}/bundles/{name} would be made" in run.of("nothing")
+    assert not (directory / "bundles").exists()
+    renewing = run.of("due")
     for component in ("bridge", "server", "clients/admin", "clients/alice"):
         assert f"The certificate of {component} would be renewed" in renewing
-    assert files(control) == before
+    assert files(directory / "due/control") == before
+
+    directory, _, _ = second
+    assert (directory / "bundles").stat().st_mode & 0o777 == 0o700
+    assert (directory / "bundles" / name).is_file()
 
 
 # --- Options and secrets of components -----------------------------------------------------------

@@ -16,12 +16,13 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import IO
 
 import pytest
 import yaml
 
 from tests.kit.molecule_runs import FILES, SITE, TOP, destroy, docker, left_behind, molecule
-from tests.kit.secrets_search import Processes, forms, found
+from tests.kit.secrets_search import Processes, found, found_in_stream
 
 # Steps of minutes: a deployment of three machines with Ansible takes one.
 pytestmark = [pytest.mark.kit, pytest.mark.timeout(1200)]
@@ -117,6 +118,10 @@ def test_the_search_finds_what_is_there(deployed: Deployed) -> None:
             b"<" + secret.hex().encode() + b">",
         ):
             assert found(text, deployed.secrets.values()) == [secret]
+            # In the midst of bytes that are no text, and over two pieces.
+            pieces = [b"\0\xff\n" + text[:9], text[9:] + b"\xfe\0"]
+            assert found_in_stream(pieces, deployed.secrets.values())
+    assert not found_in_stream([b"\0\xff\n", b"nothing"], deployed.secrets.values())
     # In a process list, too.
     secret = deployed.secrets["secrets/admin-password"].decode()
     seen: set[bytes] = set()
@@ -197,17 +202,18 @@ def test_none_in_image_layers(deployed: Deployed) -> None:
         docker("inspect", "-f", "{{.Config.Image}}", f"sigul-{SITE}-{component}").strip()
         for component in COMPONENTS
     ]
-    sought = [form for secret in deployed.secrets.values() for form in forms(secret)]
-    longest = max(map(len, sought))
-    before, total = b"", 0
+    total = 0
     saving = subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE)
     assert saving.stdout is not None
-    with saving.stdout as stream:
-        while piece := stream.read(8 << 20):
+
+    def pieces(stream: IO[bytes]) -> Iterator[bytes]:
+        nonlocal total
+        while piece := stream.read(1 << 20):
             total += len(piece)
-            text = before + piece
-            assert [form for form in sought if form in text] == []
-            before = piece[-longest:]
+            yield piece
+
+    with saving.stdout as stream:
+        assert not found_in_stream(pieces(stream), deployed.secrets.values())
     assert saving.wait(60) == 0
     assert total > 50 << 20
 

@@ -27,6 +27,11 @@ def nobody(tmp_path: Path) -> str:
     return f"unix://{tmp_path}/none.sock"
 
 
+#: The environment of tests that ask for nothing that is fetched: pip is not asked where it fetches,
+#: which is most of what scripts/preflight takes.
+NOT_FETCHED = {"PIP_NO_INDEX": "1"}
+
+
 def told(stderr: str, what: str) -> list[str]:
     """What scripts/preflight says of ports, of the disk, of the network."""
     return [line for line in stderr.splitlines() if line.startswith(f"preflight: {what} ")]
@@ -49,7 +54,10 @@ def test_a_taken_port_stops_make_up_at_once(
     family = socket.AF_INET6 if ":" in taken else socket.AF_INET
     with socket.create_server((taken, 0), family=family, dualstack_ipv6=":" in taken) as listener:
         port = listener.getsockname()[1]
-        done = run_in(checkout, "scripts/up", SIGUL_PORT=str(port - before), DOCKER_HOST=nobody)
+        done = run_in(
+            checkout, "scripts/up",
+            SIGUL_PORT=str(port - before), DOCKER_HOST=nobody, **NOT_FETCHED,
+        )  # fmt: skip
     assert done.returncode == 1
     [line] = told(done.stderr, "port")
     assert line.startswith(f"preflight: port {port} of 127.0.0.1 is taken by ")
@@ -61,10 +69,14 @@ def test_a_taken_port_stops_make_up_at_once(
 def test_a_port_of_another_address_is_not_taken(checkout: Path, nobody: str) -> None:
     with socket.create_server(("127.0.0.2", 0)) as listener:
         port = str(listener.getsockname()[1])
-        here = run_in(checkout, "scripts/preflight", "up", SIGUL_PORT=port, DOCKER_HOST=nobody)
+        here = run_in(
+            checkout, "scripts/preflight", "up",
+            SIGUL_PORT=port, DOCKER_HOST=nobody, **NOT_FETCHED,
+        )  # fmt: skip
         there = run_in(
             checkout, "scripts/preflight", "up",
             SIGUL_PORT=str(int(port) - 1), SIGUL_ADDRESS="127.0.0.2", DOCKER_HOST=nobody,
+            **NOT_FETCHED,
         )  # fmt: skip
     assert told(here.stderr, "port") == []
     [line] = told(there.stderr, "port")
@@ -79,7 +91,7 @@ def test_a_taken_port_stops_make_demo(checkout: Path) -> None:
         (checkout / ".demo/bridge.conf").write_text(
             f"[bridge]\nclient-listen-port: {port}\nserver-listen-port: 1\n"
         )
-        done = run_in(checkout, "scripts/preflight", "demo")
+        done = run_in(checkout, "scripts/preflight", "demo", **NOT_FETCHED)
     assert done.returncode == 1
     [line] = told(done.stderr, "port")
     assert f"port {port} of 127.0.0.1 is taken by " in line
@@ -101,7 +113,7 @@ def test_a_small_disk_is_told(tmp_path: Path, nobody: str, target: str) -> None:
     source = copy_checkout(tmp_path / "source")
     done = run_in(
         tmp_path, "sh", "-c", script, "sh", disk, source, target,
-        prefix=without("--mount"), DOCKER_HOST=nobody,
+        prefix=without("--mount"), DOCKER_HOST=nobody, **NOT_FETCHED,
     )  # fmt: skip
     assert done.returncode == 1
     [line] = [line for line in told(done.stderr, "the disk") if f"of {disk}/checkout " in line]
