@@ -1,7 +1,7 @@
 """Ansible module: directories that belong to one user, all in one run of a module.
 
 What `file` does with `state: directory`, for each of a list; a run of a module takes as long as a
-second, and a component has seven directories.
+second, and a site has six directories of certificates.
 """
 
 from __future__ import annotations
