@@ -41,6 +41,7 @@ options:
   secrets: {type: dict, default: {}, description: Files on the control machine, by names here.}
   nss: {type: raw, description: Directory of the NSS database on the control machine.}
   configuration: {type: str, description: What the configuration file holds.}
+  daemon: {type: bool, default: false, description: Whether C(put) does C(compare) at its end.}
   loaded: {type: str, description: What C(compare) returned.}
 """
 
@@ -278,6 +279,14 @@ class Component:
                         lines.append(f"{name} {status.st_ino} {status.st_ctime_ns}\n")
         return "".join(sorted(lines))
 
+    def compare(self) -> dict[str, Any]:
+        """Whether it was last told to read other files than those."""
+        readable = self.readable()
+        unread = self.read("loaded") != (readable.encode(), True)
+        if unread:
+            self.changed.append("loaded")
+        return {"loaded": readable, "unread": unread}
+
 
 def main() -> None:
     """Run the module."""
@@ -298,6 +307,7 @@ def main() -> None:
             "secrets": contents,
             "nss": contents,
             "configuration": {"type": "str"},
+            "daemon": {"type": "bool", "default": False},
             "loaded": {"type": "str"},
         },
         supports_check_mode=True,
@@ -324,8 +334,10 @@ def run(component: Component, given: dict[str, Any]) -> dict[str, Any]:
             configuration = None
             if given["configuration"] is not None:
                 configuration = component.have_configuration(given["configuration"])
+            read = component.compare() if given["daemon"] else {}
             paths = "".join(f"{path}\n" for path in component.changed)
             return {
+                **read,
                 "configuration": configuration is not None,
                 "diff": [
                     {"before": "", "after": paths, "after_header": "put in place"},
@@ -337,10 +349,7 @@ def run(component: Component, given: dict[str, Any]) -> dict[str, Any]:
         case "discard":
             component.discard()
         case "compare":
-            readable = component.readable()
-            if component.read("loaded") != (readable.encode(), True):
-                component.changed.append("loaded")
-            return {"loaded": readable}
+            return component.compare()
         case "remember":
             component.have_file("loaded", given["loaded"].encode())
     return {}
