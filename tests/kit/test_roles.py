@@ -528,7 +528,7 @@ def test_right_options_and_secrets_pass(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "se-cret" not in result.stdout
-    put = result.stdout.partition("TASK [component : Put the files of server in place]")[2]
+    put = result.stdout.partition("TASK [component : Put files in place for server]")[2]
     put = put.partition("TASK")[0]
     assert "changed: [localhost]" in put
     # "not-made-yet" is no file, and this is the server's alone.
