@@ -1,5 +1,6 @@
 # Makes the server's database, with the administrator $1 whose password is on standard input. Another
 # name until all is in it: what was cut off starts again with nothing.
+set -e
 cd /var/lib/sigul
 printf '[database]\ndatabase-path: /var/lib/sigul/new.sqlite\n' >/tmp/setup.conf
 rm -f new.sqlite
