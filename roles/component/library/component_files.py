@@ -12,7 +12,6 @@ import base64
 import contextlib
 import hashlib
 import os
-import shutil
 import stat
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -198,6 +197,18 @@ class Component:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=parent)
 
+    def remove_directory(self, parent: int, name: str) -> None:
+        """Remove a directory and all in it. (`shutil.rmtree` has `dir_fd` from Python 3.11 on.)"""
+        opened = self.open_in(parent, name)
+        if opened is None:
+            return
+        with os.scandir(opened) as entries:
+            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for inner, is_directory in found:
+            (self.remove_directory if is_directory else self.remove_file)(opened, inner)
+        os.close(opened)
+        os.rmdir(name, dir_fd=parent)
+
     def have_nss(self, files: dict[str, bytes]) -> None:
         """Have a state of the NSS database, in a directory of its own, as the current one."""
         sums = (hashlib.sha256(content).hexdigest() for _, content in sorted(files.items()))
@@ -226,7 +237,7 @@ class Component:
             states = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         for name in states:
             if name not in wanted:
-                shutil.rmtree(name, dir_fd=parent)
+                self.remove_directory(parent, name)
 
     def have_configuration(self, content: str) -> dict[str, str] | None:
         """Write a configuration down for a check, unless it is the one there; the difference."""
@@ -257,7 +268,7 @@ class Component:
     def discard(self) -> None:
         """Remove the configuration that was to be checked."""
         if self.directory("etc/new") is not None and not self.check:
-            shutil.rmtree("new", dir_fd=self.inside("etc"))
+            self.remove_directory(self.inside("etc"), "new")
             self.opened["etc/new"] = None
 
     # --- What a daemon was last told to read ---------------------------------------------------
@@ -320,38 +331,43 @@ def main() -> None:
     module.exit_json(changed=bool(component.changed), paths=component.changed, **result)
 
 
+def put(component: Component, given: dict[str, Any]) -> dict[str, Any]:
+    """Do the step `put`."""
+    component.have_home()
+    component.have_directories(given["directories"])
+    for name, content in given["secrets"].items():
+        component.have_file(f"secrets/{name}", base64.b64decode(content))
+    if given["nss"]:
+        nss = {name: base64.b64decode(text) for name, text in given["nss"].items()}
+        component.have_nss(nss)
+    configuration = None
+    if given["configuration"] is not None:
+        configuration = component.have_configuration(given["configuration"])
+    read = component.compare() if given["daemon"] else {}
+    paths = "".join(f"{path}\n" for path in component.changed)
+    return {
+        **read,
+        "configuration": configuration is not None,
+        "diff": [
+            {"before": "", "after": paths, "after_header": "put in place"},
+            *([configuration] if configuration else []),
+        ],
+    }
+
+
 def run(component: Component, given: dict[str, Any]) -> dict[str, Any]:
     """Do one step; what it tells beside what it changed."""
-    match given["step"]:
-        case "put":
-            component.have_home()
-            component.have_directories(given["directories"])
-            for name, content in given["secrets"].items():
-                component.have_file(f"secrets/{name}", base64.b64decode(content))
-            if given["nss"]:
-                nss = {name: base64.b64decode(text) for name, text in given["nss"].items()}
-                component.have_nss(nss)
-            configuration = None
-            if given["configuration"] is not None:
-                configuration = component.have_configuration(given["configuration"])
-            read = component.compare() if given["daemon"] else {}
-            paths = "".join(f"{path}\n" for path in component.changed)
-            return {
-                **read,
-                "configuration": configuration is not None,
-                "diff": [
-                    {"before": "", "after": paths, "after_header": "put in place"},
-                    *([configuration] if configuration else []),
-                ],
-            }
-        case "accept":
-            component.accept()
-        case "discard":
-            component.discard()
-        case "compare":
-            return component.compare()
-        case "remember":
-            component.have_file("loaded", given["loaded"].encode())
+    step = given["step"]
+    if step == "compare":
+        return component.compare()
+    if step == "accept":
+        component.accept()
+    elif step == "discard":
+        component.discard()
+    elif step == "remember":
+        component.have_file("loaded", given["loaded"].encode())
+    else:
+        return put(component, given)
     return {}
 
 
