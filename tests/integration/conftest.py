@@ -1,4 +1,12 @@
-"""Sites for the tests here: one that runs for the whole session, and copies of a template."""
+"""Sites for the tests here, the cheapest first: take the first that will do.
+
+* `running_site` runs while a module's tests do: for tests that only send requests, and remove the
+  users and keys that they made. A module whose tests need other options has such a fixture of its
+  own, made in the same way.
+* `site` is a test's own, and is not running: for tests that start, kill, reconfigure or fill
+  something. Bridge and server start in half a second.
+* `template` is never started: for copies, and for programs that need no daemon.
+"""
 
 from __future__ import annotations
 
