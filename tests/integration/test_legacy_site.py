@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -61,8 +62,13 @@ class LegacySite(Site):
         bridge.write_text(bridge.read_text().replace("server-cn: localhost\n", ""))
 
 
-def legacy_site(directory: Path, server: str = "", binding: str = "") -> Site:
-    """A copy of the site, configured as its 1.2 server was, with further lines for the server."""
+def legacy_site(
+    directory: Path, server: str = "", binding: str = "", nss: Path | None = None
+) -> Site:
+    """A copy of the site, configured as its 1.2 server was, with further lines for the server.
+
+    Its NSS databases are as they were then, or those below `nss`.
+    """
     site = LegacySite(
         directory / "site",
         bridge_name="localhost",
@@ -74,11 +80,10 @@ def legacy_site(directory: Path, server: str = "", binding: str = "") -> Site:
         ("gnupg", "server/gnupg"),
         ("keys", "server/keys"),
         ("server.sqlite", "server/server.sqlite"),
-        ("nss/bridge", "pki/bridge"),
-        ("nss/server", "pki/server"),
-        ("nss/client", "pki/clients/root"),
     ):
         copy_writable(held("legacy-site", source), site.path(target))
+    for source, target in (("bridge", "bridge"), ("server", "server"), ("client", "clients/root")):
+        copy_writable((nss or held("legacy-site", "nss")) / source, site.path("pki") / target)
     for name in ("bridge", "server", "clients/root"):
         # With the line's end that an editor leaves there.
         (site.path("pki") / name / "nss-password").write_text("nss-pw\n")
@@ -102,9 +107,27 @@ def copy_writable(source: Path, target: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def few_rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site's NSS databases, but a key is derived from their password with one round.
+
+    Opening them is 40 % of what these tests cost. The tests without this fixture open the old ones.
+    """
+    directory = tmp_path_factory.mktemp("few-rounds")
+    password = directory / "password"
+    password.write_text("nss-pw")
+    for name in ("bridge", "server", "client"):
+        copy_writable(held("legacy-site", "nss", name), directory / name)
+        subprocess.run(
+            ["certutil", "-W", "-d", f"sql:{directory / name}", "-f", password, "-@", password],
+            check=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+    return directory
+
+
+@pytest.fixture(scope="module")
+def running(few_rounds: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The running site, which must be left as it was; its client may speak for all users."""
-    site = legacy_site(tmp_path_factory.mktemp("legacy"), ALL_USERS)
+    site = legacy_site(tmp_path_factory.mktemp("legacy"), ALL_USERS, nss=few_rounds)
     before = database_content(site)
     with site.running():
         yield site
@@ -113,9 +136,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Site]:
+def own(few_rounds: Path, tmp_path: Path) -> Iterator[Site]:
     """A site of the test's own, not running."""
-    site = legacy_site(tmp_path, ALL_USERS)
+    site = legacy_site(tmp_path, ALL_USERS, nss=few_rounds)
     yield site
     site.stop_all()
 
