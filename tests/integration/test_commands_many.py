@@ -24,6 +24,8 @@ from .commands_support import (
     refused,
 )
 
+pytestmark = pytest.mark.once("our own batches; test_openpgp_signing has each signature")
+
 #: The most that the server here takes in one payload.
 LIMIT = 1 << 20
 

@@ -20,6 +20,8 @@ from tests.site import DAEMON_SECONDS, PROGRAM_SECONDS, Site, has_ended, module,
 
 from .commands_support import ADMIN, Dialogue, done, person
 
+pytestmark = pytest.mark.once("processes, their users and PID files")
+
 #: Whom the daemons become. Only root can become somebody else; others show it as whoever they are.
 ACCOUNT = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
 OTHER, GROUP = ACCOUNT.pw_uid, ACCOUNT.pw_gid

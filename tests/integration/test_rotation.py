@@ -220,7 +220,15 @@ def in_background(site: Site) -> Iterator[Running]:
         yield Running(site, bridge, start_in_background(site, "server"))
 
 
-@pytest.fixture(scope="module", params=[in_foreground, in_background])
+@pytest.fixture(
+    scope="module",
+    params=[
+        in_foreground,
+        pytest.param(
+            in_background, marks=pytest.mark.once("how Python processes start and are told")
+        ),
+    ],
+)
 def running(
     request: pytest.FixtureRequest, prepared: Site, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:

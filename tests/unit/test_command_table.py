@@ -411,6 +411,7 @@ def error_of(result: subprocess.CompletedProcess[bytes]) -> str:
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 def test_version_and_commands(home: Path) -> None:
     result = sigul(home, "--version")
     assert result.returncode == 0
@@ -428,6 +429,7 @@ def test_version_and_commands(home: Path) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -445,12 +447,14 @@ def test_usage_errors(home: Path, arguments: Sequence[str], reason: str) -> None
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 def test_own_binding_methods(home: Path) -> None:
     result = sigul(home, "list-binding-methods")
     assert (result.returncode, result.stdout, result.stderr) == (0, b"test\n", b"")
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 @pytest.mark.parametrize("words", [["list-binding-methods"], ["--help-commands"]])
 @pytest.mark.parametrize(
     ("redirection", "problem"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left")]
@@ -475,6 +479,7 @@ def redirected(
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["user-info", "--help"]])
 def test_help_that_nobody_takes_is_no_traceback(home: Path, words: list[str]) -> None:
     # With a buffer, so that the failure comes after argparse is done, and the exit code with it.
@@ -485,6 +490,7 @@ def test_help_that_nobody_takes_is_no_traceback(home: Path, words: list[str]) ->
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 def test_two_dashes_before_an_operand_and_before_the_command(home: Path) -> None:
     for words in (["user-info", "--", "-dash"], ["--", "user-info", "--", "-dash"]):
         error = error_of(sigul(home, "--batch", *words))
@@ -492,6 +498,7 @@ def test_two_dashes_before_an_operand_and_before_the_command(home: Path) -> None
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 @pytest.mark.parametrize("command", [["grant-key-access", "k", "u"], ["change-passphrase", "k"]])
 def test_dash_w_needs_a_layer_from_somewhere(home: Path, command: list[str]) -> None:
     result = sigul(home, "--batch", *command, "-w", "file")
@@ -507,6 +514,7 @@ def test_dash_w_needs_a_layer_from_somewhere(home: Path, command: list[str]) -> 
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 @pytest.mark.parametrize(
     ("given", "seen"),
     [
@@ -524,17 +532,20 @@ def test_fault_8_a_secret_without_nul(home: Path, given: bytes, seen: str) -> No
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 def test_without_batch_and_without_a_terminal(home: Path) -> None:
     assert "no terminal" in error_of(sigul(home, "list-users", given=b"x\0"))
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 def test_a_refused_connection(home: Path) -> None:
     error = error_of(sigul(home, "--batch", "list-users", given=b"x\0"))
     assert "localhost" in error
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 def test_what_can_be_seen_without_a_server_comes_before_the_secrets(home: Path) -> None:
     (home / "file").write_bytes(b"data")
     for arguments, reason in (
@@ -550,6 +561,7 @@ def test_what_can_be_seen_without_a_server_comes_before_the_secrets(home: Path) 
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 def test_standard_input_and_output_may_be_the_file(home: Path) -> None:
     """As far as can be told: what a shell has cut before is lost."""
     file = home / "file"
@@ -566,6 +578,7 @@ def test_standard_input_and_output_may_be_the_file(home: Path) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 def test_an_import_that_is_too_large(home: Path) -> None:
     (home / "file").write_bytes(bytes(1024 * 1024 + 1))
     error = error_of(sigul(home, "--batch", "import-key", "k", "file", given=b"a\0b\0c\0"))
@@ -573,6 +586,7 @@ def test_an_import_that_is_too_large(home: Path) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 def test_no_configuration_a_wrong_one_and_a_misspelt_one(home: Path) -> None:
     configuration = home / ".sigul" / "client.conf"
     text = configuration.read_text()
@@ -587,6 +601,7 @@ def test_no_configuration_a_wrong_one_and_a_misspelt_one(home: Path) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 def test_a_wrong_nss_password_and_no_database(home: Path) -> None:
     configuration = home / ".sigul" / "client.conf"
     text = configuration.read_text()
@@ -599,6 +614,7 @@ def test_a_wrong_nss_password_and_no_database(home: Path) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 def test_an_nss_password_that_is_not_configured_comes_first(home: Path) -> None:
     configuration = home / ".sigul" / "client.conf"
     text = configuration.read_text()
@@ -610,6 +626,7 @@ def test_an_nss_password_that_is_not_configured_comes_first(home: Path) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.once("the command line")
 def test_the_passphrase_file_is_read_by_the_program(home: Path) -> None:
     (home / "bound").write_text('[{"value": "hidden", "method": "test"}]')
     (home / "file").write_bytes(b"data")

@@ -30,7 +30,7 @@ from sigul_stack.secret import Secret
 from tests.held_data import held
 from tests.site import fork
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.once("questions, files and the database")]
 
 NSS_PASSWORD = "nss-pw"
 
