@@ -18,7 +18,7 @@ from .components import COMPILED, COMPILED_WITH
 from .programs import CONSTRAINTS, REGISTRY_HINT, pip
 
 #: Nothing that tells where it was compiled, and sets in one order when Cython writes C: so that the
-#: bytes are always the same. These modules only call libraries: more than -O1 costs time for nothing.
+#: bytes are always the same. The modules only call libraries, where more than -O1 gains nothing.
 _FLAGS: Final = {"CFLAGS": "-g0 -O1", "LDFLAGS": "-Wl,--strip-all", "PYTHONHASHSEED": "0"}
 _WITHIN: Final = "/build"
 

@@ -219,6 +219,7 @@ def test_clients_that_leave_in_the_inner_session_keep_no_server(
 # -------------------------------------------------------------------------------------- truncation
 
 
+# More than 5 s: some hundred connections, each with its handshakes.
 def test_requests_that_end_at_every_byte(served: Served, peer: PeerFactory) -> None:
     """Each byte of the header, then positions all over payload and inner session; in three ways."""
     site, bridge, server = served
@@ -272,6 +273,7 @@ def bridge_alone(site: Site, peer: PeerFactory) -> Iterator[tuple[Process, Peer,
     assert "unforeseen" not in bridge.text
 
 
+# More than 5 s: some hundred connections, each with its handshakes.
 def test_replies_that_end_at_every_byte(with_limits: Site, peer: PeerFactory) -> None:
     """Each byte of the reply; and positions in the inner session before it; in three ways."""
     with bridge_alone(with_limits, peer) as (_bridge, server, client):
@@ -455,6 +457,7 @@ def test_a_bridge_that_ends_in_the_middle(
 # ------------------------------------------------------------------------- one user for all servers
 
 
+# More than 5 s: one request waits until `server-wait-timeout` is over.
 def test_one_certificate_does_not_get_all_servers(with_limits: Site, peer: PeerFactory) -> None:
     """Its third request waits for one of its own; other people's do not."""
     site = with_limits

@@ -333,6 +333,7 @@ def _children(server: Process) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+# More than 5 s: six keys are begun, three of which are made.
 def test_a_worker_killed_while_it_makes_a_key(own: Site, gate: Gate, tmp_path: Path) -> None:
     before = secret_parts(own)
     with running(own, gate) as (_bridge, server):

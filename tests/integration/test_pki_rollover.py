@@ -171,6 +171,7 @@ def test_what_each_step_leaves(stages: list[Control]) -> None:
     }
 
 
+# More than 5 s: a rollover of five databases, one at a time, and handshakes after each.
 def test_each_step_may_be_repeated_and_taken_one_database_at_a_time(control: Control) -> None:
     for directory in control.directories:
         control.rollover().begin([directory])

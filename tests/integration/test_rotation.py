@@ -238,6 +238,7 @@ def running(
         yield running
 
 
+# More than 5 s: each is renewed by itself, with clients at work all the time.
 def test_leaves_are_renewed_one_by_one(running: Running) -> None:
     so_far = len(running.server.text)
     authority = running.rollover().authority
@@ -271,6 +272,7 @@ def test_workers_that_wait_are_sent_away_and_dial_again_at_once(running: Running
     assert "next attempt in" not in running.server.text[so_far:]
 
 
+# More than 5 s: three steps for each of five databases, with clients at work all the time.
 def test_the_authority_is_rolled_over(running: Running, tmp_path: Path) -> None:
     site = running.site
     directories = [site.path("pki") / name for name in COMPONENTS]
