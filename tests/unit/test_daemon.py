@@ -193,6 +193,7 @@ def test_a_daemon_that_dies_while_its_child_lives_on(site: Site) -> None:
     assert "ended while it started" in result.stderr
 
 
+# More than 5 s: the start has 10 s to end by itself, and then is killed.
 def test_a_daemon_that_is_never_ready_is_ended(site: Site) -> None:
     result = site.background("run(lambda control: time.sleep(60), start_timeout=0.5)")
     assert result.returncode == 1
