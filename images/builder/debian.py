@@ -57,8 +57,12 @@ def run_in(
 
 
 def _on_top_of(archive: Path) -> tuple[str, ...]:
-    # mmdebstrap's own way of saying that a root is there already.
-    return ("--variant=custom", "--skip=check/empty", f"--setup-hook=tar-in '{archive}' /")
+    # mmdebstrap's own way of saying that a root is there already. Such an archive has no /dev, and
+    # mmdebstrap needs one to have devices in there for packages' scripts.
+    return (
+        *("--variant=custom", "--skip=check/empty", f"--setup-hook=tar-in '{archive}' /"),
+        '--setup-hook=mkdir -p "$1/dev"',
+    )
 
 
 def _mmdebstrap(
