@@ -82,7 +82,6 @@ def test_in_the_background(site: Site) -> None:
             result = site.run(*background(site, program), stdin=b"")
             assert (result.stdout, result.stderr) == (b"", b"")
             pid = pid_of(site, program)
-            assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
             assert os.getsid(pid) != os.getsid(0)
             log = site.path(f"log/sigul_{program}.log")
             assert f"[{pid}] sigul_{program} starts" in log.read_text()
@@ -95,6 +94,14 @@ def test_in_the_background(site: Site) -> None:
             text = site.path(f"log/sigul_{name}.log").read_text()
             assert f"[{pid}] sigul_{name} ends" in text
         assert list(site.path("run").iterdir()) == []
+
+
+@pytest.mark.root  # Nobody else is told of a process that gives no core dumps where it is.
+def test_a_daemon_holds_no_file_system(site: Site) -> None:
+    with ended_afterwards(site):
+        site.run(*background(site, "bridge"), stdin=b"")
+        assert Path(f"/proc/{pid_of(site, 'bridge')}/cwd").readlink() == Path("/")
+        end(site, "bridge")
 
 
 def test_relative_paths_start_where_the_daemon_was_started(site: Site) -> None:

@@ -139,6 +139,8 @@ def test_decrypting_what_becomes_large(running: Site, tmp_path: Path) -> None:
     assert leftovers(running) == []
 
 
+# Nobody else may have the kernel forget how much a process used that gives no core dumps.
+@pytest.mark.root
 # More than 5 s: 220 RPMs are signed, for what grows shows only with many.
 def test_memory_does_not_grow_with_the_number_of_rpms(running: Site, tmp_path: Path) -> None:
     more = "head -c 200000 /dev/urandom > %{buildroot}/opt/sample/random"
