@@ -8,7 +8,6 @@ line a thing or JSON; errors are raised for the program to print.
 from __future__ import annotations
 
 import argparse
-import getpass
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from .pki_output import (
     print_json,
     print_rollover,
 )
+from .secret_input import Terminal
 
 if TYPE_CHECKING:
     from .pki_arguments import Subparsers
@@ -290,7 +290,8 @@ def _database_password(
     if permissions is not None and database.recognise() is pki.DatabaseKind.MISSING:
         return pki.make_password_file(database.directory, permissions)
     if sys.stdin.isatty():
-        return Secret(getpass.getpass(f"Password of the NSS database in {directory}: "))
+        with Terminal.controlling() as terminal:
+            return Secret(terminal.ask(f"Password of the NSS database in {directory}"))
     raise NSSError(
         f"the password of the NSS database in '{directory}' is not known; give --password-file"
         " (for a CA's: --ca-password-file)"

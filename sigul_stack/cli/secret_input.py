@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import resource
+import select
 import termios
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 MAX_SECRET_LENGTH = 255
 #: How often a new secret is asked for before its two entries have to agree.
 ATTEMPTS = 3
+
+#: Seconds until Ctrl-C is acted upon, at most.
+_INTERRUPTED_AFTER = 0.5
 
 #: What the NSS database's password is asked for as.
 NSS_PASSWORD = "NSS database password"  # noqa: S105 - a prompt
@@ -83,13 +87,26 @@ class Terminal:
             # Flushes what was typed before: it was not meant for this prompt.
             termios.tcsetattr(self._descriptor, termios.TCSAFLUSH, silent)
             _write(self._descriptor, f"{prompt}: ")
-            line = os.read(self._descriptor, 65536)
+            line = _read(self._descriptor, 65536)
         finally:
             termios.tcsetattr(self._descriptor, termios.TCSADRAIN, old)
         if not line.endswith(b"\n"):
             _write(self._descriptor, "\n")
             raise SecretInputError("input ended before the secret did; type it and press Enter")
         return line[:-1]
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    """Read as `os.read` does, but be interrupted at any time.
+
+    Python acts on a signal between two of its own steps. One that comes just before `read` waits
+    would wait with it, and Ctrl-C would do nothing: so this waits in short pieces.
+    """
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    while not waiting.poll(_INTERRUPTED_AFTER * 1000):
+        pass
+    return os.read(descriptor, size)
 
 
 def _write(descriptor: int, text: str) -> None:
@@ -159,7 +176,7 @@ def read_until_nul(descriptor: int, what: str) -> Secret:
     value = bytearray()
     while True:
         try:
-            byte = os.read(descriptor, 1)
+            byte = _read(descriptor, 1)
         except OSError as error:
             raise SecretInputError(
                 f"{what} cannot be read from standard input: {error.strerror}; {_HOW}"
@@ -186,7 +203,7 @@ def read_word(descriptor: int, what: str) -> str:
     Raises `SecretInputError`.
     """
     value = bytearray()
-    while (byte := os.read(descriptor, 1)) not in (b"\0", b"\n"):
+    while (byte := _read(descriptor, 1)) not in (b"\0", b"\n"):
         value += byte
         if not byte or len(value) > MAX_SECRET_LENGTH:
             raise SecretInputError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import os
+import platform
 import pty
 import resource
 import select
@@ -12,6 +14,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -175,6 +178,38 @@ def run_without_terminal(code: str) -> subprocess.CompletedProcess[str]:
         capture_output=True, text=True, timeout=60, start_new_session=True, check=False,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+#: Numbers of `read`, `poll` and `ppoll` on x86-64, and on AArch64.
+READ_OR_POLL = {"0", "7", "271"} if platform.machine() == "x86_64" else {"63", "73"}
+
+
+def test_an_interruption_that_came_before_the_wait_ends_it() -> None:
+    """It is noted, and no signal comes any more that would have `read` return."""
+    person = Person([])
+
+    main = Path(f"/proc/self/task/{threading.get_native_id()}/syscall")
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 20
+        while main.read_text().split()[0] not in READ_OR_POLL and time.monotonic() < deadline:
+            time.sleep(0.01)
+        _thread.interrupt_main()
+        if not ended.wait(20):
+            late.set()
+            os.write(person.master, b"\n")
+
+    ended, late = threading.Event(), threading.Event()
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Terminal(person.slave).ask("Key passphrase")
+    finally:
+        ended.set()
+        interrupting.join()
+        person.close()
+    assert not late.is_set(), "it waited until Enter came"
 
 
 def test_no_terminal() -> None:
