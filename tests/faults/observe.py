@@ -24,12 +24,13 @@ def descriptors(pid: int, *ports: int) -> int:
     """How many descriptors a process has open.
 
     The daemons forbid others to look (they hold secrets); who may not gets the number of
-    connections at the process's `ports` instead.
+    connections at the process's `ports` instead, without those that the kernel alone still has.
     """
     try:
         return len(list(Path(f"/proc/{pid}/fd").iterdir()))
     except PermissionError:
-        return sum(len(connections(port)) for port in ports)
+        states = [state for port in ports for state in connections(port)]
+        return states.count(_ESTABLISHED) + states.count(_CLOSE_WAIT)
 
 
 def threads(pid: int) -> int:
