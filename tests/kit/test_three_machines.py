@@ -200,6 +200,7 @@ def test_the_rules_follow_the_bridge(site: Site) -> None:
     assert site.reached(site.server, "sigul-example-server", *others) == others
     site.egress()
     assert sorted(rules(site)) == sorted(right)
+    assert changes(site.egress()) == {0}
 
 
 def test_a_site_is_taken_down(site: Site) -> None:
