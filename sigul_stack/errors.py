@@ -65,18 +65,41 @@ def status_text(code: int) -> str:
 
 
 class SigulError(Exception):
-    """Root of all errors raised on purpose. `str()` says what failed and what to do about it."""
+    """Root of all errors raised on purpose.
+
+    `problem` is what failed and where, in one sentence without a full stop; `cure` what the person
+    who meets it can do about it, empty where the problem says it all; `symbol` the name that the
+    library or kernel underneath gives the fault (`SSL_ERROR_BAD_CERT_DOMAIN`, `ECONNREFUSED`), for
+    code that tells faults apart. `str()` is problem and cure, with a semicolon between them.
+    """
 
     #: Whether the same call may succeed later without anybody changing anything.
     retryable: ClassVar[bool] = False
 
+    def __init__(self, problem: str = "", cure: str = "", symbol: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.cure = cure
+        self.symbol = symbol
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.cure}" if self.cure else self.problem
+
 
 class ConfigurationError(SigulError):
-    """A setting is missing or cannot be right; the message names the file, section and option."""
+    """A setting is missing or cannot be right; the problem names the file, section and option."""
 
 
 class ProtocolError(SigulError):
+    """Bytes are not, or would not be, what the protocol allows."""
+
+
+class RemoteProtocolError(ProtocolError):
     """A peer sent bytes that the protocol does not allow."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We were asked to send what the protocol does not allow; nothing of it was sent."""
 
 
 class TransportError(SigulError):

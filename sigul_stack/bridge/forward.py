@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
-from ..errors import DeadlineExceeded, PeerClosed, ProtocolError, TransportError
+from ..errors import DeadlineExceeded, PeerClosed, RemoteProtocolError, TransportError
 from ..protocol.chunks import (
     END_OF_INNER,
     END_OF_OUTER,
@@ -164,7 +164,7 @@ class Forwarding:
             elif self._request.at_boundary:
                 self._write_server(END_OF_OUTER)
             else:
-                raise ProtocolError("the client ended its request in the middle")
+                raise RemoteProtocolError("the client ended its request in the middle")
 
     def _send_file(self, file: BinaryIO) -> None:
         with file:
@@ -207,7 +207,7 @@ class Forwarding:
                 ended = not piece
             if ended:
                 if not self._reply.at_boundary:
-                    raise ProtocolError("the server ended its reply in the middle")
+                    raise RemoteProtocolError("the server ended its reply in the middle")
                 break
         # Finished first, so that a client that closes on its end finds all in order.
         self._finished = True

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import BinaryIO, Final, cast
 
 from ..config.shared import BridgeKojiSettings
-from ..errors import ProtocolError, SigulError
+from ..errors import RemoteProtocolError, SigulError
 from ..kojihub import NEVRA, Access, Hub, KojiError
 from ..protocol.codec import Fields, run_parser
 from ..protocol.rpm import Head, Header, padded, read_head
@@ -123,7 +123,7 @@ class Errands:
             elif names is not None:
                 nevra = _named(names)
             else:
-                raise ProtocolError("the server answered for an RPM that it was not sent")
+                raise RemoteProtocolError("the server answered for an RPM that it was not sent")
             self._store(signature, nevra)
 
         return self._said(number, attempt)

@@ -24,7 +24,7 @@ from ..config import BridgeSettings
 from ..errors import (
     ConfigurationError,
     DeadlineExceeded,
-    ProtocolError,
+    RemoteProtocolError,
     SigulError,
     TransportError,
 )
@@ -366,7 +366,7 @@ class Bridge:
                 fetched = self._fetched(errands, fields, operation, length)
             except (KojiError, ConfigurationError, NotInGroup, SourceFailed, OSError) as error:
                 self._refuse(chunked, str(error))
-                raise ProtocolError(f"The request is refused: {error}") from None
+                raise RemoteProtocolError(f"The request is refused: {error}") from None
             sent = length
             if fetched is not None:
                 stack.callback(fetched[0].close)

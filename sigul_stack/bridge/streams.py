@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import BinaryIO, TypeVar
 
-from ..errors import ProtocolError, Status
+from ..errors import ProtocolError, RemoteProtocolError, Status
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, Parser, pack_u32, pack_u64, read_u64
 from ..protocol.messages import (
@@ -71,7 +71,7 @@ class _OuterFilter:
             if self.finished:
                 if self._forgets_rest:
                     break
-                raise ProtocolError(f"{len(rest)} bytes follow the end of the message")
+                raise RemoteProtocolError(f"{len(rest)} bytes follow the end of the message")
             gather, count = self._ask
             piece, rest = _split(rest, count - len(self._gathered))
             self._gathered += piece
@@ -160,7 +160,9 @@ class RequestFilter(_OuterFilter):
             self._emit(header.encode())
             length = yield from self._parse(read_u64())
             if length > self._operation.max_subpayload:
-                raise ProtocolError(f"a subrequest's payload of {length} bytes is over the limit")
+                raise RemoteProtocolError(
+                    f"a subrequest's payload of {length} bytes is over the limit"
+                )
             if self._errands is not None and not odd:
                 self._errands.note(header.fields)
                 if not length and "rpm-name" in header.fields:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from ..errors import PeerClosed, ProtocolError, RequestRefused, SigulError, Status
+from ..errors import PeerClosed, RemoteProtocolError, RequestRefused, SigulError, Status
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, encode_value, pack_u32, pack_u64, read_u64, unpack_u32
 from ..protocol.messages import (
@@ -214,7 +214,7 @@ class Exchange:
     def _index(self, header: SubHeader) -> int:
         index = unpack_u32(header.fields.blob("id"))
         if index >= len(self._packages):
-            raise ProtocolError("the server answered for an RPM that it was not sent")
+            raise RemoteProtocolError("the server answered for an RPM that it was not sent")
         return index
 
     def _keep(self, index: int, body: _Body) -> None:
@@ -226,7 +226,7 @@ class Exchange:
             head = None if sent is None else sent.head
             expected = index in self._open and (sent is None) == (package.remote is not None)
             if not expected or (head is None) == self._head_signing or target is None:
-                raise ProtocolError("the server answered twice for one RPM, or too early")
+                raise RemoteProtocolError("the server answered twice for one RPM, or too early")
         try:
             opened = (
                 open_output(target, binary=True)
@@ -238,7 +238,7 @@ class Exchange:
                     body.copy(output.write)
                 else:
                     if body.left > 2 * MAX_SIGNATURE_HEADER:
-                        raise ProtocolError("the server sent more than a signature header")
+                        raise RemoteProtocolError("the server sent more than a signature header")
                     signature = bytearray()
                     body.copy(signature.extend)
                     with package.source.open("rb") as source:
@@ -282,7 +282,7 @@ class _Body:
     def forget(self) -> None:
         """Read past a body that the bridge has emptied, and whose code is of no use."""
         if self.left:
-            raise ProtocolError("a payload came where none was to come back")
+            raise RemoteProtocolError("a payload came where none was to come back")
         self._chunked.read_exactly(DIGEST_BYTES)
         self.finished = True
 

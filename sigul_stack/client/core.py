@@ -24,6 +24,7 @@ from ..errors import (
     BridgeRefused,
     PeerClosed,
     ProtocolError,
+    RemoteProtocolError,
     RequestRefused,
     SigulError,
     Status,
@@ -83,11 +84,11 @@ class Reply:
         count = self.integer(counted_by)
         parts = self.payload.split(b"\0")
         if parts.pop() != b"" or len(parts) != count:
-            raise ProtocolError("the reply's list does not have the length that it names")
+            raise RemoteProtocolError("the reply's list does not have the length that it names")
         try:
             return [part.decode("utf-8") for part in parts]
         except UnicodeDecodeError:
-            raise ProtocolError("the reply's list is not UTF-8") from None
+            raise RemoteProtocolError("the reply's list is not UTF-8") from None
 
 
 class Client:
@@ -287,7 +288,7 @@ class Client:
     ) -> None:
         total = chunked.parse(read_u64())
         if in_memory and total > MAX_MEMORY_REPLY:
-            raise ProtocolError(
+            raise RemoteProtocolError(
                 f"the reply has {total} bytes; over {MAX_MEMORY_REPLY} need an output file"
             )
         code = new_hmac(keys.payload)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ..config import NSSSettings
-from ..errors import DeadlineExceeded, ProtocolError, WrongNSSPassword
+from ..errors import DeadlineExceeded, ProtocolError, RemoteProtocolError, WrongNSSPassword
 from ..pki.certificates import CertificateInfo
 from ..protocol.status import BridgeStatus, ServerStatus, decode_status
 from ..transport import nss
@@ -177,6 +177,6 @@ def told_status(status: BridgeStatus | ServerStatus) -> Check:
 
 def other_daemon(path: Path | None) -> ProtocolError:
     """The error for the status socket of the wrong kind of daemon."""
-    return ProtocolError(
+    return RemoteProtocolError(
         f"'{path}' is another daemon's status socket; give bridge and server a path each"
     )

@@ -15,7 +15,7 @@ import enum
 from collections.abc import Iterator
 from typing import Final
 
-from ..errors import ProtocolError
+from ..errors import LocalProtocolError, RemoteProtocolError
 from .codec import U32_BYTES, pack_u32, unpack_u32
 
 _INNER_BIT: Final = 0x8000_0000
@@ -36,7 +36,7 @@ class Stream(enum.Enum):
 def encode_head(stream: Stream, length: int) -> bytes:
     """The head of a chunk of `length` bytes (0: the end of `stream`)."""
     if not 0 <= length <= _LENGTH_MASK:
-        raise ProtocolError(f"a chunk cannot have {length} bytes")
+        raise LocalProtocolError(f"a chunk cannot have {length} bytes")
     return pack_u32(length | (_INNER_BIT if stream is Stream.INNER else 0))
 
 
@@ -101,5 +101,5 @@ class ChunkDecoder:
         stream = Stream.INNER if head & _INNER_BIT else Stream.OUTER
         late = stream in self._ended
         if late and stream is Stream.OUTER:
-            raise ProtocolError("a chunk of the outer stream follows its end")
+            raise RemoteProtocolError("a chunk of the outer stream follows its end")
         self._stream, self._left, self._late = stream, head & _LENGTH_MASK, late

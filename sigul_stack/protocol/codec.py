@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TypeVar
 
-from ..errors import ProtocolError
+from ..errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 
 #: One version is in the field.
 PROTOCOL_VERSION = 1
@@ -52,13 +52,13 @@ def _pack(form: struct.Struct, value: int) -> bytes:
     try:
         return form.pack(value)
     except struct.error:
-        raise ProtocolError(f"{value} does not fit into {form.size} bytes") from None
+        raise LocalProtocolError(f"{value} does not fit into {form.size} bytes") from None
 
 
 def unpack_u32(data: bytes) -> int:
     """The integer in exactly four bytes."""
     if len(data) != U32_BYTES:
-        raise ProtocolError(f"an integer field has {len(data)} bytes instead of {U32_BYTES}")
+        raise RemoteProtocolError(f"an integer field has {len(data)} bytes instead of {U32_BYTES}")
     value: int = _U32.unpack(data)[0]
     return value
 
@@ -103,7 +103,7 @@ class Fields(Mapping[str, bytes]):
         try:
             return self._values[name]
         except KeyError:
-            raise ProtocolError(f"required field '{name}' is missing") from None
+            raise RemoteProtocolError(f"required field '{name}' is missing") from None
 
     def string(self, name: str) -> str:
         """Field `name` as text: UTF-8 without NUL."""
@@ -111,23 +111,23 @@ class Fields(Mapping[str, bytes]):
         try:
             text = value.decode("utf-8")
         except UnicodeDecodeError:
-            raise ProtocolError(f"field '{name}' is not UTF-8") from None
+            raise RemoteProtocolError(f"field '{name}' is not UTF-8") from None
         if "\0" in text:
-            raise ProtocolError(f"field '{name}' holds a NUL")
+            raise RemoteProtocolError(f"field '{name}' holds a NUL")
         return text
 
     def safe_string(self, name: str) -> str:
         """Field `name` as text of code points 0x20 to 0x7F only."""
         text = self.string(name)
         if not is_safe_text(text):
-            raise ProtocolError(f"field '{name}' holds an unprintable character")
+            raise RemoteProtocolError(f"field '{name}' holds an unprintable character")
         return text
 
     def boolean(self, name: str) -> bool:
         """Field `name` as a bool: one byte, 0 or 1."""
         value = self.blob(name)
         if value not in (b"\0", b"\1"):
-            raise ProtocolError(f"field '{name}' is not a boolean")
+            raise RemoteProtocolError(f"field '{name}' is not a boolean")
         return value == b"\1"
 
     def integer(self, name: str) -> int:
@@ -185,7 +185,7 @@ def encode_value(value: str | bool | int | bytes) -> bytes:
     try:
         return value.encode("utf-8")
     except UnicodeEncodeError:
-        raise ProtocolError("a text that is not valid UTF-8 cannot be sent") from None
+        raise LocalProtocolError("a text that is not valid UTF-8 cannot be sent") from None
 
 
 def encode_fields(fields: Mapping[str, bytes]) -> bytes:
@@ -194,14 +194,14 @@ def encode_fields(fields: Mapping[str, bytes]) -> bytes:
     Raises `ProtocolError` where a key or value cannot be sent: too long, unprintable key.
     """
     if len(fields) > MAX_FIELD_BYTES:
-        raise ProtocolError(f"{len(fields)} fields are more than {MAX_FIELD_BYTES}")
+        raise LocalProtocolError(f"{len(fields)} fields are more than {MAX_FIELD_BYTES}")
     out = bytearray((len(fields),))
     for name, value in fields.items():
         if not 1 <= len(name) <= MAX_FIELD_BYTES or not is_safe_text(name):
-            raise ProtocolError(f"{name!r} cannot be a field's name")
+            raise LocalProtocolError(f"{name!r} cannot be a field's name")
         key = name.encode("ascii")
         if len(value) > MAX_FIELD_BYTES:
-            raise ProtocolError(
+            raise LocalProtocolError(
                 f"field '{name}' has {len(value)} bytes; the protocol allows {MAX_FIELD_BYTES}"
             )
         out.append(len(key))
@@ -218,16 +218,16 @@ def read_fields() -> Parser[Fields]:
     for _ in range(count):
         key_length = (yield U8_BYTES)[0]
         if key_length == 0:
-            raise ProtocolError("a field has an empty name")
+            raise RemoteProtocolError("a field has an empty name")
         raw_key = yield key_length
         try:
             name = raw_key.decode("ascii")
         except UnicodeDecodeError:
             name = ""
         if not name or not is_safe_text(name):
-            raise ProtocolError("a field's name is not printable ASCII")
+            raise RemoteProtocolError("a field's name is not printable ASCII")
         if name in values:
-            raise ProtocolError(f"field '{name}' is repeated")
+            raise RemoteProtocolError(f"field '{name}' is repeated")
         value_length = (yield U8_BYTES)[0]
         values[name] = (yield value_length) if value_length else b""
     return Fields(values)
@@ -292,11 +292,11 @@ def parse_whole(parser: Parser[T], data: bytes) -> T:
         nonlocal position
         piece = data[position : position + count]
         if len(piece) != count:
-            raise ProtocolError("the message is truncated")
+            raise RemoteProtocolError("the message is truncated")
         position += count
         return piece
 
     value = run_parser(parser, read_exactly)
     if position != len(data):
-        raise ProtocolError(f"{len(data) - position} bytes follow the message")
+        raise RemoteProtocolError(f"{len(data) - position} bytes follow the message")
     return value

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from ..errors import ProtocolError
+from ..errors import ProtocolError, RemoteProtocolError
 
 SIGNATURES: Final = "ostree.gpgsigs"
 _SIGNATURES_TYPE: Final = b"aay"
@@ -133,6 +133,6 @@ def _offset_size(length: int) -> int:
 
 
 def _damaged(what: str) -> ProtocolError:
-    return ProtocolError(
+    return RemoteProtocolError(
         f"these are no detached metadata of a commit ({what}); give the commit's .commitmeta"
     )

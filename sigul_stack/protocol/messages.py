@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import BridgeRefused, ProtocolError, Status
+from ..errors import BridgeRefused, ProtocolError, RemoteProtocolError, Status
 from .codec import (
     MAX_FIELD_BYTES,
     PROTOCOL_VERSION,
@@ -73,7 +73,7 @@ def new_hmac(key: bytes) -> hmac.HMAC:
 def check_digest(expected: bytes, received: bytes, what: str) -> None:
     """Compare two digests in constant time; raise `ProtocolError` naming `what` if they differ."""
     if not hmac.compare_digest(expected, received):
-        raise ProtocolError(f"{what} {_FORGED}")
+        raise RemoteProtocolError(f"{what} {_FORGED}")
 
 
 # ------------------------------------------------------------------------------------- requests
@@ -138,7 +138,7 @@ def read_inner_fields() -> Parser[InnerFields]:
     payload_hash = fields.get(PAYLOAD_HASH)
     for name, value in ((HEADER_HASH, fields.blob(HEADER_HASH)), (PAYLOAD_HASH, payload_hash)):
         if value is not None and len(value) != DIGEST_BYTES:
-            raise ProtocolError(f"'{name}' has {len(value)} bytes instead of {DIGEST_BYTES}")
+            raise RemoteProtocolError(f"'{name}' has {len(value)} bytes instead of {DIGEST_BYTES}")
     keys = ReplyKeys(auth_key(fields, HEADER_KEY), auth_key(fields, PAYLOAD_KEY))
     own = (HEADER_HASH, PAYLOAD_HASH, HEADER_KEY, PAYLOAD_KEY)
     secrets = Fields({name: value for name, value in fields.items() if name not in own})
@@ -149,7 +149,9 @@ def auth_key(fields: Fields, name: str) -> bytes:
     """The HMAC key in field `name`; `ProtocolError` if absent or shorter than 64 bytes."""
     key = fields.blob(name)
     if len(key) < MIN_KEY_BYTES:
-        raise ProtocolError(f"'{name}' has {len(key)} bytes; at least {MIN_KEY_BYTES} are needed")
+        raise RemoteProtocolError(
+            f"'{name}' has {len(key)} bytes; at least {MIN_KEY_BYTES} are needed"
+        )
     return key
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from ..errors import ProtocolError
+from ..errors import ProtocolError, RemoteProtocolError
 from .codec import (
     Fields,
     is_date,
@@ -85,7 +85,7 @@ class Field:
         """Raise `ProtocolError` unless the field is there where required, and of its form."""
         if self.name not in fields:
             if self.required:
-                raise ProtocolError(f"required field '{self.name}' is missing")
+                raise RemoteProtocolError(f"required field '{self.name}' is missing")
             return
         match self.form:
             case Form.BOOLEAN:
@@ -98,7 +98,7 @@ class Field:
                 return
             case Form.UNICODE:
                 if any(unicodedata.category(char) == "Cc" for char in fields.string(self.name)):
-                    raise ProtocolError(f"field '{self.name}' holds a control character")
+                    raise RemoteProtocolError(f"field '{self.name}' holds a control character")
                 return
         text = fields.safe_string(self.name)
         match self.form:
@@ -117,7 +117,7 @@ class Field:
             case _:
                 right = True
         if not right:
-            raise ProtocolError(f"field '{self.name}' is not a {self.form.value}")
+            raise RemoteProtocolError(f"field '{self.name}' is not a {self.form.value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class Operation:
         by_name = {field.name: field for field in (*_COMMON, *self.fields)}
         for name in fields:
             if name not in by_name:
-                raise ProtocolError(f"operation '{self.name}' has no field '{name}'")
+                raise RemoteProtocolError(f"operation '{self.name}' has no field '{name}'")
         for field in by_name.values():
             field.check(fields)
 
@@ -162,7 +162,7 @@ class Operation:
         if configured_limit is not None:
             limit = min(limit, configured_limit)
         if length > limit:
-            raise ProtocolError(
+            raise RemoteProtocolError(
                 f"a payload of {length} bytes is over the limit of {limit} bytes"
                 f" for operation '{self.name}'"
             )
@@ -370,6 +370,6 @@ def check_subrequest(fields: Fields) -> None:
     by_name = {field.name: field for field in SUBREQUEST_FIELDS}
     for name in fields:
         if name not in by_name:
-            raise ProtocolError(f"a subrequest has no field '{name}'")
+            raise RemoteProtocolError(f"a subrequest has no field '{name}'")
     for field in by_name.values():
         field.check(fields)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from ..errors import ProtocolError
+from ..errors import RemoteProtocolError
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ def decode_status(data: bytes) -> BridgeStatus | ServerStatus:
             workers=tuple(_build(AttachedWorker, item) for item in document["workers"]),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise ProtocolError(
+        raise RemoteProtocolError(
             f"this is no daemon's status ({error!r}); is status-socket another program's socket?"
         ) from None
 

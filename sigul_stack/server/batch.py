@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from ..config import ServerSettings
-from ..errors import PeerClosed, ProtocolError, RequestRefused, SigulError, Status
+from ..errors import PeerClosed, RemoteProtocolError, RequestRefused, SigulError, Status
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, pack_u64, read_u64
 from ..protocol.messages import (
@@ -137,7 +137,7 @@ class Batch:
         fault = fault_of_subrequest(header.fields)
         length = chunked.parse(read_u64())
         if length > self._operation.max_subpayload:
-            raise ProtocolError(f"a subrequest's payload of {length} bytes is over the limit")
+            raise RemoteProtocolError(f"a subrequest's payload of {length} bytes is over the limit")
         refusal = (
             self._over_limit(length, total)
             if fault is None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
-from ..errors import PeerClosed, ProtocolError, RequestRefused, Status
+from ..errors import PeerClosed, ProtocolError, RemoteProtocolError, RequestRefused, Status
 from ..protocol import messages
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, Parser, encode_value, pack_u32, pack_u64, read_u64
@@ -189,7 +189,7 @@ def _check_length(
 ) -> None:
     if refusal is not None or operation is None:
         if length > MAX_REFUSED_PAYLOAD:
-            raise ProtocolError(f"{refusal}; its payload of {length} bytes is not read")
+            raise RemoteProtocolError(f"{refusal}; its payload of {length} bytes is not read")
     else:
         operation.check_payload(length, limits.max_file_payload)
 
@@ -220,7 +220,7 @@ def _check_integrity(
     if inner.payload_hash is not None:
         messages.check_digest(payload_hash, inner.payload_hash, "the request's payload")
     elif operation is None or not operation.sigmd5_authenticates:
-        raise ProtocolError(f"required field '{messages.PAYLOAD_HASH}' is missing")
+        raise RemoteProtocolError(f"required field '{messages.PAYLOAD_HASH}' is missing")
 
 
 def send_error(chunked: ChunkedStream, keys: ReplyKeys, refused: RequestRefused) -> None:

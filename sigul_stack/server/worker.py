@@ -18,7 +18,7 @@ from typing import Final
 from ..config import ServerSettings
 from ..database import Database
 from ..errors import (
-    ProtocolError,
+    RemoteProtocolError,
     RequestRefused,
     SigulError,
     Status,
@@ -184,7 +184,7 @@ class Worker:
             # The bridge passes requests on and has none of its own, though its certificate may be
             # a TLS client's, for its health check.
             if bridge.common_name == session.peer.common_name:
-                raise ProtocolError(
+                raise RemoteProtocolError(
                     f"the client of this request is '{bridge.common_name}', the bridge itself:"
                     " refused; its certificate is no user's"
                 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, TypeVar
 
-from ..errors import DeadlineExceeded, PeerClosed, ProtocolError
+from ..errors import DeadlineExceeded, PeerClosed, RemoteProtocolError
 from ..protocol.chunks import (
     END_OF_OUTER,
     MAX_WRITTEN_CHUNK,
@@ -80,7 +80,7 @@ class ChunkedStream:
     def _keep(self, queue: deque[bytes], piece: bytes) -> None:
         self._kept += len(piece)
         if self._kept > MAX_KEPT_BYTES:
-            raise ProtocolError(
+            raise RemoteProtocolError(
                 f"the peer sent more than {MAX_KEPT_BYTES} bytes of one stream before the other's"
                 " end"
             )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from ..config.identity import Identity, rights_for
-from ..errors import ConfigurationError, ProtocolError, TransportError
+from ..errors import ConfigurationError, RemoteProtocolError, TransportError
 from .stream import Deadline
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def read_status(path: Path, timeout: float) -> bytes:
             while data := peer.recv(_READ_BYTES):
                 parts += data
                 if len(parts) > _MAX_DOCUMENT:
-                    raise ProtocolError(f"'{path}' gives more than {_MAX_DOCUMENT} bytes")
+                    raise RemoteProtocolError(f"'{path}' gives more than {_MAX_DOCUMENT} bytes")
                 peer.settimeout(deadline.remaining())
         except TimeoutError:
             raise deadline.exceeded() from None
