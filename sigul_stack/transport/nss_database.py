@@ -16,7 +16,7 @@ from typing import Any, Final
 import nss.nss as nss
 from nss.error import NSPRError
 
-from ..config import NSSSettings
+from ..config.shared import NSSSettings
 from ..errors import (
     DeadlineExceeded,
     NSSError,
