@@ -6,7 +6,7 @@ import time
 
 from ...database import Key
 from ...errors import RequestRefused, Status
-from ...protocol import commitmeta
+from ...formats import commitmeta
 from ...secret import Secret
 from ...signing import container, git, openpgp, ostree
 from ..request import Answer
