@@ -11,7 +11,7 @@ import logging
 import random
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -19,10 +19,7 @@ from ..config.server import ServerSettings
 from ..database import Database
 from ..errors import (
     RemoteProtocolError,
-    RequestRefused,
     SigulError,
-    Status,
-    ToolMissing,
     TransportError,
 )
 from ..logcontext import request_id
@@ -34,7 +31,18 @@ from ..transport.stream import Peer
 from ..transport.watchdog import Watchdog
 from .handlers import HANDLERS
 from .news import Reporter
-from .request import Answer, InnerSession, Limits, Request, receive, send_answer, send_error
+from .request import (
+    Answer,
+    InnerReader,
+    OpenInner,
+    PayloadLimits,
+    Refused,
+    Request,
+    receive,
+    refusal_of,
+    send_answer,
+    send_error,
+)
 from .rights import authorise
 from .services import Work, database_url, make_services
 
@@ -146,7 +154,7 @@ class Worker:
         self._reporter.busy()
         request_id.set(f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
 
-        def open_inner(stream: ChunkedStream) -> AbstractContextManager[InnerSession]:
+        def open_inner(stream: ChunkedStream) -> AbstractContextManager[InnerReader]:
             return self._open_inner(stream, identity, bridge=connection.peer)
 
         try:
@@ -170,7 +178,7 @@ class Worker:
     @contextlib.contextmanager
     def _open_inner(
         self, chunked: ChunkedStream, identity: nss.Identity, *, bridge: Peer
-    ) -> Iterator[InnerSession]:
+    ) -> Iterator[InnerReader]:
         settings = self._settings
         log.info("[DOUBLE_TLS] Starting TLS handshake")
         with inner_session(
@@ -213,15 +221,15 @@ def _has_input(connection: nss.TLSConnection) -> bool:
 
 def serve_request(
     chunked: ChunkedStream,
-    open_inner: Callable[[ChunkedStream], AbstractContextManager[InnerSession]],
+    open_inner: OpenInner,
     settings: ServerSettings,
     database: Database,
 ) -> None:
     """Receive, authorise, handle and answer one request. Raises where it cannot be answered."""
-    request = receive(
+    received = receive(
         chunked,
         open_inner,
-        Limits(
+        PayloadLimits(
             max_file_payload=settings.max_file_payload_size,
             in_memory_payload=settings.max_memory_payload_size,
             spool_directory=settings.spool_directory,
@@ -229,34 +237,17 @@ def serve_request(
         ),
     )
     try:
-        answer = _handle(request, settings, database)
-    except RequestRefused as refused:
-        log.info("Request '%s' refused: %s", request.op, refused)
-        send_error(chunked, request.keys, refused)
+        if isinstance(received, Refused):
+            raise received.reason
+        answer = _handle(received, settings, database)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+        send_error(chunked, received.keys, refusal_of(error, f"Request '{received.op}'"))
         return
-    except ToolMissing as error:
-        log.error("Request '%s' failed: %s", request.op, error)
-        send_error(chunked, request.keys, RequestRefused(Status.UNKNOWN_ERROR, str(error)))
-        return
-    except (SigulError, OSError) as error:
-        log.error("Request '%s' failed: %s", request.op, error)
-        send_error(chunked, request.keys, RequestRefused(Status.UNKNOWN_ERROR))
-        return
-    except Exception:
-        log.exception("Request '%s' failed in an unforeseen way", request.op)
-        send_error(chunked, request.keys, RequestRefused(Status.UNKNOWN_ERROR))
-        return
-    send_answer(chunked, request.keys, answer)
-    log.info("Request '%s' of user '%s' done", request.op, request.text("user"))
+    send_answer(chunked, received.keys, answer)
+    log.info("Request '%s' of user '%s' done", received.op, received.text("user"))
 
 
 def _handle(request: Request, settings: ServerSettings, database: Database) -> Answer:
-    if request.refusal is not None:
-        raise request.refusal
-    operation = request.operation
-    handler = HANDLERS.get(request.op)
-    if operation is None or handler is None:
-        raise RequestRefused(Status.UNKNOWN_OP)
     services = make_services(settings, database)
-    granted = authorise(request, operation, database, services.registry, services.name_check)
-    return handler(Work(request, granted, services))
+    granted = authorise(request, database, services.registry, services.name_check)
+    return HANDLERS[request.op](Work(request, granted, services))

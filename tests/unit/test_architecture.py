@@ -36,23 +36,27 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "kojihub": frozenset(),
     "config": frozenset(),
     "protocol": frozenset(),
+    "formats": frozenset(),
     # Only these two of protocol: the inner session is carried in its chunks.
     "transport": frozenset({"config", "protocol.chunks", "protocol.codec"}),
     "database": frozenset(),
     "pki": frozenset({"config", "tools"}),
-    "keystore": frozenset({"database", "system", "tools"}),
-    # Only these two of protocol: client and signer take the same RPMs apart.
-    "signing": frozenset({"keystore", "protocol.codec", "protocol.rpm", "system", "tools"}),
+    "keystore": frozenset({"database", "formats", "system", "tools"}),
+    # Only this of protocol: to run a parser, and to show a package's own words.
+    "signing": frozenset({"keystore", "formats", "protocol.codec", "system", "tools"}),
     "bridge": frozenset(
-        {"config", "protocol", "transport", "logcontext", "metrics", "children", "kojihub"}
+        {
+            "config", "protocol", "formats", "transport",
+            "logcontext", "metrics", "children", "kojihub",
+        }
     ),
     "server": frozenset(
         {
-            "config", "protocol", "transport", "database", "keystore", "signing",
+            "config", "protocol", "formats", "transport", "database", "keystore", "signing",
             "logcontext", "metrics", "children", "tools",
         }
     ),
-    "client": frozenset({"config", "protocol", "transport", "tools", "kojihub"}),
+    "client": frozenset({"config", "protocol", "formats", "transport", "tools", "kojihub"}),
     # Of the server only what tells its stores, and who may change them when.
     "backup": frozenset(
         {
@@ -96,8 +100,9 @@ MAY_START_PROGRAMS = (
 STARTS_PROGRAMS = frozenset({"subprocess", "pty", "multiprocessing", "asyncio"})
 STARTING_CALLS = ("system", "popen", "exec*", "spawn*", "posix_spawn*")
 
-#: protocol/ turns bytes into messages and back, and touches nothing else.
-NOT_IN_PROTOCOL = frozenset(
+#: protocol/ and formats/ take bytes apart and put them together, and touch nothing else.
+PURE_BYTES = frozenset({"protocol", "formats"})
+NOT_IN_PURE_BYTES = frozenset(
     {
         "asyncio", "fcntl", "glob", "logging", "os", "pathlib", "random", "secrets",
         "select", "selectors", "shutil", "signal", "socket", "ssl", "sys", "tempfile",
@@ -203,13 +208,13 @@ def wrong_programs(module: Module) -> list[str]:
 
 
 def wrong_protocol(module: Module) -> list[str]:
-    """Files, sockets, the clock and the like in protocol/."""
-    if module.top != "protocol":
+    """Files, sockets, the clock and the like in protocol/ and formats/."""
+    if module.top not in PURE_BYTES:
         return []
     imports = [
         f"line {imported.line} imports {imported.module}"
         for imported in module.imports()
-        if imported.module.partition(".")[0] in NOT_IN_PROTOCOL
+        if imported.module.partition(".")[0] in NOT_IN_PURE_BYTES
     ]
     calls = []
     for node, _ in walk(module.tree):
@@ -293,6 +298,9 @@ def test_every_program_has_its_entry_point() -> None:
     [
         (wrong_inside, "protocol.codec", "from ..config import ClientSettings"),
         (wrong_inside, "protocol.codec", "import sigul_stack.transport"),
+        (wrong_inside, "formats.rpm_head", "from ..protocol.codec import Parser"),
+        (wrong_inside, "protocol.codec", "from ..formats import pe_head"),
+        (wrong_inside, "transport.stream", "from ..formats import pe_head"),
         (wrong_inside, "secret", "from sigul_stack import errors"),
         (wrong_inside, "bridge.pairing", "from .. import keystore"),
         (wrong_inside, "bridge.pairing", "def f():\n    from sigul_stack.database import Reader"),
@@ -306,11 +314,14 @@ def test_every_program_has_its_entry_point() -> None:
         (wrong_outside, "bridge.pairing", "from nss import io"),
         (wrong_outside, "server.worker", "from sqlalchemy import select"),
         (wrong_outside, "keystore.envelope", "import requests"),
+        (wrong_outside, "formats.ima_signature", "from cryptography import x509"),
         (wrong_programs, "server.worker", "import subprocess"),
         (wrong_programs, "cli.stack", "def f():\n    from subprocess import run"),
         (wrong_programs, "server.supervisor", "os.execv('/bin/true', [])"),
         (wrong_programs, "server.supervisor", "from os import posix_spawn"),
         (wrong_protocol, "protocol.codec", "import time"),
+        (wrong_protocol, "formats.pe_head", "import os"),
+        (wrong_protocol, "formats.pe_head", "def f():\n    return open('x')"),
         (wrong_protocol, "protocol.codec", "def f():\n    return open('x')"),
         (wrong_protocol, "protocol.codec", "def f():\n    return datetime.date.today()"),
     ],
@@ -327,6 +338,7 @@ def test_a_breach_of_the_rules_is_seen(check: Check, name: str, source: str) -> 
         (wrong_inside, "client.core", "from sigul_stack import __version__"),
         (wrong_inside, "config.programs", "import_module(f'.{name}', __package__)"),
         (wrong_inside, "transport.nested", "from ..protocol.codec import Parser"),
+        (wrong_inside, "keystore.envelope", "from ..formats import openpgp_packets"),
         (wrong_inside, "cli.server", "from ..server import supervisor"),
         (wrong_inside, "signing.openpgp", "from ..keystore import envelope"),
         (wrong_outside, "transport.nss", "import nss.nss"),
