@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import BinaryIO, Final
 
-from ..config import BridgeSettings
+from ..config.bridge import BridgeSettings
 from ..errors import (
     ConfigurationError,
     DeadlineExceeded,

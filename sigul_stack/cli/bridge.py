@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from ..bridge.orders import READY, Orders
 from ..bridge.parent import Parent, Plan, Ports
 from ..bridge.service import Bridge
-from ..config import BridgeSettings, load_bridge
+from ..config import load_bridge
+from ..config.bridge import BridgeSettings
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from ..protocol.status import encode_status
 from ..transport import nss

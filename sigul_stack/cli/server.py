@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from ..children import run_in_child
-from ..config import ServerSettings, load_server
+from ..config import load_server
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
+from ..config.server import ServerSettings
 from ..database import Database
 from ..protocol.status import encode_status
 from ..server.news import Reporter

@@ -119,7 +119,8 @@ def _unknown(name: str) -> str:
 
 
 def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
-    from ..config.client import load_client, own_file
+    from ..config import load_client
+    from ..config.client import own_file
     from .commands.execution import Surroundings, execute
     from .commands.parsing import check_configured
 

@@ -37,7 +37,7 @@ class Entry:
 
     def error(self, problem: str, cure: str) -> ConfigurationError:
         """The error that names this entry, its `problem` and the `cure`."""
-        return ConfigurationError(f"{self.place}: {problem}; {cure}")
+        return ConfigurationError(f"{self.place}: {problem}", cure)
 
 
 def place(path: Path, section: str, option: str) -> str:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from ..config import ServerSettings
+from ..config.server import ServerSettings
 from ..errors import PeerClosed, RemoteProtocolError, RequestRefused, SigulError, Status
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, pack_u64, read_u64

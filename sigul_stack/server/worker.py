@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final
 
-from ..config import ServerSettings
+from ..config.server import ServerSettings
 from ..database import Database
 from ..errors import (
     RemoteProtocolError,

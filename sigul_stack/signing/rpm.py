@@ -24,7 +24,6 @@ from typing import BinaryIO, Final
 
 from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, ToolMissing
 from ..keystore.gnupg import GnuPG
-from ..keystore.process import run
 from ..protocol.codec import printable, run_parser
 from ..protocol.rpm import (
     CorruptRPM,
@@ -37,6 +36,7 @@ from ..protocol.rpm import (
     read_head,
 )
 from ..secret import Secret
+from ..system.programs import run
 from ..tools import RPMKEYS
 from . import openpgp
 from .descriptors import input_descriptor

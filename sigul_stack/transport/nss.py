@@ -21,7 +21,7 @@ import nss.io as nspr
 import nss.ssl as nss_ssl
 from nss.error import NSPRError
 
-from ..config import NSSSettings
+from ..config.shared import NSSSettings
 from ..errors import DeadlineExceeded, NSSError, TransportError
 from .nss_database import Identity as Identity
 from .nss_database import library_version as library_version

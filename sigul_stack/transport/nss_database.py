@@ -14,7 +14,7 @@ from typing import Any, Final
 import nss.nss as nss
 from nss.error import NSPRError
 
-from ..config import NSSSettings
+from ..config.shared import NSSSettings
 from ..errors import NSSError, WrongNSSPassword
 from ..secret import Secret
 from .nss_errors import error_name

@@ -34,7 +34,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "logcontext": frozenset(),
     "children": frozenset(),
     "metrics": frozenset(),
-    "tools": frozenset(),
+    "system": frozenset(),
+    "tools": frozenset({"system"}),
     "kojihub": frozenset(),
     "config": frozenset(),
     "protocol": frozenset(),
@@ -42,9 +43,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "transport": frozenset({"config", "protocol.chunks", "protocol.codec"}),
     "database": frozenset(),
     "pki": frozenset({"config", "tools"}),
-    "keystore": frozenset({"database", "tools"}),
+    "keystore": frozenset({"database", "system", "tools"}),
     # Only these two of protocol: client and signer take the same RPMs apart.
-    "signing": frozenset({"keystore", "protocol.codec", "protocol.rpm", "tools"}),
+    "signing": frozenset({"keystore", "protocol.codec", "protocol.rpm", "system", "tools"}),
     "bridge": frozenset(
         {"config", "protocol", "transport", "logcontext", "metrics", "children", "kojihub"}
     ),
@@ -90,9 +91,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
 
 #: The modules that may start programs, and what of the standard library starts one.
 MAY_START_PROGRAMS = (
-    "signing", "signing.*", "keystore", "keystore.*", "pki", "pki.*", "cli.demo*",
-    # Asks programs for their versions.
-    "tools",
+    "system.programs", "pki", "pki.*", "cli.demo*",
     # A client's own git knows a repository's format and hash; no server is asked for that. Nor is
     # one asked whether its own signatures are good: a client's gpg tells.
     "client.git", "client.verify",

@@ -15,7 +15,9 @@ import pytest
 from sigul_stack.bridge.service import Bridge
 from sigul_stack.client import core
 from sigul_stack.client.core import MAX_MEMORY_REPLY, Client, Reply
-from sigul_stack.config import BridgeSettings, ClientSettings, NSSSettings
+from sigul_stack.config.bridge import BridgeSettings
+from sigul_stack.config.client import ClientSettings
+from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import (
     DeadlineExceeded,
     PeerClosed,

@@ -10,7 +10,8 @@ from typing import cast
 
 import pytest
 
-from sigul_stack.config import NSSSettings, ServerSettings
+from sigul_stack.config.server import ServerSettings
+from sigul_stack.config.shared import NSSSettings
 from sigul_stack.database import Database
 from sigul_stack.errors import SigulError
 from sigul_stack.server import worker as worker_module

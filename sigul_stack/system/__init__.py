@@ -1,0 +1,1 @@
+"""The ground floor: what the operating system gives, for everything above."""
