@@ -76,7 +76,7 @@ MAY_IMPORT_LAZILY = {
 
 #: Packages that are not of the standard library, and the modules that may import them.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
-    "nss": ("transport.nss", "transport.nss_database", "pki", "pki.*"),
+    "nss": ("transport.nss", "transport.nss_*", "pki", "pki.*"),
     "sqlalchemy": ("database", "database.*"),
     "alembic": ("database", "database.*"),
     "psycopg": ("database", "database.*"),
