@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "secret": frozenset(),
     "logcontext": frozenset(),
-    "children": frozenset(),
+    "system": frozenset(),
     "metrics": frozenset(),
     "tools": frozenset(),
     "kojihub": frozenset(),
@@ -46,12 +46,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     # Only these two of protocol: client and signer take the same RPMs apart.
     "signing": frozenset({"keystore", "protocol.codec", "protocol.rpm", "tools"}),
     "bridge": frozenset(
-        {"config", "protocol", "transport", "logcontext", "metrics", "children", "kojihub"}
+        {"config", "protocol", "transport", "logcontext", "metrics", "system", "kojihub"}
     ),
     "server": frozenset(
         {
             "config", "protocol", "transport", "database", "keystore", "signing",
-            "logcontext", "metrics", "children", "tools",
+            "logcontext", "metrics", "system", "tools",
         }
     ),
     "client": frozenset({"config", "protocol", "transport", "tools", "kojihub"}),
