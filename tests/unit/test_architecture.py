@@ -29,9 +29,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "secret": frozenset(),
     "logcontext": frozenset(),
-    "children": frozenset(),
-    "metrics": frozenset(),
     "system": frozenset(),
+    "metrics": frozenset(),
     "tools": frozenset({"system"}),
     "kojihub": frozenset(),
     "config": frozenset(),
@@ -47,13 +46,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "bridge": frozenset(
         {
             "config", "protocol", "formats", "transport",
-            "logcontext", "metrics", "children", "kojihub",
+            "logcontext", "metrics", "system", "kojihub",
         }
     ),
     "server": frozenset(
         {
             "config", "protocol", "formats", "transport", "database", "keystore", "signing",
-            "logcontext", "metrics", "children", "tools",
+            "logcontext", "metrics", "system", "tools",
         }
     ),
     "client": frozenset({"config", "protocol", "formats", "transport", "tools", "kojihub"}),
