@@ -34,14 +34,12 @@ from ..formats.rpm_head import (
     read_head,
     signed_header,
 )
-from ..keystore.gnupg import GnuPG
 from ..protocol.codec import printable, run_parser
-from ..secret import Secret
 from ..system.programs import run
 from ..tools import RPMKEYS
-from . import openpgp
 from .descriptors import input_descriptor
 from .ima import FileSigner
+from .openpgp import OpenPGPKey
 
 _log = logging.getLogger(__name__)
 
@@ -78,16 +76,14 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Signer:
-    """The keys, open already, and what to make with them.
+class RPMSigner:
+    """Signs packages with `key`, and their files with `files` where that is given.
 
     `v3` asks for a signature over header and payload, too; with `head_only` packages are heads
     without a payload, and so are the answers. Safe to use from several threads.
     """
 
-    home: GnuPG
-    fingerprint: str
-    passphrase: Secret
+    key: OpenPGPKey
     files: FileSigner | None = None
     v3: bool = False
     head_only: bool = False
@@ -159,7 +155,7 @@ class Signer:
                 done = run(
                     [*_CHECK, f"/proc/self/fd/{descriptor}"],
                     package=RPMKEYS.package,
-                    time_limit=self.home.time_limit + size / _BYTES_PER_SECOND,
+                    time_limit=self.key.home.time_limit + size / _BYTES_PER_SECOND,
                     inherit=[descriptor],
                 )
             except ToolMissing as error:
@@ -179,7 +175,7 @@ class Signer:
                 "a signature over the payload needs the whole RPM; sign it without head-signing",
             )
         added = [] if self.files is None else _file_signatures(self.files, head.main)
-        signature = self._sign(io.BytesIO(head.main.raw))
+        signature = self.key.detached_signature(io.BytesIO(head.main.raw))
         added.append(
             Entry.binary(
                 SignatureTag.RSA_HEADER if _is_rsa(signature) else SignatureTag.DSA_HEADER,
@@ -188,20 +184,13 @@ class Signer:
         )
         if self.v3 or not covers_payload:
             package.seek(head.main_offset)
-            signature = self._sign(package)
+            signature = self.key.detached_signature(package)
             added.append(
                 Entry.binary(
                     SignatureTag.PGP if _is_rsa(signature) else SignatureTag.GPG, signature
                 )
             )
         return added
-
-    def _sign(self, data: BinaryIO) -> bytes:
-        signature = io.BytesIO()
-        openpgp.detach_sign(
-            self.home, self.fingerprint, self.passphrase, data, signature, armor=False
-        )
-        return signature.getvalue()
 
 
 def _read_head(package: BinaryIO, size: int) -> Head:
