@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ..config import ServerSettings
+from ..config.server import ServerSettings
 from ..database import Database, SchemaState, save, schema_state, sqlite_url
 from ..errors import BackupError
 from ..keystore.files import locked

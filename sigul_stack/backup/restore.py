@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from ..config import ServerSettings
+from ..config.server import ServerSettings
 from ..database import Database, SchemaState, load, schema_state
 from ..errors import BackupError
 from ..keystore.files import sync

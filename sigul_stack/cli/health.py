@@ -20,7 +20,7 @@ from ..secret import Secret
 from .secret_input import MAX_SECRET_LENGTH, disable_core_dumps, read_until_nul
 
 if TYPE_CHECKING:
-    from ..config import ServerSettings
+    from ..config.server import ServerSettings
     from ..health.layers import Step
     from ..health.limits import Limits
     from ..health.report import Check, Report

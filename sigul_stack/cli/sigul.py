@@ -118,7 +118,8 @@ def _unknown(name: str) -> str:
 
 
 def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
-    from ..config.client import load_client, own_file
+    from ..config import load_client
+    from ..config.client import own_file
     from .commands.execution import CommandContext, execute
 
     config = options.config_file

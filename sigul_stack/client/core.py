@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Self
 
-from ..config import ClientSettings
+from ..config.client import ClientSettings
 from ..errors import (
     BridgeRefused,
     PeerClosed,

@@ -60,7 +60,7 @@ def back_up(database: Path, now: datetime) -> Path:
     real = database.resolve()
     backup = real.with_name(f"{real.name}.backup-{now.astimezone(UTC).strftime(_NAME)}")
     if os.path.lexists(backup):
-        raise DatabaseError(f"{database}: {backup} exists already: try again in a second")
+        raise DatabaseError(f"{database}: {backup} exists already", "try again in a second")
     with workshop(real) as directory:
         draft = empty_file(directory / real.name)
         copy_file(real, draft)
@@ -83,7 +83,7 @@ def copy_file(source: Path, draft: Path) -> None:
         found = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise DatabaseError(
-            f"{source}: it is damaged ({found}), so it was not changed: restore it from a backup"
+            f"{source}: it is damaged ({found}), so it was not changed", "restore it from a backup"
         )
 
 

@@ -48,7 +48,7 @@ def load(path: Path, url: str) -> None:
     target = parse(url)
     if isinstance(target, SQLiteFile):
         raise DatabaseError(
-            f"{target.label}: an SQLite database is not loaded: move the file there"
+            f"{target.label}: an SQLite database is not loaded", "move the file there"
         )
     source = parse(sqlite_url(path))
     if maintenance.schema_state(url) is maintenance.SchemaState.EMPTY:
@@ -66,7 +66,7 @@ def _copy_rows(source: Target, target: Target) -> None:
         for table in tables:
             if writer.execute(sa.select(table.c.id).limit(1)).first() is not None:
                 raise DatabaseError(
-                    f"{target.label}: there are {table.name} in this database: name an empty one"
+                    f"{target.label}: there are {table.name} in this database", "name an empty one"
                 )
             rows = [dict(row._mapping) for row in reader.execute(sa.select(table))]
             if rows:

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from ..config import BridgeSettings
+from ..config.bridge import BridgeSettings
 from ..protocol.status import BridgeStatus
 from ..transport.stream import Deadline
 from . import probes

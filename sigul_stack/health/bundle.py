@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import __version__
-from ..config import ClientSettings, ServerSettings
+from ..config.client import ClientSettings
 from ..config.options import Loaded
+from ..config.server import ServerSettings
 from ..errors import SigulError
 from ..pki.certificates import CertificateInfo
 from ..pki.database import NSSDatabase

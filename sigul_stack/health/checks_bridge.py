@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..config import BridgeSettings
+from ..config.bridge import BridgeSettings
 from ..errors import TransportError
 from ..pki.certificates import covers
 from ..transport.tcp import listen

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..config import load_bridge, load_client, load_server
+from ..config import PROGRAMS, load_bridge, load_client, load_server
 from ..config.files import Entry
 from ..config.options import Form, Loaded
-from ..config.programs import program
 from ..errors import ConfigurationError
 from .layers import Layer, failed, from_text, ok, warning
 from .report import Check, State
 
 if TYPE_CHECKING:
-    from ..config import BridgeSettings, ClientSettings, ServerSettings
+    from ..config.bridge import BridgeSettings
+    from ..config.client import ClientSettings
+    from ..config.server import ServerSettings
 
 #: More than any file with one secret (bytes); what is behind it cannot matter here.
 _HEAD: Final = 64 * 1024
@@ -110,7 +111,7 @@ def look_at_ends(entry: Entry) -> Iterator[Check]:
 
 def secret_entries(loaded: Loaded[Any], component: str) -> Iterator[Entry]:
     """Every entry of the files that holds a secret, or names a file that does."""
-    options = [item for item in program(component).options() if item.form is Form.SECRET]
+    options = [item for item in PROGRAMS[component]().options() if item.form is Form.SECRET]
     for entry in loaded.files.entries():
         if is_pin(entry.option) or any(option.covers(entry.option) for option in options):
             yield entry

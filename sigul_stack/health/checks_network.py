@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ..config import NSSSettings
+from ..config.shared import NSSSettings
 from ..errors import DeadlineExceeded, PeerClosed, SigulError, TransportError
 from ..pki.certificates import covers
 from ..pki.inspection import WARN_DAYS

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from ..config import NSSSettings
 from ..config.files import Files
+from ..config.shared import NSSSettings
 from ..errors import NSSError, SigulError, WrongNSSPassword
 from ..pki.certificates import CertificateInfo
 from ..pki.database import NSSDatabase

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..client import Client
-from ..config import ClientSettings
+from ..config.client import ClientSettings
 from ..errors import (
     DeadlineExceeded,
     PeerClosed,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ..config import ServerSettings
 from ..config.identity import identity
+from ..config.server import ServerSettings
 from .layers import Layer, Step, failed, ok, warning
 from .report import Check
 

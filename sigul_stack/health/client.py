@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..client import Client
-from ..config import ClientSettings
+from ..config.client import ClientSettings
 from ..errors import RequestRefused, Status
 from ..secret import Secret
 from ..transport.stream import Deadline

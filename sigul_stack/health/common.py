@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from ..config import NSSSettings
+from ..config.shared import NSSSettings
 from ..errors import DeadlineExceeded, ProtocolError, RemoteProtocolError, WrongNSSPassword
 from ..pki.certificates import CertificateInfo
 from ..protocol.status import BridgeStatus, ServerStatus, decode_status

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..config import BridgeSettings, ClientSettings, ServerSettings
+from ..config.bridge import BridgeSettings
+from ..config.client import ClientSettings
 from ..config.options import Loaded
+from ..config.server import ServerSettings
 from ..errors import SigulError
 from ..pki.leaf import Role
 from ..secret import Secret

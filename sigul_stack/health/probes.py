@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from ..config import NSSSettings
+from ..config.shared import NSSSettings
 from ..errors import DeadlineExceeded, PeerClosed, TransportError
 from ..pki.certificates import CertificateInfo, from_der
 from ..transport import nss

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from ..config import ServerSettings
+from ..config.server import ServerSettings
 from ..protocol.status import ServerStatus
 from ..transport.stream import Deadline
 from .common import Own, daemon_status, other_daemon, told_status

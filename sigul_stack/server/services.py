@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from ..config import ServerSettings
+from ..config.server import ServerSettings
 from ..database import Database, KeyType, sqlite_url
 from ..keystore.bindings import BindingPolicy, Registry, enabled_methods
 from ..keystore.gnupg import GnuPGHome, KeySettings

@@ -1,7 +1,7 @@
 """Signatures of OSTree commits: a detached OpenPGP signature over the commit object.
 
 A commit's name is the SHA-256 of the object, and no object is signed under another's name. How
-signatures are kept beside a commit is `protocol.commitmeta`'s.
+signatures are kept beside a commit is `formats.commitmeta`'s.
 """
 
 from __future__ import annotations

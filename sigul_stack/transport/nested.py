@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from ..config import NSSSettings
+from ..config.shared import NSSSettings
 from ..errors import PeerClosed, SigulError, TransportError
 from ..protocol.chunks import END_OF_INNER
 from ..protocol.codec import Parser, run_parser

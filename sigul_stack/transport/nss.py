@@ -21,17 +21,14 @@ import nss.io as nspr
 import nss.ssl as nss_ssl
 from nss.error import NSPRError
 
-from ..config import NSSSettings
-from ..errors import (
-    DeadlineExceeded,
-    NSSError,
-    TransportError,
-)
+from ..config.shared import NSSSettings
+from ..errors import DeadlineExceeded, NSSError, TransportError
 from .nss_database import Identity as Identity
-from .nss_database import error_name, look_up, translate
 from .nss_database import library_version as library_version
 from .nss_database import load_identity as load_identity
+from .nss_database import look_up
 from .nss_database import open_database as open_database
+from .nss_errors import error_name, translate
 from .stream import Peer
 from .tcp import connect_tcp, prepare_socket
 from .watchdog import Watchdog
@@ -58,6 +55,8 @@ class TLSConnection:
         self._poll = select.poll()
         self._poll.register(tcp.fileno(), select.POLLIN)
         self._address = address
+        #: The name that the peer has to have; where any will do, its address.
+        self._expected = address
         self.peer = Peer("", "", address)
         #: How long the handshake took, in seconds; 0 before it is over.
         self.handshake_seconds = 0.0
@@ -96,6 +95,7 @@ class TLSConnection:
         tls = self._tls
         tls.set_ssl_option(nss_ssl.SSL_HANDSHAKE_AS_CLIENT, True)
         tls.set_hostname(hostname)
+        self._expected = hostname
         # NSS takes the certificate and key that the callback gives for its own and frees them, so
         # each handshake looks them up anew.
         if identity is not None:
@@ -192,7 +192,7 @@ class TLSConnection:
     def _failure(self, error: NSPRError, what: str, timeout: float) -> TransportError:
         if self._aborted:
             return DeadlineExceeded(f"{what} was ended: over its limit of {timeout:g} s")
-        return translate(error, what, timeout)
+        return translate(error, what, timeout, self._expected)
 
     @property
     def peer_certificate(self) -> bytes:

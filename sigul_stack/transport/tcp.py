@@ -46,10 +46,11 @@ def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
     except (OSError, UnicodeEncodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TransportError(
-            f"cannot resolve the host name '{host}': {reason}; check the name, or"
-            " set bridge-address to the address to dial"
+            f"cannot resolve the host name '{host}': {reason}",
+            "check the name, or set bridge-address to the address to dial",
         ) from None
     reasons: list[str] = []
+    symbols: list[str] = []
     for index, (family, kind, protocol, _name, address) in enumerate(found):
         tcp = socket.socket(family, kind, protocol)
         try:
@@ -59,15 +60,26 @@ def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
             return tcp
         except OSError as error:
             tcp.close()
-            reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror
+            late = isinstance(error, TimeoutError)
+            reason = "no answer in time" if late else error.strerror
             reasons.append(f"{printable_address(address)}: {reason}")
+            symbols.append("ETIMEDOUT" if late else errno_name(error))
         except DeadlineExceeded:
             tcp.close()
+            symbols.append("ETIMEDOUT")
             break
+    # A machine that refuses at one of its addresses is there.
+    telling = (name for name in ("ECONNREFUSED", "ETIMEDOUT") if name in symbols)
     raise TransportError(
-        f"cannot connect to {host}:{port} ({', '.join(reasons)}); is it running, and is the port"
-        " open to this machine?"
+        f"cannot connect to {host}:{port} ({', '.join(reasons)})",
+        "is it running, and is the port open to this machine?",
+        next(telling, symbols[-1]),
     )
+
+
+def errno_name(error: OSError) -> str:
+    """The kernel's name of an error, such as `ECONNREFUSED`; empty where it has none."""
+    return errno.errorcode.get(error.errno or 0, "")
 
 
 def listen(addresses: tuple[str, ...], port: int) -> list[socket.socket]:
@@ -90,8 +102,9 @@ def listen(addresses: tuple[str, ...], port: int) -> list[socket.socket]:
                     missing.append(address)
                     continue
                 raise TransportError(
-                    f"cannot listen on {address} port {port}: {error.strerror}; is another bridge"
-                    " running, or another program on this port?"
+                    f"cannot listen on {address} port {port}: {error.strerror}",
+                    "is another bridge running, or another program on this port?",
+                    errno_name(error),
                 ) from None
     except BaseException:
         for item in sockets:

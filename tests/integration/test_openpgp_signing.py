@@ -17,7 +17,6 @@ import pytest
 from sigul_stack.errors import KeystoreError, RequestRefused, Status, WrongPassphrase
 from sigul_stack.keystore.envelope import aes_cfb
 from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId
-from sigul_stack.keystore.process import ToolTimeout, memory_file
 from sigul_stack.secret import Secret
 from sigul_stack.signing.openpgp import (
     REFUSAL_SECONDS,
@@ -26,6 +25,7 @@ from sigul_stack.signing.openpgp import (
     detach_sign,
     sign_message,
 )
+from sigul_stack.system.programs import ToolTimeout, memory_file
 
 from .gnupg_support import (
     CURVES,

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from sigul_stack.errors import RequestRefused, Status
+from sigul_stack.formats.rpm_head import Entry, Head, Region, Type, encode_header, read_head
 from sigul_stack.keystore.gnupg import UserId
 from sigul_stack.protocol.codec import run_parser
-from sigul_stack.protocol.rpm import Entry, Head, Region, Type, encode_header, read_head
 from sigul_stack.secret import Secret
 from sigul_stack.signing.rpm import Expected, Signer
 

@@ -16,8 +16,8 @@ from sigul_stack.cli.commands.execution import CommandContext, execute, read_sec
 from sigul_stack.cli.commands.parsing import parse, parser_of
 from sigul_stack.cli.commands.registry import command_named, commands
 from sigul_stack.cli.secret_input import SecretReader
-from sigul_stack.config import ClientSettings, NSSSettings
-from sigul_stack.config.shared import BindingSettings
+from sigul_stack.config.client import ClientSettings
+from sigul_stack.config.shared import BindingSettings, NSSSettings
 from sigul_stack.errors import SigulError
 from sigul_stack.protocol.operations import OPERATIONS
 from tests.held_data import held

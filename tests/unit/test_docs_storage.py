@@ -28,7 +28,7 @@ from sqlalchemy.schema import CreateColumn
 
 from sigul_stack.backup import BackupOptions, create_backup
 from sigul_stack.backup.manifest import DATABASE
-from sigul_stack.config import load_server, server
+from sigul_stack.config import load_server, shared
 from sigul_stack.config.server import ServerSettings
 from sigul_stack.config.shared import BINDING_METHODS
 from sigul_stack.database import (
@@ -563,7 +563,7 @@ def test_places_are_those_of_the_code() -> None:
     defaults = {
         field.name.replace("_", "-"): field.default for field in dataclasses.fields(ServerSettings)
     }
-    defaults["nss-dir"] = server.DEFAULT_NSS_DIRECTORY
+    defaults["nss-dir"] = shared.DAEMON_NSS_DIRECTORY
     parts = {
         "database-path": f"`{DATABASE}`",
         "gnupg-home": "`gnupg/`",

@@ -24,7 +24,7 @@ from sigul_stack.cli.secret_input import (
     Terminal,
     with_nss_password,
 )
-from sigul_stack.config import NSSSettings
+from sigul_stack.config.shared import NSSSettings
 from sigul_stack.secret import Secret
 
 

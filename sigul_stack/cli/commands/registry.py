@@ -24,12 +24,12 @@ def commands() -> Iterator[Command]:
     from . import signing
 
     yield from signing.COMMANDS
-    from . import rpms
-
-    yield from rpms.COMMANDS
     from . import bindings
 
     yield from bindings.COMMANDS
+    from . import rpms
+
+    yield from rpms.COMMANDS
 
 
 def command_named(name: str) -> Command | None:

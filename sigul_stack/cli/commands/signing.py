@@ -231,7 +231,7 @@ def _commitmeta(path: Path | None) -> bytes:
     """The detached metadata in the file `path`; nothing without one. Raises `SigulError`."""
     if path is None:
         return b""
-    from ...protocol import commitmeta
+    from ...formats import commitmeta
 
     with open_input(path) as file:
         # A byte more than may be there, so that a longer file is refused and not cut off.

@@ -26,11 +26,11 @@ from pathlib import Path
 
 from ...errors import ConfigurationError
 from ...secret import Secret
+from ...system.programs import Finished, secret_pipe
 from ...tools import OPENSSL, OPENSSL_PKCS11
-from ..process import Finished, secret_pipe
 from .interface import BindingMethod, MethodFailed
 from .registry import Settings
-from .tools import last_words, only_arguments, run_tool
+from .tools import only_arguments, run_tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def _reason(finished: Finished) -> str:
     if errors:
         # thread:error:code:library:function:reason:file:line:
         return errors[0].split(":")[5]
-    return last_words(finished)
+    return finished.reason
 
 
 def make(settings: Settings) -> BindingMethod:

@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...secret import Secret
+from ...system.programs import Finished
 from ...tools import TPM2_TOOLS
-from ..process import Finished
 from .interface import BindingMethod, MethodFailed
 from .registry import Settings
-from .tools import last_words, only_arguments, run_tool
+from .tools import only_arguments, run_tool
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -138,7 +138,7 @@ class TPMMethod:
 def _reason(finished: Finished) -> str:
     """What the tool itself says first: the libraries' lines (`ERROR:esys:…`) say less."""
     own = [line for line in finished.stderr.splitlines() if line.startswith("ERROR: ")]
-    return own[0].removeprefix("ERROR: ") if own else last_words(finished)
+    return own[0].removeprefix("ERROR: ") if own else finished.reason
 
 
 def _cipher(key: bytes) -> AESGCM:

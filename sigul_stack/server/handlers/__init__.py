@@ -1,8 +1,4 @@
-"""One function an operation: takes an authorised request, gives the answer or refuses.
-
-`HANDLERS` is the register: an operation without a row is unknown to this server, whatever the table
-of operations says of it.
-"""
+"""The handlers of operations: each takes an authorised request, and answers or refuses it."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from . import access, administration, certificates, images, keys, rpm, signing
 
 Handler = Callable[[Work], Answer]
 
-#: Every operation that this server serves, by name.
+#: The handler of every operation in the table of operations, by name.
 HANDLERS: Mapping[str, Handler] = MappingProxyType(
     {
         **administration.HANDLERS,

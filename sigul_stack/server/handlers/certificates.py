@@ -19,8 +19,7 @@ def _subject_key(work: Work) -> Key:
         key = reader.key(name)
     if key is None:
         raise RequestRefused(Status.KEY_NOT_FOUND, f"there is no subject key '{name}'")
-    operation = work.request.operation
-    if operation is not None and key.keytype not in operation.key_types:
+    if key.keytype not in work.request.operation.key_types:
         raise RequestRefused(
             Status.UNSUPPORTED_KEYTYPE, f"the subject key '{name}' is a {key.keytype} key"
         )

@@ -89,9 +89,7 @@ def _sign_rpm(work: Work) -> Answer:
 
 
 def _sign_rpms(work: Work) -> Answer:
-    request, operation = work.request, work.request.operation
-    if operation is None:
-        raise RequestRefused(Status.UNKNOWN_OP)
+    request = work.request
     files = file_rights(work)
     signer = signer_of(work, files)
 
@@ -111,7 +109,7 @@ def _sign_rpms(work: Work) -> Answer:
     try:
         batch = Batch(
             work.services.settings,
-            operation,
+            request.operation,
             subrequests=ChainKeys.of_subrequests(request.secrets),
             subreplies=ChainKeys.of_subreplies(request.secrets),
             sign=sign,

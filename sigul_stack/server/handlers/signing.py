@@ -6,7 +6,7 @@ import time
 
 from ...database import Key
 from ...errors import RequestRefused, Status
-from ...protocol import commitmeta
+from ...formats import commitmeta
 from ...secret import Secret
 from ...signing import container, git, openpgp, ostree
 from ..request import Answer
@@ -16,8 +16,7 @@ from ..services import Work
 def opened_key(work: Work) -> tuple[Key, Secret]:
     """The key that the request's passphrase opened; refused where the operation is not for it."""
     key, passphrase = work.granted.opened()
-    operation = work.request.operation
-    if operation is not None and operation.key_types and key.keytype not in operation.key_types:
+    if key.keytype not in work.request.operation.key_types:
         raise RequestRefused(Status.UNSUPPORTED_KEYTYPE)
     return key, passphrase
 

@@ -1,4 +1,4 @@
-"""Running a program that works on keys: bounded in time and output, secrets through pipes only.
+"""The one way to run a program: bounded in time and output, secrets through descriptors only.
 
 Every run is in a session of its own, without a terminal, with a minimal environment; whatever
 becomes of it, its whole process group is gone when `run` returns. Bulk data never passes through
@@ -15,7 +15,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 from ..errors import KeystoreError, ToolMissing
 from ..secret import Secret
@@ -30,7 +32,9 @@ MAX_PIPED_SECRET = 4096
 _KILL_LIMIT = 10.0
 _READ_SIZE = 1 << 16
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+_RAISE_SIGNING_TIMEOUT: Final = "raise the server's signing-timeout if it has more work than that"
 
 
 class ToolTimeout(KeystoreError):
@@ -48,12 +52,18 @@ class Finished:
     stderr: str
     status: str
 
+    @property
+    def reason(self) -> str:
+        """The last line of its messages, else its exit code: what an error message says of it."""
+        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
+        return lines[-1] if lines else f"exit code {self.returncode}"
+
 
 @contextmanager
 def secret_pipe(secret: Secret) -> Iterator[int]:
     """A descriptor from which a program can read `secret` once."""
     if len(secret.reveal()) > MAX_PIPED_SECRET:
-        raise KeystoreError(f"a passphrase has more than {MAX_PIPED_SECRET} bytes; shorten it")
+        raise KeystoreError(f"a passphrase has more than {MAX_PIPED_SECRET} bytes", "shorten it")
     read, write = os.pipe()
     try:
         try:
@@ -83,24 +93,30 @@ def run(
     *,
     package: str,
     time_limit: float,
-    stdin: int | None = None,
+    stdin: int | bytes = b"",
     stdout: int | None = None,
     inherit: Sequence[int] = (),
     status_option: str | None = None,
     environment: Mapping[str, str] = _NOTHING,
+    directory: Path | None = None,
+    timeout_cure: str = _RAISE_SIGNING_TIMEOUT,
 ) -> Finished:
     """Run a program to its end; how it ended is for the caller to judge.
 
     `package` is where the program comes from, for the error where it is missing; `time_limit` is
-    in seconds. It reads descriptor `stdin` (None: nothing), writes descriptor `stdout` (None:
-    captured) and inherits the descriptors `inherit`. `status_option` makes it write machine
-    readable messages: that option is put before the others, with the number of a descriptor.
+    in seconds, and `timeout_cure` says what to do where it is too short. It reads `stdin` (a
+    descriptor, or data), writes descriptor `stdout` (None: captured), inherits the descriptors
+    `inherit` and runs in `directory` (None: the current one). `environment` is added to PATH, and
+    the C locale in UTC. `status_option` makes it write machine readable messages: that option is
+    put before the others, with the number of a descriptor.
 
-    Raises `ToolMissing`, `ToolTimeout`, and `KeystoreError` where it writes too much.
+    Raises `ToolMissing`, `ToolTimeout`, and `KeystoreError` where it cannot be started or writes
+    too much.
     """
     deadline = time.monotonic() + time_limit
     program, *options = arguments
     with ExitStack() as cleanup:
+        source = cleanup.enter_context(memory_file(stdin)) if isinstance(stdin, bytes) else stdin
         readers: dict[str, int] = {}
         inherited = list(inherit)
         if status_option is not None:
@@ -112,16 +128,23 @@ def run(
             # A session of its own makes the process group that is killed, and has no terminal.
             process = subprocess.Popen(
                 [program, *options],
-                stdin=subprocess.DEVNULL if stdin is None else stdin,
+                stdin=source,
                 stdout=subprocess.PIPE if stdout is None else stdout,
                 stderr=subprocess.PIPE,
                 pass_fds=inherited,
                 start_new_session=True,
+                cwd=directory,
                 env={**_environment(), **environment},
             )
-        except FileNotFoundError:
-            raise ToolMissing(
-                f"{program} is not installed; install the package {package}"
+        except OSError as error:
+            # The same error tells of a missing directory.
+            if isinstance(error, FileNotFoundError) and (directory is None or directory.is_dir()):
+                raise ToolMissing(
+                    f"{program} is not installed", f"install the package {package}"
+                ) from None
+            where = "" if directory is None else f" in '{directory}'"
+            raise KeystoreError(
+                f"{program} cannot be run{where}: {error.strerror}", "see who may use it"
             ) from None
         finally:
             if status_option is not None:
@@ -136,13 +159,12 @@ def run(
             returncode = process.wait(max(0.0, deadline - time.monotonic()))
         except (TimeoutError, subprocess.TimeoutExpired):
             raise ToolTimeout(
-                f"{program} did not finish within {time_limit:g} s and was stopped; raise the"
-                " server's signing-timeout if it has more work than that"
+                f"{program} did not finish within {time_limit:g} s and was stopped", timeout_cure
             ) from None
         except _TooMuch:
             raise KeystoreError(
-                f"{program} wrote more than {MAX_OUTPUT} bytes of messages and was stopped;"
-                " what it was given is not what it is for"
+                f"{program} wrote more than {MAX_OUTPUT} bytes of messages and was stopped",
+                "what it was given is not what it is for",
             ) from None
     return Finished(
         returncode,
@@ -189,5 +211,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(_KILL_LIMIT)
         except subprocess.TimeoutExpired:
             raise KeystoreError(
-                f"process {process.pid} does not end even when killed; look at its disk or mount"
+                f"process {process.pid} does not end even when killed",
+                "look at its disk or mount",
             ) from None
