@@ -32,8 +32,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from sigul_stack.formats.rpm_head import read_head
 from sigul_stack.protocol.codec import run_parser
-from sigul_stack.protocol.rpm import read_head
 
 GENERIC, AUTH = 1000, 1002
 

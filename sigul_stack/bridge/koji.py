@@ -17,9 +17,9 @@ from typing import BinaryIO, Final, cast
 
 from ..config.shared import BridgeKojiSettings
 from ..errors import RemoteProtocolError, SigulError
+from ..formats.rpm_head import Head, Header, padded, read_head
 from ..kojihub import NEVRA, Access, Hub, KojiError
 from ..protocol.codec import Fields, run_parser
-from ..protocol.rpm import Head, Header, padded, read_head
 
 log = logging.getLogger(__name__)
 

@@ -36,16 +36,17 @@ from ..protocol.codec import Fields, pack_u64, read_u64
 from ..protocol.messages import bridge_refusal, encode_request_header, read_request_header
 from ..protocol.operations import Operation, operation_of
 from ..protocol.status import BridgeStatus
+from ..system.processes import ParentPipes
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.stream import ByteStream, Deadline
 from ..transport.tcp import printable_address
 from ..transport.watchdog import Watchdog
 from .admission import Arrivals, Handshakes, Newcomer, OnlyLooked, Roles
+from .control import BridgeCommand, BridgeEvent, receive_command
 from .forward import Forwarding
 from .groups import Groups, NotInGroup, SourceFailed
 from .koji import Errands
-from .orders import HANDED_OVER, Order, Orders
 from .status import describe
 from .streams import ReplyCutter, RequestFilter
 from .turns import Turns
@@ -100,43 +101,39 @@ class Bridge:
             self._waiting.waiting(), self._counters.values(), self._started, time.monotonic()
         )
 
-    def run(self, orders: Orders) -> None:
-        """Accept and serve as ordered; then let requests finish, up to a limit."""
+    def run(self, parent: ParentPipes) -> None:
+        """Accept and serve as the parent commands; then let requests finish, up to a limit."""
         kinds = {"client"}
         while True:
-            if self._accept_once(orders, kinds, None):
-                order = orders.take()
-                if order is not Order.TAKE_SERVERS:
+            if self._accept_once(parent, kinds, None):
+                command = receive_command(parent)
+                if command is not BridgeCommand.TAKE_SERVERS:
                     break
                 kinds.add("server")
-        if order is Order.HAND_OVER:
-            order = self._hand_over(orders, kinds)
-        self._end(orders, at_once=order is Order.END)
+        if command is BridgeCommand.HAND_OVER:
+            command = self._hand_over(parent, kinds)
+        self._end(parent, at_once=command is BridgeCommand.END)
 
-    def _accept_once(self, orders: Orders, kinds: set[str], seconds: float | None) -> bool:
-        """Wait for peers of these kinds, at most `seconds`; whether there is an order."""
+    def _accept_once(self, parent: ParentPipes, kinds: set[str], seconds: float | None) -> bool:
+        """Accept peers of these kinds for at most `seconds`; True where a command has come."""
         poll = select.poll()
-        poll.register(orders.fileno(), select.POLLIN)
         by_descriptor = {
             listener.fileno(): listener
             for listener, kind in self._listeners.items()
             if kind in kinds
         }
-        for descriptor in by_descriptor:
+        for descriptor in (parent.fileno(), *by_descriptor):
             poll.register(descriptor, select.POLLIN)
-        ready = [
-            descriptor
-            for descriptor, _events in poll.poll(None if seconds is None else seconds * 1000)
-        ]
-        for descriptor in ready:
-            if descriptor != orders.fileno():
-                self._accept(by_descriptor[descriptor])
-        return orders.fileno() in ready
+        milliseconds = None if seconds is None else seconds * 1000
+        ready = {descriptor for descriptor, _events in poll.poll(milliseconds)}
+        for descriptor in ready & by_descriptor.keys():
+            self._accept(by_descriptor[descriptor])
+        return parent.fileno() in ready
 
-    def _hand_over(self, orders: Orders, kinds: set[str]) -> Order:
+    def _hand_over(self, parent: ParentPipes, kinds: set[str]) -> BridgeCommand:
         """Let the next process take over, once each client that is here can have a server.
 
-        Gives the order that holds then.
+        Returns the command that holds then.
         """
         self._close_listeners("client")
         takes_servers = "server" in kinds
@@ -146,24 +143,24 @@ class Bridge:
                 # Those that wait for the clients that are here stay, the others go over.
                 takes_servers = False
                 self._close_listeners("server")
-                orders.tell(HANDED_OVER)
+                parent.send(BridgeEvent.HANDED_OVER)
             self._waiting.trim(max(0, -lacking))
             wanted = takes_servers and lacking > self._arrivals["server"]
-            ordered = self._accept_once(
-                orders, {"server"} if wanted else set(), _DRAIN_POLL_SECONDS
+            commanded = self._accept_once(
+                parent, {"server"} if wanted else set(), _DRAIN_POLL_SECONDS
             )
-            if ordered and orders.take() is Order.END:
-                return Order.END
+            if commanded and receive_command(parent) is BridgeCommand.END:
+                return BridgeCommand.END
         self._close_listeners("server")
-        orders.tell(HANDED_OVER)
-        return Order.HAND_OVER
+        parent.send(BridgeEvent.HANDED_OVER)
+        return BridgeCommand.HAND_OVER
 
     def _close_listeners(self, *kinds: str) -> None:
         for listener in [item for item, kind in self._listeners.items() if kind in kinds]:
             listener.close()
             del self._listeners[listener]
 
-    def _end(self, orders: Orders, *, at_once: bool) -> None:
+    def _end(self, parent: ParentPipes, *, at_once: bool) -> None:
         self._close_listeners("client", "server")
         if at_once:
             for handshakes in self._handshakes.values():
@@ -175,8 +172,8 @@ class Bridge:
         while self._requests and time.monotonic() < end:
             if told:
                 time.sleep(_DRAIN_POLL_SECONDS)
-            elif select.select([orders], [], [], _DRAIN_POLL_SECONDS)[0]:
-                orders.take()
+            elif select.select([parent], [], [], _DRAIN_POLL_SECONDS)[0]:
+                receive_command(parent)
                 told = True
         if self._requests:
             log.warning(

@@ -14,6 +14,7 @@ from collections.abc import Generator
 from typing import BinaryIO, TypeVar
 
 from ..errors import ProtocolError, RemoteProtocolError, Status
+from ..formats.rpm_head import CorruptRPM, Head, Header, Region, read_head, read_header
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, Parser, pack_u32, pack_u64, read_u64
 from ..protocol.messages import (
@@ -25,7 +26,6 @@ from ..protocol.messages import (
     read_sub_header,
 )
 from ..protocol.operations import Operation, fault_of_subrequest
-from ..protocol.rpm import CorruptRPM, Head, Header, Region, read_head, read_header
 from .koji import Errands
 
 T = TypeVar("T")

@@ -18,11 +18,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
 from ..config.identity import Identity
 from ..errors import ConfigurationError, SigulError
+from ..system.processes import SignalPipe
 from . import pidfile
 from .outcome import failed
 
@@ -37,74 +37,14 @@ _READY = "ready"
 _MAX_REPORT = 4096
 
 
-class _Wakeup:
-    """A pipe that is readable once one of some signals has come.
-
-    Made in the main thread; a child process that goes on working calls `release` first.
-    """
-
-    def __init__(self, signals: tuple[signal.Signals, ...]) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
-        self._old = {number: signal.signal(number, self._handle) for number in signals}
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        self.request()
-
-    def request(self) -> None:
-        """Do as if a signal had come. May be called from any thread, and more than once."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._writer, b"x")
-
-    @property
-    def requested(self) -> bool:
-        """Whether a signal has come."""
-        return self.wait(0)
-
-    def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for a signal; whether one has come."""
-        return bool(select.select([self._reader], [], [], timeout)[0])
-
-    def fileno(self) -> int:
-        """A file descriptor that is readable once a signal has come; nobody else may read it."""
-        return self._reader
-
-    def release(self) -> None:
-        """Put the signals' former handlers back and close the descriptors; once is enough."""
-        if self._old:
-            for number, handler in self._old.items():
-                signal.signal(number, handler)
-            self._old = {}
-            os.close(self._reader)
-            os.close(self._writer)
-
-
-class Stop(_Wakeup):
-    """Whether the daemon has been told to end, by SIGTERM, SIGQUIT or, from a terminal, SIGINT."""
-
-    def __init__(self) -> None:
-        super().__init__((signal.SIGTERM, signal.SIGQUIT, signal.SIGINT))
-
-
-class Reload(_Wakeup):
-    """Whether the daemon has been told, by SIGHUP, to read configuration and certificates again."""
-
-    def __init__(self) -> None:
-        super().__init__((signal.SIGHUP,))
-
-    def take(self) -> None:
-        """Take note of it: of several signals at once, too."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._reader, _MAX_REPORT)
-
-
 @dataclass(frozen=True, slots=True)
 class Control:
     """What a daemon's work is given: when to end, and how to say that it is ready."""
 
-    stop: Stop
-    reload: Reload
+    #: SIGTERM, SIGQUIT or, from a terminal, SIGINT: end.
+    stop: SignalPipe
+    #: SIGHUP: read configuration and certificates again.
+    reload: SignalPipe
     #: To be called once everything that can go wrong at start has gone right; further calls do
     #: nothing. Connections to peers are not part of the start.
     ready: Callable[[], None]
@@ -158,9 +98,9 @@ class Daemon:
             return 1
         try:
             with contextlib.ExitStack() as stack:
-                stop = Stop()
+                stop = SignalPipe(signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
                 stack.callback(stop.release)
-                reload = Reload()
+                reload = SignalPipe(signal.SIGHUP)
                 stack.callback(reload.release)
                 if pid_directory is not None:
                     path = pid_directory / f"{self.name}.pid"

@@ -479,7 +479,7 @@ class Client(core.Client):
         the commit has had so far, `metadata`, hold is kept, signatures too; if they are none,
         nothing is sent, and `ProtocolError` raised.
         """
-        from ..protocol import commitmeta
+        from ..formats import commitmeta
 
         commitmeta.with_signatures(metadata, [])
         fields = {"key": key, "ostree-hash": name}

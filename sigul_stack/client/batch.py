@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..errors import PeerClosed, RemoteProtocolError, RequestRefused, SigulError, Status
+from ..formats.rpm_head import MAX_SIGNATURE_HEADER, Head
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, encode_value, pack_u32, pack_u64, read_u64, unpack_u32
 from ..protocol.messages import (
@@ -28,7 +29,6 @@ from ..protocol.messages import (
     read_sub_header,
 )
 from ..protocol.operations import check_subrequest
-from ..protocol.rpm import MAX_SIGNATURE_HEADER, Head
 from ..transport.chunked import ChunkedStream
 from .output import open_output, open_successor
 from .rpm import Package, RPMOptions, check_not_empty, read_package_head, splice

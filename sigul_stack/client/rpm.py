@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ..errors import SigulError
+from ..formats.rpm_head import CorruptRPM, Head, Region, read_head, read_header
 from ..kojihub import NEVRA, HubRPM
 from ..protocol.codec import run_parser
-from ..protocol.rpm import CorruptRPM, Head, Region, read_head, read_header
 from ..secret import Secret
 
 _COPY_BYTES: Final = 1 << 20

@@ -74,7 +74,7 @@ class GroupSettings:
 
 @dataclass(frozen=True, slots=True)
 class BridgeSettings(DaemonSettings):
-    """What a bridge needs to know. Times are in seconds, sizes in bytes."""
+    """The settings of a bridge. Times are in seconds, sizes in bytes."""
 
     SECTION: ClassVar[str] = "bridge"
 

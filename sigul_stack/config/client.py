@@ -28,7 +28,7 @@ OWN_FILE = "~/.sigul/client.conf"
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings(BridgeAddress):
-    """What a client needs to know. Times are in seconds, lengths in characters."""
+    """The settings of a client. Times are in seconds, lengths in characters."""
 
     SECTION: ClassVar[str] = "client"
 

@@ -35,7 +35,7 @@ _KEY = "sigul-option"
 
 
 class Form(enum.Enum):
-    """How an option is written."""
+    """The ways in which options are written."""
 
     VALUE = "one value"
     SECRET = "the value itself, or `…-file` with the name of a file that holds it"  # noqa: S105 - a description
@@ -43,7 +43,7 @@ class Form(enum.Enum):
 
 
 class Needs(enum.Enum):
-    """What has to be on the machine before a daemon starts."""
+    """The things that have to be on the machine before a daemon starts."""
 
     NOTHING = "nothing"
     DIRECTORY = "the directory it names"
@@ -170,8 +170,8 @@ def build(cls: type[S], files: Files, **given: object) -> S:
             result[name] = declared.parse(entry)
         elif name not in defaults:
             raise ConfigurationError(
-                f"{place(files.last(), declared.section, declared.name)} is not set;"
-                f" add `{declared.name}: …` to section [{declared.section}]: {declared.help}"
+                f"{place(files.last(), declared.section, declared.name)} is not set",
+                f"add `{declared.name}: …` to section [{declared.section}]: {declared.help}",
             )
     return cls(**result)
 
@@ -249,14 +249,14 @@ class Loaded(Generic[S]):
                 continue
             where = place(self.files.last(), declared.section, declared.name)
             raise ConfigurationError(
-                f"{entry.place if entry else where + ' (not set)'}: '{directory}' {problem};"
-                f" make it (`install -d -m 0700 {directory}`, owned by the daemon's user)"
-                f" or correct {declared.name}"
+                f"{entry.place if entry else where + ' (not set)'}: '{directory}' {problem}",
+                f"make it (`install -d -m 0700 {directory}`, owned by the daemon's user)"
+                f" or correct {declared.name}",
             )
 
 
 def _problem_of(directory: Path) -> str | None:
-    """What is wrong with a directory that has to be there; None where it is."""
+    """Describe the fault of a directory that has to be there; None where there is none."""
     try:
         if stat.S_ISDIR(directory.stat().st_mode):
             return None

@@ -32,7 +32,7 @@ _key_bits = values.integer(1024, 16384, "bits")
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings(BridgeAddress, DaemonSettings):
-    """What a signing server needs to know. Times are in seconds, sizes in bytes."""
+    """The settings of a signing server. Times are in seconds, sizes in bytes."""
 
     SECTION: ClassVar[str] = "server"
 

@@ -1,4 +1,4 @@
-"""What several programs have: the bridge's address, `[daemon]`, `[nss]`, `[binding]`, `[koji]`."""
+"""Sections of several programs: the bridge, `[daemon]`, `[nss]`, `[binding]`, `[koji]`."""
 
 # ruff: noqa: RUF009 - option() and its like make fields, which are what belongs there
 from __future__ import annotations
@@ -271,8 +271,8 @@ class KojiSettings:
             return self.koji_config
         if instance not in self.instances:
             raise ConfigurationError(
-                f"there is no Koji instance '{instance}' here; [koji] koji-instances lists:"
-                f" {', '.join(self.instances) or 'none'}"
+                f"there is no Koji instance '{instance}' here",
+                f"[koji] koji-instances lists: {', '.join(self.instances) or 'none'}",
             )
         return self.instance_configs.get(instance.lower())
 

@@ -1,4 +1,4 @@
-"""What a configuration file holds that its program does not know, and where it may belong.
+"""Warnings about what a program does not know in its files, and about where it may belong.
 
 An option that is misspelt or stands in the wrong section would otherwise be ignored in silence
 (fault 17): each gets a warning that names its place and, where it can be told, the right one.

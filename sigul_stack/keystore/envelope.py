@@ -29,6 +29,7 @@ from typing import Protocol
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from ..errors import KeystoreError, WrongPassphrase
+from ..formats.openpgp_packets import MalformedPacket, PacketType, encode_packet, split_packet
 from ..secret import Secret
 
 try:  # where cryptography has CFB from version 47 on
@@ -40,11 +41,6 @@ except ImportError:
 #: bindings have some kilobytes.)
 MAX_ENVELOPE = 1 << 20
 MAX_SECRET = 1 << 19
-
-# Packet tags.
-_SKESK, _COMPRESSED, _LITERAL, _SEIPD = 3, 8, 11, 18
-#: Packets of data, the only ones that may come in parts or without a length.
-_STREAMED = frozenset({_COMPRESSED, _LITERAL, _SEIPD})
 
 _AES_KEY_BYTES = {7: 16, 8: 24, 9: 32}
 _AES_256 = 9
@@ -65,10 +61,6 @@ _S2K_CHUNK = 1 << 16
 
 #: An envelope of the usual size that nothing opens, to be tried where there is none.
 UNOPENABLE = bytes.fromhex("8c0d04090302") + bytes(8) + b"\xff\xd2\x75\x01" + bytes(116)
-
-
-class _Malformed(Exception):
-    """What is wrong with an envelope's bytes, in a few words."""
 
 
 # --- String to key -----------------------------------------------------------------------------
@@ -140,24 +132,17 @@ def seal(
         passphrase, _AES_KEY_BYTES[_AES_256]
     )
     start = random(_BLOCK)
-    literal = _packet(_LITERAL, b"b\0" + bytes(4) + secret.reveal())
+    literal = encode_packet(PacketType.LITERAL, b"b\0" + bytes(4) + secret.reveal())
     clear = start + start[-2:] + literal + _MDC_HEAD
     clear += hashlib.sha1(clear, usedforsecurity=False).digest()
     encryptor = aes_cfb(key).encryptor()
     sealed = encryptor.update(clear) + encryptor.finalize()
     # The old header form is what gpg writes for this packet.
-    return bytes([0x80 | _SKESK << 2, len(skesk)]) + skesk + _packet(_SEIPD, b"\x01" + sealed)
-
-
-def _packet(tag: int, body: bytes) -> bytes:
-    size = len(body)
-    if size < 192:
-        length = bytes([size])
-    elif size < 8384:
-        length = (size - 192 + (192 << 8)).to_bytes(2, "big")
-    else:
-        length = b"\xff" + size.to_bytes(4, "big")
-    return bytes([0xC0 | tag]) + length + body
+    return (
+        bytes([0x80 | PacketType.SESSION_KEY << 2, len(skesk)])
+        + skesk
+        + encode_packet(PacketType.ENCRYPTED, b"\x01" + sealed)
+    )
 
 
 # --- Reading -----------------------------------------------------------------------------------
@@ -180,7 +165,7 @@ def open_envelope(envelope: bytes, passphrase: Secret) -> Secret:
             fits = _AES_KEY_BYTES.get(own[0]) == len(own) - 1
             key = own[1:] if fits else key
         return Secret(_content(_decrypt(sealed, key)))
-    except _Malformed as error:
+    except MalformedPacket as error:
         raise KeystoreError(
             f"an encrypted passphrase in the database is unusable: {error};"
             " grant the user access to the key again"
@@ -190,31 +175,31 @@ def open_envelope(envelope: bytes, passphrase: Secret) -> Secret:
 def _parse(envelope: bytes) -> tuple[bytes, int, _StringToKey, bytes]:
     """Encrypted data, cipher, S2K and encrypted session key (empty: none) of an envelope."""
     if len(envelope) > MAX_ENVELOPE:
-        raise _Malformed(f"it has more than {MAX_ENVELOPE} bytes")
-    tag, skesk, rest = _read_packet(envelope)
-    if tag != _SKESK:
-        raise _Malformed("it does not start with a symmetrically encrypted session key")
-    tag, sealed, rest = _read_packet(rest)
-    if tag != _SEIPD:
-        raise _Malformed("it has no integrity-protected data after the session key")
+        raise MalformedPacket(f"it has more than {MAX_ENVELOPE} bytes")
+    tag, skesk, rest = split_packet(envelope)
+    if tag != PacketType.SESSION_KEY:
+        raise MalformedPacket("it does not start with a symmetrically encrypted session key")
+    tag, sealed, rest = split_packet(rest)
+    if tag != PacketType.ENCRYPTED:
+        raise MalformedPacket("it has no integrity-protected data after the session key")
     if rest:
-        raise _Malformed("there is more after the encrypted data")
+        raise MalformedPacket("there is more after the encrypted data")
     if sealed[:1] != b"\x01" or len(sealed) < 1 + _PREFIX + _MDC:
-        raise _Malformed("its encrypted data is of an unknown version or too short")
+        raise MalformedPacket("its encrypted data is of an unknown version or too short")
     return sealed[1:], *_parse_session_key(skesk)
 
 
 def _parse_session_key(body: bytes) -> tuple[int, _StringToKey, bytes]:
     if len(body) < 4 or body[0] != 4:
-        raise _Malformed("its session key packet is of an unknown version or too short")
+        raise MalformedPacket("its session key packet is of an unknown version or too short")
     cipher, mode, hash_number = body[1], body[2], body[3]
     if cipher not in _AES_KEY_BYTES or hash_number not in _HASHES or mode not in _S2K_HEAD_BYTES:
-        raise _Malformed(
+        raise MalformedPacket(
             f"cipher {cipher}, hash {hash_number} or string-to-key {mode} is not supported"
         )
     head = 2 + _S2K_HEAD_BYTES[mode]
     if len(body) < head:
-        raise _Malformed("its session key packet is too short")
+        raise MalformedPacket("its session key packet is too short")
     string_to_key = _StringToKey(
         hash_name=_HASHES[hash_number],
         salt=b"" if mode == _S2K_SIMPLE else body[4 : 4 + _SALT_BYTES],
@@ -222,7 +207,7 @@ def _parse_session_key(body: bytes) -> tuple[int, _StringToKey, bytes]:
     )
     encrypted_key = body[head:]
     if encrypted_key and len(encrypted_key) - 1 not in _AES_KEY_BYTES.values():
-        raise _Malformed("its session key has an impossible length")
+        raise MalformedPacket("its session key has an impossible length")
     return cipher, string_to_key, encrypted_key
 
 
@@ -238,13 +223,13 @@ def _decrypt(sealed: bytes, key: bytes) -> bytes:
 
 def _content(packets: bytes) -> bytes:
     """The data of the one literal packet, compressed or not. Its integrity is already proven."""
-    tag, body, rest = _read_packet(packets)
-    if tag == _COMPRESSED and not rest:
-        tag, body, rest = _read_packet(_decompress(body))
-    if tag != _LITERAL or rest:
-        raise _Malformed("its content is not one piece of literal data")
+    tag, body, rest = split_packet(packets)
+    if tag == PacketType.COMPRESSED and not rest:
+        tag, body, rest = split_packet(_decompress(body))
+    if tag != PacketType.LITERAL or rest:
+        raise MalformedPacket("its content is not one piece of literal data")
     if len(body) < 2 or body[:1] not in (b"b", b"t", b"u") or len(body) < 6 + body[1]:
-        raise _Malformed("its literal data is of an unknown form or too short")
+        raise MalformedPacket("its literal data is of an unknown form or too short")
     return body[6 + body[1] :]
 
 
@@ -267,60 +252,12 @@ _DECOMPRESSORS: dict[int, Callable[[], _Decompressor]] = {
 
 def _decompress(body: bytes) -> bytes:
     if not body or body[0] not in _DECOMPRESSORS:
-        raise _Malformed("its compression is not supported")
+        raise MalformedPacket("its compression is not supported")
     decompressor = _DECOMPRESSORS[body[0]]()
     try:
         data = decompressor.decompress(body[1:], MAX_ENVELOPE)
     except (zlib.error, OSError) as error:
-        raise _Malformed("its compressed data is damaged") from error
+        raise MalformedPacket("its compressed data is damaged") from error
     if not decompressor.eof or decompressor.unused_data:
-        raise _Malformed(f"its compressed data is cut, too long or over {MAX_ENVELOPE} bytes")
+        raise MalformedPacket(f"its compressed data is cut, too long or over {MAX_ENVELOPE} bytes")
     return data
-
-
-# --- Packet headers ----------------------------------------------------------------------------
-
-
-def _take(data: bytes, count: int) -> tuple[bytes, bytes]:
-    if count > len(data):
-        raise _Malformed("it is cut short")
-    return data[:count], data[count:]
-
-
-def _read_packet(data: bytes) -> tuple[int, bytes, bytes]:
-    """Tag and body of the first packet, and what follows it."""
-    head, rest = _take(data, 1)
-    if not head[0] & 0x80:
-        raise _Malformed("it is not a binary OpenPGP message")
-    if head[0] & 0x40:
-        return _read_new_body(head[0] & 0x3F, rest)
-    tag, length_type = head[0] >> 2 & 0x0F, head[0] & 0x03
-    if length_type == 3:
-        if tag not in _STREAMED:
-            raise _Malformed(f"packet {tag} has no length")
-        return tag, rest, b""
-    length, rest = _take(rest, 1 << length_type)
-    return tag, *_take(rest, int.from_bytes(length, "big"))
-
-
-def _read_new_body(tag: int, data: bytes) -> tuple[int, bytes, bytes]:
-    parts = []
-    while True:
-        first, data = _take(data, 1)
-        lead, partial = first[0], False
-        if lead < 192:
-            length = lead
-        elif lead < 224:
-            second, data = _take(data, 1)
-            length = (lead - 192 << 8) + second[0] + 192
-        elif lead == 255:
-            four, data = _take(data, 4)
-            length = int.from_bytes(four, "big")
-        else:
-            partial, length = True, 1 << (lead & 0x1F)
-            if tag not in _STREAMED:
-                raise _Malformed(f"packet {tag} comes in parts")
-        part, data = _take(data, length)
-        parts.append(part)
-        if not partial:
-            return tag, b"".join(parts), data

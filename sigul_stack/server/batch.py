@@ -8,8 +8,10 @@ No thread forks Python: the programs that sign are started by `subprocess`, whic
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import hmac
+import io
 import logging
 import os
 import threading
@@ -19,22 +21,19 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from ..config.server import ServerSettings
-from ..errors import PeerClosed, RemoteProtocolError, RequestRefused, SigulError, Status
-from ..protocol.chunks import MAX_WRITTEN_CHUNK
-from ..protocol.codec import Fields, pack_u64, read_u64
+from ..errors import RemoteProtocolError, RequestRefused, SigulError, Status
+from ..protocol.codec import Fields, pack_u32, read_u64
 from ..protocol.messages import (
     DIGEST_BYTES,
     ChainKeys,
     ReplyKeys,
-    cut_message,
     encode_sub_header,
     new_hmac,
     read_sub_header,
 )
 from ..protocol.operations import Operation, fault_of_subrequest
 from ..transport.chunked import ChunkedStream
-from ..transport.stream import Deadline
-from .request import MIN_PAYLOAD_RATE
+from .request import message_field, read_payload, refusal_of, send_payload
 from .spool import Spool
 
 log = logging.getLogger(__name__)
@@ -45,20 +44,19 @@ PLACES_A_THREAD: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Subrequest:
-    """An RPM to sign, which has come completely. `refusal` is set where it cannot be signed.
-
-    `authenticated` tells whether its code was right.
-    """
+    """An RPM to sign, which has come completely. `authenticated`: its HMAC was right."""
 
     fields: Fields
     payload: BinaryIO
     authenticated: bool
-    refusal: RequestRefused | None
 
-    @property
-    def name(self) -> str:
-        """The client's own `id`, for logs."""
-        return self.fields["id"].hex()
+
+@dataclass(frozen=True, slots=True)
+class RefusedSubrequest:
+    """An RPM that cannot be signed; its payload has been read past."""
+
+    fields: Fields
+    reason: RequestRefused
 
 
 #: Signs one RPM into a new file, in several threads. Raises `RequestRefused`, `SigulError`.
@@ -101,12 +99,14 @@ class Batch:
                     received = self._receive(chunked, self._subrequests.numbered(count), total)
                     if received is None:
                         break
-                    subrequest, length = received
-                    count, total = count + 1, total + length
+                    count += 1
+                    if isinstance(received, Subrequest):
+                        total += received.payload.seek(0, os.SEEK_END)
+                        received.payload.seek(0)
                     context = contextvars.copy_context()
-                    pool.submit(context.run, self._serve, chunked, subrequest)
+                    pool.submit(context.run, self._serve, chunked, received)
                     # It may hold a file: kept by the thread that works on it alone.
-                    del received, subrequest
+                    del received
             except BaseException as error:
                 # No answer may follow; whoever is about to send one is stopped, too.
                 self._fail(chunked, error)
@@ -127,8 +127,8 @@ class Batch:
 
     def _receive(
         self, chunked: ChunkedStream, keys: ReplyKeys, total: int
-    ) -> tuple[Subrequest, int] | None:
-        """The next subrequest and its payload's length as far as it counts; None at the end."""
+    ) -> Subrequest | RefusedSubrequest | None:
+        """The next subrequest; None at the end. `total` bytes of RPMs have been taken before."""
         header = chunked.parse_unless_ended(read_sub_header())
         if header is None:
             return None
@@ -143,42 +143,30 @@ class Batch:
             if fault is None
             else RequestRefused(Status.UNKNOWN_ERROR, str(fault))
         )
+        pieces = read_payload(chunked, length, self._settings.idle_timeout, "an RPM")
+        if refusal is not None:
+            for _ in pieces:
+                pass
+            chunked.read_exactly(DIGEST_BYTES)
+            return RefusedSubrequest(header.fields, refusal)
+        mac = new_hmac(keys.payload)
         spool = Spool(
-            0 if refusal else length,
+            length,
             in_memory_limit=self._settings.max_memory_payload_size,
             directory=self._settings.spool_directory,
         )
-        try:
-            authenticated = self._receive_payload(chunked, spool, length, keys, refusal is None)
-        except BaseException:
-            spool.file.close()
-            raise
-        if spool.failure is not None and refusal is None:
-            refusal = RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
-        counted = 0 if refusal else length
-        return Subrequest(header.fields, spool.file, authenticated, refusal), counted
-
-    def _receive_payload(
-        self, chunked: ChunkedStream, spool: Spool, length: int, keys: ReplyKeys, keep: bool
-    ) -> bool:
-        """Read an RPM into the spool, or past it; whether its code is right."""
-        code = new_hmac(keys.payload)
-        deadline = Deadline(
-            self._settings.idle_timeout + length / MIN_PAYLOAD_RATE,
-            f"receiving an RPM of {length} bytes",
-        )
-        left = length
-        while left:
-            deadline.remaining()
-            piece = chunked.read(left)
-            if not piece:
-                raise PeerClosed(f"the request ended {left} bytes before an RPM did")
-            code.update(piece)
-            if keep:
+        with contextlib.ExitStack() as unless_kept:
+            unless_kept.enter_context(spool.file)
+            for piece in pieces:
+                mac.update(piece)
                 spool.write(piece)
-            left -= len(piece)
-        spool.finish()
-        return hmac.compare_digest(code.digest(), chunked.read_exactly(DIGEST_BYTES))
+            spool.finish()
+            authenticated = hmac.compare_digest(mac.digest(), chunked.read_exactly(DIGEST_BYTES))
+            if spool.failure is not None:
+                failure = RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
+                return RefusedSubrequest(header.fields, failure)
+            unless_kept.pop_all()
+        return Subrequest(header.fields, spool.file, authenticated)
 
     def _over_limit(self, length: int, total: int) -> RequestRefused | None:
         settings = self._settings
@@ -195,60 +183,42 @@ class Batch:
 
     # -------------------------------------------------------------------------------- answering
 
-    def _serve(self, chunked: ChunkedStream, subrequest: Subrequest) -> None:
+    def _serve(self, chunked: ChunkedStream, received: Subrequest | RefusedSubrequest) -> None:
         """Sign one RPM and answer; in a thread of the pool. Never raises."""
-        try:
-            with subrequest.payload:
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(self._places.release)
+            try:
+                if isinstance(received, Subrequest):
+                    cleanup.enter_context(received.payload)
                 if self._failure is None:
-                    self._answer(chunked, subrequest)
-        except Exception as error:  # noqa: BLE001 - raised by the reading thread
-            self._fail(chunked, error)
-        finally:
-            self._places.release()
+                    self._answer(chunked, received)
+            except Exception as error:  # noqa: BLE001 - raised by the reading thread
+                self._fail(chunked, error)
 
-    def _answer(self, chunked: ChunkedStream, subrequest: Subrequest) -> None:
-        signed: BinaryIO | None = None
+    def _answer(self, chunked: ChunkedStream, received: Subrequest | RefusedSubrequest) -> None:
+        name = f"RPM {received.fields['id'].hex()}"
         try:
-            if subrequest.refusal is not None:
-                raise subrequest.refusal
-            signed = self._sign(subrequest)
-        except RequestRefused as refused:
-            log.info("RPM %s refused: %s", subrequest.name, refused)
-            self._send(chunked, subrequest, refused.status, refused.message, None)
-            return
-        except (SigulError, OSError) as error:
-            log.error("RPM %s failed: %s", subrequest.name, error)
-            self._send(chunked, subrequest, Status.UNKNOWN_ERROR, None, None)
-            return
-        except Exception:
-            log.exception("RPM %s failed in an unforeseen way", subrequest.name)
-            self._send(chunked, subrequest, Status.UNKNOWN_ERROR, None, None)
+            if isinstance(received, RefusedSubrequest):
+                raise received.reason
+            signed = self._sign(received)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it costs this RPM alone
+            refused = refusal_of(error, name)
+            fields = {"status": pack_u32(refused.status), **message_field(refused)}
+            self._send(chunked, received, fields, io.BytesIO())
             return
         with signed:
-            self._send(chunked, subrequest, Status.OK, None, signed)
-        log.info("RPM %s signed", subrequest.name)
+            self._send(chunked, received, {"status": pack_u32(Status.OK)}, signed)
+        log.info("%s signed", name)
 
     def _send(
         self,
         chunked: ChunkedStream,
-        subrequest: Subrequest,
-        status: int,
-        message: str | None,
-        payload: BinaryIO | None,
+        received: Subrequest | RefusedSubrequest,
+        fields: Mapping[str, bytes],
+        payload: BinaryIO,
     ) -> None:
-        fields: Mapping[str, bytes | int] = {"id": subrequest.fields["id"], "status": int(status)}
-        if message:
-            fields = {**fields, "message": cut_message(message)}
         with self._lock:
             keys = self._subreplies.numbered(self._answered)
             self._answered += 1
-            chunked.write(encode_sub_header(fields, keys))
-            length = 0 if payload is None else payload.seek(0, os.SEEK_END)
-            chunked.write(pack_u64(length))
-            code = new_hmac(keys.payload)
-            if payload is not None:
-                payload.seek(0)
-                while piece := payload.read(MAX_WRITTEN_CHUNK):
-                    code.update(piece)
-                    chunked.write(piece)
-            chunked.write(code.digest())
+            chunked.write(encode_sub_header({"id": received.fields["id"], **fields}, keys))
+            send_payload(chunked, payload, keys.payload)

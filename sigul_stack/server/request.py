@@ -6,16 +6,26 @@ acts on nothing before both hashes that came through the inner session match wha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
-from ..errors import PeerClosed, ProtocolError, RemoteProtocolError, RequestRefused, Status
+from ..errors import (
+    PeerClosed,
+    ProtocolError,
+    RemoteProtocolError,
+    RequestRefused,
+    SigulError,
+    Status,
+    ToolMissing,
+)
 from ..protocol import messages
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, Parser, encode_value, pack_u32, pack_u64, read_u64
@@ -35,12 +45,12 @@ MAX_REFUSED_PAYLOAD: Final = MIB
 MIN_PAYLOAD_RATE: Final = 16 * 1024
 
 
-class InnerSession(Protocol):
-    """What this module needs of `transport.nested.InnerSession`."""
+class InnerReader(Protocol):
+    """The part of `transport.nested.InnerSession` that receiving a request takes."""
 
     @property
     def peer(self) -> Peer:
-        """Who the client is."""
+        """The client, as its certificate names it."""
         ...
 
     def parse(self, parser: Parser[T]) -> T:
@@ -48,12 +58,12 @@ class InnerSession(Protocol):
         ...
 
 
-OpenInner = Callable[[ChunkedStream], AbstractContextManager[InnerSession]]
+OpenInner = Callable[[ChunkedStream], AbstractContextManager[InnerReader]]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits on payloads. Sizes in bytes, the time in seconds."""
+class PayloadLimits:
+    """Limits on a request's payload. Sizes in bytes, the time in seconds."""
 
     max_file_payload: int | None
     in_memory_payload: int
@@ -61,24 +71,40 @@ class Limits:
     idle_timeout: float
 
 
-@dataclass(slots=True)
-class Request:
-    """A request whose integrity has been checked. `refusal` is set where it cannot be served.
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request whose integrity has been checked, and that cannot be served.
 
-    `payload_authenticated` is false only where the payload's hash was left out, for which
-    `rpm-sigmd5` may stand: whoever uses the payload has to see to it.
+    `op` is the operation that it names, for logs: known or not, and empty where it names none that
+    could be shown.
     """
 
     op: str
-    operation: Operation | None
+    keys: ReplyKeys
+    reason: RequestRefused
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request of a known operation, with all its fields, whose integrity has been checked.
+
+    `payload` is a seekable file at its start. `payload_authenticated` is false only where the
+    payload's hash was left out, for which `rpm-sigmd5` may stand: whoever uses the payload has to
+    see to it.
+    """
+
+    operation: Operation
     fields: Fields
     secrets: Fields
     keys: ReplyKeys
     payload: BinaryIO
-    payload_length: int
     client_name: str
-    refusal: RequestRefused | None = None
     payload_authenticated: bool = True
+
+    @property
+    def op(self) -> str:
+        """The operation's name."""
+        return self.operation.name
 
     def text(self, name: str) -> str:
         """Required outer field `name`."""
@@ -118,11 +144,13 @@ class Answer:
     converse: Callable[[ChunkedStream], None] | None = None
 
 
-def receive(chunked: ChunkedStream, open_inner: OpenInner, limits: Limits) -> Request:
+def receive(
+    chunked: ChunkedStream, open_inner: OpenInner, limits: PayloadLimits
+) -> Refused | Request:
     """Receive one request, inner session included, and check its integrity.
 
     Raises `ProtocolError` where it is invalid and cannot be answered; an unknown version has been
-    answered then. What can be answered is told by `Request.refusal`.
+    answered then.
     """
     try:
         fields = chunked.parse(messages.read_request_header())
@@ -130,103 +158,128 @@ def receive(chunked: ChunkedStream, open_inner: OpenInner, limits: Limits) -> Re
         chunked.write(pack_u32(Status.UNKNOWN_VERSION))
         chunked.end()
         raise
-    header = messages.encode_request_header(fields)
-    operation, refusal = _check(fields)
+    operation = _operation(fields)
     length = chunked.parse(read_u64())
-    _check_length(operation, refusal, length, limits)
+    _check_length(operation, length, limits)
     spool = Spool(
         length, in_memory_limit=limits.in_memory_payload, directory=limits.spool_directory
     )
-    try:
-        _receive_payload(chunked, length, limits, spool)
+    with contextlib.ExitStack() as unless_kept:
+        unless_kept.enter_context(spool.file)
+        for piece in read_payload(chunked, length, limits.idle_timeout, "a payload"):
+            spool.write(piece)
         payload_hash = spool.finish()
-        if spool.failure is not None and refusal is None:
-            refusal = RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
         with open_inner(chunked) as session:
             inner = session.parse(messages.read_inner_fields())
             client_name = session.peer.common_name
-        _check_integrity(inner, operation, header, payload_hash)
-    except BaseException:
-        spool.file.close()
-        raise
+        _check_integrity(inner, operation, fields, payload_hash)
+        if isinstance(operation, RequestRefused):
+            return Refused(_shown_name(fields), inner.keys, operation)
+        if spool.failure is not None:
+            failure = RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
+            return Refused(operation.name, inner.keys, failure)
+        unless_kept.pop_all()
     return Request(
-        op=_name(fields),
         operation=operation,
         fields=fields,
         secrets=inner.secrets,
         keys=inner.keys,
         payload=spool.file,
-        payload_length=length,
         client_name=client_name,
-        refusal=refusal,
         payload_authenticated=inner.payload_hash is not None,
     )
 
 
-def _name(fields: Fields) -> str:
-    """The operation's name, known or not; empty where there is none that could be shown."""
+def _shown_name(fields: Fields) -> str:
     try:
         return fields.safe_string("op")
     except ProtocolError:
         return ""
 
 
-def _check(fields: Fields) -> tuple[Operation | None, RequestRefused | None]:
-    """The operation, and why the request cannot be served, where that is so."""
-    operation = None
+def _operation(fields: Fields) -> Operation | RequestRefused:
+    """The operation that a request's fields ask for and fit, or why it cannot be served."""
     try:
         operation = operation_of(fields)
         operation.check(fields)
     except UnknownOperation:
-        return None, RequestRefused(Status.UNKNOWN_OP)
+        return RequestRefused(Status.UNKNOWN_OP)
     except ProtocolError as error:
-        return operation, RequestRefused(Status.UNKNOWN_ERROR, str(error))
-    return operation, None
+        return RequestRefused(Status.UNKNOWN_ERROR, str(error))
+    return operation
 
 
 def _check_length(
-    operation: Operation | None, refusal: RequestRefused | None, length: int, limits: Limits
+    operation: Operation | RequestRefused, length: int, limits: PayloadLimits
 ) -> None:
-    if refusal is not None or operation is None:
-        if length > MAX_REFUSED_PAYLOAD:
-            raise RemoteProtocolError(f"{refusal}; its payload of {length} bytes is not read")
-    else:
+    if isinstance(operation, Operation):
         operation.check_payload(length, limits.max_file_payload)
+    elif length > MAX_REFUSED_PAYLOAD:
+        raise RemoteProtocolError(f"{operation}; its payload of {length} bytes is not read")
 
 
-def _receive_payload(chunked: ChunkedStream, length: int, limits: Limits, spool: Spool) -> None:
+def read_payload(
+    chunked: ChunkedStream, length: int, idle_timeout: float, what: str
+) -> Iterator[bytes]:
+    """The pieces of a payload of `length` bytes; `what` it is ("a payload") is for errors.
+
+    Raises `DeadlineExceeded` where they come slower than `MIN_PAYLOAD_RATE`, `PeerClosed` where
+    they end too early.
+    """
     deadline = Deadline(
-        limits.idle_timeout + length / MIN_PAYLOAD_RATE, f"receiving a payload of {length} bytes"
+        idle_timeout + length / MIN_PAYLOAD_RATE, f"receiving {what} of {length} bytes"
     )
     left = length
     while left:
         deadline.remaining()
         piece = chunked.read(left)
         if not piece:
-            raise PeerClosed(f"the request ended {left} bytes before its payload did")
-        spool.write(piece)
+            raise PeerClosed(f"the request ended {left} bytes before the end of {what}")
+        yield piece
         left -= len(piece)
 
 
 def _check_integrity(
     inner: InnerFields,
-    operation: Operation | None,
-    header: bytes,
+    operation: Operation | RequestRefused,
+    fields: Fields,
     payload_hash: bytes,
 ) -> None:
+    header = messages.encode_request_header(fields)
     messages.check_digest(
         hashlib.sha512(header).digest(), inner.header_hash, "the request's header"
     )
     if inner.payload_hash is not None:
         messages.check_digest(payload_hash, inner.payload_hash, "the request's payload")
-    elif operation is None or not operation.sigmd5_authenticates:
+    elif isinstance(operation, RequestRefused) or not operation.sigmd5_authenticates:
         raise RemoteProtocolError(f"required field '{messages.PAYLOAD_HASH}' is missing")
+
+
+def refusal_of(error: Exception, what: str) -> RequestRefused:
+    """The refusal that answers an `error` in serving `what`; logs it.
+
+    The client is told no more than concerns it.
+    """
+    if isinstance(error, RequestRefused):
+        log.info("%s refused: %s", what, error)
+        return error
+    if not isinstance(error, SigulError | OSError):
+        log.error("%s failed in an unforeseen way", what, exc_info=error)
+        return RequestRefused(Status.UNKNOWN_ERROR)
+    log.error("%s failed: %s", what, error)
+    return RequestRefused(
+        Status.UNKNOWN_ERROR, str(error) if isinstance(error, ToolMissing) else None
+    )
 
 
 def send_error(chunked: ChunkedStream, keys: ReplyKeys, refused: RequestRefused) -> None:
     """Send a reply with an error status, and its message if it has one."""
-    fields = {} if refused.message is None else {"message": messages.cut_message(refused.message)}
-    _send(chunked, keys, refused.status, Answer(fields))
+    _send(chunked, keys, refused.status, Answer(message_field(refused)))
+
+
+def message_field(refused: RequestRefused) -> dict[str, bytes]:
+    """The field `message` of a reply or subreply; none where the refusal has no message."""
+    return {} if refused.message is None else {"message": messages.cut_message(refused.message)}
 
 
 def send_answer(chunked: ChunkedStream, keys: ReplyKeys, answer: Answer) -> None:
@@ -237,19 +290,21 @@ def send_answer(chunked: ChunkedStream, keys: ReplyKeys, answer: Answer) -> None
 def _send(chunked: ChunkedStream, keys: ReplyKeys, status: int, answer: Answer) -> None:
     fields = {name: encode_value(value)[:255] for name, value in answer.fields.items()}
     chunked.write(messages.encode_reply_header(status, fields, keys.header))
-    code = new_hmac(keys.payload)
-    if isinstance(answer.payload, bytes):
-        chunked.write(pack_u64(len(answer.payload)))
-        code.update(answer.payload)
-        chunked.write_long(answer.payload)
-    else:
-        length = answer.payload.seek(0, os.SEEK_END)
-        answer.payload.seek(0)
-        chunked.write(pack_u64(length))
-        while piece := answer.payload.read(MAX_WRITTEN_CHUNK):
-            code.update(piece)
-            chunked.write(piece)
-    chunked.write(code.digest())
+    payload = answer.payload
+    send_payload(
+        chunked, io.BytesIO(payload) if isinstance(payload, bytes) else payload, keys.payload
+    )
     if answer.converse is not None:
         answer.converse(chunked)
     chunked.end()
+
+
+def send_payload(chunked: ChunkedStream, payload: BinaryIO, key: bytes) -> None:
+    """Send a payload: its length, all of the seekable file, and their HMAC under `key`."""
+    mac = new_hmac(key)
+    chunked.write(pack_u64(payload.seek(0, os.SEEK_END)))
+    payload.seek(0)
+    while piece := payload.read(MAX_WRITTEN_CHUNK):
+        mac.update(piece)
+        chunked.write(piece)
+    chunked.write(mac.digest())

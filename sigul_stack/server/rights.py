@@ -16,7 +16,6 @@ from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..keystore.bindings import CannotUnbind, Registry
 from ..keystore.passwords import verify_password
 from ..keystore.store import open_access
-from ..protocol.operations import Operation
 from ..secret import Secret
 from .request import Request
 
@@ -64,14 +63,17 @@ def _refuse(why: str) -> RequestRefused:
 
 def authorise(
     request: Request,
-    operation: Operation,
     database: Database,
     registry: Registry,
     name_check: NameCheck,
 ) -> Granted:
-    """Check the rights that `operation` needs. Raises `RequestRefused` (AUTHENTICATION_FAILED)."""
+    """Check the rights that the request's operation needs.
+
+    Raises `RequestRefused` (AUTHENTICATION_FAILED).
+    """
     name = request.text("user")
     allowed = name_check.allows(request.client_name, name)
+    operation = request.operation
     rights = operation.rights
     passphrase = request.optional_secret("passphrase") if rights.by_passphrase else None
     if passphrase is not None or not rights.by_password:

@@ -1,7 +1,7 @@
 """One worker process: dials the bridge, waits for a request, serves it, ends.
 
 Invariant: at most one request, so that no secret outlives it. Whatever happens to the supervisor,
-an idle worker ends with it: the lifeline's other end closes.
+an idle worker ends with it: the control pipe does, too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import random
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -19,22 +19,31 @@ from ..config.server import ServerSettings
 from ..database import Database
 from ..errors import (
     RemoteProtocolError,
-    RequestRefused,
     SigulError,
-    Status,
-    ToolMissing,
     TransportError,
 )
 from ..logcontext import request_id
 from ..protocol.messages import UnknownVersion
+from ..system.processes import ParentPipes
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.nested import inner_session
 from ..transport.stream import Peer
 from ..transport.watchdog import Watchdog
+from .events import HANDSHAKE_SECONDS, WorkerEvent
 from .handlers import HANDLERS
-from .news import Reporter
-from .request import Answer, InnerSession, Limits, Request, receive, send_answer, send_error
+from .request import (
+    Answer,
+    InnerReader,
+    OpenInner,
+    PayloadLimits,
+    Refused,
+    Request,
+    receive,
+    refusal_of,
+    send_answer,
+    send_error,
+)
 from .rights import authorise
 from .services import Work, database_url, make_services
 
@@ -58,18 +67,17 @@ CLOSE_SECONDS: Final = 10.0
 class Worker:
     """The work of one process, from dialling to its end.
 
-    `lifeline` is a descriptor that becomes readable when the supervisor wants idle workers to end,
-    or has itself ended. `reporter` tells the supervisor what happens.
+    The control pipe of `parent` ends when the supervisor wants idle workers to end, or has itself
+    ended. Events go to the supervisor.
     """
 
-    def __init__(self, settings: ServerSettings, *, lifeline: int, reporter: Reporter) -> None:
+    def __init__(self, settings: ServerSettings, parent: ParentPipes) -> None:
         self._settings = settings
-        self._lifeline = lifeline
-        self._reporter = reporter
+        self._parent = parent
         self._watchdog = Watchdog()
 
     def run(self, identity: nss.Identity) -> None:
-        """Serve one request, or none if the lifeline ends first."""
+        """Serve one request, or none if the control pipe ends first."""
         with contextlib.closing(Database(database_url(self._settings))) as database:
             self._run(identity, database)
 
@@ -88,7 +96,8 @@ class Worker:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
             pause = FIRST_PAUSE_SECONDS
-            self._reporter.attached(connection.handshake_seconds)
+            seconds = HANDSHAKE_SECONDS.pack(connection.handshake_seconds)
+            self._parent.send(WorkerEvent.ATTACHED, seconds)
             log.info("Waiting for a request at the bridge")
             _warm_up(database)
             if self._wait(connection, WAITING_SECONDS) and not _has_input(connection):
@@ -101,7 +110,7 @@ class Worker:
                 connection.close()
             elif self._serve(connection, identity, database):
                 return
-            self._reporter.detached()
+            self._parent.send(WorkerEvent.DETACHED)
 
     def _dial(self, identity: nss.Identity) -> nss.TLSConnection:
         settings = self._settings
@@ -114,20 +123,20 @@ class Worker:
             connect_timeout=settings.connect_timeout,
             handshake_timeout=settings.handshake_timeout,
             patience=OLD_BRIDGE_SECONDS,
-            wake=self._lifeline,
+            wake=self._parent.fileno(),
             watchdog=self._watchdog,
         )
 
     def _wait(self, connection: nss.TLSConnection | None, seconds: float) -> bool:
-        """Wait for input on `connection` or the time to pass; whether the lifeline ended."""
+        """Wait for input on `connection` or the time to pass; True if the control pipe ended."""
         poll = select.poll()
-        poll.register(self._lifeline, select.POLLIN)
+        poll.register(self._parent, select.POLLIN)
         if connection is not None:
             if connection.pending():
                 return False
             poll.register(connection.fileno(), select.POLLIN)
         ready = [descriptor for descriptor, _events in poll.poll(seconds * 1000)]
-        return self._lifeline in ready
+        return self._parent.fileno() in ready
 
     def _serve(
         self, connection: nss.TLSConnection, identity: nss.Identity, database: Database
@@ -143,10 +152,10 @@ class Worker:
             log.warning("The connection that waited at the bridge has ended: %s", error)
             connection.discard()
             return False
-        self._reporter.busy()
+        self._parent.send(WorkerEvent.BUSY)
         request_id.set(f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
 
-        def open_inner(stream: ChunkedStream) -> AbstractContextManager[InnerSession]:
+        def open_inner(stream: ChunkedStream) -> AbstractContextManager[InnerReader]:
             return self._open_inner(stream, identity, bridge=connection.peer)
 
         try:
@@ -170,7 +179,7 @@ class Worker:
     @contextlib.contextmanager
     def _open_inner(
         self, chunked: ChunkedStream, identity: nss.Identity, *, bridge: Peer
-    ) -> Iterator[InnerSession]:
+    ) -> Iterator[InnerReader]:
         settings = self._settings
         log.info("[DOUBLE_TLS] Starting TLS handshake")
         with inner_session(
@@ -213,15 +222,15 @@ def _has_input(connection: nss.TLSConnection) -> bool:
 
 def serve_request(
     chunked: ChunkedStream,
-    open_inner: Callable[[ChunkedStream], AbstractContextManager[InnerSession]],
+    open_inner: OpenInner,
     settings: ServerSettings,
     database: Database,
 ) -> None:
     """Receive, authorise, handle and answer one request. Raises where it cannot be answered."""
-    request = receive(
+    received = receive(
         chunked,
         open_inner,
-        Limits(
+        PayloadLimits(
             max_file_payload=settings.max_file_payload_size,
             in_memory_payload=settings.max_memory_payload_size,
             spool_directory=settings.spool_directory,
@@ -229,34 +238,17 @@ def serve_request(
         ),
     )
     try:
-        answer = _handle(request, settings, database)
-    except RequestRefused as refused:
-        log.info("Request '%s' refused: %s", request.op, refused)
-        send_error(chunked, request.keys, refused)
+        if isinstance(received, Refused):
+            raise received.reason
+        answer = _handle(received, settings, database)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+        send_error(chunked, received.keys, refusal_of(error, f"Request '{received.op}'"))
         return
-    except ToolMissing as error:
-        log.error("Request '%s' failed: %s", request.op, error)
-        send_error(chunked, request.keys, RequestRefused(Status.UNKNOWN_ERROR, str(error)))
-        return
-    except (SigulError, OSError) as error:
-        log.error("Request '%s' failed: %s", request.op, error)
-        send_error(chunked, request.keys, RequestRefused(Status.UNKNOWN_ERROR))
-        return
-    except Exception:
-        log.exception("Request '%s' failed in an unforeseen way", request.op)
-        send_error(chunked, request.keys, RequestRefused(Status.UNKNOWN_ERROR))
-        return
-    send_answer(chunked, request.keys, answer)
-    log.info("Request '%s' of user '%s' done", request.op, request.text("user"))
+    send_answer(chunked, received.keys, answer)
+    log.info("Request '%s' of user '%s' done", received.op, received.text("user"))
 
 
 def _handle(request: Request, settings: ServerSettings, database: Database) -> Answer:
-    if request.refusal is not None:
-        raise request.refusal
-    operation = request.operation
-    handler = HANDLERS.get(request.op)
-    if operation is None or handler is None:
-        raise RequestRefused(Status.UNKNOWN_OP)
     services = make_services(settings, database)
-    granted = authorise(request, operation, database, services.registry, services.name_check)
-    return handler(Work(request, granted, services))
+    granted = authorise(request, database, services.registry, services.name_check)
+    return HANDLERS[request.op](Work(request, granted, services))

@@ -5,15 +5,12 @@ pipe, so that no key in the clear is on disk, in arguments or here. It takes oth
 than PE images too, and truncated images; so an image is checked before it is given to it. It does
 not write to a descriptor: its output is for a moment a file with a name, in a directory of its own
 that is locked meanwhile. What a killed process left of that, `remove_leftovers` takes away.
-
-Layouts are those of Microsoft's "PE Format".
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import KeystoreError, RequestRefused, Status
+from ..formats.pe_head import InvalidImage, check_headers
 from ..keystore.files import opened_directory, storage_errors, try_lock
 from ..secret import Secret
 from ..system.programs import memory_file, run, secret_pipe
@@ -31,13 +29,6 @@ from .descriptors import bytes_left, input_descriptor
 BYTES_PER_SECOND = 10 << 20
 
 _PREFIX = "sigul-pe-"
-
-_DOS_HEADER = 0x40
-_COFF_HEADER = 24  # with the signature before it
-_SECTION_HEADER = 40
-#: By the optional header's magic number: where its data directories begin.
-_DIRECTORIES = {0x10B: 96, 0x20B: 112}
-_CERTIFICATE_TABLE = 4  # which of the directories
 
 
 def sign_image(
@@ -122,62 +113,18 @@ def _private_directory(parent: Path | None) -> Iterator[Path]:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-# --- Images --------------------------------------------------------------------------------------
-
-
 def check_image(image: BinaryIO) -> None:
     """Raise `RequestRefused` unless `image` is a whole PE image with a place for signatures."""
-    length = image.seek(0, os.SEEK_END)
-    dos = _read(image, 0, _DOS_HEADER)
-    if not dos.startswith(b"MZ"):
-        raise _refused("it does not begin with MZ")
-    (at,) = struct.unpack_from("<I", dos, 0x3C)
-    if at < _DOS_HEADER:
-        raise _refused("its PE header is inside its DOS header")
-    coff = _read(image, at, _COFF_HEADER)
-    signature, _machine, sections, optional_size = struct.unpack("<4sHH12xH2x", coff)
-    if signature != b"PE\0\0":
-        raise _refused("it has no PE header")
-    optional = _read(image, at + _COFF_HEADER, optional_size)
-    table = at + _COFF_HEADER + optional_size
-    headers_size, certificates_at, certificates_size = _optional_header(optional)
-    end = length
-    if certificates_at or certificates_size:
-        end = certificates_at
-        if certificates_at + certificates_size != length or certificates_at < headers_size:
-            raise _refused("its signatures are not at its end")
-    if not table + sections * _SECTION_HEADER <= headers_size <= end:
-        raise _refused("the size of its headers cannot be right")
-    headers = _read(image, table, sections * _SECTION_HEADER)
-    for size, start in struct.iter_unpack("<16xII16x", headers):
-        if size and start + size > end:
-            raise _refused("a section reaches beyond its end; is it complete?")
+
+    def read_at(offset: int, size: int) -> bytes:
+        image.seek(offset)
+        return image.read(size)
+
+    try:
+        check_headers(image.seek(0, os.SEEK_END), read_at)
+    except InvalidImage as error:
+        raise _refused(str(error)) from None
     image.seek(0)
-
-
-def _optional_header(optional: bytes) -> tuple[int, int, int]:
-    """Of an optional header: the size of all headers, and place and size of the signatures."""
-    magic = int.from_bytes(optional[:2], "little")
-    directories = _DIRECTORIES.get(magic)
-    if directories is None:
-        raise _refused("it is neither PE32 nor PE32+")
-    entry = directories + 8 * _CERTIFICATE_TABLE
-    if len(optional) < entry + 8:
-        raise _refused("its optional header is too short for signatures")
-    (count,) = struct.unpack_from("<I", optional, directories - 4)
-    if count <= _CERTIFICATE_TABLE:
-        raise _refused("its optional header has no place for signatures")
-    (headers_size,) = struct.unpack_from("<I", optional, 60)
-    place, size = struct.unpack_from("<II", optional, entry)
-    return headers_size, place, size
-
-
-def _read(image: BinaryIO, at: int, size: int) -> bytes:
-    image.seek(at)
-    data = image.read(size)
-    if len(data) != size:
-        raise _refused("it ends inside its headers")
-    return data
 
 
 def _refused(reason: str) -> RequestRefused:

@@ -18,29 +18,28 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, ToolMissing
-from ..keystore.gnupg import GnuPG
-from ..protocol.codec import printable, run_parser
-from ..protocol.rpm import (
+from ..formats.openpgp_packets import RSA, MalformedPacket, signature_algorithm
+from ..formats.rpm_head import (
     CorruptRPM,
     Entry,
     Head,
     Header,
-    Region,
-    encode_header,
+    MainTag,
+    SignatureTag,
     padded,
     read_head,
+    signed_header,
 )
-from ..secret import Secret
+from ..protocol.codec import printable, run_parser
 from ..system.programs import run
 from ..tools import RPMKEYS
-from . import openpgp
 from .descriptors import input_descriptor
 from .ima import FileSigner
+from .openpgp import OpenPGPKey
 
 _log = logging.getLogger(__name__)
 
@@ -48,24 +47,8 @@ _log = logging.getLogger(__name__)
 _BYTES_PER_SECOND: Final = 10 << 20
 _COPY_BYTES: Final = 1 << 20
 
-# Tags of the signature header.
-_DSA_HEADER, _RSA_HEADER = 267, 268
-_SHA1_HEADER, _SHA256_HEADER = 269, 273
-_LONG_SIZE, _SIZE = 270, 1000
-_FILE_SIGNATURES, _FILE_SIGNATURE_LENGTH = 274, 275
-_OPENPGP = 278
-_PGP, _MD5, _GPG, _PGP5, _RESERVED = 1002, 1004, 1005, 1006, 1008
-_SIGNATURES: Final = frozenset({_DSA_HEADER, _RSA_HEADER, _OPENPGP, _PGP, _GPG, _PGP5})
-_FILES: Final = frozenset({_FILE_SIGNATURES, _FILE_SIGNATURE_LENGTH})
-# Tags of the main header.
-_NAME, _VERSION, _RELEASE, _EPOCH, _ARCH = 1000, 1001, 1002, 1003, 1022
-_FILE_DIGESTS, _SOURCE_RPM = 1035, 1044
-_FILE_DIGEST_ALGORITHM, _PAYLOAD_DIGEST, _FORMAT = 5011, 5092, 5114
 #: OpenPGP's number of MD5, which files are named by where the header says nothing else.
 _MD5_ALGORITHM: Final = 1
-#: OpenPGP's numbers of RSA, for signing and in general.
-_RSA: Final = (1, 3)
-
 #: rpm is to look at no database of keys: what signatures there are already does not matter, and
 #: looking for one would make it.
 _CHECK = [
@@ -93,16 +76,14 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Signer:
-    """The keys, open already, and what to make with them.
+class RPMSigner:
+    """Signs packages with `key`, and their files with `files` where that is given.
 
     `v3` asks for a signature over header and payload, too; with `head_only` packages are heads
     without a payload, and so are the answers. Safe to use from several threads.
     """
 
-    home: GnuPG
-    fingerprint: str
-    passphrase: Secret
+    key: OpenPGPKey
     files: FileSigner | None = None
     v3: bool = False
     head_only: bool = False
@@ -130,7 +111,7 @@ class Signer:
             added = self._signatures(package, head)
         except ProtocolError as error:
             raise RequestRefused(Status.CORRUPT_RPM, str(error)) from None
-        header = _new_signature_header(head.signature, added)
+        header = signed_header(head.signature, added)
         if self.head_only:
             # As it lies in a file, so that whoever puts it back need not know of the padding.
             _write(output, padded(header))
@@ -144,7 +125,7 @@ class Signer:
 
     def _check(self, package: BinaryIO, size: int, head: Head, expected: Expected) -> None:
         _check_header(head)
-        if (head.main.integer(_FORMAT) or 4) > 4:
+        if (head.main.integer(MainTag.FORMAT) or 4) > 4:
             raise RequestRefused(
                 Status.UNKNOWN_ERROR, "RPMs of format 6 are not signed yet; build it as format 4"
             )
@@ -155,7 +136,9 @@ class Signer:
                 # Nothing but the digest of the whole package speaks for this head.
                 raise RequestRefused(Status.UNAUTHENTICATED_RPM)
             return
-        recorded = head.signature.long(_LONG_SIZE) or head.signature.integer(_SIZE)
+        recorded = head.signature.long(SignatureTag.LONG_SIZE) or head.signature.integer(
+            SignatureTag.SIZE
+        )
         if recorded is not None and recorded != size - head.main_offset:
             raise CorruptRPM(
                 f"the RPM has {size - head.main_offset} bytes of header and payload, and says that"
@@ -172,7 +155,7 @@ class Signer:
                 done = run(
                     [*_CHECK, f"/proc/self/fd/{descriptor}"],
                     package=RPMKEYS.package,
-                    time_limit=self.home.time_limit + size / _BYTES_PER_SECOND,
+                    time_limit=self.key.home.time_limit + size / _BYTES_PER_SECOND,
                     inherit=[descriptor],
                 )
             except ToolMissing as error:
@@ -185,27 +168,29 @@ class Signer:
     # ---------------------------------------------------------------------------------- signing
 
     def _signatures(self, package: BinaryIO, head: Head) -> list[Entry]:
-        covers_payload = _PAYLOAD_DIGEST in head.main
+        covers_payload = MainTag.PAYLOAD_DIGEST in head.main
         if self.head_only and (self.v3 or not covers_payload):
             raise RequestRefused(
                 Status.UNKNOWN_ERROR,
                 "a signature over the payload needs the whole RPM; sign it without head-signing",
             )
         added = [] if self.files is None else _file_signatures(self.files, head.main)
-        signature = self._sign(io.BytesIO(head.main.raw))
-        added.append(Entry.binary(_RSA_HEADER if _is_rsa(signature) else _DSA_HEADER, signature))
+        signature = self.key.detached_signature(io.BytesIO(head.main.raw))
+        added.append(
+            Entry.binary(
+                SignatureTag.RSA_HEADER if _is_rsa(signature) else SignatureTag.DSA_HEADER,
+                signature,
+            )
+        )
         if self.v3 or not covers_payload:
             package.seek(head.main_offset)
-            signature = self._sign(package)
-            added.append(Entry.binary(_PGP if _is_rsa(signature) else _GPG, signature))
+            signature = self.key.detached_signature(package)
+            added.append(
+                Entry.binary(
+                    SignatureTag.PGP if _is_rsa(signature) else SignatureTag.GPG, signature
+                )
+            )
         return added
-
-    def _sign(self, data: BinaryIO) -> bytes:
-        signature = io.BytesIO()
-        openpgp.detach_sign(
-            self.home, self.fingerprint, self.passphrase, data, signature, armor=False
-        )
-        return signature.getvalue()
 
 
 def _read_head(package: BinaryIO, size: int) -> Head:
@@ -229,21 +214,21 @@ def _read_head(package: BinaryIO, size: int) -> Head:
 def _compare(head: Head, expected: Expected) -> None:
     """Compare the package with what the request says of it. Raises `RequestRefused`."""
     main = head.main
-    source = _SOURCE_RPM not in main
-    epoch = main.integer(_EPOCH) or 0
+    source = MainTag.SOURCE_RPM not in main
+    epoch = main.integer(MainTag.EPOCH) or 0
     if (head.lead[6:8] == b"\0\1") != source:
         raise CorruptRPM("the RPM's headers do not agree on whether it is a source package")
     for what, wanted, found in (
-        ("name", expected.name, main.string(_NAME)),
+        ("name", expected.name, main.string(MainTag.NAME)),
         ("epoch", None if expected.epoch is None else expected.epoch or "0", str(epoch)),
-        ("version", expected.version, main.string(_VERSION)),
-        ("release", expected.release, main.string(_RELEASE)),
-        ("arch", expected.arch, "src" if source else main.string(_ARCH)),
+        ("version", expected.version, main.string(MainTag.VERSION)),
+        ("release", expected.release, main.string(MainTag.RELEASE)),
+        ("arch", expected.arch, "src" if source else main.string(MainTag.ARCH)),
     ):
         if wanted is not None and wanted != found:
             # A package says what it likes, and this goes to terminals and logs.
             raise CorruptRPM(f"the RPM's {what} is '{printable(str(found))}', and not '{wanted}'")
-    if expected.sigmd5 is not None and head.signature.blob(_MD5) != expected.sigmd5:
+    if expected.sigmd5 is not None and head.signature.blob(SignatureTag.MD5) != expected.sigmd5:
         raise CorruptRPM("the RPM's MD5 is not rpm-sigmd5")
 
 
@@ -251,8 +236,8 @@ def _check_header(head: Head) -> None:
     """Compare the main header with its digests, one of which there must be."""
     raw = head.main.raw
     digests = (
-        (_SHA256_HEADER, hashlib.sha256(raw).hexdigest()),
-        (_SHA1_HEADER, hashlib.sha1(raw, usedforsecurity=False).hexdigest()),
+        (SignatureTag.SHA256_HEADER, hashlib.sha256(raw).hexdigest()),
+        (SignatureTag.SHA1_HEADER, hashlib.sha1(raw, usedforsecurity=False).hexdigest()),
     )
     known = [(head.signature.string(tag), digest) for tag, digest in digests]
     if not any(recorded for recorded, _ in known):
@@ -270,10 +255,10 @@ def _md5(package: BinaryIO, offset: int) -> bytes:
 
 
 def _file_signatures(signer: FileSigner, main: Header) -> list[Entry]:
-    digests = main.strings(_FILE_DIGESTS)
+    digests = main.strings(MainTag.FILE_DIGESTS)
     if digests is None:  # a package without files
         return []
-    algorithm = main.integer(_FILE_DIGEST_ALGORITHM) or _MD5_ALGORITHM
+    algorithm = main.integer(MainTag.FILE_DIGEST_ALGORITHM) or _MD5_ALGORITHM
     signatures = []
     for digest in digests:
         try:
@@ -284,47 +269,20 @@ def _file_signatures(signer: FileSigner, main: Header) -> list[Entry]:
         signatures.append(signed.hex())
     longest = max(len(signature) for signature in signatures) // 2
     return [
-        Entry.strings(_FILE_SIGNATURES, signatures),
-        Entry.integer(_FILE_SIGNATURE_LENGTH, longest),
+        Entry.strings(SignatureTag.FILE_SIGNATURES, signatures),
+        Entry.integer(SignatureTag.FILE_SIGNATURE_LENGTH, longest),
     ]
 
 
 def _is_rsa(signature: bytes) -> bool:
-    """Whether an OpenPGP signature of version 4, in one packet, is RSA's. Raises `KeystoreError`.
-
-    Packet header of one octet and a length of 1, 2 or 4 (RFC 4880, 4.2), then version, type,
-    algorithm.
-    """
-    if len(signature) > 6:
-        first, length = signature[0], signature[1]
-        if first & 0x40:
-            start = 2 if length < 192 else 3 if length < 224 else 6
-        else:
-            start = {0: 2, 1: 3, 2: 5}.get(first & 3, 0)
-        if start and signature[start] == 4:
-            return signature[start + 2] in _RSA
-    raise KeystoreError(
-        "gpg made a signature that rpm does not read; use a key of version 4 (gpg --list-packets)"
-    )
-
-
-def _new_signature_header(old: Header, added: Iterable[Entry]) -> bytes:
-    entries = {
-        tag: entry
-        for tag, entry in old.entries.items()
-        if tag not in _SIGNATURES and tag != _RESERVED
-    }
-    for entry in added:
-        if entry.tag in _FILES:
-            entries.pop(entry.tag, None)
-    entries.update((entry.tag, entry) for entry in added)
-    whole = encode_header(Region.SIGNATURE, entries.values())
-    reserve = len(old.raw) - len(whole) - 16  # the index entry
-    if _RESERVED not in old or reserve <= 0:
-        return whole
-    # Behind everything else, so that its length is free.
-    reserved = Entry.binary(_RESERVED, bytes(reserve))
-    return encode_header(Region.SIGNATURE, [*entries.values(), reserved])
+    """Whether an OpenPGP signature is RSA's. Raises `KeystoreError` for what rpm does not read."""
+    try:
+        return signature_algorithm(signature) in RSA
+    except MalformedPacket:
+        raise KeystoreError(
+            "gpg made a signature that rpm does not read",
+            "use a key of version 4 (gpg --list-packets)",
+        ) from None
 
 
 def _write(output: BinaryIO, data: bytes) -> None:

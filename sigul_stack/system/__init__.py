@@ -1,1 +1,1 @@
-"""The ground floor: what the operating system gives, for everything above."""
+"""The operating system as the rest of the package sees it: processes, programs and files."""

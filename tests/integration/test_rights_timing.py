@@ -110,18 +110,14 @@ def ask(
     """Have `user` ask for `operation`."""
     fields = {"op": operation.name, "user": user, operation.key_field: key}
     request = Request(
-        op=operation.name,
         operation=operation,
         fields=Fields({name: encode_value(value) for name, value in fields.items()}),
         secrets=Fields({name: value.encode() for name, value in secrets.items()}),
         keys=ReplyKeys(bytes(64), bytes(64)),
         payload=io.BytesIO(),
-        payload_length=0,
         client_name=user if certificate is None else certificate,
     )
-    return authorise(
-        request, operation, database, enabled_methods(["test"]), NameCheck(False, frozenset())
-    )
+    return authorise(request, database, enabled_methods(["test"]), NameCheck(False, frozenset()))
 
 
 def refuse(database: Database, operation: Operation, user: str, **how: str) -> None:

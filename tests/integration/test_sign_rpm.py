@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from sigul_stack.errors import Status
+from sigul_stack.formats.rpm_head import Head, read_head
 from sigul_stack.protocol.codec import run_parser
-from sigul_stack.protocol.rpm import Head, read_head
 from tests.held_data import held
 from tests.site import Site
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigul_stack.errors import ProtocolError
-from sigul_stack.protocol.codec import parse_whole, run_parser
-from sigul_stack.protocol.rpm import (
+from sigul_stack.formats.rpm_head import (
     MAX_TEXTS,
     CorruptRPM,
     Entry,
@@ -21,6 +20,7 @@ from sigul_stack.protocol.rpm import (
     read_head,
     read_header,
 )
+from sigul_stack.protocol.codec import parse_whole, run_parser
 from tests.wire import u32
 
 TAGS = st.integers(100, 2**31)

@@ -14,15 +14,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-PACKAGE = "sigul_stack"
-TOP = Path(__file__).parents[2]
+from tests.imports import FULL_NAMES, MODULES, PACKAGE, TOP, Module, walk
 
 # --- The rules. Names are those of modules and packages below sigul_stack. -----------------------
 
@@ -33,30 +30,33 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "secret": frozenset(),
     "checks": frozenset(),
     "logcontext": frozenset(),
-    "children": frozenset(),
-    "metrics": frozenset(),
     "system": frozenset(),
+    "metrics": frozenset(),
     "tools": frozenset({"system"}),
     "kojihub": frozenset(),
     "config": frozenset(),
     "protocol": frozenset(),
+    "formats": frozenset(),
     # Only these two of protocol: the inner session is carried in its chunks.
     "transport": frozenset({"config", "protocol.chunks", "protocol.codec"}),
     "database": frozenset(),
     "pki": frozenset({"checks", "config", "tools"}),
-    "keystore": frozenset({"database", "system", "tools"}),
-    # Only these two of protocol: client and signer take the same RPMs apart.
-    "signing": frozenset({"keystore", "protocol.codec", "protocol.rpm", "system", "tools"}),
+    "keystore": frozenset({"database", "formats", "system", "tools"}),
+    # Only this of protocol: to run a parser, and to show a package's own words.
+    "signing": frozenset({"keystore", "formats", "protocol.codec", "system", "tools"}),
     "bridge": frozenset(
-        {"config", "protocol", "transport", "logcontext", "metrics", "children", "kojihub"}
+        {
+            "config", "protocol", "formats", "transport",
+            "logcontext", "metrics", "system", "kojihub",
+        }
     ),
     "server": frozenset(
         {
-            "config", "protocol", "transport", "database", "keystore", "signing",
-            "logcontext", "metrics", "children", "tools",
+            "config", "protocol", "formats", "transport", "database", "keystore", "signing",
+            "logcontext", "metrics", "system", "tools",
         }
     ),
-    "client": frozenset({"config", "protocol", "transport", "tools", "kojihub"}),
+    "client": frozenset({"config", "protocol", "formats", "transport", "tools", "kojihub"}),
     # Of the server only what tells its stores, and who may change them when.
     "backup": frozenset(
         {
@@ -100,8 +100,9 @@ MAY_START_PROGRAMS = (
 STARTS_PROGRAMS = frozenset({"subprocess", "pty", "multiprocessing", "asyncio"})
 STARTING_CALLS = ("system", "popen", "exec*", "spawn*", "posix_spawn*")
 
-#: protocol/ turns bytes into messages and back, and touches nothing else.
-NOT_IN_PROTOCOL = frozenset(
+#: protocol/ and formats/ take bytes apart and put them together, and touch nothing else.
+PURE_BYTES = frozenset({"protocol", "formats"})
+NOT_IN_PURE_BYTES = frozenset(
     {
         "asyncio", "fcntl", "glob", "logging", "os", "pathlib", "random", "secrets",
         "select", "selectors", "shutil", "signal", "socket", "ssl", "sys", "tempfile",
@@ -132,88 +133,7 @@ NEVER_LOADS = {
     "cli.sigul": _SLOW,
 }
 
-# --- Reading the modules -------------------------------------------------------------------------
-
-
-class Import(NamedTuple):
-    """One imported module, by its full name, and whether a function imports it when called."""
-
-    module: str
-    line: int
-    lazy: bool
-
-
-@dataclass(frozen=True)
-class Module:
-    """One source file of the package. `name` is relative to the package, whose own is ""."""
-
-    name: str
-    is_package: bool
-    tree: ast.Module
-
-    @classmethod
-    def load(cls, path: Path) -> Module:
-        """Parse one file."""
-        parts = path.relative_to(TOP / PACKAGE).with_suffix("").parts
-        is_package = parts[-1] == "__init__"
-        name = ".".join(parts[:-1] if is_package else parts)
-        return cls(name, is_package, ast.parse(path.read_bytes(), str(path)))
-
-    @property
-    def top(self) -> str:
-        """The first part of the name, which the rules go by."""
-        return self.name.partition(".")[0]
-
-    @property
-    def full_name(self) -> str:
-        """The name to import it by."""
-        return f"{PACKAGE}.{self.name}".rstrip(".")
-
-    def base(self, level: int) -> str:
-        """The package that `level` leading dots mean in this module."""
-        parts = self.full_name.split(".")
-        return ".".join(parts[: len(parts) - level + self.is_package])
-
-    def imports(self) -> Iterator[Import]:
-        """All imports, wherever they stand. `from a import b` gives `a.b` if that is a module."""
-        for node, lazy in _walk(self.tree):
-            for module in self._imported_by(node):
-                yield Import(module, getattr(node, "lineno", 0), lazy)
-
-    def _imported_by(self, node: ast.AST) -> Iterator[str]:
-        match node:
-            case ast.Import(names=names):
-                for alias in names:
-                    yield alias.name
-            case ast.ImportFrom(module=module, names=names, level=level):
-                start = f"{self.base(level)}.{module or ''}".rstrip(".") if level else module or ""
-                for alias in names:
-                    inside = f"{start}.{alias.name}"
-                    yield inside if inside in FULL_NAMES or start == PACKAGE else start
-            case (
-                ast.Call(func=ast.Name(id="import_module" | "__import__"), args=args)
-                | ast.Call(func=ast.Attribute(attr="import_module"), args=args)
-            ):
-                yield self._imported_by_name(args)
-
-    def _imported_by_name(self, arguments: list[ast.expr]) -> str:
-        """What `import_module` loads. A name made at run time must be of the same package."""
-        match arguments:
-            case [ast.Constant(value=str(name)), *_]:
-                stripped = name.lstrip(".")
-                level = len(name) - len(stripped)
-                return f"{self.base(level)}.{stripped}" if level else name
-            case [_, ast.Name(id="__package__" | "__name__")]:
-                return self.full_name
-        return "?"
-
-
-def _walk(tree: ast.AST, lazy: bool = False) -> Iterator[tuple[ast.AST, bool]]:
-    """All nodes, each with whether it is executed only when some function is called."""
-    for node in ast.iter_child_nodes(tree):
-        yield node, lazy
-        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        yield from _walk(node, lazy or function)
+# --- The checks: each returns what is wrong ------------------------------------------------------
 
 
 def _is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
@@ -223,16 +143,6 @@ def _is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
 def _is_inside(name: str, packages: Iterable[str]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
-
-PATHS = sorted((TOP / PACKAGE).rglob("*.py"))
-FULL_NAMES = frozenset(
-    ".".join(path.relative_to(TOP).with_suffix("").parts).removesuffix(".__init__")
-    for path in PATHS
-)
-MODULES = {module.full_name: module for module in map(Module.load, PATHS)}
-
-
-# --- The checks: each returns what is wrong ------------------------------------------------------
 
 Check = Callable[[Module], list[str]]
 
@@ -281,7 +191,7 @@ def wrong_programs(module: Module) -> list[str]:
     ]
     calls = [
         f"line {node.lineno} has os.{node.attr}"
-        for node, _ in _walk(module.tree)
+        for node, _ in walk(module.tree)
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)
         and node.value.id == "os"
@@ -289,7 +199,7 @@ def wrong_programs(module: Module) -> list[str]:
     ]
     names = [
         f"line {node.lineno} imports os.{alias.name}"
-        for node, _ in _walk(module.tree)
+        for node, _ in walk(module.tree)
         if isinstance(node, ast.ImportFrom) and node.module == "os"
         for alias in node.names
         if _is_one_of(alias.name, STARTING_CALLS)
@@ -298,16 +208,16 @@ def wrong_programs(module: Module) -> list[str]:
 
 
 def wrong_protocol(module: Module) -> list[str]:
-    """Files, sockets, the clock and the like in protocol/."""
-    if module.top != "protocol":
+    """Files, sockets, the clock and the like in protocol/ and formats/."""
+    if module.top not in PURE_BYTES:
         return []
     imports = [
         f"line {imported.line} imports {imported.module}"
         for imported in module.imports()
-        if imported.module.partition(".")[0] in NOT_IN_PROTOCOL
+        if imported.module.partition(".")[0] in NOT_IN_PURE_BYTES
     ]
     calls = []
-    for node, _ in _walk(module.tree):
+    for node, _ in walk(module.tree):
         match node:
             case ast.Call(func=ast.Name(id="open" | "input" | "print" as name)):
                 calls.append(f"line {node.lineno} calls {name}")
@@ -388,6 +298,9 @@ def test_every_program_has_its_entry_point() -> None:
     [
         (wrong_inside, "protocol.codec", "from ..config import ClientSettings"),
         (wrong_inside, "protocol.codec", "import sigul_stack.transport"),
+        (wrong_inside, "formats.rpm_head", "from ..protocol.codec import Parser"),
+        (wrong_inside, "protocol.codec", "from ..formats import pe_head"),
+        (wrong_inside, "transport.stream", "from ..formats import pe_head"),
         (wrong_inside, "secret", "from sigul_stack import errors"),
         (wrong_inside, "bridge.pairing", "from .. import keystore"),
         (wrong_inside, "bridge.pairing", "def f():\n    from sigul_stack.database import Reader"),
@@ -401,11 +314,14 @@ def test_every_program_has_its_entry_point() -> None:
         (wrong_outside, "bridge.pairing", "from nss import io"),
         (wrong_outside, "server.worker", "from sqlalchemy import select"),
         (wrong_outside, "keystore.envelope", "import requests"),
+        (wrong_outside, "formats.ima_signature", "from cryptography import x509"),
         (wrong_programs, "server.worker", "import subprocess"),
         (wrong_programs, "cli.stack", "def f():\n    from subprocess import run"),
         (wrong_programs, "server.supervisor", "os.execv('/bin/true', [])"),
         (wrong_programs, "server.supervisor", "from os import posix_spawn"),
         (wrong_protocol, "protocol.codec", "import time"),
+        (wrong_protocol, "formats.pe_head", "import os"),
+        (wrong_protocol, "formats.pe_head", "def f():\n    return open('x')"),
         (wrong_protocol, "protocol.codec", "def f():\n    return open('x')"),
         (wrong_protocol, "protocol.codec", "def f():\n    return datetime.date.today()"),
     ],
@@ -422,6 +338,7 @@ def test_a_breach_of_the_rules_is_seen(check: Check, name: str, source: str) -> 
         (wrong_inside, "client.core", "from sigul_stack import __version__"),
         (wrong_inside, "config.programs", "import_module(f'.{name}', __package__)"),
         (wrong_inside, "transport.nested", "from ..protocol.codec import Parser"),
+        (wrong_inside, "keystore.envelope", "from ..formats import openpgp_packets"),
         (wrong_inside, "cli.server", "from ..server import supervisor"),
         (wrong_inside, "signing.openpgp", "from ..keystore import envelope"),
         (wrong_outside, "transport.nss", "import nss.nss"),

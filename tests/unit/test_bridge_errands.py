@@ -8,9 +8,9 @@ from sigul_stack.bridge.koji import Errands
 from sigul_stack.bridge.streams import ReplyCutter, RequestFilter
 from sigul_stack.config.shared import BridgeKojiSettings
 from sigul_stack.errors import ProtocolError
+from sigul_stack.formats.rpm_head import Entry, Head, Header, Region, encode_header, padded
 from sigul_stack.protocol.codec import Fields
 from sigul_stack.protocol.operations import OPERATIONS
-from sigul_stack.protocol.rpm import Entry, Head, Header, Region, encode_header, padded
 from tests.wire import SUBREPLY_KEYS, SUBREQUEST_KEYS, reply, sub_parts, u32
 
 SIGN_RPM, SIGN_RPMS = OPERATIONS["sign-rpm"], OPERATIONS["sign-rpms"]

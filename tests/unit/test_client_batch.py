@@ -11,8 +11,8 @@ import pytest
 from sigul_stack.client.batch import Exchange
 from sigul_stack.client.rpm import Package, RPMOptions
 from sigul_stack.errors import PeerClosed, SigulError
+from sigul_stack.formats.rpm_head import Entry, Region, Type, encode_header, padded
 from sigul_stack.kojihub import NEVRA, HubRPM
-from sigul_stack.protocol.rpm import Entry, Region, Type, encode_header, padded
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import pair
 from tests.wire import (

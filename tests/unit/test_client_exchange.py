@@ -31,7 +31,15 @@ from sigul_stack.protocol.chunks import END_OF_INNER, Stream
 from sigul_stack.protocol.codec import Fields, parse_whole, read_fields, read_u64
 from sigul_stack.protocol.messages import ReplyKeys, read_inner_fields, read_request_header
 from sigul_stack.secret import Secret
-from sigul_stack.server.request import Answer, Limits, Request, receive, send_answer, send_error
+from sigul_stack.server.request import (
+    Answer,
+    PayloadLimits,
+    Refused,
+    Request,
+    receive,
+    send_answer,
+    send_error,
+)
 from sigul_stack.transport import memory, nss
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import MemoryStream
@@ -400,7 +408,7 @@ class Site:
         self, end: MemoryStream, answer: Callable[[Request], Answer | RequestRefused]
     ) -> None:
         chunked = ChunkedStream(end, LONG)
-        limits = Limits(
+        limits = PayloadLimits(
             max_file_payload=None, in_memory_payload=1000, spool_directory=None, idle_timeout=LONG
         )
         try:
@@ -409,12 +417,15 @@ class Site:
             self.errors.append(error)
             end.abort()
             return
-        with request.payload:
-            found = request.refusal or answer(request)
-            if isinstance(found, Answer):
-                send_answer(chunked, request.keys, found)
-            else:
-                send_error(chunked, request.keys, found)
+        if isinstance(request, Refused):
+            send_error(chunked, request.keys, request.reason)
+        else:
+            with request.payload:
+                found = answer(request)
+                if isinstance(found, Answer):
+                    send_answer(chunked, request.keys, found)
+                else:
+                    send_error(chunked, request.keys, found)
         chunked.wait_for_close(LONG)
         end.close()
 

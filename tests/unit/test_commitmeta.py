@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigul_stack.errors import ProtocolError
-from sigul_stack.protocol.commitmeta import MAX_BYTES, signatures_in, with_signatures
+from sigul_stack.formats.commitmeta import MAX_BYTES, signatures_in, with_signatures
 
 #: {'ostree.gpgsigs': <[b'ab', b'cde']>}, as g_variant_get_data has it.
 ONE_ENTRY = b"ostree.gpgsigs\0\0" + b"abcde\x02\x05\0aay" + b"\x0f" + b"\x1c"

@@ -29,7 +29,8 @@ from sigul_stack.protocol.status import (
     decode_status,
     encode_status,
 )
-from sigul_stack.server.news import Event, News, Reporter, read_news
+from sigul_stack.server.events import HANDSHAKE_SECONDS, WorkerEvent
+from sigul_stack.system.processes import ParentPipes, receive_event
 from sigul_stack.transport import memory
 from sigul_stack.transport.status import StatusSocket, read_status, status_socket
 from sigul_stack.transport.stream import Peer
@@ -281,20 +282,24 @@ def test_reading_has_a_limit(tmp_path: Path) -> None:
             read_status(tmp_path / "s", 0.1)
 
 
-# -------------------------------------------------------------------------------------------- news
+# ------------------------------------------------------------------------------------------ events
 
 
-def test_news_come_in_order_and_end_with_the_worker() -> None:
+def test_events_come_in_order_and_end_with_the_worker() -> None:
     reader, writer = os.pipe()
     try:
-        reporter = Reporter(writer)
-        reporter.attached(0.5)
-        reporter.detached()
-        reporter.busy()
+        parent = ParentPipes(control=-1, events=writer)
+        seconds = HANDSHAKE_SECONDS.pack(0.5)
+        parent.send(WorkerEvent.ATTACHED, seconds)
+        parent.send(WorkerEvent.DETACHED)
+        parent.send(WorkerEvent.BUSY)
         os.close(writer)
-        assert [read_news(reader) for _ in range(4)] == [
-            News(Event.ATTACHED, 0.5), News(Event.DETACHED), News(Event.BUSY), None,
-        ]  # fmt: skip
+        assert [receive_event(reader) for _ in range(4)] == [
+            (WorkerEvent.ATTACHED, seconds),
+            (WorkerEvent.DETACHED, b""),
+            (WorkerEvent.BUSY, b""),
+            None,
+        ]
     finally:
         os.close(reader)
 
@@ -302,5 +307,5 @@ def test_news_come_in_order_and_end_with_the_worker() -> None:
 def test_a_worker_outlives_its_supervisor() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    Reporter(writer).busy()
+    ParentPipes(control=-1, events=writer).send(WorkerEvent.BUSY)
     os.close(writer)

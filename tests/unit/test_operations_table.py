@@ -28,6 +28,7 @@ from sigul_stack.protocol.operations import (
     check_subrequest,
     operation_of,
 )
+from sigul_stack.server.handlers import HANDLERS
 
 DOCS = Path(__file__).parents[2] / "docs"
 OPERATIONS_PAGE = (DOCS / "operations.md").read_text(encoding="utf-8")
@@ -364,3 +365,7 @@ def test_a_subrequest_with_everything_passes() -> None:
 def test_a_wrong_subrequest_is_refused(fields: dict[str, str | int | bytes], told: str) -> None:
     with pytest.raises(ProtocolError, match=told):
         check_subrequest(Fields({name: encode_value(value) for name, value in fields.items()}))
+
+
+def test_every_operation_has_its_handler() -> None:
+    assert HANDLERS.keys() == OPERATIONS.keys()

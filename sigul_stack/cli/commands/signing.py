@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...client.output import identity
 from ...errors import SigulError
-from ...protocol import commitmeta
+from ...formats import commitmeta
 from ...protocol.codec import printable
 from ..outcome import AlreadyTold
 from ..progress import progress

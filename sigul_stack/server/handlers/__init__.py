@@ -1,8 +1,4 @@
-"""One function an operation: takes an authorised request, gives the answer or refuses.
-
-`HANDLERS` is the register: an operation without a row is unknown to this server, whatever the table
-of operations says of it.
-"""
+"""The handlers of operations: each takes an authorised request, and answers or refuses it."""
 
 from __future__ import annotations
 
@@ -11,11 +7,11 @@ from types import MappingProxyType
 
 from ..request import Answer
 from ..services import Work
-from . import access, administration, certificates, images, keys, rpm, signing
+from . import access, administration, certificates, keys, rpm, signing
 
 Handler = Callable[[Work], Answer]
 
-#: Every operation that this server serves, by name.
+#: The handler of every operation in the table of operations, by name.
 HANDLERS: Mapping[str, Handler] = MappingProxyType(
     {
         **administration.HANDLERS,
@@ -23,7 +19,6 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         **access.HANDLERS,
         **signing.HANDLERS,
         **certificates.HANDLERS,
-        **images.HANDLERS,
         **rpm.HANDLERS,
     }
 )

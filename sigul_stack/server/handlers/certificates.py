@@ -1,4 +1,4 @@
-"""X.509 certificates for the keys of this server."""
+"""X.509 certificates for this server's ECC and RSA keys, and what these sign: PE images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime
 
 from ...database import Key
 from ...errors import RequestRefused, Status
-from ...signing import x509
+from ...signing import pe, x509
 from ..request import Answer
 from ..services import Work
 from .signing import opened_key
@@ -19,15 +19,14 @@ def _subject_key(work: Work) -> Key:
         key = reader.key(name)
     if key is None:
         raise RequestRefused(Status.KEY_NOT_FOUND, f"there is no subject key '{name}'")
-    operation = work.request.operation
-    if operation is not None and key.keytype not in operation.key_types:
+    if key.keytype not in work.request.operation.key_types:
         raise RequestRefused(
             Status.UNSUPPORTED_KEYTYPE, f"the subject key '{name}' is a {key.keytype} key"
         )
     return key
 
 
-def named_certificate(work: Work, key: Key, name: str) -> bytes:
+def _named_certificate(work: Work, key: Key, name: str) -> bytes:
     """The certificate `name` of `key`, PEM. Raises `RequestRefused`, with a message, if none."""
     store = work.services.keystore.pem
     names = store.certificates(key.fingerprint)
@@ -60,11 +59,28 @@ def _sign_certificate(work: Work) -> Answer:
         ),
         store.public(subject.fingerprint),
         store.load(issuer.fingerprint, passphrase),
-        None if issuer_name is None else named_certificate(work, issuer, issuer_name),
+        None if issuer_name is None else _named_certificate(work, issuer, issuer_name),
         datetime.datetime.now(datetime.UTC),
     )
     store.add_certificate(subject.fingerprint, name, certificate)
     return Answer(payload=certificate)
 
 
-HANDLERS = {"sign-certificate": _sign_certificate}
+def _sign_pe(work: Work) -> Answer:
+    key, passphrase = opened_key(work)
+    store, settings = work.services.keystore.pem, work.services.settings
+    certificate = _named_certificate(work, key, work.request.text("cert-name"))
+    # A key that does not open is told apart from an image that cannot be signed.
+    store.load(key.fingerprint, passphrase)
+    signed = pe.sign_image(
+        store.private_file(key.fingerprint),
+        passphrase,
+        x509.chain_of(certificate, store.all_certificates()),
+        work.request.payload,
+        directory=settings.spool_directory,
+        time_limit=settings.signing_timeout,
+    )
+    return Answer(payload=signed)
+
+
+HANDLERS = {"sign-certificate": _sign_certificate, "sign-pe": _sign_pe}

@@ -1,6 +1,6 @@
-"""An RPM package's head: lead, signature header and main header, as bytes and back.
+"""The head of an RPM package: lead, signature header and main header, as bytes and back.
 
-Layout of a package of version 4 (docs of rpm: "Package format V4"; big-endian):
+Layout of a package of version 4 (rpm's documentation, "RPM V4 Package format"; big-endian):
 
     lead              96 bytes, the first four ED AB EE DB
     signature header  header, then zeros up to a multiple of 8
@@ -16,20 +16,20 @@ are refused: a signature over the main header covers the region only. Data of en
 order of the entries and never overlaps, as rpm itself wants it, so that what is read here is
 bounded by what has arrived.
 
-Pure: no I/O, no digests. What a package means to a signer is `signing.rpm`.
+A parser here is a generator: it yields how many bytes it wants next, is sent exactly that many,
+and returns its value. What a package means to a signer is `signing.rpm`.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Final
 
 from ..errors import ProtocolError
-from .codec import Parser
 
 LEAD_BYTES: Final = 96
 #: Most bytes of a header, index and data together; rpm's own limits are higher.
@@ -78,6 +78,48 @@ class Region(IntEnum):
 
     SIGNATURE = 62
     MAIN = 63
+
+
+class SignatureTag(IntEnum):
+    """Tags of entries in the signature header."""
+
+    DSA_HEADER = 267  # despite its name, of any algorithm but RSA
+    RSA_HEADER = 268
+    SHA1_HEADER = 269
+    LONG_SIZE = 270
+    SHA256_HEADER = 273
+    FILE_SIGNATURES = 274
+    FILE_SIGNATURE_LENGTH = 275
+    OPENPGP = 278
+    SIZE = 1000
+    PGP = 1002
+    MD5 = 1004
+    GPG = 1005
+    PGP5 = 1006
+    RESERVED_SPACE = 1008
+
+
+class MainTag(IntEnum):
+    """Tags of entries in the main header."""
+
+    NAME = 1000
+    VERSION = 1001
+    RELEASE = 1002
+    EPOCH = 1003
+    ARCH = 1022
+    FILE_DIGESTS = 1035
+    SOURCE_RPM = 1044
+    FILE_DIGEST_ALGORITHM = 5011
+    PAYLOAD_DIGEST = 5092
+    FORMAT = 5114
+
+
+_OPENPGP_SIGNATURES: Final = frozenset(
+    {
+        SignatureTag.DSA_HEADER, SignatureTag.RSA_HEADER, SignatureTag.OPENPGP,
+        SignatureTag.PGP, SignatureTag.GPG, SignatureTag.PGP5,
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +230,14 @@ class Head:
         return self.lead + padded(signature)
 
 
-def read_head() -> Parser[Head]:
+def read_head() -> Generator[int, bytes, Head]:
     """Parse a package's head. Raises `CorruptRPM`."""
     lead = yield LEAD_BYTES
     magic, major, _minor, _kind = struct.unpack_from(">4sBBH", lead)
     if magic != _LEAD_MAGIC:
         raise CorruptRPM("the file is not an RPM")
     if major not in (3, 4) or int.from_bytes(lead[78:80], "big") != _HEADER_SIGNATURE:
-        raise CorruptRPM("the RPM is of a package format that is not supported; rebuild it")
+        raise CorruptRPM("the RPM is of a package format that is not supported", "rebuild it")
     signature = yield from read_header(Region.SIGNATURE)
     padding = _padding(len(signature.raw))
     if padding and any((yield padding)):
@@ -204,7 +246,7 @@ def read_head() -> Parser[Head]:
     return Head(lead, signature, main)
 
 
-def read_header(region: Region) -> Parser[Header]:
+def read_header(region: Region) -> Generator[int, bytes, Header]:
     """Parse one header. Raises `CorruptRPM`."""
     intro = yield _INTRO.size
     magic, count, length = _INTRO.unpack(intro)
@@ -276,6 +318,26 @@ def encode_header(region: Region, entries: Iterable[Entry]) -> bytes:
     start = _INDEX.pack(region, Type.BIN, len(data), _INDEX.size)
     data += _INDEX.pack(region, Type.BIN, -count * _INDEX.size, _INDEX.size)
     return _INTRO.pack(_HEADER_MAGIC, count, len(data)) + start + bytes(index + data)
+
+
+def signed_header(old: Header, added: Iterable[Entry]) -> bytes:
+    """The signature header `old` with the entries `added`, without the signatures it had.
+
+    It is as long as the old one as far as the space that rpmbuild reserved in there goes.
+    """
+    reserved = SignatureTag.RESERVED_SPACE
+    entries = {
+        tag: entry
+        for tag, entry in old.entries.items()
+        if tag not in _OPENPGP_SIGNATURES and tag != reserved
+    }
+    entries.update((entry.tag, entry) for entry in added)
+    whole = encode_header(Region.SIGNATURE, entries.values())
+    room = len(old.raw) - len(whole) - _INDEX.size
+    if reserved not in old or room <= 0:
+        return whole
+    # Behind everything else, so that its length is free.
+    return encode_header(Region.SIGNATURE, [*entries.values(), Entry.binary(reserved, bytes(room))])
 
 
 def padded(signature: bytes) -> bytes:

@@ -1,7 +1,8 @@
 """OSTree's detached metadata of a commit (`.commitmeta`), with the signatures in it.
 
 The object is a GVariant of type `a{sv}`, little-endian; its key `ostree.gpgsigs` has a value of
-type `aay`: binary detached OpenPGP signatures. In GVariant's serialisation
+type `aay`: binary detached OpenPGP signatures. In GVariant's serialisation ("GVariant
+Specification 1.0", in GLib's documentation)
 
 * `a{sv}`   entries, each from a multiple of 8 on, then the offset of each one's end
 * `{sv}`    the key and NUL; up to a multiple of 8; the variant; then the offset of the key's end
@@ -9,7 +10,7 @@ type `aay`: binary detached OpenPGP signatures. In GVariant's serialisation
 * `aay`     the byte strings, then the offset of each one's end
 
 where an offset has as few bytes (1, 2, 4 or 8) as the whole container's length needs. Entries other
-than the signatures are kept as they are. Bytes in, bytes out; touches nothing.
+than the signatures are kept as they are.
 """
 
 from __future__ import annotations
@@ -134,5 +135,5 @@ def _offset_size(length: int) -> int:
 
 def _damaged(what: str) -> ProtocolError:
     return RemoteProtocolError(
-        f"these are no detached metadata of a commit ({what}); give the commit's .commitmeta"
+        f"these are no detached metadata of a commit ({what})", "give the commit's .commitmeta"
     )

@@ -1,0 +1,107 @@
+"""OpenPGP packets (RFC 9580, section 4; the same in RFC 4880): heads, bodies, and what is in them.
+
+    packet = head, body
+    head   = 11TTTTTT, length of 1, 2 or 5 bytes or of a part         (the format of today)
+           | 10TTTTLL, length of 1, 2 or 4 bytes, or none: to the end  (the format of old)
+
+where T is the packet's type ID. Only packets of data may come in parts or without a length.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+from ..errors import ProtocolError
+
+
+class MalformedPacket(ProtocolError):
+    """Bytes that are no OpenPGP packet, or not all of one; the problem speaks of "it"."""
+
+
+class PacketType(IntEnum):
+    """Type IDs (RFC 9580, 5; "tags" in RFC 4880)."""
+
+    SIGNATURE = 2
+    SESSION_KEY = 3  # encrypted with a passphrase: SKESK
+    COMPRESSED = 8
+    LITERAL = 11
+    ENCRYPTED = 18  # and integrity protected: SEIPD
+
+
+_STREAMED: Final = frozenset({PacketType.COMPRESSED, PacketType.LITERAL, PacketType.ENCRYPTED})
+
+#: Public-key algorithms that are RSA (RFC 9580, 9.1): in general, and for signing alone.
+RSA: Final = frozenset({1, 3})
+
+
+def encode_packet(kind: PacketType, body: bytes) -> bytes:
+    """A packet in the format of today, its length in as few bytes as that takes."""
+    size = len(body)
+    if size < 192:
+        length = bytes([size])
+    elif size < 8384:
+        length = (size - 192 + (192 << 8)).to_bytes(2, "big")
+    else:
+        length = b"\xff" + size.to_bytes(4, "big")
+    return bytes([0xC0 | kind]) + length + body
+
+
+def split_packet(data: bytes) -> tuple[int, bytes, bytes]:
+    """Type and body of the first packet in `data`, and what follows it.
+
+    Raises `MalformedPacket`.
+    """
+    head, rest = _take(data, 1)
+    if not head[0] & 0x80:
+        raise MalformedPacket("it is not a binary OpenPGP message")
+    if head[0] & 0x40:
+        return _split_body(head[0] & 0x3F, rest)
+    kind, length_type = head[0] >> 2 & 0x0F, head[0] & 0x03
+    if length_type == 3:
+        if kind not in _STREAMED:
+            raise MalformedPacket(f"packet {kind} has no length")
+        return kind, rest, b""
+    length, rest = _take(rest, 1 << length_type)
+    return kind, *_take(rest, int.from_bytes(length, "big"))
+
+
+def _split_body(kind: int, data: bytes) -> tuple[int, bytes, bytes]:
+    """As `split_packet`, behind a head in the format of today."""
+    parts = []
+    while True:
+        first, data = _take(data, 1)
+        lead, partial = first[0], False
+        if lead < 192:
+            length = lead
+        elif lead < 224:
+            second, data = _take(data, 1)
+            length = (lead - 192 << 8) + second[0] + 192
+        elif lead == 255:
+            four, data = _take(data, 4)
+            length = int.from_bytes(four, "big")
+        else:
+            partial, length = True, 1 << (lead & 0x1F)
+            if kind not in _STREAMED:
+                raise MalformedPacket(f"packet {kind} comes in parts")
+        part, data = _take(data, length)
+        parts.append(part)
+        if not partial:
+            return kind, b"".join(parts), data
+
+
+def _take(data: bytes, count: int) -> tuple[bytes, bytes]:
+    if count > len(data):
+        raise MalformedPacket("it is cut short")
+    return data[:count], data[count:]
+
+
+def signature_algorithm(signature: bytes) -> int:
+    """The public-key algorithm of a signature of version 4 that is one packet.
+
+    Its body is u8 version, u8 type, u8 algorithm, … (RFC 9580, 5.2.3). Raises `MalformedPacket`.
+    """
+    kind, body, rest = split_packet(signature)
+    if kind != PacketType.SIGNATURE or rest or len(body) < 3 or body[0] != 4:
+        raise MalformedPacket("it is not one signature packet of version 4")
+    return body[2]
