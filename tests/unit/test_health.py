@@ -14,12 +14,11 @@ import pytest
 
 from sigul_stack.bridge.status import describe
 from sigul_stack.bridge.waiting import Arrival
+from sigul_stack.checks import Check, Report, State, failed, ok, warning
 from sigul_stack.errors import ConfigurationError, DeadlineExceeded, ProtocolError, TransportError
-from sigul_stack.health.bridge import own_address
-from sigul_stack.health.layers import Layer, Step, failed, ok, warning
-from sigul_stack.health.limits import Limits, walk_within
-from sigul_stack.health.output import as_json, as_text, exit_code
-from sigul_stack.health.report import Check, Report, State
+from sigul_stack.health.bridge_checks import own_address
+from sigul_stack.health.report_text import as_json, exit_code, health_text
+from sigul_stack.health.steps import Layer, Limits, Step, walk_within
 from sigul_stack.metrics import BridgeCount, Counters
 from sigul_stack.protocol.status import (
     MAX_LISTED,
@@ -80,7 +79,7 @@ def test_what_hangs_fails_and_what_came_before_is_told() -> None:
 
 def test_what_rests_on_a_failure_is_not_looked_at() -> None:
     def refuse() -> Iterator[Check]:
-        raise TransportError("refused; start it")
+        raise TransportError("refused", "start it")
 
     steps = [
         Step(Layer.RESOLUTION, refuse),
@@ -112,7 +111,7 @@ GREEN = Report(
 
 
 def test_the_first_line_is_for_monitoring() -> None:
-    first, *rest = as_text(GREEN, Limits()).splitlines()
+    first, *rest = health_text(GREEN, Limits()).splitlines()
     assert first == (
         "SIGUL BRIDGE OK - handshake 0.012 s, 729 days left, 4 servers waiting,"
         " 0 requests in flight | handshake=0.012s;1;5 days_left=729;30:;7: servers_waiting=4"
@@ -129,7 +128,7 @@ def test_the_first_line_names_the_worst() -> None:
             failed(Layer.WORKERS, "none | at\nall", "start the bridge"),
         ),
     )
-    first, *rest = as_text(report, Limits(fail_days=3)).splitlines()
+    first, *rest = health_text(report, Limits(fail_days=3)).splitlines()
     assert first == (
         "SIGUL SERVER CRITICAL - attached workers: none / at all | days_left=20;30:;3:"
     )
