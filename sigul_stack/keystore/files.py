@@ -23,7 +23,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise KeystoreError(
-            f"the key store in {path} failed: {error}; check the disk, and who may write there"
+            f"the key store in {path} failed: {error}", "check the disk, and who may write there"
         ) from error
 
 
@@ -62,8 +62,8 @@ def locked(directory: Path, time_limit: float) -> Iterator[None]:
         while not try_lock(descriptor):
             if time.monotonic() >= deadline:
                 raise KeystoreError(
-                    f"another request has been changing keys in {directory} for {time_limit:g} s;"
-                    " try again later"
+                    f"another request has been changing keys in {directory} for {time_limit:g} s",
+                    "try again later",
                 )
             time.sleep(_LOCK_POLL)
         yield

@@ -121,7 +121,8 @@ def _locked(directory: Path) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > end:
                     raise KeystoreError(
-                        f"another change of keys has not ended within {LOCK_SECONDS:g} s; try again"
+                        f"another change of keys has not ended within {LOCK_SECONDS:g} s",
+                        "try again",
                     ) from None
                 time.sleep(_LOCK_POLL_SECONDS)
         yield
