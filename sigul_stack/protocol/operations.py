@@ -335,9 +335,6 @@ def _by_name(operations: Iterable[Operation]) -> MappingProxyType[str, Operation
 #: Every operation, by name.
 OPERATIONS: Final = _by_name((*_ADMINISTRATION, *_KEYS_AND_USERS, *_SIGNING))
 
-#: Largest payload of any operation, in bytes.
-MAX_PAYLOAD: Final = max(operation.max_payload for operation in OPERATIONS.values())
-
 
 class UnknownOperation(ProtocolError):
     """A request names an operation that is not in the table."""

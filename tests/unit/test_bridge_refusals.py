@@ -8,7 +8,7 @@ import pytest
 
 from sigul_stack.errors import BridgeRefused, ProtocolError, Status
 from sigul_stack.kojihub import NEVRA
-from sigul_stack.protocol.codec import Fields, pack_u32, parse_whole
+from sigul_stack.protocol.codec import Fields, pack_u32
 from sigul_stack.protocol.messages import (
     NO_CODE,
     ReplyHeader,
@@ -20,6 +20,7 @@ from sigul_stack.protocol.messages import (
     read_reply_header,
     read_sub_header,
 )
+from tests.wire import parse_whole
 
 KEY = bytes(range(64))
 
