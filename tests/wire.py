@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from sigul_stack.errors import DeadlineExceeded, PeerClosed
+from sigul_stack.errors import DeadlineExceeded, PeerClosed, RemoteProtocolError
 from sigul_stack.protocol.chunks import END_OF_INNER, Stream
 from sigul_stack.protocol.codec import Fields, Parser, run_parser
 from sigul_stack.protocol.messages import ChainKeys, ReplyKeys
@@ -214,6 +214,24 @@ def byte_by_byte(data: bytes) -> list[bytes]:
 
 
 # ---------------------------------------------------------------------------------------- parsers
+
+
+def parse_whole(parser: Parser[T], data: bytes) -> T:
+    """Parse `data`, which must hold one value and nothing behind it."""
+    position = 0
+
+    def read_exactly(count: int) -> bytes:
+        nonlocal position
+        piece = data[position : position + count]
+        if len(piece) != count:
+            raise RemoteProtocolError("the message is truncated")
+        position += count
+        return piece
+
+    value = run_parser(parser, read_exactly)
+    if position != len(data):
+        raise RemoteProtocolError(f"{len(data) - position} bytes follow the message")
+    return value
 
 
 def parse_prefix(parser: Parser[T], data: bytes) -> tuple[T, bytes]:

@@ -195,7 +195,8 @@ class Worker:
             if bridge.common_name == session.peer.common_name:
                 raise RemoteProtocolError(
                     f"the client of this request is '{bridge.common_name}', the bridge itself:"
-                    " refused; its certificate is no user's"
+                    " refused",
+                    "its certificate is no user's",
                 )
             log.info(
                 "[DOUBLE_TLS] TLS handshake completed successfully (client '%s')",

@@ -28,7 +28,7 @@ from sigul_stack.errors import (
     TransportError,
 )
 from sigul_stack.protocol.chunks import END_OF_INNER, Stream
-from sigul_stack.protocol.codec import Fields, parse_whole, read_fields, read_u64
+from sigul_stack.protocol.codec import Fields, read_fields, read_u64
 from sigul_stack.protocol.messages import ReplyKeys, read_inner_fields, read_request_header
 from sigul_stack.secret import Secret
 from sigul_stack.server.request import (
@@ -52,6 +52,7 @@ from tests.wire import (
     in_background,
     of_stream,
     outer,
+    parse_whole,
     plain_inner,
     reply,
     reply_parts,
