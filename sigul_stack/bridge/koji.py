@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 _MD5: Final = 1004
 
 
-class Errands:
-    """The errands of one request. `user` is whom the bridge knows the client as.
+class KojiSession:
+    """Fetches and stores for one request. `user` is whom the bridge knows the client as.
 
     Raises `ConfigurationError` where the request's instance is none of the bridge's.
     """

@@ -1,4 +1,4 @@
-"""What a bridge tells about itself, as a function of what it knows."""
+"""The status of a bridge, made of what it knows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from .. import __version__
-from ..metrics import BridgeCount
 from ..protocol.status import MAX_LISTED, BridgeStatus, WaitingServer
 from ..transport.stream import ByteStream
 from .waiting import Arrival
@@ -15,7 +14,8 @@ from .waiting import Arrival
 
 def describe(
     waiting: Sequence[tuple[ByteStream, Arrival]],
-    counts: Mapping[str, int],
+    in_flight: int,
+    totals: Mapping[str, int],
     started: datetime,
     now: float,
 ) -> BridgeStatus:
@@ -34,6 +34,6 @@ def describe(
             )
             for server, arrival in waiting[:MAX_LISTED]
         ),
-        requests_in_flight=counts[BridgeCount.REQUESTS_IN_FLIGHT],
-        totals={name: count for name, count in counts.items() if name.endswith("_total")},
+        requests_in_flight=in_flight,
+        totals=totals,
     )

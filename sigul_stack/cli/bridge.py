@@ -44,7 +44,6 @@ def _plan(settings: BridgeSettings) -> Plan:
         drop_privileges_unless_roots(who, settings.nss.path)
         nss.open_database(settings.nss)
         bridge = Bridge(settings, listeners)
-        bridge.open()
         drop_privileges(who)
         with status_socket(
             settings.status_socket, lambda: encode_status(bridge.status())
