@@ -7,6 +7,7 @@ that opens silent connections by the hundred only pushes out its own.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import threading
@@ -39,14 +40,18 @@ class PendingPeer:
         poll.register(self.tcp, select.POLLIN)
         if not poll.poll(deadline.remaining() * 1000):
             raise deadline.exceeded()
-        try:
+        with contextlib.suppress(ConnectionResetError):  # how some port checks end
             if self.tcp.recv(1, socket.MSG_PEEK):
                 return
-        except ConnectionResetError:  # how some port checks end
-            pass
         if self.ended:
             raise TransportError("it was ended, for too many others come or the bridge ends")
         raise OnlyLooked
+
+    def end(self) -> None:
+        """End the connection, which may be closed already."""
+        self.ended = True
+        with contextlib.suppress(OSError):
+            self.tcp.shutdown(socket.SHUT_RDWR)
 
 
 class Handshakes:
@@ -65,29 +70,20 @@ class Handshakes:
                 crowd, _count = Counter(item.host for item in self._peers).most_common(1)[0]
                 oldest = next(item for item in self._peers if item.host == crowd)
                 self._peers.remove(oldest)
-                _end(oldest)
+                oldest.end()
             self._peers.append(peer)
         return peer
 
     def leave(self, peer: PendingPeer) -> None:
         """The connection's handshake is over, well or not."""
-        with self._lock:
-            if peer in self._peers:
-                self._peers.remove(peer)
+        with self._lock, contextlib.suppress(ValueError):
+            self._peers.remove(peer)
 
     def end_all(self) -> None:
         """End every connection that is still in its handshake."""
         with self._lock:
             for peer in self._peers:
-                _end(peer)
-
-
-def _end(peer: PendingPeer) -> None:
-    peer.ended = True
-    try:
-        peer.tcp.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return
+                peer.end()
 
 
 class Arrivals:

@@ -1,7 +1,7 @@
 """One paired request: two threads that move chunks, one in each direction.
 
-Client to server goes in the caller's thread, server to client in a second one. What both know of
-the request is its `State`, and `TRANSITIONS` is all that can become of it. The reply's last byte
+Client to server goes in the caller's thread, server to client in a second one. Both know of the
+request its `RequestState`; `TRANSITIONS` has all that can become of it. The reply's last byte
 decides the end: the client is told, the server is let go, and the client has a moment to close
 first, so that no reset throws away what it has not read. Nothing waits for either inner end:
 clients end theirs late, or never. A close-notify is sent only when all is well; a request that
@@ -46,7 +46,7 @@ CLIENT_GONE_SECONDS: Final = 2.0
 LAST_WORDS_SECONDS: Final = 1.0
 
 
-class State(enum.Enum):
+class RequestState(enum.Enum):
     """How far a request has come."""
 
     #: The inner session is open: the server waits for the client's secrets.
@@ -60,7 +60,7 @@ class State(enum.Enum):
     FAILED = enum.auto()
 
 
-class Event(enum.Enum):
+class RequestEvent(enum.Enum):
     """What either thread has seen."""
 
     INNER_END = enum.auto()
@@ -72,49 +72,43 @@ class Event(enum.Enum):
     ERROR = enum.auto()
 
 
-def _stays(state: State) -> dict[Event, State]:
-    return dict.fromkeys(Event, state)
-
-
-#: The next state. After its reply, nothing that a client does is a failure any more.
-TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
-    State.INNER_SESSION: _stays(State.INNER_SESSION)
-    | {
-        Event.INNER_END: State.WORKING,
-        Event.REPLY: State.WORKING,
-        Event.REPLY_END: State.REPLIED,
-        Event.ERROR: State.FAILED,
-    },
-    State.WORKING: _stays(State.WORKING)
-    | {Event.REPLY_END: State.REPLIED, Event.ERROR: State.FAILED},
-    State.REPLIED: _stays(State.REPLIED) | {Event.CLIENT_END: State.CLOSED},
-    State.CLOSED: _stays(State.CLOSED),
-    State.FAILED: _stays(State.FAILED),
+#: The next state; an event that is not listed changes nothing. After its reply, nothing that a
+#: client does is a failure any more.
+TRANSITIONS: Final = {
+    (RequestState.INNER_SESSION, RequestEvent.INNER_END): RequestState.WORKING,
+    (RequestState.INNER_SESSION, RequestEvent.REPLY): RequestState.WORKING,
+    (RequestState.INNER_SESSION, RequestEvent.REPLY_END): RequestState.REPLIED,
+    (RequestState.INNER_SESSION, RequestEvent.ERROR): RequestState.FAILED,
+    (RequestState.WORKING, RequestEvent.REPLY_END): RequestState.REPLIED,
+    (RequestState.WORKING, RequestEvent.ERROR): RequestState.FAILED,
+    (RequestState.REPLIED, RequestEvent.CLIENT_END): RequestState.CLOSED,
 }
-_WELL: Final = frozenset({State.REPLIED, State.CLOSED})
-_OVER: Final = _WELL | {State.FAILED}
+_WELL: Final = frozenset({RequestState.REPLIED, RequestState.CLOSED})
+_OVER: Final = _WELL | {RequestState.FAILED}
 
 
 class Progress:
     """A request's state, for two threads."""
 
     def __init__(self) -> None:
-        self._state = State.INNER_SESSION
+        self._state = RequestState.INNER_SESSION
         self._changed = threading.Condition()
 
     @property
-    def state(self) -> State:
+    def state(self) -> RequestState:
         """The present state."""
         return self._state
 
-    def advance(self, event: Event) -> bool:
+    def advance(self, event: RequestEvent) -> bool:
         """Take note of an event; True where that changes the state."""
         with self._changed:
-            before, self._state = self._state, TRANSITIONS[self._state][event]
-            self._changed.notify_all()
-            return self._state is not before
+            state = TRANSITIONS.get((self._state, event))
+            if state is not None:
+                self._state = state
+                self._changed.notify_all()
+            return state is not None
 
-    def wait_for(self, states: Collection[State], seconds: float | None) -> bool:
+    def wait_for(self, states: Collection[RequestState], seconds: float | None) -> bool:
         """Wait for one of `states`; False after `seconds`."""
         with self._changed:
             return self._changed.wait_for(lambda: self._state in states, seconds)
@@ -166,7 +160,7 @@ class Forwarding:
         except Exception as error:  # noqa: BLE001 - raised below, once no thread uses the sockets
             self._fail(error)
         finally:
-            self._progress.advance(Event.CLIENT_END)
+            self._progress.advance(RequestEvent.CLIENT_END)
             downstream.join()
         if self._error is not None:
             for stream in (self._client, self._server):
@@ -221,7 +215,7 @@ class Forwarding:
                     # Some clients close their side once the request is out, and go on reading: the
                     # reply's own limits end the wait. But one whose secrets the server still waits
                     # for has left, and must not keep it.
-                    later = set(State) - {State.INNER_SESSION}
+                    later = set(RequestState) - {RequestState.INNER_SESSION}
                     answered = self._progress.wait_for(later, CLIENT_GONE_SECONDS)
                     patience = None if answered else 0
             if data:
@@ -279,7 +273,7 @@ class Forwarding:
                 if stream is Stream.INNER:
                     self._write_client(self._inner_chunk(piece))
                     continue
-                self._progress.advance(Event.REPLY)
+                self._progress.advance(RequestEvent.REPLY)
                 with self._working():
                     found = self._reply.feed(piece)
                 for chunk in found:
@@ -291,13 +285,15 @@ class Forwarding:
                     raise RemoteProtocolError("the server ended its reply in the middle")
                 break
         # Over first, so that a client that closes on its end finds all in order.
-        self._progress.advance(Event.REPLY_END)
+        self._progress.advance(RequestEvent.REPLY_END)
         self._write_client(END_OF_OUTER)
         self._server.end_writing()
         log.info("[FORWARD] forward_two_way loop completed normally")
-        if not self._progress.wait_for({State.CLOSED}, self._close_timeout):
+        if not self._progress.wait_for({RequestState.CLOSED}, self._close_timeout):
             log.info("The client did not close within %g s of its reply", self._close_timeout)
             self._client.abort()
+            if not self._request.at_boundary:
+                self._client.reset_on_close()
 
     def _read_server(self) -> bytes:
         while True:
@@ -329,7 +325,7 @@ class Forwarding:
         """A piece of the inner stream as the chunk to pass on; its end where it is empty."""
         if piece:
             return encode_chunk(Stream.INNER, piece)
-        self._progress.advance(Event.INNER_END)
+        self._progress.advance(RequestEvent.INNER_END)
         return END_OF_INNER
 
     @contextlib.contextmanager
@@ -349,7 +345,7 @@ class Forwarding:
 
     def _fail(self, error: Exception) -> None:
         """End both connections without a close-notify; the other direction's thread fails too."""
-        if self._progress.advance(Event.ERROR):
+        if self._progress.advance(RequestEvent.ERROR):
             self._error = error
             self._client.abort()
             self._server.abort()

@@ -12,28 +12,30 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from .. import __version__
 from ..config import BridgeSettings
 from ..errors import DeadlineExceeded, SigulError, TransportError
 from ..logcontext import request_id
 from ..metrics import BridgeCount
-from ..protocol.status import BridgeStatus
+from ..protocol.status import MAX_LISTED, BridgeStatus, WaitingServer
 from ..system.processes import ParentPipes
 from ..transport import nss
-from ..transport.stream import Deadline
+from ..transport.stream import ByteStream, Deadline
 from ..transport.tcp import printable_address
 from ..transport.watchdog import Watchdog
 from .admission import Arrivals, Handshakes, OnlyLooked, PendingPeer, Roles
 from .control import BridgeCommand, BridgeEvent, receive_command
-from .session import Session, Shared
-from .status import describe
+from .session import RequestSession, Shared
+from .waiting import Arrival
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +199,7 @@ class Bridge:
                     self._shared.waiting.add(peer, peer.handshake_seconds)
                 else:
                     with self._shared.quota.connection(peer):
-                        Session(peer, self._shared, leave).run()
+                        RequestSession(peer, self._shared, leave).run()
         except OnlyLooked:
             self._shared.counters.add(BridgeCount.PROBES)
             log.debug("The connection ended before it said anything: a check, no request")
@@ -255,3 +257,30 @@ class Bridge:
         except TransportError as error:
             raise TransportError(f"[BRIDGE_TLS] {title} handshake failed: {error}") from None
         log.info("[BRIDGE_TLS] %s TLS handshake completed", title)
+
+
+def describe(
+    waiting: Sequence[tuple[ByteStream, Arrival]],
+    in_flight: int,
+    totals: Mapping[str, int],
+    started: datetime,
+    now: float,
+) -> BridgeStatus:
+    """The status of a bridge at `now` (`time.monotonic`), made of what it knows."""
+    return BridgeStatus(
+        version=__version__,
+        pid=os.getpid(),
+        started=started.isoformat(timespec="seconds"),
+        servers_waiting=len(waiting),
+        servers=tuple(
+            WaitingServer(
+                server.peer.common_name,
+                server.peer.address,
+                round(now - arrival.at, 3),
+                round(arrival.handshake_seconds, 6),
+            )
+            for server, arrival in waiting[:MAX_LISTED]
+        ),
+        requests_in_flight=in_flight,
+        totals=totals,
+    )

@@ -86,7 +86,7 @@ class _Head:
         return not (self.length or self.operation.subrequests) and "rpm-name" in self.fields
 
 
-class Session:
+class RequestSession:
     """A request of `client`. `paired` is called once it has a server."""
 
     def __init__(self, client: ByteStream, shared: Shared, paired: Callable[[], None]) -> None:

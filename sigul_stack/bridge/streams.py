@@ -73,7 +73,8 @@ class _OuterFilter:
                     break
                 raise RemoteProtocolError(f"{len(rest)} bytes follow the end of the message")
             gather, count = self._ask
-            piece, rest = _split(rest, count - len(self._gathered))
+            missing = count - len(self._gathered)
+            piece, rest = rest[:missing], rest[missing:]
             self._gathered += piece
             if not gather or len(self._gathered) == count:
                 whole = bytes(self._gathered)
@@ -127,10 +128,6 @@ class _OuterFilter:
         except StopIteration as end:
             value: T = end.value
             return value
-
-
-def _split(view: memoryview, count: int) -> tuple[memoryview, memoryview]:
-    return view[:count], view[count:]
 
 
 class RequestFilter(_OuterFilter):
@@ -226,7 +223,8 @@ class ReplyCutter(_OuterFilter):
             reason = self._koji.reason(number) if self._koji is not None else None
             if reason is not None:
                 # The server can say only that no RPM came.
-                yield from self._refused(bridge_subrefusal(number, reason))
+                length = yield from self._parse(read_u64())
+                yield from self._refused(bridge_subrefusal(number, reason), length)
             elif self._stores() and subheader.fields.integer("status") == Status.OK:
                 yield from self._stored(subheader.encode(), number)
             else:
@@ -245,14 +243,9 @@ class ReplyCutter(_OuterFilter):
         yield from self._payload(length, keep=keep)
         self._emit((yield (True, DIGEST_BYTES)))
 
-    def _refused(self, chunks: list[bytes]) -> _Steps[None]:
-        """Say something else than what the server does, whose payload is dropped."""
-        length = yield from self._parse(read_u64())
-        yield from self._rest_refused(chunks, length)
-
-    def _rest_refused(self, chunks: list[bytes], left: int) -> _Steps[None]:
-        for chunk in chunks:
-            self._emit(chunk)
+    def _refused(self, chunks: list[bytes], left: int) -> _Steps[None]:
+        """Say something else than the server does, of whose payload `left` bytes are dropped."""
+        self._chunks += chunks
         yield from self._payload(left, keep=False)
         yield (True, DIGEST_BYTES)
 
@@ -274,7 +267,7 @@ class ReplyCutter(_OuterFilter):
             refusal = (
                 bridge_refusal(reason) if number is None else bridge_subrefusal(number, reason)
             )
-            yield from self._rest_refused(refusal, left)
+            yield from self._refused(refusal, left)
             return
         keep = self._keep_payload
         self._emit(header)

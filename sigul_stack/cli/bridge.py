@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from ..bridge.control import BridgeEvent
-from ..bridge.parent import Listeners, Parent, Plan, Ports
+from ..bridge.parent import BridgePlan, Listeners, Parent, Ports
 from ..bridge.service import Bridge
 from ..config import BridgeSettings, load_bridge
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
@@ -37,7 +37,7 @@ def _work(source: Source[BridgeSettings], control: Control) -> None:
     ).run(control.ready)
 
 
-def _plan(settings: BridgeSettings) -> Plan:
+def _plan(settings: BridgeSettings) -> BridgePlan:
     who = identity(settings.unix_user, settings.unix_group)
 
     def serve(listeners: Listeners, parent: ParentPipes) -> None:
@@ -53,7 +53,7 @@ def _plan(settings: BridgeSettings) -> Plan:
             parent.send(BridgeEvent.READY)
             bridge.run(parent)
 
-    return Plan(
+    return BridgePlan(
         serve,
         (
             (settings.listen_address, settings.server_listen_port, "server"),

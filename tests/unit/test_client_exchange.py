@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sigul_stack.bridge.session import Session, Shared
+from sigul_stack.bridge.session import RequestSession, Shared
 from sigul_stack.client import core
 from sigul_stack.client.core import MAX_MEMORY_REPLY, Client, Reply
 from sigul_stack.config import BridgeSettings, ClientSettings, NSSSettings
@@ -388,7 +388,7 @@ class Site:
 
     def _bridge(self, client_end: MemoryStream, server_end: MemoryStream) -> None:
         try:
-            Session(client_end, self.bridge, lambda: None).run()
+            RequestSession(client_end, self.bridge, lambda: None).run()
         except SigulError as error:
             self.errors.append(error)
             client_end.abort()
@@ -484,7 +484,7 @@ def test_a_bridge_takes_no_server_for_a_request_that_it_refuses(
     site.bridge.waiting.add(server)
     far.write(outer(request_.head) + OUTER_END, 1)
     with pytest.raises(ProtocolError, match=told):
-        Session(near, site.bridge, lambda: None).run()
+        RequestSession(near, site.bridge, lambda: None).run()
     assert len(site.bridge.waiting) == 1
 
 
@@ -505,7 +505,7 @@ def test_a_header_that_trickles_is_cut_off() -> None:
         with in_background(trickle):
             try:
                 with pytest.raises(DeadlineExceeded, match="sending the request's header"):
-                    Session(near, bridge, lambda: None).run()
+                    RequestSession(near, bridge, lambda: None).run()
             finally:
                 stop.set()
     finally:

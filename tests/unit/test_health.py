@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sigul_stack.bridge.quota import RequestQuota
-from sigul_stack.bridge.status import describe
+from sigul_stack.bridge.service import describe
 from sigul_stack.bridge.waiting import Arrival
 from sigul_stack.errors import ConfigurationError, DeadlineExceeded, ProtocolError, TransportError
 from sigul_stack.health.bridge import own_address

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sigul_stack.bridge.admission import OnlyLooked
-from sigul_stack.bridge.session import Session, Shared
+from sigul_stack.bridge.session import RequestSession, Shared
 from sigul_stack.config import BridgeSettings, NSSSettings
 from sigul_stack.config.bridge import GroupSettings
 from sigul_stack.errors import BridgeRefused, DeadlineExceeded, PeerClosed, RemoteProtocolError
@@ -56,7 +56,7 @@ class Desk:
 
     def run(self, client: MemoryStream) -> None:
         """Serve the request of the client at this near end."""
-        Session(client, self.shared, self._pair).run()
+        RequestSession(client, self.shared, self._pair).run()
 
     def _pair(self) -> None:
         self.paired += 1
