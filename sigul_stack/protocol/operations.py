@@ -3,8 +3,8 @@
 One row is one operation. The bridge refuses by it, the server refuses by it again and looks up what
 rights to check, the client builds requests from it and docs/operations.md is checked against it.
 A new operation is a row here, a handler in `server.handlers` with what signs for it, a command in
-`cli.commands`, and its row and section in docs/operations.md: tests/integration/test_new_operation.py
-adds one. For callers in Python it may have a method of `client.api`.
+`cli.commands`, and its row and section in docs/operations.md; for callers in Python it may have a
+method of `client.api`. tests/integration/test_new_operation.py adds one.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ...client.output import identity, identity_of
-from ...client.rpm import Package, RPMOptions, zero_length
+from ...client.output_file import identity, identity_of
+from ...client.rpm_packages import Package, RPMOptions, zero_length
 from ...errors import SigulError
 from ...kojihub import NEVRA, Access, Hub
 from ..outcome import Failures
