@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import pki
+from ..checks import any_failed
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
 from .pki_arguments import declare
 from .pki_output import (
     certificate_json,
     print_certificate,
+    print_checks,
     print_entry,
     print_json,
     print_rollover,
@@ -168,28 +170,15 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_check(args: argparse.Namespace) -> int:
     """`pki check`."""
-    findings = pki.inspect_database(
+    checks = pki.inspect_database(
         pki.NSSDatabase(args.directory, _known_password(args.directory, args.password_file)),
         pki.Role(args.role),
         nickname=args.nickname,
         names=_split(args.name),
         warn_days=args.warn_days,
     )
-    if args.json:
-        print_json(
-            [
-                {
-                    "severity": item.severity.value,
-                    "topic": item.topic.value,
-                    "message": item.message,
-                }
-                for item in findings
-            ]
-        )
-    else:
-        for item in findings:
-            print(f"{item.severity.value:8} {item.topic.value}: {item.message}")
-    return 1 if pki.failed(findings) else 0
+    print_checks(checks, as_json=args.json)
+    return 1 if any_failed(checks) else 0
 
 
 def run_renew(args: argparse.Namespace) -> int:

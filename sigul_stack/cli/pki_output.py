@@ -1,4 +1,4 @@
-"""What `sigul-stack pki` prints: certificates, findings and steps, as text or JSON."""
+"""What `sigul-stack pki` prints: certificates, checks and steps, as text or JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from typing import Any, Final
 
 from .. import pki
+from ..checks import Check, State
 
 _TO_DO: Final = {
     "none": "One CA issues and is trusted.",
@@ -65,6 +66,19 @@ def certificate_json(item: pki.CertificateInfo) -> dict[str, Any]:
         "trust": item.trust,
         "sha256": item.fingerprint,
     }
+
+
+def print_checks(checks: list[Check], *, as_json: bool) -> None:
+    """Print the checks of a database, as text or JSON, in which a failure is an `error`."""
+    rows = [
+        ("error" if item.state is State.FAILED else item.state.word, item.layer, str(item))
+        for item in checks
+    ]
+    if as_json:
+        print_json([dict(zip(("severity", "topic", "message"), row, strict=True)) for row in rows])
+    else:
+        for severity, topic, message in rows:
+            print(f"{severity:8} {topic}: {message}")
 
 
 def print_json(value: object) -> None:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..errors import ConfigurationError
-from .files import Files, look_for
+from .files import Advice, Files, look_for
 from .options import Loaded, Program
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def load(
 
 def read(
     program: Program[S], path: Path | None, system_directory: Path
-) -> tuple[Files, tuple[str, ...]]:
+) -> tuple[Files, tuple[Advice, ...]]:
     """The files of a program and a warning for whatever in them it does not know.
 
     `NAME.conf` of `system_directory` may be missing, `path` may not. Raises `ConfigurationError`.
@@ -124,8 +124,8 @@ def read(
     return files, (*hidden, *warnings(files, program, others))
 
 
-def _hidden(system_file: Path) -> str:
-    return (
-        f"{system_file}: this user may not look for it, so nothing of it is read; let the user"
-        f" enter '{system_file.parent}'"
+def _hidden(system_file: Path) -> Advice:
+    return Advice(
+        f"{system_file}: this user may not look for it, so nothing of it is read",
+        f"let the user enter '{system_file.parent}'",
     )

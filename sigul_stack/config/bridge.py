@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 
 from ..secret import Secret
 from . import values
-from .files import Files
+from .files import Advice, Files
 from .options import Program, build, option, secret_option
 from .shared import (
     DAEMON_NSS_DIRECTORY,
@@ -151,7 +151,7 @@ class BridgeSettings(DaemonSettings):
     groups: GroupSettings = field(kw_only=True, default_factory=GroupSettings)
 
 
-def from_files(files: Files, _user_name: str | None) -> tuple[BridgeSettings, tuple[str, ...]]:
+def from_files(files: Files, _user_name: str | None) -> tuple[BridgeSettings, tuple[Advice, ...]]:
     """The settings that `files` give, and warnings about them. Raises `ConfigurationError`."""
     settings = build(
         BridgeSettings,
@@ -173,10 +173,10 @@ def from_files(files: Files, _user_name: str | None) -> tuple[BridgeSettings, tu
         )
     if settings.server_cn:
         return settings, ()
-    warning = (
+    warning = Advice(
         f"{files.last()}: [bridge] server-cn is not set: any certificate of the CA may play"
-        " the signing server; add `server-cn: NAME` with the common name in the server's"
-        " certificate"
+        " the signing server",
+        "add `server-cn: NAME` with the common name in the server's certificate",
     )
     return settings, (warning,)
 

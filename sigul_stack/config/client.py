@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from . import values
-from .files import Entry, Files, look_for
+from .files import Advice, Entry, Files, look_for
 from .options import Program, build, option, required
 from .shared import (
     BindingSettings,
@@ -70,7 +70,7 @@ def own_file() -> Path | None:
     return path if look_for(path) else None
 
 
-def from_files(files: Files, user_name: str | None) -> tuple[ClientSettings, tuple[str, ...]]:
+def from_files(files: Files, user_name: str | None) -> tuple[ClientSettings, tuple[Advice, ...]]:
     """The settings that `files` give, and warnings about them.
 
     `user_name`, if given, takes the place of the option. Raises `ConfigurationError`.

@@ -45,6 +45,22 @@ def place(path: Path, section: str, option: str) -> str:
     return f"{path}: [{section}] {option}"
 
 
+class Advice(str):
+    """A warning about a file: `problem; cure` as text, and its two parts."""
+
+    __slots__ = ("cure", "problem")
+
+    problem: str
+    cure: str
+
+    def __new__(cls, problem: str, cure: str) -> Advice:
+        """The warning of a problem and what to do about it."""
+        advice = super().__new__(cls, f"{problem}; {cure}")
+        advice.problem = problem
+        advice.cure = cure
+        return advice
+
+
 def look_for(path: Path) -> bool | None:
     """Whether the file `path`, which may be missing, is there; None where this user may not look.
 

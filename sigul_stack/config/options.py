@@ -23,7 +23,7 @@ from typing import Any, Final, Generic, TypeVar
 from ..errors import ConfigurationError
 from ..secret import Secret
 from . import values
-from .files import Entry, Files, place
+from .files import Advice, Entry, Files, place
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -220,7 +220,7 @@ class Loaded(Generic[S]):
     """
 
     settings: S
-    warnings: tuple[str, ...]
+    warnings: tuple[Advice, ...]
     files: Files
 
     def _is_replaced(self, declared: Option, entry: Entry | None) -> bool:
@@ -278,7 +278,7 @@ class Program(Generic[S]):
 
     name: str
     classes: tuple[type[Any], ...]
-    from_files: Callable[[Files, str | None], tuple[S, tuple[str, ...]]]
+    from_files: Callable[[Files, str | None], tuple[S, tuple[Advice, ...]]]
     default_file: Callable[[], Path | None] = lambda: None
 
     @property

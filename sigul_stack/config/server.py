@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 
 from ..secret import Secret
 from . import values
-from .files import Files
+from .files import Advice, Files
 from .options import Needs, Program, build, option, secret_option
 from .shared import (
     DAEMON_NSS_DIRECTORY,
@@ -159,7 +159,7 @@ class ServerSettings(BridgeAddress, DaemonSettings):
     binding: BindingSettings = field(kw_only=True, default_factory=BindingSettings)
 
 
-def from_files(files: Files, _user_name: str | None) -> tuple[ServerSettings, tuple[str, ...]]:
+def from_files(files: Files, _user_name: str | None) -> tuple[ServerSettings, tuple[Advice, ...]]:
     """The settings that `files` give, and warnings about them. Raises `ConfigurationError`."""
     settings = build(
         ServerSettings,

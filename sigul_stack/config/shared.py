@@ -11,7 +11,7 @@ from types import MappingProxyType
 from ..errors import ConfigurationError
 from ..secret import Secret
 from . import values
-from .files import Entry, Files
+from .files import Advice, Entry, Files
 from .options import OWN_SECTION, Needs, build, family, later, option, required, secret_option
 
 #: Where a daemon's `nss-dir` is when no file says.
@@ -132,14 +132,14 @@ def load_nss(files: Files, default_directory: str) -> NSSSettings:
     return settings
 
 
-def old_tls_warning(files: Files) -> str | None:
+def old_tls_warning(files: Files) -> Advice | None:
     """The warning about an `nss-min-tls` below the floor, or None."""
     entry = files.get("nss", "nss-min-tls")
     if entry is None or entry.text.lower() not in OLD_TLS_VERSIONS:
         return None
-    return (
-        f"{entry.place}: {entry.text} is older than Sigul allows, {TLS_VERSIONS[0]} is used;"
-        f" write {TLS_VERSIONS[0]}"
+    return Advice(
+        f"{entry.place}: {entry.text} is older than Sigul allows, {TLS_VERSIONS[0]} is used",
+        f"write {TLS_VERSIONS[0]}",
     )
 
 

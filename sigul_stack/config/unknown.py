@@ -11,20 +11,23 @@ import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .files import Entry, Files, place
+from .files import Advice, Entry, Files
 from .options import Form, Program
 
 #: How alike two names must be, of 1, for one to be taken for a misspelling of the other.
 ALIKE = 0.75
 
 
-def warnings(files: Files, program: Program[Any], others: Sequence[Program[Any]]) -> Iterator[str]:
+def warnings(
+    files: Files, program: Program[Any], others: Sequence[Program[Any]]
+) -> Iterator[Advice]:
     """One sentence for each unknown section and option in `files`."""
     known = program.sections()
     for path, section in files.sections():
         if section not in known:
-            yield f"{path}: section [{section}] is unknown and ignored; " + _section_cure(
-                section, program, others
+            yield Advice(
+                f"{path}: section [{section}] is unknown and ignored",
+                _section_cure(section, program, others),
             )
     for entry in files.entries():
         if entry.section == "DEFAULT":
@@ -36,10 +39,7 @@ def warnings(files: Files, program: Program[Any], others: Sequence[Program[Any]]
             program.knows(section, entry.option) for section in known
         ):
             continue  # the warning about its section says enough
-        yield (
-            f"{place(entry.path, entry.section, entry.option)} is unknown and ignored; "
-            + _option_cure(entry, program, others)
-        )
+        yield Advice(f"{entry.place} is unknown and ignored", _option_cure(entry, program, others))
 
 
 def _section_cure(section: str, program: Program[Any], others: Sequence[Program[Any]]) -> str:

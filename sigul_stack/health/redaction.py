@@ -19,7 +19,7 @@ from urllib.parse import quote, quote_plus
 from ..config import PROGRAMS
 from ..config.files import Entry, Files
 from ..config.options import Form
-from .checks_configuration import is_pin
+from .configuration_checks import is_pin
 
 #: What stands where a secret was.
 REMOVED: Final = "[removed]"

@@ -33,15 +33,21 @@ class NewKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """A difference between database and store: what it is, and what to do about it.
+class KeyMismatch:
+    """A difference between database and store, and what to do about it.
 
     `name` is the key's name in the database, or None where there is no such row.
     """
 
     fingerprint: str
     name: str | None
-    text: str
+    problem: str
+    cure: str
+
+    @property
+    def text(self) -> str:
+        """Problem and cure in one line."""
+        return f"{self.problem}: {self.cure}"
 
 
 class KeyStore:
@@ -125,26 +131,27 @@ class KeyStore:
         """The fingerprints of all keys in the store."""
         return self.gnupg.fingerprints() | self.pem.fingerprints()
 
-    def check_consistency(self, keys: Iterable[Key]) -> list[Finding]:
+    def check_consistency(self, keys: Iterable[Key]) -> list[KeyMismatch]:
         """How the store differs from the `keys` in the database; nothing if all is well."""
         rows = {key.fingerprint: key for key in keys}
         gnupg, pem = self.gnupg.fingerprints(), self.pem.fingerprints()
         missing = [
-            Finding(
+            KeyMismatch(
                 key.fingerprint,
                 key.name,
                 f"key {key.name} ({key.keytype}, {key.fingerprint}) is in the database, but not in"
-                f" {self._part(key.keytype).path}: restore it from a backup, or delete-key",
+                f" {self._part(key.keytype).path}",
+                "restore it from a backup, or delete-key",
             )
             for key in rows.values()
             if key.fingerprint not in (gnupg if key.keytype is KeyType.GNUPG else pem)
         ]
         unknown = [
-            Finding(
+            KeyMismatch(
                 fingerprint,
                 None,
-                f"key {fingerprint} is in {path}, but not in the database: restore the database"
-                " from a backup, or move the key away",
+                f"key {fingerprint} is in {path}, but not in the database",
+                "restore the database from a backup, or move the key away",
             )
             for path, there in ((self.gnupg.path, gnupg), (self.pem.path, pem))
             for fingerprint in sorted(there - rows.keys())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .certificates import CertificateInfo
     from .contents import AUTHORITY_NICKNAME, put_authority, put_bundle, put_leaf
     from .database import DatabaseKind, NSSDatabase
-    from .inspection import Finding, Severity, Topic, failed, inspect_database
+    from .inspection import Topic, inspect_database
     from .leaf import LEAF_LIFETIME, Leaf, LeafRequest, Role
     from .material import Bundle, read_certificates, read_pem, read_pkcs12
     from .passwords import PASSWORD_FILE_NAME, Permissions, make_password_file, read_password
@@ -41,7 +41,6 @@ _HOME = {
     "Component": ".site",
     "DatabaseKind": ".database",
     "Done": ".rollover",
-    "Finding": ".inspection",
     "Leaf": ".leaf",
     "LeafRequest": ".leaf",
     "Made": ".site",
@@ -50,12 +49,10 @@ _HOME = {
     "Phase": ".rollover",
     "Role": ".leaf",
     "Rollover": ".rollover",
-    "Severity": ".inspection",
     "Site": ".site",
     "Standing": ".rollover",
     "Step": ".rollover",
     "Topic": ".inspection",
-    "failed": ".inspection",
     "inspect_database": ".inspection",
     "make_password_file": ".passwords",
     "make_site": ".site",
@@ -81,7 +78,6 @@ __all__ = [
     "Component",
     "DatabaseKind",
     "Done",
-    "Finding",
     "Leaf",
     "LeafRequest",
     "Made",
@@ -90,12 +86,10 @@ __all__ = [
     "Phase",
     "Role",
     "Rollover",
-    "Severity",
     "Site",
     "Standing",
     "Step",
     "Topic",
-    "failed",
     "inspect_database",
     "make_password_file",
     "make_site",

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from ..checks import State
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
 from .authority import AUTHORITY_LIFETIME, AUTHORITY_PEM, Authority
 from .certificates import covers, current_time, issued
 from .contents import put_authority, put_leaf
 from .database import DatabaseKind, NSSDatabase
-from .inspection import WARN_DAYS, Severity, Topic, inspect_database
+from .inspection import WARN_DAYS, Topic, inspect_database
 from .leaf import LEAF_LIFETIME, LeafRequest, Role
 from .passwords import PASSWORD_FILE_NAME, Permissions, make_password_file, read_password
 from .renewal import renew_leaf
@@ -173,12 +174,12 @@ def _component(directory: Path, request: LeafRequest, terms: _Terms) -> Componen
 def _mend(database: NSSDatabase, request: LeafRequest, terms: _Terms) -> Made:
     """Keep an existing database, or renew its leaf. Raises `NSSError` where that is no cure."""
     nickname, dialled = request.role.nickname, request.role.is_dialled
-    findings = inspect_database(
+    checks = inspect_database(
         database, request.role, names=() if dialled else (request.name,), now=terms.now
     )
-    for finding in findings:
-        if finding.severity is Severity.ERROR and finding.topic is not Topic.DATES:
-            raise NSSError(f"'{database.directory}' is there, but: {finding.message}")
+    for check in checks:
+        if check.state is State.FAILED and check.layer != Topic.DATES:
+            raise NSSError(f"'{database.directory}' is there, but: {check.finding}", check.cure)
     leaf, trusted = database.find(nickname), terms.authority.trusted
     if not any(issued(item, leaf.certificate) for item in trusted):
         raise NSSError(

@@ -16,8 +16,11 @@ from typing import IO
 
 from ..system.programs import memory_file
 
+#: A binary file object, or a descriptor.
+File = IO[bytes] | int
 
-def _descriptor(file: IO[bytes] | int) -> int | None:
+
+def _descriptor(file: File) -> int | None:
     """The descriptor behind `file`, if there is one."""
     if isinstance(file, int):
         return file
@@ -32,7 +35,7 @@ def _is_regular(descriptor: int) -> bool:
 
 
 @contextmanager
-def input_descriptor(source: IO[bytes] | int) -> Iterator[int]:
+def input_descriptor(source: File) -> Iterator[int]:
     """A descriptor that gives what `source` has from its present position on."""
     descriptor = _descriptor(source)
     if descriptor is None:
@@ -50,7 +53,7 @@ def input_descriptor(source: IO[bytes] | int) -> Iterator[int]:
 
 
 @contextmanager
-def output_descriptor(target: IO[bytes] | int) -> Iterator[int]:
+def output_descriptor(target: File) -> Iterator[int]:
     """A descriptor to write `target` through, from its present position on.
 
     If the block fails, nothing of what was written there is left.

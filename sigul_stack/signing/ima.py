@@ -1,4 +1,4 @@
-"""IMA file signatures (`formats.ima_signature`), with an ECC or RSA key."""
+"""IMA file signatures (`formats.ima_signature`), by an ECC or RSA key."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from types import MappingProxyType
 from typing import Final
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ..errors import RequestRefused, Status
 from ..formats.ima_signature import encode_file_signature, key_id
-from ..keystore.pem import PrivateKey
+from .signer import Signer
 
 #: By their OpenPGP numbers, which RPM uses. SHA-1 and MD5 are left out on purpose.
 _HASHES: Final[Mapping[int, hashes.HashAlgorithm]] = MappingProxyType(
@@ -21,11 +21,16 @@ _HASHES: Final[Mapping[int, hashes.HashAlgorithm]] = MappingProxyType(
 
 
 class FileSigner:
-    """Signs files' digests with an ECC or RSA key that is open already."""
+    """Signs files, by their digests."""
 
-    def __init__(self, key: PrivateKey) -> None:
-        self._key = key
-        self._key_id = _key_id(key)
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+        public = signer.public_key
+        self._key_id = key_id(
+            public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+            if isinstance(public, ec.EllipticCurvePublicKey)
+            else public.public_bytes(Encoding.DER, PublicFormat.PKCS1)
+        )
 
     def sign(self, algorithm: int, digest: bytes) -> bytes:
         """The IMA signature of a file with that `digest`; `algorithm` is its OpenPGP number.
@@ -41,18 +46,6 @@ class FileSigner:
             )
         if len(digest) != known.digest_size:
             raise RequestRefused(Status.CORRUPT_RPM, "a file's digest has the wrong length")
-        prehashed = utils.Prehashed(known)
-        if isinstance(self._key, ec.EllipticCurvePrivateKey):
-            signature = self._key.sign(digest, ec.ECDSA(prehashed))
-        else:
-            signature = self._key.sign(digest, padding.PKCS1v15(), prehashed)
-        return encode_file_signature(known.name, self._key_id, signature)
-
-
-def _key_id(key: PrivateKey) -> bytes:
-    public = key.public_key()
-    if isinstance(public, ec.EllipticCurvePublicKey):
-        data = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    else:
-        data = public.public_bytes(Encoding.DER, PublicFormat.PKCS1)
-    return key_id(data)
+        return encode_file_signature(
+            known.name, self._key_id, self._signer.sign_digest(digest, known)
+        )

@@ -1,4 +1,4 @@
-"""OpenPGP signatures and decryption, by gpg, with one key of a GnuPG home.
+"""OpenPGP keys of a GnuPG home, at work: signatures and decryption, by gpg.
 
 gpg reads its input from the caller's file and writes to the caller's file, so size costs no
 memory. Each run of gpg has the home's time limit (`signing-timeout`) and a second for each
@@ -7,7 +7,8 @@ so that this is the time for work on it, and no peer has a part in it. A pipe as
 tell its size, and has to keep to the home's limit.
 
 The key is named by its fingerprint as Sigul 1.2 did, without a `!`: gpg signs with the newest
-subkey that may sign, else with the primary key. Verifying takes the exported public key only.
+subkey that may sign, else with the primary key. The digest is SHA-512. Verifying takes the exported
+public key only.
 
 Decrypting uses the given key and no other. gpg is shown a key ring that holds it alone, so that
 a message for any other key, of this home or of none, takes the same path to the same refusal;
@@ -17,17 +18,18 @@ unless gpg has proven the integrity of all of it.
 
 from __future__ import annotations
 
+import io
 import logging
 import time
 from collections.abc import Sequence
-from typing import IO
+from dataclasses import dataclass
 
 from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..keystore.gnupg import GnuPG
 from ..keystore.gnupg.program import Outcome
 from ..secret import Secret
 from ..system.programs import memory_file
-from .descriptors import bytes_left, input_descriptor, output_descriptor
+from .descriptors import File, bytes_left, input_descriptor, output_descriptor
 
 _log = logging.getLogger(__name__)
 
@@ -46,130 +48,117 @@ _DIGEST = ["--digest-algo", "SHA512"]
 _CUT_LINE = "input line longer than"
 
 
-def clear_sign(
-    home: GnuPG,
-    fingerprint: str,
-    passphrase: Secret,
-    source: IO[bytes] | int,
-    target: IO[bytes] | int,
-) -> None:
-    """Write the text in `source`, clear-signed, to `target`.
+@dataclass(frozen=True, slots=True)
+class OpenPGPKey:
+    """A key of the GnuPG home `home`, with the passphrase that opens it.
 
-    Raises `RequestRefused` for a line of more than 19,993 bytes, which the format as gpg has it
-    cannot hold; `WrongPassphrase`, `KeystoreError`.
+    A source or target is a binary file or a descriptor: see `descriptors`. Every method raises
+    `WrongPassphrase` if the passphrase is not the key's, and `KeystoreError` where gpg or the key
+    store failed. Safe to use from several threads.
     """
-    _sign(home, fingerprint, passphrase, source, target, ["--clear-sign"])
 
+    home: GnuPG
+    fingerprint: str
+    passphrase: Secret
 
-def detach_sign(
-    home: GnuPG,
-    fingerprint: str,
-    passphrase: Secret,
-    source: IO[bytes] | int,
-    target: IO[bytes] | int,
-    *,
-    armor: bool,
-) -> None:
-    """Write a detached signature over `source` to `target`.
+    def clear_sign(self, source: File, target: File) -> None:
+        """Write the text in `source`, clear-signed, to `target`.
 
-    Raises `WrongPassphrase`, `KeystoreError`.
-    """
-    options = ["--armor"] if armor else []
-    _sign(home, fingerprint, passphrase, source, target, [*options, "--detach-sign"])
+        Raises `RequestRefused` for a line of more than 19,993 bytes, which the format as gpg has it
+        cannot hold.
+        """
+        self._sign(source, target, "--clear-sign")
 
+    def detach_sign(self, source: File, target: File, *, armor: bool = False) -> None:
+        """Write a detached signature over `source` to `target`."""
+        self._sign(source, target, *(["--armor"] if armor else []), "--detach-sign")
 
-def sign_message(
-    home: GnuPG,
-    fingerprint: str,
-    passphrase: Secret,
-    source: IO[bytes] | int,
-    target: IO[bytes] | int,
-) -> None:
-    """Write a binary signed message with what `source` holds in it to `target`.
+    def detached_signature(self, source: File) -> bytes:
+        """A binary detached signature over `source`."""
+        signature = io.BytesIO()
+        self.detach_sign(source, signature)
+        return signature.getvalue()
 
-    Raises `WrongPassphrase`, `KeystoreError`.
-    """
-    _sign(home, fingerprint, passphrase, source, target, ["--sign"])
+    def message(self, source: File, target: File) -> None:
+        """Write a binary signed message with what `source` holds in it to `target`."""
+        self._sign(source, target, "--sign")
 
+    def _sign(self, source: File, target: File, *command: str) -> None:
+        with input_descriptor(source) as stdin, output_descriptor(target) as stdout:
+            outcome = self._run(
+                ["--local-user", self.fingerprint, *_DIGEST, *command], stdin, stdout
+            )
+            if outcome.status.says_wrong_passphrase():
+                raise self._wrong_passphrase()
+            if outcome.returncode or not outcome.status.of("SIG_CREATED"):
+                raise outcome.failure(
+                    f"signing with key {self.fingerprint}",
+                    "check that the key has not expired (change-key-expiration) and may sign",
+                )
+            if _CUT_LINE in outcome.messages:
+                raise RequestRefused(
+                    Status.UNKNOWN_ERROR,
+                    "a line of the text is too long to be clear-signed; break it up, or use"
+                    " sign-data",
+                )
 
-def _sign(
-    home: GnuPG,
-    fingerprint: str,
-    passphrase: Secret,
-    source: IO[bytes] | int,
-    target: IO[bytes] | int,
-    command: Sequence[str],
-) -> None:
-    with input_descriptor(source) as stdin, output_descriptor(target) as stdout:
-        outcome = home.run(
-            ["--local-user", fingerprint, *_DIGEST, *command],
-            passphrase=passphrase,
+    def decrypt(
+        self,
+        source: File,
+        target: File,
+        *,
+        max_output: int = MAX_CLEAR_TEXT,
+        refusal_seconds: float = REFUSAL_SECONDS,
+    ) -> None:
+        """Write what `source`, a message encrypted to this key, says to `target`.
+
+        A message of more than `max_output` bytes of clear text is refused like any other that
+        cannot be decrypted: `RequestRefused` (decryption failed).
+
+        A refusal takes `refusal_seconds` and what the message's size adds, whatever is wrong with
+        it: gpg is twice as fast with a message for another key as with a damaged one.
+        """
+        began = time.monotonic()
+        with (
+            memory_file(self.home.export(self.fingerprint, armor=False)) as ring,
+            input_descriptor(source) as stdin,
+            output_descriptor(target) as stdout,
+        ):
+            size = bytes_left(stdin)
+            outcome = self._run(
+                [
+                    *("--no-default-keyring", "--keyring", f"/proc/self/fd/{ring}"),
+                    # Signatures inside are not what was asked about; their makers are unknown here.
+                    *("--skip-verify", "--no-auto-key-retrieve", "--no-symkey-cache"),
+                    *("--max-output", str(max_output), "--decrypt"),
+                ],
+                stdin,
+                stdout,
+                ring,
+            )
+            if _says_wrong_key_passphrase(outcome):
+                raise self._wrong_passphrase()
+            if not _is_decrypted(outcome, self.fingerprint):
+                said = outcome.messages.strip() or "nothing"
+                _log.info("cannot decrypt with key %s: %s", self.fingerprint, said)
+                enough = refusal_seconds + size / BYTES_PER_SECOND
+                time.sleep(max(0.0, began + enough - time.monotonic()))
+                raise RequestRefused(Status.DECRYPT_FAILED)
+
+    def _run(self, arguments: Sequence[str], stdin: int, stdout: int, *inherit: int) -> Outcome:
+        return self.home.run(
+            arguments,
+            passphrase=self.passphrase,
             stdin=stdin,
             stdout=stdout,
-            time_limit=_time_limit(home, stdin),
+            inherit=inherit,
+            time_limit=self.home.time_limit + bytes_left(stdin) / BYTES_PER_SECOND,
         )
-        if outcome.status.says_wrong_passphrase():
-            raise _wrong_passphrase(fingerprint)
-        if outcome.returncode or not outcome.status.of("SIG_CREATED"):
-            raise outcome.failure(
-                f"signing with key {fingerprint}",
-                "check that the key has not expired (change-key-expiration) and may sign",
-            )
-        if _CUT_LINE in outcome.messages:
-            raise RequestRefused(
-                Status.UNKNOWN_ERROR,
-                "a line of the text is too long to be clear-signed; break it up, or use sign-data",
-            )
 
-
-def decrypt(
-    home: GnuPG,
-    fingerprint: str,
-    passphrase: Secret,
-    source: IO[bytes] | int,
-    target: IO[bytes] | int,
-    *,
-    max_output: int = MAX_CLEAR_TEXT,
-    refusal_seconds: float = REFUSAL_SECONDS,
-) -> None:
-    """Write what `source`, a message encrypted to the key `fingerprint`, says to `target`.
-
-    A message of more than `max_output` bytes of clear text is refused like any other that cannot
-    be decrypted: `RequestRefused` (decryption failed). Raises `WrongPassphrase` if `passphrase`
-    is not the key's, and `KeystoreError` where gpg or the key store failed.
-
-    A refusal takes `refusal_seconds` and what the message's size adds, whatever is wrong with it:
-    gpg is twice as fast with a message for another key as with a damaged one.
-    """
-    began = time.monotonic()
-    with (
-        memory_file(home.export(fingerprint, armor=False)) as ring,
-        input_descriptor(source) as stdin,
-        output_descriptor(target) as stdout,
-    ):
-        size = bytes_left(stdin)
-        outcome = home.run(
-            [
-                *("--no-default-keyring", "--keyring", f"/proc/self/fd/{ring}"),
-                # Signatures inside are not what was asked about; who made them is unknown here.
-                *("--skip-verify", "--no-auto-key-retrieve", "--no-symkey-cache"),
-                *("--max-output", str(max_output), "--decrypt"),
-            ],
-            passphrase=passphrase,
-            stdin=stdin,
-            stdout=stdout,
-            inherit=[ring],
-            time_limit=_time_limit(home, stdin),
+    def _wrong_passphrase(self) -> KeystoreError:
+        return WrongPassphrase(
+            f"the passphrase does not open key {self.fingerprint} in the GnuPG home"
         )
-        if _says_wrong_key_passphrase(outcome):
-            raise _wrong_passphrase(fingerprint)
-        if not _is_decrypted(outcome, fingerprint):
-            _log.info(
-                "cannot decrypt with key %s: %s", fingerprint, outcome.messages.strip() or "nothing"
-            )
-            enough = refusal_seconds + size / BYTES_PER_SECOND
-            time.sleep(max(0.0, began + enough - time.monotonic()))
-            raise RequestRefused(Status.DECRYPT_FAILED)
 
 
 def _is_decrypted(outcome: Outcome, fingerprint: str) -> bool:
@@ -200,11 +189,3 @@ def _says_wrong_key_passphrase(outcome: Outcome) -> bool:
         line.arguments[:1] == ("pkdecrypt_failed",) and line.is_wrong_passphrase()
         for line in outcome.status.of("ERROR")
     )
-
-
-def _wrong_passphrase(fingerprint: str) -> KeystoreError:
-    return WrongPassphrase(f"the passphrase does not open key {fingerprint} in the GnuPG home")
-
-
-def _time_limit(home: GnuPG, descriptor: int) -> float:
-    return home.time_limit + bytes_left(descriptor) / BYTES_PER_SECOND

@@ -21,7 +21,7 @@ import os
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, ToolMissing
+from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, ToolMissing, shortened
 from ..formats.openpgp_packets import RSA, MalformedPacket, signature_algorithm
 from ..formats.rpm_head import (
     CorruptRPM,
@@ -34,14 +34,12 @@ from ..formats.rpm_head import (
     read_head,
     signed_header,
 )
-from ..keystore.gnupg import GnuPG
 from ..protocol.codec import printable, run_parser
-from ..secret import Secret
 from ..system.programs import run
 from ..tools import RPMKEYS
-from . import openpgp
 from .descriptors import input_descriptor
 from .ima import FileSigner
+from .openpgp import OpenPGPKey
 
 _log = logging.getLogger(__name__)
 
@@ -78,16 +76,14 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Signer:
-    """The keys, open already, and what to make with them.
+class RPMSigner:
+    """Signs packages with `key`, and their files with `files` where that is given.
 
     `v3` asks for a signature over header and payload, too; with `head_only` packages are heads
     without a payload, and so are the answers. Safe to use from several threads.
     """
 
-    home: GnuPG
-    fingerprint: str
-    passphrase: Secret
+    key: OpenPGPKey
     files: FileSigner | None = None
     v3: bool = False
     head_only: bool = False
@@ -114,7 +110,7 @@ class Signer:
             self._check(package, size, head, expected)
             added = self._signatures(package, head)
         except ProtocolError as error:
-            raise RequestRefused(Status.CORRUPT_RPM, str(error)) from None
+            raise RequestRefused.because(error, Status.CORRUPT_RPM) from None
         header = signed_header(head.signature, added)
         if self.head_only:
             # As it lies in a file, so that whoever puts it back need not know of the padding.
@@ -159,11 +155,11 @@ class Signer:
                 done = run(
                     [*_CHECK, f"/proc/self/fd/{descriptor}"],
                     package=RPMKEYS.package,
-                    time_limit=self.home.time_limit + size / _BYTES_PER_SECOND,
+                    time_limit=self.key.home.time_limit + size / _BYTES_PER_SECOND,
                     inherit=[descriptor],
                 )
             except ToolMissing as error:
-                raise RequestRefused(Status.UNKNOWN_ERROR, str(error)) from None
+                raise RequestRefused.because(error) from None
         if done.returncode:
             said = (done.stdout.decode("utf-8", "replace") + done.stderr).strip()
             _log.info("rpmkeys refuses the RPM: %r", said[:500])
@@ -179,7 +175,7 @@ class Signer:
                 "a signature over the payload needs the whole RPM; sign it without head-signing",
             )
         added = [] if self.files is None else _file_signatures(self.files, head.main)
-        signature = self._sign(io.BytesIO(head.main.raw))
+        signature = self.key.detached_signature(io.BytesIO(head.main.raw))
         added.append(
             Entry.binary(
                 SignatureTag.RSA_HEADER if _is_rsa(signature) else SignatureTag.DSA_HEADER,
@@ -188,20 +184,13 @@ class Signer:
         )
         if self.v3 or not covers_payload:
             package.seek(head.main_offset)
-            signature = self._sign(package)
+            signature = self.key.detached_signature(package)
             added.append(
                 Entry.binary(
                     SignatureTag.PGP if _is_rsa(signature) else SignatureTag.GPG, signature
                 )
             )
         return added
-
-    def _sign(self, data: BinaryIO) -> bytes:
-        signature = io.BytesIO()
-        openpgp.detach_sign(
-            self.home, self.fingerprint, self.passphrase, data, signature, armor=False
-        )
-        return signature.getvalue()
 
 
 def _read_head(package: BinaryIO, size: int) -> Head:
@@ -238,7 +227,10 @@ def _compare(head: Head, expected: Expected) -> None:
     ):
         if wanted is not None and wanted != found:
             # A package says what it likes, and this goes to terminals and logs.
-            raise CorruptRPM(f"the RPM's {what} is '{printable(str(found))}', and not '{wanted}'")
+            raise CorruptRPM(
+                f"the RPM's {what} is '{shortened(printable(str(found)), 80)}', and not"
+                f" '{shortened(wanted, 80)}'"
+            )
     if expected.sigmd5 is not None and head.signature.blob(SignatureTag.MD5) != expected.sigmd5:
         raise CorruptRPM("the RPM's MD5 is not rpm-sigmd5")
 
@@ -252,7 +244,7 @@ def _check_header(head: Head) -> None:
     )
     known = [(head.signature.string(tag), digest) for tag, digest in digests]
     if not any(recorded for recorded, _ in known):
-        raise CorruptRPM("the RPM has no digest of its header; rebuild it with a newer rpm")
+        raise CorruptRPM("the RPM has no digest of its header", "rebuild it with a newer rpm")
     if any(recorded not in (None, digest) for recorded, digest in known):
         raise CorruptRPM("the RPM's header does not match its digest")
 

@@ -174,8 +174,8 @@ def read_status(path: Path, timeout: float) -> bytes:
             raise deadline.exceeded() from None
         except OSError as error:
             raise TransportError(
-                f"no daemon answers at '{path}' ({error.strerror or error}); is it running, with"
-                " this configuration, and is this the same user?"
+                f"no daemon answers at '{path}' ({error.strerror or error})",
+                "is it running, with this configuration, and is this the same user?",
             ) from None
     return bytes(parts)
 

@@ -31,7 +31,7 @@ from sigul_stack.errors import (
 from sigul_stack.keystore.files import locked
 from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId, directory, scratch
 from sigul_stack.secret import Secret
-from sigul_stack.signing.openpgp import detach_sign
+from sigul_stack.signing.openpgp import OpenPGPKey
 from sigul_stack.system.programs import MAX_OUTPUT, ToolTimeout
 from tests.held_data import held
 
@@ -77,10 +77,12 @@ def assert_consistent(home: GnuPGHome) -> None:
 
 def assert_signs(home: GnuPGHome, fingerprint: str, passphrase: Secret = PASSPHRASE) -> None:
     signature = BytesIO()
-    detach_sign(home, fingerprint, passphrase, BytesIO(b"data"), signature, armor=False)
+    OpenPGPKey(home, fingerprint, passphrase).detach_sign(BytesIO(b"data"), signature, armor=False)
     assert signature.getvalue()
     with pytest.raises(WrongPassphrase):
-        detach_sign(home, fingerprint, Secret("wrong"), BytesIO(b"data"), signature, armor=False)
+        OpenPGPKey(home, fingerprint, Secret("wrong")).detach_sign(
+            BytesIO(b"data"), signature, armor=False
+        )
 
 
 # --- The home itself ---------------------------------------------------------------------------
@@ -494,7 +496,7 @@ def test_an_expired_key_says_so_and_can_be_revived(home: GnuPGHome, person: Outs
     fingerprint = person.list_keys()[0].fingerprint
     home.import_secret(person.export_secret(fingerprint), Secret(""), PASSPHRASE)
     with pytest.raises(KeystoreError, match="change-key-expiration"):
-        detach_sign(home, fingerprint, PASSPHRASE, BytesIO(b"x"), BytesIO(), armor=True)
+        OpenPGPKey(home, fingerprint, PASSPHRASE).detach_sign(BytesIO(b"x"), BytesIO(), armor=True)
     home.change_expiration(fingerprint, PASSPHRASE, FAR)
     assert_signs(home, fingerprint)
 

@@ -18,13 +18,7 @@ from sigul_stack.errors import KeystoreError, RequestRefused, Status, WrongPassp
 from sigul_stack.keystore.envelope import aes_cfb
 from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId
 from sigul_stack.secret import Secret
-from sigul_stack.signing.openpgp import (
-    REFUSAL_SECONDS,
-    clear_sign,
-    decrypt,
-    detach_sign,
-    sign_message,
-)
+from sigul_stack.signing.openpgp import REFUSAL_SECONDS, OpenPGPKey
 from sigul_stack.system.programs import ToolTimeout, memory_file
 
 from .gnupg_support import (
@@ -52,10 +46,15 @@ class Store:
         self.other = home.generate(OTHER_PASSPHRASE, UserId("other"))
         person.gpg("--import", data=home.public(self.key))
 
+    @property
+    def opened(self) -> OpenPGPKey:
+        """The first key."""
+        return OpenPGPKey(self.home, self.key, PASSPHRASE)
+
     def sign(self, how: Callable[..., None], data: bytes, **options: bool) -> bytes:
         """A signature, by the first key."""
         target = io.BytesIO()
-        how(self.home, self.key, PASSPHRASE, io.BytesIO(data), target, **options)
+        how(self.opened, io.BytesIO(data), target, **options)
         return target.getvalue()
 
     def encrypt(self, data: bytes, *options: str, to: str | None = None) -> bytes:
@@ -65,7 +64,7 @@ class Store:
     def decrypt(self, message: bytes, **options: int) -> bytes:
         """What a message says to the first key."""
         target = io.BytesIO()
-        decrypt(self.home, self.key, PASSPHRASE, io.BytesIO(message), target, **options)
+        self.opened.decrypt(io.BytesIO(message), target, **options)
         return target.getvalue()
 
 
@@ -96,7 +95,7 @@ def assert_good(person: Outside, *arguments: str | Path, data: bytes = b"", key:
 @pytest.mark.parametrize("armor", [True, False])
 @pytest.mark.parametrize("data", [b"", b"x", DATA, b"text\n"])
 def test_detached_signatures(store: Store, tmp_path: Path, armor: bool, data: bytes) -> None:
-    signature = store.sign(detach_sign, data, armor=armor)
+    signature = store.sign(OpenPGPKey.detach_sign, data, armor=armor)
     assert signature.startswith(b"-----BEGIN PGP SIGNATURE-----\n") == armor
     (tmp_path / "data").write_bytes(data)
     (tmp_path / "data.sig").write_bytes(signature)
@@ -113,7 +112,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:12]))
 def test_clear_signed_text(store: Store, text: bytes) -> None:
-    signed = store.sign(clear_sign, text)
+    signed = store.sign(OpenPGPKey.clear_sign, text)
     assert signed.startswith(b"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n")
     shown = assert_good(store.person, "--decrypt", data=signed, key=store.key)
 
@@ -128,21 +127,25 @@ def test_clear_signed_text(store: Store, text: bytes) -> None:
 def test_a_line_that_gpg_would_cut_is_refused(store: Store, length: int) -> None:
     target = io.BytesIO()
     with pytest.raises(RequestRefused, match="a line of the text is too long"):
-        clear_sign(store.home, store.key, PASSPHRASE, io.BytesIO(b"a" * length + b"\nb\n"), target)
+        store.opened.clear_sign(io.BytesIO(b"a" * length + b"\nb\n"), target)
     assert target.getvalue() == b""
 
 
 def test_signed_messages(store: Store) -> None:
-    message = store.sign(sign_message, DATA)
+    message = store.sign(OpenPGPKey.message, DATA)
     assert assert_good(store.person, "--decrypt", data=message, key=store.key) == DATA
 
 
 def test_signing_with_what_cannot_sign(store: Store) -> None:
     target = io.BytesIO()
     with pytest.raises(WrongPassphrase):
-        detach_sign(store.home, store.key, OTHER_PASSPHRASE, io.BytesIO(b"x"), target, armor=True)
+        OpenPGPKey(store.home, store.key, OTHER_PASSPHRASE).detach_sign(
+            io.BytesIO(b"x"), target, armor=True
+        )
     with pytest.raises(KeystoreError, match="No secret key"):
-        detach_sign(store.home, "0" * 40, PASSPHRASE, io.BytesIO(b"x"), target, armor=True)
+        OpenPGPKey(store.home, "0" * 40, PASSPHRASE).detach_sign(
+            io.BytesIO(b"x"), target, armor=True
+        )
     assert target.getvalue() == b""
 
 
@@ -154,7 +157,7 @@ def test_files_are_used_where_they_stand(store: Store, tmp_path: Path) -> None:
         source.readline()
         target.seek(0, os.SEEK_END)
         target.write(b"also kept\n")
-        clear_sign(store.home, store.key, PASSPHRASE, source, target)
+        store.opened.clear_sign(source, target)
         target.write(b"afterwards\n")
     found = (tmp_path / "out").read_bytes()
     assert found.startswith(b"kept\nalso kept\n-----BEGIN PGP SIGNED MESSAGE-----\n")
@@ -166,9 +169,9 @@ def test_a_failure_leaves_a_file_as_it_was(store: Store, tmp_path: Path) -> None
     (tmp_path / "out").write_bytes(b"kept")
     with (tmp_path / "out").open("ab") as target:
         with pytest.raises(RequestRefused):
-            clear_sign(store.home, store.key, PASSPHRASE, io.BytesIO(b"a" * 99_999), target)
+            store.opened.clear_sign(io.BytesIO(b"a" * 99_999), target)
         with pytest.raises(RequestRefused):
-            decrypt(store.home, store.key, PASSPHRASE, io.BytesIO(b"x"), target)
+            store.opened.decrypt(io.BytesIO(b"x"), target)
         target.write(b" and more")
     assert (tmp_path / "out").read_bytes() == b"kept and more"
 
@@ -178,7 +181,7 @@ def test_descriptors_and_pipes(store: Store, tmp_path: Path) -> None:
     drain, target = os.pipe()
     os.write(feed, b"piped")
     os.close(feed)
-    detach_sign(store.home, store.key, PASSPHRASE, source, target, armor=True)
+    store.opened.detach_sign(source, target, armor=True)
     (tmp_path / "data.asc").write_bytes(os.read(drain, 10_000))
     for descriptor in (source, drain, target):
         os.close(descriptor)
@@ -193,7 +196,7 @@ def test_a_spooled_file_will_do(store: Store) -> None:
     ):
         source.write(b"text\n")
         source.seek(0)
-        clear_sign(store.home, store.key, PASSPHRASE, source, target)
+        store.opened.clear_sign(source, target)
         target.seek(0)
         assert (
             assert_good(store.person, "--decrypt", data=target.read(), key=store.key) == b"text\n"
@@ -213,7 +216,7 @@ def test_a_large_file_takes_little_memory(
         source.truncate(size)
         with monkeypatch.context() as patched:
             patched.setenv("PATH", f"{limited.parent}:{os.environ['PATH']}")
-            detach_sign(store.home, store.key, PASSPHRASE, source, target, armor=False)
+            store.opened.detach_sign(source, target, armor=False)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 << 10  # KiB
     assert_good(store.person, "--verify", tmp_path / "out", tmp_path / "in", key=store.key)
 
@@ -224,10 +227,12 @@ def test_the_time_limit_grows_with_the_input(store: Store, tmp_path: Path) -> No
     with pytest.raises(ToolTimeout, match="signing-timeout"):
         # On a busy machine gpg may be done before this process comes to look at the clock.
         for _ in range(20):
-            detach_sign(hurried, store.key, PASSPHRASE, io.BytesIO(b"x"), target, armor=True)
+            OpenPGPKey(hurried, store.key, PASSPHRASE).detach_sign(
+                io.BytesIO(b"x"), target, armor=True
+            )
     with (tmp_path / "in").open("w+b") as source:
         source.truncate(200 << 20)
-        detach_sign(hurried, store.key, PASSPHRASE, source, target, armor=True)
+        OpenPGPKey(hurried, store.key, PASSPHRASE).detach_sign(source, target, armor=True)
     assert target.getvalue()
 
 
@@ -358,10 +363,7 @@ def test_whatever_cannot_be_decrypted_gives_the_same_answer(store: Store, tmp_pa
         with (tmp_path / "out").open("w+b") as target:
             answer: tuple[object, ...] = ("decrypted",)
             try:
-                decrypt(
-                    store.home, store.key, PASSPHRASE, io.BytesIO(message), target,
-                    refusal_seconds=0,
-                )  # fmt: skip
+                store.opened.decrypt(io.BytesIO(message), target, refusal_seconds=0)
             except RequestRefused as error:
                 answer = (error.status, error.message)
             answers[name] = (*answer, target.read())
@@ -385,7 +387,7 @@ def test_whatever_cannot_be_decrypted_takes_the_same_time(store: Store) -> None:
         for name, message in messages.items():
             began = time.monotonic()
             with pytest.raises(RequestRefused):
-                decrypt(store.home, store.key, PASSPHRASE, io.BytesIO(message), io.BytesIO())
+                store.opened.decrypt(io.BytesIO(message), io.BytesIO())
             taken[name].append(time.monotonic() - began)
     medians = {name: statistics.median(times) for name, times in taken.items()}
     # Unpadded, the first two take half the time of the others.
@@ -399,7 +401,7 @@ def test_no_clear_text_is_released_before_all_of_it_is_proven(store: Store, tmp_
     with (tmp_path / "out").open("w+b") as target:
         target.write(b"before")
         with pytest.raises(RequestRefused):
-            decrypt(store.home, store.key, PASSPHRASE, io.BytesIO(broken), target)
+            store.opened.decrypt(io.BytesIO(broken), target)
         target.seek(0)
         assert target.read() == b"before"
     with pytest.raises(RequestRefused):
@@ -418,9 +420,9 @@ def test_the_size_of_clear_text_is_limited(store: Store) -> None:
 def test_a_wrong_passphrase_is_no_fault_of_the_message(store: Store) -> None:
     message, target = store.encrypt(b"secret"), io.BytesIO()
     with pytest.raises(WrongPassphrase):
-        decrypt(store.home, store.key, OTHER_PASSPHRASE, io.BytesIO(message), target)
+        OpenPGPKey(store.home, store.key, OTHER_PASSPHRASE).decrypt(io.BytesIO(message), target)
     with pytest.raises(KeystoreError):
-        decrypt(store.home, "0" * 40, PASSPHRASE, io.BytesIO(message), target)
+        OpenPGPKey(store.home, "0" * 40, PASSPHRASE).decrypt(io.BytesIO(message), target)
     assert target.getvalue() == b""
 
 
@@ -433,7 +435,7 @@ def test_an_agent_that_remembers_passphrases_opens_no_other_key(tmp_path: Path) 
         person.gpg("--import", data=home.public(store.other))
         message = store.encrypt(b"secret", to=store.other)
         target = io.BytesIO()
-        decrypt(home, store.other, OTHER_PASSPHRASE, io.BytesIO(message), target)
+        OpenPGPKey(home, store.other, OTHER_PASSPHRASE).decrypt(io.BytesIO(message), target)
         assert target.getvalue() == b"secret"
         # The agent has the other key's passphrase now: gpg by itself could use it.
         with memory_file(message) as stdin:
@@ -460,8 +462,8 @@ def test_the_key_of_an_existing_site_signs_and_decrypts(tmp_path: Path) -> None:
     with legacy_home(tmp_path / "gnupg") as home, outside_home(tmp_path / "person") as person:
         person.gpg("--import", data=home.public(LEGACY_KEY))
         signed, clear = io.BytesIO(), io.BytesIO()
-        clear_sign(home, LEGACY_KEY, passphrase, io.BytesIO(b"text\n"), signed)
+        OpenPGPKey(home, LEGACY_KEY, passphrase).clear_sign(io.BytesIO(b"text\n"), signed)
         assert_good(person, "--decrypt", data=signed.getvalue(), key=LEGACY_KEY)
         message = person.gpg("--encrypt", "--recipient", LEGACY_KEY, data=b"secret")
-        decrypt(home, LEGACY_KEY, passphrase, io.BytesIO(message), clear)
+        OpenPGPKey(home, LEGACY_KEY, passphrase).decrypt(io.BytesIO(message), clear)
         assert clear.getvalue() == b"secret"

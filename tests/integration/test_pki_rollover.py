@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sigul_stack.checks import any_failed
 from sigul_stack.errors import NSSError
 from sigul_stack.pki import (
     Authority,
@@ -21,7 +22,6 @@ from sigul_stack.pki import (
     Role,
     Rollover,
     Step,
-    failed,
     inspect_database,
     make_site,
     put_authority,
@@ -145,7 +145,7 @@ def test_what_each_step_leaves(stages: list[Control]) -> None:
             held = stage.database(name).certificates()
             assert {item.certificate for item in held if item.is_authority} == authorities
             findings = inspect_database(stage.database(name), role)
-            assert not failed(findings), findings
+            assert not any_failed(findings), findings
             assert not [
                 item.nickname for item in held if item.is_authority and item.has_private_key
             ]

@@ -19,7 +19,8 @@ from sigul_stack.formats.rpm_head import Entry, Head, Region, Type, encode_heade
 from sigul_stack.keystore.gnupg import UserId
 from sigul_stack.protocol.codec import run_parser
 from sigul_stack.secret import Secret
-from sigul_stack.signing.rpm import Expected, Signer
+from sigul_stack.signing.openpgp import OpenPGPKey
+from sigul_stack.signing.rpm import Expected, RPMSigner
 
 from .gnupg_support import gnupg_home
 from .rpm_support import Rpm, build
@@ -29,17 +30,19 @@ UNAUTHENTICATED = Expected(authenticated=False)
 
 
 @pytest.fixture(scope="module")
-def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signer]:
+def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RPMSigner]:
     """A signer with an Ed25519 key."""
     with gnupg_home(tmp_path_factory.mktemp("gnupg") / "home") as home:
         fingerprint = home.generate(PASSPHRASE, UserId("rpm"), None)
-        yield Signer(home, fingerprint, PASSPHRASE)
+        yield RPMSigner(OpenPGPKey(home, fingerprint, PASSPHRASE))
 
 
 @pytest.fixture(scope="module")
-def rpm(signer: Signer, tmp_path_factory: pytest.TempPathFactory) -> Rpm:
+def rpm(signer: RPMSigner, tmp_path_factory: pytest.TempPathFactory) -> Rpm:
     """An rpm database with the signer's key."""
-    return Rpm(tmp_path_factory.mktemp("rpmdb"), signer.home.export(signer.fingerprint, armor=True))
+    return Rpm(
+        tmp_path_factory.mktemp("rpmdb"), signer.key.home.export(signer.key.fingerprint, armor=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,7 @@ def md5_of(package: bytes) -> bytes:
     return hashlib.md5(package[head_of(package).main_offset :], usedforsecurity=False).digest()
 
 
-def signed(signer: Signer, package: bytes, expected: Expected = Expected()) -> bytes:  # noqa: B008
+def signed(signer: RPMSigner, package: bytes, expected: Expected = Expected()) -> bytes:  # noqa: B008
     """What the signer makes of a package."""
     output = io.BytesIO()
     signer.sign(io.BytesIO(package), expected, output)
@@ -66,7 +69,7 @@ def signed(signer: Signer, package: bytes, expected: Expected = Expected()) -> b
 
 
 def refusal(
-    signer: Signer,
+    signer: RPMSigner,
     package: bytes,
     expected: Expected = Expected(),  # noqa: B008
 ) -> RequestRefused:
@@ -111,21 +114,21 @@ def text(tag: int, value: str) -> Entry:
 # ------------------------------------------------------------------------------ authentication
 
 
-def test_the_md5_stands_in_for_authentication(signer: Signer, package: bytes) -> None:
+def test_the_md5_stands_in_for_authentication(signer: RPMSigner, package: bytes) -> None:
     assert signed(signer, package, replace(UNAUTHENTICATED, sigmd5=md5_of(package)))
     assert refusal(signer, package, UNAUTHENTICATED).status == Status.UNAUTHENTICATED_RPM
     wrong = replace(UNAUTHENTICATED, sigmd5=bytes(16))
     assert refusal(signer, package, wrong).status == Status.CORRUPT_RPM
 
 
-def test_nothing_is_parsed_that_nothing_speaks_for(signer: Signer) -> None:
+def test_nothing_is_parsed_that_nothing_speaks_for(signer: RPMSigner) -> None:
     assert refusal(signer, b"no RPM", UNAUTHENTICATED).status == Status.UNAUTHENTICATED_RPM
     # That none came at all is told nonetheless: there is nothing to parse.
     assert refusal(signer, b"", UNAUTHENTICATED).status == Status.CORRUPT_RPM
     assert refusal(signer, b"no RPM").status == Status.CORRUPT_RPM
 
 
-def test_an_md5_is_computed_and_not_believed(signer: Signer, package: bytes) -> None:
+def test_an_md5_is_computed_and_not_believed(signer: RPMSigner, package: bytes) -> None:
     """A bridge gives another package the MD5 of the one that the client means."""
     meant = md5_of(package)
     other = rebuilt(package, {1000: text(1000, "other")}, {1004: Entry.binary(1004, meant)})
@@ -133,13 +136,15 @@ def test_an_md5_is_computed_and_not_believed(signer: Signer, package: bytes) -> 
     assert refused.status == Status.UNAUTHENTICATED_RPM
 
 
-def test_what_a_package_says_of_itself_is_told_as_one_line(signer: Signer, package: bytes) -> None:
+def test_what_a_package_says_of_itself_is_told_as_one_line(
+    signer: RPMSigner, package: bytes
+) -> None:
     odd = rebuilt(package, {1001: text(1001, "1\n\x1b[2J\u202e")})
     refused = refusal(signer, odd, Expected(version="1"))
     assert refused.message == r"the RPM's version is '1\n\x1b[2J\u202e', and not '1'"
 
 
-def test_an_md5_says_nothing_of_a_head(signer: Signer, package: bytes) -> None:
+def test_an_md5_says_nothing_of_a_head(signer: RPMSigner, package: bytes) -> None:
     head = package[: head_of(package).length]
     heads = replace(signer, head_only=True)
     assert signed(heads, head, Expected(sigmd5=md5_of(package)))
@@ -152,7 +157,7 @@ def test_an_md5_says_nothing_of_a_head(signer: Signer, package: bytes) -> None:
 # ----------------------------------------------------------------------------- unusual packages
 
 
-def test_a_package_put_together_anew_is_as_good(signer: Signer, rpm: Rpm, package: bytes,
+def test_a_package_put_together_anew_is_as_good(signer: RPMSigner, rpm: Rpm, package: bytes,
                                                 tmp_path: Path) -> None:  # fmt: skip
     assert rebuilt(package, {}) == package
     (tmp_path / "out").write_bytes(signed(signer, rebuilt(package, {1000: text(1000, "other")})))
@@ -160,7 +165,7 @@ def test_a_package_put_together_anew_is_as_good(signer: Signer, rpm: Rpm, packag
 
 
 def test_a_payload_without_a_digest_gets_a_signature_of_its_own(
-    signer: Signer, rpm: Rpm, package: bytes, tmp_path: Path
+    signer: RPMSigner, rpm: Rpm, package: bytes, tmp_path: Path
 ) -> None:
     old = rebuilt(package, {5092: None, 5093: None, 5097: None})
     (tmp_path / "out").write_bytes(signed(signer, old))
@@ -172,7 +177,7 @@ def test_a_payload_without_a_digest_gets_a_signature_of_its_own(
 
 
 def test_a_package_without_room_in_its_signature_header(
-    signer: Signer, rpm: Rpm, package: bytes, tmp_path: Path
+    signer: RPMSigner, rpm: Rpm, package: bytes, tmp_path: Path
 ) -> None:
     tight = rebuilt(package, {}, {1008: None})
     assert len(tight) < len(package)
@@ -204,7 +209,7 @@ def test_a_package_without_room_in_its_signature_header(
     ],
 )
 def test_what_does_not_fit_together_is_refused(
-    signer: Signer,
+    signer: RPMSigner,
     package: bytes,
     main: dict[int, Entry | None],
     signature: dict[int, Entry | None],
@@ -216,7 +221,7 @@ def test_what_does_not_fit_together_is_refused(
     assert words in str(refused)
 
 
-def test_nothing_at_all_is_refused_with_what_may_be_the_reason(signer: Signer) -> None:
+def test_nothing_at_all_is_refused_with_what_may_be_the_reason(signer: RPMSigner) -> None:
     refused = refusal(signer, b"")
     assert refused.status == Status.CORRUPT_RPM
     assert "max-rpms-payloads-size" in str(refused)

@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "": frozenset(),
     "errors": frozenset(),
     "secret": frozenset(),
+    "checks": frozenset(),
     "logcontext": frozenset(),
     "system": frozenset(),
     "metrics": frozenset(),
@@ -39,7 +40,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     # Only these two of protocol: the inner session is carried in its chunks.
     "transport": frozenset({"config", "protocol.chunks", "protocol.codec"}),
     "database": frozenset(),
-    "pki": frozenset({"config", "tools"}),
+    "pki": frozenset({"checks", "config", "tools"}),
     "keystore": frozenset({"database", "formats", "system", "tools"}),
     # Only this of protocol: to run a parser, and to show a package's own words.
     "signing": frozenset({"keystore", "formats", "protocol.codec", "system", "tools"}),
@@ -65,14 +66,14 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "server.keychanges", "server.services", "server.spool",
         }
     ),
-    "health": frozenset({"config", "protocol", "transport", "pki", "client", "tools"}),
+    "health": frozenset({"checks", "config", "protocol", "transport", "pki", "client", "tools"}),
     "cli": frozenset({"*"}),
 }  # fmt: skip
 #: What may be imported besides, but only inside a function: not at the price of every start.
 MAY_IMPORT_LAZILY = {
     "client": frozenset({"keystore.bindings"}),
     # Of a server alone: a bridge's health check loads no database.
-    "health": frozenset({"database"}),
+    "health": frozenset({"database", "server.services"}),
 }
 
 #: Packages that are not of the standard library, and the modules that may import them.

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from ..request import Answer
 from ..services import Work
-from . import access, administration, certificates, images, keys, rpm, signing
+from . import access, administration, certificates, keys, rpm, signing
 
 Handler = Callable[[Work], Answer]
 
@@ -19,7 +19,6 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         **access.HANDLERS,
         **signing.HANDLERS,
         **certificates.HANDLERS,
-        **images.HANDLERS,
         **rpm.HANDLERS,
     }
 )

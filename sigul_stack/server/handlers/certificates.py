@@ -1,12 +1,12 @@
-"""X.509 certificates for the keys of this server."""
+"""X.509 certificates for this server's ECC and RSA keys, and what these sign: PE images."""
 
 from __future__ import annotations
 
 import datetime
 
 from ...database import Key
-from ...errors import RequestRefused, Status
-from ...signing import x509
+from ...errors import RequestRefused, Status, shortened
+from ...signing import pe, x509
 from ..request import Answer
 from ..services import Work
 from .signing import opened_key
@@ -18,15 +18,18 @@ def _subject_key(work: Work) -> Key:
     with work.services.database.read() as reader:
         key = reader.key(name)
     if key is None:
-        raise RequestRefused(Status.KEY_NOT_FOUND, f"there is no subject key '{name}'")
+        raise RequestRefused(
+            Status.KEY_NOT_FOUND, f"there is no subject key '{shortened(name, 60)}'"
+        )
     if key.keytype not in work.request.operation.key_types:
         raise RequestRefused(
-            Status.UNSUPPORTED_KEYTYPE, f"the subject key '{name}' is a {key.keytype} key"
+            Status.UNSUPPORTED_KEYTYPE,
+            f"the subject key '{shortened(name, 60)}' is a {key.keytype} key",
         )
     return key
 
 
-def named_certificate(work: Work, key: Key, name: str) -> bytes:
+def _named_certificate(work: Work, key: Key, name: str) -> bytes:
     """The certificate `name` of `key`, PEM. Raises `RequestRefused`, with a message, if none."""
     store = work.services.keystore.pem
     names = store.certificates(key.fingerprint)
@@ -34,7 +37,8 @@ def named_certificate(work: Work, key: Key, name: str) -> bytes:
         there = ", ".join(sorted(names)) or "none; make one with sign-certificate"
         raise RequestRefused(
             Status.UNKNOWN_ERROR,
-            f"key '{key.name}' has no certificate named '{name}' (it has: {there})",
+            f"key '{shortened(key.name, 60)}' has no certificate named '{shortened(name, 60)}' (it"
+            f" has: {shortened(there, 60)})",
         )
     return store.certificate(key.fingerprint, name)
 
@@ -48,7 +52,8 @@ def _sign_certificate(work: Work) -> Answer:
         # Looked at again, under a lock, when it is stored.
         raise RequestRefused(
             Status.ALREADY_EXISTS,
-            f"key '{subject.name}' has a certificate named '{name}'; choose another name",
+            f"key '{shortened(subject.name, 60)}' has a certificate named"
+            f" '{shortened(name, 60)}'; choose another name",
         )
     issuer_name = request.optional_text("issuer-certificate-name")
     certificate = x509.issue(
@@ -59,11 +64,28 @@ def _sign_certificate(work: Work) -> Answer:
         ),
         store.public(subject.fingerprint),
         store.load(issuer.fingerprint, passphrase),
-        None if issuer_name is None else named_certificate(work, issuer, issuer_name),
+        None if issuer_name is None else _named_certificate(work, issuer, issuer_name),
         datetime.datetime.now(datetime.UTC),
     )
     store.add_certificate(subject.fingerprint, name, certificate)
     return Answer(payload=certificate)
 
 
-HANDLERS = {"sign-certificate": _sign_certificate}
+def _sign_pe(work: Work) -> Answer:
+    key, passphrase = opened_key(work)
+    store, settings = work.services.keystore.pem, work.services.settings
+    certificate = _named_certificate(work, key, work.request.text("cert-name"))
+    # A key that does not open is told apart from an image that cannot be signed.
+    store.load(key.fingerprint, passphrase)
+    signed = pe.sign_image(
+        store.private_file(key.fingerprint),
+        passphrase,
+        x509.chain_of(certificate, store.all_certificates()),
+        work.request.payload,
+        directory=settings.spool_directory,
+        time_limit=settings.signing_timeout,
+    )
+    return Answer(payload=signed)
+
+
+HANDLERS = {"sign-certificate": _sign_certificate, "sign-pe": _sign_pe}

@@ -9,32 +9,29 @@ from ...errors import ProtocolError, RequestRefused, Status
 from ...protocol.codec import Fields
 from ...protocol.messages import ChainKeys
 from ...signing.ima import FileSigner
-from ...signing.rpm import Expected, Signer
+from ...signing.rpm import Expected, RPMSigner
+from ...signing.signer import PemSigner
 from ..batch import Batch, Subrequest
 from ..request import Answer
 from ..rights import Granted, authorise_further_key, require_still
 from ..services import Work
-from .signing import opened_key
+from .signing import openpgp_key
 
 
-def signer_of(work: Work, files: Granted | None) -> Signer:
-    """The keys and options of a request to sign RPMs; `files` is what `file_rights` gave.
+def _signer(work: Work, files: Granted | None) -> RPMSigner:
+    """The keys and options of a request to sign RPMs; `files` is what `_file_rights` gave.
 
     Raises `RequestRefused`.
     """
-    file_signer = None if files is None else _file_signer(work, files)
-    key, passphrase = opened_key(work)
-    return Signer(
-        work.services.keystore.gnupg,
-        key.fingerprint,
-        passphrase,
-        file_signer,
+    return RPMSigner(
+        files=None if files is None else _file_signer(work, files),
+        key=openpgp_key(work),
         v3=bool(work.request.flag("v3-signature")),
         head_only=bool(work.request.flag("head-signing")),
     )
 
 
-def file_rights(work: Work) -> Granted | None:
+def _file_rights(work: Work) -> Granted | None:
     """The rights on the key that signs files; None where the request names none.
 
     To be asked for before what kind a key is of is told, which is for its users only. Raises
@@ -57,10 +54,10 @@ def _file_signer(work: Work, granted: Granted) -> FileSigner:
         raise RequestRefused(
             Status.UNSUPPORTED_KEYTYPE, "files are signed with an ECC or RSA key, not a gnupg one"
         )
-    return FileSigner(work.services.keystore.pem.load(key.fingerprint, passphrase))
+    return FileSigner(PemSigner(work.services.keystore.pem.load(key.fingerprint, passphrase)))
 
 
-def expected(fields: Fields, *, authenticated: bool) -> Expected:
+def _expected(fields: Fields, *, authenticated: bool) -> Expected:
     """What the fields of a request or subrequest say of its RPM."""
 
     def text(name: str) -> str | None:
@@ -78,11 +75,11 @@ def expected(fields: Fields, *, authenticated: bool) -> Expected:
 
 
 def _sign_rpm(work: Work) -> Answer:
-    signer = signer_of(work, file_rights(work))
+    signer = _signer(work, _file_rights(work))
     request, output = work.request, work.services.scratch()
     signer.sign(
         request.payload,
-        expected(request.fields, authenticated=request.payload_authenticated),
+        _expected(request.fields, authenticated=request.payload_authenticated),
         output,
     )
     return Answer(payload=output)
@@ -90,8 +87,8 @@ def _sign_rpm(work: Work) -> Answer:
 
 def _sign_rpms(work: Work) -> Answer:
     request = work.request
-    files = file_rights(work)
-    signer = signer_of(work, files)
+    files = _file_rights(work)
+    signer = _signer(work, files)
 
     def sign(subrequest: Subrequest) -> BinaryIO:
         for granted in (work.granted, files):
@@ -99,7 +96,7 @@ def _sign_rpms(work: Work) -> Answer:
                 require_still(granted, work.services.database)
         output = work.services.scratch()
         try:
-            described = expected(subrequest.fields, authenticated=subrequest.authenticated)
+            described = _expected(subrequest.fields, authenticated=subrequest.authenticated)
             signer.sign(subrequest.payload, described, output)
         except BaseException:
             output.close()
@@ -115,7 +112,7 @@ def _sign_rpms(work: Work) -> Answer:
             sign=sign,
         )
     except ProtocolError as error:
-        raise RequestRefused(Status.UNKNOWN_ERROR, str(error)) from None
+        raise RequestRefused.because(error) from None
     return Answer(converse=batch.run)
 
 

@@ -1,14 +1,17 @@
-"""Signing and decrypting with OpenPGP keys, whatever it is that is signed."""
+"""Signing and decrypting with OpenPGP keys, whatever it is that is signed but RPMs."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import BinaryIO
 
 from ...database import Key
 from ...errors import RequestRefused, Status
 from ...formats import commitmeta
 from ...secret import Secret
-from ...signing import container, git, openpgp, ostree
+from ...signing import objects
+from ...signing.openpgp import OpenPGPKey
 from ..request import Answer
 from ..services import Work
 
@@ -21,70 +24,50 @@ def opened_key(work: Work) -> tuple[Key, Secret]:
     return key, passphrase
 
 
-def _sign_text(work: Work) -> Answer:
+def openpgp_key(work: Work) -> OpenPGPKey:
+    """The key that the request's passphrase opened, for an operation of OpenPGP keys alone."""
     key, passphrase = opened_key(work)
+    return OpenPGPKey(work.services.keystore.gnupg, key.fingerprint, passphrase)
+
+
+def _with_output(work: Work, make: Callable[[OpenPGPKey, BinaryIO, BinaryIO], None]) -> Answer:
+    """An answer with what `make` writes, given the key, the payload and a file for the output."""
     output = work.services.scratch()
-    openpgp.clear_sign(
-        work.services.keystore.gnupg, key.fingerprint, passphrase, work.request.payload, output
-    )
+    make(openpgp_key(work), work.request.payload, output)
     return Answer(payload=output)
+
+
+def _sign_text(work: Work) -> Answer:
+    return _with_output(work, OpenPGPKey.clear_sign)
 
 
 def _sign_data(work: Work) -> Answer:
-    key, passphrase = opened_key(work)
-    output = work.services.scratch()
-    openpgp.detach_sign(
-        work.services.keystore.gnupg,
-        key.fingerprint,
-        passphrase,
-        work.request.payload,
-        output,
-        armor=bool(work.request.flag("armor")),
+    armor = bool(work.request.flag("armor"))
+    return _with_output(
+        work, lambda key, payload, output: key.detach_sign(payload, output, armor=armor)
     )
-    return Answer(payload=output)
 
 
 def _decrypt(work: Work) -> Answer:
-    key, passphrase = opened_key(work)
-    output = work.services.scratch()
-    openpgp.decrypt(
-        work.services.keystore.gnupg, key.fingerprint, passphrase, work.request.payload, output
-    )
-    return Answer(payload=output)
+    return _with_output(work, OpenPGPKey.decrypt)
 
 
 def _sign_git_tag(work: Work) -> Answer:
-    key, passphrase = opened_key(work)
-    output = work.services.scratch()
-    git.sign_tag(
-        work.services.keystore.gnupg, key.fingerprint, passphrase, work.request.payload, output
-    )
-    return Answer(payload=output)
+    return _with_output(work, objects.sign_tag)
 
 
 def _sign_container(work: Work) -> Answer:
-    key, passphrase = opened_key(work)
-    output = work.services.scratch()
-    container.sign_manifest(
-        work.services.keystore.gnupg,
-        key.fingerprint,
-        passphrase,
-        work.request.payload,
-        work.request.text("docker-reference"),
-        int(time.time()),
-        output,
-    )
-    return Answer(payload=output)
+    reference = work.request.text("docker-reference")
+
+    def sign(key: OpenPGPKey, manifest: BinaryIO, output: BinaryIO) -> None:
+        objects.sign_manifest(key, manifest, reference, int(time.time()), output)
+
+    return _with_output(work, sign)
 
 
 def _sign_ostree(work: Work) -> Answer:
-    key, passphrase = opened_key(work)
-    signature = ostree.sign_commit(
-        work.services.keystore.gnupg,
-        key.fingerprint,
-        passphrase,
-        work.request.payload,
-        work.request.text("ostree-hash"),
+    signature = objects.sign_commit(
+        openpgp_key(work), work.request.payload, work.request.text("ostree-hash")
     )
     return Answer(payload=commitmeta.with_signatures(b"", [signature]))
 

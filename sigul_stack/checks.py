@@ -1,15 +1,20 @@
-"""What checks find, as data: for people, JSON, and exit codes that monitoring understands."""
+"""The result of looking at something, as data: for people, JSON, and exit codes for monitoring.
+
+`health`, `doctor` and `pki check` are made of these. Imports nothing of the package.
+"""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+Value = str | int | float | bool | None
+
 
 class State(enum.IntEnum):
-    """How one check, or a whole report, came out.
+    """The result of one check, or of a whole report.
 
     The numbers are the exit codes of the Monitoring Plugins guidelines, which Nagios and what
     descends from it read; Docker takes 0 as healthy and anything else as not.
@@ -44,7 +49,10 @@ class Check:
     state: State
     finding: str
     cure: str = ""
-    values: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.finding}; {self.cure}" if self.cure else self.finding
 
     def as_json(self) -> dict[str, Any]:
         """The check as what `json.dumps` takes."""
@@ -83,3 +91,23 @@ class Report:
             "state": self.state.word,
             "checks": [check.as_json() for check in self.checks],
         }
+
+
+def ok(layer: str, finding: str, **values: Value) -> Check:
+    """A check of something that is as it should be."""
+    return Check(layer, State.OK, finding, values=values)
+
+
+def warning(layer: str, finding: str, cure: str, **values: Value) -> Check:
+    """A check of something that works, and should be otherwise."""
+    return Check(layer, State.WARNING, finding, cure, values)
+
+
+def failed(layer: str, finding: str, cure: str, **values: Value) -> Check:
+    """A check of what keeps a component from working, or of a secret that lies open."""
+    return Check(layer, State.FAILED, finding, cure, values)
+
+
+def any_failed(checks: Iterable[Check]) -> bool:
+    """Whether any of the checks failed."""
+    return any(check.state is State.FAILED for check in checks)
