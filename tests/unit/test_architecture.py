@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     # Of the server only what tells its stores, and who may change them when.
     "backup": frozenset(
         {
-            "config", "database", "keystore",
+            "config", "system", "database", "keystore",
             "server.keychanges", "server.services", "server.spool",
         }
     ),
