@@ -57,11 +57,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "logcontext", "metrics", "system", "tools",
         }
     ),
-    "client": frozenset({"config", "protocol", "formats", "transport", "tools", "kojihub"}),
+    "client": frozenset(
+        {"config", "system", "protocol", "formats", "transport", "tools", "kojihub"}
+    ),
     # Of the server only what tells its stores, and who may change them when.
     "backup": frozenset(
         {
-            "config", "database", "keystore",
+            "config", "system", "database", "keystore",
             "server.keychanges", "server.services", "server.spool",
         }
     ),
@@ -94,9 +96,6 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
 #: The modules that may start programs, and what of the standard library starts one.
 MAY_START_PROGRAMS = (
     "system.programs", "pki", "pki.*", "cli.demo*",
-    # A client's own git knows a repository's format and hash; no server is asked for that. Nor is
-    # one asked whether its own signatures are good: a client's gpg tells.
-    "client.git", "client.verify",
 )  # fmt: skip
 STARTS_PROGRAMS = frozenset({"subprocess", "pty", "multiprocessing", "asyncio"})
 STARTING_CALLS = ("system", "popen", "exec*", "spawn*", "posix_spawn*")
