@@ -97,9 +97,7 @@ def run_issue(args: argparse.Namespace) -> int:
     leaf = authority.issue(request)
     database = _target(args)
     with database.filling(_permissions(args)) as store:
-        for certificate in authority.trusted:
-            pki.put_authority(store, certificate)
-        pki.put_leaf(store, leaf, nickname)
+        pki.put_leaf(store, leaf, nickname, authorities=authority.trusted)
     pki.register(authority, [database.directory])
     print_certificate("issued", database.find(nickname), database)
     return 0

@@ -253,7 +253,7 @@ class NSSChecks:
                 issuer = from_der(der)
                 item = dataclasses.replace(issuer, nickname=issuer.common_name)
                 cure = "renew the CA: sigul-stack pki renew-ca"
-            check = date_check(item, now, cure, limits.warn_days, limits.fail_days)
+            check = date_check(item, now, cure, limits.of_days)
             check = dataclasses.replace(check, layer=Layer.CERTIFICATE)
             # One in the report is enough where it is the CA that has most time left.
             if index == 0 or check.state is not State.OK:

@@ -7,6 +7,7 @@ old nickname where it knows the subject already, and says success.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from cryptography import x509
@@ -77,14 +78,22 @@ def put_authority(
 
 
 def put_leaf(
-    store: NSSStore, leaf: Leaf, nickname: str, *, replace: bool = False
+    store: NSSStore,
+    leaf: Leaf,
+    nickname: str,
+    *,
+    authorities: Iterable[x509.Certificate] = (),
+    replace: bool = False,
 ) -> tuple[str, ...]:
-    """Add a leaf whose issuer is in the database; with `replace`, instead of the one there.
+    """Add a leaf, after the CAs to trust; its issuer must be in the database by then.
 
-    Gives the ids of private keys that no certificate needs any more. They are to be deleted in a
-    later change, once the certificates that need the new key are in place. Raises `NSSError`.
+    With `replace` it takes the place of the one there. Gives the ids of private keys that no
+    certificate needs any more. They are to be deleted in a later change, once the certificates that
+    need the new key are in place. Raises `NSSError`.
     """
     check_nickname(nickname)
+    for authority in authorities:
+        put_authority(store, authority)
     certificate, identity = leaf.certificate, key_id(leaf.certificate)
     entries, keys = store.entries(), store.key_ids()
     outdated = [item for item in entries if item.nickname == nickname]

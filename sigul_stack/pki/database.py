@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import fcntl
-import os
 import shutil
 import sqlite3
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -27,17 +24,17 @@ from cryptography import x509
 
 from ..errors import NSSError
 from ..secret import Secret
-from .certificates import CertificateInfo, from_pem, issued, key_id
-from .contents import AUTHORITY_NICKNAME, put_authority, put_leaf
+from ..system.files import locked, sync
+from .certificates import CertificateInfo, issued, key_id
+from .contents import put_authority, put_leaf
 from .leaf import Leaf
-from .passwords import Permissions, make_directory, sync_directory
-from .store import TRUSTED_AUTHORITY, Entry, NSSStore, PrivateKey
+from .passwords import Permissions, make_directory
+from .store import Entry, NSSStore, PrivateKey
 
 #: In the order in which a change puts them in place; the last makes a database of the rest.
 _FILES: Final = ("pkcs11.txt", "key4.db", "cert9.db")
 _STAGE_PREFIX: Final = ".sigul-pki-"
 _LOCK_TIMEOUT_SECONDS: Final = 60.0
-_LOCK_RETRY_SECONDS: Final = 0.1
 
 
 class DatabaseKind(enum.Enum):
@@ -143,22 +140,17 @@ class NSSDatabase:
         with self.making(permissions):
             pass
 
-    def add_authority(
-        self,
-        pem: bytes | x509.Certificate,
-        nickname: str = AUTHORITY_NICKNAME,
-        *,
-        trust: str = TRUSTED_AUTHORITY,
-    ) -> None:
-        """Add and trust a CA's certificate (the first in `pem`); see `put_authority`."""
-        certificate = from_pem(pem, "the CA file")[0] if isinstance(pem, bytes) else pem
+    def add_authority(self, certificate: x509.Certificate) -> None:
+        """Add and trust a CA's certificate; see `put_authority`."""
         with self.changing() as store:
-            put_authority(store, certificate, nickname, trust=trust)
+            put_authority(store, certificate)
 
-    def add_leaf(self, leaf: Leaf, nickname: str, *, replace: bool = False) -> None:
-        """Add a leaf's certificate and key; see `put_leaf`."""
+    def replace_leaf(
+        self, leaf: Leaf, nickname: str, authorities: Iterable[x509.Certificate] = ()
+    ) -> None:
+        """Put a leaf in the place of the one there, if any; see `put_leaf`."""
         with self.changing() as store:
-            outdated = put_leaf(store, leaf, nickname, replace=replace)
+            outdated = put_leaf(store, leaf, nickname, authorities=authorities, replace=True)
         self.delete_keys(outdated)
 
     def delete_keys(self, ids: tuple[str, ...]) -> None:
@@ -273,10 +265,9 @@ class NSSDatabase:
             permissions.apply(target, permissions.file_mode)
             return
         permissions.apply(staged, permissions.file_mode)
-        with staged.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(staged)
         staged.replace(target)
-        sync_directory(self.directory)
+        sync(self.directory)
 
     @contextlib.contextmanager
     def _stage(self) -> Iterator[Path]:
@@ -303,27 +294,20 @@ class NSSDatabase:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """The directory for us alone, among programs that ask; waits for a bounded time."""
+        """The directory for us alone, among programs that ask; waits for a bounded time.
+
+        What fails inside is an `NSSError` already.
+        """
+        busy = NSSError(
+            f"another sigul-stack pki has been changing '{self.directory}' for"
+            f" {_LOCK_TIMEOUT_SECONDS:g} s",
+            "try again when it is done",
+        )
         try:
-            descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+            with locked(self.directory, _LOCK_TIMEOUT_SECONDS, busy):
+                yield
         except OSError as error:
             raise NSSError(f"'{self.directory}' cannot be read: {error.strerror}") from error
-        deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
-        try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise NSSError(
-                            f"another sigul-stack pki has been changing '{self.directory}' for"
-                            f" {_LOCK_TIMEOUT_SECONDS:g} s; try again when it is done"
-                        ) from None
-                    time.sleep(_LOCK_RETRY_SECONDS)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def _copy(source: Path, target: Path) -> None:

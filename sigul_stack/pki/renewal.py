@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from ..errors import NSSError
 from .authority import Authority
 from .certificates import CertificateInfo
-from .contents import put_authority, put_leaf
 from .database import NSSDatabase
 from .leaf import LEAF_LIFETIME
 
@@ -44,9 +43,5 @@ def renew_leaf(
     leaf = authority.renew(
         old.certificate, lifetime=lifetime, new_key=new_key, names=names, now=now
     )
-    with database.changing() as store:
-        for certificate in authority.trusted:
-            put_authority(store, certificate)
-        outdated = put_leaf(store, leaf, nickname, replace=True)
-    database.delete_keys(outdated)
+    database.replace_leaf(leaf, nickname, authority.trusted)
     return database.find(nickname)

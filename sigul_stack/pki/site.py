@@ -20,9 +20,9 @@ from pathlib import Path
 from ..checks import State
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
-from .authority import AUTHORITY_LIFETIME, AUTHORITY_PEM, Authority
+from .authority import AUTHORITY_LIFETIME, Authority
 from .certificates import covers, current_time, issued
-from .contents import put_authority, put_leaf
+from .contents import put_leaf
 from .database import DatabaseKind, NSSDatabase
 from .inspection import WARN_DAYS, Topic, inspect_database
 from .leaf import LEAF_LIFETIME, LeafRequest, Role
@@ -71,11 +71,6 @@ class Site:
     bridge: Component
     server: Component
     clients: tuple[Component, ...]
-
-    @property
-    def authority_pem(self) -> Path:
-        """The CA's certificate."""
-        return self.authority_directory / AUTHORITY_PEM
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -160,9 +155,7 @@ def _component(directory: Path, request: LeafRequest, terms: _Terms) -> Componen
         leaf = terms.authority.issue(request, now=terms.now)
         database.password = make_password_file(directory, terms.permissions)
         with database.making(terms.permissions) as store:
-            for certificate in terms.authority.trusted:
-                put_authority(store, certificate)
-            put_leaf(store, leaf, nickname)
+            put_leaf(store, leaf, nickname, authorities=terms.authority.trusted)
         made = Made.MADE
     else:
         database.require()

@@ -22,8 +22,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from ..errors import NSSError, WrongNSSPassword
 from ..secret import Secret
+from ..system.programs import memory_file
 from .certificates import from_pem
-from .tools import MemoryFile, Outcome, password_file, run_tool
+from .tools import Outcome, named, password_file, run_tool
 
 #: The private keys that NSS keeps and the programs can use for TLS.
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -131,12 +132,12 @@ class NSSStore:
         with (
             password_file(self._password) as password,
             password_file(transfer) as wrapping,
-            MemoryFile() as bundle,
+            memory_file() as bundle,
         ):
             self._checked(
                 self._run("pk12util", "-o", bundle, "-n", nickname, "-k", password, "-w", wrapping)
             )
-            content = bundle.read()
+            content = Path(named(bundle)).read_bytes()
         with warnings.catch_warnings():
             # pk12util writes BER of indefinite length, which is read, with a warning.
             warnings.simplefilter("ignore", UserWarning)
@@ -160,7 +161,7 @@ class NSSStore:
         """Add a certificate; NSS finds its private key by itself where it is there already."""
         with (
             password_file(self._password) as password,
-            MemoryFile(certificate.public_bytes(Encoding.DER)) as content,
+            memory_file(certificate.public_bytes(Encoding.DER)) as content,
         ):
             options = ("-n", nickname, "-t", trust, "-i", content, "-f", password)
             self._write("certutil", "-A", *options)
@@ -182,7 +183,7 @@ class NSSStore:
         with (
             password_file(self._password) as password,
             password_file(transfer) as wrapping,
-            MemoryFile(bundle) as content,
+            memory_file(bundle) as content,
         ):
             self._write("pk12util", "-i", content, "-k", password, "-w", wrapping)
 
@@ -213,11 +214,11 @@ class NSSStore:
 
     # ------------------------------------------------------------------------------- running
 
-    def _write(self, tool: str, operation: str, *arguments: str | MemoryFile) -> None:
+    def _write(self, tool: str, operation: str, *arguments: str | int) -> None:
         self._entries = self._keys = None
         self._checked(self._run(tool, operation, *arguments))
 
-    def _run(self, tool: str, operation: str, *arguments: str | MemoryFile) -> Outcome:
+    def _run(self, tool: str, operation: str, *arguments: str | int) -> Outcome:
         return run_tool(
             tool,
             operation,

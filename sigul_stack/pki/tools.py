@@ -1,9 +1,8 @@
-"""Runs NSS's own programs, `certutil` and `pk12util`, so that no NSS is initialised in here.
+"""Runs of NSS's own programs, `certutil` and `pk12util`, so that no NSS is initialised in here.
 
 Invariant: what is secret reaches a tool, and comes back from it, in files that exist in memory
-alone (`MemoryFile`): it is in no argument, no environment and on no disk. Every run has a limit in
-time, no terminal to ask at, and an environment of its own, which takes `PATH` and NSS's limit on
-its own iterations from ours and nothing else.
+alone (`memory_file`): it is in no argument, no environment and on no disk. Of our environment a run
+takes `PATH` and NSS's limit on its own iterations, and nothing else.
 
 Must not know what the tools are run for; `store` does.
 """
@@ -12,14 +11,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from ..errors import NSSError, ToolMissing
+from ..errors import KeystoreError, NSSError, ToolMissing
 from ..secret import Secret
+from ..system.programs import memory_file, run
 from ..tools import CERTUTIL
 
 #: Far more than any run takes, even where NSS derives keys with 600,000 iterations.
@@ -32,38 +31,6 @@ _MAX_ITERATIONS: Final = "NSS_MAX_MP_PBE_ITERATION_COUNT"
 
 #: Where a file that exists in memory only is opened by name, anew for each reader.
 _DESCRIPTORS: Final = Path("/proc/self/fd")
-
-
-class MemoryFile:
-    """A file without a name on any disk, which a tool reads or writes as if it had one.
-
-    Not a pipe: the tools open their password file more than once.
-    """
-
-    def __init__(self, content: bytes = b"") -> None:
-        self.descriptor = os.memfd_create("sigul-pki", os.MFD_CLOEXEC)
-        with os.fdopen(os.dup(self.descriptor), "wb") as file:
-            file.write(content)
-
-    @property
-    def path(self) -> str:
-        """The name under which a tool that inherits the descriptor opens the file."""
-        return str(_DESCRIPTORS / str(self.descriptor))
-
-    def read(self) -> bytes:
-        """All that the file holds now."""
-        return Path(self.path).read_bytes()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        os.close(self.descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,66 +56,62 @@ class Outcome:
 def run_tool(
     tool: str,
     operation: str,
-    *arguments: str | MemoryFile,
+    *arguments: str | int,
     directory: Path,
     iterations: int | None = None,
 ) -> Outcome:
     """Run `tool` in `directory` and wait for its end, at most `TIMEOUT_SECONDS`.
 
-    `operation` is its first argument, such as `-L`, which names the run in messages. `iterations`
+    `operation` is its first argument, such as `-L`, which names the run in messages. A number among
+    the arguments is a descriptor, which the tool opens by name, as often as it likes. `iterations`
     caps the key derivation of what the tool writes into an NSS database; so does NSS's variable
     NSS_MAX_MP_PBE_ITERATION_COUNT in this process's environment, and the lower holds. Raises
     `ToolMissing`, or `NSSError` where the tool does not end or cannot be started; an exit status
     other than 0 is for the caller to judge.
     """
-    program = shutil.which(tool)
-    if program is None:
-        raise ToolMissing(f"the program {tool} is not installed; install {_PACKAGES}")
+    if shutil.which(tool) is None:
+        raise ToolMissing(f"the program {tool} is not installed", f"install {_PACKAGES}")
     if not _DESCRIPTORS.is_dir():
         raise NSSError(
-            f"{tool} cannot be given a password: /proc is not mounted here; mount it (mount -t proc"
-            " proc /proc)"
+            f"{tool} cannot be given a password: /proc is not mounted here",
+            "mount it (mount -t proc proc /proc)",
         )
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
+    environment = {"LC_ALL": "C.UTF-8"}
     limits = [iterations, _iterations_of_environment()]
     if wanted := [limit for limit in limits if limit is not None]:
         environment[_MAX_ITERATIONS] = str(min(wanted))
-    files = [argument for argument in arguments if isinstance(argument, MemoryFile)]
-    words = [item.path if isinstance(item, MemoryFile) else item for item in arguments]
+    words = [named(item) if isinstance(item, int) else item for item in arguments]
     try:
-        done = subprocess.run(
-            [program, operation, *words],
-            cwd=directory,
-            env=environment,
-            pass_fds=[file.descriptor for file in files],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-            # The tools ask at the terminal when a password is refused: let there be none.
-            start_new_session=True,
+        done = run(
+            [tool, operation, *words],
+            package=_PACKAGES,
+            time_limit=TIMEOUT_SECONDS,
+            inherit=[item for item in arguments if isinstance(item, int)],
+            environment=environment,
+            directory=directory,
+            timeout_cure=f"is the file system of '{directory}' reachable?",
         )
-    except subprocess.TimeoutExpired:
-        raise NSSError(
-            f"{tool} {operation} in '{directory}' did not end within {TIMEOUT_SECONDS:g} s; is the"
-            " file system of that directory reachable?"
-        ) from None
-    except OSError as error:
-        raise NSSError(f"{tool} cannot be run in '{directory}': {error.strerror}") from error
+    except KeystoreError as error:
+        raise NSSError(error.problem, error.cure) from None
     return Outcome(
-        f"{tool} {operation}",
-        done.returncode,
-        done.stdout.decode("utf-8", "replace"),
-        done.stderr.decode("utf-8", "replace"),
+        f"{tool} {operation}", done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr
     )
 
 
+def named(descriptor: int) -> str:
+    """The name under which whoever has the descriptor opens its file anew."""
+    return str(_DESCRIPTORS / str(descriptor))
+
+
+def password_file(password: Secret | None) -> AbstractContextManager[int]:
+    """`password` as the tools' `-f`, `-k` and `-w` want it; none is the empty password.
+
+    Not a pipe: the tools open their password file more than once.
+    """
+    return memory_file(password.reveal() if password is not None else b"")
+
+
 def _iterations_of_environment() -> int | None:
-    """What whoever started us allows NSS; None where that is nothing that NSS would take."""
+    """The limit that whoever started us sets NSS; None where NSS would not take it for one."""
     text = os.environ.get(_MAX_ITERATIONS, "")
     return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
-
-
-def password_file(password: Secret | None) -> MemoryFile:
-    """`password` as the tools' `-f`, `-k` and `-w` want it; none is the empty password."""
-    return MemoryFile(password.reveal() if password is not None else b"")

@@ -34,8 +34,9 @@ from sigul_stack.pki.certificates import covers, is_authority, key_id
 from sigul_stack.pki.contents import check_nickname
 from sigul_stack.pki.leaf import general_name
 from sigul_stack.pki.passwords import PASSWORD_FILE_NAME, write_file
-from sigul_stack.pki.tools import MemoryFile, run_tool
+from sigul_stack.pki.tools import named, run_tool
 from sigul_stack.secret import Secret
+from sigul_stack.system.programs import memory_file
 
 MAX_ITERATIONS = "NSS_MAX_MP_PBE_ITERATION_COUNT"
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -272,11 +273,11 @@ def test_a_missing_tool_is_named_with_its_package(
 
 @pytest.mark.system
 def test_memory_files_are_read_again_and_again_and_written(tmp_path: Path) -> None:
-    with MemoryFile(b"twice\n") as given, MemoryFile() as empty:
+    with memory_file(b"twice\n") as given, memory_file() as empty:
         script = 'cat "$1" "$1" "$1" > "$2"'
         outcome = run_tool("sh", "-c", script, "sh", given, empty, directory=tmp_path)
         assert (outcome.status, outcome.errors) == (0, "")
-        assert empty.read() == b"twice\n" * 3
+        assert Path(named(empty)).read_bytes() == b"twice\n" * 3
     assert list(tmp_path.iterdir()) == []
 
 
