@@ -10,7 +10,7 @@ Imports nothing of the package.
 from __future__ import annotations
 
 import enum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class Status(enum.IntEnum):
@@ -62,6 +62,24 @@ def status_text(code: int) -> str:
         return _STATUS_TEXT[Status(code)]
     except ValueError:
         return f"Error {code}"
+
+
+#: Longest message of a reply, in bytes of UTF-8: what a field of the protocol holds.
+MAX_MESSAGE_BYTES: Final = 255
+#: What of it a cure may take.
+MAX_CURE_BYTES: Final = 160
+_LEFT_OUT: Final = "..."
+
+
+def shortened(text: str, limit: int = MAX_MESSAGE_BYTES) -> str:
+    """`text` in at most `limit` bytes of UTF-8; where that leaves some out, it ends in `...`.
+
+    For what a message quotes of others' words, and for a message as a whole.
+    """
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) <= limit:
+        return data.decode("utf-8")
+    return data[: limit - len(_LEFT_OUT)].decode("utf-8", "ignore") + _LEFT_OUT
 
 
 class SigulError(Exception):
@@ -166,10 +184,23 @@ class RequestRefused(SigulError):
     """A request ends with a `Status` other than OK.
 
     Raised by handlers on the server to send that reply, and by the client API on receiving one.
+    `message` always fits into a reply; `problem` has all of it.
     """
 
     def __init__(self, status: int, message: str | None = None) -> None:
         self.status = status
-        self.message = message
+        self.message = None if message is None else shortened(message)
         text = status_text(status)
         super().__init__(f"{text}: {message}" if message else text)
+
+    @classmethod
+    def because(
+        cls, error: SigulError, status: int = Status.UNKNOWN_ERROR, before: str = ""
+    ) -> RequestRefused:
+        """The refusal that tells of `error`, with `before` in front.
+
+        Where its problem is long, that is shortened, so that the cure is not.
+        """
+        cure = f"; {shortened(error.cure, MAX_CURE_BYTES)}" if error.cure else ""
+        room = MAX_MESSAGE_BYTES - len(cure.encode())
+        return cls(status, shortened(before + error.problem, room) + cure)

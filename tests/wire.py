@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from sigul_stack.errors import DeadlineExceeded, PeerClosed
+from sigul_stack.errors import DeadlineExceeded, PeerClosed, RemoteProtocolError
 from sigul_stack.protocol.chunks import END_OF_INNER, Stream
 from sigul_stack.protocol.codec import Fields, Parser, run_parser
 from sigul_stack.protocol.messages import ChainKeys, ReplyKeys
+from sigul_stack.transport import tcp
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import nobody
 from sigul_stack.transport.stream import Peer
@@ -216,6 +217,24 @@ def byte_by_byte(data: bytes) -> list[bytes]:
 # ---------------------------------------------------------------------------------------- parsers
 
 
+def parse_whole(parser: Parser[T], data: bytes) -> T:
+    """Parse `data`, which must hold one value and nothing behind it."""
+    position = 0
+
+    def read_exactly(count: int) -> bytes:
+        nonlocal position
+        piece = data[position : position + count]
+        if len(piece) != count:
+            raise RemoteProtocolError("the message is truncated")
+        position += count
+        return piece
+
+    value = run_parser(parser, read_exactly)
+    if position != len(data):
+        raise RemoteProtocolError(f"{len(data) - position} bytes follow the message")
+    return value
+
+
 def parse_prefix(parser: Parser[T], data: bytes) -> tuple[T, bytes]:
     """What `parser` makes of the beginning of `data`, and the rest."""
     position = 0
@@ -274,6 +293,24 @@ class SocketStream:
     def pending(self) -> bool:
         """See `ByteStream.pending`: what TLS has decrypted and nobody has read."""
         return bool(self.unread)
+
+    def has_input(self) -> bool:
+        """See `ByteStream.has_input`."""
+        poll = select.poll()
+        poll.register(self.end, select.POLLIN)
+        return self.pending() or bool(poll.poll(0))
+
+    def has_gone(self) -> bool:
+        """See `ByteStream.has_gone`."""
+        return tcp.has_gone(self.end)
+
+    def is_acknowledged(self, timeout: float) -> bool:
+        """See `ByteStream.is_acknowledged`; a pair of Unix sockets has nobody to do so."""
+        return self.end.family == socket.AF_UNIX or tcp.is_acknowledged(self.end, timeout)
+
+    def reset_on_close(self) -> None:
+        """See `ByteStream.reset_on_close`."""
+        tcp.reset_on_close(self.end)
 
     def abort(self) -> None:
         """See `ByteStream.abort`."""

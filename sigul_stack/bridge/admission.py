@@ -7,6 +7,7 @@ that opens silent connections by the hundred only pushes out its own.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import threading
@@ -23,7 +24,7 @@ class OnlyLooked(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class Newcomer:
+class PendingPeer:
     """A connection in its handshake. `ended` tells that it was this side that ended it."""
 
     host: str
@@ -39,14 +40,18 @@ class Newcomer:
         poll.register(self.tcp, select.POLLIN)
         if not poll.poll(deadline.remaining() * 1000):
             raise deadline.exceeded()
-        try:
+        with contextlib.suppress(ConnectionResetError):  # how some port checks end
             if self.tcp.recv(1, socket.MSG_PEEK):
                 return
-        except ConnectionResetError:  # how some port checks end
-            pass
         if self.ended:
             raise TransportError("it was ended, for too many others come or the bridge ends")
         raise OnlyLooked
+
+    def end(self) -> None:
+        """End the connection, which may be closed already."""
+        self.ended = True
+        with contextlib.suppress(OSError):
+            self.tcp.shutdown(socket.SHUT_RDWR)
 
 
 class Handshakes:
@@ -55,39 +60,30 @@ class Handshakes:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._newcomers: list[Newcomer] = []
+        self._peers: list[PendingPeer] = []
 
-    def enter(self, host: str, tcp: socket.socket) -> Newcomer:
+    def enter(self, host: str, tcp: socket.socket) -> PendingPeer:
         """Add a connection; returns what to `leave` with. Makes room by ending another."""
-        newcomer = Newcomer(host, tcp)
+        peer = PendingPeer(host, tcp)
         with self._lock:
-            if len(self._newcomers) >= self._limit:
-                crowd, _count = Counter(item.host for item in self._newcomers).most_common(1)[0]
-                oldest = next(item for item in self._newcomers if item.host == crowd)
-                self._newcomers.remove(oldest)
-                _end(oldest)
-            self._newcomers.append(newcomer)
-        return newcomer
+            if len(self._peers) >= self._limit:
+                crowd, _count = Counter(item.host for item in self._peers).most_common(1)[0]
+                oldest = next(item for item in self._peers if item.host == crowd)
+                self._peers.remove(oldest)
+                oldest.end()
+            self._peers.append(peer)
+        return peer
 
-    def leave(self, newcomer: Newcomer) -> None:
+    def leave(self, peer: PendingPeer) -> None:
         """The connection's handshake is over, well or not."""
-        with self._lock:
-            if newcomer in self._newcomers:
-                self._newcomers.remove(newcomer)
+        with self._lock, contextlib.suppress(ValueError):
+            self._peers.remove(peer)
 
     def end_all(self) -> None:
         """End every connection that is still in its handshake."""
         with self._lock:
-            for newcomer in self._newcomers:
-                _end(newcomer)
-
-
-def _end(newcomer: Newcomer) -> None:
-    newcomer.ended = True
-    try:
-        newcomer.tcp.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return
+            for peer in self._peers:
+                peer.end()
 
 
 class Arrivals:
@@ -127,6 +123,13 @@ class Roles:
     def __init__(self, server_names: tuple[str, ...]) -> None:
         self._server_names = frozenset(server_names)
         self._seen_servers: set[str] = set()
+
+    def check(self, kind: str, peer: Peer) -> None:
+        """Raise `TransportError` unless `peer` may be a signing "server", or a "client"."""
+        if kind == "server":
+            self.check_server(peer)
+        else:
+            self.check_client(peer)
 
     def check_server(self, peer: Peer) -> None:
         """Raise `TransportError` unless `peer` may be a signing server."""

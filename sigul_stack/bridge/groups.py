@@ -41,12 +41,11 @@ class SourceFailed(SigulError):
     """Whether the user is in the group cannot be found out."""
 
 
-class Source(Protocol):
+class GroupSource(Protocol):
     """Where groups are known."""
 
     def has(self, user: str, group: str) -> bool:
         """Whether `user` is in `group`. Raises `SourceFailed`."""
-        ...
 
 
 class Groups:
@@ -55,7 +54,7 @@ class Groups:
     def __init__(
         self,
         settings: GroupSettings,
-        source: Source | None = None,
+        source: GroupSource | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keep = settings.cache_time
@@ -86,7 +85,7 @@ class Groups:
         return found
 
 
-def source_of(settings: GroupSettings) -> Source:
+def source_of(settings: GroupSettings) -> GroupSource:
     """The source that the configuration chooses."""
     match settings.source:
         case "file":
@@ -118,7 +117,7 @@ class GroupFile:
         self._path = path
 
     def has(self, user: str, group: str) -> bool:
-        """See `Source`. The file is read each time, so that a change counts at once."""
+        """See `GroupSource`. The file is read each time, so that a change counts at once."""
         try:
             with self._path.open("rb") as file:
                 text = file.read(_MAX_FILE + 1).decode("utf-8")
@@ -145,7 +144,7 @@ class FASJSON:
         self._timeout = timeout
 
     def has(self, user: str, group: str) -> bool:
-        """See `Source`."""
+        """See `GroupSource`."""
         from . import fasjson
 
         try:
@@ -167,7 +166,7 @@ class LDAP:
         self._settings = settings
 
     def has(self, user: str, group: str) -> bool:
-        """See `Source`."""
+        """See `GroupSource`."""
         try:
             import ldap
             import ldap.filter

@@ -10,9 +10,9 @@ one logs in.
 
 from __future__ import annotations
 
+import functools
 import logging
 import tempfile
-from collections.abc import Callable
 from typing import BinaryIO, Final, cast
 
 from ..config.shared import BridgeKojiSettings
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 _MD5: Final = 1004
 
 
-class Errands:
-    """The errands of one request. `user` is whom the bridge knows the client as.
+class KojiSession:
+    """Fetches and stores for one request. `user` is whom the bridge knows the client as.
 
     Raises `ConfigurationError` where the request's instance is none of the bridge's.
     """
@@ -42,16 +42,30 @@ class Errands:
         self.head_signing = _flag(request, "head-signing")
         #: Whether signatures are to be stored.
         self.stores = _flag(request, "import-signature")
-        self._reader: Hub | None = None
-        self._writer: Hub | None = None
+        self._hubs: list[Hub] = []
         self._names: dict[bytes, Fields] = {}
         self._failures: dict[bytes, str] = {}
 
     def close(self) -> None:
         """End the sessions, once no thread uses them."""
-        for hub in (self._reader, self._writer):
-            if hub is not None:
-                hub.close()
+        for hub in self._hubs:
+            hub.close()
+
+    @functools.cached_property
+    def _reader(self) -> Hub:
+        """The session of the thread that fetches."""
+        return self._open()
+
+    @functools.cached_property
+    def _writer(self) -> Hub:
+        """The session of the thread that stores."""
+        hub = self._open()
+        hub.log_in(self._proxied)
+        return hub
+
+    def _open(self) -> Hub:
+        self._hubs.append(Hub(self._access))
+        return self._hubs[-1]
 
     # ----------------------------------------------------------------------------------- fetching
 
@@ -64,8 +78,6 @@ class Errands:
         nevra = _named(fields)
         if self.head_signing:
             raise KojiError("an RPM from Koji is signed whole; leave head-signing out")
-        if self._reader is None:
-            self._reader = Hub(self._access)
         with self._reader.within(self._settings.download_timeout, f"fetching {nevra}"):
             return self._fetch(self._reader, nevra, fields.get("rpm-sigmd5"), limit)
 
@@ -91,7 +103,11 @@ class Errands:
 
     def fetch_for(self, fields: Fields, limit: int) -> tuple[BinaryIO, int] | None:
         """`fetch` for a subrequest; None where that fails, and then `reason` says why."""
-        return self._attempt(fields["id"], lambda: self.fetch(fields, limit))
+        try:
+            return self.fetch(fields, limit)
+        except (SigulError, OSError) as error:
+            self._failures[fields["id"]] = _reason(error, fields["id"])
+            return None
 
     def note(self, fields: Fields) -> None:
         """Remember what a subrequest says, where its answer will not tell of which RPM it is."""
@@ -115,23 +131,21 @@ class Errands:
         It is of the RPM that `head` is of; where None, of the one that the request names, or its
         subrequest with this `id`.
         """
-        names = self._names.get(number) if number is not None else self._request
+        try:
+            self._store(signature, self._nevra(head, number))
+        except (SigulError, OSError) as error:
+            return _reason(error, number)
+        return None
 
-        def attempt() -> None:
-            if head is not None:
-                nevra = _nevra_of(head)
-            elif names is not None:
-                nevra = _named(names)
-            else:
-                raise RemoteProtocolError("the server answered for an RPM that it was not sent")
-            self._store(signature, nevra)
-
-        return self._said(number, attempt)
+    def _nevra(self, head: Head | None, number: bytes | None) -> NEVRA:
+        if head is not None:
+            return _nevra_of(head)
+        names = self._request if number is None else self._names.get(number)
+        if names is None:
+            raise RemoteProtocolError("the server answered for an RPM that it was not sent")
+        return _named(names)
 
     def _store(self, signature: Header, nevra: NEVRA) -> None:
-        if self._writer is None:
-            self._writer = Hub(self._access)
-            self._writer.log_in(self._proxied)
         rpm = self._writer.rpm(nevra)
         if signature.blob(_MD5) != rpm.sigmd5:
             raise KojiError(f"Koji's {nevra} is another RPM than the one that was signed")
@@ -141,25 +155,11 @@ class Errands:
         else:
             log.info("Koji has a signature of %s by the same key already; it stays", nevra)
 
-    def _attempt(
-        self, number: bytes, work: Callable[[], tuple[BinaryIO, int]]
-    ) -> tuple[BinaryIO, int] | None:
-        found: list[tuple[BinaryIO, int]] = []
-        reason = self._said(number, lambda: found.append(work()))
-        if reason is not None:
-            self._failures[number] = reason
-        return found[0] if found else None
 
-    @staticmethod
-    def _said(number: bytes | None, work: Callable[[], None]) -> str | None:
-        """Do `work`; what went wrong, in words."""
-        try:
-            work()
-        except (SigulError, OSError) as error:
-            which = "" if number is None else f" for RPM {number.hex()}"
-            log.warning("Koji failed%s: %s", which, error)
-            return str(error)
-        return None
+def _reason(error: Exception, number: bytes | None) -> str:
+    """Log what went wrong; returns it in words."""
+    log.warning("Koji failed%s: %s", "" if number is None else f" for RPM {number.hex()}", error)
+    return str(error)
 
 
 def _flag(fields: Fields, name: str) -> bool:

@@ -51,7 +51,7 @@ Listeners = Mapping[socket.socket, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BridgePlan:
     """How to serve, from one reading of the configuration.
 
     `serve` is a child's work: it gets the listening sockets and its ends of the pipes to the
@@ -70,7 +70,7 @@ class Ports:
         self._listen = listen
         self._sockets: dict[Port, list[socket.socket]] = {}
 
-    def open(self, plan: Plan) -> list[Port]:
+    def open(self, plan: BridgePlan) -> list[Port]:
         """Open those of `plan` that are not open yet, and give them. Raises `TransportError`."""
         opened: list[Port] = []
         try:
@@ -92,12 +92,12 @@ class Ports:
             for listener in self._sockets.pop(port):
                 listener.close()
 
-    def close_all_but(self, plan: Plan | None) -> None:
+    def close_all_but(self, plan: BridgePlan | None) -> None:
         """Close what `plan` does not need."""
         needed = plan.ports if plan is not None else ()
         self.close([port for port in self._sockets if port not in needed])
 
-    def of(self, plan: Plan) -> dict[socket.socket, str]:
+    def of(self, plan: BridgePlan) -> dict[socket.socket, str]:
         """The sockets of `plan`, and whom each is for."""
         return {item: port[2] for port in plan.ports for item in self._sockets[port]}
 
@@ -106,20 +106,20 @@ class Ports:
 class ServingChild(Child):
     """A child that serves, is to serve, or lets its last requests finish."""
 
-    plan: Plan
+    plan: BridgePlan
     #: Since when it serves (`time.monotonic`).
     ready_at: float = 0.0
 
 
-class Parent(ProcessFamily[Plan, ServingChild]):
+class Parent(ProcessFamily[BridgePlan, ServingChild]):
     """Keeps a child serving by the newest plan that works; see `ProcessFamily` for the rest."""
 
     ignored = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(
         self,
-        plan: Plan,
-        renew: Callable[[], Plan],
+        plan: BridgePlan,
+        renew: Callable[[], BridgePlan],
         ports: Ports,
         *,
         stop: SignalPipe,
@@ -161,7 +161,7 @@ class Parent(ProcessFamily[Plan, ServingChild]):
             self._fork(self._plan)
         return None if self._serving or self._next else self._back_off.remaining()
 
-    def _try_plan(self, plan: Plan) -> None:
+    def _try_plan(self, plan: BridgePlan) -> None:
         self._ports.open(plan)
         self._fork(plan)
 
@@ -169,7 +169,7 @@ class Parent(ProcessFamily[Plan, ServingChild]):
         # One change at a time: who takes servers would else be nobody's knowledge.
         return self._next is None and self._takes_servers is self._serving
 
-    def _fork(self, plan: Plan) -> None:
+    def _fork(self, plan: BridgePlan) -> None:
         listeners = self._ports.of(plan)
 
         def work(parent: ParentPipes) -> None:

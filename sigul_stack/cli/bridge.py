@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from ..bridge.control import BridgeEvent
-from ..bridge.parent import Listeners, Parent, Plan, Ports
+from ..bridge.parent import BridgePlan, Listeners, Parent, Ports
 from ..bridge.service import Bridge
 from ..config import load_bridge
 from ..config.bridge import BridgeSettings
@@ -38,14 +38,13 @@ def _work(source: Source[BridgeSettings], control: Control) -> None:
     ).run(control.ready)
 
 
-def _plan(settings: BridgeSettings) -> Plan:
+def _plan(settings: BridgeSettings) -> BridgePlan:
     who = identity(settings.unix_user, settings.unix_group)
 
     def serve(listeners: Listeners, parent: ParentPipes) -> None:
         drop_privileges_unless_roots(who, settings.nss.path)
         nss.open_database(settings.nss)
         bridge = Bridge(settings, listeners)
-        bridge.open()
         drop_privileges(who)
         with status_socket(
             settings.status_socket, lambda: encode_status(bridge.status())
@@ -55,7 +54,7 @@ def _plan(settings: BridgeSettings) -> Plan:
             parent.send(BridgeEvent.READY)
             bridge.run(parent)
 
-    return Plan(
+    return BridgePlan(
         serve,
         (
             (settings.listen_address, settings.server_listen_port, "server"),

@@ -22,7 +22,7 @@ from typing import TextIO
 
 from ..config.identity import Identity
 from ..errors import ConfigurationError, SigulError
-from ..system.processes import SignalPipe
+from ..system.processes import FAILED, SignalPipe, receive_event, send_event
 from . import pidfile
 from .outcome import failed
 
@@ -33,8 +33,8 @@ START_TIMEOUT = 120.0
 #: Seconds that a daemon which is not ready by then has to end once it is told to.
 GIVE_UP_TIMEOUT = 10.0
 
-_READY = "ready"
-_MAX_REPORT = 4096
+#: Event of a daemon in the background for whoever started it: it is ready.
+_READY = b"R"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Daemon:
         printed by the parent.
         """
         if not self.background:
-            return self._serve(work, sys.stderr, self.pid_directory, lambda _report: None)
+            return self._serve(work, sys.stderr, self.pid_directory, None)
         try:
             directory = self.pid_directory or default_pid_directory()
         except SigulError as error:
@@ -87,12 +87,12 @@ class Daemon:
         work: Callable[[Control], None],
         stream: TextIO | None,
         pid_directory: Path | None,
-        report: Callable[[str], None],
+        starter: int | None,
     ) -> int:
         try:
             self.set_up_logs(stream)
         except SigulError as error:
-            report(str(error))
+            _tell(starter, FAILED, str(error))
             if stream is not None:
                 failed(str(error))
             return 1
@@ -106,16 +106,16 @@ class Daemon:
                     path = pid_directory / f"{self.name}.pid"
                     stack.enter_context(pidfile.held(path, self.identity))
                 log.info("%s starts", self.name)
-                work(Control(stop, reload, lambda: report(_READY)))
+                work(Control(stop, reload, lambda: _tell(starter, _READY)))
                 log.info("%s ends", self.name)
             return 0
         except SigulError as error:
             log.error("%s", error)
-            report(str(error))
+            _tell(starter, FAILED, str(error))
         except Exception as error:
             log.critical("%s failed unexpectedly", self.name, exc_info=True)
             what = type(error).__name__  # its text may hold anything
-            report(f"{self.name} failed unexpectedly ({what}); its log says more")
+            _tell(starter, FAILED, f"{self.name} failed unexpectedly ({what}); its log says more")
         return 1
 
     def _in_background(self, work: Callable[[Control], None], pid_directory: Path) -> int:
@@ -136,59 +136,53 @@ class Daemon:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             os.chdir("/")
             _detach_streams()
-            code = self._serve(work, None, pid_directory, _Reporter(writer))
+            code = self._serve(work, None, pid_directory, writer)
             logging.shutdown()
         finally:
             # Not sys.exit: what the parent had set up to run at its end is the parent's.
             os._exit(code)
 
 
-class _Reporter:
-    """The child's end of the pipe to its parent: tells one thing, once."""
-
-    def __init__(self, writer: int) -> None:
-        self._writer: int | None = writer
-
-    def __call__(self, report: str) -> None:
-        if self._writer is None:
-            return
-        # The parent may have given up.
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._writer, report.encode("utf-8", "backslashreplace")[:_MAX_REPORT])
-        os.close(self._writer)
-        self._writer = None
+def _tell(starter: int | None, code: bytes, text: str = "") -> None:
+    """Send whoever started the daemon an event, which it hears if it is the first."""
+    if starter is not None:
+        send_event(starter, code, text.encode("utf-8", "backslashreplace"))
 
 
 def _await_report(child: int, reader: int, daemon: Daemon) -> int:
     """Wait until `child` reports through `reader` or ends; the parent's exit code."""
     try:
-        report = _report(child, reader, daemon.start_timeout)
+        report = _first_event(child, reader, daemon.start_timeout)
     except BaseException:
         _end(child, patience=0)
         raise
-    if report == _READY:
-        return 0
     if report is None:
         failed(
             f"{daemon.name} was not ready after {daemon.start_timeout:g} s and is ended; its log"
             " may say what it waited for"
         )
         _end(child, patience=0)
-    else:
-        failed(report or f"{daemon.name} ended while it started; its log may say why")
-        _end(child, patience=GIVE_UP_TIMEOUT)
+        return 1
+    code, text = report
+    if code == _READY:
+        return 0
+    failed(
+        text.decode("utf-8", "replace")
+        or f"{daemon.name} ended while it started; its log may say why"
+    )
+    _end(child, patience=GIVE_UP_TIMEOUT)
     return 1
 
 
-def _report(child: int, reader: int, timeout: float) -> str | None:
-    """What `child` reports: empty if it ends without a word, None if it takes too long."""
+def _first_event(child: int, reader: int, timeout: float) -> tuple[bytes, bytes] | None:
+    """The first event of `child`; an empty failure if it ends without one, None after `timeout`."""
     deadline = time.monotonic() + timeout
     ended = False
     while time.monotonic() < deadline:
         if select.select([reader], [], [], 0 if ended else 0.05)[0]:
-            return os.read(reader, _MAX_REPORT).decode("utf-8", "replace")
+            return receive_event(reader) or (FAILED, b"")
         if ended:
-            return ""
+            return FAILED, b""
         # Looked at as well, because a grandchild may keep the pipe open. What the child wrote
         # just before its end is still there to be read.
         ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -13,7 +13,7 @@ from ..database import Database
 from ..protocol.status import encode_status
 from ..server.services import database_url
 from ..server.startup import check, prepare, repair, shut_down
-from ..server.supervisor import Plan, Supervisor
+from ..server.supervisor import ServerPlan, Supervisor
 from ..server.worker import Worker
 from ..system.processes import ParentPipes, run_in_child
 from ..transport import nss
@@ -60,7 +60,7 @@ def _work(source: Source[ServerSettings], control: Control) -> None:
         run_in_child(clean_up, "ending the server's helpers", stop=control.stop)
 
 
-def _plan(settings: ServerSettings) -> Plan:
+def _plan(settings: ServerSettings) -> ServerPlan:
     identity(settings.unix_user, settings.unix_group)  # a name that is wrong is told now
     # The database's driver is imported here: each worker would spend a third of its time on that.
     Database(database_url(settings)).close()
@@ -77,7 +77,7 @@ def _plan(settings: ServerSettings) -> Plan:
         _become(settings)
         repair(settings)
 
-    return Plan(
+    return ServerPlan(
         serve,
         check=look,
         repair=mend,

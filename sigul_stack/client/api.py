@@ -358,13 +358,13 @@ class Client(core.Client):
         key: str,
         passphrase: Secret,
         package: BinaryIO,
-        output: BinaryIO,
+        output: BinaryIO | None,
         options: RPMOptions | None = None,
     ) -> None:
         """Write the RPM package `package`, a file read from its start, to `output`, signed.
 
         With head signing only the package's headers are sent. Raises `SigulError` for an empty
-        file; see `sign_data` for what `output` holds after an error. Nothing is written where the
+        file; see `sign_data` for what `output` holds after an error. `output` is None where the
         options say that nothing comes back.
         """
         from . import rpm
@@ -375,7 +375,7 @@ class Client(core.Client):
             head = rpm.read_package_head(package)
             named = options.fields_of(head, None)
             header = self.call("sign-rpm", {**fields, **named}, secrets, payload=head.raw).payload
-            if options.returned:
+            if options.returned and output is not None:
                 rpm.splice(package, head, header, output)
         else:
             rpm.check_not_empty(package)
@@ -386,7 +386,7 @@ class Client(core.Client):
         key: str,
         passphrase: Secret,
         remote: HubRPM,
-        output: BinaryIO,
+        output: BinaryIO | None,
         options: RPMOptions | None = None,
     ) -> None:
         """As `sign_rpm`, of an RPM that the bridge fetches from Koji. Not with head signing."""

@@ -76,9 +76,13 @@ def identity(path: Path | None) -> tuple[int, ...] | None:
     terminal.
     """
     try:
-        found = os.fstat(1) if path is None else path.stat()
+        return identity_of(os.fstat(1) if path is None else path.stat())
     except OSError:
         return None
+
+
+def identity_of(found: os.stat_result) -> tuple[int, ...] | None:
+    """The same as `identity`, of a file whose state is known."""
     if stat.S_ISBLK(found.st_mode):
         return (found.st_rdev,)
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None

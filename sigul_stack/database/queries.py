@@ -22,7 +22,7 @@ from sigul_stack.database.failures import is_unique_violation
 from sigul_stack.database.records import Key, KeyAccess, KeyType, User
 from sigul_stack.database.schema import key_accesses, keys, users
 from sigul_stack.database.target import parse
-from sigul_stack.errors import DatabaseError, RequestRefused, Status
+from sigul_stack.errors import DatabaseError, RequestRefused, Status, shortened
 
 _USER = (users.c.name, users.c.sha512_password, users.c.admin)
 _KEY = (keys.c.name, keys.c.keytype, keys.c.fingerprint)
@@ -220,7 +220,8 @@ class Writer(Reader):
         if user is not None and user.admin and not self._count(others):
             raise RequestRefused(
                 Status.UNKNOWN_ERROR,
-                f"'{name}' is the last administrator who has a password; make another one first",
+                f"'{shortened(name, 60)}' is the last administrator who has a password; make"
+                " another one first",
             )
 
     def _user_id(self, name: str) -> int:

@@ -121,10 +121,10 @@ def seal(
     a secret of more than `MAX_SECRET` bytes.
     """
     if not passphrase:
-        raise KeystoreError("an empty passphrase protects nothing; choose another one")
+        raise KeystoreError("an empty passphrase protects nothing", "choose another one")
     if len(secret.reveal()) > MAX_SECRET:
         raise KeystoreError(
-            f"the bound passphrase is larger than {MAX_SECRET} bytes; use fewer binding layers"
+            f"the bound passphrase is larger than {MAX_SECRET} bytes", "use fewer binding layers"
         )
     salt = random(_SALT_BYTES)
     skesk = bytes([4, _AES_256, _S2K_ITERATED, 2]) + salt + bytes([_CODED_COUNT])
@@ -167,8 +167,8 @@ def open_envelope(envelope: bytes, passphrase: Secret) -> Secret:
         return Secret(_content(_decrypt(sealed, key)))
     except MalformedPacket as error:
         raise KeystoreError(
-            f"an encrypted passphrase in the database is unusable: {error};"
-            " grant the user access to the key again"
+            f"an encrypted passphrase in the database is unusable: {error}",
+            "grant the user access to the key again",
         ) from None
 
 
@@ -217,7 +217,7 @@ def _decrypt(sealed: bytes, key: bytes) -> bytes:
     packet, digest = clear[-_MDC : -_MDC + len(_MDC_HEAD)], clear[-_MDC + len(_MDC_HEAD) :]
     expected = hashlib.sha1(clear[: -len(digest)], usedforsecurity=False).digest()
     if not hmac.compare_digest(packet + digest, _MDC_HEAD + expected):
-        raise WrongPassphrase("the passphrase does not unlock the key; check who it belongs to")
+        raise WrongPassphrase("the passphrase does not unlock the key", "check who it belongs to")
     return clear[_PREFIX:-_MDC]
 
 

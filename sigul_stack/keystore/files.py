@@ -23,7 +23,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise KeystoreError(
-            f"the key store in {path} failed: {error}; check the disk, and who may write there"
+            f"the key store in {path} failed: {error}", "check the disk, and who may write there"
         ) from error
 
 
@@ -57,16 +57,26 @@ def locked(directory: Path, time_limit: float) -> Iterator[None]:
 
     Raises `KeystoreError` if others hold it for `time_limit` seconds.
     """
-    deadline = time.monotonic() + time_limit
     with opened_directory(directory) as descriptor:
-        while not try_lock(descriptor):
-            if time.monotonic() >= deadline:
-                raise KeystoreError(
-                    f"another request has been changing keys in {directory} for {time_limit:g} s;"
-                    " try again later"
-                )
-            time.sleep(_LOCK_POLL)
+        lock(
+            descriptor,
+            time_limit,
+            f"another request has been changing keys in {directory} for {time_limit:g} s",
+            "try again later",
+        )
         yield
+
+
+def lock(descriptor: int, time_limit: float, problem: str, cure: str) -> None:
+    """Lock an open file or directory for as long as it is open.
+
+    Raises `KeystoreError` with that problem and cure if others hold it for `time_limit` seconds.
+    """
+    deadline = time.monotonic() + time_limit
+    while not try_lock(descriptor):
+        if time.monotonic() >= deadline:
+            raise KeystoreError(problem, cure)
+        time.sleep(_LOCK_POLL)
 
 
 @contextmanager
@@ -80,7 +90,7 @@ def opened_directory(path: Path) -> Iterator[int]:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open directory for as long as it is open, if nobody else has locked it."""
+    """Lock an open file or directory for as long as it is open, if nobody else has locked it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

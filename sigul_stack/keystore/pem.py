@@ -96,14 +96,14 @@ class PemStore:
             curve = CURVES.get(self._settings.curve.upper())
             if curve is None:
                 raise ConfigurationError(
-                    f"[keys] ecc-default-curve: there is no curve {self._settings.curve!r};"
-                    f" choose from: {', '.join(CURVES)}"
+                    f"[keys] ecc-default-curve: there is no curve {self._settings.curve!r}",
+                    f"choose from: {', '.join(CURVES)}",
                 )
             key = ec.generate_private_key(curve())
         else:
             size = self._settings.rsa_key_size
             if size < _SMALLEST_RSA:
-                raise ConfigurationError(f"[keys] rsa-key-size: {size} is too small; write 2048")
+                raise ConfigurationError(f"[keys] rsa-key-size: {size} is too small", "write 2048")
             key = rsa.generate_private_key(_PUBLIC_EXPONENT, size)
         return self._add(key, passphrase)
 
@@ -122,7 +122,7 @@ class PemStore:
         except WrongPassphrase:
             raise RequestRefused(Status.IMPORT_PASSPHRASE_ERROR) from None
         except KeystoreError as error:
-            raise RequestRefused(Status.INVALID_IMPORT, str(error)) from None
+            raise RequestRefused.because(error, Status.INVALID_IMPORT) from None
         if not isinstance(key, _KINDS[keytype]):
             raise RequestRefused(
                 Status.INVALID_IMPORT, f"it holds no {keytype} key; name the type that it is of"
@@ -170,7 +170,7 @@ class PemStore:
         private = self._read(self._private(fingerprint))
         if b"PRIVATE KEY-----" not in private or b"-----END " not in private:
             raise KeystoreError(
-                f"{self._private(fingerprint)} holds no private key; restore it from a backup"
+                f"{self._private(fingerprint)} holds no private key", "restore it from a backup"
             )
         try:
             key = serialization.load_pem_public_key(self.public(fingerprint))
@@ -178,8 +178,8 @@ class PemStore:
             key = None
         if not isinstance(key, PublicKey) or _fingerprint(key) != fingerprint:
             raise KeystoreError(
-                f"{self._file(fingerprint, 'public')} is not the public key of {fingerprint};"
-                " restore it from a backup"
+                f"{self._file(fingerprint, 'public')} is not the public key of {fingerprint}",
+                "restore it from a backup",
             )
 
     def add_certificate(self, fingerprint: str, name: str, certificate: bytes) -> None:
@@ -191,7 +191,8 @@ class PemStore:
         with self._changing():
             if path.exists():
                 raise RequestRefused(
-                    Status.ALREADY_EXISTS, f"the key has a certificate {name}; choose another name"
+                    Status.ALREADY_EXISTS,
+                    "the key has a certificate of that name; choose another name",
                 )
             write_new(path, certificate, 0o644)
 
@@ -227,7 +228,7 @@ class PemStore:
 
     def _certificate(self, fingerprint: str, name: str) -> Path:
         if not _CERTIFICATE_NAME.fullmatch(name):
-            raise KeystoreError(f"{name!r} is no name of a certificate; use ASCII letters only")
+            raise KeystoreError(f"{name!r} is no name of a certificate", "use ASCII letters only")
         return self._file(fingerprint, f"cert.{name}")
 
     def _read(self, path: Path) -> bytes:
@@ -275,7 +276,7 @@ class PemStore:
 def _checked(fingerprint: str) -> str:
     if not _FINGERPRINT.fullmatch(fingerprint):
         raise KeystoreError(
-            f"{fingerprint!r} is no fingerprint of an ECC or RSA key; check the database"
+            f"{fingerprint!r} is no fingerprint of an ECC or RSA key", "check the database"
         )
     return fingerprint
 
@@ -290,7 +291,7 @@ def _fingerprint(key: PublicKey) -> str:
 def _load_private(data: bytes, passphrase: Secret) -> PrivateKey:
     """The private key in PEM or DER. Raises `WrongPassphrase`, and `KeystoreError` for no key."""
     if data.count(b"PRIVATE KEY-----") > 2:  # what begins it, and what ends it
-        raise KeystoreError("it holds several private keys; give one alone")
+        raise KeystoreError("it holds several private keys", "give one alone")
     load = (
         serialization.load_pem_private_key
         if b"-----BEGIN " in data
@@ -308,9 +309,9 @@ def _load_private(data: bytes, passphrase: Secret) -> PrivateKey:
                 raise WrongPassphrase("the passphrase does not open the private key") from None
     except (ValueError, UnsupportedAlgorithm):
         raise KeystoreError(
-            "it holds no private key in PKCS#8 or traditional form that is supported; convert it"
-            " with openssl pkcs8 -topk8"
+            "it holds no private key in PKCS#8 or traditional form that is supported",
+            "convert it with openssl pkcs8 -topk8",
         ) from None
     if not isinstance(key, PrivateKey):
-        raise KeystoreError("it holds a private key that is neither ECC nor RSA; use one that is")
+        raise KeystoreError("it holds a private key that is neither ECC nor RSA", "use one that is")
     return key

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TypeVar
 
-from ..errors import LocalProtocolError, ProtocolError, RemoteProtocolError
+from ..errors import LocalProtocolError, RemoteProtocolError
 
 #: One version is in the field.
 PROTOCOL_VERSION = 1
@@ -242,61 +242,3 @@ def run_parser(parser: Parser[T], read_exactly: Callable[[int], bytes]) -> T:
     except StopIteration as end:
         value: T = end.value
         return value
-
-
-class ParserFeed:
-    """Drive a parser with bytes as they come: the other way round from `run_parser`.
-
-    `feed` takes bytes and returns those left over once the parser is done; `done` and `value` tell
-    the result. The parser asks for at least one byte each time.
-    """
-
-    def __init__(self, parser: Parser[object]) -> None:
-        self._parser = parser
-        self._buffer = bytearray()
-        self.done = False
-        self.value: object = None
-        self._failure: ProtocolError | None = None
-        self._wanted = next(parser)
-
-    def feed(self, data: bytes | memoryview) -> bytes:
-        """Consume `data`; return what lies behind the value's last byte (empty until done).
-
-        Raises `ProtocolError`, and from then on at every call.
-        """
-        if self._failure is not None:
-            raise self._failure
-        self._buffer += data
-        while not self.done and len(self._buffer) >= self._wanted:
-            piece = bytes(self._buffer[: self._wanted])
-            del self._buffer[: self._wanted]
-            try:
-                self._wanted = self._parser.send(piece)
-            except StopIteration as end:
-                self.done, self.value = True, end.value
-            except ProtocolError as error:
-                self._failure = error
-                raise
-        if not self.done:
-            return b""
-        rest = bytes(self._buffer)
-        self._buffer.clear()
-        return rest
-
-
-def parse_whole(parser: Parser[T], data: bytes) -> T:
-    """Parse `data`, which must hold one value and nothing behind it."""
-    position = 0
-
-    def read_exactly(count: int) -> bytes:
-        nonlocal position
-        piece = data[position : position + count]
-        if len(piece) != count:
-            raise RemoteProtocolError("the message is truncated")
-        position += count
-        return piece
-
-    value = run_parser(parser, read_exactly)
-    if position != len(data):
-        raise RemoteProtocolError(f"{len(data) - position} bytes follow the message")
-    return value

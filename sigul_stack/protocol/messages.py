@@ -17,9 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import BridgeRefused, ProtocolError, RemoteProtocolError, Status
+from ..errors import BridgeRefused, ProtocolError, RemoteProtocolError, Status, shortened
 from .codec import (
-    MAX_FIELD_BYTES,
     PROTOCOL_VERSION,
     Fields,
     Parser,
@@ -202,13 +201,10 @@ def read_reply_header() -> Parser[ReplyHeader]:
 
 def bridge_refusal(message: str) -> list[bytes]:
     """A reply with which a bridge refuses a request by itself, cut as clients want it."""
-    header = pack_u32(Status.UNKNOWN_ERROR) + encode_fields({"message": cut_message(message)})
+    header = pack_u32(Status.UNKNOWN_ERROR) + encode_fields(
+        {"message": shortened(message).encode()}
+    )
     return [header + NO_CODE, pack_u64(0), NO_CODE]
-
-
-def cut_message(message: str) -> bytes:
-    """The field `message`: at most 255 bytes, cut where a character ends."""
-    return message.encode()[:MAX_FIELD_BYTES].decode("utf-8", "ignore").encode()
 
 
 def _message(fields: Fields) -> str:
@@ -295,7 +291,7 @@ def bridge_subrefusal(number: bytes, message: str) -> list[bytes]:
     fields = {
         "id": number,
         "status": pack_u32(Status.UNKNOWN_ERROR),
-        "message": cut_message(message),
+        "message": shortened(message).encode(),
     }
     return [encode_fields(fields) + NO_CODE, pack_u64(0), NO_CODE]
 

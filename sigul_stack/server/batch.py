@@ -139,9 +139,7 @@ class Batch:
         if length > self._operation.max_subpayload:
             raise RemoteProtocolError(f"a subrequest's payload of {length} bytes is over the limit")
         refusal = (
-            self._over_limit(length, total)
-            if fault is None
-            else RequestRefused(Status.UNKNOWN_ERROR, str(fault))
+            self._over_limit(length, total) if fault is None else RequestRefused.because(fault)
         )
         pieces = read_payload(chunked, length, self._settings.idle_timeout, "an RPM")
         if refusal is not None:

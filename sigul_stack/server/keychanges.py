@@ -1,4 +1,4 @@
-"""Making and removing keys so that store and database agree whatever fails in between.
+"""Keep key store and database in step while keys are made and removed, whatever fails.
 
 Invariant: a change of the key store happens under one lock, with a note of what the store held
 before. Whoever ends the change, or finds the note of one that was cut off, removes what has come
@@ -11,17 +11,16 @@ database in step", shows the note.)
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from ..database import Database, Key
 from ..errors import KeystoreError
+from ..keystore.files import lock, sync
 from ..keystore.store import KeyStore
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,6 @@ _NOTE: Final = "sigul-stack-change.json"
 _LOCK: Final = "sigul-stack-change.lock"
 #: Longest wait for another change to end, in seconds; making a large RSA key takes a while.
 LOCK_SECONDS: Final = 300.0
-_LOCK_POLL_SECONDS: Final = 0.1
 
 
 @contextlib.contextmanager
@@ -98,6 +96,7 @@ def _recover(directory: Path, keystore: KeyStore, database: Database, *, cut_off
             log.info("Removing key %s from the store: the database does not have it", fingerprint)
             keystore.delete_unlisted(fingerprint)
     path.unlink()
+    sync(directory)
 
 
 def _write(path: Path, text: str) -> None:
@@ -107,23 +106,19 @@ def _write(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.rename(path)
+    sync(path.parent)
 
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        end = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise KeystoreError(
-                        f"another change of keys has not ended within {LOCK_SECONDS:g} s; try again"
-                    ) from None
-                time.sleep(_LOCK_POLL_SECONDS)
+        lock(
+            descriptor,
+            LOCK_SECONDS,
+            f"another change of keys has not ended within {LOCK_SECONDS:g} s",
+            "try again",
+        )
         yield
     finally:
         os.close(descriptor)

@@ -205,7 +205,7 @@ def _operation(fields: Fields) -> Operation | RequestRefused:
     except UnknownOperation:
         return RequestRefused(Status.UNKNOWN_OP)
     except ProtocolError as error:
-        return RequestRefused(Status.UNKNOWN_ERROR, str(error))
+        return RequestRefused.because(error)
     return operation
 
 
@@ -215,7 +215,7 @@ def _check_length(
     if isinstance(operation, Operation):
         operation.check_payload(length, limits.max_file_payload)
     elif length > MAX_REFUSED_PAYLOAD:
-        raise RemoteProtocolError(f"{operation}; its payload of {length} bytes is not read")
+        raise RemoteProtocolError(str(operation), f"its payload of {length} bytes is not read")
 
 
 def read_payload(
@@ -267,9 +267,9 @@ def refusal_of(error: Exception, what: str) -> RequestRefused:
         log.error("%s failed in an unforeseen way", what, exc_info=error)
         return RequestRefused(Status.UNKNOWN_ERROR)
     log.error("%s failed: %s", what, error)
-    return RequestRefused(
-        Status.UNKNOWN_ERROR, str(error) if isinstance(error, ToolMissing) else None
-    )
+    if isinstance(error, ToolMissing):
+        return RequestRefused.because(error)
+    return RequestRefused(Status.UNKNOWN_ERROR)
 
 
 def send_error(chunked: ChunkedStream, keys: ReplyKeys, refused: RequestRefused) -> None:
@@ -279,16 +279,16 @@ def send_error(chunked: ChunkedStream, keys: ReplyKeys, refused: RequestRefused)
 
 def message_field(refused: RequestRefused) -> dict[str, bytes]:
     """The field `message` of a reply or subreply; none where the refusal has no message."""
-    return {} if refused.message is None else {"message": messages.cut_message(refused.message)}
+    return {} if refused.message is None else {"message": refused.message.encode()}
 
 
 def send_answer(chunked: ChunkedStream, keys: ReplyKeys, answer: Answer) -> None:
-    """Send an OK reply."""
+    """Send an OK reply. Raises `LocalProtocolError` where a field is too long for one."""
     _send(chunked, keys, Status.OK, answer)
 
 
 def _send(chunked: ChunkedStream, keys: ReplyKeys, status: int, answer: Answer) -> None:
-    fields = {name: encode_value(value)[:255] for name, value in answer.fields.items()}
+    fields = {name: encode_value(value) for name, value in answer.fields.items()}
     chunked.write(messages.encode_reply_header(status, fields, keys.header))
     payload = answer.payload
     send_payload(

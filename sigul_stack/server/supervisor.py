@@ -6,9 +6,9 @@ or a key: a process that forks may not have opened NSS, and one that lives on sh
 
     worker: "started" ─▶ attached ─▶ busy (both told through its pipe) ─▶ gone (reaped)
 
-To take new certificates and settings into use (`Plan`), workers of the new plan are forked beside
-those of the old one, and each that has attached lets an old one that still waits end. So the bridge
-always has one to give a request to; where new ones cannot attach, the old ones go on.
+To take new certificates and settings into use (`ServerPlan`), workers of the new plan are forked
+beside those of the old one, and each that has attached lets an old one that still waits end. So the
+bridge always has one to give a request to; where new ones cannot attach, the old ones go on.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ REFILL_DELAY_SECONDS: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ServerPlan:
     """How to serve, from one reading of the configuration. All is run in child processes.
 
     `workers` processes wait while at most `max_requests` others are busy. `check` raises
@@ -65,7 +65,7 @@ class WorkerChild(Child):
     """A worker, or another child that works for the server: a check of a plan, a repair."""
 
     #: What it serves by, or looks at where it is the check of that.
-    plan: Plan
+    plan: ServerPlan
     #: Whether it serves a request, or does anything else that is not to be interrupted.
     busy: bool = False
     is_check: bool = False
@@ -74,11 +74,16 @@ class WorkerChild(Child):
     handshake_seconds: float = 0.0
 
 
-class Supervisor(ProcessFamily[Plan, WorkerChild]):
+class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
     """Keeps workers of the newest plan that works; see `ProcessFamily` for the rest."""
 
     def __init__(
-        self, plan: Plan, renew: Callable[[], Plan], *, stop: SignalPipe, reload: SignalPipe
+        self,
+        plan: ServerPlan,
+        renew: Callable[[], ServerPlan],
+        *,
+        stop: SignalPipe,
+        reload: SignalPipe,
     ) -> None:
         back_off = BackOff(first=FIRST_PAUSE_SECONDS)
         super().__init__(plan, renew, stop=stop, reload=reload, back_off=back_off)
@@ -151,7 +156,7 @@ class Supervisor(ProcessFamily[Plan, WorkerChild]):
 
         return self._start(child, run)
 
-    def _try_plan(self, plan: Plan) -> None:
+    def _try_plan(self, plan: ServerPlan) -> None:
         """Have a child look whether workers could serve by `plan`."""
         check = WorkerChild(plan, busy=True, is_check=True)
         self._fork(check, lambda _parent: plan.check())

@@ -100,13 +100,13 @@ class Worker:
             self._parent.send(WorkerEvent.ATTACHED, seconds)
             log.info("Waiting for a request at the bridge")
             _warm_up(database)
-            if self._wait(connection, WAITING_SECONDS) and not _has_input(connection):
+            if self._wait(connection, WAITING_SECONDS) and not connection.has_input():
                 # Said before any further request is acknowledged, so that the bridge takes another
                 # worker for one that comes in this moment.
                 connection.end_writing()
                 connection.close()
                 return
-            if not _has_input(connection):
+            if not connection.has_input():
                 connection.close()
             elif self._serve(connection, identity, database):
                 return
@@ -195,7 +195,8 @@ class Worker:
             if bridge.common_name == session.peer.common_name:
                 raise RemoteProtocolError(
                     f"the client of this request is '{bridge.common_name}', the bridge itself:"
-                    " refused; its certificate is no user's"
+                    " refused",
+                    "its certificate is no user's",
                 )
             log.info(
                 "[DOUBLE_TLS] TLS handshake completed successfully (client '%s')",
@@ -212,12 +213,6 @@ def _warm_up(database: Database) -> None:
             reader.access("", "")
     except SigulError as error:
         log.warning("%s", error)
-
-
-def _has_input(connection: nss.TLSConnection) -> bool:
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return connection.pending() or bool(poll.poll(0))
 
 
 def serve_request(

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import KeystoreError, RequestRefused, Status
+from ..errors import KeystoreError, RequestRefused, Status, shortened
 from ..formats.pe_head import InvalidImage, check_headers
 from ..keystore.files import opened_directory, storage_errors, try_lock
 from ..secret import Secret
@@ -29,6 +29,7 @@ from .descriptors import bytes_left, input_descriptor
 BYTES_PER_SECOND = 10 << 20
 
 _PREFIX = "sigul-pe-"
+_NO_IMAGE = "this is no PE image that can be signed: "
 
 
 def sign_image(
@@ -72,12 +73,16 @@ def sign_image(
             words = finished.stderr + finished.stdout.decode("utf-8", "replace")
             said = [line.strip() for line in words.splitlines() if line.strip()]
             reason = said[0] if said else f"exit code {finished.returncode}"
-            raise _refused(f"osslsigncode cannot sign it: {reason}")
+            raise RequestRefused(
+                Status.UNKNOWN_ERROR,
+                f"{_NO_IMAGE}osslsigncode cannot sign it: {shortened(reason, 160)}",
+            )
         try:
             return output.open("rb")
         except OSError as error:
             raise KeystoreError(
-                f"osslsigncode left no output ({error.strerror}); look for room in {private.parent}"
+                f"osslsigncode left no output ({error.strerror})",
+                f"look for room in {private.parent}",
             ) from error
 
 
@@ -123,9 +128,5 @@ def check_image(image: BinaryIO) -> None:
     try:
         check_headers(image.seek(0, os.SEEK_END), read_at)
     except InvalidImage as error:
-        raise _refused(str(error)) from None
+        raise RequestRefused.because(error, before=_NO_IMAGE) from None
     image.seek(0)
-
-
-def _refused(reason: str) -> RequestRefused:
-    return RequestRefused(Status.UNKNOWN_ERROR, f"this is no PE image that can be signed: {reason}")

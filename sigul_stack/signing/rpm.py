@@ -21,7 +21,7 @@ import os
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, ToolMissing
+from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, ToolMissing, shortened
 from ..formats.openpgp_packets import RSA, MalformedPacket, signature_algorithm
 from ..formats.rpm_head import (
     CorruptRPM,
@@ -110,7 +110,7 @@ class RPMSigner:
             self._check(package, size, head, expected)
             added = self._signatures(package, head)
         except ProtocolError as error:
-            raise RequestRefused(Status.CORRUPT_RPM, str(error)) from None
+            raise RequestRefused.because(error, Status.CORRUPT_RPM) from None
         header = signed_header(head.signature, added)
         if self.head_only:
             # As it lies in a file, so that whoever puts it back need not know of the padding.
@@ -159,7 +159,7 @@ class RPMSigner:
                     inherit=[descriptor],
                 )
             except ToolMissing as error:
-                raise RequestRefused(Status.UNKNOWN_ERROR, str(error)) from None
+                raise RequestRefused.because(error) from None
         if done.returncode:
             said = (done.stdout.decode("utf-8", "replace") + done.stderr).strip()
             _log.info("rpmkeys refuses the RPM: %r", said[:500])
@@ -227,7 +227,10 @@ def _compare(head: Head, expected: Expected) -> None:
     ):
         if wanted is not None and wanted != found:
             # A package says what it likes, and this goes to terminals and logs.
-            raise CorruptRPM(f"the RPM's {what} is '{printable(str(found))}', and not '{wanted}'")
+            raise CorruptRPM(
+                f"the RPM's {what} is '{shortened(printable(str(found)), 80)}', and not"
+                f" '{shortened(wanted, 80)}'"
+            )
     if expected.sigmd5 is not None and head.signature.blob(SignatureTag.MD5) != expected.sigmd5:
         raise CorruptRPM("the RPM's MD5 is not rpm-sigmd5")
 
@@ -241,7 +244,7 @@ def _check_header(head: Head) -> None:
     )
     known = [(head.signature.string(tag), digest) for tag, digest in digests]
     if not any(recorded for recorded, _ in known):
-        raise CorruptRPM("the RPM has no digest of its header; rebuild it with a newer rpm")
+        raise CorruptRPM("the RPM has no digest of its header", "rebuild it with a newer rpm")
     if any(recorded not in (None, digest) for recorded, digest in known):
         raise CorruptRPM("the RPM's header does not match its digest")
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 
-from ..errors import KeystoreError, RequestRefused, Status
+from ..errors import KeystoreError, RequestRefused, Status, shortened
 from ..keystore.pem import PrivateKey
 
 DAYS_A_YEAR = 365
@@ -146,7 +146,7 @@ def load_certificate(certificate: bytes) -> x509.Certificate:
         return x509.load_pem_x509_certificate(certificate)
     except ValueError:
         raise KeystoreError(
-            "a certificate in the key store is damaged; restore keys-storage from a backup"
+            "a certificate in the key store is damaged", "restore keys-storage from a backup"
         ) from None
 
 
@@ -157,8 +157,8 @@ def _issuer(
     issuer = load_certificate(certificate)
     if issuer.public_key() != key.public_key():
         raise KeystoreError(
-            "a certificate in the key store is not of the key whose name it has; restore"
-            " keys-storage from a backup"
+            "a certificate in the key store is not of the key whose name it has",
+            "restore keys-storage from a backup",
         )
     try:
         is_ca = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
@@ -184,7 +184,8 @@ def _name(text: str) -> x509.Name:
     except ValueError as error:
         reason = str(error)
         raise _refused(
-            f"the subject '{text}' is not an RFC 4514 name{f' ({reason})' if reason else ''};"
+            f"the subject '{shortened(text, 60)}' is not an RFC 4514 name"
+            f"{f' ({shortened(reason, 60)})' if reason else ''};"
             " write one like CN=Name,O=Organization,C=XX"
         ) from None
     if not name.rdns:
@@ -198,7 +199,7 @@ def _public_key(pem: bytes) -> PublicKey:
     except ValueError:
         key = None
     if not isinstance(key, PublicKey):
-        raise KeystoreError("a public key in the key store is damaged; restore it from a backup")
+        raise KeystoreError("a public key in the key store is damaged", "restore it from a backup")
     return key
 
 

@@ -30,7 +30,7 @@ from .nss_database import look_up
 from .nss_database import open_database as open_database
 from .nss_errors import error_name, translate
 from .stream import Peer
-from .tcp import connect_tcp, prepare_socket
+from .tcp import connect_tcp, has_gone, is_acknowledged, prepare_socket, reset_on_close
 from .watchdog import Watchdog
 
 #: How long the first call of a patient handshake may last, in seconds: it sends the greeting.
@@ -252,6 +252,20 @@ class TLSConnection:
         """See `ByteStream.pending`."""
         return bool(self._tls.data_pending() > 0)
 
+    def has_input(self) -> bool:
+        """See `ByteStream.has_input`."""
+        poll = select.poll()
+        poll.register(self._os, select.POLLIN)
+        return self.pending() or bool(poll.poll(0))
+
+    def has_gone(self) -> bool:
+        """See `ByteStream.has_gone`."""
+        return has_gone(self._os)
+
+    def is_acknowledged(self, timeout: float) -> bool:
+        """See `ByteStream.is_acknowledged`."""
+        return is_acknowledged(self._os, timeout)
+
     def end_writing(self) -> None:
         """Send a close-notify and half-close; reading goes on. Never raises."""
         try:
@@ -266,6 +280,10 @@ class TLSConnection:
             self._os.shutdown(socket.SHUT_RDWR)
         except OSError:
             return
+
+    def reset_on_close(self) -> None:
+        """See `ByteStream.reset_on_close`."""
+        reset_on_close(self._os)
 
     def close(self) -> None:
         """See `ByteStream.close`."""

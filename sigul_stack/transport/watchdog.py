@@ -26,7 +26,6 @@ class Guarded(Protocol):
 
     def abort(self) -> None:
         """End the connection at once."""
-        ...
 
 
 class Watchdog:

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sigul_stack.errors import ProtocolError
+from sigul_stack.errors import PeerClosed, ProtocolError
 from sigul_stack.protocol import codec, messages
-from sigul_stack.protocol.codec import Fields, Parser, ParserFeed, encode_fields, parse_whole
-from tests.wire import byte_by_byte, field_map, in_pieces
+from sigul_stack.protocol.codec import Fields, Parser, encode_fields
+from sigul_stack.transport import memory
+from sigul_stack.transport.chunked import ChunkedStream
+from tests.wire import OUTER_END, byte_by_byte, field_map, in_pieces, outer, parse_whole
 
 SAFE = st.characters(min_codepoint=0x20, max_codepoint=0x7F)
 NAMES = st.text(SAFE, min_size=1, max_size=255)
@@ -79,41 +81,30 @@ def test_any_bytes_give_a_value_or_a_protocol_error(name: str, data: bytes) -> N
 def test_a_parser_gives_the_same_however_its_input_is_cut(
     name: str, data: bytes, cuts: list[int]
 ) -> None:
-    def fed(pieces: list[bytes]) -> object:
-        feed = ParserFeed(PARSERS[name]())
-        rest = b""
-        try:
-            for piece in pieces:
-                rest += feed.feed(piece)
-        except ProtocolError:
-            return ProtocolError
-        return (feed.done, feed.value, rest)
+    whole = parsed(PARSERS[name](), [data])
+    assert parsed(PARSERS[name](), byte_by_byte(data)) == whole
+    assert parsed(PARSERS[name](), in_pieces(data, cuts)) == whole
 
-    whole = fed([data])
-    assert fed(byte_by_byte(data)) == whole
-    assert fed(in_pieces(data, cuts)) == whole
+
+def parsed(parser: Parser[Any], pieces: list[bytes]) -> object:
+    """The value in an outer stream of these chunks and what lies behind it, or the error."""
+    near, far = memory.pair()
+    far.write(outer(*(piece for piece in pieces if piece)) + OUTER_END, 1)
+    chunked = ChunkedStream(near, 1)
+    try:
+        value = chunked.parse(parser)
+    except (ProtocolError, PeerClosed) as error:
+        return type(error)
+    return value, b"".join(iter(lambda: chunked.read(1000), b""))
 
 
 @settings(max_examples=60)
 @given(values=FIELD_MAPS, trailing=st.binary(max_size=40), cuts=CUTS)
-def test_a_feed_returns_just_what_lies_behind_the_value(
+def test_just_what_lies_behind_the_value_is_left(
     values: dict[str, bytes], trailing: bytes, cuts: list[int]
 ) -> None:
-    feed = ParserFeed(codec.read_fields())
-    rest = b"".join(feed.feed(piece) for piece in in_pieces(field_map(values) + trailing, cuts))
-    assert feed.done
-    assert feed.value == Fields(values)
-    assert rest == trailing
-
-
-@given(data=st.binary(max_size=10))
-def test_a_feed_that_has_refused_once_never_reports_a_value(data: bytes) -> None:
-    feed = ParserFeed(codec.read_fields())
-    with pytest.raises(ProtocolError):
-        feed.feed(b"\1\0")
-    with pytest.raises(ProtocolError):
-        feed.feed(data + b"\0")
-    assert not feed.done
+    pieces = in_pieces(field_map(values) + trailing, cuts)
+    assert parsed(codec.read_fields(), pieces) == (Fields(values), trailing)
 
 
 @pytest.mark.parametrize("name", PARSERS)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from sigul_stack.errors import ProtocolError
 from sigul_stack.protocol import messages
-from sigul_stack.protocol.codec import Fields, parse_whole
+from sigul_stack.protocol.codec import Fields
 from sigul_stack.protocol.messages import ChainKeys, ReplyKeys, UnknownVersion
-from tests.wire import chain_key, field_map, hmac512, sha512, u32
+from tests.wire import chain_key, field_map, hmac512, parse_whole, sha512, u32
 
 SAFE = st.characters(min_codepoint=0x20, max_codepoint=0x7F)
 FIELD_MAPS = st.dictionaries(st.text(SAFE, min_size=1, max_size=30), st.binary(max_size=60))

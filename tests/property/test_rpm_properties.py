@@ -20,8 +20,8 @@ from sigul_stack.formats.rpm_head import (
     read_head,
     read_header,
 )
-from sigul_stack.protocol.codec import parse_whole, run_parser
-from tests.wire import u32
+from sigul_stack.protocol.codec import run_parser
+from tests.wire import parse_whole, u32
 
 TAGS = st.integers(100, 2**31)
 TEXTS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=20)

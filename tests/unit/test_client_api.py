@@ -19,10 +19,11 @@ from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import ProtocolError, RequestRefused, Status
 from sigul_stack.keystore.bindings import MethodUse, load_layers
 from sigul_stack.protocol import messages
-from sigul_stack.protocol.codec import Fields, encode_fields, encode_value, parse_whole, read_fields
+from sigul_stack.protocol.codec import Fields, encode_fields, encode_value, read_fields
 from sigul_stack.protocol.operations import OPERATIONS
 from sigul_stack.secret import Secret
 from tests.held_data import held
+from tests.wire import parse_whole
 
 SETTINGS = ClientSettings(
     bridge_hostname="b", server_hostname="s", nss=NSSSettings(directory="sql:/nowhere")

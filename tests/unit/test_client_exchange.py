@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sigul_stack.bridge.service import Bridge
+from sigul_stack.bridge.session import RequestSession, Shared
 from sigul_stack.client import core
 from sigul_stack.client.core import MAX_MEMORY_REPLY, Client, Reply
 from sigul_stack.config.bridge import BridgeSettings
@@ -28,7 +28,7 @@ from sigul_stack.errors import (
     TransportError,
 )
 from sigul_stack.protocol.chunks import END_OF_INNER, Stream
-from sigul_stack.protocol.codec import Fields, parse_whole, read_fields, read_u64
+from sigul_stack.protocol.codec import Fields, read_fields, read_u64
 from sigul_stack.protocol.messages import ReplyKeys, read_inner_fields, read_request_header
 from sigul_stack.secret import Secret
 from sigul_stack.server.request import (
@@ -52,6 +52,7 @@ from tests.wire import (
     in_background,
     of_stream,
     outer,
+    parse_whole,
     plain_inner,
     reply,
     reply_parts,
@@ -332,7 +333,7 @@ def test_a_server_that_did_not_know_the_version_is_heard_after_a_failure(dial: D
 
     def say_so(_written: bytes) -> None:
         # A new server answers and ends as soon as it has read the version.
-        if far.pending():
+        if far.has_input():
             return
         far.write(outer(u32(1)) + OUTER_END, LONG)
 
@@ -353,11 +354,11 @@ def test_a_request_that_was_cut_off_says_where_to_look(dial: Dial) -> None:
 
 
 class Site:
-    """A bridge, and a client and a server on it."""
+    """A bridge's part in requests, and a client and a server on it."""
 
     def __init__(self, dial: Dial) -> None:
         self._dial = dial
-        self.bridge = Bridge(BridgeSettings(nss=NSS, idle_timeout=LONG, close_timeout=LONG))
+        self.bridge = Shared(BridgeSettings(nss=NSS, idle_timeout=LONG, close_timeout=LONG))
         self.errors: list[SigulError] = []
 
     def exchange(
@@ -373,7 +374,7 @@ class Site:
         server_end, bridge_server = memory.pair()
         for end in (client_end, bridge_client, server_end, bridge_server):
             end.split = split
-        self.bridge._waiting.add(bridge_server)
+        self.bridge.waiting.add(bridge_server)
         client = self._dial(client_end)
         client._version = request.version
         fields = {
@@ -398,7 +399,7 @@ class Site:
 
     def _bridge(self, client_end: MemoryStream, server_end: MemoryStream) -> None:
         try:
-            self.bridge._serve_request(client_end)
+            RequestSession(client_end, self.bridge, lambda: None).run()
         except SigulError as error:
             self.errors.append(error)
             client_end.abort()
@@ -435,7 +436,7 @@ def site(dial: Dial) -> Iterator[Site]:
     """A site, without errors unless a test takes them away."""
     found = Site(dial)
     yield found
-    found.bridge._waiting.close()
+    found.bridge.close()
     assert found.errors == []
 
 
@@ -494,15 +495,15 @@ def test_a_bridge_takes_no_server_for_a_request_that_it_refuses(
 ) -> None:
     near, far = memory.pair()
     server, _server_far = memory.pair()
-    site.bridge._waiting.add(server)
+    site.bridge.waiting.add(server)
     far.write(outer(request_.head) + OUTER_END, 1)
     with pytest.raises(ProtocolError, match=told):
-        site.bridge._serve_request(near)
-    assert len(site.bridge._waiting) == 1
+        RequestSession(near, site.bridge, lambda: None).run()
+    assert len(site.bridge.waiting) == 1
 
 
 def test_a_header_that_trickles_is_cut_off() -> None:
-    bridge = Bridge(BridgeSettings(nss=NSS, header_timeout=0.3))
+    bridge = Shared(BridgeSettings(nss=NSS, header_timeout=0.3))
     near, far = memory.pair()
     stop = threading.Event()
 
@@ -518,11 +519,11 @@ def test_a_header_that_trickles_is_cut_off() -> None:
         with in_background(trickle):
             try:
                 with pytest.raises(DeadlineExceeded, match="sending the request's header"):
-                    bridge._serve_request(near)
+                    RequestSession(near, bridge, lambda: None).run()
             finally:
                 stop.set()
     finally:
-        bridge._waiting.close()
+        bridge.close()
 
 
 def test_a_bridge_refuses_a_version_that_it_does_not_know(site: Site) -> None:

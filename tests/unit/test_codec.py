@@ -8,7 +8,6 @@ from sigul_stack.errors import ProtocolError
 from sigul_stack.protocol.codec import (
     Fields,
     Parser,
-    ParserFeed,
     encode_fields,
     encode_value,
     is_date,
@@ -16,12 +15,12 @@ from sigul_stack.protocol.codec import (
     is_safe_identifier,
     pack_u32,
     pack_u64,
-    parse_whole,
     read_fields,
     read_u32,
     read_u64,
     run_parser,
 )
+from tests.wire import parse_whole
 
 EXAMPLE = b"\x02\x02op\x0alist-users\x04user\x00"
 MEANING = {"op": b"list-users", "user": b""}
@@ -207,15 +206,6 @@ def test_a_parser_is_given_just_what_it_asks_for() -> None:
 
     assert run_parser(read_fields(), read_exactly) == MEANING
     assert asked == [1, 1, 2, 1, 10, 1, 4, 1]
-
-
-def test_a_feed_takes_more_after_its_value_as_left_over() -> None:
-    feed = ParserFeed(read_u32())
-    assert feed.feed(b"\0\0") == b""
-    assert not feed.done
-    assert feed.feed(memoryview(b"\1\2rest")) == b"rest"
-    assert (feed.done, feed.value) == (True, 258)
-    assert feed.feed(b"more") == b"more"
 
 
 def test_an_error_of_the_reader_reaches_the_caller() -> None:

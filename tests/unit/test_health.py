@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sigul_stack.bridge.status import describe
+from sigul_stack.bridge.quota import RequestQuota
+from sigul_stack.bridge.service import describe
 from sigul_stack.bridge.waiting import Arrival
 from sigul_stack.checks import Check, Report, State, failed, ok, warning
 from sigul_stack.errors import ConfigurationError, DeadlineExceeded, ProtocolError, TransportError
@@ -200,21 +201,22 @@ def test_what_is_no_status_is_refused(data: bytes) -> None:
 
 def test_a_bridge_is_described_by_what_it_knows() -> None:
     counters = Counters(BridgeCount)
-    with counters.during(BridgeCount.REQUESTS_IN_FLIGHT):
-        counters.add(BridgeCount.REQUESTS, 2)
+    quota = RequestQuota(max_clients=1, max_per_user=1)
+    with quota.request():
+        for _ in range(2):
+            counters.add(BridgeCount.REQUESTS)
         near, _far = memory.pair()
         near.peer = Peer("server", "", "192.0.2.1:5")
         many = [(near, Arrival(10.0, 0.25))] * (MAX_LISTED + 1)
-        status = describe(
-            many, counters.values(), datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), 14.5
-        )
+        began = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+        status = describe(many, quota.in_flight, counters.values(), began, 14.5)
     assert status.servers_waiting == MAX_LISTED + 1
     assert len(status.servers) == MAX_LISTED
     assert status.servers[0] == WaitingServer("server", "192.0.2.1:5", 4.5, 0.25)
     assert status.requests_in_flight == 1
     assert status.totals["requests_total"] == 2
     assert "requests_in_flight" not in status.totals
-    assert counters.values()["requests_in_flight"] == 0
+    assert quota.in_flight == 0
 
 
 # ----------------------------------------------------------------------------------- status socket

@@ -9,9 +9,9 @@ import pytest
 
 from sigul_stack.errors import ProtocolError, Status, status_text
 from sigul_stack.protocol import messages
-from sigul_stack.protocol.codec import Fields, parse_whole
+from sigul_stack.protocol.codec import Fields
 from sigul_stack.protocol.messages import ChainKeys, ReplyKeys, UnknownVersion
-from tests.wire import KEYS, LIST_USERS, chain_key, field_map, hmac512, u32
+from tests.wire import KEYS, LIST_USERS, chain_key, field_map, hmac512, parse_whole, u32
 
 PROTOCOL_PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 

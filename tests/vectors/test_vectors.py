@@ -19,7 +19,6 @@ from sigul_stack.protocol.codec import (
     Fields,
     encode_fields,
     pack_u64,
-    parse_whole,
     read_fields,
     read_u64,
 )
@@ -33,6 +32,7 @@ from tests.wire import (
     hmac512,
     in_pieces,
     parse_prefix,
+    parse_whole,
     sha512,
     u32,
     u64,

@@ -41,21 +41,21 @@ class KeyringMethod:
         """What the key `sigul:VALUE` holds."""
         description = f"sigul:{value}"
         if not value.isprintable() or len(description.encode()) >= _MAX_DESCRIPTION:
-            raise MethodFailed("the value is no name of a key; write it anew")
+            raise MethodFailed("the value is no name of a key", "write it anew")
         found = run_tool(["keyctl", "search", "@s", "user", description], package=KEYCTL.package)
         number = found.stdout.decode("ascii", "replace").strip()
         if found.returncode or not number.isdecimal():
             # Scripts match this line. The value is a name, no secret.
             _log.error("Unable to find key with keyname %s", value)
             raise MethodFailed(
-                f"there is no key {description} in the session keyring ({found.reason});"
-                f" add it with: keyctl padd user {description} @s"
+                f"there is no key {description} in the session keyring ({found.reason})",
+                f"add it with: keyctl padd user {description} @s",
             )
         content = run_tool(["keyctl", "pipe", number], package=KEYCTL.package)
         if content.returncode or not content.stdout:
             raise MethodFailed(
-                f"the key {description} cannot be read ({content.reason}); see"
-                f" `keyctl describe {number}`"
+                f"the key {description} cannot be read ({content.reason})",
+                f"see `keyctl describe {number}`",
             )
         return Secret(content.stdout)
 

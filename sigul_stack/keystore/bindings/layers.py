@@ -54,8 +54,8 @@ def parse_layer(text: str) -> Layer:
             key, equals, value = pair.partition("=")
             if not equals or key.strip() in arguments:
                 raise CannotBind(
-                    f"binding {text!r}: {pair!r} is no key=value, or repeats a key;"
-                    " write method,key=value"
+                    f"binding {text!r}: {pair!r} is no key=value, or repeats a key",
+                    "write method,key=value",
                 )
             arguments[key.strip()] = value.strip()
         uses.append(_use(method.strip(), arguments))
@@ -65,14 +65,14 @@ def parse_layer(text: str) -> Layer:
 def load_layers(text: str) -> tuple[Layer, ...]:
     """The layers in a request's JSON field. Raises `CannotBind`."""
     if len(text) > MAX_TEXT:
-        raise CannotBind(f"the binding list has more than {MAX_TEXT} characters; shorten it")
+        raise CannotBind(f"the binding list has more than {MAX_TEXT} characters", "shorten it")
     try:
         found = json.loads(text, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
-        raise CannotBind(f"the binding list is not JSON ({error}); correct the client") from None
+        raise CannotBind(f"the binding list is not JSON ({error})", "correct the client") from None
     layers = found if isinstance(found, list) else [found]
     if len(layers) > MAX_LAYERS:
-        raise CannotBind(f"more than {MAX_LAYERS} binding layers; use fewer")
+        raise CannotBind(f"more than {MAX_LAYERS} binding layers", "use fewer")
     return tuple(_load_layer(layer) for layer in layers)
 
 
@@ -119,24 +119,24 @@ def _load_layer(found: object) -> Layer:
 
 def _load_use(found: object) -> MethodUse:
     if not isinstance(found, dict):
-        raise CannotBind('a binding is not of the form {"method": …}; correct the client')
+        raise CannotBind('a binding is not of the form {"method": …}', "correct the client")
     arguments = dict(found)
     method = arguments.pop("method", None)
     if not isinstance(method, str):
-        raise CannotBind('a binding has no "method"; correct the client')
+        raise CannotBind('a binding has no "method"', "correct the client")
     return _use(method, arguments)
 
 
 def _use(method: str, arguments: dict[str, object] | dict[str, str]) -> MethodUse:
     if not method.isidentifier():
-        raise CannotBind(f"{method!r} is no name of a binding method; write method,key=value")
+        raise CannotBind(f"{method!r} is no name of a binding method", "write method,key=value")
     if len(arguments) > MAX_ARGUMENTS:
-        raise CannotBind(f"{method} with more than {MAX_ARGUMENTS} arguments; leave some out")
+        raise CannotBind(f"{method} with more than {MAX_ARGUMENTS} arguments", "leave some out")
     checked = {}
     for key, value in arguments.items():
         if not key or key in RESERVED or not isinstance(value, str):
             raise CannotBind(
-                f"{method} has an argument {key!r} that is reserved or no text; leave it out"
+                f"{method} has an argument {key!r} that is reserved or no text", "leave it out"
             )
         checked[key] = value
     return MethodUse(method, checked)

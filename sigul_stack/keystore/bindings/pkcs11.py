@@ -60,7 +60,7 @@ class PKCS11Method:
         try:
             secret.reveal().decode("utf-8")
         except UnicodeDecodeError:
-            raise MethodFailed("the passphrase is not UTF-8 text; choose another") from None
+            raise MethodFailed("the passphrase is not UTF-8 text", "choose another") from None
         finished = run_tool(
             ["openssl", "smime", "-encrypt", "-aes-256-cbc", "-binary", str(token.certificate)],
             package=OPENSSL.package,
@@ -69,7 +69,8 @@ class PKCS11Method:
         if finished.returncode or not finished.stdout:
             raise MethodFailed(
                 f"token {token.name}: openssl could not encrypt to '{token.certificate}'"
-                f" ({_reason(finished)}); it must be the PEM certificate of an RSA key"
+                f" ({_reason(finished)})",
+                "it must be the PEM certificate of an RSA key",
             )
         return finished.stdout.decode("ascii")
 
@@ -84,7 +85,7 @@ class PKCS11Method:
         ]
         if not able:
             raise MethodFailed(
-                "the token can only bind here; set pkcs11_NAME_privkey where it is plugged in"
+                "the token can only bind here", "set pkcs11_NAME_privkey where it is plugged in"
             )
         failures = []
         for found in able:
@@ -101,8 +102,8 @@ class PKCS11Method:
         name = arguments["token"].lower()
         if name not in self._tokens:
             raise MethodFailed(
-                f"there is no token {name!r} here; add it to pkcs11_tokens, or use one of:"
-                f" {', '.join(self._tokens)}"
+                f"there is no token {name!r} here",
+                f"add it to pkcs11_tokens, or use one of: {', '.join(self._tokens)}",
             )
         return self._tokens[name]
 
@@ -131,11 +132,12 @@ def _decrypt(token: Token, form: str, data: bytes) -> Secret:
     if finished.returncode or not finished.stdout:
         if "invalid engine" in finished.stderr or "could not load the shared" in finished.stderr:
             raise MethodFailed(
-                f"openssl has no engine pkcs11 here; install the package {OPENSSL_PKCS11.package}"
+                "openssl has no engine pkcs11 here", f"install the package {OPENSSL_PKCS11.package}"
             )
         raise MethodFailed(
-            f"token {token.name} did not open it ({_reason(finished)}); see whether it is plugged"
-            " in, and whether pkcs11_NAME_privkey and pkcs11_NAME_pin are right"
+            f"token {token.name} did not open it ({_reason(finished)})",
+            "see whether it is plugged in, and whether pkcs11_NAME_privkey and pkcs11_NAME_pin"
+            " are right",
         )
     try:
         # A wrong key is not always noticed by openssl, which then decrypts to nonsense.
@@ -143,7 +145,8 @@ def _decrypt(token: Token, form: str, data: bytes) -> Secret:
     except UnicodeDecodeError:
         raise MethodFailed(
             f"token {token.name} opened it to what is no text: its key is not the one that bound"
-            " it; plug in the token that has that key, or bind the passphrase anew"
+            " it",
+            "plug in the token that has that key, or bind the passphrase anew",
         ) from None
     return Secret(finished.stdout)
 
@@ -175,8 +178,8 @@ def make(settings: Settings) -> BindingMethod:
         tokens[name] = _make_token(name, settings)
     if not tokens:
         raise ConfigurationError(
-            "[binding] pkcs11_tokens names no token; list their names there, or take pkcs11 out of"
-            " enabled"
+            "[binding] pkcs11_tokens names no token",
+            "list their names there, or take pkcs11 out of enabled",
         )
     return PKCS11Method(tokens)
 
@@ -185,29 +188,30 @@ def _make_token(name: str, settings: Settings) -> Token:
     certificate = settings.parameters.get(f"pkcs11_{name}_pubkey")
     if not certificate:
         raise ConfigurationError(
-            f"[binding] pkcs11_{name}_pubkey is not set; name a file with the token's certificate"
+            f"[binding] pkcs11_{name}_pubkey is not set", "name a file with the token's certificate"
         )
     path = Path(certificate).expanduser().absolute()
     if not path.is_file():
         raise ConfigurationError(
-            f"[binding] pkcs11_{name}_pubkey: there is no file '{path}'; put the token's"
-            " certificate there, in PEM"
+            f"[binding] pkcs11_{name}_pubkey: there is no file '{path}'",
+            "put the token's certificate there, in PEM",
         )
     privkey = settings.parameters.get(f"pkcs11_{name}_privkey") or None
     if privkey is not None and not privkey.startswith("pkcs11:"):
         raise ConfigurationError(
-            f"[binding] pkcs11_{name}_privkey must be a URI, pkcs11:…; `p11tool --list-keys` or"
-            " `pkcs11-tool -O` tell what to write"
+            f"[binding] pkcs11_{name}_privkey must be a URI, pkcs11:…",
+            "`p11tool --list-keys` or `pkcs11-tool -O` tell what to write",
         )
     pin = settings.secrets.get(f"pkcs11_{name}_pin")
     if privkey is not None and "pin-value=" in privkey:
         raise ConfigurationError(
             f"[binding] pkcs11_{name}_privkey holds a PIN, which everybody on the machine could"
-            f" see; move it to pkcs11_{name}_pin or pkcs11_{name}_pin-file"
+            " see",
+            f"move it to pkcs11_{name}_pin or pkcs11_{name}_pin-file",
         )
     if privkey is not None and pin is not None and "pin-source=" in privkey:
         raise ConfigurationError(
-            f"[binding] pkcs11_{name}_privkey names a pin-source beside pkcs11_{name}_pin; give one"
-            " of the two"
+            f"[binding] pkcs11_{name}_privkey names a pin-source beside pkcs11_{name}_pin",
+            "give one of the two",
         )
     return Token(name, path, privkey, pin)

@@ -77,8 +77,8 @@ def enabled_methods(
     for name in enabled:
         if name not in _MODULES:
             raise ConfigurationError(
-                f"[binding] enabled: there is no binding method {name!r};"
-                f" choose from: {', '.join(sorted(_MODULES))}"
+                f"[binding] enabled: there is no binding method {name!r}",
+                f"choose from: {', '.join(sorted(_MODULES))}",
             )
         makers[name] = _maker(_MODULES[name], settings)
     return Registry(makers)

@@ -23,13 +23,13 @@ class TestMethod:
             return secret.reveal().decode("utf-8")
         except UnicodeDecodeError:
             raise MethodFailed(
-                "the passphrase is not UTF-8 text; bind it with another method"
+                "the passphrase is not UTF-8 text", "bind it with another method"
             ) from None
 
     def unbind(self, value: str, arguments: Mapping[str, str]) -> Secret:
         """The passphrase, if `may_unbind` is `1`."""
         if arguments.get("may_unbind") != "1":
-            raise MethodFailed("may_unbind is not 1; bind the passphrase with test,may_unbind=1")
+            raise MethodFailed("may_unbind is not 1", "bind the passphrase with test,may_unbind=1")
         return Secret(value)
 
 

@@ -40,11 +40,11 @@ def run_tool(
         )
     except ToolTimeout:
         raise MethodFailed(
-            f"{arguments[0]} did not finish within {TIME_LIMIT:g} s and was stopped; see whether"
-            " what it talks to works"
+            f"{arguments[0]} did not finish within {TIME_LIMIT:g} s and was stopped",
+            "see whether what it talks to works",
         ) from None
     except KeystoreError as error:  # ToolMissing: its message names the package
-        raise MethodFailed(str(error)) from error
+        raise MethodFailed(error.problem, error.cure) from error
 
 
 def only_arguments(arguments: Mapping[str, str], known: frozenset[str]) -> None:
@@ -52,6 +52,6 @@ def only_arguments(arguments: Mapping[str, str], known: frozenset[str]) -> None:
     unknown = sorted(arguments.keys() - known)
     if unknown:
         raise MethodFailed(
-            f"{', '.join(unknown)} means nothing here; it takes:"
-            f" {', '.join(sorted(known)) or 'no argument'}"
+            f"{', '.join(unknown)} means nothing here",
+            f"it takes: {', '.join(sorted(known)) or 'no argument'}",
         )

@@ -96,7 +96,7 @@ class TPMMethod:
                 _cipher(key).decrypt(encrypted[:_NONCE_SIZE], encrypted[_NONCE_SIZE:], None)
             )
         except (InvalidTag, ValueError):
-            raise MethodFailed("the value is damaged; bind the passphrase anew") from None
+            raise MethodFailed("the value is damaged", "bind the passphrase anew") from None
 
     @contextmanager
     def _primary(self) -> Iterator[Path]:
@@ -129,8 +129,9 @@ class TPMMethod:
             )
         if finished.returncode:
             raise MethodFailed(
-                f"{program} failed ({_reason(finished)}); see whether it is the TPM that bound"
-                " it, its PCRs are as they were, and this user may use it (group tss)"
+                f"{program} failed ({_reason(finished)})",
+                "see whether it is the TPM that bound it, its PCRs are as they were, and this"
+                " user may use it (group tss)",
             )
         return finished.stdout
 
@@ -145,7 +146,7 @@ def _cipher(key: bytes) -> AESGCM:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     if len(key) != _KEY_SIZE:
-        raise MethodFailed("the TPM gave back no key of this method; bind the passphrase anew")
+        raise MethodFailed("the TPM gave back no key of this method", "bind the passphrase anew")
     return AESGCM(key)
 
 
@@ -158,8 +159,8 @@ def _pcrs(arguments: Mapping[str, str]) -> str | None:
     numbers = sorted({int(number) for number in re.split(r"[+ ,]", found[2])}) if found else []
     if found is None or numbers[-1] > _LAST_PCR:
         raise MethodFailed(
-            f"pcrs={text!r} is no list of registers 0 to {_LAST_PCR}; write pcrs=7 or"
-            " pcrs=sha256:0+2+7"
+            f"pcrs={text!r} is no list of registers 0 to {_LAST_PCR}",
+            "write pcrs=7 or pcrs=sha256:0+2+7",
         )
     return f"{found[1] or _BANK}:{','.join(map(str, numbers))}"
 
@@ -173,7 +174,7 @@ def _parts(value: str) -> tuple[bytes, bytes, bytes]:
         prefix = ""
     if prefix != _PREFIX:
         raise MethodFailed(
-            "the value is not one of a TPM 2.0 (Sigul 1.2 used TPM 1.2); bind the passphrase anew"
+            "the value is not one of a TPM 2.0 (Sigul 1.2 used TPM 1.2)", "bind the passphrase anew"
         )
     return public, private, encrypted
 

@@ -49,11 +49,11 @@ def bind(secret: Secret, layers: Sequence[Layer], registry: Registry) -> Secret:
             _parse(secret)
         except CannotUnbind:
             raise CannotBind(
-                "a passphrase that starts with { or [ would be taken for a bound one;"
-                " choose another"
+                "a passphrase that starts with { or [ would be taken for a bound one",
+                "choose another",
             ) from None
     if len(layers) > MAX_LAYERS:
-        raise CannotBind(f"more than {MAX_LAYERS} binding layers; use fewer")
+        raise CannotBind(f"more than {MAX_LAYERS} binding layers", "use fewer")
     for layer in layers:
         bound = []
         for use in layer:
@@ -61,18 +61,20 @@ def bind(secret: Secret, layers: Sequence[Layer], registry: Registry) -> Secret:
                 method = registry.get(use.method)
                 value = None if method is None else method.bind(secret, use.arguments)
             except (KeystoreError, ConfigurationError) as error:
-                raise CannotBind(f"cannot bind with {use.method}: {error}") from error
+                raise CannotBind(
+                    f"cannot bind with {use.method}: {error.problem}", error.cure
+                ) from error
             if value is None:
                 raise CannotBind(
-                    f"binding method {use.method!r} is not enabled here;"
-                    f" add it to [binding] enabled, or use one of: {', '.join(registry)}"
+                    f"binding method {use.method!r} is not enabled here",
+                    f"add it to [binding] enabled, or use one of: {', '.join(registry)}",
                 )
             bound.append({**use.arguments, "value": value, "method": use.method})
         secret = Secret(json.dumps(bound))
         if len(secret.reveal()) > MAX_BOUND:
             raise CannotBind(
-                f"the bound passphrase is larger than {MAX_BOUND} bytes; use"
-                " fewer layers or alternatives"
+                f"the bound passphrase is larger than {MAX_BOUND} bytes",
+                "use fewer layers or alternatives",
             )
     return secret
 
@@ -89,7 +91,7 @@ def unbind(bound: Secret | bytes, registry: Registry) -> Secret:
             return secret
         secret = _open_layer(_parse(secret), registry)
     if is_bound(secret):
-        raise CannotUnbind(f"the passphrase has more than {MAX_LAYERS} layers; bind it anew")
+        raise CannotUnbind(f"the passphrase has more than {MAX_LAYERS} layers", "bind it anew")
     return secret
 
 
@@ -114,17 +116,17 @@ def _open_layer(alternatives: Sequence[_BoundValue], registry: Registry) -> Secr
 def _parse(secret: Secret) -> list[_BoundValue]:
     text = secret.reveal()
     if len(text) > MAX_BOUND:
-        raise CannotUnbind(f"the bound passphrase has more than {MAX_BOUND} bytes; bind it anew")
+        raise CannotUnbind(f"the bound passphrase has more than {MAX_BOUND} bytes", "bind it anew")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         # The error of json would quote the text.
         raise CannotUnbind(
-            "the passphrase looks like a bound one, but is not JSON; bind it anew"
+            "the passphrase looks like a bound one, but is not JSON", "bind it anew"
         ) from None
     alternatives = found if isinstance(found, list) else [found]
     if not 0 < len(alternatives) <= MAX_ALTERNATIVES:
-        raise CannotUnbind("the bound passphrase has no alternative, or too many; bind it anew")
+        raise CannotUnbind("the bound passphrase has no alternative, or too many", "bind it anew")
     return [_parse_alternative(alternative) for alternative in alternatives]
 
 
@@ -140,7 +142,7 @@ def _parse_alternative(found: object) -> _BoundValue:
         ):
             return _BoundValue(method, arguments, value)
     raise CannotUnbind(
-        'an alternative of the bound passphrase is not {"method": …, "value": …}; bind it anew'
+        'an alternative of the bound passphrase is not {"method": …, "value": …}', "bind it anew"
     )
 
 

@@ -42,7 +42,7 @@ class AgentConnection:
         except (OSError, KeystoreError) as error:
             self._socket.close()
             raise KeystoreError(
-                f"gpg-agent does not answer at {path} ({error}); look for its messages"
+                f"gpg-agent does not answer at {path} ({error})", "look for its messages"
             ) from error
 
     def __enter__(self) -> AgentConnection:
@@ -75,7 +75,7 @@ class AgentConnection:
             self._send(line.encode("ascii"))
             self._reply(answers or {})
         except OSError as error:
-            raise KeystoreError(f"gpg-agent went silent ({error}); try again") from error
+            raise KeystoreError(f"gpg-agent went silent ({error})", "try again") from error
 
     def _reply(self, answers: Mapping[str, Secret]) -> None:
         while True:
@@ -86,7 +86,7 @@ class AgentConnection:
                 number, _, text = rest.partition(" ")
                 if error_code(number) in PASSPHRASE_ERRORS:
                     raise WrongPassphrase("the passphrase does not open the secret key")
-                raise KeystoreError(f"gpg-agent failed: {text}; look for its messages")
+                raise KeystoreError(f"gpg-agent failed: {text}", "look for its messages")
             if kind == "INQUIRE":
                 answer = answers.get(rest.partition(" ")[0])
                 if answer is None:
@@ -107,7 +107,7 @@ class AgentConnection:
     def _line(self) -> str:
         while b"\n" not in self._buffer:
             if len(self._buffer) > _MAX_LINE or not self._read():
-                raise KeystoreError("gpg-agent broke off; try again")
+                raise KeystoreError("gpg-agent broke off", "try again")
         line, self._buffer = self._buffer.split(b"\n", 1)
         return line.decode("utf-8", "replace")
 
@@ -121,5 +121,5 @@ class AgentConnection:
         """Give the next wait what is left of the time."""
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise KeystoreError("gpg-agent took too long; look at the machine's load")
+            raise KeystoreError("gpg-agent took too long", "look at the machine's load")
         self._socket.settimeout(left)

@@ -88,15 +88,15 @@ def _options(path: Path) -> dict[str, str]:
 def _check_configuration(path: Path) -> None:
     if "use-keyboxd" in _options(path / "common.conf"):
         raise KeystoreError(
-            f"{path / 'common.conf'} has use-keyboxd, which a signing server does not support;"
-            " export the public keys, remove that line and import them again"
+            f"{path / 'common.conf'} has use-keyboxd, which a signing server does not support",
+            "export the public keys, remove that line and import them again",
         )
     agent = _options(path / AGENT_CONFIGURATION_NAME)
     if "no-allow-loopback-pinentry" in agent:
         raise KeystoreError(
             f"{path / AGENT_CONFIGURATION_NAME} has no-allow-loopback-pinentry, so that no"
-            " passphrase can be given to GnuPG; remove that line, then: gpgconf --homedir"
-            f" '{path}' --kill gpg-agent"
+            " passphrase can be given to GnuPG",
+            f"remove that line, then: gpgconf --homedir '{path}' --kill gpg-agent",
         )
     if agent.get("max-cache-ttl") not in ("0", "1"):
         _log.warning(
@@ -123,8 +123,8 @@ def short_path(path: Path) -> Path:
             temporary.replace(link)
     except OSError as error:
         raise KeystoreError(
-            f"cannot make a short name for {path} in {link.parent} ({error.strerror}); use a"
-            f" shorter gnupg-home, or remove {link.parent}"
+            f"cannot make a short name for {path} in {link.parent} ({error.strerror})",
+            f"use a shorter gnupg-home, or remove {link.parent}",
         ) from error
     return link
 
@@ -144,12 +144,13 @@ def _private_directory() -> Path:
     except OSError as error:
         raise KeystoreError(
             f"cannot make {directory} ({error.strerror}), which a gnupg-home with a path of more"
-            f" than {_LONGEST_PATH - len('/.new-12345678')} bytes needs; use a shorter one"
+            f" than {_LONGEST_PATH - len('/.new-12345678')} bytes needs",
+            "use a shorter one",
         ) from error
     # In a directory that anybody may write to, somebody else may have come first.
     owned = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
     if not owned or stat.S_IMODE(found.st_mode) & 0o077:
         raise KeystoreError(
-            f"{directory} is not a directory that user {os.geteuid()} alone may use; remove it"
+            f"{directory} is not a directory that user {os.geteuid()} alone may use", "remove it"
         )
     return directory

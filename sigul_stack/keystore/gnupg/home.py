@@ -198,20 +198,21 @@ class GnuPGHome(GnuPG):
                     and b"private-key" not in secret_file(self, part.keygrip).read_bytes()
                 ):
                     raise KeystoreError(
-                        f"{secret_file(self, part.keygrip)} holds no secret key; restore it from a"
-                        " backup"
+                        f"{secret_file(self, part.keygrip)} holds no secret key",
+                        "restore it from a backup",
                     )
 
     def _existing(self, fingerprint: str, subkey: int) -> ListedKey:
         key = self.key(fingerprint)
         if key is None:
             raise KeystoreError(
-                f"key {fingerprint} is not in {self.path}; check the key store against the database"
+                f"key {fingerprint} is not in {self.path}",
+                "check the key store against the database",
             )
         if not 0 <= subkey < len(key.parts):
             raise KeystoreError(
-                f"there is no subkey {subkey}: the key has {len(key.parts) - 1}, counted from 1;"
-                " name one of them, or none for the key itself"
+                f"there is no subkey {subkey}: the key has {len(key.parts) - 1}, counted from 1",
+                "name one of them, or none for the key itself",
             )
         return key
 
@@ -244,7 +245,7 @@ def _parameters(settings: KeySettings, user_id: UserId, expires: datetime.date |
     if settings.key_usage:
         if not _USAGE.fullmatch(settings.key_usage.lower()):
             raise ConfigurationError(
-                f"[gnupg] gnupg-key-usage: {settings.key_usage!r} is no usage; write sign"
+                f"[gnupg] gnupg-key-usage: {settings.key_usage!r} is no usage", "write sign"
             )
         # Behind Key-Type, which has to be the first.
         lines.insert(1, f"Key-Usage: {settings.key_usage.lower()}")
@@ -259,10 +260,10 @@ def _type_lines(which: str, name: str, length: int) -> list[str]:
         primary, subkey, curve = _CURVES[name.lower()]
         algorithm = primary if which == "Key" else subkey
         if algorithm is None:
-            raise ConfigurationError(f"[gnupg] {option}: {name} cannot sign; write ed25519")
+            raise ConfigurationError(f"[gnupg] {option}: {name} cannot sign", "write ed25519")
         return [f"{which}-Type: {algorithm}", f"{which}-Curve: {curve}"]
     if not _ALGORITHM.fullmatch(name):
-        raise ConfigurationError(f"[gnupg] {option}: {name!r} is no algorithm; write RSA")
+        raise ConfigurationError(f"[gnupg] {option}: {name!r} is no algorithm", "write RSA")
     return [f"{which}-Type: {name}", f"{which}-Length: {length}"]
 
 
@@ -275,8 +276,8 @@ def _user_id_lines(user_id: UserId) -> list[str]:
     for name, text in parts.items():
         if not _USER_ID_PART.fullmatch(text):
             raise KeystoreError(
-                f"{name} {text!r} has a character that a user ID cannot have; leave out < > and"
-                " control characters"
+                f"{name} {text!r} has a character that a user ID cannot have",
+                "leave out < > and control characters",
             )
     return [f"{name}: {text}" for name, text in parts.items() if text.strip()]
 

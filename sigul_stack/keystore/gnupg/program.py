@@ -42,7 +42,7 @@ class Outcome:
         """An error that says `what` failed, gpg's last words about it, and the `cure`."""
         words = [line for line in self.messages.splitlines() if line.strip()]
         reason = words[-1].strip() if words else f"exit code {self.returncode}"
-        return KeystoreError(f"{what} failed ({reason}); {cure}")
+        return KeystoreError(f"{what} failed ({reason})", cure)
 
 
 class GnuPG:
@@ -155,7 +155,7 @@ class GnuPG:
         if finished.returncode:
             reason = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
             raise KeystoreError(
-                f"gpgconf {' '.join(arguments)} failed in {self.path} ({reason[-1]});"
-                " check the GnuPG home, and that gpg-agent is installed"
+                f"gpgconf {' '.join(arguments)} failed in {self.path} ({reason[-1]})",
+                "check the GnuPG home, and that gpg-agent is installed",
             )
         return finished.stdout

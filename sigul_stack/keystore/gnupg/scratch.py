@@ -85,7 +85,7 @@ def move_in(home: GnuPG, scratch: GnuPG, key: ListedKey) -> None:
             arrived = home.key(key.fingerprint)
             if arrived is None or not set(key.parts) <= set(arrived.parts):
                 raise KeystoreError(
-                    f"key {key.fingerprint} did not arrive complete in {home.path}; see the log"
+                    f"key {key.fingerprint} did not arrive complete in {home.path}", "see the log"
                 )
             _keep_revocation(home, scratch, key.fingerprint)
             sync_keys(home.path)

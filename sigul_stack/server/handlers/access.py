@@ -32,7 +32,7 @@ def _requested_layers(work: Work) -> tuple[Layer, ...]:
             else ()
         )
     except CannotBind as error:
-        raise RequestRefused(Status.UNKNOWN_ERROR, str(error)) from None
+        raise RequestRefused.because(error) from None
     return work.services.policy.layers(requested)
 
 
@@ -42,7 +42,7 @@ def _sealed(work: Work, key_passphrase: Secret, layers: tuple[Layer, ...]) -> by
             key_passphrase, work.request.secret("new-passphrase"), layers, work.services.registry
         )
     except CannotBind as error:
-        raise RequestRefused(Status.UNKNOWN_ERROR, str(error)) from None
+        raise RequestRefused.because(error) from None
 
 
 def _grant_key_access(work: Work) -> Answer:

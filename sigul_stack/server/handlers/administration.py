@@ -28,7 +28,7 @@ def _new_password_hash(work: Work) -> bytes | None:
     try:
         return None if password is None else hash_password(password)
     except KeystoreError as error:
-        raise RequestRefused(Status.UNKNOWN_ERROR, str(error)) from None
+        raise RequestRefused.because(error) from None
 
 
 def _new_user(work: Work) -> Answer:

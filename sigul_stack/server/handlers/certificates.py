@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 
 from ...database import Key
-from ...errors import RequestRefused, Status
+from ...errors import RequestRefused, Status, shortened
 from ...signing import pe, x509
 from ..request import Answer
 from ..services import Work
@@ -18,10 +18,13 @@ def _subject_key(work: Work) -> Key:
     with work.services.database.read() as reader:
         key = reader.key(name)
     if key is None:
-        raise RequestRefused(Status.KEY_NOT_FOUND, f"there is no subject key '{name}'")
+        raise RequestRefused(
+            Status.KEY_NOT_FOUND, f"there is no subject key '{shortened(name, 60)}'"
+        )
     if key.keytype not in work.request.operation.key_types:
         raise RequestRefused(
-            Status.UNSUPPORTED_KEYTYPE, f"the subject key '{name}' is a {key.keytype} key"
+            Status.UNSUPPORTED_KEYTYPE,
+            f"the subject key '{shortened(name, 60)}' is a {key.keytype} key",
         )
     return key
 
@@ -34,7 +37,8 @@ def _named_certificate(work: Work, key: Key, name: str) -> bytes:
         there = ", ".join(sorted(names)) or "none; make one with sign-certificate"
         raise RequestRefused(
             Status.UNKNOWN_ERROR,
-            f"key '{key.name}' has no certificate named '{name}' (it has: {there})",
+            f"key '{shortened(key.name, 60)}' has no certificate named '{shortened(name, 60)}' (it"
+            f" has: {shortened(there, 60)})",
         )
     return store.certificate(key.fingerprint, name)
 
@@ -48,7 +52,8 @@ def _sign_certificate(work: Work) -> Answer:
         # Looked at again, under a lock, when it is stored.
         raise RequestRefused(
             Status.ALREADY_EXISTS,
-            f"key '{subject.name}' has a certificate named '{name}'; choose another name",
+            f"key '{shortened(subject.name, 60)}' has a certificate named"
+            f" '{shortened(name, 60)}'; choose another name",
         )
     issuer_name = request.optional_text("issuer-certificate-name")
     certificate = x509.issue(

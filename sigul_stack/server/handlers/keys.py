@@ -48,7 +48,7 @@ def _add_key(
             services.registry,
         )
     except CannotBind as error:
-        raise RequestRefused(Status.UNKNOWN_ERROR, str(error)) from None
+        raise RequestRefused.because(error) from None
     with key_change(services.settings.gnupg_home, services.keystore, services.database):
         new = make(key_type, key_passphrase)
         with services.database.write() as writer:
@@ -128,7 +128,7 @@ def _change_key_expiration(work: Work) -> Answer:
     try:
         work.services.keystore.expire(key, passphrase, expires, subkey)
     except KeystoreError as error:
-        raise RequestRefused(Status.UNKNOWN_ERROR, str(error)) from None
+        raise RequestRefused.because(error) from None
     return Answer()
 
 

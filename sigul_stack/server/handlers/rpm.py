@@ -112,7 +112,7 @@ def _sign_rpms(work: Work) -> Answer:
             sign=sign,
         )
     except ProtocolError as error:
-        raise RequestRefused(Status.UNKNOWN_ERROR, str(error)) from None
+        raise RequestRefused.because(error) from None
     return Answer(converse=batch.run)
 
 

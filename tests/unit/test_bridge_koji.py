@@ -1,10 +1,10 @@
-"""What the bridge's filters and a request's errands say to each other, without a hub."""
+"""The bridge's filters and a request's Koji session together, without a hub."""
 
 from __future__ import annotations
 
 import pytest
 
-from sigul_stack.bridge.koji import Errands
+from sigul_stack.bridge.koji import KojiSession
 from sigul_stack.bridge.streams import ReplyCutter, RequestFilter
 from sigul_stack.config.shared import BridgeKojiSettings
 from sigul_stack.errors import ProtocolError
@@ -22,8 +22,8 @@ NAMED = {
 SIGNATURE = encode_header(Region.SIGNATURE, [Entry.binary(1004, bytes(13))])
 
 
-class Recorded(Errands):
-    """Errands of a request with head signing that only keep what would be stored."""
+class Recorded(KojiSession):
+    """The session of a request with head signing that only keeps what would be stored."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -32,7 +32,7 @@ class Recorded(Errands):
         self.stored: list[bytes] = []
 
     def store(self, signature: Header, head: Head | None, number: bytes | None) -> str | None:
-        """See `Errands.store`."""
+        """See `KojiSession.store`."""
         assert head is None
         self.stored.append(signature.raw)
         return None
@@ -51,18 +51,18 @@ def subreply(number: int, status: int, payload: bytes = b"") -> bytes:
 
 
 def test_nothing_is_kept_of_what_has_been_answered_whatever_the_answer() -> None:
-    errands = Recorded()
-    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT, errands)
-    cutter = ReplyCutter(SIGN_RPMS, errands=errands)
+    koji = Recorded()
+    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT, koji)
+    cutter = ReplyCutter(SIGN_RPMS, koji=koji)
     request.feed(b"".join(subrequest(number) for number in range(4)))
-    assert len(errands._names) == 4
+    assert len(koji._names) == 4
     cutter.feed(reply() + subreply(0, 11) + subreply(2, 0, SIGNATURE) + subreply(1, 9))
-    assert list(errands._names) == [u32(3)]
-    errands._failures[u32(3)] = "no hub"
+    assert list(koji._names) == [u32(3)]
+    koji._failures[u32(3)] = "no hub"
     (header, _length, _code) = cutter.feed(subreply(3, 11))
     assert b"no hub" in bytes(header)  # type: ignore[arg-type]
-    assert not errands._names
-    assert not errands._failures
+    assert not koji._names
+    assert not koji._failures
 
 
 @pytest.mark.parametrize("sent", [SIGNATURE, padded(SIGNATURE)], ids=["bare", "padded"])
@@ -70,11 +70,11 @@ def test_nothing_is_kept_of_what_has_been_answered_whatever_the_answer() -> None
 @pytest.mark.parametrize("keep", [False, True], ids=["dropped", "kept"])
 def test_a_signature_header_may_be_padded(sent: bytes, many: bool, keep: bool) -> None:
     assert len(SIGNATURE) % 8
-    errands = Recorded()
-    cutter = ReplyCutter(SIGN_RPMS if many else SIGN_RPM, keep_payload=keep, errands=errands)
+    koji = Recorded()
+    cutter = ReplyCutter(SIGN_RPMS if many else SIGN_RPM, keep_payload=keep, koji=koji)
     data = reply() + subreply(0, 0, sent) if many else reply(payload=sent)
     passed = b"".join(piece for piece in cutter.feed(data) if isinstance(piece, bytes))
-    assert errands.stored == [SIGNATURE]
+    assert koji.stored == [SIGNATURE]
     assert cutter.at_boundary
     assert (passed == data) == keep
     assert (sent in passed) == keep
@@ -85,12 +85,12 @@ ODD = [{"other": b"1"}, {"rpm-arch": b"\n"}, {"rpm-name": b"\xff"}]
 
 @pytest.mark.parametrize("fields", ODD)
 def test_a_subrequest_with_odd_fields_is_the_servers_to_refuse(fields: dict[str, bytes]) -> None:
-    errands = Recorded()
-    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT, errands)
+    koji = Recorded()
+    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT, koji)
     # Without a payload, too: none is fetched for it.
     sent = subrequest(0, **fields) + subrequest(1, b"", **fields) + subrequest(2)
     assert b"".join(piece for piece in request.feed(sent) if isinstance(piece, bytes)) == sent
-    assert list(errands._names) == [u32(2)]
+    assert list(koji._names) == [u32(2)]
     assert request.at_boundary
 
 

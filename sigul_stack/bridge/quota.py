@@ -1,0 +1,131 @@
+"""Counts the clients and their requests, and holds them to their limits.
+
+Whoever holds a certificate may ask for as much as it likes: what is over the limit waits for one of
+its own to end, in the order in which it came, so that the servers are there for others, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+from ..errors import DeadlineExceeded, TransportError
+from ..transport.stream import ByteStream, Deadline
+from .waiting import WaitingLine
+
+log = logging.getLogger(__name__)
+
+
+class _Stage(enum.Enum):
+    """How far a client has come; one of a later stage is in the earlier ones, too."""
+
+    CONNECTED = enum.auto()
+    #: The first bytes of a request have come.
+    IN_FLIGHT = enum.auto()
+    #: The request has, or may have, a server.
+    UNDER_WAY = enum.auto()
+
+
+class RequestQuota:
+    """Counts for all threads. At most `max_clients` are connected at once.
+
+    At most `max_per_user` requests are under way for each name in a client's certificate.
+    """
+
+    def __init__(self, max_clients: int, max_per_user: int) -> None:
+        self._max_clients = max_clients
+        self._max_per_user = max_per_user
+        #: By stage, and for those under way by the client's name.
+        self._counts: Counter[tuple[_Stage, str]] = Counter()
+        self._changed = threading.Condition()
+        self._lines: dict[str, WaitingLine] = {}
+        self._closed = False
+
+    @property
+    def connected(self) -> int:
+        """Clients that are connected and authenticated."""
+        return self._counts[_Stage.CONNECTED, ""]
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have begun and are not over."""
+        return self._counts[_Stage.IN_FLIGHT, ""]
+
+    @contextlib.contextmanager
+    def connection(self, client: ByteStream) -> Iterator[None]:
+        """Count a connected client in the block; `TransportError` where it is one too many."""
+        with self._changed:
+            if self.connected >= self._max_clients:
+                raise TransportError(
+                    f"{self._max_clients} clients are connected already (max-clients);"
+                    f" {client.peer.address} is sent away"
+                )
+            self._counts[_Stage.CONNECTED, ""] += 1
+        with self._counted(_Stage.CONNECTED):
+            yield
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[None]:
+        """Count a request that is in flight in the block."""
+        with self._changed:
+            self._counts[_Stage.IN_FLIGHT, ""] += 1
+        with self._counted(_Stage.IN_FLIGHT):
+            yield
+
+    @contextlib.contextmanager
+    def turn(self, client: ByteStream, deadline: Deadline) -> Iterator[None]:
+        """Have one of the client's requests under way in the block, once it is its turn.
+
+        Raises `DeadlineExceeded`, or `TransportError` where the client goes.
+        """
+        name = client.peer.common_name
+        with self._changed:
+            self._wait(name, client, deadline)
+            self._counts[_Stage.UNDER_WAY, name] += 1
+        with self._counted(_Stage.UNDER_WAY, name):
+            yield
+
+    def close(self) -> None:
+        """End all waiting."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def _counted(self, stage: _Stage, name: str = "") -> Iterator[None]:
+        """Count one less after the block."""
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._counts[stage, name] -= 1
+                if not self._counts[stage, name]:
+                    del self._counts[stage, name]
+                self._changed.notify_all()
+
+    def _wait(self, name: str, client: ByteStream, deadline: Deadline) -> None:
+        line = self._lines.setdefault(name, WaitingLine(self._changed))
+        if line or self._is_full(name):
+            log.info("Waiting for another request of '%s' to end (max-requests-per-user)", name)
+        try:
+            line.wait(lambda: self._attempt(name), client, deadline, "its turn")
+        except DeadlineExceeded:
+            raise DeadlineExceeded(
+                f"'{name}' has {self._max_per_user} requests under way, which is all that it may"
+                " (max-requests-per-user), and none of them ended in time"
+            ) from None
+        finally:
+            if not line:
+                del self._lines[name]
+
+    def _attempt(self, name: str) -> bool | None:
+        if self._closed:
+            raise TransportError("the bridge is ending")
+        return None if self._is_full(name) else True
+
+    def _is_full(self, name: str) -> bool:
+        return self._counts[_Stage.UNDER_WAY, name] >= self._max_per_user
