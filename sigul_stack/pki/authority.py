@@ -230,7 +230,8 @@ class Authority:
             if key.public_key() != self.certificate.public_key():
                 raise NSSError(
                     f"the key that NSS has for '{self.nickname}' in '{self.database.directory}' is"
-                    " not its certificate's; restore the database from a backup"
+                    " not its certificate's",
+                    "restore the database from a backup",
                 )
             self._loaded_key = key
         return self._loaded_key
@@ -248,8 +249,8 @@ class Authority:
         if own.not_valid_after_utc <= now:
             raise NSSError(
                 f"the CA '{common_name(own.subject)}' expired on"
-                f" {own.not_valid_after_utc:%Y-%m-%d}; renew it first: sigul-stack pki renew-ca"
-                f" --dir {self.database.directory}"
+                f" {own.not_valid_after_utc:%Y-%m-%d}",
+                f"renew it first: sigul-stack pki renew-ca --dir {self.database.directory}",
             )
         public = key.public_key() if isinstance(key, PrivateKey) else key
         begin = max(now - BACKDATED, own.not_valid_before_utc)

@@ -29,7 +29,7 @@ from .certificates import CertificateInfo, issued, key_id
 from .contents import put_authority, put_leaf
 from .leaf import Leaf
 from .passwords import Permissions, make_directory
-from .store import Entry, NSSStore, PrivateKey
+from .store import NSSStore, PrivateKey, StoredCertificate
 
 #: In the order in which a change puts them in place; the last makes a database of the rest.
 _FILES: Final = ("pkcs11.txt", "key4.db", "cert9.db")
@@ -80,19 +80,22 @@ class NSSDatabase:
         if kind is DatabaseKind.DBM:
             raise NSSError(
                 f"{where} holds an NSS database of the old format (cert8.db, key3.db), which"
-                " current NSS does not open; convert it with: sigul-stack pki convert"
+                " current NSS does not open",
+                "convert it with: sigul-stack pki convert"
                 f" {self.directory}   or, on a machine whose NSS still reads the old format:"
                 " certutil -N -d sql:NEW-DIRECTORY, and then certutil --upgrade-merge"
-                f" --source-dir {self.directory} --upgrade-id sigul -d sql:NEW-DIRECTORY"
+                f" --source-dir {self.directory} --upgrade-id sigul -d sql:NEW-DIRECTORY",
             )
         if kind is DatabaseKind.INCOMPLETE:
             raise NSSError(
                 f"{where} does not contain a valid NSS database: of cert9.db and key4.db one is"
-                " missing; restore it from a backup, or remove the other and make the database anew"
+                " missing",
+                "restore it from a backup, or remove the other and make the database anew",
             )
         raise NSSError(
-            f"{where} does not contain a valid NSS database; make one with: sigul-stack pki issue"
-            f" --into {self.directory}   or: certutil -N -d sql:{self.directory}"
+            f"{where} does not contain a valid NSS database",
+            "make one with: sigul-stack pki issue"
+            f" --into {self.directory}   or: certutil -N -d sql:{self.directory}",
         )
 
     # ------------------------------------------------------------------------------- reading
@@ -170,7 +173,8 @@ class NSSDatabase:
         if dependants:
             raise NSSError(
                 f"'{nickname}' in '{self.directory}' issued {', '.join(dependants)}, which would no"
-                " longer be accepted; remove or renew those first"
+                " longer be accepted",
+                "remove or renew those first",
             )
         with self.changing() as store:
             keys = store.key_ids()
@@ -182,14 +186,16 @@ class NSSDatabase:
         if self.recognise() is not DatabaseKind.DBM:
             raise NSSError(
                 f"'{self.directory}' does not hold a database of the old format (cert8.db, key3.db)"
-                " alone; there is nothing to convert"
+                " alone",
+                "there is nothing to convert",
             )
         with self.making(permissions or Permissions().over(self.directory / "cert8.db")) as store:
             store.merge_old_format(self.directory)
             if not store.entries():
                 raise NSSError(
                     f"nothing came out of '{self.directory}': this machine's NSS no longer reads"
-                    " the old format; run the same command where it does (Debian 12, RHEL 8)"
+                    " the old format",
+                    "run the same command where it does (Debian 12, RHEL 8)",
                 )
 
     @contextlib.contextmanager
@@ -221,7 +227,7 @@ class NSSDatabase:
             wanted.apply(self.directory)
             kind = self.recognise()
             if kind is DatabaseKind.SQL:
-                raise NSSError(f"'{self.directory}' holds an NSS database already; it is kept")
+                raise NSSError(f"'{self.directory}' holds an NSS database already", "it is kept")
             if kind is DatabaseKind.INCOMPLETE:
                 self.require()
             with self._stage() as stage:
@@ -249,8 +255,8 @@ class NSSDatabase:
         except OSError as error:
             # Not allowed to look is not the same as not there.
             raise NSSError(
-                f"'{self.directory}' cannot be read: {error.strerror}; run this as its owner, or"
-                " give it to this user"
+                f"'{self.directory}' cannot be read: {error.strerror}",
+                "run this as its owner, or give it to this user",
             ) from error
         return True
 
@@ -279,15 +285,15 @@ class NSSDatabase:
             stage = Path(tempfile.mkdtemp(prefix=_STAGE_PREFIX, dir=self.directory))
         except OSError as error:
             raise NSSError(
-                f"the NSS database in '{self.directory}' cannot be changed: {error.strerror}; run"
-                " this as the owner of that directory, where it is writable"
+                f"the NSS database in '{self.directory}' cannot be changed: {error.strerror}",
+                "run this as the owner of that directory, where it is writable",
             ) from error
         try:
             yield stage
         except (OSError, sqlite3.Error) as error:
             raise NSSError(
-                f"the NSS database in '{self.directory}' could not be changed ({error}); make room"
-                " and try again"
+                f"the NSS database in '{self.directory}' could not be changed ({error})",
+                "make room and try again",
             ) from error
         finally:
             shutil.rmtree(stage, ignore_errors=True)
@@ -337,6 +343,6 @@ def _keep_protection(old: Path, new: Path) -> None:
             )
 
 
-def _describe(entry: Entry, keys: dict[str, str] | None) -> CertificateInfo:
+def _describe(entry: StoredCertificate, keys: dict[str, str] | None) -> CertificateInfo:
     has_private_key = "u" in entry.trust if keys is None else key_id(entry.certificate) in keys
     return CertificateInfo(entry.nickname, entry.trust, has_private_key, entry.certificate)

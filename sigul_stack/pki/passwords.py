@@ -56,7 +56,7 @@ class Permissions:
                 bits = 0
             if bits & 0o600 != 0o600 or bits & ~0o664:
                 raise ConfigurationError(
-                    f"{mode!r} is no mode for an NSS database; write for example 0600 or 0640"
+                    f"{mode!r} is no mode for an NSS database", "write for example 0600 or 0640"
                 )
         return cls(uid, gid, bits)
 
@@ -82,8 +82,8 @@ class Permissions:
                 path.chmod(mode)
         except OSError as error:
             raise NSSError(
-                f"'{path}' cannot be given its owner or mode: {error.strerror}; run this as root,"
-                " or leave --owner out"
+                f"'{path}' cannot be given its owner or mode: {error.strerror}",
+                "run this as root, or leave --owner out",
             ) from error
 
     def over(self, existing: Path) -> Permissions:
@@ -106,13 +106,13 @@ def read_password(path: Path) -> Secret:
             data = file.read(_MAX_PASSWORD_FILE_SIZE + 1)
     except OSError as error:
         raise ConfigurationError(
-            f"the password file '{path}' cannot be read: {error.strerror}; name a file that holds"
-            " the password alone and that this user may read"
+            f"the password file '{path}' cannot be read: {error.strerror}",
+            "name a file that holds the password alone and that this user may read",
         ) from error
     password = strip_one_end(data)
     if len(data) > _MAX_PASSWORD_FILE_SIZE or b"\n" in password or b"\0" in password:
         raise ConfigurationError(
-            f"the password file '{path}' holds more than one line; let it hold the password alone"
+            f"the password file '{path}' holds more than one line", "let it hold the password alone"
         )
     return Secret(password)
 
@@ -156,5 +156,5 @@ def _number(text: str, what: str, look_up: Callable[[str], int]) -> int:
         return look_up(text)
     except KeyError:
         raise ConfigurationError(
-            f"there is no {what} {text!r} on this machine; name one that there is, or its number"
+            f"there is no {what} {text!r} on this machine", "name one that there is, or its number"
         ) from None

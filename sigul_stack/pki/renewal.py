@@ -32,13 +32,14 @@ def renew_leaf(
     old = database.find(nickname)
     if old.is_authority:
         raise NSSError(
-            f"'{nickname}' in '{database.directory}' is a CA; renew it where its key is, with"
-            " sigul-stack pki renew-ca"
+            f"'{nickname}' in '{database.directory}' is a CA",
+            "renew it where its key is, with sigul-stack pki renew-ca",
         )
     if not old.has_private_key and not new_key:
         raise NSSError(
             f"'{nickname}' in '{database.directory}' has no private key there, and a certificate"
-            " alone is of no use; give it a new key as well (--new-key)"
+            " alone is of no use",
+            "give it a new key as well (--new-key)",
         )
     leaf = authority.renew(
         old.certificate, lifetime=lifetime, new_key=new_key, names=names, now=now

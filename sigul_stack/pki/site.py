@@ -123,8 +123,8 @@ def make_site(
     for user in dict.fromkeys(users):
         if not _USER.fullmatch(user):
             raise ConfigurationError(
-                f"{user!r} cannot be a directory's name; issue its certificate by itself"
-                " (sigul-stack pki issue --role client)"
+                f"{user!r} cannot be a directory's name",
+                "issue its certificate by itself (sigul-stack pki issue --role client)",
             )
         requests.append((root / "clients" / user, LeafRequest(Role.CLIENT, user, (), lifetime)))
     authority, made = _authority(root / "ca", authority_password, authority_lifetime, now)
@@ -176,9 +176,10 @@ def _mend(database: NSSDatabase, request: LeafRequest, terms: _Terms) -> Made:
     leaf, trusted = database.find(nickname), terms.authority.trusted
     if not any(issued(item, leaf.certificate) for item in trusted):
         raise NSSError(
-            f"'{nickname}' in '{database.directory}' was issued by another CA; have it issued by"
+            f"'{nickname}' in '{database.directory}' was issued by another CA",
+            "have it issued by"
             f" this one: sigul-stack pki renew --ca {terms.authority.database.directory}"
-            f" {database.directory} --nickname {nickname}"
+            f" {database.directory} --nickname {nickname}",
         )
     names = [str(name.value) for name in request.alternative_names]
     missing = [name for name in names if not covers(name, leaf.certificate)]
@@ -202,7 +203,8 @@ def _password(directory: Path) -> Secret:
     path = directory / PASSWORD_FILE_NAME
     if not path.exists():
         raise NSSError(
-            f"'{directory}' holds an NSS database, but not its password; put that into '{path}'"
-            " (0600, without a newline), or move the directory away to have it made anew"
+            f"'{directory}' holds an NSS database, but not its password",
+            f"put that into '{path}'"
+            " (0600, without a newline), or move the directory away to have it made anew",
         )
     return read_password(path)

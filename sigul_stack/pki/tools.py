@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ..errors import KeystoreError, NSSError, ToolMissing
-from ..secret import Secret
-from ..system.programs import memory_file, run
+from ..system.programs import Finished, run
 from ..tools import CERTUTIL
 
 #: Far more than any run takes, even where NSS derives keys with 600,000 iterations.
@@ -33,41 +30,20 @@ _MAX_ITERATIONS: Final = "NSS_MAX_MP_PBE_ITERATION_COUNT"
 _DESCRIPTORS: Final = Path("/proc/self/fd")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a tool's run ended; `errors` is what it wrote to standard error."""
-
-    command: str
-    status: int
-    output: str
-    errors: str
-
-    @property
-    def reason(self) -> str:
-        """The tool's own last word, for a message."""
-        said = (self.errors.strip() or self.output.strip()).splitlines()
-        return f"{self.command}: {said[-1] if said else f'exit status {self.status}'}"
-
-    def names(self, error: str) -> bool:
-        """Whether the tool gave this NSS error, for example `SEC_ERROR_BAD_PASSWORD`."""
-        return error in self.errors or error in self.output
-
-
 def run_tool(
     tool: str,
     operation: str,
     *arguments: str | int,
     directory: Path,
     iterations: int | None = None,
-) -> Outcome:
+) -> Finished:
     """Run `tool` in `directory` and wait for its end, at most `TIMEOUT_SECONDS`.
 
-    `operation` is its first argument, such as `-L`, which names the run in messages. A number among
-    the arguments is a descriptor, which the tool opens by name, as often as it likes. `iterations`
-    caps the key derivation of what the tool writes into an NSS database; so does NSS's variable
-    NSS_MAX_MP_PBE_ITERATION_COUNT in this process's environment, and the lower holds. Raises
-    `ToolMissing`, or `NSSError` where the tool does not end or cannot be started; an exit status
-    other than 0 is for the caller to judge.
+    `operation` is its first argument, such as `-L`. A number among the arguments is a descriptor,
+    which the tool opens by name, as often as it likes. `iterations` caps the key derivation of what
+    the tool writes into an NSS database; so does NSS's variable NSS_MAX_MP_PBE_ITERATION_COUNT in
+    this process's environment, and the lower holds. Raises `ToolMissing`, or `NSSError` where the
+    tool does not end or cannot be started; an exit status other than 0 is for the caller to judge.
     """
     if shutil.which(tool) is None:
         raise ToolMissing(f"the program {tool} is not installed", f"install {_PACKAGES}")
@@ -82,7 +58,7 @@ def run_tool(
         environment[_MAX_ITERATIONS] = str(min(wanted))
     words = [named(item) if isinstance(item, int) else item for item in arguments]
     try:
-        done = run(
+        return run(
             [tool, operation, *words],
             package=_PACKAGES,
             time_limit=TIMEOUT_SECONDS,
@@ -93,22 +69,11 @@ def run_tool(
         )
     except KeystoreError as error:
         raise NSSError(error.problem, error.cure) from None
-    return Outcome(
-        f"{tool} {operation}", done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr
-    )
 
 
 def named(descriptor: int) -> str:
     """The name under which whoever has the descriptor opens its file anew."""
     return str(_DESCRIPTORS / str(descriptor))
-
-
-def password_file(password: Secret | None) -> AbstractContextManager[int]:
-    """`password` as the tools' `-f`, `-k` and `-w` want it; none is the empty password.
-
-    Not a pipe: the tools open their password file more than once.
-    """
-    return memory_file(password.reveal() if password is not None else b"")
 
 
 def _iterations_of_environment() -> int | None:
