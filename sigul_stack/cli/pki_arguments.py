@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from .commands.command import Argument, argument
 
 if TYPE_CHECKING:
     # A subparsers action is generic in the type checker's eyes alone.
@@ -25,14 +27,6 @@ _WIDTH: Final = 80
 
 #: Long enough for any CA. Certificates for centuries are never renewed, nor is renewal practised.
 _LONGEST: Final = timedelta(days=30 * _DAYS_A_YEAR)
-
-
-class Argument:
-    """An option or positional argument, as `ArgumentParser.add_argument` takes it."""
-
-    def __init__(self, *flags: str, **settings: Any) -> None:
-        self.flags = flags
-        self.settings = settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +58,8 @@ def declare(subparsers: Subparsers, runs: Mapping[str, Run]) -> None:
             description=textwrap.fill(row.description, _WIDTH),
             epilog=f"Example:\n  {row.example}",
         )
-        for argument in row.arguments:
-            added.add_argument(*argument.flags, **argument.settings)
+        for item in row.arguments:
+            added.add_argument(*item.names, **item.settings)
         added.set_defaults(func=runs[row.name])
 
 
@@ -83,7 +77,7 @@ def _lifetime(text: str) -> timedelta:
 
 
 def _years(option: str, default: int, help: str) -> Argument:
-    return Argument(
+    return argument(
         option,
         type=_lifetime,
         default=_lifetime(str(default)),
@@ -93,7 +87,7 @@ def _years(option: str, default: int, help: str) -> Argument:
 
 
 def _names(option: str, help: str) -> Argument:
-    return Argument(
+    return argument(
         option, action="append", default=[], metavar="NAME", help=f"{help} (repeatable)"
     )
 
@@ -103,27 +97,29 @@ def _password(
     help: str = "of the NSS database (default: nss-password in its directory)",
     dest: str | None = None,
 ) -> Argument:
-    return Argument(option, type=Path, metavar="FILE", dest=dest, help=f"password {help}")
+    return argument(option, type=Path, metavar="FILE", dest=dest, help=f"password {help}")
 
 
 _PASSWORD: Final = _password()
 _CA: Final = (
-    Argument("--ca", required=True, metavar="DIR", type=Path, help="the CA's directory"),
-    Argument("--ca-nickname", help="where the directory holds several CAs"),
+    argument("--ca", required=True, metavar="DIR", type=Path, help="the CA's directory"),
+    argument("--ca-nickname", help="where the directory holds several CAs"),
     _password("--ca-password-file", "of the CA's database (default: CA-DIR/nss-password)"),
 )
-_INTO: Final = Argument(
+_INTO: Final = argument(
     "--into", required=True, metavar="DIRECTORY", type=Path, help="the NSS database's directory"
 )
-_DIRECTORY: Final = Argument("directory", metavar="DIRECTORY", type=Path)
-_OWNER: Final = (
-    Argument("--owner", metavar="USER[:GROUP]", help="owner of what is made"),
-    Argument("--mode", metavar="MODE", help="of the files made (default: 0600)"),
+_DIRECTORY: Final = argument(
+    "directory", metavar="DIRECTORY", type=Path, help="the database's directory"
 )
-_WARN_DAYS: Final = Argument(
+_OWNER: Final = (
+    argument("--owner", metavar="USER[:GROUP]", help="owner of what is made"),
+    argument("--mode", metavar="MODE", help="of the files made (default: 0600)"),
+)
+_WARN_DAYS: Final = argument(
     "--warn-days", type=int, default=30, metavar="DAYS", help="warn this early (default: 30)"
 )
-_JSON: Final = Argument("--json", action="store_true", help="JSON instead of text")
+_JSON: Final = argument("--json", action="store_true", help="JSON instead of text")
 
 _COMMANDS: Final = (
     PKICommand(
@@ -134,10 +130,10 @@ _COMMANDS: Final = (
         "Makes DIR/ca, DIR/bridge, DIR/server and DIR/clients/USER. What is there and good is kept;"
         " certificates that run out or lack a name are renewed. DIR/ca stays on this machine.",
         (
-            Argument("--dir", required=True, type=Path, help="where everything is made"),
-            Argument("--bridge", required=True, metavar="NAME", help="the bridge's host name"),
-            Argument("--server", required=True, metavar="NAME", help="the server's name"),
-            Argument(
+            argument("--dir", required=True, type=Path, help="where everything is made"),
+            argument("--bridge", required=True, metavar="NAME", help="the bridge's host name"),
+            argument("--server", required=True, metavar="NAME", help="the server's name"),
+            argument(
                 "--user", nargs="+", action="extend", default=[], metavar="NAME", help="Sigul users"
             ),
             _names("--bridge-san", "a further name or address by which the bridge is reached"),
@@ -156,8 +152,8 @@ _COMMANDS: Final = (
         "Makes an NSS database with the CA's certificate (nickname sigul-ca) and private key, and"
         " ca.pem beside it. Without --password-file the password is random, in DIR/nss-password.",
         (
-            Argument("--dir", required=True, type=Path, help="the CA's own directory"),
-            Argument("--name", help="the CA's name (default: Sigul CA and a random number)"),
+            argument("--dir", required=True, type=Path, help="the CA's own directory"),
+            argument("--name", help="the CA's name (default: Sigul CA and a random number)"),
             _years("--years", 10, "how long the CA is valid"),
             _PASSWORD,
             *_OWNER,
@@ -174,8 +170,8 @@ _COMMANDS: Final = (
         (
             *_CA,
             _INTO,
-            Argument("--role", required=True, choices=_ROLES, help="whose certificate it is"),
-            Argument(
+            argument("--role", required=True, choices=_ROLES, help="whose certificate it is"),
+            argument(
                 "--name",
                 required=True,
                 metavar="CN",
@@ -183,8 +179,8 @@ _COMMANDS: Final = (
             ),
             _names("--san", "a further host name or IP address by which it is reached"),
             _years("--years", 2, "how long it is valid, but no longer than the CA"),
-            Argument("--nickname", help="default: sigul-ROLE-cert"),
-            Argument(
+            argument("--nickname", help="default: sigul-ROLE-cert"),
+            argument(
                 "--key-bits",
                 type=int,
                 default=2048,
@@ -204,12 +200,12 @@ _COMMANDS: Final = (
         " where it is missing. With --ca alone, only CA certificates are added and trusted.",
         (
             _INTO,
-            Argument("--pkcs12", type=Path, metavar="FILE", help="PKCS#12 with both"),
+            argument("--pkcs12", type=Path, metavar="FILE", help="PKCS#12 with both"),
             _password("--pkcs12-password-file", "of the PKCS#12 file"),
-            Argument("--cert", type=Path, metavar="PEM", help="certificate, or its whole chain"),
-            Argument("--key", type=Path, metavar="PEM", help="private key"),
+            argument("--cert", type=Path, metavar="PEM", help="certificate, or its whole chain"),
+            argument("--key", type=Path, metavar="PEM", help="private key"),
             _password("--key-password-file", "of the private key"),
-            Argument(
+            argument(
                 "--ca",
                 type=Path,
                 nargs="+",
@@ -217,9 +213,9 @@ _COMMANDS: Final = (
                 metavar="PEM",
                 help="CA certificates to trust",
             ),
-            Argument("--nickname", help="the certificate's; with --ca alone the CA's"),
-            Argument("--replace", action="store_true", help="instead of the one there"),
-            Argument(
+            argument("--nickname", help="the certificate's; with --ca alone the CA's"),
+            argument("--replace", action="store_true", help="instead of the one there"),
+            argument(
                 "--as-ca", action="store_true", help="it is a CA, and this is the CA's own database"
             ),
             _PASSWORD,
@@ -233,7 +229,13 @@ _COMMANDS: Final = (
         "Exit status 1 if any certificate has expired; which is said on standard error. The"
         " password (--password-file, or DIRECTORY/nss-password) only makes the private keys sure.",
         (
-            Argument("directories", nargs="+", metavar="DIRECTORY", type=Path),
+            argument(
+                "directories",
+                nargs="+",
+                metavar="DIRECTORY",
+                type=Path,
+                help="the databases' directories",
+            ),
             _PASSWORD,
             _WARN_DAYS,
             _JSON,
@@ -247,8 +249,8 @@ _COMMANDS: Final = (
         " in there. Exit status 1 if anything is wrong.",
         (
             _DIRECTORY,
-            Argument("--role", required=True, choices=_ROLES, help="whose database it is"),
-            Argument("--nickname", help="default: sigul-ROLE-cert"),
+            argument("--role", required=True, choices=_ROLES, help="whose database it is"),
+            argument("--nickname", help="default: sigul-ROLE-cert"),
             _names("--name", "a name that has to be in the certificate; for a client the user"),
             _PASSWORD,
             _WARN_DAYS,
@@ -266,10 +268,10 @@ _COMMANDS: Final = (
         (
             *_CA,
             _DIRECTORY,
-            Argument("--nickname", required=True),
+            argument("--nickname", required=True, help="the certificate's nickname"),
             _names("--san", "a name to add"),
             _years("--years", 2, "how long it is valid, but no longer than the CA"),
-            Argument("--new-key", action="store_true", help="with a new private key, too"),
+            argument("--new-key", action="store_true", help="with a new private key, too"),
             _PASSWORD,
         ),
     ),
@@ -280,8 +282,8 @@ _COMMANDS: Final = (
         "All certificates that it issued stay valid. Take the new ca.pem to every database (pki"
         " import --ca, or pki site again) before the old one expires.",
         (
-            Argument("--dir", required=True, type=Path, dest="ca", help="the CA's directory"),
-            Argument("--ca-nickname", help="where the directory holds several CAs"),
+            argument("--dir", required=True, type=Path, dest="ca", help="the CA's directory"),
+            argument("--ca-nickname", help="where the directory holds several CAs"),
             _years("--years", 10, "how long the CA is valid"),
             _password("--password-file", dest="ca_password_file"),
         ),
@@ -300,9 +302,9 @@ _COMMANDS: Final = (
         " stay. finish: has the old CA trusted nowhere, and deletes it. status: how far it has"
         " come. A step that comes too early is refused; one that was cut off is repeated.",
         (
-            Argument("step", choices=("begin", "issue", "finish", "status")),
+            argument("step", choices=("begin", "issue", "finish", "status"), help="what to do"),
             *_CA,
-            Argument(
+            argument(
                 "--into",
                 metavar="DIRECTORY",
                 nargs="+",
@@ -311,9 +313,9 @@ _COMMANDS: Final = (
                 type=Path,
                 help="components' databases (default: those that take part already)",
             ),
-            Argument("--name", help="begin: the new CA's name (default: with a random number)"),
+            argument("--name", help="begin: the new CA's name (default: with a random number)"),
             _years("--years", 10, "begin: how long the new CA is valid"),
-            Argument("--new-key", action="store_true", help="issue: with new private keys, too"),
+            argument("--new-key", action="store_true", help="issue: with new private keys, too"),
             _JSON,
         ),
     ),
@@ -324,7 +326,7 @@ _COMMANDS: Final = (
         "A CA whose certificates are still in the database is not removed.",
         (
             _DIRECTORY,
-            Argument("--nickname", required=True),
+            argument("--nickname", required=True, help="the certificate's nickname"),
             _PASSWORD,
         ),
     ),
