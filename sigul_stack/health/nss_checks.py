@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from ..checks import Check, State, any_failed, failed, ok, warning
 from ..errors import NSSError, SigulError, WrongNSSPassword
-from ..pki.certificates import CertificateInfo, current_time, from_der
-from ..pki.database import NSSDatabase
+from ..pki.certificate_info import CertificateInfo, current_time, from_der
 from ..pki.inspection import Topic, date_check, inspect_database
 from ..pki.leaf import Role
+from ..pki.nss_directory import NSSDatabase
 from ..secret import Secret
 from ..transport import nss
 from .configuration_checks import password_file_checks

@@ -20,13 +20,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .authority import AUTHORITY_LIFETIME as AUTHORITY_LIFETIME
     from .authority import Authority as Authority
-    from .certificates import CertificateInfo as CertificateInfo
+    from .certificate_info import CertificateInfo as CertificateInfo
     from .contents import AUTHORITY_NICKNAME as AUTHORITY_NICKNAME
     from .contents import put_authority as put_authority
     from .contents import put_bundle as put_bundle
     from .contents import put_leaf as put_leaf
-    from .database import DatabaseKind as DatabaseKind
-    from .database import NSSDatabase as NSSDatabase
     from .inspection import Topic as Topic
     from .inspection import inspect_database as inspect_database
     from .leaf import LEAF_LIFETIME as LEAF_LIFETIME
@@ -37,10 +35,12 @@ if TYPE_CHECKING:
     from .material import read_certificates as read_certificates
     from .material import read_pem as read_pem
     from .material import read_pkcs12 as read_pkcs12
-    from .passwords import PASSWORD_FILE_NAME as PASSWORD_FILE_NAME
-    from .passwords import Permissions as Permissions
-    from .passwords import make_password_file as make_password_file
-    from .passwords import read_password as read_password
+    from .nss_directory import DatabaseKind as DatabaseKind
+    from .nss_directory import NSSDatabase as NSSDatabase
+    from .password_files import PASSWORD_FILE_NAME as PASSWORD_FILE_NAME
+    from .password_files import Permissions as Permissions
+    from .password_files import make_password_file as make_password_file
+    from .password_files import read_password as read_password
     from .renewal import renew_leaf as renew_leaf
     from .rollover import Phase as Phase
     from .rollover import Rollover as Rollover
@@ -56,13 +56,13 @@ if TYPE_CHECKING:
 #: The names that are to be had from here, by the module that has them.
 _NAMES = {
     "authority": "AUTHORITY_LIFETIME Authority",
-    "certificates": "CertificateInfo",
+    "certificate_info": "CertificateInfo",
     "contents": "AUTHORITY_NICKNAME put_authority put_bundle put_leaf",
-    "database": "DatabaseKind NSSDatabase",
+    "nss_directory": "DatabaseKind NSSDatabase",
     "inspection": "Topic inspect_database",
     "leaf": "LEAF_LIFETIME Leaf LeafRequest Role",
     "material": "Bundle read_certificates read_pem read_pkcs12",
-    "passwords": "PASSWORD_FILE_NAME Permissions make_password_file read_password",
+    "password_files": "PASSWORD_FILE_NAME Permissions make_password_file read_password",
     "renewal": "renew_leaf",
     "rollover": "RolloverChange Phase Rollover RolloverProgress RolloverAction register",
     "site": "Component Made Site make_site",

@@ -25,17 +25,17 @@ from cryptography.x509.oid import NameOID
 
 from ..errors import NSSError
 from ..secret import Secret
-from .certificates import (
+from .certificate_info import (
     CertificateInfo,
     common_name,
     current_time,
     to_pem,
 )
 from .contents import AUTHORITY_NICKNAME
-from .database import NSSDatabase
 from .leaf import LEAF_KEY_BITS, Leaf, LeafRequest, check_common_name, general_name
-from .passwords import Permissions, write_file
-from .store import TRUSTED_AUTHORITY, PrivateKey
+from .nss_directory import NSSDatabase
+from .nss_store import TRUSTED_AUTHORITY, PrivateKey
+from .password_files import Permissions, write_file
 
 #: Ten years of 365 days.
 AUTHORITY_LIFETIME: Final = timedelta(days=10 * 365)

@@ -13,10 +13,10 @@ from typing import Final
 from cryptography import x509
 
 from ..errors import ConfigurationError, NSSError
-from .certificates import common_name, is_authority, issued, key_id, same_public_key
+from .certificate_info import common_name, is_authority, issued, key_id, same_public_key
 from .leaf import Leaf
 from .material import Bundle, authority_trust
-from .store import NO_TRUST, TRUSTED_AUTHORITY, NSSStore
+from .nss_store import NO_TRUST, TRUSTED_AUTHORITY, NSSStore
 
 #: The nickname that `pki` gives a CA's certificate.
 AUTHORITY_NICKNAME: Final = "sigul-ca"

@@ -15,10 +15,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ..checks import Check, State, Value, failed, ok, warning
 from ..errors import NSSError, WrongNSSPassword
-from .certificates import CertificateInfo, covers, current_time, issued
-from .database import NSSDatabase
+from .certificate_info import CertificateInfo, covers, current_time, issued
 from .leaf import Role
-from .passwords import PASSWORD_FILE_NAME
+from .nss_directory import NSSDatabase
+from .password_files import PASSWORD_FILE_NAME
 
 WARN_DAYS: Final = 30
 

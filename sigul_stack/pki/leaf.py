@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ..errors import ConfigurationError
-from .store import PrivateKey
+from .nss_store import PrivateKey
 
 #: Two years of 365 days.
 LEAF_LIFETIME: Final = timedelta(days=2 * 365)

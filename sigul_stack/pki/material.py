@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, p
 
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
-from .certificates import from_pem, is_authority
+from .certificate_info import from_pem, is_authority
 from .leaf import Leaf
-from .store import NO_TRUST, TRUSTED_AUTHORITY, usable_key
+from .nss_store import NO_TRUST, TRUSTED_AUTHORITY, usable_key
 
 #: Far more than a key with a long chain of certificates takes.
 _MAX_FILE_SIZE: Final = 1 << 20

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 
 from ..errors import NSSError
 from .authority import Authority
-from .certificates import CertificateInfo
-from .database import NSSDatabase
+from .certificate_info import CertificateInfo
 from .leaf import LEAF_LIFETIME
+from .nss_directory import NSSDatabase
 
 
 def renew_leaf(

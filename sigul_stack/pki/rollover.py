@@ -37,13 +37,13 @@ from .authority import (
     Authority,
     new_authority,
 )
-from .certificates import CertificateInfo, common_name, issued, key_id
+from .certificate_info import CertificateInfo, common_name, issued, key_id
 from .contents import put_authority
-from .database import DatabaseKind, NSSDatabase
 from .leaf import LEAF_LIFETIME
-from .passwords import Permissions, write_file
+from .nss_directory import DatabaseKind, NSSDatabase
+from .nss_store import TRUSTED_AUTHORITY
+from .password_files import Permissions, write_file
 from .renewal import renew_leaf
-from .store import TRUSTED_AUTHORITY
 
 #: The components' databases that take part, in a file beside the CA's database.
 REGISTER: Final = "rollover.json"

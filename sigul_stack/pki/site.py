@@ -21,12 +21,12 @@ from ..checks import State
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
 from .authority import AUTHORITY_LIFETIME, Authority
-from .certificates import covers, current_time, issued
+from .certificate_info import covers, current_time, issued
 from .contents import put_leaf
-from .database import DatabaseKind, NSSDatabase
 from .inspection import WARN_DAYS, Topic, inspect_database
 from .leaf import LEAF_LIFETIME, LeafRequest, Role
-from .passwords import PASSWORD_FILE_NAME, Permissions, make_password_file, read_password
+from .nss_directory import DatabaseKind, NSSDatabase
+from .password_files import PASSWORD_FILE_NAME, Permissions, make_password_file, read_password
 from .renewal import renew_leaf
 
 #: A user's name becomes a directory's.

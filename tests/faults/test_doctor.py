@@ -33,7 +33,7 @@ from sigul_stack.pki import (
     read_certificates,
     read_pem,
 )
-from sigul_stack.pki.passwords import read_password
+from sigul_stack.pki.password_files import read_password
 from sigul_stack.tools import TOOLS
 from tests.faults.test_faults_setup import forged, import_old, readable_copy
 from tests.site import (

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sigul_stack.pki import Authority, NSSDatabase, read_password, renew_leaf
-from sigul_stack.transport.status import read_status
+from sigul_stack.transport.status_socket import read_status
 from tests.faults.proxies import Proxy
 from tests.site import PROGRAM_SECONDS, Process, Site, module, wait_until
 

@@ -47,7 +47,7 @@ from sigul_stack.pki import (
     renew_leaf,
 )
 from sigul_stack.pki.authority import AUTHORITY_PEM
-from sigul_stack.pki.certificates import current_time, issued, to_pem
+from sigul_stack.pki.certificate_info import current_time, issued, to_pem
 from sigul_stack.pki.contents import put_authority, put_bundle, put_leaf
 from sigul_stack.secret import Secret
 from tests.held_data import held

@@ -30,7 +30,7 @@ from sigul_stack.pki import (
     read_password,
     renew_leaf,
 )
-from sigul_stack.pki.certificates import issued
+from sigul_stack.pki.certificate_info import issued
 from tests.snapshots import snapshots, tree
 
 from .test_pki_nss import BRIDGE, SERVER, End, dialling, handshake, pki

@@ -30,11 +30,11 @@ from sigul_stack.pki import (
     make_site,
     read_password,
 )
-from sigul_stack.pki.certificates import covers, is_authority, key_id
+from sigul_stack.pki.certificate_info import covers, is_authority, key_id
 from sigul_stack.pki.contents import check_nickname
 from sigul_stack.pki.leaf import general_name
-from sigul_stack.pki.passwords import PASSWORD_FILE_NAME, write_file
-from sigul_stack.pki.tools import named, run_tool
+from sigul_stack.pki.nss_tools import named, run_tool
+from sigul_stack.pki.password_files import PASSWORD_FILE_NAME, write_file
 from sigul_stack.secret import Secret
 from sigul_stack.system.programs import memory_file
 

@@ -25,11 +25,11 @@ from cryptography import x509
 from ..errors import NSSError
 from ..secret import Secret
 from ..system.files import locked, sync
-from .certificates import CertificateInfo, issued, key_id
+from .certificate_info import CertificateInfo, issued, key_id
 from .contents import put_authority, put_leaf
 from .leaf import Leaf
-from .passwords import Permissions, make_directory
-from .store import NSSStore, PrivateKey, StoredCertificate
+from .nss_store import NSSStore, PrivateKey, StoredCertificate
+from .password_files import Permissions, make_directory
 
 #: In the order in which a change puts them in place; the last makes a database of the rest.
 _FILES: Final = ("pkcs11.txt", "key4.db", "cert9.db")

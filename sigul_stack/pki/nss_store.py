@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from ..errors import NSSError, WrongNSSPassword
 from ..secret import Secret
 from ..system.programs import memory_file
-from .certificates import from_pem
-from .tools import named, run_tool
+from .certificate_info import from_pem
+from .nss_tools import named, run_tool
 
 #: The private keys that NSS keeps and the programs can use for TLS.
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
