@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     # Only these two of protocol: the inner session is carried in its chunks.
     "transport": frozenset({"config", "protocol.chunks", "protocol.codec"}),
     "database": frozenset(),
-    "pki": frozenset({"checks", "config", "tools"}),
+    "pki": frozenset({"checks", "config", "system", "tools"}),
     "keystore": frozenset({"database", "formats", "system", "tools"}),
     # Only this of protocol: to run a parser, and to show a package's own words.
     "signing": frozenset({"keystore", "formats", "protocol.codec", "system", "tools"}),
@@ -79,7 +79,7 @@ MAY_IMPORT_LAZILY = {
 
 #: Packages that are not of the standard library, and the modules that may import them.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
-    "nss": ("transport.nss", "transport.nss_*", "pki", "pki.*"),
+    "nss": ("transport.nss", "transport.nss_*"),
     "sqlalchemy": ("database", "database.*"),
     "alembic": ("database", "database.*"),
     "psycopg": ("database", "database.*"),
@@ -95,7 +95,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
 
 #: The modules that may start programs, and what of the standard library starts one.
 MAY_START_PROGRAMS = (
-    "system.programs", "pki", "pki.*", "cli.demo*",
+    "system.programs", "cli.demo*",
 )  # fmt: skip
 STARTS_PROGRAMS = frozenset({"subprocess", "pty", "multiprocessing", "asyncio"})
 STARTING_CALLS = ("system", "popen", "exec*", "spawn*", "posix_spawn*")

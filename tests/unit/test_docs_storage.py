@@ -53,7 +53,7 @@ from sigul_stack.keystore.gnupg.directory import AGENT_CONFIGURATION
 from sigul_stack.keystore.gnupg.home import GnuPGHome
 from sigul_stack.keystore.pem import PemStore
 from sigul_stack.keystore.store import KeyStore
-from sigul_stack.pki.passwords import PASSWORD_FILE_NAME
+from sigul_stack.pki.password_files import PASSWORD_FILE_NAME
 from sigul_stack.secret import Secret
 from sigul_stack.server.keychanges import key_change
 from sigul_stack.server.spool import Spool
