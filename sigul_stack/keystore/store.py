@@ -33,7 +33,7 @@ class NewKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class StoreMismatch:
     """A difference between database and store: what it is, and what to do about it.
 
     `name` is the key's name in the database, or None where there is no such row.
@@ -125,12 +125,12 @@ class KeyStore:
         """The fingerprints of all keys in the store."""
         return self.gnupg.fingerprints() | self.pem.fingerprints()
 
-    def check_consistency(self, keys: Iterable[Key]) -> list[Finding]:
+    def check_consistency(self, keys: Iterable[Key]) -> list[StoreMismatch]:
         """How the store differs from the `keys` in the database; nothing if all is well."""
         rows = {key.fingerprint: key for key in keys}
         gnupg, pem = self.gnupg.fingerprints(), self.pem.fingerprints()
         missing = [
-            Finding(
+            StoreMismatch(
                 key.fingerprint,
                 key.name,
                 f"key {key.name} ({key.keytype}, {key.fingerprint}) is in the database, but not in"
@@ -140,7 +140,7 @@ class KeyStore:
             if key.fingerprint not in (gnupg if key.keytype is KeyType.GNUPG else pem)
         ]
         unknown = [
-            Finding(
+            StoreMismatch(
                 fingerprint,
                 None,
                 f"key {fingerprint} is in {path}, but not in the database: restore the database"

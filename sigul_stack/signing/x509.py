@@ -56,7 +56,7 @@ _PURPOSES: dict[CertificateType, Sequence[x509.ObjectIdentifier]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class CertificateTerms:
     """The certificate that is asked for: `subject` is an RFC 4514 string, `years` a number."""
 
     subject: str
@@ -65,7 +65,7 @@ class Wanted:
 
 
 def issue(
-    wanted: Wanted,
+    wanted: CertificateTerms,
     subject_key: bytes,
     issuer_key: PrivateKey,
     issuer_certificate: bytes | None,

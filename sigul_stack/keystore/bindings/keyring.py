@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from ...secret import Secret
 from ...tools import KEYCTL
 from .interface import BindingMethod, MethodFailed
-from .registry import Settings
+from .registry import MethodSettings
 from .tools import last_words, run_tool
 
 _log = logging.getLogger(__name__)
@@ -60,6 +60,6 @@ class KeyringMethod:
         return Secret(content.stdout)
 
 
-def make(settings: Settings) -> BindingMethod:
+def make(settings: MethodSettings) -> BindingMethod:
     """The method; it has no settings."""
     return KeyringMethod()

@@ -29,7 +29,7 @@ from ...secret import Secret
 from ...tools import OPENSSL, OPENSSL_PKCS11
 from ..process import Finished, secret_pipe
 from .interface import BindingMethod, MethodFailed
-from .registry import Settings
+from .registry import MethodSettings
 from .tools import last_words, only_arguments, run_tool
 
 
@@ -171,7 +171,7 @@ def _reason(finished: Finished) -> str:
     return last_words(finished)
 
 
-def make(settings: Settings) -> BindingMethod:
+def make(settings: MethodSettings) -> BindingMethod:
     """The method with the tokens of `[binding]`. Raises `ConfigurationError`."""
     tokens = {}
     for name in settings.parameters.get("pkcs11_tokens", "").replace(",", " ").lower().split():
@@ -184,7 +184,7 @@ def make(settings: Settings) -> BindingMethod:
     return PKCS11Method(tokens)
 
 
-def _make_token(name: str, settings: Settings) -> Token:
+def _make_token(name: str, settings: MethodSettings) -> Token:
     certificate = settings.parameters.get(f"pkcs11_{name}_pubkey")
     if not certificate:
         raise ConfigurationError(

@@ -17,7 +17,7 @@ from ...errors import ConfigurationError
 from ...secret import Secret
 from .interface import BindingMethod
 
-#: Method name → the module here that makes it, with a function `make(settings: Settings)`.
+#: Method name → the module here that makes it, with a function `make(settings: MethodSettings)`.
 _MODULES: Mapping[str, str] = MappingProxyType(
     {
         "test": "test",
@@ -30,7 +30,7 @@ _MODULES: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class MethodSettings:
     """What `[binding]` says for all methods: each `METHOD_PARAMETER`, and those that are secret."""
 
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ def enabled_methods(
 
     Raises `ConfigurationError` for a method that does not exist.
     """
-    settings = Settings(parameters or {}, secrets or {})
+    settings = MethodSettings(parameters or {}, secrets or {})
     makers = {}
     for name in enabled:
         if name not in _MODULES:
@@ -84,9 +84,9 @@ def enabled_methods(
     return Registry(makers)
 
 
-def _maker(module: str, settings: Settings) -> Callable[[], BindingMethod]:
+def _maker(module: str, settings: MethodSettings) -> Callable[[], BindingMethod]:
     def make() -> BindingMethod:
         found = import_module(f".{module}", __package__)
-        return cast("Callable[[Settings], BindingMethod]", found.make)(settings)
+        return cast("Callable[[MethodSettings], BindingMethod]", found.make)(settings)
 
     return make

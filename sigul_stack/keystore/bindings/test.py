@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from ...secret import Secret
 from .interface import BindingMethod, MethodFailed
-from .registry import Settings
+from .registry import MethodSettings
 
 
 class TestMethod:
@@ -33,6 +33,6 @@ class TestMethod:
         return Secret(value)
 
 
-def make(settings: Settings) -> BindingMethod:
+def make(settings: MethodSettings) -> BindingMethod:
     """The method; it has no settings."""
     return TestMethod()

@@ -32,7 +32,7 @@ from ...secret import Secret
 from ...tools import TPM2_TOOLS
 from ..process import Finished
 from .interface import BindingMethod, MethodFailed
-from .registry import Settings
+from .registry import MethodSettings
 from .tools import last_words, only_arguments, run_tool
 
 if TYPE_CHECKING:
@@ -179,6 +179,6 @@ def _parts(value: str) -> tuple[bytes, bytes, bytes]:
     return public, private, encrypted
 
 
-def make(settings: Settings) -> BindingMethod:
+def make(settings: MethodSettings) -> BindingMethod:
     """The method; `tpm_tcti` may say how to reach the TPM."""
     return TPMMethod(settings.parameters.get("tpm_tcti") or None)

@@ -37,7 +37,7 @@ class StatusLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class StatusLines:
     """All status lines of one run of gpg, in their order."""
 
     lines: tuple[StatusLine, ...]
@@ -51,14 +51,14 @@ class Status:
         return any(line.is_wrong_passphrase() for line in self.of("FAILURE", "ERROR"))
 
 
-def parse_status(text: str) -> Status:
+def parse_status(text: str) -> StatusLines:
     """The status lines in what gpg wrote to its status descriptor."""
     lines = []
     for line in text.split("\n"):
         if line.startswith(_STATUS):
             keyword, *arguments = line.removeprefix(_STATUS).split(" ")
             lines.append(StatusLine(keyword, tuple(arguments)))
-    return Status(tuple(lines))
+    return StatusLines(tuple(lines))
 
 
 @dataclass(frozen=True, slots=True)

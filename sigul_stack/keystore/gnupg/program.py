@@ -20,7 +20,7 @@ from ...tools import GPG
 from ..process import run, secret_pipe
 from .agent import AgentConnection
 from .directory import short_path
-from .output import ListedKey, Status, parse_keys, parse_status
+from .output import ListedKey, StatusLines, parse_keys, parse_status
 
 #: How long anything takes that is no signature and makes no key, in seconds.
 _QUICK = 30.0
@@ -30,11 +30,11 @@ _SOCKET_GONE, _SOCKET_POLL = 5.0, 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class GnuPGResult:
     """How a run of gpg ended: exit code, status lines, messages and (if captured) output."""
 
     returncode: int
-    status: Status
+    status: StatusLines
     messages: str
     output: bytes
 
@@ -61,7 +61,7 @@ class GnuPG:
         stdout: int | None = None,
         inherit: Sequence[int] = (),
         time_limit: float | None = None,
-    ) -> Outcome:
+    ) -> GnuPGResult:
         """Run gpg with `arguments`; what its failing means is for the caller to say.
 
         `passphrase` is for every secret key that it uses; the descriptors are as in
@@ -89,7 +89,7 @@ class GnuPG:
                 inherit=inherit,
                 status_option="--status-fd",
             )
-        return Outcome(
+        return GnuPGResult(
             finished.returncode, parse_status(finished.status), finished.stderr, finished.stdout
         )
 
