@@ -218,13 +218,13 @@ class Head:
 
     @property
     def main_offset(self) -> int:
-        """Where the main header begins in the package, in bytes."""
+        """Offset of the main header in the package, in bytes."""
         length = len(self.signature.raw)
         return LEAD_BYTES + length + _padding(length)
 
     @property
     def length(self) -> int:
-        """How many bytes the head has: where the payload begins."""
+        """Length of the head in bytes: the payload's offset."""
         return self.main_offset + len(self.main.raw)
 
     @property
@@ -293,7 +293,7 @@ def _entries(body: bytes, count: int, region: Region) -> Iterator[HeaderEntry]:
 
 
 def _data_end(data: memoryview, kind: int, offset: int, count: int, end: int) -> int:
-    """Where an entry's data ends; past `end` where it has none such."""
+    """Offset of the end of an entry's data; past `end` where that cannot be."""
     if kind in _WIDTHS:
         return end + 1 if offset % _WIDTHS[kind] else offset + _WIDTHS[kind] * count
     if kind == EntryType.STRING:

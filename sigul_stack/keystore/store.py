@@ -41,7 +41,13 @@ class StoreMismatch:
 
     fingerprint: str
     name: str | None
-    text: str
+    problem: str
+    cure: str
+
+    @property
+    def text(self) -> str:
+        """Problem and cure in one line."""
+        return f"{self.problem}: {self.cure}"
 
 
 class KeyStore:
@@ -96,12 +102,8 @@ class KeyStore:
             part.delete(fingerprint)
             raise
 
-    def delete(self, key: Key) -> None:
-        """Delete a key, with its certificates. One that is not there is only logged."""
-        self._part(key.keytype).delete(key.fingerprint)
-
-    def delete_unlisted(self, fingerprint: str) -> None:
-        """Delete a key that the database does not name, so that its type is not known."""
+    def delete(self, fingerprint: str) -> None:
+        """Delete a key of whatever type, with its certificates."""
         for part in (self.gnupg, self.pem):
             if fingerprint in part.fingerprints():
                 part.delete(fingerprint)
@@ -126,7 +128,7 @@ class KeyStore:
         return self.gnupg.fingerprints() | self.pem.fingerprints()
 
     def check_consistency(self, keys: Iterable[Key]) -> list[StoreMismatch]:
-        """How the store differs from the `keys` in the database; nothing if all is well."""
+        """The differences between the store and the `keys` in the database."""
         rows = {key.fingerprint: key for key in keys}
         gnupg, pem = self.gnupg.fingerprints(), self.pem.fingerprints()
         missing = [
@@ -134,7 +136,8 @@ class KeyStore:
                 key.fingerprint,
                 key.name,
                 f"key {key.name} ({key.keytype}, {key.fingerprint}) is in the database, but not in"
-                f" {self._part(key.keytype).path}: restore it from a backup, or delete-key",
+                f" {self._part(key.keytype).path}",
+                "restore it from a backup, or delete-key",
             )
             for key in rows.values()
             if key.fingerprint not in (gnupg if key.keytype is KeyType.GNUPG else pem)
@@ -143,8 +146,8 @@ class KeyStore:
             StoreMismatch(
                 fingerprint,
                 None,
-                f"key {fingerprint} is in {path}, but not in the database: restore the database"
-                " from a backup, or move the key away",
+                f"key {fingerprint} is in {path}, but not in the database",
+                "restore the database from a backup, or move the key away",
             )
             for path, there in ((self.gnupg.path, gnupg), (self.pem.path, pem))
             for fingerprint in sorted(there - rows.keys())

@@ -162,7 +162,7 @@ class OpenPGPKey:
 
 
 def _is_decrypted(outcome: GnuPGResult, fingerprint: str) -> bool:
-    """Whether gpg decrypted one message, all of it intact, with our key and no other."""
+    """True if gpg decrypted one message, all of it intact, with our key and no other."""
     order = [
         line.keyword
         for line in outcome.status.of(
@@ -184,7 +184,7 @@ def _is_decrypted(outcome: GnuPGResult, fingerprint: str) -> bool:
 
 
 def _says_wrong_key_passphrase(outcome: GnuPGResult) -> bool:
-    """Whether the passphrase did not open our key; it is tried on passphrases in messages, too."""
+    """True if the passphrase did not open our key; gpg tries it on passphrases in messages, too."""
     return not outcome.status.of("DECRYPTION_KEY") and any(
         line.arguments[:1] == ("pkdecrypt_failed",) and line.is_wrong_passphrase()
         for line in outcome.status.of("ERROR")

@@ -60,7 +60,7 @@ _CHECK = [
 
 @dataclass(frozen=True, slots=True)
 class ExpectedPackage:
-    """What a request says of its package; None where it says nothing.
+    """The package that a request describes; None where it says nothing.
 
     `sigmd5` is the package's MD5, which may stand for the authentication of its bytes:
     `authenticated` tells whether those are authenticated otherwise.
@@ -278,7 +278,7 @@ def _file_signatures(signer: FileSigner, main: Header) -> list[HeaderEntry]:
 
 
 def _is_rsa(signature: bytes) -> bool:
-    """Whether an OpenPGP signature is RSA's. Raises `KeystoreError` for what rpm does not read."""
+    """True if an OpenPGP signature is RSA's. Raises `KeystoreError` for one rpm does not read."""
     try:
         return signature_algorithm(signature) in RSA
     except MalformedPacket:

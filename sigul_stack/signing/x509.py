@@ -31,7 +31,7 @@ PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
 class CertificateType(enum.StrEnum):
-    """What a certificate is for."""
+    """The purpose of a certificate."""
 
     CA = "ca"
     CODE_SIGNING = "codesigning"
@@ -57,7 +57,7 @@ _PURPOSES: dict[CertificateType, Sequence[x509.ObjectIdentifier]] = {
 
 @dataclass(frozen=True, slots=True)
 class CertificateTerms:
-    """The certificate that is asked for: `subject` is an RFC 4514 string, `years` a number."""
+    """Terms of a certificate that is asked for: `subject` is an RFC 4514 string."""
 
     subject: str
     years: int

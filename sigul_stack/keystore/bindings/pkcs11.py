@@ -28,9 +28,8 @@ from ...errors import ConfigurationError
 from ...secret import Secret
 from ...tools import OPENSSL, OPENSSL_PKCS11
 from ..process import Finished, secret_pipe
-from .interface import BindingMethod, MethodFailed
-from .registry import MethodSettings
-from .tools import last_words, only_arguments, run_tool
+from .methods import BindingMethod, MethodFailed, MethodSettings
+from .running import last_words, only_arguments, run_tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class PKCS11Method:
         return finished.stdout.decode("ascii")
 
     def unbind(self, value: str, arguments: Mapping[str, str]) -> Secret:
-        """What a token's private key makes of `value`."""
+        """The secret in `value`, decrypted by a token's private key."""
         form, data = _message(value)
         token = self._token(arguments)
         able = [
@@ -162,7 +161,7 @@ def _message(value: str) -> tuple[str, bytes]:
 
 
 def _reason(finished: Finished) -> str:
-    """Why openssl failed: what it or the engine says in words, before its own error codes."""
+    """The reason that openssl or its engine gives in words, before its own error codes."""
     lines = [line.strip() for line in finished.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if ":error:" in line]
     if errors:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...secret import Secret
-from .interface import BindingMethod, MethodFailed
-from .registry import MethodSettings
+from .methods import BindingMethod, MethodFailed, MethodSettings
 
 
 class TestMethod:

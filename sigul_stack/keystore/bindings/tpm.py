@@ -31,9 +31,8 @@ from typing import TYPE_CHECKING
 from ...secret import Secret
 from ...tools import TPM2_TOOLS
 from ..process import Finished
-from .interface import BindingMethod, MethodFailed
-from .registry import MethodSettings
-from .tools import last_words, only_arguments, run_tool
+from .methods import BindingMethod, MethodFailed, MethodSettings
+from .running import last_words, only_arguments, run_tool
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -77,7 +76,7 @@ class TPMMethod:
         return ".".join([_PREFIX, *encoded])
 
     def unbind(self, value: str, arguments: Mapping[str, str]) -> Secret:
-        """What was bound to `value` by this TPM."""
+        """The secret that this TPM bound to `value`."""
         from cryptography.exceptions import InvalidTag
 
         pcrs = _pcrs(arguments)
@@ -137,7 +136,7 @@ class TPMMethod:
 
 
 def _reason(finished: Finished) -> str:
-    """What the tool itself says first: the libraries' lines (`ERROR:esys:…`) say less."""
+    """The tool's own first message; the libraries' lines (`ERROR:esys:…`) say less."""
     own = [line for line in finished.stderr.splitlines() if line.startswith("ERROR: ")]
     return own[0].removeprefix("ERROR: ") if own else last_words(finished)
 

@@ -1,4 +1,4 @@
-"""Running gpg in one home, and asking it which keys there are.
+"""Run gpg in one home, and ask it which keys there are.
 
 gpg gets no `gpg.conf`: an option there (as `ignore-mdc-error`) could undo what the callers rely
 on. It gets passphrases through pipes, and its agent asks nobody. The agent is started by gpg
@@ -31,7 +31,7 @@ _SOCKET_GONE, _SOCKET_POLL = 5.0, 0.01
 
 @dataclass(frozen=True, slots=True)
 class GnuPGResult:
-    """How a run of gpg ended: exit code, status lines, messages and (if captured) output."""
+    """Result of a run of gpg: exit code, status lines, messages and (if captured) output."""
 
     returncode: int
     status: StatusLines
@@ -130,7 +130,7 @@ class GnuPG:
         return AgentConnection(self.agent_socket(), self.time_limit)
 
     def agent_socket(self) -> Path:
-        """Where the agent listens, or would."""
+        """Path of the socket at which the agent listens, or would."""
         return Path(self.configure("--list-dirs", "agent-socket").decode().strip())
 
     def stop_agent(self) -> None:

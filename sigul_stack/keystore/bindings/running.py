@@ -1,4 +1,4 @@
-"""Running the programs of binding methods: bounded in time, secrets through descriptors alone.
+"""Run the programs of binding methods: bounded in time, secrets through descriptors alone.
 
 Whatever goes wrong with a program is that method's failure and no other's: the alternatives of a
 layer are still tried.
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ...errors import KeystoreError
 from ..process import Finished, ToolTimeout, memory_file, run
-from .interface import MethodFailed
+from .methods import MethodFailed
 
 #: Limit for one program, in seconds: a slow token or TPM, not a person who is asked something.
 TIME_LIMIT = 30.0
@@ -49,7 +49,7 @@ def run_tool(
 
 
 def last_words(finished: Finished) -> str:
-    """What a program said last, or its exit code, for a message."""
+    """The last line that a program wrote, or its exit code, for a message."""
     lines = [line.strip() for line in finished.stderr.splitlines() if line.strip()]
     return lines[-1] if lines else f"exit code {finished.returncode}"
 
