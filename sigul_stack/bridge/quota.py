@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class _Stage(enum.Enum):
-    """How far a client has come; one of a later stage is in the earlier ones, too."""
+    """A stage of a client's visit; one in a later stage is counted in the earlier ones, too."""
 
     CONNECTED = enum.auto()
     #: The first bytes of a request have come.

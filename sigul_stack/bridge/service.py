@@ -39,9 +39,9 @@ from .waiting import Arrival
 
 log = logging.getLogger(__name__)
 
-#: How often the end of the service looks whether the requests in flight are done, in seconds.
+#: Pause between looks whether the requests in flight are done, in seconds.
 _DRAIN_POLL_SECONDS: Final = 0.1
-#: What the log has of a new connection, by its kind.
+#: Log lines for a new connection, by its kind.
 _ACCEPTED: Final = {
     "server": "[BRIDGE_REQUEST] Server TCP connection accepted (%s)",
     "client": "[BRIDGE_REQUEST] Client connected (%s)",

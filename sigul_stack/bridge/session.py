@@ -42,7 +42,7 @@ REFUSED_SECONDS: Final = 2.0
 
 
 class Shared:
-    """What all requests at a bridge share: its settings, servers, limits, groups and counters."""
+    """The things that all requests at a bridge share."""
 
     def __init__(self, settings: BridgeSettings) -> None:
         self.settings = settings
@@ -60,7 +60,7 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What comes before a request's payload; `length` is the payload's, in bytes."""
+    """A request's header and payload length, which is in bytes."""
 
     fields: Fields
     operation: Operation
@@ -72,7 +72,7 @@ class _Head:
 
     @property
     def needs_koji(self) -> bool:
-        """Whether there may be something to do besides forwarding, as far as can be told yet."""
+        """Tell whether there may be work besides forwarding, as far as can be told yet."""
         return (
             self.operation.subrequests
             or self.is_set("import-signature", default=False)
@@ -82,7 +82,7 @@ class _Head:
 
     @property
     def is_fetched(self) -> bool:
-        """Whether the bridge is to fetch the payload."""
+        """Tell whether the bridge is to fetch the payload."""
         return not (self.length or self.operation.subrequests) and "rpm-name" in self.fields
 
 

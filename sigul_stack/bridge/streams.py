@@ -1,4 +1,4 @@
-"""What the bridge lets through of a request's and a reply's outer stream, and how it is cut.
+"""Filters for the outer streams of requests and replies: what passes, and how it is cut.
 
 Both filters take the outer bytes as they arrive and give the chunks to send on; no I/O. The cut
 towards a client is the one that the strictest readers in the field insist on (docs/protocol.md,
@@ -33,7 +33,7 @@ T = TypeVar("T")
 #: Asks for a count of bytes: gathered into one piece (True), or up to so many as they come (False).
 _Ask = tuple[bool, int]
 _Steps = Generator[_Ask, bytes, T]
-#: What to send on: a chunk, or a file whose content is to be sent in chunks, and closed.
+#: A chunk to send on, or a file whose content is to be sent in chunks, and closed.
 Piece = bytes | BinaryIO
 
 
@@ -48,7 +48,7 @@ class _OuterFilter:
         self.at_boundary = False
         self._boundary_next = False
         self._failure: ProtocolError | None = None
-        #: Whether what follows the message's end is dropped, and no error.
+        #: What follows the message's end is dropped, and no error.
         self._forgets_rest = False
         self._chunks: list[Piece] = []
         self._gathered = bytearray()
@@ -198,7 +198,7 @@ class ReplyCutter(_OuterFilter):
         self._operation = operation
         self._keep_payload = keep_payload
         self._koji = koji
-        #: Whether the reply is an error, whose header is all that its client may read.
+        #: The reply is an error, whose header is all that its client may read.
         self.is_error = False
         super().__init__()
 

@@ -38,7 +38,7 @@ def prepare_socket(tcp: socket.socket) -> None:
 
 
 def has_gone(tcp: socket.socket) -> bool:
-    """Whether the peer has closed its side, though data from before may be unread."""
+    """Tell whether the peer has closed its side; data from before may be unread."""
     poll = select.poll()
     poll.register(tcp, select.POLLRDHUP)
     return bool(poll.poll(0))
@@ -84,8 +84,8 @@ def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
     except (OSError, UnicodeEncodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TransportError(
-            f"cannot resolve the host name '{host}': {reason}; check the name, or"
-            " set bridge-address to the address to dial"
+            f"cannot resolve the host name '{host}': {reason}",
+            "check the name, or set bridge-address to the address to dial",
         ) from None
     reasons: list[str] = []
     for index, (family, kind, protocol, _name, address) in enumerate(found):
@@ -103,8 +103,8 @@ def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
             tcp.close()
             break
     raise TransportError(
-        f"cannot connect to {host}:{port} ({', '.join(reasons)}); is it running, and is the port"
-        " open to this machine?"
+        f"cannot connect to {host}:{port} ({', '.join(reasons)})",
+        "is it running, and is the port open to this machine?",
     )
 
 
@@ -128,8 +128,8 @@ def listen(addresses: tuple[str, ...], port: int) -> list[socket.socket]:
                     missing.append(address)
                     continue
                 raise TransportError(
-                    f"cannot listen on {address} port {port}: {error.strerror}; is another bridge"
-                    " running, or another program on this port?"
+                    f"cannot listen on {address} port {port}: {error.strerror}",
+                    "is another bridge running, or another program on this port?",
                 ) from None
     except BaseException:
         for item in sockets:
