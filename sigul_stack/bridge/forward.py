@@ -29,7 +29,7 @@ from ..protocol.chunks import (
     encode_chunk,
 )
 from ..transport.stream import READ_BYTES, ByteStream
-from .streams import ReplyCutter, RequestFilter
+from .streams import ReplyFilter, RequestFilter
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Forwarding:
         client: ByteStream,
         server: ByteStream,
         request: RequestFilter,
-        reply: ReplyCutter,
+        reply: ReplyFilter,
         *,
         idle_timeout: float,
         close_timeout: float,
@@ -184,6 +184,7 @@ class Forwarding:
             data = self._read_client()
             waited += time.monotonic() - started
             if self._request.at_boundary:
+                # Between two messages a client may well be silent.
                 waited, received = 0.0, 0
             if not data:
                 return
@@ -194,9 +195,6 @@ class Forwarding:
                     f"the client sent its payload slower than {MIN_PAYLOAD_RATE} bytes/s"
                 )
             self._send_up(list(decoder.feed(data)))
-            if self._request.at_boundary:
-                # Between two messages a client may well be silent.
-                started, received = time.monotonic(), 0
 
     def _read_client(self) -> bytes:
         """Read from the client; empty once it has left and may leave."""
