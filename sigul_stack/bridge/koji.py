@@ -10,7 +10,6 @@ one logs in.
 
 from __future__ import annotations
 
-import functools
 import logging
 import tempfile
 from typing import BinaryIO, Final, cast
@@ -42,30 +41,17 @@ class KojiSession:
         self.head_signing = _flag(request, "head-signing")
         #: The client wants its signatures stored.
         self.stores = _flag(request, "import-signature")
-        self._hubs: list[Hub] = []
+        #: Of the thread that fetches, and of the one that stores.
+        self._reader: Hub | None = None
+        self._writer: Hub | None = None
         self._names: dict[bytes, Fields] = {}
         self._failures: dict[bytes, str] = {}
 
     def close(self) -> None:
         """End the sessions, once no thread uses them."""
-        for hub in self._hubs:
-            hub.close()
-
-    @functools.cached_property
-    def _reader(self) -> Hub:
-        """The session of the thread that fetches."""
-        return self._open()
-
-    @functools.cached_property
-    def _writer(self) -> Hub:
-        """The session of the thread that stores."""
-        hub = self._open()
-        hub.log_in(self._proxied)
-        return hub
-
-    def _open(self) -> Hub:
-        self._hubs.append(Hub(self._access))
-        return self._hubs[-1]
+        for hub in (self._reader, self._writer):
+            if hub is not None:
+                hub.close()
 
     # ----------------------------------------------------------------------------------- fetching
 
@@ -78,6 +64,8 @@ class KojiSession:
         nevra = _named(fields)
         if self.head_signing:
             raise KojiError("an RPM from Koji is signed whole", "leave head-signing out")
+        if self._reader is None:
+            self._reader = Hub(self._access)
         with self._reader.within(self._settings.download_timeout, f"fetching {nevra}"):
             return self._fetch(self._reader, nevra, fields.get("rpm-sigmd5"), limit)
 
@@ -146,6 +134,9 @@ class KojiSession:
         return _named(names)
 
     def _store(self, signature: Header, nevra: NEVRA) -> None:
+        if self._writer is None:
+            self._writer = Hub(self._access)
+            self._writer.log_in(self._proxied)
         rpm = self._writer.rpm(nevra)
         if signature.blob(_MD5) != rpm.sigmd5:
             raise KojiError(f"Koji's {nevra} is another RPM than the one that was signed")
