@@ -14,7 +14,7 @@ from ..config.identity import drop_privileges, drop_privileges_unless_roots, ide
 from ..protocol.status import encode_status
 from ..system.processes import ParentPipes
 from ..transport import nss
-from ..transport.status import status_socket
+from ..transport.status_socket import status_socket
 from ..transport.tcp import listen
 from .daemon import Control
 from .options import Source, daemon_parser, run_daemon

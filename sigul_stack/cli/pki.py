@@ -97,9 +97,7 @@ def run_issue(args: argparse.Namespace) -> int:
     leaf = authority.issue(request)
     database = _target(args)
     with database.filling(_permissions(args)) as store:
-        for certificate in authority.trusted:
-            pki.put_authority(store, certificate)
-        pki.put_leaf(store, leaf, nickname)
+        pki.put_leaf(store, leaf, nickname, authorities=authority.trusted)
     pki.register(authority, [database.directory])
     print_certificate("issued", database.find(nickname), database)
     return 0
@@ -183,9 +181,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 def run_renew(args: argparse.Namespace) -> int:
     """`pki renew`."""
-    database = pki.NSSDatabase(args.directory)
-    database.require()
-    database.password = _database_password(args.directory, args.password_file)
+    database = _existing(args)
     renewed = pki.renew_leaf(
         *(_open_authority(args), database, args.nickname),
         lifetime=args.years,
@@ -228,9 +224,7 @@ def run_rollover(args: argparse.Namespace) -> int:
 
 def run_remove(args: argparse.Namespace) -> int:
     """`pki remove`."""
-    database = pki.NSSDatabase(args.directory)
-    database.require()
-    database.password = _database_password(args.directory, args.password_file)
+    database = _existing(args)
     database.remove(args.nickname)
     print(f"removed '{args.nickname}' from {args.directory}")
     return 0
@@ -282,9 +276,15 @@ def _database_password(
         with Terminal.controlling() as terminal:
             return Secret(terminal.ask(f"Password of the NSS database in {directory}"))
     raise NSSError(
-        f"the password of the NSS database in '{directory}' is not known; give --password-file"
-        " (for a CA's: --ca-password-file)"
+        f"the password of the NSS database in '{directory}' is not known",
+        "give --password-file (for a CA's: --ca-password-file)",
     )
+
+
+def _existing(args: argparse.Namespace) -> pki.NSSDatabase:
+    """The database of the positional argument, which has to be there."""
+    pki.NSSDatabase(args.directory).require()
+    return pki.NSSDatabase(args.directory, _database_password(args.directory, args.password_file))
 
 
 def _target(args: argparse.Namespace) -> pki.NSSDatabase:

@@ -86,16 +86,18 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=2))
 
 
-def print_rollover(rollover: pki.Rollover, done: list[pki.Done], *, as_json: bool) -> None:
+def print_rollover(
+    rollover: pki.Rollover, done: list[pki.RolloverChange], *, as_json: bool
+) -> None:
     """What a step did, and how far the rollover has come."""
-    standings = rollover.standings() if rollover.phase is not pki.Phase.NONE else []
+    progress = rollover.progress() if rollover.phase is not pki.Phase.NONE else []
     if as_json:
         print_json(
             {
                 "phase": rollover.phase.value,
                 "authority": rollover.new.subject.rfc4514_string(),
                 "done": [
-                    {"database": str(item.directory), "result": item.step.value} for item in done
+                    {"database": str(item.directory), "result": item.action.value} for item in done
                 ],
                 "databases": [
                     {
@@ -104,14 +106,14 @@ def print_rollover(rollover: pki.Rollover, done: list[pki.Done], *, as_json: boo
                         "trusts_new": item.trusts_new,
                         "issued_by_new": item.issued_by_new,
                     }
-                    for item in standings
+                    for item in progress
                 ],
             }
         )
         return
-    for step in done:
-        print(f"{step.step.value:8} {step.directory}")
-    for item in standings:
+    for change in done:
+        print(f"{change.action.value:8} {change.directory}")
+    for item in progress:
         trusted = " and ".join(
             name for name, has in (("old", item.trusts_old), ("new", item.trusts_new)) if has
         )

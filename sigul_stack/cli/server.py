@@ -17,7 +17,7 @@ from ..server.supervisor import ServerPlan, Supervisor
 from ..server.worker import Worker
 from ..system.processes import ParentPipes, run_in_child
 from ..transport import nss
-from ..transport.status import status_socket
+from ..transport.status_socket import status_socket
 from .daemon import Control
 from .options import Source, daemon_parser, run_daemon
 

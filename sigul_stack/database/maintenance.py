@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from sigul_stack.database import backup, schema
+from sigul_stack.database import copies, schema
 from sigul_stack.database.engine import Engine, Purpose
 from sigul_stack.database.failures import DatabaseMissing, explain_os, one_line
 from sigul_stack.database.target import CREATE_HINT, PostgreSQL, SQLiteFile, Target, parse
@@ -75,10 +75,10 @@ def create(url: str) -> None:
             # Perhaps an empty file that somebody put there for its owner's sake.
             _make_tables(target)
         else:
-            with backup.workshop(target.path) as directory:
-                draft = backup.empty_file(directory / target.path.name)
+            with copies.workshop(target.path) as directory:
+                draft = copies.empty_file(directory / target.path.name)
                 _make_tables(replace(target, path=draft))
-                backup.publish_new(draft, target.path)
+                copies.publish_new(draft, target.path)
     except FileExistsError:
         raise _refusal(target.label) from None
     except OSError as error:
@@ -107,7 +107,7 @@ def migrate(url: str, *, clock: Callable[[], datetime]) -> MigrationResult:
             if before is SchemaState.CURRENT:
                 return MigrationResult(None, before, before)
             if isinstance(target, SQLiteFile):
-                copy = backup.back_up(target.path, clock())
+                copy = copies.back_up(target.path, clock())
             _run_steps(connection, before)
             after = _state(connection, target.label)
     except OSError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from sigul_stack.database import backup, maintenance, schema
+from sigul_stack.database import copies, maintenance, schema
 from sigul_stack.database.engine import LOCK_WAIT_SECONDS, Engine, Purpose
 from sigul_stack.database.failures import explain, explain_os
 from sigul_stack.database.target import PostgreSQL, SQLiteFile, Target, parse, sqlite_url
@@ -33,7 +33,7 @@ def save(url: str, path: Path) -> None:
         # A database that is not there is told as such, with how to make one.
         with Engine(target).transaction(Purpose.READ):
             pass
-        backup.copy_file(target.path.resolve(), backup.empty_file(path))
+        copies.copy_file(target.path.resolve(), copies.empty_file(path))
     except OSError as error:
         raise explain_os(target.label, error) from error
     except sqlite3.Error as error:

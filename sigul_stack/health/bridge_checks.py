@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ..checks import Check, failed, ok, warning
 from ..config.bridge import BridgeSettings
 from ..errors import TransportError
-from ..pki.certificates import CertificateInfo, covers
+from ..pki.certificate_info import CertificateInfo, covers
 from ..transport.tcp import listen
 from . import probes
 from .connection_checks import shake_hands

@@ -31,11 +31,11 @@ from ..config.files import Files, look_for
 from ..config.options import Loaded
 from ..config.server import ServerSettings
 from ..errors import SigulError
-from ..pki.certificates import CertificateInfo
-from ..pki.database import NSSDatabase
+from ..pki.certificate_info import CertificateInfo
+from ..pki.nss_directory import NSSDatabase
 from ..tools import TOOLS
 from ..transport import nss
-from ..transport.status import read_status
+from ..transport.status_socket import read_status
 from .configuration_checks import guess_component
 from .examination import examine
 from .redaction import Redactor, known_secrets, secrets_beside, shown_configuration

@@ -26,7 +26,7 @@ from ..errors import (
     Status,
     TransportError,
 )
-from ..pki.certificates import covers
+from ..pki.certificate_info import covers
 from ..secret import Secret
 from ..transport.nss_errors import explain
 from . import probes

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from ..checks import Check, State, any_failed, failed, ok, warning
 from ..errors import NSSError, SigulError, WrongNSSPassword
-from ..pki.certificates import CertificateInfo, current_time, from_der
-from ..pki.database import NSSDatabase
+from ..pki.certificate_info import CertificateInfo, current_time, from_der
 from ..pki.inspection import Topic, date_check, inspect_database
 from ..pki.leaf import Role
+from ..pki.nss_directory import NSSDatabase
 from ..secret import Secret
 from ..transport import nss
 from .configuration_checks import password_file_checks
@@ -253,7 +253,7 @@ class NSSChecks:
                 issuer = from_der(der)
                 item = dataclasses.replace(issuer, nickname=issuer.common_name)
                 cure = "renew the CA: sigul-stack pki renew-ca"
-            check = date_check(item, now, cure, limits.warn_days, limits.fail_days)
+            check = date_check(item, now, cure, limits.of_days)
             check = dataclasses.replace(check, layer=Layer.CERTIFICATE)
             # One in the report is enough where it is the CA that has most time left.
             if index == 0 or check.state is not State.OK:

@@ -15,7 +15,7 @@ from typing import Final
 
 from ..config.shared import NSSSettings
 from ..errors import DeadlineExceeded, PeerClosed, TransportError
-from ..pki.certificates import CertificateInfo, from_der
+from ..pki.certificate_info import CertificateInfo, from_der
 from ..transport import nss
 from ..transport.stream import READ_BYTES, Deadline, Peer
 from ..transport.tcp import connect_tcp

@@ -12,7 +12,7 @@ from ..config.bridge import BridgeSettings
 from ..config.server import ServerSettings
 from ..errors import DeadlineExceeded, RemoteProtocolError
 from ..protocol.status import BridgeStatus, ServerStatus, decode_status
-from ..transport.status import read_status
+from ..transport.status_socket import read_status
 from .connection_checks import SLOW
 from .steps import BOTH, HEALTH, CheckContext, Layer, Skipped, Step
 

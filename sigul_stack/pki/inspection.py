@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Final
 
@@ -15,12 +15,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ..checks import Check, State, Value, failed, ok, warning
 from ..errors import NSSError, WrongNSSPassword
-from .certificates import CertificateInfo, covers, current_time, issued
-from .database import NSSDatabase
+from .certificate_info import CertificateInfo, covers, current_time, issued
 from .leaf import Role
-from .passwords import PASSWORD_FILE_NAME
+from .nss_directory import NSSDatabase
+from .password_files import PASSWORD_FILE_NAME
 
 WARN_DAYS: Final = 30
+
+_OfDays = Callable[[int], State]
 
 
 class Topic(enum.StrEnum):
@@ -70,8 +72,13 @@ def inspect_database(
     if own:
         leaf = max(own, key=lambda item: item.not_after)
         checks.append(ok(Topic.CERTIFICATE, f"'{wanted}' is there"))
-        checks += _leaf(leaf, role, tuple(names), warn_days, now or current_time())
-        checks += _authority(leaf, held, role, warn_days, now or current_time())
+        now = now or current_time()
+
+        def of_days(days: int) -> State:
+            return State.WARNING if days < warn_days else State.OK
+
+        checks += _leaf(leaf, role, tuple(names), of_days, now)
+        checks += _authority(leaf, held, role, of_days, now)
     else:
         there = ", ".join(item.nickname for item in held) or "none"
         checks.append(
@@ -85,7 +92,7 @@ def inspect_database(
 
 
 def _leaf(
-    leaf: CertificateInfo, role: Role, names: tuple[str, ...], warn_days: int, now: datetime
+    leaf: CertificateInfo, role: Role, names: tuple[str, ...], of_days: _OfDays, now: datetime
 ) -> Iterator[Check]:
     yield (
         ok(Topic.KEY, f"'{leaf.nickname}' has its private key")
@@ -97,15 +104,13 @@ def _leaf(
             " --new-key",
         )
     )
-    yield date_check(leaf, now, "renew it with sigul-stack pki renew", warn_days)
+    yield date_check(leaf, now, "renew it with sigul-stack pki renew", of_days)
     yield from _names(leaf, role, names)
     yield from _usage(leaf, role)
 
 
-def date_check(
-    item: CertificateInfo, now: datetime, cure: str, warn_days: int = WARN_DAYS, fail_days: int = 0
-) -> Check:
-    """Check that a certificate is valid, and for how many days yet."""
+def date_check(item: CertificateInfo, now: datetime, cure: str, of_days: _OfDays) -> Check:
+    """Check that a certificate is valid; `of_days` is the state of one with so many days left."""
     day, left = f"{item.not_after:%Y-%m-%d}", item.days_left(now)
     values: dict[str, Value] = {
         "days_left": left,
@@ -120,11 +125,11 @@ def date_check(
         )
     if item.expired(now):
         return failed(Topic.DATES, f"'{item.nickname}' expired on {day}", cure, **values)
-    if left < max(warn_days, fail_days):
-        judge = failed if left < fail_days else warning
-        finding = f"'{item.nickname}' expires on {day}, in {left} days"
-        return judge(Topic.DATES, finding, f"{cure} before then", **values)
-    return ok(Topic.DATES, f"'{item.nickname}' is valid until {day}, {left} days", **values)
+    state = of_days(left)
+    if state is State.OK:
+        return ok(Topic.DATES, f"'{item.nickname}' is valid until {day}, {left} days", **values)
+    finding = f"'{item.nickname}' expires on {day}, in {left} days"
+    return Check(Topic.DATES, state, finding, f"{cure} before then", values)
 
 
 def _names(leaf: CertificateInfo, role: Role, names: tuple[str, ...]) -> Iterator[Check]:
@@ -185,7 +190,7 @@ _USAGE_NAMES: Final = {
 
 
 def _authority(
-    leaf: CertificateInfo, held: list[CertificateInfo], role: Role, warn_days: int, now: datetime
+    leaf: CertificateInfo, held: list[CertificateInfo], role: Role, of_days: _OfDays, now: datetime
 ) -> Iterator[Check]:
     issuers = [item for item in held if issued(item.certificate, leaf.certificate)]
     if not issuers:
@@ -218,7 +223,7 @@ def _authority(
     else:
         yield ok(Topic.AUTHORITY, f"{names} is trusted")
     for item in trusted:
-        dates = date_check(item, now, "renew the CA (sigul-stack pki renew-ca)", warn_days)
+        dates = date_check(item, now, "renew the CA (sigul-stack pki renew-ca)", of_days)
         if dates.state is not State.OK:
             yield dates
 

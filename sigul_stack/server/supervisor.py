@@ -33,7 +33,7 @@ from ..system.processes import (
     ProcessFamily,
     SignalPipe,
 )
-from ..transport.status import StatusSocket
+from ..transport.status_socket import StatusSocket
 from .events import HANDSHAKE_SECONDS, WorkerEvent
 
 log = logging.getLogger(__name__)

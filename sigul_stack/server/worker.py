@@ -45,7 +45,7 @@ from .request import (
     send_error,
 )
 from .rights import authorise
-from .services import Work, database_url, make_services
+from .services import RequestContext, database_url, make_services
 
 log = logging.getLogger(__name__)
 
@@ -246,4 +246,4 @@ def serve_request(
 def _handle(request: Request, settings: ServerSettings, database: Database) -> Answer:
     services = make_services(settings, database)
     granted = authorise(request, database, services.registry, services.name_check)
-    return HANDLERS[request.op](Work(request, granted, services))
+    return HANDLERS[request.op](RequestContext(request, granted, services))

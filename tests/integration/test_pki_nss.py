@@ -46,7 +46,8 @@ from sigul_stack.pki import (
     read_pkcs12,
     renew_leaf,
 )
-from sigul_stack.pki.certificates import current_time, issued, to_pem
+from sigul_stack.pki.authority import AUTHORITY_PEM
+from sigul_stack.pki.certificate_info import current_time, issued, to_pem
 from sigul_stack.pki.contents import put_authority, put_bundle, put_leaf
 from sigul_stack.secret import Secret
 from tests.held_data import held
@@ -270,8 +271,8 @@ def test_legacy_and_renewed_and_newly_issued_certificates_get_along(
     assert client.password is not None
     (tmp_path / "client-pw").write_bytes(client.password.reveal())
     client.create(client.password)
-    client.add_authority(to_pem(authority.certificate))
-    client.add_leaf(authority.issue(LeafRequest(Role.CLIENT, "alice")), "sigul-client-cert")
+    client.add_authority(authority.certificate)
+    client.replace_leaf(authority.issue(LeafRequest(Role.CLIENT, "alice")), "sigul-client-cert")
 
     bridge_end = End(legacy / "bridge", "sigul-bridge-cert", password_file=password_file)
     server_end = End(legacy / "server", "sigul-server-cert", password_file=password_file)
@@ -289,7 +290,7 @@ def test_legacy_and_renewed_and_newly_issued_certificates_get_along(
 
 
 def test_openssl_verifies_every_leaf_for_its_purpose(made: Site, tmp_path: Path) -> None:
-    ca = str(made.authority_pem)
+    ca = str(made.authority_directory / AUTHORITY_PEM)
     for component, purposes, host in (
         (made.bridge, ("sslserver",), BRIDGE),
         (made.server, ("sslserver", "sslclient"), SERVER),
@@ -327,7 +328,9 @@ def test_what_certificates_say(made: Site) -> None:
         assert ExtendedKeyUsageOID.CLIENT_AUTH in usages
         assert (ExtendedKeyUsageOID.SERVER_AUTH in usages) == (component.role is not Role.CLIENT)
     assert len(serials) == 3
-    (authority,) = x509.load_pem_x509_certificates(made.authority_pem.read_bytes())
+    (authority,) = x509.load_pem_x509_certificates(
+        (made.authority_directory / AUTHORITY_PEM).read_bytes()
+    )
     assert abs(authority.not_valid_after_utc - now - 3650 * DAY) < DAY
     assert made.bridge.database.find(made.bridge.nickname).names == (BRIDGE, "bridge", "127.0.0.1")
 
@@ -693,7 +696,7 @@ def test_a_leaf_is_no_authority_and_its_issuer_is_needed(site: Site, tmp_path: P
     leaf = other.issue(LeafRequest(Role.BRIDGE, BRIDGE))
     before = contents(site.bridge.directory)
     with pytest.raises(NSSError, match="--ca"):
-        site.bridge.database.add_leaf(leaf, "sigul-bridge-cert", replace=True)
+        site.bridge.database.replace_leaf(leaf, "sigul-bridge-cert")
     with pytest.raises(NSSError, match="no CA"):
         site.bridge.database.add_authority(leaf.certificate)
     assert contents(site.bridge.directory) == before
@@ -701,14 +704,18 @@ def test_a_leaf_is_no_authority_and_its_issuer_is_needed(site: Site, tmp_path: P
 
 def test_what_is_there_is_not_written_over(site: Site) -> None:
     authority = open_authority(site)
-    with pytest.raises(NSSError, match="taken"):
-        site.bridge.database.add_leaf(
-            authority.issue(LeafRequest(Role.BRIDGE, "b2.example.org")), site.bridge.nickname
-        )
-    with pytest.raises(NSSError, match="same subject"):
-        site.bridge.database.add_leaf(
-            authority.issue(LeafRequest(Role.BRIDGE, BRIDGE)), "another-nickname"
-        )
+    other = authority.issue(LeafRequest(Role.BRIDGE, "b2.example.org"))
+    with (
+        pytest.raises(NSSError, match="taken"),
+        site.bridge.database.changing() as store,
+    ):
+        put_leaf(store, other, site.bridge.nickname)
+    same = authority.issue(LeafRequest(Role.BRIDGE, BRIDGE))
+    with (
+        pytest.raises(NSSError, match="same subject"),
+        site.bridge.database.changing() as store,
+    ):
+        put_leaf(store, same, "another-nickname")
     with pytest.raises(NSSError, match="already"):
         site.bridge.database.create(PASSWORD)
     with pytest.raises(NSSError, match="already"):
@@ -1081,7 +1088,7 @@ def test_old_format_is_converted(made: Site, tmp_path: Path) -> None:
     for words in (
         export,
         ["certutil", "-N", "-d", f"dbm:{old}", "-f", key],
-        [*add, "-i", str(made.authority_pem)],
+        [*add, "-i", str(made.authority_directory / AUTHORITY_PEM)],
         ["pk12util", "-i", bundle, "-d", f"dbm:{old}", "-k", key, "-w", str(tmp_path / "bundle")],
     ):
         subprocess.run(words, check=True, timeout=60, capture_output=True)
@@ -1100,7 +1107,9 @@ def test_old_format_is_converted(made: Site, tmp_path: Path) -> None:
 
 
 def test_put_authority_mends_trust_and_keeps_the_nickname(made: Site, tmp_path: Path) -> None:
-    (authority,) = x509.load_pem_x509_certificates(made.authority_pem.read_bytes())
+    (authority,) = x509.load_pem_x509_certificates(
+        (made.authority_directory / AUTHORITY_PEM).read_bytes()
+    )
     database = NSSDatabase(tmp_path / "new", PASSWORD)
     with database.making() as store:
         assert put_authority(store, authority, "our-ca", trust=",,") == "our-ca"

@@ -8,7 +8,7 @@ from sigul_stack.bridge.koji import KojiSession
 from sigul_stack.bridge.streams import ReplyCutter, RequestFilter
 from sigul_stack.config.shared import BridgeKojiSettings
 from sigul_stack.errors import ProtocolError
-from sigul_stack.formats.rpm_head import Entry, Head, Header, Region, encode_header, padded
+from sigul_stack.formats.rpm_head import Head, Header, HeaderEntry, Region, encode_header, padded
 from sigul_stack.protocol.codec import Fields
 from sigul_stack.protocol.operations import OPERATIONS
 from tests.wire import SUBREPLY_KEYS, SUBREQUEST_KEYS, reply, sub_parts, u32
@@ -19,7 +19,7 @@ NAMED = {
     "rpm-name": b"lab", "rpm-version": b"1", "rpm-release": b"1", "rpm-arch": b"noarch"
 }  # fmt: skip
 #: Not a multiple of 8 bytes long.
-SIGNATURE = encode_header(Region.SIGNATURE, [Entry.binary(1004, bytes(13))])
+SIGNATURE = encode_header(Region.SIGNATURE, [HeaderEntry.binary(1004, bytes(13))])
 
 
 class Recorded(KojiSession):

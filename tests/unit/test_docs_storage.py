@@ -45,7 +45,7 @@ from sigul_stack.database import (
 from sigul_stack.errors import DatabaseError, KeystoreError, WrongPassphrase
 from sigul_stack.keystore import envelope, passwords
 from sigul_stack.keystore.bindings import bind, enabled_methods, layers, parse_layer, value
-from sigul_stack.keystore.bindings.interface import MethodFailed
+from sigul_stack.keystore.bindings.methods import MethodFailed
 from sigul_stack.keystore.bindings.pkcs11 import PKCS11Method, Token
 from sigul_stack.keystore.bindings.tpm import TPMMethod
 from sigul_stack.keystore.gnupg import KeySettings, UserId
@@ -53,7 +53,7 @@ from sigul_stack.keystore.gnupg.directory import AGENT_CONFIGURATION
 from sigul_stack.keystore.gnupg.home import GnuPGHome
 from sigul_stack.keystore.pem import PemStore
 from sigul_stack.keystore.store import KeyStore
-from sigul_stack.pki.passwords import PASSWORD_FILE_NAME
+from sigul_stack.pki.password_files import PASSWORD_FILE_NAME
 from sigul_stack.secret import Secret
 from sigul_stack.server.keychanges import key_change
 from sigul_stack.server.spool import Spool

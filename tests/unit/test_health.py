@@ -33,7 +33,7 @@ from sigul_stack.protocol.status import (
 from sigul_stack.server.events import HANDSHAKE_SECONDS, WorkerEvent
 from sigul_stack.system.processes import ParentPipes, receive_event
 from sigul_stack.transport import memory
-from sigul_stack.transport.status import StatusSocket, read_status, status_socket
+from sigul_stack.transport.status_socket import StatusSocket, read_status, status_socket
 from sigul_stack.transport.stream import Peer
 
 # ------------------------------------------------------------------------------------------ limits

@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import fcntl
-import os
 import shutil
 import sqlite3
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -27,17 +24,17 @@ from cryptography import x509
 
 from ..errors import NSSError
 from ..secret import Secret
-from .certificates import CertificateInfo, from_pem, issued, key_id
-from .contents import AUTHORITY_NICKNAME, put_authority, put_leaf
+from ..system.files import locked, sync
+from .certificate_info import CertificateInfo, issued, key_id
+from .contents import put_authority, put_leaf
 from .leaf import Leaf
-from .passwords import Permissions, make_directory, sync_directory
-from .store import TRUSTED_AUTHORITY, Entry, NSSStore, PrivateKey
+from .nss_store import NSSStore, PrivateKey, StoredCertificate
+from .password_files import Permissions, make_directory
 
 #: In the order in which a change puts them in place; the last makes a database of the rest.
 _FILES: Final = ("pkcs11.txt", "key4.db", "cert9.db")
 _STAGE_PREFIX: Final = ".sigul-pki-"
 _LOCK_TIMEOUT_SECONDS: Final = 60.0
-_LOCK_RETRY_SECONDS: Final = 0.1
 
 
 class DatabaseKind(enum.Enum):
@@ -83,19 +80,22 @@ class NSSDatabase:
         if kind is DatabaseKind.DBM:
             raise NSSError(
                 f"{where} holds an NSS database of the old format (cert8.db, key3.db), which"
-                " current NSS does not open; convert it with: sigul-stack pki convert"
+                " current NSS does not open",
+                "convert it with: sigul-stack pki convert"
                 f" {self.directory}   or, on a machine whose NSS still reads the old format:"
                 " certutil -N -d sql:NEW-DIRECTORY, and then certutil --upgrade-merge"
-                f" --source-dir {self.directory} --upgrade-id sigul -d sql:NEW-DIRECTORY"
+                f" --source-dir {self.directory} --upgrade-id sigul -d sql:NEW-DIRECTORY",
             )
         if kind is DatabaseKind.INCOMPLETE:
             raise NSSError(
                 f"{where} does not contain a valid NSS database: of cert9.db and key4.db one is"
-                " missing; restore it from a backup, or remove the other and make the database anew"
+                " missing",
+                "restore it from a backup, or remove the other and make the database anew",
             )
         raise NSSError(
-            f"{where} does not contain a valid NSS database; make one with: sigul-stack pki issue"
-            f" --into {self.directory}   or: certutil -N -d sql:{self.directory}"
+            f"{where} does not contain a valid NSS database",
+            "make one with: sigul-stack pki issue"
+            f" --into {self.directory}   or: certutil -N -d sql:{self.directory}",
         )
 
     # ------------------------------------------------------------------------------- reading
@@ -143,22 +143,17 @@ class NSSDatabase:
         with self.making(permissions):
             pass
 
-    def add_authority(
-        self,
-        pem: bytes | x509.Certificate,
-        nickname: str = AUTHORITY_NICKNAME,
-        *,
-        trust: str = TRUSTED_AUTHORITY,
-    ) -> None:
-        """Add and trust a CA's certificate (the first in `pem`); see `put_authority`."""
-        certificate = from_pem(pem, "the CA file")[0] if isinstance(pem, bytes) else pem
+    def add_authority(self, certificate: x509.Certificate) -> None:
+        """Add and trust a CA's certificate; see `put_authority`."""
         with self.changing() as store:
-            put_authority(store, certificate, nickname, trust=trust)
+            put_authority(store, certificate)
 
-    def add_leaf(self, leaf: Leaf, nickname: str, *, replace: bool = False) -> None:
-        """Add a leaf's certificate and key; see `put_leaf`."""
+    def replace_leaf(
+        self, leaf: Leaf, nickname: str, authorities: Iterable[x509.Certificate] = ()
+    ) -> None:
+        """Put a leaf in the place of the one there, if any; see `put_leaf`."""
         with self.changing() as store:
-            outdated = put_leaf(store, leaf, nickname, replace=replace)
+            outdated = put_leaf(store, leaf, nickname, authorities=authorities, replace=True)
         self.delete_keys(outdated)
 
     def delete_keys(self, ids: tuple[str, ...]) -> None:
@@ -178,7 +173,8 @@ class NSSDatabase:
         if dependants:
             raise NSSError(
                 f"'{nickname}' in '{self.directory}' issued {', '.join(dependants)}, which would no"
-                " longer be accepted; remove or renew those first"
+                " longer be accepted",
+                "remove or renew those first",
             )
         with self.changing() as store:
             keys = store.key_ids()
@@ -190,14 +186,16 @@ class NSSDatabase:
         if self.recognise() is not DatabaseKind.DBM:
             raise NSSError(
                 f"'{self.directory}' does not hold a database of the old format (cert8.db, key3.db)"
-                " alone; there is nothing to convert"
+                " alone",
+                "there is nothing to convert",
             )
         with self.making(permissions or Permissions().over(self.directory / "cert8.db")) as store:
             store.merge_old_format(self.directory)
             if not store.entries():
                 raise NSSError(
                     f"nothing came out of '{self.directory}': this machine's NSS no longer reads"
-                    " the old format; run the same command where it does (Debian 12, RHEL 8)"
+                    " the old format",
+                    "run the same command where it does (Debian 12, RHEL 8)",
                 )
 
     @contextlib.contextmanager
@@ -229,7 +227,7 @@ class NSSDatabase:
             wanted.apply(self.directory)
             kind = self.recognise()
             if kind is DatabaseKind.SQL:
-                raise NSSError(f"'{self.directory}' holds an NSS database already; it is kept")
+                raise NSSError(f"'{self.directory}' holds an NSS database already", "it is kept")
             if kind is DatabaseKind.INCOMPLETE:
                 self.require()
             with self._stage() as stage:
@@ -257,8 +255,8 @@ class NSSDatabase:
         except OSError as error:
             # Not allowed to look is not the same as not there.
             raise NSSError(
-                f"'{self.directory}' cannot be read: {error.strerror}; run this as its owner, or"
-                " give it to this user"
+                f"'{self.directory}' cannot be read: {error.strerror}",
+                "run this as its owner, or give it to this user",
             ) from error
         return True
 
@@ -273,10 +271,9 @@ class NSSDatabase:
             permissions.apply(target, permissions.file_mode)
             return
         permissions.apply(staged, permissions.file_mode)
-        with staged.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(staged)
         staged.replace(target)
-        sync_directory(self.directory)
+        sync(self.directory)
 
     @contextlib.contextmanager
     def _stage(self) -> Iterator[Path]:
@@ -288,42 +285,35 @@ class NSSDatabase:
             stage = Path(tempfile.mkdtemp(prefix=_STAGE_PREFIX, dir=self.directory))
         except OSError as error:
             raise NSSError(
-                f"the NSS database in '{self.directory}' cannot be changed: {error.strerror}; run"
-                " this as the owner of that directory, where it is writable"
+                f"the NSS database in '{self.directory}' cannot be changed: {error.strerror}",
+                "run this as the owner of that directory, where it is writable",
             ) from error
         try:
             yield stage
         except (OSError, sqlite3.Error) as error:
             raise NSSError(
-                f"the NSS database in '{self.directory}' could not be changed ({error}); make room"
-                " and try again"
+                f"the NSS database in '{self.directory}' could not be changed ({error})",
+                "make room and try again",
             ) from error
         finally:
             shutil.rmtree(stage, ignore_errors=True)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """The directory for us alone, among programs that ask; waits for a bounded time."""
+        """The directory for us alone, among programs that ask; waits for a bounded time.
+
+        What fails inside is an `NSSError` already.
+        """
+        busy = NSSError(
+            f"another sigul-stack pki has been changing '{self.directory}' for"
+            f" {_LOCK_TIMEOUT_SECONDS:g} s",
+            "try again when it is done",
+        )
         try:
-            descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+            with locked(self.directory, _LOCK_TIMEOUT_SECONDS, busy):
+                yield
         except OSError as error:
             raise NSSError(f"'{self.directory}' cannot be read: {error.strerror}") from error
-        deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
-        try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise NSSError(
-                            f"another sigul-stack pki has been changing '{self.directory}' for"
-                            f" {_LOCK_TIMEOUT_SECONDS:g} s; try again when it is done"
-                        ) from None
-                    time.sleep(_LOCK_RETRY_SECONDS)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -353,6 +343,6 @@ def _keep_protection(old: Path, new: Path) -> None:
             )
 
 
-def _describe(entry: Entry, keys: dict[str, str] | None) -> CertificateInfo:
+def _describe(entry: StoredCertificate, keys: dict[str, str] | None) -> CertificateInfo:
     has_private_key = "u" in entry.trust if keys is None else key_id(entry.certificate) in keys
     return CertificateInfo(entry.nickname, entry.trust, has_private_key, entry.certificate)

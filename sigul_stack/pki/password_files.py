@@ -7,13 +7,9 @@ other one (known fault 9).
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import glob
 import grp
 import os
 import pwd
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +18,7 @@ from typing import Final
 from ..config.values import strip_one_end
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
+from ..system.files import whole_file
 
 #: The password file that lies beside an NSS database, in its directory.
 PASSWORD_FILE_NAME: Final = "nss-password"  # noqa: S105 - a file's name
@@ -59,7 +56,7 @@ class Permissions:
                 bits = 0
             if bits & 0o600 != 0o600 or bits & ~0o664:
                 raise ConfigurationError(
-                    f"{mode!r} is no mode for an NSS database; write for example 0600 or 0640"
+                    f"{mode!r} is no mode for an NSS database", "write for example 0600 or 0640"
                 )
         return cls(uid, gid, bits)
 
@@ -85,8 +82,8 @@ class Permissions:
                 path.chmod(mode)
         except OSError as error:
             raise NSSError(
-                f"'{path}' cannot be given its owner or mode: {error.strerror}; run this as root,"
-                " or leave --owner out"
+                f"'{path}' cannot be given its owner or mode: {error.strerror}",
+                "run this as root, or leave --owner out",
             ) from error
 
     def over(self, existing: Path) -> Permissions:
@@ -109,13 +106,13 @@ def read_password(path: Path) -> Secret:
             data = file.read(_MAX_PASSWORD_FILE_SIZE + 1)
     except OSError as error:
         raise ConfigurationError(
-            f"the password file '{path}' cannot be read: {error.strerror}; name a file that holds"
-            " the password alone and that this user may read"
+            f"the password file '{path}' cannot be read: {error.strerror}",
+            "name a file that holds the password alone and that this user may read",
         ) from error
     password = strip_one_end(data)
     if len(data) > _MAX_PASSWORD_FILE_SIZE or b"\n" in password or b"\0" in password:
         raise ConfigurationError(
-            f"the password file '{path}' holds more than one line; let it hold the password alone"
+            f"the password file '{path}' holds more than one line", "let it hold the password alone"
         )
     return Secret(password)
 
@@ -145,53 +142,11 @@ def make_directory(directory: Path, permissions: Permissions) -> None:
 def write_file(path: Path, content: bytes, permissions: Permissions) -> None:
     """Write `path` whole or not at all. Raises `NSSError`."""
     try:
-        _remove_abandoned(path)
-        descriptor, temporary = _new_file(path)
-    except OSError as error:
-        raise NSSError(f"'{path}' cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+        with whole_file(path, replace=True) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            permissions.apply(temporary, permissions.file_mode)
-            temporary.replace(path)
-        sync_directory(path.parent)
+            permissions.apply(Path(file.name), permissions.file_mode)
     except OSError as error:
         raise NSSError(f"'{path}' cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _new_file(path: Path) -> tuple[int, Path]:
-    """Make a file beside `path`, locked while this process writes it."""
-    while True:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return descriptor, Path(name)
-        os.close(descriptor)  # somebody took it for abandoned, just before it was locked
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove what runs that were killed have left of writing `path`: nobody has it locked."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        with contextlib.suppress(OSError):
-            descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.unlink()
-            finally:
-                os.close(descriptor)
-
-
-def sync_directory(directory: Path) -> None:
-    """Have the names in `directory` on disk when this returns."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _number(text: str, what: str, look_up: Callable[[str], int]) -> int:
@@ -201,5 +156,5 @@ def _number(text: str, what: str, look_up: Callable[[str], int]) -> int:
         return look_up(text)
     except KeyError:
         raise ConfigurationError(
-            f"there is no {what} {text!r} on this machine; name one that there is, or its number"
+            f"there is no {what} {text!r} on this machine", "name one that there is, or its number"
         ) from None

@@ -1,4 +1,4 @@
-"""What is done to one NSS database directory in place, each method one run of an NSS tool.
+"""Operations on one NSS database directory in place, each method one run of an NSS tool.
 
 Invariant: a password or private key reaches the tools in memory files only, and each run names
 the database by its directory, never by a path that would be kept in `pkcs11.txt`. Nothing in here
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,8 +23,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from ..errors import NSSError, WrongNSSPassword
 from ..secret import Secret
-from .certificates import from_pem
-from .tools import MemoryFile, Outcome, password_file, run_tool
+from ..system.programs import memory_file
+from .certificate_info import from_pem
+from .nss_tools import named, run_tool
 
 #: The private keys that NSS keeps and the programs can use for TLS.
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -47,7 +49,7 @@ _KEY = re.compile(r"^<\s*\d+>\s+\w+\s+(?P<id>[0-9a-f]+)\s*(?P<label>.*)$")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoredCertificate:
     """A certificate as the database lists it."""
 
     nickname: str
@@ -73,40 +75,35 @@ class NSSStore:
             else None
         )
         # A tool's run takes longer than all else in here: what was read is kept until written.
-        self._entries: tuple[Entry, ...] | None = None
+        self._entries: tuple[StoredCertificate, ...] | None = None
         self._keys: dict[str, str] | None = None
 
     # ------------------------------------------------------------------------------- reading
 
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[StoredCertificate, ...]:
         """All certificates with a nickname. Needs no password. Raises `NSSError`."""
-        if self._entries is None:
-            self._entries = self._read_entries()
-        return self._entries
-
-    def _read_entries(self) -> tuple[Entry, ...]:
+        if self._entries is not None:
+            return self._entries
         trusts: dict[str, list[str]] = {}
-        for line in self._checked(self._run("certutil", "-L")).output.splitlines():
+        for line in self._run("certutil", "-L").splitlines():
             if (match := _ENTRY.match(line)) is not None:
                 trusts.setdefault(match["nickname"], []).append(match["trust"])
-        found: list[Entry] = []
+        found: list[StoredCertificate] = []
         for nickname, of_each in trusts.items():
-            certificates = self._read_certificates(nickname)
+            pem = self._run("certutil", "-L", "-n", nickname, "-a").encode()
+            certificates = from_pem(pem, f"the nickname '{nickname}' in '{self._shown}'")
             # Certificates that share a nickname share a subject, but not always their trust.
             padded = of_each + of_each[-1:] * (len(certificates) - len(of_each))
             found += [
-                Entry(nickname, trust, certificate)
+                StoredCertificate(nickname, trust, certificate)
                 for trust, certificate in zip(padded, certificates, strict=False)
             ]
-        return tuple(found)
+        self._entries = tuple(found)
+        return self._entries
 
     def certificates(self, nickname: str) -> tuple[x509.Certificate, ...]:
         """The certificates with this nickname, one as a rule; none where there is no such."""
         return tuple(item.certificate for item in self.entries() if item.nickname == nickname)
-
-    def _read_certificates(self, nickname: str) -> tuple[x509.Certificate, ...]:
-        pem = self._checked(self._run("certutil", "-L", "-n", nickname, "-a")).output.encode()
-        return from_pem(pem, f"the nickname '{nickname}' in '{self._shown}'")
 
     def key_ids(self) -> dict[str, str]:
         """The private keys: id (see `certificates.key_id`) to NSS's label.
@@ -114,29 +111,22 @@ class NSSStore:
         Raises `WrongNSSPassword`, `NSSError`.
         """
         if self._keys is None:
-            self._keys = self._read_key_ids()
+            with self._password_file() as password:
+                listed = self._run("certutil", "-K", "-f", password, harmless="no keys found")
+            matches = map(_KEY.match, listed.splitlines())
+            self._keys = {match["id"]: match["label"].strip() for match in matches if match}
         return self._keys
-
-    def _read_key_ids(self) -> dict[str, str]:
-        with password_file(self._password) as password:
-            outcome = self._run("certutil", "-K", "-f", password)
-        if outcome.status != 0 and not outcome.names("no keys found"):
-            self._checked(outcome)
-        matches = (_KEY.match(line) for line in outcome.output.splitlines())
-        return {match["id"]: match["label"].strip() for match in matches if match is not None}
 
     def export_key(self, nickname: str) -> PrivateKey:
         """The private key of the certificate `nickname`. Raises `WrongNSSPassword`, `NSSError`."""
         transfer = Secret.random(32)
         with (
-            password_file(self._password) as password,
-            password_file(transfer) as wrapping,
-            MemoryFile() as bundle,
+            self._password_file() as password,
+            memory_file(transfer.reveal()) as wrapping,
+            memory_file() as bundle,
         ):
-            self._checked(
-                self._run("pk12util", "-o", bundle, "-n", nickname, "-k", password, "-w", wrapping)
-            )
-            content = bundle.read()
+            self._run("pk12util", "-o", bundle, "-n", nickname, "-k", password, "-w", wrapping)
+            content = Path(named(bundle)).read_bytes()
         with warnings.catch_warnings():
             # pk12util writes BER of indefinite length, which is read, with a warning.
             warnings.simplefilter("ignore", UserWarning)
@@ -152,18 +142,13 @@ class NSSStore:
 
     def initialise(self) -> None:
         """Make the database, empty, in the directory. Raises `NSSError`."""
-        with password_file(self._password) as password:
-            self._write("certutil", "-N", "-f", password)
+        self._change("-N")
         self._entries, self._keys = (), {}
 
     def add_certificate(self, certificate: x509.Certificate, nickname: str, trust: str) -> None:
         """Add a certificate; NSS finds its private key by itself where it is there already."""
-        with (
-            password_file(self._password) as password,
-            MemoryFile(certificate.public_bytes(Encoding.DER)) as content,
-        ):
-            options = ("-n", nickname, "-t", trust, "-i", content, "-f", password)
-            self._write("certutil", "-A", *options)
+        with memory_file(certificate.public_bytes(Encoding.DER)) as content:
+            self._change("-A", "-n", nickname, "-t", trust, "-i", content)
 
     def add_key(self, key: PrivateKey, certificate: x509.Certificate, nickname: str) -> None:
         """Add a private key together with its certificate."""
@@ -179,46 +164,52 @@ class NSSStore:
         bundle = pkcs12.serialize_key_and_certificates(
             nickname.encode(), key, certificate, None, protection
         )
-        with (
-            password_file(self._password) as password,
-            password_file(transfer) as wrapping,
-            MemoryFile(bundle) as content,
-        ):
-            self._write("pk12util", "-i", content, "-k", password, "-w", wrapping)
+        with memory_file(transfer.reveal()) as wrapping, memory_file(bundle) as content:
+            self._change("-i", content, "-w", wrapping, tool="pk12util")
 
     def set_trust(self, nickname: str, trust: str) -> None:
         """Change what a certificate is trusted for."""
-        with password_file(self._password) as password:
-            self._write("certutil", "-M", "-n", nickname, "-t", trust, "-f", password)
+        self._change("-M", "-n", nickname, "-t", trust)
 
     def delete_certificates(self, nickname: str) -> None:
         """Delete all certificates with this nickname; private keys stay."""
         for _ in self.certificates(nickname):
-            with password_file(self._password) as password:
-                self._write("certutil", "-D", "-n", nickname, "-f", password)
+            self._change("-D", "-n", nickname)
 
     def delete_keys(self, ids: Iterable[str]) -> None:
         """Delete private keys, and certificates that go with them."""
         for identity in ids:
-            with password_file(self._password) as password:
-                self._write("certutil", "-F", "-k", identity, "-f", password)
+            self._change("-F", "-k", identity)
 
     def merge_old_format(self, source: Path) -> None:
         """Bring all of the `dbm` database in `source`, of the same password, into this one."""
-        with password_file(self._password) as password:
-            # Without a prefix: with `dbm:` certutil merges nothing, and says success.
-            where = ("--source-dir", str(source.absolute()), "--upgrade-id", "sigul-stack")
-            token = ("--upgrade-token-name", "dbm", "-@", password, "-f", password)
-            self._write("certutil", "--upgrade-merge", *where, *token)
+        # Without a prefix: with `dbm:` certutil merges nothing, and says success.
+        where = ("--source-dir", str(source.absolute()), "--upgrade-id", "sigul-stack")
+        with self._password_file() as password:
+            token = ("--upgrade-token-name", "dbm", "-@", password)
+            self._change("--upgrade-merge", *where, *token)
 
     # ------------------------------------------------------------------------------- running
 
-    def _write(self, tool: str, operation: str, *arguments: str | MemoryFile) -> None:
-        self._entries = self._keys = None
-        self._checked(self._run(tool, operation, *arguments))
+    def _password_file(self) -> AbstractContextManager[int]:
+        """The password as the tools' `-f` and `-k` want it; none is the empty password.
 
-    def _run(self, tool: str, operation: str, *arguments: str | MemoryFile) -> Outcome:
-        return run_tool(
+        Not a pipe: the tools open their password file more than once.
+        """
+        return memory_file(b"" if self._password is None else self._password.reveal())
+
+    def _change(self, operation: str, *arguments: str | int, tool: str = "certutil") -> None:
+        self._entries = self._keys = None
+        option = "-k" if tool == "pk12util" else "-f"
+        with self._password_file() as password:
+            self._run(tool, operation, *arguments, option, password)
+
+    def _run(self, tool: str, operation: str, *arguments: str | int, harmless: str = "") -> str:
+        """The output of a tool's run on this database.
+
+        Raises `NSSError` where it fails, unless it says what is `harmless`.
+        """
+        done = run_tool(
             tool,
             operation,
             *arguments,
@@ -227,22 +218,25 @@ class NSSStore:
             directory=self.directory,
             iterations=self._iterations,
         )
-
-    def _checked(self, outcome: Outcome) -> Outcome:
-        """`outcome`, if the tool succeeded."""
-        if outcome.status == 0:
-            return outcome
-        if outcome.names("SEC_ERROR_BAD_PASSWORD") and not self._password:
-            raise WrongNSSPassword(
-                f"the database in '{self._shown}'{self._made()} needs its password; give it with"
-                " --password-file"
+        output = done.stdout.decode("utf-8", "replace")
+        if done.returncode == 0 or (harmless and harmless in done.stderr + output):
+            return output
+        if "SEC_ERROR_BAD_PASSWORD" not in done.stderr + output:
+            said = done.stderr.strip() or output.strip()
+            reason = said.splitlines()[-1] if said else f"exit status {done.returncode}"
+            raise NSSError(
+                f"the NSS database in '{self._shown}' cannot be used: {tool} {operation}: {reason}"
             )
-        if outcome.names("SEC_ERROR_BAD_PASSWORD"):
+        if not self._password:
             raise WrongNSSPassword(
-                "Provided NSS password is incorrect: this password does not open the database in"
-                f" '{self._shown}'{self._made()}; give the one that it was made with"
+                f"the database in '{self._shown}'{self._made()} needs its password",
+                "give it with --password-file",
             )
-        raise NSSError(f"the NSS database in '{self._shown}' cannot be used: {outcome.reason}")
+        raise WrongNSSPassword(
+            "Provided NSS password is incorrect: this password does not open the database in"
+            f" '{self._shown}'{self._made()}",
+            "give the one that it was made with",
+        )
 
     def _made(self) -> str:
         """When the database was made, for messages: this file is written then and never after."""
@@ -256,5 +250,5 @@ class NSSStore:
 def usable_key(key: object, what: str) -> PrivateKey:
     """`key`, if it is one that NSS and TLS can use. Raises `NSSError`."""
     if not isinstance(key, PrivateKey):
-        raise NSSError(f"{what} is neither an RSA nor an EC private key; use one that is")
+        raise NSSError(f"{what} is neither an RSA nor an EC private key", "use one that is")
     return key

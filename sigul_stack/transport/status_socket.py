@@ -62,8 +62,8 @@ class StatusSocket:
         except OSError as error:
             listener.close()
             raise ConfigurationError(
-                f"[daemon] status-socket: '{path}' cannot be made: {error.strerror or error}; name"
-                " a path in a directory that the daemon's user may write to"
+                f"[daemon] status-socket: '{path}' cannot be made: {error.strerror or error}",
+                "name a path in a directory that the daemon's user may write to",
             ) from error
         except BaseException:
             listener.close()
@@ -126,7 +126,7 @@ def _bind(listener: socket.socket, path: Path, owner: Identity | None) -> int:
     """
     if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
         raise ConfigurationError(
-            f"[daemon] status-socket: '{path}' is there and no socket; name another path"
+            f"[daemon] status-socket: '{path}' is there and no socket", "name another path"
         )
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)

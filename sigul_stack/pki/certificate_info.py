@@ -191,7 +191,7 @@ def from_der(der: bytes, nickname: str = "") -> CertificateInfo:
     try:
         return CertificateInfo(nickname, "", False, x509.load_der_x509_certificate(der))
     except ValueError as error:
-        raise NSSError(f"a certificate cannot be read ({error}); have it issued again") from error
+        raise NSSError(f"a certificate cannot be read ({error})", "have it issued again") from error
 
 
 def to_pem(certificate: x509.Certificate) -> bytes:
@@ -205,5 +205,5 @@ def from_pem(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
         return tuple(x509.load_pem_x509_certificates(pem))
     except ValueError as error:
         raise NSSError(
-            f"{what} holds no certificate that can be read ({error}); give certificates in PEM"
+            f"{what} holds no certificate that can be read ({error})", "give certificates in PEM"
         ) from error
