@@ -91,7 +91,7 @@ A Sigul site is running: bridge, signing server, one administrator, one key.
 
 
 def programs_directory() -> Path:
-    """Where this installation's programs are."""
+    """The directory of this installation's programs."""
     return Path(sys.executable).parent
 
 
