@@ -17,7 +17,7 @@ from ..transport import nss
 from ..transport.status_socket import status_socket
 from ..transport.tcp import listen
 from .daemon import Control
-from .options import Source, daemon_parser, run_daemon
+from .options import DaemonConfiguration, daemon_parser, run_daemon
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_daemon("sigul_bridge", parser, load_bridge, _work, argv)
 
 
-def _work(source: Source[BridgeSettings], control: Control) -> None:
+def _work(source: DaemonConfiguration[BridgeSettings], control: Control) -> None:
     Parent(
         _plan(source.settings),
         lambda: _plan(source.read_again()),
