@@ -18,7 +18,7 @@ from typing import BinaryIO, Final, cast
 from ..config.shared import BridgeKojiSettings
 from ..errors import RemoteProtocolError, SigulError
 from ..formats.rpm_head import Head, Header, padded, read_head
-from ..kojihub import NEVRA, Access, Hub, KojiError
+from ..kojihub import NEVRA, Hub, HubAccess, KojiError
 from ..protocol.codec import Fields, run_parser
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class KojiSession:
     def __init__(self, settings: BridgeKojiSettings, request: Fields, user: str) -> None:
         instance = request.safe_string("koji-instance") if "koji-instance" in request else None
         self._settings = settings
-        self._access = Access(settings.config_of(instance), instance, settings.koji_timeout)
+        self._access = HubAccess(settings.config_of(instance), instance, settings.koji_timeout)
         self._proxied = user if settings.proxy_auth else None
         self._request = request
         self.head_signing = _flag(request, "head-signing")

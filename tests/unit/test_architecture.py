@@ -1,4 +1,4 @@
-"""Who may import whom (docs, "Where things are"), and: nothing happens at import.
+"""Who may import whom (docs/architecture.md), and: nothing happens at import.
 
 The first half walks the syntax trees of all modules of the package, imports inside functions and
 for type checkers included. The second half imports each module in a process of its own
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -56,11 +57,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "logcontext", "metrics", "system", "tools",
         }
     ),
-    "client": frozenset({"config", "protocol", "formats", "transport", "tools", "kojihub"}),
+    "client": frozenset(
+        {"config", "system", "protocol", "formats", "transport", "tools", "kojihub"}
+    ),
     # Of the server only what tells its stores, and who may change them when.
     "backup": frozenset(
         {
-            "config", "database", "keystore",
+            "config", "system", "database", "keystore",
             "server.keychanges", "server.services", "server.spool",
         }
     ),
@@ -93,9 +96,6 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
 #: The modules that may start programs, and what of the standard library starts one.
 MAY_START_PROGRAMS = (
     "system.programs", "cli.demo*",
-    # A client's own git knows a repository's format and hash; no server is asked for that. Nor is
-    # one asked whether its own signatures are good: a client's gpg tells.
-    "client.git", "client.verify",
 )  # fmt: skip
 STARTS_PROGRAMS = frozenset({"subprocess", "pty", "multiprocessing", "asyncio"})
 STARTING_CALLS = ("system", "popen", "exec*", "spawn*", "posix_spawn*")
@@ -241,7 +241,7 @@ def test_every_module_follows_the_rules(check: Check) -> None:
 
 
 def may_import(name: str) -> str:
-    """What docs/README.md says under "may import" of a module or package."""
+    """What docs/architecture.md says under "may import" of a module or package."""
     packages = list(MAY_IMPORT)
 
     def listed(names: frozenset[str]) -> str:
@@ -255,7 +255,7 @@ def may_import(name: str) -> str:
 
 
 def test_the_page_has_these_rules() -> None:
-    text = (TOP / "docs" / "README.md").read_text()
+    text = (TOP / "docs" / "architecture.md").read_text()
     rows = re.findall(r"^(\| `(\w+)` \| (.+?) \| .+ \|)$", text, re.M)
     purposes = {name: purpose for _row, name, purpose in rows}
     wanted = [
@@ -265,8 +265,32 @@ def test_the_page_has_these_rules() -> None:
     ]
     found = [row for row, _name, _purpose in rows]
     missing = [row for row in wanted if row not in found]
-    assert not missing, "docs/README.md lacks these rows:\n" + "\n".join(missing)
-    assert len(found) == len(wanted), "docs/README.md has rows of modules without a rule"
+    assert not missing, "docs/architecture.md lacks these rows:\n" + "\n".join(missing)
+    assert len(found) == len(wanted), "docs/architecture.md has rows of modules without a rule"
+
+
+def test_the_picture_is_of_these_imports() -> None:
+    command = [sys.executable, str(TOP / "scripts" / "draw-architecture"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_picture_tells_what_leads_up_and_what_is_needless() -> None:
+    drawn = runpy.run_path(str(TOP / "scripts" / "draw-architecture"))
+    graph = {"top": frozenset({"middle", "low"}), "middle": frozenset({"low"}), "low": frozenset()}
+    assert drawn["floors_of"](graph) == {"low": 0, "middle": 1, "top": 2}
+    assert drawn["reduced"](graph)["top"] == {"middle"}
+    with pytest.raises(ValueError, match="these rooms import each other"):
+        drawn["floors_of"]({"a": frozenset({"b"}), "b": frozenset({"a"})})
+
+
+def test_every_file_of_a_request_is_there() -> None:
+    """Paths that the page names in the life of a request, below sigul_stack."""
+    text = (TOP / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
+    assert len(named) > 20
+    roots = (TOP / PACKAGE, TOP)
+    assert [path for path in named if not any((root / path).is_file() for root in roots)] == []
 
 
 def test_no_rule_allows_what_nobody_does() -> None:

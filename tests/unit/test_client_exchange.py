@@ -14,12 +14,13 @@ import pytest
 
 from sigul_stack.bridge.session import RequestSession, Shared
 from sigul_stack.client import core
-from sigul_stack.client.core import MAX_MEMORY_REPLY, Client, Reply
+from sigul_stack.client.core import MAX_MEMORY_REPLY, Reply, RequestSender
 from sigul_stack.config.bridge import BridgeSettings
 from sigul_stack.config.client import ClientSettings
 from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import (
     DeadlineExceeded,
+    LocalProtocolError,
     PeerClosed,
     ProtocolError,
     RequestRefused,
@@ -91,19 +92,19 @@ class PlainSpeaker:
         self._chunked.write_inner(data)
 
 
-Dial = Callable[[MemoryStream], Client]
+Dial = Callable[[MemoryStream], RequestSender]
 
 
 @pytest.fixture
 def dial(monkeypatch: pytest.MonkeyPatch) -> Dial:
     """Makes a client that finds the given stream where it dials the bridge, and no NSS."""
 
-    def made(stream: MemoryStream) -> Client:
+    def made(stream: MemoryStream) -> RequestSender:
         monkeypatch.setattr(nss, "open_database", lambda *_args, **_more: None)
         monkeypatch.setattr(nss, "load_identity", lambda *_args, **_more: None)
         monkeypatch.setattr(nss, "dial", lambda *_args, **_more: stream)
         monkeypatch.setattr(core, "inner_session", plain_inner_as_client)
-        return Client(SETTINGS)
+        return RequestSender(SETTINGS)
 
     return made
 
@@ -204,8 +205,8 @@ def test_a_file_that_becomes_shorter_is_noticed(dial: Dial) -> None:
 def test_a_wrong_request_is_refused_before_anything_is_opened(
     op: str, fields: dict[str, str | bool], payload: bytes, told: str
 ) -> None:
-    with pytest.raises(ProtocolError, match=told):
-        Client(SETTINGS).call(op, fields, payload=payload)
+    with pytest.raises(LocalProtocolError, match=told):
+        RequestSender(SETTINGS).call(op, fields, payload=payload)
 
 
 # ---------------------------------------------------------------------------------------- receiving
@@ -217,8 +218,8 @@ def test_a_reply_is_returned_once_it_is_authentic(answered: Answered, split: int
     found = answered(
         lambda keys: outer(reply(0, fields, b"alice\0root\0", keys)) + OUTER_END, split=split
     )
-    assert found.integer("num-users") == 2
-    assert found.boolean("admin") is True
+    assert found.fields.integer("num-users") == 2
+    assert found.fields.boolean("admin") is True
     assert found.names("num-users") == ["alice", "root"]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import DeadlineExceeded, PeerClosed, ProtocolError
+from ...errors import DeadlineExceeded, PeerClosed, RemoteProtocolError
 from ...secret import Secret
 from ..outcome import print_bytes, print_lines
 from .arguments import KEY, PASSPHRASE, PASSPHRASE_OR_PASSWORD, PASSWORD, USER, date, matching
@@ -107,7 +107,7 @@ def _passphrase_file(path: Path, layers: Sequence[Layer], call: Call) -> Iterato
     The file is on disk before the server learns the passphrase, so that it cannot get lost, and
     goes away again where the server certainly did not take it.
     """
-    from ...client.output import write_new_file
+    from ...client.output_file import write_new_file
     from ...keystore.bindings import bind, enabled_methods
 
     binding = call.settings.binding
@@ -116,7 +116,7 @@ def _passphrase_file(path: Path, layers: Sequence[Layer], call: Call) -> Iterato
     write_new_file(path, bind(passphrase, layers, registry).reveal())
     try:
         yield passphrase
-    except (PeerClosed, DeadlineExceeded, ProtocolError):
+    except (PeerClosed, DeadlineExceeded, RemoteProtocolError):
         log.warning(
             "'%s' is kept: whether the server took its passphrase is not known; try it, and remove"
             " the file if it does not work",

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...client.many import Job, sign_files
-from ...client.output import identity
+from ...client.many import SigningJob, sign_files
+from ...client.output_file import identity
 from ...errors import SigulError
 from ..outcome import Failures
 from ..progress import progress
@@ -26,7 +26,8 @@ def plan(files: Sequence[str], directory: Path, *, armor: bool) -> Run:
     make_directory(directory)
     ending = ".asc" if armor else ".sig"
     jobs = [
-        Job(Path(name), directory / (Path(name).name + ending)) for name in dict.fromkeys(files)
+        SigningJob(Path(name), directory / (Path(name).name + ending))
+        for name in dict.fromkeys(files)
     ]
     size = _check(jobs)
 
@@ -56,10 +57,10 @@ def make_directory(path: Path) -> None:
         ) from error
 
 
-def _check(jobs: Sequence[Job]) -> int:
+def _check(jobs: Sequence[SigningJob]) -> int:
     """Check what can be found wrong before anything is asked for; the files' size in bytes."""
     size = 0
-    names: dict[str, Job] = {}
+    names: dict[str, SigningJob] = {}
     sources = set()
     for job in jobs:
         with open_input(job.source) as file:

@@ -64,7 +64,7 @@ class Planning:
 
         Raises `SigulError` where it would destroy what is read, `source` or a passphrase file.
         """
-        from ...client.output import open_output
+        from ...client.output_file import open_output
 
         place = self.arguments.output
         self._refuse_to_destroy(place, source)
@@ -75,14 +75,14 @@ class Planning:
 
         Raises `SigulError` where it would destroy a passphrase file.
         """
-        from ...client.output import open_successor
+        from ...client.output_file import open_successor
 
         place = self.arguments.output
         self._refuse_to_destroy(place or source.path)
         return self._resources.enter_context(open_successor(source.path, place, read=source.state))
 
     def _refuse_to_destroy(self, place: Path | None, source: Path | None = None) -> None:
-        from ...client.output import overwrites
+        from ...client.output_file import overwrites
 
         for file in filter(None, (*self._passphrase_files, source)):
             if overwrites(place, file):

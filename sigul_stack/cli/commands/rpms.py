@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ...client.output import identity, identity_of
-from ...client.rpm import Package, RPMOptions, zero_length
+from ...client.output_file import identity, identity_of
+from ...client.rpm_packages import Package, RPMOptions, zero_length
 from ...errors import SigulError
-from ...kojihub import NEVRA, Access, Hub
+from ...kojihub import NEVRA, Hub, HubAccess
 from ..outcome import Failures
 from .arguments import KEY, PASSPHRASE
 from .command import CommandGroup, SecretPrompt, argument
@@ -142,7 +142,7 @@ def _hub(settings: ClientSettings, instance: str | None) -> Iterator[Callable[[]
 
         @functools.cache
         def hub() -> Hub:
-            access = Access(koji.config_of(instance), instance, koji.koji_timeout)
+            access = HubAccess(koji.config_of(instance), instance, koji.koji_timeout)
             return resources.enter_context(Hub(access))
 
         yield hub

@@ -150,7 +150,7 @@ def sign_git_tag(planning: Planning) -> Run:
     """Read the tag of the repository that this is run in."""
     import logging
 
-    from ...client.git import read_tag
+    from ...client.git_tag import read_tag
 
     name = planning.arguments.tag
     tag = read_tag(Path.cwd(), name)
@@ -313,7 +313,7 @@ _CERTIFICATE_NAME = matching("[A-Za-z]+", "a certificate's name: ASCII letters")
 )
 def sign_certificate(call: Call) -> None:
     """Print the certificate."""
-    from ...client.subject import Subject
+    from ...client.distinguished_name import DistinguishedName
 
     arguments = call.arguments
     print_bytes(
@@ -321,7 +321,7 @@ def sign_certificate(call: Call) -> None:
             arguments.issuer_key,
             call.secrets["passphrase"],
             arguments.subject_key,
-            subject=arguments.subject or str(Subject(**_subject_parts(arguments))),
+            subject=arguments.subject or str(DistinguishedName(**_subject_parts(arguments))),
             validity=arguments.validity,
             certificate_type=arguments.certificate_type,
             subject_certificate_name=arguments.subject_certificate_name,

@@ -1,19 +1,20 @@
 """A tag of the git repository in a directory: read, and replaced by its signed form.
 
-Runs git, which is the only one to know a repository's format, configuration and hash: that is why
-this module of the client may start programs. Objects are written by git, which checks them; a tag
-is replaced only if it still is what was read, so that nothing done meanwhile is lost.
+By git itself, which alone knows a repository's format, configuration and hash, and checks the
+objects that it writes. A tag is replaced only if it still is what was read, so that nothing done
+meanwhile is lost.
 """
 
 from __future__ import annotations
 
+import os
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ..errors import SigulError
+from ..system.programs import Finished, run
 from ..tools import GIT
 
 #: Longest run of one git command, in seconds.
@@ -71,18 +72,18 @@ def read_tag(directory: Path, name: str) -> Tag:
     found = _run(directory, "rev-parse", "--verify", "--quiet", "--end-of-options", reference)
     # A name may also be an expression (`v1^{}`), but that is no reference to replace.
     if found.returncode or _run(directory, "check-ref-format", reference).returncode:
-        raise SigulError(f"there is no tag '{name}'; git tag --list shows those that there are")
+        raise SigulError(f"there is no tag '{name}'", "git tag --list shows those that there are")
     object_id = _text(found.stdout)
     kind = _text(_git(directory, "cat-file", "-t", object_id))
     if kind != "tag":
         raise SigulError(
-            f"'{name}' is a lightweight tag, which cannot hold a signature; make it an annotated"
-            f" one with git tag -a -f {name} {name}"
+            f"'{name}' is a lightweight tag, which cannot hold a signature",
+            f"make it an annotated one with git tag -a -f {name} {name}",
         )
     content = _git(directory, "cat-file", "tag", object_id)
     lines = content.split(b"\n", 2)
     if len(lines) < 2 or lines[1] != b"type commit":
-        raise SigulError(f"'{name}' is not a tag of a commit; only those are signed")
+        raise SigulError(f"'{name}' is not a tag of a commit", "only those are signed")
     header, blank, message = content.partition(b"\n\n")
     signature = _SIGNATURE.search(message)
     if signature:
@@ -97,33 +98,25 @@ def _git(directory: Path, *arguments: str, given: bytes = b"") -> bytes:
     """What git prints. Raises `SigulError` with its own words where it fails."""
     done = _run(directory, *arguments, given=given)
     if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        said = done.stderr.strip().splitlines()
         # Advice may follow the line that says what is wrong.
         fatal = [line for line in said if line.startswith("fatal:")]
-        reason = (fatal or said or [f"exit code {done.returncode}"])[-1]
+        reason = fatal[-1] if fatal else done.reason
         raise SigulError(f"git {arguments[0]} failed: {reason}")
     return done.stdout
 
 
-def _run(
-    directory: Path, *arguments: str, given: bytes = b""
-) -> subprocess.CompletedProcess[bytes]:
-    try:
-        return subprocess.run(
-            ["git", *arguments],
-            input=given,
-            capture_output=True,
-            cwd=directory,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise GIT.missing() from None
-    except subprocess.TimeoutExpired:
-        raise SigulError(
-            f"git {arguments[0]} did not finish within {_SECONDS:g} s; see what else works on the"
-            " repository"
-        ) from None
+def _run(directory: Path, *arguments: str, given: bytes = b"") -> Finished:
+    return run(
+        ["git", *arguments],
+        package=GIT.package,
+        time_limit=_SECONDS,
+        stdin=given,
+        # The person's own: git has configuration and identity from there.
+        environment=os.environ,
+        directory=directory,
+        timeout_cure="see what else works on the repository",
+    )
 
 
 def _text(output: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Where a reply's payload goes: a file that appears whole or not at all, or an open stream.
+"""Outputs for a reply's payload: a file that appears whole or not at all, or an open stream.
 
 A payload is authenticated only after its last byte. So a new file has no name until then, a file
 that exists keeps its content, and a pipe, terminal or device is given nothing; after an error, or
@@ -70,7 +70,7 @@ def open_successor(source: Path, path: Path | None, *, read: os.stat_result) -> 
 
 
 def identity(path: Path | None) -> tuple[int, ...] | None:
-    """Which file's content an output to `path` would replace, whatever its name is there.
+    """The identity of the file that an output to `path` would replace, whatever its name is there.
 
     `path` None means standard output. None where there is no such file: a new one, a pipe, a
     terminal.
@@ -102,35 +102,45 @@ def _errors(name: str) -> Iterator[None]:
         raise _error(name, error) from error
 
 
-@contextlib.contextmanager
-def _opened(path: Path | None, name: str, binary: bool) -> Iterator[BinaryIO]:
+def _opened(
+    path: Path | None, name: str, binary: bool
+) -> contextlib.AbstractContextManager[BinaryIO]:
     if path is None:
         sys.stdout.flush()
-        with _spooled(1, name, binary=binary) as file:
-            yield file
-        return
+        return _spooled(1, name, binary=binary)
     target = _follow(path)
     match = _stream(target)
     if match:
         number = _STREAMS[match["name"]] if match["name"] else int(match["number"])
-        with _spooled(number, name, binary=binary) as file:
-            yield file
-    elif _is_regular_or_new(target):
-        with _replaced(target) as file:
-            yield file
-    else:
-        descriptor = os.open(target, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
-        try:
-            with _spooled(descriptor, name, binary=binary) as file:
-                yield file
-        finally:
-            os.close(descriptor)
+        return _spooled(number, name, binary=binary)
+    if _is_regular_or_new(target):
+        return _replaced(target)
+    return _in_device(target, name, binary)
+
+
+@contextlib.contextmanager
+def _in_device(target: Path, name: str, binary: bool) -> Iterator[BinaryIO]:
+    with (
+        _for_writing(target) as descriptor,
+        _spooled(descriptor, name, binary=binary) as file,
+    ):
+        yield file
+
+
+@contextlib.contextmanager
+def _for_writing(target: Path) -> Iterator[int]:
+    """A descriptor of what is there already."""
+    descriptor = os.open(target, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _error(name: str, error: OSError) -> OutputError:
     return OutputError(
-        f"'{name}' cannot be written: {error.strerror or error}; nothing was changed: choose"
-        " another place, or make room there"
+        f"'{name}' cannot be written: {error.strerror or error}",
+        "nothing was changed: choose another place, or make room there",
     )
 
 
@@ -141,7 +151,7 @@ def _follow(path: Path) -> Path:
         if _stream(followed) or followed.parts[:2] == ("/", "proc") or not followed.is_symlink():
             return followed
         followed = followed.parent / followed.readlink()
-    raise OutputError(f"'{path}' is a symbolic link that leads nowhere; name another file")
+    raise OutputError(f"'{path}' is a symbolic link that leads nowhere", "name another file")
 
 
 def _stream(target: Path) -> re.Match[str] | None:
@@ -160,7 +170,7 @@ def _spooled(descriptor: int, name: str, *, binary: bool) -> Iterator[BinaryIO]:
     """Keep what is written until the end of the block, then write it to `descriptor`."""
     if binary and os.isatty(descriptor):
         raise OutputError(
-            "refusing to write binary data to a terminal; give -o FILE, or redirect the output"
+            "refusing to write binary data to a terminal", "give -o FILE, or redirect the output"
         )
     import tempfile
 
@@ -190,12 +200,12 @@ def _in_place(place: Path, read: os.stat_result) -> Iterator[BinaryIO]:
     target = _follow(place)
     if _stream(target) or not stat.S_ISREG(read.st_mode):
         raise OutputError(
-            f"'{place}' is a stream or device, which nothing can replace; give -o FILE"
+            f"'{place}' is a stream or device, which nothing can replace", "give -o FILE"
         )
     with _replaced(target, whole=True) as file:
         yield file
         if _state(target.stat()) != _state(read):
-            raise OutputError(f"'{place}' has changed meanwhile and is left as it is; try again")
+            raise OutputError(f"'{place}' has changed meanwhile and is left as it is", "try again")
 
 
 def _state(found: os.stat_result) -> tuple[int, ...]:
@@ -218,8 +228,8 @@ def _give_to_other_name(target: Path, other: Path) -> None:
             raise
     except OSError as error:
         raise OutputError(
-            f"'{target}' is replaced, but its other name '{other}' cannot be: {error.strerror};"
-            " copy it there"
+            f"'{target}' is replaced, but its other name '{other}' cannot be: {error.strerror}",
+            "copy it there",
         ) from error
 
 
@@ -241,18 +251,18 @@ def _replaced(target: Path, *, whole: bool = False) -> Iterator[BinaryIO]:
         if whole:
             raise OutputError(
                 f"'{target}' cannot be replaced: {error.strerror}: no file can be made beside it in"
-                f" '{target.parent}'; give -o FILE to write elsewhere"
+                f" '{target.parent}'",
+                "give -o FILE to write elsewhere",
             ) from error
         if old is None:
             raise
         # The directory is not ours to make files in, but the file may be ours to write.
-        descriptor = os.open(target, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            with _spooled(descriptor, str(target), binary=False) as file:
-                yield file
-                os.ftruncate(descriptor, 0)
-        finally:
-            os.close(descriptor)
+        with (
+            _for_writing(target) as descriptor,
+            _spooled(descriptor, str(target), binary=False) as file,
+        ):
+            yield file
+            os.ftruncate(descriptor, 0)
         return
     with draft:
         yield draft.file
@@ -346,6 +356,6 @@ def write_new_file(path: Path, content: bytes) -> None:
             draft.file.write(content)
             draft.publish(path.name, replace=False)
     except FileExistsError:
-        raise OutputError(f"'{path}' exists already; name a new file, or remove it") from None
+        raise OutputError(f"'{path}' exists already", "name a new file, or remove it") from None
     except OSError as error:
         raise _error(str(path), error) from error

@@ -44,20 +44,16 @@ class RPMOptions:
 
     def fields(self, key: str) -> dict[str, str | bool]:
         """The outer fields."""
-        fields: dict[str, str | bool] = {"key": key}
-        if self.file_signing_key is not None:
-            fields["file-signing-key"] = self.file_signing_key
-        if self.head_signing:
-            fields["head-signing"] = True
-        if self.v3_signature:
-            fields["v3-signature"] = True
-        if self.store_in_koji:
-            fields["import-signature"] = True
-        if not self.returned:
-            fields["return-data"] = False
-        if self.koji_instance is not None:
-            fields["koji-instance"] = self.koji_instance
-        return fields
+        fields: dict[str, str | bool | None] = {
+            "key": key,
+            "file-signing-key": self.file_signing_key,
+            "head-signing": self.head_signing or None,
+            "v3-signature": self.v3_signature or None,
+            "import-signature": self.store_in_koji or None,
+            "return-data": None if self.returned else False,
+            "koji-instance": self.koji_instance,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
 
     def fields_of(self, head: Head | None, remote: HubRPM | None) -> dict[str, str | bytes]:
         """What is said of one package: of Koji's, and of one whose name the reply will not tell."""

@@ -11,40 +11,40 @@ import contextvars
 import os
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from ..errors import PeerClosed, RemoteProtocolError, RequestRefused, SigulError, Status
+from ..errors import PeerClosed, RemoteProtocolError, SigulError, Status
 from ..formats.rpm_head import MAX_SIGNATURE_HEADER, Head
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
-from ..protocol.codec import Fields, encode_value, pack_u32, pack_u64, read_u64, unpack_u32
+from ..protocol.codec import Fields, encode_value, pack_u32, pack_u64, unpack_u32
 from ..protocol.messages import (
     DIGEST_BYTES,
     ChainKeys,
     SubHeader,
-    check_digest,
     encode_sub_header,
     new_hmac,
     read_sub_header,
 )
 from ..protocol.operations import check_subrequest
 from ..transport.chunked import ChunkedStream
-from .output import open_output, open_successor
-from .rpm import Package, RPMOptions, check_not_empty, read_package_head, splice
+from .core import ReplyPayload, checking_our_own, refusal
+from .output_file import open_output, open_successor
+from .rpm_packages import Package, RPMOptions, check_not_empty, read_package_head, splice
 
 Done = Callable[[Package, SigulError | None], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
+class _SentFile:
     """A file that was sent: its state when it was read, and with head signing its head."""
 
     state: os.stat_result
     head: Head | None
 
 
-class Exchange:
+class RPMExchange:
     """The subrequests and subreplies of one request. For `done` see `Client.sign_rpms`."""
 
     def __init__(
@@ -58,14 +58,13 @@ class Exchange:
     ) -> None:
         self._packages = packages
         self._options = options
-        self._head_signing = options.head_signing
         self._subrequests = subrequests
         self._subreplies = subreplies
         self._done = done
         self._lock = threading.Lock()
         self._open = set(range(len(packages)))
         #: What has been sent of files, and not answered yet.
-        self._files: dict[int, _Sent] = {}
+        self._files: dict[int, _SentFile] = {}
         self._failure: SigulError | None = None
         self._sent = threading.Event()
 
@@ -93,84 +92,78 @@ class Exchange:
             self._failure = self._failure or error
         chunked.stream.abort()
 
-    def _tell(self, index: int, error: SigulError | None) -> None:
+    def _tell(self, index: int, error: SigulError | OSError | None) -> None:
+        """Tell what became of a package: None, the reason, or why its file cannot be read."""
+        package = self._packages[index]
+        if isinstance(error, OSError):
+            error = SigulError(f"'{package.source}' cannot be read: {error.strerror}")
         with self._lock:
             if index in self._open:
                 self._open.remove(index)
-                self._done(self._packages[index], error)
+                self._done(package, error)
 
     # ---------------------------------------------------------------------------------- sending
 
     def _send_all(self, chunked: ChunkedStream) -> None:
-        sent = 0
+        number = 0
         try:
             for index, package in enumerate(self._packages):
-                if package.remote is not None:
-                    sent += self._send_name(chunked, index, sent)
-                    continue
-                try:
-                    file = package.source.open("rb")
-                except OSError as error:
-                    self._tell(index, _unreadable(package, error))
-                    continue
-                with file:
-                    sent += self._send(chunked, index, sent, file)
+                with ExitStack() as opened:
+                    file: BinaryIO | None = None
+                    try:
+                        if package.remote is None:
+                            file = opened.enter_context(package.source.open("rb"))
+                        header, total = self._begin(index, number, file)
+                    except (OSError, SigulError) as error:
+                        self._tell(index, error)
+                        continue
+                    chunked.write(header + pack_u64(total))
+                    self._send_payload(chunked, number, file, total)
+                    number += 1
             self._sent.set()
             chunked.end()
         except SigulError as error:
             self._fail(chunked, error)
 
-    def _send_name(self, chunked: ChunkedStream, index: int, number: int) -> bool:
-        """Send the name of a package that the bridge fetches; for the rest see `_send`."""
-        try:
-            header = self._header(index, number, None)
-        except SigulError as error:
-            self._tell(index, error)
-            return False
-        # No payload, and a code of nothing.
-        code = new_hmac(self._subrequests.numbered(number).payload).digest()
-        chunked.write(header + pack_u64(0))
-        chunked.write(code)
-        return True
+    def _begin(self, index: int, number: int, file: BinaryIO | None) -> tuple[bytes, int]:
+        """The header of a package as message `number`, and how many bytes of `file` are sent.
 
-    def _send(self, chunked: ChunkedStream, index: int, number: int, file: BinaryIO) -> bool:
-        """Send one package as message `number`; False where it cannot be sent at all."""
-        head = None
-        try:
-            state = os.fstat(file.fileno())
-            if self._head_signing:
-                head = read_package_head(file)
-                total = head.length
-            else:
-                check_not_empty(file)
-                total = state.st_size
-            header = self._header(index, number, head)
-        except OSError as error:
-            self._tell(index, _unreadable(self._packages[index], error))
-            return False
-        except SigulError as error:
-            self._tell(index, error)
-            return False
+        Of a package that the bridge fetches, `file` None, nothing is. Raises `SigulError` or
+        OSError where it cannot be sent at all.
+        """
+        if file is None:
+            return self._header(index, number, None), 0
+        state = os.fstat(file.fileno())
+        if self._options.head_signing:
+            head = read_package_head(file)
+            total = head.length
+        else:
+            check_not_empty(file)
+            head, total = None, state.st_size
+        header = self._header(index, number, head)
         with self._lock:
-            self._files[index] = _Sent(state, head)
-        chunked.write(header + pack_u64(total))
+            self._files[index] = _SentFile(state, head)
         file.seek(0)
-        code = new_hmac(self._subrequests.numbered(number).payload)
+        return header, total
+
+    def _send_payload(
+        self, chunked: ChunkedStream, number: int, file: BinaryIO | None, total: int
+    ) -> None:
+        mac = new_hmac(self._subrequests.numbered(number).payload)
         whole = True
         while total:
             piece = b""
             with suppress(OSError):
-                piece = file.read(min(total, MAX_WRITTEN_CHUNK))
+                piece = file.read(min(total, MAX_WRITTEN_CHUNK)) if file else b""
             if not piece:
                 # The file became shorter or cannot be read on: the others shall not suffer. What
-                # stands for the rest has no valid code, so the server does not take it.
+                # stands for the rest has no valid MAC, so the server does not take it.
                 whole = False
                 piece = bytes(min(total, MAX_WRITTEN_CHUNK))
-            code.update(piece)
+            mac.update(piece)
             chunked.write(piece)
             total -= len(piece)
-        chunked.write(code.digest() if whole else bytes(DIGEST_BYTES))
-        return True
+        chunked.write(mac.digest() if whole else bytes(DIGEST_BYTES))
 
     def _header(self, index: int, number: int, head: Head | None) -> bytes:
         """A package's fields and their code. Raises `ProtocolError` where a field cannot be."""
@@ -178,7 +171,8 @@ class Exchange:
         encoded = {"id": pack_u32(index)}
         encoded |= {name: encode_value(value) for name, value in fields.items()}
         # What is in order here costs nobody else's package anything on the way.
-        check_subrequest(Fields(encoded))
+        with checking_our_own():
+            check_subrequest(Fields(encoded))
         return encode_sub_header(encoded, self._subrequests.numbered(number))
 
     # -------------------------------------------------------------------------------- receiving
@@ -187,28 +181,26 @@ class Exchange:
         number = 0
         while (header := chunked.parse_unless_ended(read_sub_header())) is not None:
             keys = self._subreplies.numbered(number)
-            refusal = header.refusal
-            if refusal is None:
+            refused = header.refusal
+            if refused is None:
                 header.verify(keys)
             index = self._index(header)
-            body = _Body(chunked, keys.payload)
+            body = ReplyPayload(chunked, keys.payload, "a signed RPM")
             status = header.fields.integer("status")
-            if refusal is not None:
+            if refused is not None:
                 # In the place of what the server said, which had this number.
-                body.forget()
-                self._tell(index, refusal)
+                body.skip_dropped()
+                self._tell(index, refused)
             elif status == Status.OK and not self._options.returned:
-                body.forget()
+                body.skip_dropped()
                 with self._lock:
                     self._files.pop(index, None)
                 self._tell(index, None)
             elif status == Status.OK:
                 self._keep(index, body)
             else:
-                body.drain()
-                message = header.fields.get("message")
-                text = message.decode("utf-8", "backslashreplace") if message else None
-                self._tell(index, RequestRefused(status, text))
+                body.copy(_ignore)
+                self._tell(index, refusal(status, header.fields))
             number += 1
 
     def _index(self, header: SubHeader) -> int:
@@ -217,7 +209,7 @@ class Exchange:
             raise RemoteProtocolError("the server answered for an RPM that it was not sent")
         return index
 
-    def _keep(self, index: int, body: _Body) -> None:
+    def _keep(self, index: int, body: ReplyPayload) -> None:
         """Put a signed package in its place, once it is authentic."""
         package = self._packages[index]
         target = package.target
@@ -225,7 +217,7 @@ class Exchange:
             sent = self._files.pop(index, None)
             head = None if sent is None else sent.head
             expected = index in self._open and (sent is None) == (package.remote is not None)
-            if not expected or (head is None) == self._head_signing or target is None:
+            if not expected or (head is None) == self._options.head_signing or target is None:
                 raise RemoteProtocolError("the server answered twice for one RPM, or too early")
         try:
             opened = (
@@ -246,50 +238,13 @@ class Exchange:
         except (SigulError, OSError) as error:
             if not body.finished:
                 # Either the stream is broken, which shows here, or only the output was.
-                body.drain()
+                body.copy(_ignore)
             if not body.verified:
                 raise
-            told = error if isinstance(error, SigulError) else _unreadable(package, error)
-            self._tell(index, told)
+            self._tell(index, error)
         else:
             self._tell(index, None)
 
 
-class _Body:
-    """A subreply's payload on its way in."""
-
-    def __init__(self, chunked: ChunkedStream, key: bytes) -> None:
-        self._chunked = chunked
-        self._code = new_hmac(key)
-        self.left = chunked.parse(read_u64())
-        #: Whether all of it, code included, has been read; and whether the code was right.
-        self.finished = self.verified = False
-
-    def copy(self, write: Callable[[bytes], object]) -> None:
-        """Give all of it to `write`, and check its code. Raises `ProtocolError`, `PeerClosed`."""
-        while self.left:
-            piece = self._chunked.read(self.left)
-            if not piece:
-                raise PeerClosed("the reply ended in the middle of an RPM")
-            self.left -= len(piece)
-            self._code.update(piece)
-            write(piece)
-        code = self._chunked.read_exactly(DIGEST_BYTES)
-        self.finished = True
-        check_digest(self._code.digest(), code, "a signed RPM")
-        self.verified = True
-
-    def forget(self) -> None:
-        """Read past a body that the bridge has emptied, and whose code is of no use."""
-        if self.left:
-            raise RemoteProtocolError("a payload came where none was to come back")
-        self._chunked.read_exactly(DIGEST_BYTES)
-        self.finished = True
-
-    def drain(self) -> None:
-        """Take what is left and forget it; raises as `copy`."""
-        self.copy(len)
-
-
-def _unreadable(package: Package, error: OSError) -> SigulError:
-    return SigulError(f"'{package.source}' cannot be read: {error.strerror}")
+def _ignore(_piece: bytes) -> None:
+    """Take a piece of a payload that is of no use."""

@@ -11,7 +11,7 @@ _SPECIAL = '"+,;<=>\\'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class DistinguishedName:
     """The parts of a subject, the most particular first, as they stand in the string."""
 
     common_name: str | None = None
