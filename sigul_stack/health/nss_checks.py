@@ -54,7 +54,7 @@ class NSSChecks:
     """
 
     leaf: CertificateInfo
-    identity: nss.Identity
+    identity: nss.TLSIdentity
 
     def __init__(self, context: CheckContext[Any], role: Role, nickname: str) -> None:
         self.context = context

@@ -65,7 +65,7 @@ def handshake(
     *,
     hostname: str,
     settings: NSSSettings,
-    identity: nss.Identity,
+    identity: nss.TLSIdentity,
     timeout: float,
 ) -> Handshake:
     """Connect, finish a TLS handshake with `hostname`, and end it in order, in `timeout` seconds.
