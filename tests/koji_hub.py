@@ -379,7 +379,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _send(self, code: int, body: bytes, kind: str, trickle: float = 0) -> None:
         self.send_response(code)
-        self.send_header("Content-Type", kind)
+        self.send_header("Content-EntryType", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if not trickle:

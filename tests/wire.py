@@ -18,10 +18,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from sigul_stack.bridge.koji import KojiSession
+from sigul_stack.bridge.streams import ReplyFilter, RequestFilter
+from sigul_stack.config.shared import BridgeKojiSettings
 from sigul_stack.errors import DeadlineExceeded, PeerClosed, RemoteProtocolError
 from sigul_stack.protocol.chunks import END_OF_INNER, Stream
 from sigul_stack.protocol.codec import Fields, Parser, run_parser
 from sigul_stack.protocol.messages import ChainKeys, ReplyKeys
+from sigul_stack.protocol.operations import Operation
 from sigul_stack.transport import tcp
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import nobody
@@ -247,6 +251,29 @@ def parse_prefix(parser: Parser[T], data: bytes) -> tuple[T, bytes]:
 
     value = run_parser(parser, read_exactly)
     return value, data[position:]
+
+
+# --------------------------------------------------------------------------- the bridge's filters
+
+
+class NoKoji(KojiSession):
+    """A session that finds no hub, and stores nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(BridgeKojiSettings(), Fields({}), "ann")
+
+    def fetch_for(self, fields: Fields, limit: int) -> None:
+        """See `KojiSession.fetch_for`."""
+
+
+def request_filter(operation: Operation, length: int, max_total: int) -> RequestFilter:
+    """A filter for a request that has nothing to do with Koji."""
+    return RequestFilter(operation, length, max_total, NoKoji())
+
+
+def reply_filter(operation: Operation, *, keep_payload: bool = True) -> ReplyFilter:
+    """A filter for the reply to one."""
+    return ReplyFilter(operation, NoKoji(), keep_payload=keep_payload)
 
 
 # ------------------------------------------------------------------------------------- connections

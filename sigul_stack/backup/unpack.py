@@ -19,7 +19,7 @@ from ..errors import BackupError, SigulError
 from ..keystore.gnupg import GnuPGHome
 from ..keystore.gnupg.directory import forget_short_path
 from ..keystore.pem import PemStore
-from ..keystore.store import KeyMismatch, KeyStore
+from ..keystore.store import KeyStore, StoreMismatch
 from . import archive
 from .manifest import DATABASE, PARTS, KeyRecord, Manifest, damaged
 
@@ -137,7 +137,7 @@ def key_records(keys: Sequence[Key]) -> tuple[KeyRecord, ...]:
     return tuple(KeyRecord(key.name, key.keytype.value, key.fingerprint) for key in keys)
 
 
-def missing_keys(store: KeyStore, keys: Sequence[Key]) -> list[KeyMismatch]:
+def missing_keys(store: KeyStore, keys: Sequence[Key]) -> list[StoreMismatch]:
     """A finding for each key of the database whose secret part is not in `store`."""
     return [found for found in store.check_consistency(keys) if found.name is not None]
 

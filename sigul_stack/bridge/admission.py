@@ -1,8 +1,8 @@
-"""Who gets in: TLS handshakes of many peers at once, each with its own limit, and their roles.
+"""Admission of peers: many TLS handshakes at once, each with its own limit, and peers' roles.
 
-Invariant: a peer that has not authenticated takes no place of one that has. Their number is
-limited, and when the limit is reached the oldest of the address with most of them makes room: one
-that opens silent connections by the hundred only pushes out its own.
+Invariant: a peer that has not authenticated takes no place of one that has. The number of pending
+handshakes is limited. At the limit, the oldest from the address that has most of them is ended: a
+host that opens silent connections by the hundred ends only its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class OnlyLooked(Exception):
 
 @dataclass(slots=True, eq=False)
 class PendingPeer:
-    """A connection in its handshake. `ended` tells that it was this side that ended it."""
+    """A connection in its handshake. `ended`: this side has ended it."""
 
     host: str
     tcp: socket.socket = field(repr=False)
@@ -63,7 +63,7 @@ class Handshakes:
         self._peers: list[PendingPeer] = []
 
     def enter(self, host: str, tcp: socket.socket) -> PendingPeer:
-        """Add a connection; returns what to `leave` with. Makes room by ending another."""
+        """Add a connection; returns what to `leave` with. Ends another one at the limit."""
         peer = PendingPeer(host, tcp)
         with self._lock:
             if len(self._peers) >= self._limit:
@@ -75,7 +75,7 @@ class Handshakes:
         return peer
 
     def leave(self, peer: PendingPeer) -> None:
-        """The connection's handshake is over, well or not."""
+        """Remove a connection whose handshake is over, well or not."""
         with self._lock, contextlib.suppress(ValueError):
             self._peers.remove(peer)
 
@@ -94,7 +94,7 @@ class Arrivals:
         self._lock = threading.Lock()
 
     def enter(self, kind: str) -> Callable[[], None]:
-        """Count one more. What is given ends that; calling it again does nothing."""
+        """Count one more; returns a function that ends that, however often it is called."""
         with self._lock:
             self._counts[kind] += 1
         ended = False

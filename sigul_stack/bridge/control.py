@@ -1,4 +1,4 @@
-"""What the bridge's parent and the process that serves say to each other (`system.processes`)."""
+"""Events and commands between the bridge's parent and a serving process (`system.processes`)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from ..protocol.chunks import (
     encode_chunk,
 )
 from ..transport.stream import READ_BYTES, ByteStream
-from .streams import ReplyCutter, RequestFilter
+from .streams import ReplyFilter, RequestFilter
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ LAST_WORDS_SECONDS: Final = 1.0
 
 
 class RequestState(enum.Enum):
-    """How far a request has come."""
+    """The stage that a request has reached."""
 
     #: The inner session is open: the server waits for the client's secrets.
     INNER_SESSION = enum.auto()
@@ -61,7 +61,7 @@ class RequestState(enum.Enum):
 
 
 class RequestEvent(enum.Enum):
-    """What either thread has seen."""
+    """An observation of either thread that may change the state."""
 
     INNER_END = enum.auto()
     #: A piece of the reply. Some servers never end their inner stream; none replies before it has
@@ -88,7 +88,7 @@ _OVER: Final = _WELL | {RequestState.FAILED}
 
 
 class Progress:
-    """A request's state, for two threads."""
+    """The state of a request, shared by two threads."""
 
     def __init__(self) -> None:
         self._state = RequestState.INNER_SESSION
@@ -126,7 +126,7 @@ class Forwarding:
         client: ByteStream,
         server: ByteStream,
         request: RequestFilter,
-        reply: ReplyCutter,
+        reply: ReplyFilter,
         *,
         idle_timeout: float,
         close_timeout: float,
@@ -140,7 +140,7 @@ class Forwarding:
         self._progress = Progress()
         self._error: Exception | None = None
         self._moved_at = time.monotonic()
-        #: How many threads do something else than to move bytes.
+        #: The number of threads that do something else than to move bytes.
         self._working_threads = 0
         self._lock = threading.Lock()
 
@@ -184,6 +184,7 @@ class Forwarding:
             data = self._read_client()
             waited += time.monotonic() - started
             if self._request.at_boundary:
+                # Between two messages a client may well be silent.
                 waited, received = 0.0, 0
             if not data:
                 return
@@ -194,12 +195,9 @@ class Forwarding:
                     f"the client sent its payload slower than {MIN_PAYLOAD_RATE} bytes/s"
                 )
             self._send_up(list(decoder.feed(data)))
-            if self._request.at_boundary:
-                # Between two messages a client may well be silent.
-                started, received = time.monotonic(), 0
 
     def _read_client(self) -> bytes:
-        """What the client sends next; empty once it has left and that is in order."""
+        """Read from the client; empty once it has left and may leave."""
         while True:
             patience: float | None = CLIENT_GONE_SECONDS
             try:
@@ -322,7 +320,7 @@ class Forwarding:
     # ------------------------------------------------------------------------------------- either
 
     def _inner_chunk(self, piece: bytes) -> bytes:
-        """A piece of the inner stream as the chunk to pass on; its end where it is empty."""
+        """Encode a piece of the inner stream, or its end where the piece is empty."""
         if piece:
             return encode_chunk(Stream.INNER, piece)
         self._progress.advance(RequestEvent.INNER_END)
@@ -330,7 +328,7 @@ class Forwarding:
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
-        """Nothing moves in the block: Koji may be asked there, with limits of its own."""
+        """Run a block in which nothing moves: Koji may be asked there, with limits of its own."""
         with self._lock:
             self._working_threads += 1
         try:

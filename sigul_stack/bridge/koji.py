@@ -1,4 +1,4 @@
-"""What one request has to do with Koji: RPMs that the bridge fetches, signatures that it stores.
+"""The bridge's part in Koji for one request: it fetches RPMs and stores signatures.
 
 An RPM is downloaded to a file without a name, and looked at before a server gets it: that it is the
 one of the hub's record, and no larger than it may be. A signature is stored before the client hears
@@ -10,7 +10,6 @@ one logs in.
 
 from __future__ import annotations
 
-import functools
 import logging
 import tempfile
 from typing import BinaryIO, Final, cast
@@ -40,44 +39,33 @@ class KojiSession:
         self._proxied = user if settings.proxy_auth else None
         self._request = request
         self.head_signing = _flag(request, "head-signing")
-        #: Whether signatures are to be stored.
+        #: The client wants its signatures stored.
         self.stores = _flag(request, "import-signature")
-        self._hubs: list[Hub] = []
+        #: Of the thread that fetches, and of the one that stores.
+        self._reader: Hub | None = None
+        self._writer: Hub | None = None
         self._names: dict[bytes, Fields] = {}
         self._failures: dict[bytes, str] = {}
 
     def close(self) -> None:
         """End the sessions, once no thread uses them."""
-        for hub in self._hubs:
-            hub.close()
-
-    @functools.cached_property
-    def _reader(self) -> Hub:
-        """The session of the thread that fetches."""
-        return self._open()
-
-    @functools.cached_property
-    def _writer(self) -> Hub:
-        """The session of the thread that stores."""
-        hub = self._open()
-        hub.log_in(self._proxied)
-        return hub
-
-    def _open(self) -> Hub:
-        self._hubs.append(Hub(self._access))
-        return self._hubs[-1]
+        for hub in (self._reader, self._writer):
+            if hub is not None:
+                hub.close()
 
     # ----------------------------------------------------------------------------------- fetching
 
     def fetch(self, fields: Fields, limit: int) -> tuple[BinaryIO, int]:
-        """The RPM that `fields` name, at most `limit` bytes, as a file and its length.
+        """Fetch the RPM that `fields` name, at most `limit` bytes, as a file and its length.
 
         All of it takes `download-timeout` at most, for in a batch the server waits meanwhile.
         Raises `KojiError`, `ProtocolError`.
         """
         nevra = _named(fields)
         if self.head_signing:
-            raise KojiError("an RPM from Koji is signed whole; leave head-signing out")
+            raise KojiError("an RPM from Koji is signed whole", "leave head-signing out")
+        if self._reader is None:
+            self._reader = Hub(self._access)
         with self._reader.within(self._settings.download_timeout, f"fetching {nevra}"):
             return self._fetch(self._reader, nevra, fields.get("rpm-sigmd5"), limit)
 
@@ -110,17 +98,17 @@ class KojiSession:
             return None
 
     def note(self, fields: Fields) -> None:
-        """Remember what a subrequest says, where its answer will not tell of which RPM it is."""
+        """Remember a subrequest's RPM where its answer will not name it."""
         if self.stores and self.head_signing:
             self._names[fields["id"]] = fields
 
     def forget(self, number: bytes) -> None:
-        """Nothing more is to be known of the subrequest with this `id`: it has been answered."""
+        """Forget the subrequest with this `id`, which has been answered."""
         self._names.pop(number, None)
         self._failures.pop(number, None)
 
     def reason(self, number: bytes) -> str | None:
-        """Why the subrequest with this `id` was not carried out here; None where it was."""
+        """The reason why the subrequest with this `id` failed here; None where it did not."""
         return self._failures.get(number)
 
     # ------------------------------------------------------------------------------------ storing
@@ -146,6 +134,9 @@ class KojiSession:
         return _named(names)
 
     def _store(self, signature: Header, nevra: NEVRA) -> None:
+        if self._writer is None:
+            self._writer = Hub(self._access)
+            self._writer.log_in(self._proxied)
         rpm = self._writer.rpm(nevra)
         if signature.blob(_MD5) != rpm.sigmd5:
             raise KojiError(f"Koji's {nevra} is another RPM than the one that was signed")
@@ -171,7 +162,7 @@ def _named(fields: Fields) -> NEVRA:
     parts = {}
     for part in ("name", "version", "release", "arch"):
         if f"rpm-{part}" not in fields:
-            raise KojiError("the client does not name the RPM; use one that does")
+            raise KojiError("the client does not name the RPM", "use one that does")
         parts[part] = fields.safe_string(f"rpm-{part}")
     epoch = fields.safe_string("rpm-epoch") if "rpm-epoch" in fields else None
     nevra = NEVRA(parts["name"], epoch, parts["version"], parts["release"], parts["arch"])

@@ -52,7 +52,7 @@ Listeners = Mapping[socket.socket, str]
 
 @dataclass(frozen=True, slots=True)
 class BridgePlan:
-    """How to serve, from one reading of the configuration.
+    """A configuration as one reading of it gave it, ready to be served by.
 
     `serve` is a child's work: it gets the listening sockets and its ends of the pipes to the
     parent. `shutdown_timeout` is in seconds.
@@ -107,7 +107,7 @@ class ServingChild(Child):
     """A child that serves, is to serve, or lets its last requests finish."""
 
     plan: BridgePlan
-    #: Since when it serves (`time.monotonic`).
+    #: The time at which it began to serve (`time.monotonic`).
     ready_at: float = 0.0
 
 

@@ -11,7 +11,8 @@ import enum
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from ..errors import DeadlineExceeded, TransportError
 from ..transport.stream import ByteStream, Deadline
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class _Stage(enum.Enum):
-    """How far a client has come; one of a later stage is in the earlier ones, too."""
+    """A stage of a client's visit; one in a later stage is counted in the earlier ones, too."""
 
     CONNECTED = enum.auto()
     #: The first bytes of a request have come.
@@ -55,39 +56,21 @@ class RequestQuota:
         """Requests that have begun and are not over."""
         return self._counts[_Stage.IN_FLIGHT, ""]
 
-    @contextlib.contextmanager
-    def connection(self, client: ByteStream) -> Iterator[None]:
+    def connection(self, client: ByteStream) -> AbstractContextManager[None]:
         """Count a connected client in the block; `TransportError` where it is one too many."""
-        with self._changed:
-            if self.connected >= self._max_clients:
-                raise TransportError(
-                    f"{self._max_clients} clients are connected already (max-clients);"
-                    f" {client.peer.address} is sent away"
-                )
-            self._counts[_Stage.CONNECTED, ""] += 1
-        with self._counted(_Stage.CONNECTED):
-            yield
+        return self._counted(_Stage.CONNECTED, admit=lambda: self._check_room(client))
 
-    @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
+    def request(self) -> AbstractContextManager[None]:
         """Count a request that is in flight in the block."""
-        with self._changed:
-            self._counts[_Stage.IN_FLIGHT, ""] += 1
-        with self._counted(_Stage.IN_FLIGHT):
-            yield
+        return self._counted(_Stage.IN_FLIGHT)
 
-    @contextlib.contextmanager
-    def turn(self, client: ByteStream, deadline: Deadline) -> Iterator[None]:
+    def turn(self, client: ByteStream, deadline: Deadline) -> AbstractContextManager[None]:
         """Have one of the client's requests under way in the block, once it is its turn.
 
         Raises `DeadlineExceeded`, or `TransportError` where the client goes.
         """
         name = client.peer.common_name
-        with self._changed:
-            self._wait(name, client, deadline)
-            self._counts[_Stage.UNDER_WAY, name] += 1
-        with self._counted(_Stage.UNDER_WAY, name):
-            yield
+        return self._counted(_Stage.UNDER_WAY, name, lambda: self._wait(name, client, deadline))
 
     def close(self) -> None:
         """End all waiting."""
@@ -96,8 +79,13 @@ class RequestQuota:
             self._changed.notify_all()
 
     @contextlib.contextmanager
-    def _counted(self, stage: _Stage, name: str = "") -> Iterator[None]:
-        """Count one less after the block."""
+    def _counted(
+        self, stage: _Stage, name: str = "", admit: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
+        """Count one more in the block, once `admit` has let it in or raised."""
+        with self._changed:
+            admit()
+            self._counts[stage, name] += 1
         try:
             yield
         finally:
@@ -106,6 +94,13 @@ class RequestQuota:
                 if not self._counts[stage, name]:
                     del self._counts[stage, name]
                 self._changed.notify_all()
+
+    def _check_room(self, client: ByteStream) -> None:
+        if self.connected >= self._max_clients:
+            raise TransportError(
+                f"{self._max_clients} clients are connected already (max-clients);"
+                f" {client.peer.address} is sent away"
+            )
 
     def _wait(self, name: str, client: ByteStream, deadline: Deadline) -> None:
         line = self._lines.setdefault(name, WaitingLine(self._changed))

@@ -34,14 +34,14 @@ from ..transport.tcp import printable_address
 from ..transport.watchdog import Watchdog
 from .admission import Arrivals, Handshakes, OnlyLooked, PendingPeer, Roles
 from .control import BridgeCommand, BridgeEvent, receive_command
-from .session import RequestSession, Shared
+from .session import BridgeResources, RequestSession
 from .waiting import Arrival
 
 log = logging.getLogger(__name__)
 
-#: How often the end of the service looks whether the requests in flight are done, in seconds.
+#: Pause between looks whether the requests in flight are done, in seconds.
 _DRAIN_POLL_SECONDS: Final = 0.1
-#: What the log has of a new connection, by its kind.
+#: Log lines for a new connection, by its kind.
 _ACCEPTED: Final = {
     "server": "[BRIDGE_REQUEST] Server TCP connection accepted (%s)",
     "client": "[BRIDGE_REQUEST] Client connected (%s)",
@@ -57,7 +57,7 @@ class Bridge:
         """Have the certificate ready. Raises `NSSError`, `ConfigurationError`."""
         self._settings = settings
         self._listeners = dict(listeners)
-        self._shared = Shared(settings)
+        self._resources = BridgeResources(settings)
         self._roles = Roles(settings.server_cn)
         self._handshakes = {
             kind: Handshakes(settings.max_handshakes) for kind in ("server", "client")
@@ -71,11 +71,11 @@ class Bridge:
 
     def status(self) -> BridgeStatus:
         """Describe what the bridge is doing at this moment. From any thread."""
-        shared = self._shared
+        resources = self._resources
         return describe(
-            shared.waiting.waiting(),
-            shared.quota.in_flight,
-            shared.counters.values(),
+            resources.waiting.waiting(),
+            resources.quota.in_flight,
+            resources.counters.values(),
             self._started,
             time.monotonic(),
         )
@@ -117,13 +117,13 @@ class Bridge:
         self._close_listeners("client")
         takes_servers = "server" in kinds
         while self._arrivals["client"] or self._arrivals["server"]:
-            lacking = self._arrivals["client"] - len(self._shared.waiting)
+            lacking = self._arrivals["client"] - len(self._resources.waiting)
             if takes_servers and lacking <= 0:
                 # Those that wait for the clients that are here stay, the others go over.
                 takes_servers = False
                 self._close_listeners("server")
                 parent.send(BridgeEvent.HANDED_OVER)
-            self._shared.waiting.trim(max(0, -lacking))
+            self._resources.waiting.trim(max(0, -lacking))
             wanted = takes_servers and lacking > self._arrivals["server"]
             commanded = self._accept_once(
                 parent, {"server"} if wanted else set(), _DRAIN_POLL_SECONDS
@@ -144,19 +144,15 @@ class Bridge:
         if at_once:
             for handshakes in self._handshakes.values():
                 handshakes.end_all()
-        self._shared.close()
+        self._resources.close()
         end = time.monotonic() + self._settings.shutdown_timeout
-        told = False
-        while self._shared.quota.connected and time.monotonic() < end:
-            if told:
-                time.sleep(_DRAIN_POLL_SECONDS)
-            elif select.select([parent], [], [], _DRAIN_POLL_SECONDS)[0]:
+        while self._resources.quota.connected and time.monotonic() < end:
+            if select.select([parent], [], [], _DRAIN_POLL_SECONDS)[0]:
                 receive_command(parent)
-                told = True
-        if self._shared.quota.connected:
+        if self._resources.quota.connected:
             log.warning(
                 "%d requests were not finished within %g s and are cut off",
-                self._shared.quota.connected,
+                self._resources.quota.connected,
                 self._settings.shutdown_timeout,
             )
         self._watchdog.stop()
@@ -196,12 +192,12 @@ class Bridge:
             with self._authenticated(kind, tcp, address) as peer:
                 if kind == "server":
                     log.info("[BRIDGE_REQUEST] Waiting for the client to connect")
-                    self._shared.waiting.add(peer, peer.handshake_seconds)
+                    self._resources.waiting.add(peer, peer.handshake_seconds)
                 else:
-                    with self._shared.quota.connection(peer):
-                        RequestSession(peer, self._shared, leave).run()
+                    with self._resources.quota.connection(peer):
+                        RequestSession(peer, self._resources, leave).run()
         except OnlyLooked:
-            self._shared.counters.add(BridgeCount.PROBES)
+            self._resources.counters.add(BridgeCount.PROBES)
             log.debug("The connection ended before it said anything: a check, no request")
         except SigulError as error:
             log.warning("%s", error)
@@ -228,7 +224,7 @@ class Bridge:
                 self._shake_hands(kind, pending, connection)
                 self._roles.check(kind, connection.peer)
             except TransportError:
-                self._shared.counters.add(BridgeCount.HANDSHAKES_REFUSED)
+                self._resources.counters.add(BridgeCount.HANDSHAKES_REFUSED)
                 raise
             finally:
                 handshakes.leave(pending)

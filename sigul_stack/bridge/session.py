@@ -3,7 +3,7 @@
     header ─▶ groups, Koji ─▶ (refused) or: a turn ─▶ a server that has the header ─▶ forwarded
 
 Must not know sockets, TLS or other clients: it reads and writes streams, and shares with other
-requests what `Shared` holds.
+requests what `BridgeResources` holds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .forward import Forwarding
 from .groups import Groups, NotInGroup, SourceFailed
 from .koji import KojiSession
 from .quota import RequestQuota
-from .streams import ReplyCutter, RequestFilter
+from .streams import ReplyFilter, RequestFilter
 from .waiting import WaitingServers
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ ACKNOWLEDGE_SECONDS: Final = 3.0
 REFUSED_SECONDS: Final = 2.0
 
 
-class Shared:
-    """What all requests at a bridge share: its settings, servers, limits, groups and counters."""
+class BridgeResources:
+    """The things that all requests at a bridge share."""
 
     def __init__(self, settings: BridgeSettings) -> None:
         self.settings = settings
@@ -60,39 +60,27 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What comes before a request's payload; `length` is the payload's, in bytes."""
+    """A request's header and payload length, which is in bytes."""
 
     fields: Fields
     operation: Operation
     length: int
 
-    def is_set(self, name: str, *, default: bool) -> bool:
-        """The value of a boolean field."""
-        return self.fields.boolean(name) if name in self.fields else default
-
-    @property
-    def needs_koji(self) -> bool:
-        """Whether there may be something to do besides forwarding, as far as can be told yet."""
-        return (
-            self.operation.subrequests
-            or self.is_set("import-signature", default=False)
-            or "rpm-name" in self.fields
-            or "koji-instance" in self.fields
-        )
-
     @property
     def is_fetched(self) -> bool:
-        """Whether the bridge is to fetch the payload."""
+        """Tell whether the bridge is to fetch the payload."""
         return not (self.length or self.operation.subrequests) and "rpm-name" in self.fields
 
 
 class RequestSession:
     """A request of `client`. `paired` is called once it has a server."""
 
-    def __init__(self, client: ByteStream, shared: Shared, paired: Callable[[], None]) -> None:
+    def __init__(
+        self, client: ByteStream, resources: BridgeResources, paired: Callable[[], None]
+    ) -> None:
         self._client = client
-        self._shared = shared
-        self._settings = shared.settings
+        self._resources = resources
+        self._settings = resources.settings
         self._paired = paired
         self._chunked = ChunkedStream(client, self._settings.header_timeout)
 
@@ -105,11 +93,11 @@ class RequestSession:
         deadline = Deadline(self._settings.header_timeout, "sending the request's header")
         if not self._chunked.begin(deadline):
             raise OnlyLooked
-        with self._shared.quota.request():
+        with self._resources.quota.request():
             try:
                 self._serve(self._receive_head(deadline))
             except BaseException:
-                self._shared.counters.add(BridgeCount.REQUESTS_FAILED)
+                self._resources.counters.add(BridgeCount.REQUESTS_FAILED)
                 raise
 
     def _receive_head(self, deadline: Deadline) -> _Head:
@@ -118,7 +106,7 @@ class RequestSession:
         operation.check(fields)
         length = self._chunked.parse(read_u64(), deadline)
         operation.check_payload(length)
-        self._shared.counters.add(BridgeCount.REQUESTS)
+        self._resources.counters.add(BridgeCount.REQUESTS)
         log.info(
             "Request '%s' of user '%s', payload %d bytes", operation.name, fields["user"].decode(),
             length,
@@ -127,24 +115,20 @@ class RequestSession:
 
     def _serve(self, head: _Head) -> None:
         with contextlib.ExitStack() as stack:
-            koji: KojiSession | None = None
             fetched: BinaryIO | None = None
             length = head.length
             try:
                 self._check_groups(head.fields)
-                if head.needs_koji:
-                    koji = KojiSession(
-                        self._settings.koji, head.fields, self._client.peer.common_name
-                    )
-                    stack.callback(koji.close)
-                    if head.is_fetched:
-                        fetched, length = koji.fetch(head.fields, head.operation.max_payload)
-                        stack.enter_context(fetched)
+                koji = KojiSession(self._settings.koji, head.fields, self._client.peer.common_name)
+                stack.callback(koji.close)
+                if head.is_fetched:
+                    fetched, length = koji.fetch(head.fields, head.operation.max_payload)
+                    stack.enter_context(fetched)
             except (KojiError, ConfigurationError, NotInGroup, SourceFailed, OSError) as error:
                 self._refuse(str(error))
                 raise RemoteProtocolError(f"The request is refused: {error}") from None
             wait = Deadline(self._settings.server_wait_timeout, "waiting for a signing server")
-            stack.enter_context(self._shared.quota.turn(self._client, wait))
+            stack.enter_context(self._resources.quota.turn(self._client, wait))
             server = self._dispatch(encode_request_header(head.fields) + pack_u64(length), wait)
             self._paired()
             try:
@@ -167,14 +151,14 @@ class RequestSession:
             instance = fields.safe_string("koji-instance").lower()
             required.append(self._settings.koji.required_groups.get(instance))
         for group in filter(None, required):
-            assert self._shared.groups is not None  # noqa: S101 - made where any group is required
+            assert self._resources.groups is not None  # noqa: S101 - made where any group is required
             try:
-                self._shared.groups.check(self._client.peer.common_name, group)
+                self._resources.groups.check(self._client.peer.common_name, group)
             except NotInGroup:
-                self._shared.counters.add(BridgeCount.GROUP_REFUSALS)
+                self._resources.counters.add(BridgeCount.GROUP_REFUSALS)
                 raise
             except SigulError as error:
-                self._shared.counters.add(BridgeCount.GROUP_FAILURES)
+                self._resources.counters.add(BridgeCount.GROUP_FAILURES)
                 log.error("Groups cannot be looked up: %s", error)
                 raise SourceFailed(
                     "who is in the required group cannot be found out just now",
@@ -194,7 +178,7 @@ class RequestSession:
     def _dispatch(self, head: bytes, deadline: Deadline) -> ByteStream:
         """A waiting server that has been sent the request's head."""
         while True:
-            server = self._shared.waiting.take(deadline, self._client)
+            server = self._resources.waiting.take(deadline, self._client)
             try:
                 ChunkedStream(server, self._settings.idle_timeout).write(head)
                 if not server.is_acknowledged(ACKNOWLEDGE_SECONDS):
@@ -210,16 +194,15 @@ class RequestSession:
             log.info("Paired with server %s (%s)", server.peer.common_name, server.peer.address)
             return server
 
-    def _forward(self, server: ByteStream, head: _Head, koji: KojiSession | None) -> None:
+    def _forward(self, server: ByteStream, head: _Head, koji: KojiSession) -> None:
         settings = self._settings
+        keep = "return-data" not in head.fields or head.fields.boolean("return-data")
         early, decoder = self._chunked.hand_over()
         Forwarding(
             self._client,
             server,
             RequestFilter(head.operation, head.length, settings.max_rpms_payloads_size, koji),
-            ReplyCutter(
-                head.operation, keep_payload=head.is_set("return-data", default=True), koji=koji
-            ),
+            ReplyFilter(head.operation, koji, keep_payload=keep),
             idle_timeout=settings.idle_timeout,
             close_timeout=settings.close_timeout,
         ).run(early, decoder)

@@ -1,11 +1,11 @@
-"""What the bridge lets through of a request's and a reply's outer stream, and how it is cut.
+"""Filters for the outer streams of requests and replies: what passes, and how it is cut.
 
 Both filters take the outer bytes as they arrive and give the chunks to send on; no I/O. The cut
 towards a client is the one that the strictest readers in the field insist on (docs/protocol.md,
 "Habits of peers"): header with its code in one chunk, the payload length in one of 8 bytes, payload
 chunks that end where the payload does, its code in one of 64 bytes.
 
-What has to be fetched or stored is asked of the request's `KojiSession`, where it has one.
+What has to be fetched or stored is asked of the request's `KojiSession`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 #: Asks for a count of bytes: gathered into one piece (True), or up to so many as they come (False).
 _Ask = tuple[bool, int]
 _Steps = Generator[_Ask, bytes, T]
-#: What to send on: a chunk, or a file whose content is to be sent in chunks, and closed.
+#: A chunk to send on, or a file whose content is to be sent in chunks, and closed.
 Piece = bytes | BinaryIO
 
 
@@ -48,7 +48,7 @@ class _OuterFilter:
         self.at_boundary = False
         self._boundary_next = False
         self._failure: ProtocolError | None = None
-        #: Whether what follows the message's end is dropped, and no error.
+        #: What follows the message's end is dropped, and no error.
         self._forgets_rest = False
         self._chunks: list[Piece] = []
         self._gathered = bytearray()
@@ -139,7 +139,7 @@ class RequestFilter(_OuterFilter):
     """
 
     def __init__(
-        self, operation: Operation, length: int, max_total: int, koji: KojiSession | None = None
+        self, operation: Operation, length: int, max_total: int, koji: KojiSession
     ) -> None:
         self._operation = operation
         self._length = length
@@ -160,10 +160,10 @@ class RequestFilter(_OuterFilter):
                 raise RemoteProtocolError(
                     f"a subrequest's payload of {length} bytes is over the limit"
                 )
-            if self._koji is not None and not odd:
+            if not odd:
                 self._koji.note(header.fields)
                 if not length and "rpm-name" in header.fields:
-                    total += self._fetched(self._koji, header.fields, self._max_total - total)
+                    total += self._fetch(header.fields, self._max_total - total)
                     self._emit((yield (True, DIGEST_BYTES)))
                     continue
             # One RPM too many costs that RPM alone: the server is told of it, without content.
@@ -174,9 +174,9 @@ class RequestFilter(_OuterFilter):
             yield from self._payload(length, keep=keep)
             self._emit((yield (True, DIGEST_BYTES)))
 
-    def _fetched(self, koji: KojiSession, fields: Fields, limit: int) -> int:
-        """Send on an RPM that is fetched; its length. The code of its client's is of nothing."""
-        found = koji.fetch_for(fields, min(limit, self._operation.max_subpayload))
+    def _fetch(self, fields: Fields, limit: int) -> int:
+        """Fetch an RPM and send it on; returns its length. The client's MAC is of no payload."""
+        found = self._koji.fetch_for(fields, min(limit, self._operation.max_subpayload))
         if found is None:
             self._emit(pack_u64(0))
             return 0
@@ -186,19 +186,19 @@ class RequestFilter(_OuterFilter):
         return length
 
 
-class ReplyCutter(_OuterFilter):
+class ReplyFilter(_OuterFilter):
     """A reply's outer stream, cut for a client. `keep_payload` false drops payloads on the way.
 
-    With `koji`, signatures are stored on the way, before their client hears of them.
+    Signatures that are to be stored are so before their client hears of them.
     """
 
     def __init__(
-        self, operation: Operation, *, keep_payload: bool = True, koji: KojiSession | None = None
+        self, operation: Operation, koji: KojiSession, *, keep_payload: bool = True
     ) -> None:
         self._operation = operation
         self._keep_payload = keep_payload
         self._koji = koji
-        #: Whether the reply is an error, whose header is all that its client may read.
+        #: The reply is an error, whose header is all that its client may read.
         self.is_error = False
         super().__init__()
 
@@ -212,29 +212,25 @@ class ReplyCutter(_OuterFilter):
             return
         self.is_error = header.status != Status.OK
         subreplies = self._operation.subrequests and header.status == Status.OK
-        if self._stores() and not subreplies and not self.is_error:
+        if self._koji.stores and not subreplies and not self.is_error:
             yield from self._stored(header.encode(), None)
             return
         self._emit(header.encode())
         yield from self._body(keep=self._keep_payload or subreplies)
         while subreplies:
             subheader = yield from self._parse(read_sub_header(), may_end_before=True)
-            number = subheader.fields.blob("id") if self._koji is not None else b""
-            reason = self._koji.reason(number) if self._koji is not None else None
+            number = subheader.fields.blob("id")
+            reason = self._koji.reason(number)
             if reason is not None:
                 # The server can say only that no RPM came.
                 length = yield from self._parse(read_u64())
                 yield from self._refused(bridge_subrefusal(number, reason), length)
-            elif self._stores() and subheader.fields.integer("status") == Status.OK:
+            elif self._koji.stores and subheader.fields.integer("status") == Status.OK:
                 yield from self._stored(subheader.encode(), number)
             else:
                 self._emit(subheader.encode())
                 yield from self._body(keep=self._keep_payload)
-            if self._koji is not None:
-                self._koji.forget(number)
-
-    def _stores(self) -> bool:
-        return self._koji is not None and self._koji.stores
+            self._koji.forget(number)
 
     def _body(self, *, keep: bool) -> _Steps[None]:
         """Payload length, payload and code. A dropped payload has length 0 but keeps its code."""
@@ -251,7 +247,6 @@ class ReplyCutter(_OuterFilter):
 
     def _stored(self, header: bytes, number: bytes | None) -> _Steps[None]:
         """A message with a signed RPM, or its signature header, which is stored first."""
-        assert self._koji is not None  # noqa: S101 - asked before
         length = yield from self._parse(read_u64())
         head: Head | None = None
         if self._koji.head_signing:

@@ -23,7 +23,7 @@ from ..transport.stream import ByteStream, Deadline
 
 log = logging.getLogger(__name__)
 
-#: How often a waiting request looks whether its client is still there, in seconds.
+#: Pause between looks whether the client of a waiting request is still there, in seconds.
 CLIENT_CHECK_SECONDS = 1.0
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class WaitingLine:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """When a waiting server came (`time.monotonic`), and its handshake's length in seconds."""
+    """A waiting server's time of coming (`time.monotonic`), and its handshake's in seconds."""
 
     at: float
     handshake_seconds: float

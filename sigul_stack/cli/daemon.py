@@ -39,7 +39,7 @@ _READY = b"R"
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What a daemon's work is given: when to end, and how to say that it is ready."""
+    """A daemon's signals, and a function that its work calls when it is ready."""
 
     #: SIGTERM, SIGQUIT or, from a terminal, SIGINT: end.
     stop: SignalPipe
@@ -52,7 +52,7 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """How a daemon is to run. `name` is the program's, as in its PID file: `sigul_bridge`.
+    """A way to run a daemon. `name` is the program's, as in its PID file: `sigul_bridge`.
 
     In the foreground there is a PID file only where `pid_directory` is given; in the background
     always (`default_pid_directory`). `identity` is what the work will change to, if it will.
@@ -212,7 +212,7 @@ def _detach_streams() -> None:
 
 
 def default_pid_directory() -> Path:
-    """Where a daemon in the background keeps its PID file: root's place, or the user's own.
+    """The directory of a daemon's PID file in the background: root's, or the user's own.
 
     Raises `ConfigurationError` where there is neither.
     """
@@ -222,6 +222,6 @@ def default_pid_directory() -> Path:
     if runtime:
         return Path(runtime)
     raise ConfigurationError(
-        "there is no directory for the PID file: XDG_RUNTIME_DIR is not set; give"
-        " --internal-pid-dir=DIR, or run in the foreground"
+        "there is no directory for the PID file: XDG_RUNTIME_DIR is not set",
+        "give --internal-pid-dir=DIR, or run in the foreground",
     )

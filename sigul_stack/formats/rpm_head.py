@@ -53,7 +53,7 @@ class CorruptRPM(ProtocolError):
     """Bytes that are no RPM package of version 4, or not all of one."""
 
 
-class Type(IntEnum):
+class EntryType(IntEnum):
     """Types of an entry's data."""
 
     CHAR = 1
@@ -68,9 +68,16 @@ class Type(IntEnum):
 
 
 _WIDTHS: Final[Mapping[int, int]] = MappingProxyType(
-    {Type.CHAR: 1, Type.INT8: 1, Type.INT16: 2, Type.INT32: 4, Type.INT64: 8, Type.BIN: 1}
+    {
+        EntryType.CHAR: 1,
+        EntryType.INT8: 1,
+        EntryType.INT16: 2,
+        EntryType.INT32: 4,
+        EntryType.INT64: 8,
+        EntryType.BIN: 1,
+    }
 )
-_STRINGS: Final = (Type.STRING_ARRAY, Type.I18NSTRING)
+_STRINGS: Final = (EntryType.STRING_ARRAY, EntryType.I18NSTRING)
 
 
 class Region(IntEnum):
@@ -123,7 +130,7 @@ _OPENPGP_SIGNATURES: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HeaderEntry:
     """One entry of a header: its tag, type, number of values, and their bytes."""
 
     tag: int
@@ -132,27 +139,27 @@ class Entry:
     data: bytes
 
     @classmethod
-    def binary(cls, tag: int, data: bytes) -> Entry:
+    def binary(cls, tag: int, data: bytes) -> HeaderEntry:
         """An entry of plain bytes."""
-        return cls(tag, Type.BIN, len(data), data)
+        return cls(tag, EntryType.BIN, len(data), data)
 
     @classmethod
-    def integer(cls, tag: int, value: int) -> Entry:
+    def integer(cls, tag: int, value: int) -> HeaderEntry:
         """An entry of one u32."""
-        return cls(tag, Type.INT32, 1, struct.pack(">I", value))
+        return cls(tag, EntryType.INT32, 1, struct.pack(">I", value))
 
     @classmethod
-    def strings(cls, tag: int, values: Iterable[str]) -> Entry:
+    def strings(cls, tag: int, values: Iterable[str]) -> HeaderEntry:
         """An entry of texts (ASCII)."""
         listed = [value.encode("ascii") + b"\0" for value in values]
-        return cls(tag, Type.STRING_ARRAY, len(listed), b"".join(listed))
+        return cls(tag, EntryType.STRING_ARRAY, len(listed), b"".join(listed))
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """A header: its entries by tag, without the region's, and its bytes as they came."""
 
-    entries: Mapping[int, Entry]
+    entries: Mapping[int, HeaderEntry]
     raw: bytes
 
     def __contains__(self, tag: int) -> bool:
@@ -160,21 +167,21 @@ class Header:
 
     def blob(self, tag: int) -> bytes | None:
         """The bytes of entry `tag`, or None."""
-        return self._of(tag, Type.BIN)
+        return self._of(tag, EntryType.BIN)
 
     def string(self, tag: int) -> str | None:
         """The text of entry `tag`, or None."""
-        data = self._of(tag, Type.STRING)
+        data = self._of(tag, EntryType.STRING)
         return None if data is None else _text(data[:-1])
 
     def strings(self, tag: int) -> list[str] | None:
         """The texts of entry `tag`, or None."""
-        data = self._of(tag, Type.STRING_ARRAY)
+        data = self._of(tag, EntryType.STRING_ARRAY)
         return None if data is None else [_text(item) for item in data[:-1].split(b"\0")]
 
     def integer(self, tag: int) -> int | None:
         """The one u32 of entry `tag`, or None."""
-        data = self._of(tag, Type.INT32)
+        data = self._of(tag, EntryType.INT32)
         if data is None:
             return None
         if len(data) != 4:
@@ -183,10 +190,10 @@ class Header:
 
     def long(self, tag: int) -> int | None:
         """The one u64 of entry `tag`, or None."""
-        data = self._of(tag, Type.INT64)
+        data = self._of(tag, EntryType.INT64)
         return None if data is None else int.from_bytes(data[:8], "big")
 
-    def _of(self, tag: int, kind: Type) -> bytes | None:
+    def _of(self, tag: int, kind: EntryType) -> bytes | None:
         entry = self.entries.get(tag)
         if entry is None:
             return None
@@ -211,13 +218,13 @@ class Head:
 
     @property
     def main_offset(self) -> int:
-        """Where the main header begins in the package, in bytes."""
+        """Offset of the main header in the package, in bytes."""
         length = len(self.signature.raw)
         return LEAD_BYTES + length + _padding(length)
 
     @property
     def length(self) -> int:
-        """How many bytes the head has: where the payload begins."""
+        """Length of the head in bytes: the payload's offset."""
         return self.main_offset + len(self.main.raw)
 
     @property
@@ -264,14 +271,14 @@ def read_header(region: Region) -> Generator[int, bytes, Header]:
     return Header(MappingProxyType(entries), intro + body)
 
 
-def _entries(body: bytes, count: int, region: Region) -> Iterator[Entry]:
+def _entries(body: bytes, count: int, region: Region) -> Iterator[HeaderEntry]:
     size = count * _INDEX.size
     tag, kind, offset, length = _INDEX.unpack_from(body)
     end = len(body) - size - _INDEX.size
-    if (tag, kind, offset, length) != (region, Type.BIN, end, _INDEX.size):
+    if (tag, kind, offset, length) != (region, EntryType.BIN, end, _INDEX.size):
         raise CorruptRPM("the RPM's header has entries outside of its region")
     trailer = _INDEX.unpack_from(body, len(body) - _INDEX.size)
-    if trailer != (region, Type.BIN, -size, _INDEX.size):
+    if trailer != (region, EntryType.BIN, -size, _INDEX.size):
         raise CorruptRPM("the RPM's header has a region that does not cover it")
     data = memoryview(body)[size:]
     at = 0
@@ -282,14 +289,14 @@ def _entries(body: bytes, count: int, region: Region) -> Iterator[Entry]:
         at = _data_end(data, kind, offset, values, end)
         if not values or at > end:
             raise CorruptRPM(f"the RPM's header entry {tag} does not fit into the header")
-        yield Entry(tag, kind, values, bytes(data[offset:at]))
+        yield HeaderEntry(tag, kind, values, bytes(data[offset:at]))
 
 
 def _data_end(data: memoryview, kind: int, offset: int, count: int, end: int) -> int:
-    """Where an entry's data ends; past `end` where it has none such."""
+    """Offset of the end of an entry's data; past `end` where that cannot be."""
     if kind in _WIDTHS:
         return end + 1 if offset % _WIDTHS[kind] else offset + _WIDTHS[kind] * count
-    if kind == Type.STRING:
+    if kind == EntryType.STRING:
         if count != 1:
             return end + 1
     elif kind not in _STRINGS or count > min(end - offset, MAX_TEXTS):
@@ -305,7 +312,7 @@ def _data_end(data: memoryview, kind: int, offset: int, count: int, end: int) ->
     return at - base
 
 
-def encode_header(region: Region, entries: Iterable[Entry]) -> bytes:
+def encode_header(region: Region, entries: Iterable[HeaderEntry]) -> bytes:
     """A header with these entries, by tag, in a region that covers them all."""
     index, data = bytearray(), bytearray()
     ordered = sorted(entries, key=lambda entry: entry.tag)
@@ -315,12 +322,12 @@ def encode_header(region: Region, entries: Iterable[Entry]) -> bytes:
         index += _INDEX.pack(entry.tag, entry.type, len(data), entry.count)
         data += entry.data
     count = len(ordered) + 1
-    start = _INDEX.pack(region, Type.BIN, len(data), _INDEX.size)
-    data += _INDEX.pack(region, Type.BIN, -count * _INDEX.size, _INDEX.size)
+    start = _INDEX.pack(region, EntryType.BIN, len(data), _INDEX.size)
+    data += _INDEX.pack(region, EntryType.BIN, -count * _INDEX.size, _INDEX.size)
     return _INTRO.pack(_HEADER_MAGIC, count, len(data)) + start + bytes(index + data)
 
 
-def signed_header(old: Header, added: Iterable[Entry]) -> bytes:
+def signed_header(old: Header, added: Iterable[HeaderEntry]) -> bytes:
     """The signature header `old` with the entries `added`, without the signatures it had.
 
     It is as long as the old one as far as the space that rpmbuild reserved in there goes.
@@ -337,7 +344,9 @@ def signed_header(old: Header, added: Iterable[Entry]) -> bytes:
     if reserved not in old or room <= 0:
         return whole
     # Behind everything else, so that its length is free.
-    return encode_header(Region.SIGNATURE, [*entries.values(), Entry.binary(reserved, bytes(room))])
+    return encode_header(
+        Region.SIGNATURE, [*entries.values(), HeaderEntry.binary(reserved, bytes(room))]
+    )
 
 
 def padded(signature: bytes) -> bytes:

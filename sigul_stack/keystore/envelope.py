@@ -234,7 +234,7 @@ def _content(packets: bytes) -> bytes:
 
 
 class _Decompressor(Protocol):
-    """What `zlib` and `bz2` have in common."""
+    """The decompressors of `zlib` and `bz2`."""
 
     @property
     def eof(self) -> bool: ...

@@ -1,4 +1,4 @@
-"""Directories of keys: files that appear whole or not at all, and last; one change at a time."""
+"""Files in directories of keys: each appears whole or not at all, and one change at a time."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def hash_password(password: Secret) -> bytes:
 
 
 def verify_password(password: Secret, stored: bytes | None) -> bool:
-    """Whether `password` is the one that `stored` (a crypt(3) string) was made from.
+    """Check `password` against `stored`, the crypt(3) string of the right one.
 
     False, at the same cost as a wrong password, where `stored` is None, malformed or asks for
     more than `MAX_ROUNDS`, and for a password that `hash_password` would refuse: an empty one is

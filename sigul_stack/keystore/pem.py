@@ -59,7 +59,7 @@ _CERTIFICATE_NAME = re.compile(r"[A-Za-z]+")
 
 @dataclass(frozen=True, slots=True)
 class PemSettings:
-    """What new keys are like, as `[keys]` of the server's configuration says."""
+    """Properties of new keys, from `[keys]` of the server's configuration."""
 
     allowed_key_types: frozenset[KeyType] = frozenset({KeyType.ECC, KeyType.RSA})
     curve: str = "SECP256R1"
@@ -138,7 +138,7 @@ class PemStore:
         return _load_private(self._read(self._private(fingerprint)), passphrase)
 
     def private_file(self, fingerprint: str) -> Path:
-        """Where the private key lies, PKCS#8, encrypted with its passphrase: for programs."""
+        """Path of the private key, PKCS#8, encrypted with its passphrase: for programs."""
         return self._private(fingerprint)
 
     def public(self, fingerprint: str) -> bytes:

@@ -33,8 +33,8 @@ class NewKey:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyMismatch:
-    """A difference between database and store, and what to do about it.
+class StoreMismatch:
+    """A difference between database and store: what it is, and what to do about it.
 
     `name` is the key's name in the database, or None where there is no such row.
     """
@@ -102,12 +102,8 @@ class KeyStore:
             part.delete(fingerprint)
             raise
 
-    def delete(self, key: Key) -> None:
-        """Delete a key, with its certificates. One that is not there is only logged."""
-        self._part(key.keytype).delete(key.fingerprint)
-
-    def delete_unlisted(self, fingerprint: str) -> None:
-        """Delete a key that the database does not name, so that its type is not known."""
+    def delete(self, fingerprint: str) -> None:
+        """Delete a key of whatever type, with its certificates."""
         for part in (self.gnupg, self.pem):
             if fingerprint in part.fingerprints():
                 part.delete(fingerprint)
@@ -131,12 +127,12 @@ class KeyStore:
         """The fingerprints of all keys in the store."""
         return self.gnupg.fingerprints() | self.pem.fingerprints()
 
-    def check_consistency(self, keys: Iterable[Key]) -> list[KeyMismatch]:
-        """How the store differs from the `keys` in the database; nothing if all is well."""
+    def check_consistency(self, keys: Iterable[Key]) -> list[StoreMismatch]:
+        """The differences between the store and the `keys` in the database."""
         rows = {key.fingerprint: key for key in keys}
         gnupg, pem = self.gnupg.fingerprints(), self.pem.fingerprints()
         missing = [
-            KeyMismatch(
+            StoreMismatch(
                 key.fingerprint,
                 key.name,
                 f"key {key.name} ({key.keytype}, {key.fingerprint}) is in the database, but not in"
@@ -147,7 +143,7 @@ class KeyStore:
             if key.fingerprint not in (gnupg if key.keytype is KeyType.GNUPG else pem)
         ]
         unknown = [
-            KeyMismatch(
+            StoreMismatch(
                 fingerprint,
                 None,
                 f"key {fingerprint} is in {path}, but not in the database",

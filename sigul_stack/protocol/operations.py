@@ -147,12 +147,7 @@ class Operation:
 
     def check(self, fields: Fields) -> None:
         """Raise `ProtocolError` for a missing, unknown or malformed outer field."""
-        by_name = {field.name: field for field in (*_COMMON, *self.fields)}
-        for name in fields:
-            if name not in by_name:
-                raise RemoteProtocolError(f"operation '{self.name}' has no field '{name}'")
-        for field in by_name.values():
-            field.check(fields)
+        _check_fields(fields, (*_COMMON, *self.fields), f"operation '{self.name}'")
 
     def check_payload(self, length: int, configured_limit: int | None = None) -> None:
         """Raise `ProtocolError` if a payload of `length` bytes is over the operation's limit.
@@ -365,9 +360,13 @@ def fault_of_subrequest(fields: Fields) -> ProtocolError | None:
 
 def check_subrequest(fields: Fields) -> None:
     """Raise `ProtocolError` for a missing, unknown or malformed field of a subrequest."""
-    by_name = {field.name: field for field in SUBREQUEST_FIELDS}
+    _check_fields(fields, SUBREQUEST_FIELDS, "a subrequest")
+
+
+def _check_fields(fields: Fields, rows: Iterable[Field], whose: str) -> None:
+    by_name = {field.name: field for field in rows}
     for name in fields:
         if name not in by_name:
-            raise RemoteProtocolError(f"a subrequest has no field '{name}'")
+            raise RemoteProtocolError(f"{whose} has no field '{name}'")
     for field in by_name.values():
         field.check(fields)

@@ -94,7 +94,7 @@ def _recover(directory: Path, keystore: KeyStore, database: Database, *, cut_off
     for fingerprint in keystore.fingerprints() - rows:
         if fingerprint in removing or fingerprint not in before:
             log.info("Removing key %s from the store: the database does not have it", fingerprint)
-            keystore.delete_unlisted(fingerprint)
+            keystore.delete(fingerprint)
     path.unlink()
     sync(directory)
 

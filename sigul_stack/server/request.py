@@ -136,7 +136,7 @@ class Request:
 
 @dataclass(slots=True)
 class Answer:
-    """What a handler replies: fields, and a payload, in bytes or as a file to send whole."""
+    """Reply of a handler: fields, and a payload, in bytes or as a file to send whole."""
 
     fields: Mapping[str, str | bool | int | bytes] = field(default_factory=dict)
     payload: bytes | BinaryIO = b""

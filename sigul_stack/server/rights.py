@@ -1,4 +1,4 @@
-"""Who may do what: the checks of docs/operations.md, "Rights".
+"""Checks of who may do what (docs/operations.md, "Rights").
 
 Invariant: every failure is the one answer AUTHENTICATION_FAILED, without a message, and costs as
 much as a success: a password hash or a passphrase's unlocking runs whether the user, the key and
@@ -11,7 +11,7 @@ import contextlib
 import logging
 from dataclasses import dataclass
 
-from ..database import Database, Key, KeyAccess, User
+from ..database import Database, Key, User
 from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..keystore.bindings import CannotUnbind, Registry
 from ..keystore.passwords import verify_password
@@ -26,33 +26,28 @@ _NO_SECRET = Secret(b"")
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a request's rights gave: the user and, where a passphrase was the way, the key."""
+    """The rights of a user who gave an administrator's password."""
 
     user: User
-    access: KeyAccess | None = None
-    key_passphrase: Secret | None = None
 
-    @property
-    def key(self) -> Key:
-        """The key that a passphrase opened."""
-        return self.opened()[0]
 
-    def opened(self) -> tuple[Key, Secret]:
-        """The opened key and its own passphrase."""
-        if self.access is None or self.key_passphrase is None:
-            raise RequestRefused(Status.AUTHENTICATION_FAILED)
-        return self.access.key, self.key_passphrase
+@dataclass(frozen=True, slots=True)
+class KeyGranted(Granted):
+    """The rights of a user whose passphrase opened a key; `passphrase` is the key's own."""
+
+    key: Key
+    passphrase: Secret
 
 
 @dataclass(frozen=True, slots=True)
 class NameCheck:
-    """How a client's certificate and the user it names go together."""
+    """Rule for which users a client's certificate may speak."""
 
     lenient: bool
     proxies: frozenset[str]
 
     def allows(self, client_name: str, user: str) -> bool:
-        """Whether a client whose certificate has the CN `client_name` may speak for `user`."""
+        """True if a client whose certificate has the CN `client_name` may speak for `user`."""
         return client_name == user or self.lenient or client_name in self.proxies
 
 
@@ -75,6 +70,7 @@ def authorise(
     allowed = name_check.allows(request.client_name, name)
     operation = request.operation
     rights = operation.rights
+    granted: Granted | str
     passphrase = request.optional_secret("passphrase") if rights.by_passphrase else None
     if passphrase is not None or not rights.by_password:
         granted = _by_passphrase(
@@ -104,7 +100,7 @@ def authorise_further_key(
     passphrase_field: str,
     database: Database,
     registry: Registry,
-) -> Granted:
+) -> KeyGranted:
     """Check a key user's rights on a second key, once `authorise` has let the request in.
 
     Raises `RequestRefused` (AUTHENTICATION_FAILED).
@@ -122,7 +118,7 @@ def authorise_further_key(
     return granted
 
 
-def require_still(granted: Granted, database: Database) -> None:
+def require_still(granted: KeyGranted, database: Database) -> None:
     """Check that the access which `granted` a key is there still, for the same key.
 
     For a request that lasts: what `authorise` found may have been taken back since, with the
@@ -159,7 +155,7 @@ def _by_passphrase(
     passphrase: Secret,
     *,
     needs_key_admin: bool,
-) -> Granted | str:
+) -> KeyGranted | str:
     """A key user's or key administrator's rights, or why not."""
     with database.read() as reader:
         user = reader.user(name)
@@ -180,4 +176,4 @@ def _by_passphrase(
         return f"user '{name}' did not open key '{key_name}': {reason}"
     if needs_key_admin and not access.key_admin:
         return f"user '{name}' is not an administrator of key '{key_name}'"
-    return Granted(user, access, key_passphrase)
+    return KeyGranted(user, access.key, key_passphrase)

@@ -1,18 +1,22 @@
-"""What handlers work with: the database, the key store and the policies of one server."""
+"""The database, key store and policies of one server, and a request in their midst."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..config.server import ServerSettings
-from ..database import Database, KeyType, sqlite_url
-from ..keystore.bindings import BindingPolicy, Registry, enabled_methods
+from ..database import Database, Key, KeyType, sqlite_url
+from ..errors import RequestRefused, Status
+from ..keystore.bindings import BindingPolicy, CannotBind, Layer, Registry, enabled_methods
 from ..keystore.gnupg import GnuPGHome, KeySettings
 from ..keystore.pem import PemSettings, PemStore
-from ..keystore.store import KeyStore
+from ..keystore.store import KeyStore, new_access
+from ..secret import Secret
+from ..signing.openpgp import OpenPGPKey
 from .request import Request
-from .rights import Granted, NameCheck
+from .rights import Granted, KeyGranted, NameCheck
 from .spool import scratch_file
 
 
@@ -33,12 +37,48 @@ class Services:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RequestContext:
     """One authorised request, as a handler gets it."""
 
     request: Request
     granted: Granted
     services: Services
+
+    def opened_key(self) -> tuple[Key, Secret]:
+        """The key that the request's passphrase opened, and the key's own passphrase.
+
+        Raises `RequestRefused` where the operation is not for keys of that type.
+        """
+        if not isinstance(self.granted, KeyGranted):
+            raise RequestRefused(Status.AUTHENTICATION_FAILED)
+        key, types = self.granted.key, self.request.operation.key_types
+        if types and key.keytype not in types:
+            raise RequestRefused(Status.UNSUPPORTED_KEYTYPE)
+        return key, self.granted.passphrase
+
+    def openpgp_key(self) -> OpenPGPKey:
+        """The key that the request's passphrase opened, for an operation of OpenPGP keys alone."""
+        key, passphrase = self.opened_key()
+        return OpenPGPKey(self.services.keystore.gnupg, key.fingerprint, passphrase)
+
+    def key(self, field: str = "key") -> Key:
+        """The key that a field names. Raises `RequestRefused` where there is none."""
+        with self.services.database.read() as reader:
+            key = reader.key(self.request.text(field))
+        if key is None:
+            raise RequestRefused(Status.KEY_NOT_FOUND)
+        return key
+
+    def sealed(self, key_passphrase: Secret, field: str, layers: Sequence[Layer]) -> bytes:
+        """A user's access: the key's passphrase, bound, and locked with that in a secret field.
+
+        Raises `RequestRefused` where it cannot be bound.
+        """
+        secret = self.request.secret(field)
+        try:
+            return new_access(key_passphrase, secret, layers, self.services.registry)
+        except CannotBind as error:
+            raise RequestRefused.because(error) from None
 
 
 def database_url(settings: ServerSettings) -> str:

@@ -1,4 +1,4 @@
-"""Where a payload lies while it is worked on: memory for small ones, else a file without a name.
+"""Storage for a payload while it is worked on: memory for small ones, else a nameless file.
 
 Neither outlives its process, however that ends. What is written is hashed on the way. A disk that
 fills up does not end the request: the rest is taken and forgotten, so that the client can be told.

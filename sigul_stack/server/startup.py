@@ -1,4 +1,4 @@
-"""What a server does before its first worker and after its last one, in a child of its own.
+"""Work of a server before its first worker and after its last one, in a child of its own.
 
 Before: whatever can be wrong with database, key store or settings is found and told at start, not
 by the first request. After: helpers that GnuPG left running are ended.
@@ -45,7 +45,7 @@ def prepare(settings: ServerSettings) -> None:
 
 
 def check(settings: ServerSettings) -> None:
-    """Look whether workers could serve with `settings`; changes nothing, for others serve already.
+    """Check that workers could serve with `settings`; changes nothing, for others serve already.
 
     Raises `SigulError`.
     """
@@ -56,7 +56,7 @@ def check(settings: ServerSettings) -> None:
 
 
 def _tell_missing_tools(settings: ServerSettings) -> None:
-    """Say which operations this machine cannot do; asked for, they fail with the same words."""
+    """Log which operations this machine cannot do; asked for, they fail with the same words."""
     for tool in tools_of("server", settings.binding.enabled):
         if tool.find() is None:
             log.warning("%s; until then not available: %s", tool.missing(), tool.unavailable)

@@ -38,14 +38,14 @@ from .events import HANDSHAKE_SECONDS, WorkerEvent
 
 log = logging.getLogger(__name__)
 
-#: How long a worker that was taken stays unreplaced while others still wait, in seconds: the
+#: Delay before a worker that was taken is replaced while others still wait, in seconds: the
 #: replacement's start would take its processor from the request that has just come.
 REFILL_DELAY_SECONDS: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class ServerPlan:
-    """How to serve, from one reading of the configuration. All is run in child processes.
+    """A configuration as one reading of it gave it. All of its work is run in child processes.
 
     `workers` processes wait while at most `max_requests` others are busy. `check` raises
     `SigulError` where workers could not serve; `repair` is run after one crashed in the middle of
@@ -64,12 +64,12 @@ class ServerPlan:
 class WorkerChild(Child):
     """A worker, or another child that works for the server: a check of a plan, a repair."""
 
-    #: What it serves by, or looks at where it is the check of that.
+    #: The plan by which it serves, or of which it is the check.
     plan: ServerPlan
-    #: Whether it serves a request, or does anything else that is not to be interrupted.
+    #: It serves a request, or does anything else that is not to be interrupted.
     busy: bool = False
     is_check: bool = False
-    #: Since when it waits at the bridge (`time.monotonic`); None where it does not.
+    #: The time at which it attached to the bridge (`time.monotonic`); None where it has not.
     attached_at: float | None = None
     handshake_seconds: float = 0.0
 
@@ -93,7 +93,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         self._taken_at = -REFILL_DELAY_SECONDS
 
     def status(self) -> ServerStatus:
-        """What the server is doing at this moment."""
+        """Describe what the server is doing at this moment."""
         now = time.monotonic()
         idle = self._idle()
         attached = [

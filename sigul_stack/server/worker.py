@@ -45,7 +45,7 @@ from .request import (
     send_error,
 )
 from .rights import authorise
-from .services import Work, database_url, make_services
+from .services import RequestContext, database_url, make_services
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +53,11 @@ log = logging.getLogger(__name__)
 #: spread by a random factor of 0.5 to 1 so that servers do not come all at once.
 FIRST_PAUSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 60.0
-#: How long a bridge that has accepted the connection may leave its TLS handshake, in seconds.
+#: Limit on the wait for the TLS handshake of a bridge that has accepted the connection, in seconds.
 #: Bridges of 1.x begin it only when a client comes; giving up earlier would leave them a dead
 #: connection, which costs that client its request.
 OLD_BRIDGE_SECONDS: Final = 3600.0
-#: How long a waiting connection is kept before it is made anew, in seconds: stateful firewalls
+#: The time after which a waiting connection is made anew, in seconds: stateful firewalls
 #: forget idle ones, and keep-alive does not pass all of them.
 WAITING_SECONDS: Final = 6 * 3600.0
 #: Seconds for the bridge to close after the reply.
@@ -246,4 +246,4 @@ def serve_request(
 def _handle(request: Request, settings: ServerSettings, database: Database) -> Answer:
     services = make_services(settings, database)
     granted = authorise(request, database, services.registry, services.name_check)
-    return HANDLERS[request.op](Work(request, granted, services))
+    return HANDLERS[request.op](RequestContext(request, granted, services))

@@ -1,4 +1,4 @@
-"""Giving programs the caller's files as descriptors, so that bulk data never passes through here.
+"""Give programs the caller's files as descriptors, so that bulk data never passes through here.
 
 A source or target is a binary file object or a descriptor. A program reads and writes a real
 file directly; anything else (`io.BytesIO`, a pipe as target) goes through anonymous memory, and
@@ -85,7 +85,7 @@ def output_descriptor(target: File) -> Iterator[int]:
 
 
 def bytes_left(descriptor: int) -> int:
-    """How many bytes a descriptor of a file still gives; 0 for a pipe, which does not say."""
+    """Number of bytes that a file's descriptor still gives; 0 for a pipe, which does not say."""
     if not _is_regular(descriptor):
         return 0
     return max(0, os.fstat(descriptor).st_size - os.lseek(descriptor, 0, os.SEEK_CUR))

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..keystore.gnupg import GnuPG
-from ..keystore.gnupg.program import Outcome
+from ..keystore.gnupg.program import GnuPGResult
 from ..secret import Secret
 from ..system.programs import memory_file
 from .descriptors import File, bytes_left, input_descriptor, output_descriptor
@@ -145,7 +145,7 @@ class OpenPGPKey:
                 time.sleep(max(0.0, began + enough - time.monotonic()))
                 raise RequestRefused(Status.DECRYPT_FAILED)
 
-    def _run(self, arguments: Sequence[str], stdin: int, stdout: int, *inherit: int) -> Outcome:
+    def _run(self, arguments: Sequence[str], stdin: int, stdout: int, *inherit: int) -> GnuPGResult:
         return self.home.run(
             arguments,
             passphrase=self.passphrase,
@@ -161,8 +161,8 @@ class OpenPGPKey:
         )
 
 
-def _is_decrypted(outcome: Outcome, fingerprint: str) -> bool:
-    """Whether gpg decrypted one message, all of it intact, with our key and no other."""
+def _is_decrypted(outcome: GnuPGResult, fingerprint: str) -> bool:
+    """True if gpg decrypted one message, all of it intact, with our key and no other."""
     order = [
         line.keyword
         for line in outcome.status.of(
@@ -183,8 +183,8 @@ def _is_decrypted(outcome: Outcome, fingerprint: str) -> bool:
     )
 
 
-def _says_wrong_key_passphrase(outcome: Outcome) -> bool:
-    """Whether the passphrase did not open our key; it is tried on passphrases in messages, too."""
+def _says_wrong_key_passphrase(outcome: GnuPGResult) -> bool:
+    """True if the passphrase did not open our key; gpg tries it on passphrases in messages, too."""
     return not outcome.status.of("DECRYPTION_KEY") and any(
         line.arguments[:1] == ("pkdecrypt_failed",) and line.is_wrong_passphrase()
         for line in outcome.status.of("ERROR")

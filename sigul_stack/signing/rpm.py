@@ -25,9 +25,9 @@ from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, ToolM
 from ..formats.openpgp_packets import RSA, MalformedPacket, signature_algorithm
 from ..formats.rpm_head import (
     CorruptRPM,
-    Entry,
     Head,
     Header,
+    HeaderEntry,
     MainTag,
     SignatureTag,
     padded,
@@ -59,8 +59,8 @@ _CHECK = [
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """What a request says of its package; None where it says nothing.
+class ExpectedPackage:
+    """The package that a request describes; None where it says nothing.
 
     `sigmd5` is the package's MD5, which may stand for the authentication of its bytes:
     `authenticated` tells whether those are authenticated otherwise.
@@ -88,7 +88,7 @@ class RPMSigner:
     v3: bool = False
     head_only: bool = False
 
-    def sign(self, package: BinaryIO, expected: Expected, output: BinaryIO) -> None:
+    def sign(self, package: BinaryIO, expected: ExpectedPackage, output: BinaryIO) -> None:
         """Write `package`, signed, to `output`; with `head_only` only its new signature header.
 
         Both are seekable files; `package` is read from its start. Raises `RequestRefused`
@@ -123,7 +123,7 @@ class RPMSigner:
 
     # --------------------------------------------------------------------------------- checking
 
-    def _check(self, package: BinaryIO, size: int, head: Head, expected: Expected) -> None:
+    def _check(self, package: BinaryIO, size: int, head: Head, expected: ExpectedPackage) -> None:
         _check_header(head)
         if (head.main.integer(MainTag.FORMAT) or 4) > 4:
             raise RequestRefused(
@@ -167,7 +167,7 @@ class RPMSigner:
 
     # ---------------------------------------------------------------------------------- signing
 
-    def _signatures(self, package: BinaryIO, head: Head) -> list[Entry]:
+    def _signatures(self, package: BinaryIO, head: Head) -> list[HeaderEntry]:
         covers_payload = MainTag.PAYLOAD_DIGEST in head.main
         if self.head_only and (self.v3 or not covers_payload):
             raise RequestRefused(
@@ -177,7 +177,7 @@ class RPMSigner:
         added = [] if self.files is None else _file_signatures(self.files, head.main)
         signature = self.key.detached_signature(io.BytesIO(head.main.raw))
         added.append(
-            Entry.binary(
+            HeaderEntry.binary(
                 SignatureTag.RSA_HEADER if _is_rsa(signature) else SignatureTag.DSA_HEADER,
                 signature,
             )
@@ -186,7 +186,7 @@ class RPMSigner:
             package.seek(head.main_offset)
             signature = self.key.detached_signature(package)
             added.append(
-                Entry.binary(
+                HeaderEntry.binary(
                     SignatureTag.PGP if _is_rsa(signature) else SignatureTag.GPG, signature
                 )
             )
@@ -211,7 +211,7 @@ def _read_head(package: BinaryIO, size: int) -> Head:
     return run_parser(read_head(), read_exactly)
 
 
-def _compare(head: Head, expected: Expected) -> None:
+def _compare(head: Head, expected: ExpectedPackage) -> None:
     """Compare the package with what the request says of it. Raises `RequestRefused`."""
     main = head.main
     source = MainTag.SOURCE_RPM not in main
@@ -257,7 +257,7 @@ def _md5(package: BinaryIO, offset: int) -> bytes:
     return digest.digest()
 
 
-def _file_signatures(signer: FileSigner, main: Header) -> list[Entry]:
+def _file_signatures(signer: FileSigner, main: Header) -> list[HeaderEntry]:
     digests = main.strings(MainTag.FILE_DIGESTS)
     if digests is None:  # a package without files
         return []
@@ -272,13 +272,13 @@ def _file_signatures(signer: FileSigner, main: Header) -> list[Entry]:
         signatures.append(signed.hex())
     longest = max(len(signature) for signature in signatures) // 2
     return [
-        Entry.strings(SignatureTag.FILE_SIGNATURES, signatures),
-        Entry.integer(SignatureTag.FILE_SIGNATURE_LENGTH, longest),
+        HeaderEntry.strings(SignatureTag.FILE_SIGNATURES, signatures),
+        HeaderEntry.integer(SignatureTag.FILE_SIGNATURE_LENGTH, longest),
     ]
 
 
 def _is_rsa(signature: bytes) -> bool:
-    """Whether an OpenPGP signature is RSA's. Raises `KeystoreError` for what rpm does not read."""
+    """True if an OpenPGP signature is RSA's. Raises `KeystoreError` for one rpm does not read."""
     try:
         return signature_algorithm(signature) in RSA
     except MalformedPacket:

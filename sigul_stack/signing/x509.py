@@ -31,7 +31,7 @@ PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
 class CertificateType(enum.StrEnum):
-    """What a certificate is for."""
+    """The purpose of a certificate."""
 
     CA = "ca"
     CODE_SIGNING = "codesigning"
@@ -56,8 +56,8 @@ _PURPOSES: dict[CertificateType, Sequence[x509.ObjectIdentifier]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """The certificate that is asked for: `subject` is an RFC 4514 string, `years` a number."""
+class CertificateTerms:
+    """Terms of a certificate that is asked for: `subject` is an RFC 4514 string."""
 
     subject: str
     years: int
@@ -65,7 +65,7 @@ class Wanted:
 
 
 def issue(
-    wanted: Wanted,
+    wanted: CertificateTerms,
     subject_key: bytes,
     issuer_key: PrivateKey,
     issuer_certificate: bytes | None,

@@ -181,10 +181,10 @@ class Child:
     """A process of a family, as its parent sees it. `ProcessFamily.start` sets what it is."""
 
     pid: int = field(default=0, init=False)
-    #: Where its events are read, and its commands written; None where no more are to come.
+    #: Descriptors of its events, and of its control pipe, which is None once that is closed.
     events: int = field(default=-1, init=False)
     control: int | None = field(default=None, init=False)
-    #: When it is killed (`time.monotonic`); None: never.
+    #: The time at which it is killed (`time.monotonic`); None: never.
     deadline: float | None = field(default=None, init=False)
     #: The error that ended its work.
     failure: str = field(default="", init=False)
@@ -266,7 +266,7 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
         self._back_off = back_off
         #: By the descriptors of their events.
         self._children: dict[int, ChildT] = {}
-        #: What to call when a descriptor of somebody else's is readable.
+        #: Functions to call when descriptors of others are readable.
         self._watched: dict[int, Callable[[], None]] = {}
 
     # ------------------------------------------------------------------------- a subclass's policy

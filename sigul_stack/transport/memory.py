@@ -27,7 +27,7 @@ class _Pipe:
         self._descriptor: int | None = None
 
     def is_readable(self) -> bool:
-        """Whether a read would return at once."""
+        """Tell whether a read would return at once."""
         return bool(self.data) or self.ended or self.broken
 
     def descriptor(self) -> int:

@@ -33,7 +33,7 @@ from .stream import Peer
 from .tcp import connect_tcp, has_gone, is_acknowledged, prepare_socket, reset_on_close
 from .watchdog import Watchdog
 
-#: How long the first call of a patient handshake may last, in seconds: it sends the greeting.
+#: Limit on the first call of a patient handshake, in seconds: it sends the greeting.
 _GREETING_SECONDS: Final = 0.5
 
 #: Most data bytes of one TLS record (RFC 8446, 5.1), so the most that NSS gives at once.
@@ -58,7 +58,7 @@ class TLSConnection:
         #: The name that the peer has to have; where any will do, its address.
         self._expected = address
         self.peer = Peer("", "", address)
-        #: How long the handshake took, in seconds; 0 before it is over.
+        #: The length of the handshake in seconds; 0 before it is over.
         self.handshake_seconds = 0.0
         self.read_due: float | None = None
         self.write_due: float | None = None

@@ -15,13 +15,13 @@ from ..errors import DeadlineExceeded
 
 Clock = Callable[[], float]
 
-#: How much to ask for where any amount will do, in bytes.
+#: The amount to ask for where any will do, in bytes.
 READ_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who a TLS handshake proved the peer to be.
+    """A peer's identity, as its TLS handshake proved it.
 
     `common_name` is the certificate's CN, `fingerprint` its SHA-256 in lower-case hex, `address`
     where it came from.
@@ -41,7 +41,7 @@ class ByteStream(Protocol):
     peer: Peer
 
     def read(self, limit: int, timeout: float) -> bytes:
-        """1 to `limit` bytes; empty at the peer's orderly end.
+        """Read 1 to `limit` bytes; empty at the peer's orderly end.
 
         Raises `DeadlineExceeded`, `PeerClosed` (ended without a close-notify), `TransportError`.
         """
@@ -53,13 +53,13 @@ class ByteStream(Protocol):
         """A descriptor to poll for input; `pending` input does not show on it."""
 
     def pending(self) -> bool:
-        """Whether input is already here that polling the descriptor would not show."""
+        """Tell whether input is here that polling the descriptor would not show."""
 
     def has_input(self) -> bool:
-        """Whether a read would return at once: with data, at the end, or with an error."""
+        """Tell whether a read would return at once: with data, the end or an error."""
 
     def has_gone(self) -> bool:
-        """Whether the peer has closed its side, though data from before may be unread."""
+        """Tell whether the peer has closed its side; data from before may be unread."""
 
     def is_acknowledged(self, timeout: float) -> bool:
         """Wait until the peer's machine has all that was written; False after `timeout` seconds.

@@ -38,7 +38,7 @@ def prepare_socket(tcp: socket.socket) -> None:
 
 
 def has_gone(tcp: socket.socket) -> bool:
-    """Whether the peer has closed its side, though data from before may be unread."""
+    """Tell whether the peer has closed its side; data from before may be unread."""
     poll = select.poll()
     poll.register(tcp, select.POLLRDHUP)
     return bool(poll.poll(0))

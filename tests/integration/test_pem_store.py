@@ -401,11 +401,11 @@ def test_keys_of_all_types_live_side_by_side(keys: KeyStore, tmp_path: Path) -> 
     with pytest.raises(RequestRefused) as raised:
         keys.expire(made[1], PASSPHRASE, None)
     assert raised.value.status == Status.UNSUPPORTED_KEYTYPE
-    keys.delete(made[0])
-    keys.delete(made[1])
+    keys.delete(made[0].fingerprint)
+    keys.delete(made[1].fingerprint)
     assert keys.fingerprints() == {made[2].fingerprint}
     for key in made:
-        keys.delete_unlisted(key.fingerprint)
+        keys.delete(key.fingerprint)
     assert keys.fingerprints() == frozenset()
 
 

@@ -15,18 +15,25 @@ from pathlib import Path
 import pytest
 
 from sigul_stack.errors import RequestRefused, Status
-from sigul_stack.formats.rpm_head import Entry, Head, Region, Type, encode_header, read_head
+from sigul_stack.formats.rpm_head import (
+    EntryType,
+    Head,
+    HeaderEntry,
+    Region,
+    encode_header,
+    read_head,
+)
 from sigul_stack.keystore.gnupg import UserId
 from sigul_stack.protocol.codec import run_parser
 from sigul_stack.secret import Secret
 from sigul_stack.signing.openpgp import OpenPGPKey
-from sigul_stack.signing.rpm import Expected, RPMSigner
+from sigul_stack.signing.rpm import ExpectedPackage, RPMSigner
 
 from .gnupg_support import gnupg_home
 from .rpm_support import Rpm, build
 
 PASSPHRASE = Secret("pw")
-UNAUTHENTICATED = Expected(authenticated=False)
+UNAUTHENTICATED = ExpectedPackage(authenticated=False)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +68,11 @@ def md5_of(package: bytes) -> bytes:
     return hashlib.md5(package[head_of(package).main_offset :], usedforsecurity=False).digest()
 
 
-def signed(signer: RPMSigner, package: bytes, expected: Expected = Expected()) -> bytes:  # noqa: B008
+def signed(
+    signer: RPMSigner,
+    package: bytes,
+    expected: ExpectedPackage = ExpectedPackage(),  # noqa: B008
+) -> bytes:
     """What the signer makes of a package."""
     output = io.BytesIO()
     signer.sign(io.BytesIO(package), expected, output)
@@ -71,7 +82,7 @@ def signed(signer: RPMSigner, package: bytes, expected: Expected = Expected()) -
 def refusal(
     signer: RPMSigner,
     package: bytes,
-    expected: Expected = Expected(),  # noqa: B008
+    expected: ExpectedPackage = ExpectedPackage(),  # noqa: B008
 ) -> RequestRefused:
     """Why the signer refuses a package; it has written nothing then."""
     output = io.BytesIO()
@@ -83,32 +94,34 @@ def refusal(
 
 def rebuilt(
     package: bytes,
-    changes: Mapping[int, Entry | None],
-    signature: Mapping[int, Entry | None] = {},
+    changes: Mapping[int, HeaderEntry | None],
+    signature: Mapping[int, HeaderEntry | None] = {},
 ) -> bytes:
     """The package with entries of its main header changed, and digests that fit."""
     head = head_of(package)
     main = encode_header(Region.MAIN, changed(head.main.entries, changes))
     rest = main + package[head.length :]
-    digests: dict[int, Entry | None] = {
+    digests: dict[int, HeaderEntry | None] = {
         269: text(269, hashlib.sha1(main, usedforsecurity=False).hexdigest()),
         273: text(273, hashlib.sha256(main).hexdigest()),
-        1000: Entry.integer(1000, len(rest)),
-        1004: Entry.binary(1004, hashlib.md5(rest, usedforsecurity=False).digest()),
+        1000: HeaderEntry.integer(1000, len(rest)),
+        1004: HeaderEntry.binary(1004, hashlib.md5(rest, usedforsecurity=False).digest()),
         **signature,
     }
     new = encode_header(Region.SIGNATURE, changed(head.signature.entries, digests))
     return head.before_main(new) + rest
 
 
-def changed(entries: Mapping[int, Entry], changes: Mapping[int, Entry | None]) -> list[Entry]:
+def changed(
+    entries: Mapping[int, HeaderEntry], changes: Mapping[int, HeaderEntry | None]
+) -> list[HeaderEntry]:
     """Entries with some replaced, or without them."""
     return [entry for entry in {**entries, **changes}.values() if entry is not None]
 
 
-def text(tag: int, value: str) -> Entry:
+def text(tag: int, value: str) -> HeaderEntry:
     """An entry of one text."""
-    return Entry(tag, Type.STRING, 1, value.encode() + b"\0")
+    return HeaderEntry(tag, EntryType.STRING, 1, value.encode() + b"\0")
 
 
 # ------------------------------------------------------------------------------ authentication
@@ -131,7 +144,7 @@ def test_nothing_is_parsed_that_nothing_speaks_for(signer: RPMSigner) -> None:
 def test_an_md5_is_computed_and_not_believed(signer: RPMSigner, package: bytes) -> None:
     """A bridge gives another package the MD5 of the one that the client means."""
     meant = md5_of(package)
-    other = rebuilt(package, {1000: text(1000, "other")}, {1004: Entry.binary(1004, meant)})
+    other = rebuilt(package, {1000: text(1000, "other")}, {1004: HeaderEntry.binary(1004, meant)})
     refused = refusal(signer, other, replace(UNAUTHENTICATED, sigmd5=meant))
     assert refused.status == Status.UNAUTHENTICATED_RPM
 
@@ -140,14 +153,14 @@ def test_what_a_package_says_of_itself_is_told_as_one_line(
     signer: RPMSigner, package: bytes
 ) -> None:
     odd = rebuilt(package, {1001: text(1001, "1\n\x1b[2J\u202e")})
-    refused = refusal(signer, odd, Expected(version="1"))
+    refused = refusal(signer, odd, ExpectedPackage(version="1"))
     assert refused.message == r"the RPM's version is '1\n\x1b[2J\u202e', and not '1'"
 
 
 def test_an_md5_says_nothing_of_a_head(signer: RPMSigner, package: bytes) -> None:
     head = package[: head_of(package).length]
     heads = replace(signer, head_only=True)
-    assert signed(heads, head, Expected(sigmd5=md5_of(package)))
+    assert signed(heads, head, ExpectedPackage(sigmd5=md5_of(package)))
     wrong = replace(UNAUTHENTICATED, sigmd5=md5_of(package))
     assert refusal(heads, head, wrong).status == Status.UNAUTHENTICATED_RPM
     assert refusal(heads, package).status == Status.CORRUPT_RPM
@@ -199,20 +212,20 @@ def test_a_package_without_room_in_its_signature_header(
         ({}, {269: None, 273: None}, Status.CORRUPT_RPM, "no digest of its header"),
         ({}, {273: text(273, "0" * 64)}, Status.CORRUPT_RPM, "does not match its digest"),
         ({}, {269: text(269, "0" * 40)}, Status.CORRUPT_RPM, "does not match its digest"),
-        ({}, {273: Entry.integer(273, 1)}, Status.CORRUPT_RPM, "type"),
-        ({}, {1000: Entry.integer(1000, 1)}, Status.CORRUPT_RPM, "says that it has 1"),
-        ({}, {1004: Entry.binary(1004, bytes(16))}, Status.CORRUPT_RPM, "digests"),
-        ({1000: Entry.integer(1000, 1)}, {}, Status.CORRUPT_RPM, "type"),
+        ({}, {273: HeaderEntry.integer(273, 1)}, Status.CORRUPT_RPM, "type"),
+        ({}, {1000: HeaderEntry.integer(1000, 1)}, Status.CORRUPT_RPM, "says that it has 1"),
+        ({}, {1004: HeaderEntry.binary(1004, bytes(16))}, Status.CORRUPT_RPM, "digests"),
+        ({1000: HeaderEntry.integer(1000, 1)}, {}, Status.CORRUPT_RPM, "type"),
         ({1044: None}, {}, Status.CORRUPT_RPM, "source package"),
-        ({5114: Entry.integer(5114, 6)}, {}, Status.UNKNOWN_ERROR, "format 6"),
-        ({5092: Entry.strings(5092, ["0" * 64])}, {}, Status.CORRUPT_RPM, "digests"),
+        ({5114: HeaderEntry.integer(5114, 6)}, {}, Status.UNKNOWN_ERROR, "format 6"),
+        ({5092: HeaderEntry.strings(5092, ["0" * 64])}, {}, Status.CORRUPT_RPM, "digests"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(
     signer: RPMSigner,
     package: bytes,
-    main: dict[int, Entry | None],
-    signature: dict[int, Entry | None],
+    main: dict[int, HeaderEntry | None],
+    signature: dict[int, HeaderEntry | None],
     status: Status,
     words: str,
 ) -> None:

@@ -12,10 +12,10 @@ from sigul_stack.errors import ProtocolError
 from sigul_stack.formats.rpm_head import (
     MAX_TEXTS,
     CorruptRPM,
-    Entry,
+    EntryType,
     Head,
+    HeaderEntry,
     Region,
-    Type,
     encode_header,
     read_head,
     read_header,
@@ -26,13 +26,19 @@ from tests.wire import parse_whole, u32
 TAGS = st.integers(100, 2**31)
 TEXTS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=20)
 ENTRIES = st.one_of(
-    st.builds(Entry.binary, TAGS, st.binary(min_size=1, max_size=30)),
-    st.builds(Entry.integer, TAGS, st.integers(0, 2**32 - 1)),
-    st.builds(Entry.strings, TAGS, st.lists(TEXTS, min_size=1, max_size=5)),
-    st.builds(lambda tag, text: Entry(tag, Type.STRING, 1, text.encode() + b"\0"), TAGS, TEXTS),
-    st.builds(Entry, TAGS, st.just(Type.INT64), st.just(1), st.binary(min_size=8, max_size=8)),
-    st.builds(Entry, TAGS, st.just(Type.INT16), st.just(2), st.binary(min_size=4, max_size=4)),
-)  # fmt: skip
+    st.builds(HeaderEntry.binary, TAGS, st.binary(min_size=1, max_size=30)),
+    st.builds(HeaderEntry.integer, TAGS, st.integers(0, 2**32 - 1)),
+    st.builds(HeaderEntry.strings, TAGS, st.lists(TEXTS, min_size=1, max_size=5)),
+    st.builds(
+        lambda tag, text: HeaderEntry(tag, EntryType.STRING, 1, text.encode() + b"\0"), TAGS, TEXTS
+    ),
+    st.builds(
+        HeaderEntry, TAGS, st.just(EntryType.INT64), st.just(1), st.binary(min_size=8, max_size=8)
+    ),
+    st.builds(
+        HeaderEntry, TAGS, st.just(EntryType.INT16), st.just(2), st.binary(min_size=4, max_size=4)
+    ),
+)
 HEADERS = st.lists(ENTRIES, max_size=8, unique_by=lambda entry: entry.tag)
 REGIONS = st.sampled_from(Region)
 
@@ -40,11 +46,11 @@ REGIONS = st.sampled_from(Region)
 def sample() -> bytes:
     """The head of a package that has all types of entries."""
     entries = [
-        Entry.binary(1000, b"12345"),
-        Entry.integer(1001, 7),
-        Entry.strings(1002, ["a", "", "c"]),
-        Entry(1003, Type.STRING, 1, b"text\0"),
-        Entry(1004, Type.INT64, 1, bytes(8)),
+        HeaderEntry.binary(1000, b"12345"),
+        HeaderEntry.integer(1001, 7),
+        HeaderEntry.strings(1002, ["a", "", "c"]),
+        HeaderEntry(1003, EntryType.STRING, 1, b"text\0"),
+        HeaderEntry(1004, EntryType.INT64, 1, bytes(8)),
     ]
     lead = b"\xed\xab\xee\xdb\x03\0\0\0" + bytes(70) + b"\0\x05" + bytes(16)
     signature = encode_header(Region.SIGNATURE, entries[:2])
@@ -59,7 +65,7 @@ def head_of(data: bytes) -> Head:
 
 
 @given(region=REGIONS, entries=HEADERS)
-def test_a_header_is_read_as_it_was_written(region: Region, entries: list[Entry]) -> None:
+def test_a_header_is_read_as_it_was_written(region: Region, entries: list[HeaderEntry]) -> None:
     data = encode_header(region, entries)
     header = parse_whole(read_header(region), data)
     assert header.raw == data
@@ -154,7 +160,7 @@ def test_nothing_is_asked_for_that_is_over_a_limit(region: Region, count: int, l
 def test_an_entry_that_does_not_fit_is_refused(
     tag: int, kind: int, offset: int, count: int
 ) -> None:
-    data = bytearray(encode_header(Region.MAIN, [Entry.binary(1000, b"12345")]))
+    data = bytearray(encode_header(Region.MAIN, [HeaderEntry.binary(1000, b"12345")]))
     data[32:48] = u32(tag) + u32(kind) + offset.to_bytes(4, "big", signed=True) + u32(count)
     with pytest.raises(CorruptRPM):
         parse_whole(read_header(Region.MAIN), bytes(data))
@@ -162,7 +168,9 @@ def test_an_entry_that_does_not_fit_is_refused(
 
 def test_an_entry_of_too_many_texts_is_refused() -> None:
     for count, allowed in ((MAX_TEXTS, True), (MAX_TEXTS + 1, False)):
-        data = encode_header(Region.MAIN, [Entry(1000, Type.STRING_ARRAY, count, bytes(count))])
+        data = encode_header(
+            Region.MAIN, [HeaderEntry(1000, EntryType.STRING_ARRAY, count, bytes(count))]
+        )
         if allowed:
             assert parse_whole(read_header(Region.MAIN), data).raw == data
         else:
@@ -171,7 +179,7 @@ def test_an_entry_of_too_many_texts_is_refused() -> None:
 
 
 def test_entries_that_share_their_data_are_refused() -> None:
-    two = [Entry.binary(1000, b"12345"), Entry.binary(1001, b"67890")]
+    two = [HeaderEntry.binary(1000, b"12345"), HeaderEntry.binary(1001, b"67890")]
     data = bytearray(encode_header(Region.MAIN, two))
     data[48 + 8 : 48 + 12] = u32(4)
     with pytest.raises(CorruptRPM, match="must not"):

@@ -331,7 +331,7 @@ def test_every_program_has_its_entry_point() -> None:
         (wrong_inside, "bridge.pairing", "if TYPE_CHECKING:\n    import sigul_stack.keystore"),
         (wrong_inside, "bridge.pairing", "import_module('..database.queries', __package__)"),
         (wrong_inside, "bridge.pairing", "importlib.import_module(name)"),
-        (wrong_inside, "client.core", "from ..keystore.bindings import registry"),
+        (wrong_inside, "client.core", "from ..keystore.bindings import methods"),
         (wrong_inside, "client.core", "def f():\n    from ..keystore import envelope"),
         (wrong_inside, "transport.stream", "from ..protocol.messages import ReplyKeys"),
         (wrong_outside, "transport.nested", "import nss.ssl"),
@@ -358,7 +358,7 @@ def test_a_breach_of_the_rules_is_seen(check: Check, name: str, source: str) -> 
 @pytest.mark.parametrize(
     ("check", "name", "source"),
     [
-        (wrong_inside, "client.core", "def f():\n    from ..keystore.bindings import registry"),
+        (wrong_inside, "client.core", "def f():\n    from ..keystore.bindings import methods"),
         (wrong_inside, "client.core", "from sigul_stack import __version__"),
         (wrong_inside, "config.programs", "import_module(f'.{name}', __package__)"),
         (wrong_inside, "transport.nested", "from ..protocol.codec import Parser"),

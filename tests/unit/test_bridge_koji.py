@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from sigul_stack.bridge.koji import KojiSession
-from sigul_stack.bridge.streams import ReplyCutter, RequestFilter
+from sigul_stack.bridge.streams import ReplyFilter, RequestFilter
 from sigul_stack.config.shared import BridgeKojiSettings
 from sigul_stack.errors import ProtocolError
-from sigul_stack.formats.rpm_head import Entry, Head, Header, Region, encode_header, padded
+from sigul_stack.formats.rpm_head import Head, Header, HeaderEntry, Region, encode_header, padded
 from sigul_stack.protocol.codec import Fields
 from sigul_stack.protocol.operations import OPERATIONS
-from tests.wire import SUBREPLY_KEYS, SUBREQUEST_KEYS, reply, sub_parts, u32
+from tests.wire import SUBREPLY_KEYS, SUBREQUEST_KEYS, reply, request_filter, sub_parts, u32
 
 SIGN_RPM, SIGN_RPMS = OPERATIONS["sign-rpm"], OPERATIONS["sign-rpms"]
 NO_LIMIT = 2**40
@@ -19,7 +19,7 @@ NAMED = {
     "rpm-name": b"lab", "rpm-version": b"1", "rpm-release": b"1", "rpm-arch": b"noarch"
 }  # fmt: skip
 #: Not a multiple of 8 bytes long.
-SIGNATURE = encode_header(Region.SIGNATURE, [Entry.binary(1004, bytes(13))])
+SIGNATURE = encode_header(Region.SIGNATURE, [HeaderEntry.binary(1004, bytes(13))])
 
 
 class Recorded(KojiSession):
@@ -53,7 +53,7 @@ def subreply(number: int, status: int, payload: bytes = b"") -> bytes:
 def test_nothing_is_kept_of_what_has_been_answered_whatever_the_answer() -> None:
     koji = Recorded()
     request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT, koji)
-    cutter = ReplyCutter(SIGN_RPMS, koji=koji)
+    cutter = ReplyFilter(SIGN_RPMS, koji)
     request.feed(b"".join(subrequest(number) for number in range(4)))
     assert len(koji._names) == 4
     cutter.feed(reply() + subreply(0, 11) + subreply(2, 0, SIGNATURE) + subreply(1, 9))
@@ -71,7 +71,7 @@ def test_nothing_is_kept_of_what_has_been_answered_whatever_the_answer() -> None
 def test_a_signature_header_may_be_padded(sent: bytes, many: bool, keep: bool) -> None:
     assert len(SIGNATURE) % 8
     koji = Recorded()
-    cutter = ReplyCutter(SIGN_RPMS if many else SIGN_RPM, keep_payload=keep, koji=koji)
+    cutter = ReplyFilter(SIGN_RPMS if many else SIGN_RPM, koji, keep_payload=keep)
     data = reply() + subreply(0, 0, sent) if many else reply(payload=sent)
     passed = b"".join(piece for piece in cutter.feed(data) if isinstance(piece, bytes))
     assert koji.stored == [SIGNATURE]
@@ -95,6 +95,6 @@ def test_a_subrequest_with_odd_fields_is_the_servers_to_refuse(fields: dict[str,
 
 
 def test_a_subrequest_without_an_id_ends_the_batch() -> None:
-    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT)
+    request = request_filter(SIGN_RPMS, 0, NO_LIMIT)
     with pytest.raises(ProtocolError, match="'id' is missing"):
         request.feed(b"".join(sub_parts(0, NAMED, b"", SUBREQUEST_KEYS)))

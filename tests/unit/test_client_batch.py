@@ -11,7 +11,7 @@ import pytest
 from sigul_stack.client.rpm_exchange import RPMExchange
 from sigul_stack.client.rpm_packages import Package, RPMOptions
 from sigul_stack.errors import PeerClosed, SigulError
-from sigul_stack.formats.rpm_head import Entry, Region, Type, encode_header, padded
+from sigul_stack.formats.rpm_head import EntryType, HeaderEntry, Region, encode_header, padded
 from sigul_stack.kojihub import NEVRA, HubRPM
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import pair
@@ -134,10 +134,11 @@ def head(**texts: str) -> bytes:
     """The head of a source package with these texts in its main header."""
     tags = {"name": 1000, "version": 1001, "release": 1002, "arch": 1022}
     main = [
-        Entry(tags[name], Type.STRING, 1, value.encode() + b"\0") for name, value in texts.items()
+        HeaderEntry(tags[name], EntryType.STRING, 1, value.encode() + b"\0")
+        for name, value in texts.items()
     ]
     lead = b"\xed\xab\xee\xdb\x03\0\0\0" + bytes(70) + b"\0\x05" + bytes(16)
-    old = encode_header(Region.SIGNATURE, [Entry.binary(1004, b"old")])
+    old = encode_header(Region.SIGNATURE, [HeaderEntry.binary(1004, b"old")])
     return lead + padded(old) + encode_header(Region.MAIN, main)
 
 
@@ -161,7 +162,7 @@ def test_a_package_whose_name_cannot_be_sent_costs_itself(
     for package, texts in zip(three, ({}, odd, {}), strict=True):
         named = {name: text for name, text in {**PROPER, **texts}.items() if text is not None}
         package.source.write_bytes(head(**named) + b"payload")
-    new = encode_header(Region.SIGNATURE, [Entry.binary(1004, b"newer")])
+    new = encode_header(Region.SIGNATURE, [HeaderEntry.binary(1004, b"newer")])
     assert len(new) % 8
     # One as it lies in a file, and one as it is by itself.
     server = answers(reply(0, 0, OK, padded(new)), reply(1, 2, OK, new))
@@ -169,7 +170,7 @@ def test_a_package_whose_name_cannot_be_sent_costs_itself(
     assert told in str(found.pop("1"))
     assert found == {"0": None, "2": None}
     proper = three[0].source.read_bytes()
-    old = padded(encode_header(Region.SIGNATURE, [Entry.binary(1004, b"old")]))
+    old = padded(encode_header(Region.SIGNATURE, [HeaderEntry.binary(1004, b"old")]))
     spliced = proper.replace(old, padded(new))
     assert spliced != proper
     assert outputs(tmp_path) == {"0": spliced, "2": spliced}
@@ -179,7 +180,7 @@ def test_a_package_whose_name_cannot_be_sent_costs_itself(
 def test_more_than_a_signature_header_is_not_put_in(tmp_path: Path, behind: bytes) -> None:
     (package,) = packages(tmp_path, 1)
     package.source.write_bytes(head(**PROPER) + b"payload")
-    new = encode_header(Region.SIGNATURE, [Entry.binary(1004, b"newer")])
+    new = encode_header(Region.SIGNATURE, [HeaderEntry.binary(1004, b"newer")])
     found = run([package], answers(reply(0, 0, OK, new + behind)), options=HEADS_TO_KOJI)
     assert found == {"0": "the server sent more than a signature header"}
     assert outputs(tmp_path) == {}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sigul_stack.bridge.session import RequestSession, Shared
+from sigul_stack.bridge.session import BridgeResources, RequestSession
 from sigul_stack.client import core
 from sigul_stack.client.core import MAX_MEMORY_REPLY, Reply, RequestSender
 from sigul_stack.config.bridge import BridgeSettings
@@ -359,7 +359,9 @@ class Site:
 
     def __init__(self, dial: Dial) -> None:
         self._dial = dial
-        self.bridge = Shared(BridgeSettings(nss=NSS, idle_timeout=LONG, close_timeout=LONG))
+        self.bridge = BridgeResources(
+            BridgeSettings(nss=NSS, idle_timeout=LONG, close_timeout=LONG)
+        )
         self.errors: list[SigulError] = []
 
     def exchange(
@@ -504,7 +506,7 @@ def test_a_bridge_takes_no_server_for_a_request_that_it_refuses(
 
 
 def test_a_header_that_trickles_is_cut_off() -> None:
-    bridge = Shared(BridgeSettings(nss=NSS, header_timeout=0.3))
+    bridge = BridgeResources(BridgeSettings(nss=NSS, header_timeout=0.3))
     near, far = memory.pair()
     stop = threading.Event()
 

@@ -45,7 +45,7 @@ from sigul_stack.database import (
 from sigul_stack.errors import DatabaseError, KeystoreError, WrongPassphrase
 from sigul_stack.keystore import envelope, passwords
 from sigul_stack.keystore.bindings import bind, enabled_methods, layers, parse_layer, value
-from sigul_stack.keystore.bindings.interface import MethodFailed
+from sigul_stack.keystore.bindings.methods import MethodFailed
 from sigul_stack.keystore.bindings.pkcs11 import PKCS11Method, Token
 from sigul_stack.keystore.bindings.tpm import TPMMethod
 from sigul_stack.keystore.gnupg import KeySettings, UserId

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from sigul_stack.bridge import forward
 from sigul_stack.bridge.forward import TRANSITIONS, Forwarding, RequestEvent, RequestState
-from sigul_stack.bridge.streams import ReplyCutter, RequestFilter
 from sigul_stack.errors import (
     DeadlineExceeded,
     PeerClosed,
@@ -49,7 +48,9 @@ from tests.wire import (
     of_stream,
     outer,
     reply,
+    reply_filter,
     reply_parts,
+    request_filter,
     sub_parts,
     u32,
     u64,
@@ -99,8 +100,8 @@ def join(
         Forwarding(
             client_near,
             server_near,
-            RequestFilter(OPERATIONS[op], length, 2**40),
-            ReplyCutter(OPERATIONS[op], keep_payload=keep_payload),
+            request_filter(OPERATIONS[op], length, 2**40),
+            reply_filter(OPERATIONS[op], keep_payload=keep_payload),
             idle_timeout=idle_timeout,
             close_timeout=close_timeout,
         ),
@@ -739,8 +740,8 @@ def test_a_client_that_is_sending_when_its_request_fails_has_an_error_at_once() 
     forwarding = Forwarding(
         near,
         towards,
-        RequestFilter(OPERATIONS["sign-data"], 2**30, 2**40),
-        ReplyCutter(OPERATIONS["sign-data"]),
+        request_filter(OPERATIONS["sign-data"], 2**30, 2**40),
+        reply_filter(OPERATIONS["sign-data"]),
         idle_timeout=60,
         close_timeout=60,
     )

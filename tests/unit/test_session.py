@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sigul_stack.bridge.admission import OnlyLooked
-from sigul_stack.bridge.session import RequestSession, Shared
+from sigul_stack.bridge.session import BridgeResources, RequestSession
 from sigul_stack.config.bridge import BridgeSettings, GroupSettings
 from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import BridgeRefused, DeadlineExceeded, PeerClosed, RemoteProtocolError
@@ -45,28 +45,28 @@ class Desk:
     """What requests share, and peers that speak before the session reads: one thread is enough."""
 
     def __init__(self, settings: BridgeSettings) -> None:
-        self.shared = Shared(settings)
+        self.resources = BridgeResources(settings)
         self.paired = 0
 
     def server(self) -> MemoryStream:
         """The far end of a server that waits."""
         near, far = memory.pair(memory.nobody("server"))
-        self.shared.waiting.add(near)
+        self.resources.waiting.add(near)
         return far
 
     def run(self, client: MemoryStream) -> None:
         """Serve the request of the client at this near end."""
-        RequestSession(client, self.shared, self._pair).run()
+        RequestSession(client, self.resources, self._pair).run()
 
     def _pair(self) -> None:
         self.paired += 1
-        assert self.shared.quota.in_flight == 1
+        assert self.resources.quota.in_flight == 1
 
     def totals(self) -> dict[str, int]:
         """The counters that are not 0, without `_total`."""
         return {
             name.removesuffix("_total"): count
-            for name, count in self.shared.counters.values().items()
+            for name, count in self.resources.counters.values().items()
             if count
         }
 
@@ -77,10 +77,10 @@ def desk(settings: BridgeSettings = SETTINGS) -> Iterator[Desk]:
     found = Desk(settings)
     try:
         yield found
-        assert (found.shared.quota.in_flight, found.shared.quota.connected) == (0, 0)
-        assert not found.shared.quota._counts
+        assert (found.resources.quota.in_flight, found.resources.quota.connected) == (0, 0)
+        assert not found.resources.quota._counts
     finally:
-        found.shared.close()
+        found.resources.close()
 
 
 def client_of(*said: bytes, name: str = "ann") -> tuple[MemoryStream, MemoryStream]:
@@ -167,7 +167,7 @@ def test_a_server_that_goes_in_the_very_moment_is_none() -> None:
     with desk() as bridge:
         server, other = bridge.server(), bridge.server()
         near, client = client_of(outer(LIST_USERS.outer) + inner(LIST_USERS.inner) + INNER_END)
-        taken = bridge.shared.waiting.take
+        taken = bridge.resources.waiting.take
 
         def take(*arguments: object) -> object:
             found = taken(*arguments)  # type: ignore[arg-type]
@@ -175,7 +175,7 @@ def test_a_server_that_goes_in_the_very_moment_is_none() -> None:
             server.close()
             return found
 
-        bridge.shared.waiting.take = take  # type: ignore[assignment,method-assign]
+        bridge.resources.waiting.take = take  # type: ignore[assignment,method-assign]
 
         def serve() -> None:
             other.read(100_000, LONG)

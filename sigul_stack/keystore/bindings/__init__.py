@@ -7,17 +7,23 @@ passphrase itself. docs/storage.md, "Bound passphrases", has the limits, and eac
 
 * `layers`: the lists of methods that configuration, command line and requests name.
 * `value`: binding and unbinding a passphrase with such layers.
-* `registry`: the methods there are, and which of them are enabled here.
-* `interface`: what a method has to offer; then one file a method.
+* `methods`: what a method offers, the methods there are, and those enabled here; then one file a
+  method, and `running` their programs.
 
 The client uses this package: it must import fast, and nothing of a method before it is used.
 """
 
 from __future__ import annotations
 
-from .interface import BindingMethod, CannotBind, CannotUnbind, MethodFailed
 from .layers import BindingPolicy, Layer, MethodUse, dump_layers, load_layers, parse_layer
-from .registry import Registry, enabled_methods
+from .methods import (
+    BindingMethod,
+    CannotBind,
+    CannotUnbind,
+    MethodFailed,
+    Registry,
+    enabled_methods,
+)
 from .value import bind, is_bound, unbind
 
 __all__ = [

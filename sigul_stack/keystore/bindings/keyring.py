@@ -15,9 +15,8 @@ from collections.abc import Mapping
 
 from ...secret import Secret
 from ...tools import KEYCTL
-from .interface import BindingMethod, MethodFailed
-from .registry import Settings
-from .tools import run_tool
+from .methods import BindingMethod, MethodFailed, MethodSettings
+from .running import run_tool
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class KeyringMethod:
         )
 
     def unbind(self, value: str, arguments: Mapping[str, str]) -> Secret:
-        """What the key `sigul:VALUE` holds."""
+        """The content of the key `sigul:VALUE`."""
         description = f"sigul:{value}"
         if not value.isprintable() or len(description.encode()) >= _MAX_DESCRIPTION:
             raise MethodFailed("the value is no name of a key", "write it anew")
@@ -60,6 +59,6 @@ class KeyringMethod:
         return Secret(content.stdout)
 
 
-def make(settings: Settings) -> BindingMethod:
+def make(settings: MethodSettings) -> BindingMethod:
     """The method; it has no settings."""
     return KeyringMethod()

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .interface import CannotBind
+from .methods import CannotBind
 
 #: Limits of what is read: layers around a passphrase, alternatives in a layer, arguments of a
 #: method, and characters of the JSON (a field's value on the wire is far smaller).

@@ -28,9 +28,8 @@ from ...errors import ConfigurationError
 from ...secret import Secret
 from ...system.programs import Finished, secret_pipe
 from ...tools import OPENSSL, OPENSSL_PKCS11
-from .interface import BindingMethod, MethodFailed
-from .registry import Settings
-from .tools import only_arguments, run_tool
+from .methods import BindingMethod, MethodFailed, MethodSettings
+from .running import only_arguments, run_tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class PKCS11Method:
         return finished.stdout.decode("ascii")
 
     def unbind(self, value: str, arguments: Mapping[str, str]) -> Secret:
-        """What a token's private key makes of `value`."""
+        """The secret in `value`, decrypted by a token's private key."""
         form, data = _message(value)
         token = self._token(arguments)
         able = [
@@ -162,7 +161,7 @@ def _message(value: str) -> tuple[str, bytes]:
 
 
 def _reason(finished: Finished) -> str:
-    """Why openssl failed: what it or the engine says in words, before its own error codes."""
+    """The reason that openssl or its engine gives in words, before its own error codes."""
     lines = [line.strip() for line in finished.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if ":error:" in line]
     if errors:
@@ -171,7 +170,7 @@ def _reason(finished: Finished) -> str:
     return finished.reason
 
 
-def make(settings: Settings) -> BindingMethod:
+def make(settings: MethodSettings) -> BindingMethod:
     """The method with the tokens of `[binding]`. Raises `ConfigurationError`."""
     tokens = {}
     for name in settings.parameters.get("pkcs11_tokens", "").replace(",", " ").lower().split():
@@ -184,7 +183,7 @@ def make(settings: Settings) -> BindingMethod:
     return PKCS11Method(tokens)
 
 
-def _make_token(name: str, settings: Settings) -> Token:
+def _make_token(name: str, settings: MethodSettings) -> Token:
     certificate = settings.parameters.get(f"pkcs11_{name}_pubkey")
     if not certificate:
         raise ConfigurationError(

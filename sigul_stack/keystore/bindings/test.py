@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...secret import Secret
-from .interface import BindingMethod, MethodFailed
-from .registry import Settings
+from .methods import BindingMethod, MethodFailed, MethodSettings
 
 
 class TestMethod:
@@ -33,6 +32,6 @@ class TestMethod:
         return Secret(value)
 
 
-def make(settings: Settings) -> BindingMethod:
+def make(settings: MethodSettings) -> BindingMethod:
     """The method; it has no settings."""
     return TestMethod()

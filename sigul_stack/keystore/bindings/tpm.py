@@ -31,9 +31,8 @@ from typing import TYPE_CHECKING
 from ...secret import Secret
 from ...system.programs import Finished
 from ...tools import TPM2_TOOLS
-from .interface import BindingMethod, MethodFailed
-from .registry import Settings
-from .tools import only_arguments, run_tool
+from .methods import BindingMethod, MethodFailed, MethodSettings
+from .running import only_arguments, run_tool
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -77,7 +76,7 @@ class TPMMethod:
         return ".".join([_PREFIX, *encoded])
 
     def unbind(self, value: str, arguments: Mapping[str, str]) -> Secret:
-        """What was bound to `value` by this TPM."""
+        """The secret that this TPM bound to `value`."""
         from cryptography.exceptions import InvalidTag
 
         pcrs = _pcrs(arguments)
@@ -137,7 +136,7 @@ class TPMMethod:
 
 
 def _reason(finished: Finished) -> str:
-    """What the tool itself says first: the libraries' lines (`ERROR:esys:…`) say less."""
+    """The tool's own first message; the libraries' lines (`ERROR:esys:…`) say less."""
     own = [line for line in finished.stderr.splitlines() if line.startswith("ERROR: ")]
     return own[0].removeprefix("ERROR: ") if own else finished.reason
 
@@ -179,6 +178,6 @@ def _parts(value: str) -> tuple[bytes, bytes, bytes]:
     return public, private, encrypted
 
 
-def make(settings: Settings) -> BindingMethod:
+def make(settings: MethodSettings) -> BindingMethod:
     """The method; `tpm_tcti` may say how to reach the TPM."""
     return TPMMethod(settings.parameters.get("tpm_tcti") or None)

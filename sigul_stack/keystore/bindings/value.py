@@ -1,4 +1,4 @@
-"""Binding a passphrase with layers, and opening what was bound.
+"""Bind a passphrase with layers, and open what was bound.
 
 A layer's JSON is written as Sigul 1.2 writes it: the arguments, then `value`, then `method`
 (docs/storage.md, "Bound passphrases").
@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 
 from ...errors import ConfigurationError, KeystoreError
 from ...secret import Secret
-from .interface import CannotBind, CannotUnbind
 from .layers import MAX_ALTERNATIVES, MAX_ARGUMENTS, MAX_LAYERS, Layer
-from .registry import Registry
+from .methods import CannotBind, CannotUnbind, Registry
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ class _BoundValue:
 
 
 def is_bound(passphrase: Secret | bytes) -> bool:
-    """Whether `passphrase` is a bound one, by its first character."""
+    """True if `passphrase` is a bound one, by its first character."""
     return _bytes(passphrase)[:1] in (b"{", b"[")
 
 
@@ -147,7 +146,7 @@ def _parse_alternative(found: object) -> _BoundValue:
 
 
 def _is_text(found: object) -> bool:
-    """Whether this is a string of whole characters: JSON can also spell halves of them."""
+    """True if this is a string of whole characters: JSON can also spell halves of them."""
     if not isinstance(found, str):
         return False
     try:

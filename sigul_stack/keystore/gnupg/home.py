@@ -48,7 +48,7 @@ _USER_ID_PART = re.compile(r"[^\x00-\x1f\x7f<>]*")
 
 @dataclass(frozen=True, slots=True)
 class KeySettings:
-    """What new keys are like, as `[gnupg]` of the server's configuration says.
+    """Properties of new keys, from `[gnupg]` of the server's configuration.
 
     A type is an algorithm of GnuPG's (RSA, DSA, ELG), of which the length in bits counts, or a
     curve (ed25519, cv25519, nistp256…). An empty `subkey_type` means no subkey.
@@ -63,7 +63,7 @@ class KeySettings:
 
 @dataclass(frozen=True, slots=True)
 class UserId:
-    """Whom a key belongs to. The comment and the e-mail address may be empty."""
+    """The owner of a key. The comment and the e-mail address may be empty."""
 
     real: str
     comment: str = ""

@@ -1,4 +1,4 @@
-"""What gpg says, for programs: status lines and colon listings (GnuPG's doc/DETAILS).
+"""Parsers of gpg's output for programs: status lines and colon listings (GnuPG's doc/DETAILS).
 
 Lines and fields that are unknown here are passed over: every version of GnuPG adds some.
 """
@@ -32,12 +32,12 @@ class StatusLine:
     arguments: tuple[str, ...]
 
     def is_wrong_passphrase(self) -> bool:
-        """Whether this FAILURE or ERROR is that a passphrase did not open a secret key."""
+        """True if this FAILURE or ERROR is that a passphrase did not open a secret key."""
         return len(self.arguments) > 1 and error_code(self.arguments[1]) in PASSPHRASE_ERRORS
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class StatusLines:
     """All status lines of one run of gpg, in their order."""
 
     lines: tuple[StatusLine, ...]
@@ -47,18 +47,18 @@ class Status:
         return [line for line in self.lines if line.keyword in keywords]
 
     def says_wrong_passphrase(self) -> bool:
-        """Whether something failed because the passphrase did not open a secret key."""
+        """True if something failed because the passphrase did not open a secret key."""
         return any(line.is_wrong_passphrase() for line in self.of("FAILURE", "ERROR"))
 
 
-def parse_status(text: str) -> Status:
+def parse_status(text: str) -> StatusLines:
     """The status lines in what gpg wrote to its status descriptor."""
     lines = []
     for line in text.split("\n"):
         if line.startswith(_STATUS):
             keyword, *arguments = line.removeprefix(_STATUS).split(" ")
             lines.append(StatusLine(keyword, tuple(arguments)))
-    return Status(tuple(lines))
+    return StatusLines(tuple(lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class ListedKey:
 
     @property
     def secret(self) -> bool:
-        """Whether the secret of any part is in the key store."""
+        """True if the secret of any part is in the key store."""
         return any(part.secret for part in self.parts)
 
 

@@ -1,4 +1,4 @@
-"""Running gpg in one home, and asking it which keys there are.
+"""Run gpg in one home, and ask it which keys there are.
 
 gpg gets no `gpg.conf`: an option there (as `ignore-mdc-error`) could undo what the callers rely
 on. It gets passphrases through pipes, and its agent asks nobody. The agent is started by gpg
@@ -20,7 +20,7 @@ from ...system.programs import run, secret_pipe
 from ...tools import GPG
 from .agent import AgentConnection
 from .directory import short_path
-from .output import ListedKey, Status, parse_keys, parse_status
+from .output import ListedKey, StatusLines, parse_keys, parse_status
 
 #: How long anything takes that is no signature and makes no key, in seconds.
 _QUICK = 30.0
@@ -30,11 +30,11 @@ _SOCKET_GONE, _SOCKET_POLL = 5.0, 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run of gpg ended: exit code, status lines, messages and (if captured) output."""
+class GnuPGResult:
+    """Result of a run of gpg: exit code, status lines, messages and (if captured) output."""
 
     returncode: int
-    status: Status
+    status: StatusLines
     messages: str
     output: bytes
 
@@ -61,7 +61,7 @@ class GnuPG:
         stdout: int | None = None,
         inherit: Sequence[int] = (),
         time_limit: float | None = None,
-    ) -> Outcome:
+    ) -> GnuPGResult:
         """Run gpg with `arguments`; what its failing means is for the caller to say.
 
         `passphrase` is for every secret key that it uses; the descriptors are as in
@@ -89,7 +89,7 @@ class GnuPG:
                 inherit=inherit,
                 status_option="--status-fd",
             )
-        return Outcome(
+        return GnuPGResult(
             finished.returncode, parse_status(finished.status), finished.stderr, finished.stdout
         )
 
@@ -130,7 +130,7 @@ class GnuPG:
         return AgentConnection(self.agent_socket(), self.time_limit)
 
     def agent_socket(self) -> Path:
-        """Where the agent listens, or would."""
+        """Path of the socket at which the agent listens, or would."""
         return Path(self.configure("--list-dirs", "agent-socket").decode().strip())
 
     def stop_agent(self) -> None:

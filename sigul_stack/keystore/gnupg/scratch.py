@@ -115,7 +115,7 @@ def _unlink_secrets(home: GnuPG, grips: Iterable[str]) -> None:
 
 
 def secret_file(home: GnuPG, grip: str) -> Path:
-    """Where `home` has the secret part with that keygrip."""
+    """Path of the secret part with that keygrip in `home`."""
     return home.path / _SECRETS / f"{grip}.key"
 
 

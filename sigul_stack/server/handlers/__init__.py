@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from ..request import Answer
-from ..services import Work
+from ..services import RequestContext
 from . import access, administration, certificates, keys, rpm, signing
 
-Handler = Callable[[Work], Answer]
+Handler = Callable[[RequestContext], Answer]
 
 #: The handler of every operation in the table of operations, by name.
 HANDLERS: Mapping[str, Handler] = MappingProxyType(

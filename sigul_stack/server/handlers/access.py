@@ -1,75 +1,54 @@
-"""Who may use a key: granting, revoking and changing passphrases."""
+"""Access to keys: granting, revoking and changing passphrases."""
 
 from __future__ import annotations
 
-from ...errors import RequestRefused, Status
+from ...errors import RequestRefused
 from ...keystore.bindings import CannotBind, Layer, load_layers
-from ...keystore.store import new_access
-from ...secret import Secret
 from ..request import Answer
-from ..services import Work
+from ..services import RequestContext
 from .administration import names_answer
 
 
-def _list_key_users(work: Work) -> Answer:
-    key = work.request.text("key")
-    with work.services.database.read() as reader:
-        if reader.key(key) is None:
-            raise RequestRefused(Status.KEY_NOT_FOUND)
-        return names_answer("num-users", reader.key_users(key))
+def _list_key_users(context: RequestContext) -> Answer:
+    key = context.key()
+    with context.services.database.read() as reader:
+        return names_answer("num-users", reader.key_users(key.name))
 
 
-def _requested_layers(work: Work) -> tuple[Layer, ...]:
+def _requested_layers(context: RequestContext) -> tuple[Layer, ...]:
     """The binding layers for the new access: what the request names, forced and default ones."""
-    # The client binds its own side itself; what it says of that is checked for form alone.
+    secrets = context.request.secrets
+    requested = {}
     try:
         for name in ("client-binding", "server-binding"):
-            if name in work.request.secrets:
-                load_layers(work.request.secrets.string(name))
-        requested = (
-            load_layers(work.request.secrets.string("server-binding"))
-            if "server-binding" in work.request.secrets
-            else ()
-        )
+            if name in secrets:
+                requested[name] = load_layers(secrets.string(name))
     except CannotBind as error:
         raise RequestRefused.because(error) from None
-    return work.services.policy.layers(requested)
+    # The client binds its own side itself; what it says of that is checked for form alone.
+    return context.services.policy.layers(requested.get("server-binding", ()))
 
 
-def _sealed(work: Work, key_passphrase: Secret, layers: tuple[Layer, ...]) -> bytes:
-    try:
-        return new_access(
-            key_passphrase, work.request.secret("new-passphrase"), layers, work.services.registry
-        )
-    except CannotBind as error:
-        raise RequestRefused.because(error) from None
-
-
-def _grant_key_access(work: Work) -> Answer:
-    key, key_passphrase = work.granted.opened()
-    name = work.request.text("name")
-    sealed = _sealed(work, key_passphrase, _requested_layers(work))
-    with work.services.database.write() as writer:
-        if writer.user(name) is None:
-            raise RequestRefused(Status.USER_NOT_FOUND)
-        writer.add_access(name, key.name, sealed, key_admin=False)
+def _grant_key_access(context: RequestContext) -> Answer:
+    key, passphrase = context.opened_key()
+    sealed = context.sealed(passphrase, "new-passphrase", _requested_layers(context))
+    with context.services.database.write() as writer:
+        writer.add_access(context.request.text("name"), key.name, sealed, key_admin=False)
     return Answer()
 
 
-def _revoke_key_access(work: Work) -> Answer:
-    key, name = work.request.text("key"), work.request.text("name")
-    with work.services.database.write() as writer:
-        if writer.user(name) is None:
-            raise RequestRefused(Status.USER_NOT_FOUND)
-        writer.delete_access(name, key, keep_last=True)
+def _revoke_key_access(context: RequestContext) -> Answer:
+    request = context.request
+    with context.services.database.write() as writer:
+        writer.delete_access(request.text("name"), request.text("key"), keep_last=True)
     return Answer()
 
 
-def _change_passphrase(work: Work) -> Answer:
-    key, key_passphrase = work.granted.opened()
-    sealed = _sealed(work, key_passphrase, _requested_layers(work))
-    with work.services.database.write() as writer:
-        writer.modify_access(work.granted.user.name, key.name, encrypted_passphrase=sealed)
+def _change_passphrase(context: RequestContext) -> Answer:
+    key, passphrase = context.opened_key()
+    sealed = context.sealed(passphrase, "new-passphrase", _requested_layers(context))
+    with context.services.database.write() as writer:
+        writer.modify_access(context.granted.user.name, key.name, encrypted_passphrase=sealed)
     return Answer()
 
 

@@ -1,4 +1,4 @@
-"""Users, and who has which key: the operations of administrators that touch the database alone."""
+"""Operations of administrators that touch the database alone: users, and their keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ...errors import KeystoreError, RequestRefused, Status
 from ...keystore.passwords import hash_password
 from ..request import Answer
-from ..services import Work
+from ..services import RequestContext
 
 
 def names_answer(counted_as: str, names: Iterable[str]) -> Answer:
@@ -17,61 +17,59 @@ def names_answer(counted_as: str, names: Iterable[str]) -> Answer:
     return Answer({counted_as: len(listed)}, payload)
 
 
-def _list_users(work: Work) -> Answer:
-    with work.services.database.read() as reader:
+def _list_users(context: RequestContext) -> Answer:
+    with context.services.database.read() as reader:
         return names_answer("num-users", (user.name for user in reader.users()))
 
 
-def _new_password_hash(work: Work) -> bytes | None:
-    """What to store; None where the request has no `new-password`, so that no password opens it."""
-    password = work.request.optional_secret("new-password")
+def _new_password_hash(context: RequestContext) -> bytes | None:
+    """The hash to store; None, which no password opens, where there is no `new-password`."""
+    password = context.request.optional_secret("new-password")
     try:
         return None if password is None else hash_password(password)
     except KeystoreError as error:
         raise RequestRefused.because(error) from None
 
 
-def _new_user(work: Work) -> Answer:
-    request = work.request
-    with work.services.database.write() as writer:
-        writer.add_user(request.text("name"), _new_password_hash(work), bool(request.flag("admin")))
+def _new_user(context: RequestContext) -> Answer:
+    request = context.request
+    with context.services.database.write() as writer:
+        writer.add_user(
+            request.text("name"), _new_password_hash(context), bool(request.flag("admin"))
+        )
     return Answer()
 
 
-def _delete_user(work: Work) -> Answer:
-    name = work.request.text("name")
-    with work.services.database.write() as writer:
-        if writer.user(name) is None:
-            raise RequestRefused(Status.USER_NOT_FOUND)
-        if writer.count_accesses(name):
-            raise RequestRefused(Status.USER_HAS_KEY_ACCESSES)
+def _delete_user(context: RequestContext) -> Answer:
+    name = context.request.text("name")
+    with context.services.database.write() as writer:
         writer.delete_user(name)
     return Answer()
 
 
-def _user_info(work: Work) -> Answer:
-    with work.services.database.read() as reader:
-        user = reader.user(work.request.text("name"))
+def _user_info(context: RequestContext) -> Answer:
+    with context.services.database.read() as reader:
+        user = reader.user(context.request.text("name"))
     if user is None:
         raise RequestRefused(Status.USER_NOT_FOUND)
     return Answer({"admin": user.admin})
 
 
-def _modify_user(work: Work) -> Answer:
-    request = work.request
-    with work.services.database.write() as writer:
+def _modify_user(context: RequestContext) -> Answer:
+    request = context.request
+    with context.services.database.write() as writer:
         writer.modify_user(
             request.text("name"),
             new_name=request.optional_text("new-name"),
-            password_hash=_new_password_hash(work),
+            password_hash=_new_password_hash(context),
             admin=request.flag("admin"),
         )
     return Answer()
 
 
-def _key_user_info(work: Work) -> Answer:
-    name, key = work.request.text("name"), work.request.text("key")
-    with work.services.database.read() as reader:
+def _key_user_info(context: RequestContext) -> Answer:
+    name, key = context.request.text("name"), context.request.text("key")
+    with context.services.database.read() as reader:
         if reader.user(name) is None:
             raise RequestRefused(Status.USER_NOT_FOUND)
         if reader.key(key) is None:
@@ -82,23 +80,23 @@ def _key_user_info(work: Work) -> Answer:
     return Answer({"key-admin": access.key_admin})
 
 
-def _modify_key_user(work: Work) -> Answer:
-    request = work.request
-    with work.services.database.write() as writer:
+def _modify_key_user(context: RequestContext) -> Answer:
+    request = context.request
+    with context.services.database.write() as writer:
         writer.modify_access(
             request.text("name"), request.text("key"), key_admin=request.flag("key-admin")
         )
     return Answer()
 
 
-def _list_keys(work: Work) -> Answer:
-    with work.services.database.read() as reader:
+def _list_keys(context: RequestContext) -> Answer:
+    with context.services.database.read() as reader:
         keys = reader.keys()
     return names_answer("num-keys", (f"{key.name} ({key.keytype})" for key in keys))
 
 
-def _list_binding_methods(work: Work) -> Answer:
-    return names_answer("num-methods", work.services.registry)
+def _list_binding_methods(context: RequestContext) -> Answer:
+    return names_answer("num-methods", context.services.registry)
 
 
 HANDLERS = {

@@ -8,20 +8,19 @@ from ...database import Key
 from ...errors import RequestRefused, Status, shortened
 from ...signing import pe, x509
 from ..request import Answer
-from ..services import Work
-from .signing import opened_key
+from ..services import RequestContext
 
 
-def _subject_key(work: Work) -> Key:
+def _subject_key(context: RequestContext) -> Key:
     """The key that gets a certificate. Raises `RequestRefused`: not found, unsupported keytype."""
-    name = work.request.text("subject-key")
-    with work.services.database.read() as reader:
+    name = context.request.text("subject-key")
+    with context.services.database.read() as reader:
         key = reader.key(name)
     if key is None:
         raise RequestRefused(
             Status.KEY_NOT_FOUND, f"there is no subject key '{shortened(name, 60)}'"
         )
-    if key.keytype not in work.request.operation.key_types:
+    if key.keytype not in context.request.operation.key_types:
         raise RequestRefused(
             Status.UNSUPPORTED_KEYTYPE,
             f"the subject key '{shortened(name, 60)}' is a {key.keytype} key",
@@ -29,9 +28,9 @@ def _subject_key(work: Work) -> Key:
     return key
 
 
-def _named_certificate(work: Work, key: Key, name: str) -> bytes:
+def _named_certificate(context: RequestContext, key: Key, name: str) -> bytes:
     """The certificate `name` of `key`, PEM. Raises `RequestRefused`, with a message, if none."""
-    store = work.services.keystore.pem
+    store = context.services.keystore.pem
     names = store.certificates(key.fingerprint)
     if name not in names:
         there = ", ".join(sorted(names)) or "none; make one with sign-certificate"
@@ -43,10 +42,10 @@ def _named_certificate(work: Work, key: Key, name: str) -> bytes:
     return store.certificate(key.fingerprint, name)
 
 
-def _sign_certificate(work: Work) -> Answer:
-    issuer, passphrase = opened_key(work)
-    subject = _subject_key(work)
-    request, store = work.request, work.services.keystore.pem
+def _sign_certificate(context: RequestContext) -> Answer:
+    issuer, passphrase = context.opened_key()
+    subject = _subject_key(context)
+    request, store = context.request, context.services.keystore.pem
     name = request.text("subject-certificate-name")
     if name in store.certificates(subject.fingerprint):
         # Looked at again, under a lock, when it is stored.
@@ -57,31 +56,31 @@ def _sign_certificate(work: Work) -> Answer:
         )
     issuer_name = request.optional_text("issuer-certificate-name")
     certificate = x509.issue(
-        x509.Wanted(
+        x509.CertificateTerms(
             subject=request.text("subject"),
             years=int(request.text("validity")[:-1]),
             kind=x509.CertificateType(request.text("certificate-type")),
         ),
         store.public(subject.fingerprint),
         store.load(issuer.fingerprint, passphrase),
-        None if issuer_name is None else _named_certificate(work, issuer, issuer_name),
+        None if issuer_name is None else _named_certificate(context, issuer, issuer_name),
         datetime.datetime.now(datetime.UTC),
     )
     store.add_certificate(subject.fingerprint, name, certificate)
     return Answer(payload=certificate)
 
 
-def _sign_pe(work: Work) -> Answer:
-    key, passphrase = opened_key(work)
-    store, settings = work.services.keystore.pem, work.services.settings
-    certificate = _named_certificate(work, key, work.request.text("cert-name"))
+def _sign_pe(context: RequestContext) -> Answer:
+    key, passphrase = context.opened_key()
+    store, settings = context.services.keystore.pem, context.services.settings
+    certificate = _named_certificate(context, key, context.request.text("cert-name"))
     # A key that does not open is told apart from an image that cannot be signed.
     store.load(key.fingerprint, passphrase)
     signed = pe.sign_image(
         store.private_file(key.fingerprint),
         passphrase,
         x509.chain_of(certificate, store.all_certificates()),
-        work.request.payload,
+        context.request.payload,
         directory=settings.spool_directory,
         time_limit=settings.signing_timeout,
     )

@@ -7,30 +7,28 @@ from datetime import date
 
 from ...database import KeyType
 from ...errors import KeystoreError, RequestRefused, Status
-from ...keystore.bindings import CannotBind
 from ...keystore.gnupg import UserId
-from ...keystore.store import NewKey, new_access
+from ...keystore.store import NewKey
 from ...protocol.operations import MIB
 from ...secret import Secret
 from ..keychanges import key_change
 from ..request import Answer
-from ..services import Work
-from .signing import opened_key
+from ..services import RequestContext
 
 
-def _key_type(work: Work) -> KeyType:
+def _key_type(context: RequestContext) -> KeyType:
     """The type asked for. Raises `RequestRefused` where this server does not have it."""
-    name = work.request.optional_text("keytype") or KeyType.GNUPG.value
-    if name != KeyType.GNUPG and name not in work.services.settings.allowed_key_types:
+    name = context.request.optional_text("keytype") or KeyType.GNUPG.value
+    if name != KeyType.GNUPG and name not in context.services.settings.allowed_key_types:
         raise RequestRefused(Status.UNSUPPORTED_KEYTYPE)
     return KeyType(name)
 
 
 def _add_key(
-    work: Work, passphrase_field: str, make: Callable[[KeyType, Secret], NewKey]
+    context: RequestContext, passphrase_field: str, make: Callable[[KeyType, Secret], NewKey]
 ) -> NewKey:
     """Make a key under a new random passphrase and give its first user access to it."""
-    request, services = work.request, work.services
+    request, services = context.request, context.services
     name = request.text("key")
     owner = request.optional_text("initial-key-admin") or request.text("user")
     with services.database.read() as reader:
@@ -38,17 +36,9 @@ def _add_key(
             raise RequestRefused(Status.ALREADY_EXISTS)
         if reader.user(owner) is None:
             raise RequestRefused(Status.USER_NOT_FOUND)
-    key_type = _key_type(work)
+    key_type = _key_type(context)
     key_passphrase = Secret.random(services.settings.passphrase_length)
-    try:
-        sealed = new_access(
-            key_passphrase,
-            request.secret(passphrase_field),
-            services.policy.only_forced(),
-            services.registry,
-        )
-    except CannotBind as error:
-        raise RequestRefused.because(error) from None
+    sealed = context.sealed(key_passphrase, passphrase_field, services.policy.only_forced())
     with key_change(services.settings.gnupg_home, services.keystore, services.database):
         new = make(key_type, key_passphrase)
         with services.database.write() as writer:
@@ -57,8 +47,8 @@ def _add_key(
     return new
 
 
-def _new_key(work: Work) -> Answer:
-    request = work.request
+def _new_key(context: RequestContext) -> Answer:
+    request = context.request
     user_id = UserId(
         real=request.optional_unicode("name-real") or request.text("key"),
         comment=request.optional_unicode("name-comment") or "",
@@ -67,28 +57,24 @@ def _new_key(work: Work) -> Answer:
     expires = _day(request.optional_text("expire-date"))
 
     def make(key_type: KeyType, passphrase: Secret) -> NewKey:
-        return work.services.keystore.make(key_type, passphrase, user_id, expires)
+        return context.services.keystore.make(key_type, passphrase, user_id, expires)
 
-    return Answer(payload=_add_key(work, "passphrase", make).public)
+    return Answer(payload=_add_key(context, "passphrase", make).public)
 
 
-def _import_key(work: Work) -> Answer:
-    data = work.request.payload.read(MIB)
-    file_passphrase = work.request.secret("passphrase")
+def _import_key(context: RequestContext) -> Answer:
+    data = context.request.payload.read(MIB)
+    file_passphrase = context.request.secret("passphrase")
 
     def make(key_type: KeyType, passphrase: Secret) -> NewKey:
-        return work.services.keystore.import_(key_type, data, file_passphrase, passphrase)
+        return context.services.keystore.import_(key_type, data, file_passphrase, passphrase)
 
-    _add_key(work, "new-passphrase", make)
+    _add_key(context, "new-passphrase", make)
     return Answer()
 
 
-def _delete_key(work: Work) -> Answer:
-    services = work.services
-    with services.database.read() as reader:
-        key = reader.key(work.request.text("key"))
-    if key is None:
-        raise RequestRefused(Status.KEY_NOT_FOUND)
+def _delete_key(context: RequestContext) -> Answer:
+    services, key = context.services, context.key()
     home = services.settings.gnupg_home
     with (
         key_change(home, services.keystore, services.database, removing=key),
@@ -98,35 +84,27 @@ def _delete_key(work: Work) -> Answer:
     return Answer()
 
 
-def _modify_key(work: Work) -> Answer:
-    name, new_name = work.request.text("key"), work.request.optional_text("new-name")
-    with work.services.database.write() as writer:
-        if writer.key(name) is None:
-            raise RequestRefused(Status.KEY_NOT_FOUND)
-        if new_name is not None and new_name != name:
-            writer.rename_key(name, new_name)
+def _modify_key(context: RequestContext) -> Answer:
+    key, new_name = context.key(), context.request.optional_text("new-name")
+    if new_name is not None and new_name != key.name:
+        with context.services.database.write() as writer:
+            writer.rename_key(key.name, new_name)
     return Answer()
 
 
-def _get_public_key(work: Work) -> Answer:
-    with work.services.database.read() as reader:
-        key = reader.key(work.request.text("key"))
-    if key is None:
-        raise RequestRefused(Status.KEY_NOT_FOUND)
-    return Answer(payload=work.services.keystore.public(key))
+def _get_public_key(context: RequestContext) -> Answer:
+    return Answer(payload=context.services.keystore.public(context.key()))
 
 
-def _change_key_expiration(work: Work) -> Answer:
-    key, passphrase = opened_key(work)
-    expires = _day(work.request.optional_text("expire-date"))
-    text = work.request.optional_text("subkey")
-    subkey = 0
-    if text is not None:
-        if not text.isdigit() or int(text) < 1:
-            raise RequestRefused(Status.UNKNOWN_ERROR, "subkeys are numbered from 1")
-        subkey = int(text)
+def _change_key_expiration(context: RequestContext) -> Answer:
+    key, passphrase = context.opened_key()
+    expires = _day(context.request.optional_text("expire-date"))
+    text = context.request.optional_text("subkey")
+    subkey = 0 if text is None else int(text)
+    if text is not None and subkey < 1:
+        raise RequestRefused(Status.UNKNOWN_ERROR, "subkeys are numbered from 1")
     try:
-        work.services.keystore.expire(key, passphrase, expires, subkey)
+        context.services.keystore.expire(key, passphrase, expires, subkey)
     except KeystoreError as error:
         raise RequestRefused.because(error) from None
     return Answer()

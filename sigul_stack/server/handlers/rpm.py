@@ -9,61 +9,60 @@ from ...errors import ProtocolError, RequestRefused, Status
 from ...protocol.codec import Fields
 from ...protocol.messages import ChainKeys
 from ...signing.ima import FileSigner
-from ...signing.rpm import Expected, RPMSigner
+from ...signing.rpm import ExpectedPackage, RPMSigner
 from ...signing.signer import PemSigner
 from ..batch import Batch, Subrequest
 from ..request import Answer
-from ..rights import Granted, authorise_further_key, require_still
-from ..services import Work
-from .signing import openpgp_key
+from ..rights import KeyGranted, authorise_further_key, require_still
+from ..services import RequestContext
 
 
-def _signer(work: Work, files: Granted | None) -> RPMSigner:
+def _signer(context: RequestContext, files: KeyGranted | None) -> RPMSigner:
     """The keys and options of a request to sign RPMs; `files` is what `_file_rights` gave.
 
     Raises `RequestRefused`.
     """
     return RPMSigner(
-        files=None if files is None else _file_signer(work, files),
-        key=openpgp_key(work),
-        v3=bool(work.request.flag("v3-signature")),
-        head_only=bool(work.request.flag("head-signing")),
+        files=None if files is None else _file_signer(context, files),
+        key=context.openpgp_key(),
+        v3=bool(context.request.flag("v3-signature")),
+        head_only=bool(context.request.flag("head-signing")),
     )
 
 
-def _file_rights(work: Work) -> Granted | None:
+def _file_rights(context: RequestContext) -> KeyGranted | None:
     """The rights on the key that signs files; None where the request names none.
 
     To be asked for before what kind a key is of is told, which is for its users only. Raises
     `RequestRefused`.
     """
-    if "file-signing-key" not in work.request.fields:
+    if "file-signing-key" not in context.request.fields:
         return None
     return authorise_further_key(
-        work.request,
+        context.request,
         "file-signing-key",
         "file-signing-key-passphrase",
-        work.services.database,
-        work.services.registry,
+        context.services.database,
+        context.services.registry,
     )
 
 
-def _file_signer(work: Work, granted: Granted) -> FileSigner:
-    key, passphrase = granted.opened()
-    if key.keytype == KeyType.GNUPG:
+def _file_signer(context: RequestContext, granted: KeyGranted) -> FileSigner:
+    if granted.key.keytype == KeyType.GNUPG:
         raise RequestRefused(
             Status.UNSUPPORTED_KEYTYPE, "files are signed with an ECC or RSA key, not a gnupg one"
         )
-    return FileSigner(PemSigner(work.services.keystore.pem.load(key.fingerprint, passphrase)))
+    store = context.services.keystore.pem
+    return FileSigner(PemSigner(store.load(granted.key.fingerprint, granted.passphrase)))
 
 
-def _expected(fields: Fields, *, authenticated: bool) -> Expected:
-    """What the fields of a request or subrequest say of its RPM."""
+def _expected(fields: Fields, *, authenticated: bool) -> ExpectedPackage:
+    """The package that the fields of a request or subrequest describe."""
 
     def text(name: str) -> str | None:
         return fields.safe_string(name) if name in fields else None
 
-    return Expected(
+    return ExpectedPackage(
         name=text("rpm-name"),
         epoch=text("rpm-epoch"),
         version=text("rpm-version"),
@@ -74,9 +73,9 @@ def _expected(fields: Fields, *, authenticated: bool) -> Expected:
     )
 
 
-def _sign_rpm(work: Work) -> Answer:
-    signer = _signer(work, _file_rights(work))
-    request, output = work.request, work.services.scratch()
+def _sign_rpm(context: RequestContext) -> Answer:
+    signer = _signer(context, _file_rights(context))
+    request, output = context.request, context.services.scratch()
     signer.sign(
         request.payload,
         _expected(request.fields, authenticated=request.payload_authenticated),
@@ -85,16 +84,16 @@ def _sign_rpm(work: Work) -> Answer:
     return Answer(payload=output)
 
 
-def _sign_rpms(work: Work) -> Answer:
-    request = work.request
-    files = _file_rights(work)
-    signer = _signer(work, files)
+def _sign_rpms(context: RequestContext) -> Answer:
+    request = context.request
+    files = _file_rights(context)
+    signer = _signer(context, files)
 
     def sign(subrequest: Subrequest) -> BinaryIO:
-        for granted in (work.granted, files):
-            if granted is not None:
-                require_still(granted, work.services.database)
-        output = work.services.scratch()
+        for granted in (context.granted, files):
+            if isinstance(granted, KeyGranted):
+                require_still(granted, context.services.database)
+        output = context.services.scratch()
         try:
             described = _expected(subrequest.fields, authenticated=subrequest.authenticated)
             signer.sign(subrequest.payload, described, output)
@@ -105,7 +104,7 @@ def _sign_rpms(work: Work) -> Answer:
 
     try:
         batch = Batch(
-            work.services.settings,
+            context.services.settings,
             request.operation,
             subrequests=ChainKeys.of_subrequests(request.secrets),
             subreplies=ChainKeys.of_subreplies(request.secrets),

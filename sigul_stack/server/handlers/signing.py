@@ -6,68 +6,53 @@ import time
 from collections.abc import Callable
 from typing import BinaryIO
 
-from ...database import Key
-from ...errors import RequestRefused, Status
 from ...formats import commitmeta
-from ...secret import Secret
 from ...signing import objects
 from ...signing.openpgp import OpenPGPKey
 from ..request import Answer
-from ..services import Work
+from ..services import RequestContext
 
 
-def opened_key(work: Work) -> tuple[Key, Secret]:
-    """The key that the request's passphrase opened; refused where the operation is not for it."""
-    key, passphrase = work.granted.opened()
-    if key.keytype not in work.request.operation.key_types:
-        raise RequestRefused(Status.UNSUPPORTED_KEYTYPE)
-    return key, passphrase
-
-
-def openpgp_key(work: Work) -> OpenPGPKey:
-    """The key that the request's passphrase opened, for an operation of OpenPGP keys alone."""
-    key, passphrase = opened_key(work)
-    return OpenPGPKey(work.services.keystore.gnupg, key.fingerprint, passphrase)
-
-
-def _with_output(work: Work, make: Callable[[OpenPGPKey, BinaryIO, BinaryIO], None]) -> Answer:
+def _with_output(
+    context: RequestContext, make: Callable[[OpenPGPKey, BinaryIO, BinaryIO], None]
+) -> Answer:
     """An answer with what `make` writes, given the key, the payload and a file for the output."""
-    output = work.services.scratch()
-    make(openpgp_key(work), work.request.payload, output)
+    output = context.services.scratch()
+    make(context.openpgp_key(), context.request.payload, output)
     return Answer(payload=output)
 
 
-def _sign_text(work: Work) -> Answer:
-    return _with_output(work, OpenPGPKey.clear_sign)
+def _sign_text(context: RequestContext) -> Answer:
+    return _with_output(context, OpenPGPKey.clear_sign)
 
 
-def _sign_data(work: Work) -> Answer:
-    armor = bool(work.request.flag("armor"))
+def _sign_data(context: RequestContext) -> Answer:
+    armor = bool(context.request.flag("armor"))
     return _with_output(
-        work, lambda key, payload, output: key.detach_sign(payload, output, armor=armor)
+        context, lambda key, payload, output: key.detach_sign(payload, output, armor=armor)
     )
 
 
-def _decrypt(work: Work) -> Answer:
-    return _with_output(work, OpenPGPKey.decrypt)
+def _decrypt(context: RequestContext) -> Answer:
+    return _with_output(context, OpenPGPKey.decrypt)
 
 
-def _sign_git_tag(work: Work) -> Answer:
-    return _with_output(work, objects.sign_tag)
+def _sign_git_tag(context: RequestContext) -> Answer:
+    return _with_output(context, objects.sign_tag)
 
 
-def _sign_container(work: Work) -> Answer:
-    reference = work.request.text("docker-reference")
+def _sign_container(context: RequestContext) -> Answer:
+    reference = context.request.text("docker-reference")
 
     def sign(key: OpenPGPKey, manifest: BinaryIO, output: BinaryIO) -> None:
         objects.sign_manifest(key, manifest, reference, int(time.time()), output)
 
-    return _with_output(work, sign)
+    return _with_output(context, sign)
 
 
-def _sign_ostree(work: Work) -> Answer:
+def _sign_ostree(context: RequestContext) -> Answer:
     signature = objects.sign_commit(
-        openpgp_key(work), work.request.payload, work.request.text("ostree-hash")
+        context.openpgp_key(), context.request.payload, context.request.text("ostree-hash")
     )
     return Answer(payload=commitmeta.with_signatures(b"", [signature]))
 

@@ -1,4 +1,4 @@
-"""Running the programs of binding methods: bounded in time, secrets through descriptors alone.
+"""Run the programs of binding methods: bounded in time, secrets through descriptors alone.
 
 Whatever goes wrong with a program is that method's failure and no other's: the alternatives of a
 layer are still tried.
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ...errors import KeystoreError
 from ...system.programs import Finished, ToolTimeout, run
-from .interface import MethodFailed
+from .methods import MethodFailed
 
 #: Limit for one program, in seconds: a slow token or TPM, not a person who is asked something.
 TIME_LIMIT = 30.0
