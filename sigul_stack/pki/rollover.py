@@ -182,7 +182,10 @@ class Rollover:
         Subject, names, usages and lifetime stay, and so does the key without `new_key`.
         """
         if self.phase is Phase.NONE:
-            raise self._not_begun()
+            raise NSSError(
+                f"no rollover of the CA in '{self.authority.database.directory}' is under way",
+                f"first: {self._command('begin')}, naming all components' databases",
+            )
         wanted = [_place(path) for path in directories]
         lacking = [item.directory for item in self.progress() if not item.trusts_new]
         strangers = [path for path in wanted if path not in self.directories()]
@@ -333,12 +336,6 @@ class Rollover:
         return from_old or not _trusts(held, self.new)
 
     # --------------------------------------------------------------------------------- messages
-
-    def _not_begun(self) -> NSSError:
-        return NSSError(
-            f"no rollover of the CA in '{self.authority.database.directory}' is under way",
-            f"first: {self._command('begin')}, naming all components' databases",
-        )
 
     def _command(self, step: str, directories: Sequence[Path] = ()) -> str:
         words = ["sigul-stack pki rollover", step, "--ca", str(self.authority.database.directory)]
