@@ -50,7 +50,7 @@ def sqlite_url(path: Path) -> str:
 
 
 def parse(url: str) -> Target:
-    """What `url` means.
+    """The database that `url` means.
 
     Raises `DatabaseError` where it is neither an SQLite file nor PostgreSQL. The message shows
     nothing of the URL, which may hold a password.

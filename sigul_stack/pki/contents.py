@@ -1,4 +1,4 @@
-"""What goes into an NSS database, and under which nickname: authorities and leaves.
+"""Putting authorities and leaves into an NSS database, each under its nickname.
 
 Invariant: what is added is found under its nickname afterwards, with its private key and its
 issuer, or there is an error and (in `database`) no change. NSS itself is less strict: it keeps the

@@ -23,7 +23,7 @@ from ..errors import PeerClosed, SigulError, TransportError
 from ..protocol.chunks import END_OF_INNER
 from ..protocol.codec import Parser, run_parser
 from .chunked import ChunkedStream, T
-from .nss import Identity, TLSConnection
+from .nss import TLSConnection, TLSIdentity
 from .stream import READ_BYTES, Deadline, Peer
 from .watchdog import Watchdog
 
@@ -202,7 +202,7 @@ class InnerSession:
 def inner_session(
     chunked: ChunkedStream,
     settings: NSSSettings,
-    identity: Identity,
+    identity: TLSIdentity,
     *,
     timeout: float,
     server_hostname: str | None,
