@@ -135,11 +135,11 @@ class PemStore:
 
     def load(self, fingerprint: str, passphrase: Secret) -> PrivateKey:
         """The private key. Raises `WrongPassphrase`, and `KeystoreError` if it is not there."""
-        return _load_private(self._read(self._private(fingerprint)), passphrase)
+        return _load_private(self._read(self.private_file(fingerprint)), passphrase)
 
     def private_file(self, fingerprint: str) -> Path:
         """Path of the private key, PKCS#8, encrypted with its passphrase: for programs."""
-        return self._private(fingerprint)
+        return self.path / f"{_checked(fingerprint)}.pem"
 
     def public(self, fingerprint: str) -> bytes:
         """The public key, PEM. Raises `KeystoreError` if it is not there."""
@@ -151,9 +151,9 @@ class PemStore:
         Raises `KeystoreError` if any of it is left.
         """
         with self._changing():
-            if not self._private(fingerprint).exists():
+            if not self.private_file(fingerprint).exists():
                 _log.warning("key %s was not in %s when it was deleted", fingerprint, self.path)
-            self._private(fingerprint).unlink(missing_ok=True)
+            self.private_file(fingerprint).unlink(missing_ok=True)
             sync(self.path)  # the key goes first, even if the machine stops now
             self._remove_rest(fingerprint)
 
@@ -167,10 +167,10 @@ class PemStore:
 
     def require_whole(self, fingerprint: str) -> None:
         """Raise `KeystoreError` unless both files of the key are what such files hold."""
-        private = self._read(self._private(fingerprint))
+        private = self._read(self.private_file(fingerprint))
         if b"PRIVATE KEY-----" not in private or b"-----END " not in private:
             raise KeystoreError(
-                f"{self._private(fingerprint)} holds no private key", "restore it from a backup"
+                f"{self.private_file(fingerprint)} holds no private key", "restore it from a backup"
             )
         try:
             key = serialization.load_pem_public_key(self.public(fingerprint))
@@ -220,9 +220,6 @@ class PemStore:
                 f"keys of type {keytype} may not be made here; see [keys] allowed-key-types",
             )
 
-    def _private(self, fingerprint: str) -> Path:
-        return self.path / f"{_checked(fingerprint)}.pem"
-
     def _file(self, fingerprint: str, kind: str) -> Path:
         return self.path / f"{_checked(fingerprint)}.{kind}.pem"
 
@@ -248,7 +245,7 @@ class PemStore:
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         fingerprint = _fingerprint(key.public_key())
-        path = self._private(fingerprint)
+        path = self.private_file(fingerprint)
         with self._changing():
             if path.exists():
                 raise RequestRefused(Status.ALREADY_EXISTS, f"key {fingerprint} is in the store")

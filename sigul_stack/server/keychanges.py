@@ -40,8 +40,7 @@ def key_change(
     `directory` is where note and lock lie. Raises `KeystoreError` where another change does not
     end in time.
     """
-    with _locked(directory):
-        _recover(directory, keystore, database, cut_off=True)
+    with no_key_change(directory, keystore, database):
         note = {
             "before": sorted(keystore.fingerprints()),
             "removing": [removing.fingerprint] if removing else [],
@@ -68,8 +67,8 @@ def no_key_change(directory: Path, keystore: KeyStore, database: Database) -> It
 def recover(directory: Path, keystore: KeyStore, database: Database) -> None:
     """Finish, or take back, a change that was cut off; nothing where none was."""
     if (directory / _NOTE).exists():
-        with _locked(directory):
-            _recover(directory, keystore, database, cut_off=True)
+        with no_key_change(directory, keystore, database):
+            pass
 
 
 def _recover(directory: Path, keystore: KeyStore, database: Database, *, cut_off: bool) -> None:
