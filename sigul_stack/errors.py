@@ -155,7 +155,13 @@ class WrongNSSPassword(NSSError):
 
 
 class DatabaseError(SigulError):
-    """The server's database cannot be opened, is of an unknown schema, or failed."""
+    """The server's database cannot be opened, is of an unknown schema, or failed.
+
+    `str()` has a colon before the cure, as these messages always had.
+    """
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {self.cure}" if self.cure else self.problem
 
 
 class KeystoreError(SigulError):

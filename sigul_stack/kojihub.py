@@ -1,4 +1,4 @@
-"""What is asked of a Koji hub: where an RPM is, and that it keep a signature.
+"""Requests to a Koji hub: where an RPM is, and that it keep a signature.
 
 For bridge and client. The library `koji` (the extra `koji` of this package) is imported when a hub
 is first needed, never before. Whatever a hub answers is checked here: outside of this module there
@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Final
 from urllib.parse import quote, urlsplit
 
@@ -72,7 +71,7 @@ class NEVRA:
 
     @property
     def is_harmless(self) -> bool:
-        """Whether all of it may be part of an address."""
+        """True where all of it may be part of an address."""
         return all(
             _WORD.fullmatch(part) for part in (self.name, self.version, self.release, self.arch)
         )
@@ -98,8 +97,8 @@ class HubRPM:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """How a hub is reached: Koji's configuration file (None: Koji's own), the instance's name.
+class HubAccess:
+    """The way to a hub: Koji's configuration file (None: Koji's own), the instance's name.
 
     `timeout` is for one call, and for the longest silence of a download, in seconds.
     """
@@ -112,7 +111,7 @@ class Access:
 class Hub:
     """A session with a hub, to be closed. Nothing is sent before the first call."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: HubAccess) -> None:
         self._koji = _library()
         self._access = access
         #: When what is under way must be over, and what to say where it is not.
@@ -126,12 +125,7 @@ class Hub:
     def __enter__(self) -> Hub:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -181,15 +175,12 @@ class Hub:
         }
         answer = self._call("getRPM", wanted)
         if answer is None:
-            raise KojiError(f"Koji at {self._url} has no RPM {nevra}; check its name")
+            raise KojiError(f"Koji at {self._url} has no RPM {nevra}", "check its name")
         row = _mapping(answer)
         epoch = row.get("epoch")
         found = NEVRA(
-            _text(row, "name"),
-            None if epoch is None else str(_number({"epoch": epoch}, "epoch")),
-            _text(row, "version"),
-            _text(row, "release"),
-            _text(row, "arch"),
+            epoch=None if epoch is None else str(_number(row, "epoch")),
+            **{part: _text(row, part) for part in wanted},
         )
         if any(getattr(found, part) != wanted[part] for part in wanted):
             raise KojiError(f"Koji at {self._url} was asked for {nevra} and told of another RPM")
@@ -207,17 +198,14 @@ class Hub:
         top = self._options.get("topurl")
         if not isinstance(top, str) or urlsplit(top).scheme not in ("http", "https"):
             raise KojiError(
-                f"the configuration of Koji at {self._url} has no topurl to download RPMs from;"
-                " add topurl = https://…"
+                f"the configuration of Koji at {self._url} has no topurl to download RPMs from",
+                "add topurl = https://…",
             )
         build = _mapping(self._call("getBuild", rpm.build))
+        default = build.get("volume_name") in (None, "DEFAULT")
+        volume = [] if default else ["vol", _word(build, "volume_name")]
         words = [_word(build, name) for name in ("name", "version", "release")]
-        volume = build.get("volume_name")
-        if volume not in (None, "DEFAULT"):
-            words = ["vol", _word(build, "volume_name"), "packages", *words]
-        else:
-            words = ["packages", *words]
-        words += [rpm.nevra.arch, rpm.nevra.file_name]
+        words = [*volume, "packages", *words, rpm.nevra.arch, rpm.nevra.file_name]
         return "/".join([top.rstrip("/"), *map(quote, words)])
 
     def download(self, address: str, target: BinaryIO, *, limit: int) -> int:
@@ -273,7 +261,7 @@ class Hub:
                     )
             else:
                 raise KojiError(
-                    f"authtype {kind} of Koji at {self._url} is not supported; use ssl or gssapi"
+                    f"authtype {kind} of Koji at {self._url} is not supported", "use ssl or gssapi"
                 )
         log.info(
             "Logged in to Koji at %s (%s)%s", self._url, kind,
@@ -326,7 +314,8 @@ class Hub:
         if version != self._koji.API_VERSION:
             raise KojiError(
                 f"Koji at {self._url} has version {version!r:.40} of its interface, and not"
-                f" {self._koji.API_VERSION}; another version of the library koji is needed"
+                f" {self._koji.API_VERSION}",
+                "another version of the library koji is needed",
             )
 
     @contextlib.contextmanager
@@ -353,12 +342,12 @@ def _library() -> Any:
         import koji
     except ModuleNotFoundError as error:
         raise KojiError(
-            f"the Python module {error.name} is not installed; install sigul-stack[koji]"
+            f"the Python module {error.name} is not installed", "install sigul-stack[koji]"
         ) from None
     return koji
 
 
-def _options(koji: Any, access: Access) -> Mapping[str, Any]:
+def _options(koji: Any, access: HubAccess) -> Mapping[str, Any]:
     """Koji's configuration; the section is the instance's own where there is one."""
     config = None if access.config is None else str(access.config)
     if config is not None and not os.access(config, os.R_OK):
@@ -367,15 +356,13 @@ def _options(koji: Any, access: Access) -> Mapping[str, Any]:
     if config is None:
         # Of Koji's own files, no other section may stand for an instance's.
         names = names[:1]
-    for name in names:
-        try:
+    *first, last = names
+    for name in first:
+        with contextlib.suppress(koji.ConfigurationError):
             found: Mapping[str, Any] = koji.read_config(name, user_config=config)
-        except koji.ConfigurationError:
-            if name == names[-1]:
-                raise
-        else:
             return found
-    raise AssertionError("there is always a name")
+    found = koji.read_config(last, user_config=config)
+    return found
 
 
 def _session(koji: Any, url: str, options: Mapping[str, Any], left: Callable[[], float]) -> Any:
@@ -423,7 +410,7 @@ def _session(koji: Any, url: str, options: Mapping[str, Any], left: Callable[[],
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in words; of a failed connection only what the system says of it."""
+    """The reason of an error, in words; of a failed connection only what the system says of it."""
     inner: BaseException | None = error
     for _ in range(8):
         if inner is None:

@@ -1,23 +1,21 @@
 """Counting what happens in a daemon: plain numbers that any thread may change. No I/O in here.
 
-A name that ends in `_total` only ever grows, from 0 at the daemon's start; others go up and down.
+A number only ever grows, from 0 at the daemon's start. What goes up and down is counted where it is
+limited: by a bridge's `RequestQuota` and pool, by a server's supervisor.
 """
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import threading
-from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 
 class BridgeCount(enum.StrEnum):
-    """What a bridge counts."""
+    """The numbers of a bridge."""
 
-    #: Requests whose header was taken, and those of them that are not over.
+    #: Requests whose header was taken.
     REQUESTS = "requests_total"
-    REQUESTS_IN_FLIGHT = "requests_in_flight"
     #: Requests that did not come to an orderly end.
     REQUESTS_FAILED = "requests_failed_total"
     #: Connections that ended before a byte of a request: port checks and health checks.
@@ -34,7 +32,7 @@ class BridgeCount(enum.StrEnum):
 
 
 class ServerCount(enum.StrEnum):
-    """What a signing server's supervisor counts."""
+    """The numbers of a signing server's supervisor."""
 
     REQUESTS = "requests_total"
     WORKERS_STARTED = "workers_started_total"
@@ -53,19 +51,10 @@ class Counters(Generic[Name]):
         self._lock = threading.Lock()
         self._values = dict.fromkeys(names, 0)
 
-    def add(self, name: Name, count: int = 1) -> None:
-        """Add `count`, which may be negative."""
+    def add(self, name: Name) -> None:
+        """Count one more."""
         with self._lock:
-            self._values[name] += count
-
-    @contextlib.contextmanager
-    def during(self, name: Name) -> Iterator[None]:
-        """One more while the block lasts."""
-        self.add(name)
-        try:
-            yield
-        finally:
-            self.add(name, -1)
+            self._values[name] += 1
 
     def values(self) -> dict[str, int]:
         """All numbers at this moment, by name."""

@@ -11,14 +11,13 @@ container manifests and IMA signatures are written by `signing` itself, with gpg
 from __future__ import annotations
 
 import enum
-import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .errors import ToolMissing
+from .errors import KeystoreError, ToolMissing
 
 #: How long a program may take to tell its version, in seconds.
 VERSION_SECONDS: Final = 5.0
@@ -59,7 +58,7 @@ class Tool:
     def missing(self) -> ToolMissing:
         """The error of an operation that needs it and does not find it."""
         what = f"OpenSSL's engine {self.name}" if self.kind is not Kind.PROGRAM else self.name
-        return ToolMissing(f"{what} is not installed; install the package {self.package}")
+        return ToolMissing(f"{what} is not installed", f"install the package {self.package}")
 
     @property
     def unavailable(self) -> str:
@@ -145,17 +144,15 @@ def _find_engine(name: str) -> Path | None:
 
 def _output(*command: str) -> str:
     """What a program says about itself; empty where it does not end or cannot be run."""
-    import subprocess  # a client that only signs has no use for it
+    from .system.programs import run  # a client that only signs has no use for it
 
     try:
-        done = subprocess.run(
+        done = run(
             command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=VERSION_SECONDS,
-            check=False,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "HOME": "/nonexistent"},
+            package="",
+            time_limit=VERSION_SECONDS,
+            environment={"HOME": "/nonexistent"},
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except KeystoreError:
         return ""
-    return (done.stdout + done.stderr).decode("utf-8", "replace")
+    return done.stdout.decode("utf-8", "replace") + done.stderr

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sigul_stack.config import NSSSettings
+from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import DeadlineExceeded, PeerClosed, SigulError
 from sigul_stack.protocol.chunks import Stream
 from sigul_stack.protocol.codec import Fields, Parser, read_fields

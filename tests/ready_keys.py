@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from sigul_stack.errors import SigulError
 from sigul_stack.pki import NSSDatabase
-from sigul_stack.pki.certificates import key_id
-from sigul_stack.pki.store import PrivateKey
+from sigul_stack.pki.certificate_info import key_id
+from sigul_stack.pki.nss_store import PrivateKey
 from tests.held_data import held
 
 _EXPONENT: Final = 65537

@@ -18,10 +18,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from sigul_stack.bridge.koji import KojiSession
+from sigul_stack.bridge.streams import ReplyFilter, RequestFilter
+from sigul_stack.config.shared import BridgeKojiSettings
 from sigul_stack.errors import DeadlineExceeded, PeerClosed, RemoteProtocolError
 from sigul_stack.protocol.chunks import END_OF_INNER, Stream
 from sigul_stack.protocol.codec import Fields, Parser, run_parser
 from sigul_stack.protocol.messages import ChainKeys, ReplyKeys
+from sigul_stack.protocol.operations import Operation
+from sigul_stack.transport import tcp
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import nobody
 from sigul_stack.transport.stream import Peer
@@ -248,6 +253,29 @@ def parse_prefix(parser: Parser[T], data: bytes) -> tuple[T, bytes]:
     return value, data[position:]
 
 
+# --------------------------------------------------------------------------- the bridge's filters
+
+
+class NoKoji(KojiSession):
+    """A session that finds no hub, and stores nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(BridgeKojiSettings(), Fields({}), "ann")
+
+    def fetch_for(self, fields: Fields, limit: int) -> None:
+        """See `KojiSession.fetch_for`."""
+
+
+def request_filter(operation: Operation, length: int, max_total: int) -> RequestFilter:
+    """A filter for a request that has nothing to do with Koji."""
+    return RequestFilter(operation, length, max_total, NoKoji())
+
+
+def reply_filter(operation: Operation, *, keep_payload: bool = True) -> ReplyFilter:
+    """A filter for the reply to one."""
+    return ReplyFilter(operation, NoKoji(), keep_payload=keep_payload)
+
+
 # ------------------------------------------------------------------------------------- connections
 
 
@@ -292,6 +320,24 @@ class SocketStream:
     def pending(self) -> bool:
         """See `ByteStream.pending`: what TLS has decrypted and nobody has read."""
         return bool(self.unread)
+
+    def has_input(self) -> bool:
+        """See `ByteStream.has_input`."""
+        poll = select.poll()
+        poll.register(self.end, select.POLLIN)
+        return self.pending() or bool(poll.poll(0))
+
+    def has_gone(self) -> bool:
+        """See `ByteStream.has_gone`."""
+        return tcp.has_gone(self.end)
+
+    def is_acknowledged(self, timeout: float) -> bool:
+        """See `ByteStream.is_acknowledged`; a pair of Unix sockets has nobody to do so."""
+        return self.end.family == socket.AF_UNIX or tcp.is_acknowledged(self.end, timeout)
+
+    def reset_on_close(self) -> None:
+        """See `ByteStream.reset_on_close`."""
+        tcp.reset_on_close(self.end)
 
     def abort(self) -> None:
         """See `ByteStream.abort`."""

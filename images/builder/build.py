@@ -6,6 +6,7 @@ image with that label is there. Roots, wheels and layers are kept in .cache/imag
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -55,7 +56,6 @@ class Builder:
         self._given = base_image
         self._given_identity = "" if base_image is None else engine.have(base_image).identity
         self._refresh = refresh
-        self._refreshed = False
         self._epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or _EPOCH)
         self._created = _created()
         self._version = _version()
@@ -134,16 +134,16 @@ class Builder:
 
     def _build(self, name: str, layers: Path, inputs: str) -> Made:
         image = self.image(name)
-        shutil.copy(_IMAGES / name / "Dockerfile", layers)
+        shutil.copy(_IMAGES / ("base" if name == "base" else "component") / "Dockerfile", layers)
         below = (self._given or "scratch") if name == "base" else f"{self.image('base')}:latest"
         created = self._epoch if name == "base" else self._created
         with step(f"image {image}"):
             found = engine.build(
                 layers,
+                name,
                 [f"{image}:latest", f"{image}:{self._version}"],
-                {"BASE": below},
+                {"BASE": below, "INPUTS": inputs},
                 {
-                    engine.INPUTS_LABEL: inputs,
                     "org.opencontainers.image.created": _rfc3339(created),
                     "org.opencontainers.image.version": self._version,
                 },
@@ -182,7 +182,7 @@ class Builder:
             for name in names
         }
         if self._given is None:
-            self._foundation()
+            _ = self._foundation  # made once, before the threads ask for it
         # Each mostly waits for the network or the disk.
         with ThreadPoolExecutor(2) as pool:
             archives = dict(
@@ -211,22 +211,22 @@ class Builder:
         own = [name for name in packages if name not in BASE_PACKAGES]
         with step(f"Debian packages: {' '.join(own or packages)}"):
             if self._given is None:
-                debian.finish(self._foundation(), own, partial, self._epoch)
+                debian.finish(self._foundation, own, partial, self._epoch)
             else:
                 with partial.open("wb") as output:
                     debian.extend(self._given, packages, output)
             partial.replace(archive)
         return archive
 
+    @functools.cached_property
     def _foundation(self) -> Path:
         """A Debian root that can still install packages, and has those of `base`."""
         archive = self._kept("roots") / f"foundation-{self._roots_inputs[:20]}-{self._epoch}.tar"
-        if not archive.exists() or (self._refresh and not self._refreshed):
+        if not archive.exists() or self._refresh:
             partial = archive.with_suffix(f".{os.getpid()}.partial")
             with step("Debian, and what all images have"):
                 debian.bootstrap(BASE_PACKAGES, partial, self._epoch)
             partial.replace(archive)
-            self._refreshed = True
         return archive
 
     def _given_root(self, given: str) -> Path:
@@ -296,7 +296,7 @@ class Builder:
             partial = directory.with_suffix(f".{os.getpid()}.partial")
             partial.mkdir()
             with step(f"wheels compiled: {' '.join(COMPILED)}"):
-                wheels.build(partial, self._foundation(), self._epoch)
+                wheels.build(partial, self._foundation, self._epoch)
             partial.rename(directory)
         return directory / "wheels"
 

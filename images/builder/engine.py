@@ -62,10 +62,14 @@ def have(reference: str) -> Image:
 
 
 def build(
-    context: Path, tags: list[str], arguments: Mapping[str, str], labels: Mapping[str, str]
+    context: Path,
+    target: str,
+    tags: list[str],
+    arguments: Mapping[str, str],
+    labels: Mapping[str, str],
 ) -> Image:
-    """Build an image from a directory, without the network."""
-    command = ["docker", "build", "--quiet", "--network", "none", "--force-rm"]
+    """Build a target of a directory's Dockerfile, without the network."""
+    command = ["docker", "build", "--quiet", "--network", "none", "--force-rm", "--target", target]
     for name, value in arguments.items():
         command += ["--build-arg", f"{name}={value}"]
     for name, value in labels.items():

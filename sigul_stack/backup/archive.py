@@ -14,6 +14,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -29,34 +30,31 @@ _MAX_FILLING: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MemberSource:
     """A file on its way into a backup."""
 
     file: Path
     member: Member
 
 
-def describe(file: Path, path: str, mode: int | None = None) -> Source:
-    """What the manifest says of `file` as the member `path`.
+def describe(file: Path, path: str, mode: int | None = None) -> MemberSource:
+    """Describe `file` as the manifest has it, as the member `path`.
 
     Raises `BackupError` where it is not a plain file, or its name cannot be in a backup.
     """
     if not manifests.is_path(path):
         raise BackupError(
-            f"'{file}' cannot be in a backup: its name is too long, too deep or not plain ASCII;"
-            " move it away"
+            f"'{file}' cannot be in a backup: its name is too long, too deep or not plain ASCII",
+            "move it away",
         )
-    digest = hashlib.sha256()
-    size = 0
     with _opened(file) as stream:
         found = stat.S_IMODE(os.fstat(stream.fileno()).st_mode) if mode is None else mode
-        while piece := stream.read(_PIECE):
-            digest.update(piece)
-            size += len(piece)
-    return Source(file, Member(path, size, digest.hexdigest(), found & manifests.MODES))
+        digest = hashlib.file_digest(stream, "sha256")
+        member = Member(path, stream.tell(), digest.hexdigest(), found & manifests.MODES)
+    return MemberSource(file, member)
 
 
-def write(stream: BinaryIO, manifest: Manifest, sources: Sequence[Source]) -> None:
+def write(stream: BinaryIO, manifest: Manifest, sources: Sequence[MemberSource]) -> None:
     """Write a backup. Raises `BackupError` where a file is not what was described."""
     _write_head(stream, manifests.NAME, len(data := manifest.as_json().encode()), manifest)
     _write_all(stream, data + _filling(len(data)))
@@ -74,8 +72,8 @@ def write(stream: BinaryIO, manifest: Manifest, sources: Sequence[Source]) -> No
                 _write_all(stream, piece)
         if size != member.size or digest.hexdigest() != member.sha256:
             raise BackupError(
-                f"'{source.file}' changed while it was backed up; see who else writes there, and"
-                " try again"
+                f"'{source.file}' changed while it was backed up",
+                "see who else writes there, and try again",
             )
         _write_all(stream, _filling(size))
     _write_all(stream, _END * 2)
@@ -143,14 +141,15 @@ def _read_head(stream: BinaryIO) -> tuple[str, int]:
 
 def _no_backup() -> BackupError:
     return BackupError(
-        "this is no backup, or it is damaged; name a file that `sigul-stack backup create` made"
-        " (an encrypted one is decrypted first: gpg --decrypt FILE | sigul-stack backup … -)"
+        "this is no backup, or it is damaged",
+        "name a file that `sigul-stack backup create` made"
+        " (an encrypted one is decrypted first: gpg --decrypt FILE | sigul-stack backup … -)",
     )
 
 
 def _write_head(stream: BinaryIO, name: str, size: int, manifest: Manifest) -> None:
     if size > manifests.MAX_FILE:
-        raise BackupError(f"{name} has {size} bytes, too many for a backup; move it away")
+        raise BackupError(f"{name} has {size} bytes, too many for a backup", "move it away")
     head = tarfile.TarInfo(name)
     head.size, head.mode, head.mtime = size, 0o600, int(manifest.created.timestamp())
     _write_all(stream, head.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict"))
@@ -174,10 +173,10 @@ def _read(stream: BinaryIO, count: int) -> bytes:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO]:
+def _opened(file: Path) -> Iterator[BufferedReader]:
     """Open a plain file for reading; never another's by way of a link, never a pipe or device."""
     descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise BackupError(f"'{file}' is not a plain file; move it away")
+            raise BackupError(f"'{file}' is not a plain file", "move it away")
         yield stream

@@ -7,19 +7,18 @@ agree; and a backup gets its name only after it was read back and checked like a
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ..config import ServerSettings
+from ..config.server import ServerSettings
 from ..database import Database, SchemaState, save, schema_state, sqlite_url
 from ..errors import BackupError
 from ..keystore.files import locked
@@ -27,10 +26,11 @@ from ..keystore.gnupg import GnuPG
 from ..server.keychanges import no_key_change
 from ..server.services import database_url, make_keystore
 from ..server.spool import scratch_file
+from ..system.files import whole_file
 from . import archive
-from .archive import Source
-from .manifest import DATABASE, KeyRecord, Manifest
-from .unpack import verify_backup
+from .archive import MemberSource
+from .manifest import DATABASE, Manifest
+from .unpack import key_records, read_database, verify_backup
 
 #: Files of a GnuPG home that belong to a running program, or to none any more.
 _PASSING: Final = ("S.", ".#", ".new-", "sigul-stack-change.", "random_seed", "reader_")
@@ -49,7 +49,7 @@ _ENCRYPTION_RATE: Final = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class BackupOptions:
-    """What goes into a backup beside the state, and for whom it is encrypted.
+    """The choice of what goes into a backup beside the state, and for whom it is encrypted.
 
     `recipient` is a file with one OpenPGP public key; `configuration` are the server's files, and
     `nss` the directory of its NSS database.
@@ -75,16 +75,23 @@ def create_backup(
     """
     path = _path(target, options, now)
     try:
-        with scratch_file(settings.spool_directory) as stream:
+        with (
+            scratch_file(settings.spool_directory) as stream,
+            scratch_file(settings.spool_directory) as encrypted,
+        ):
             _write_state(settings, stream, options, now, made_by)
             stream.seek(0)
             manifest = verify_backup(stream)
             stream.seek(0)
-            _hand_over(stream, path, options.recipient)
+            if options.recipient is not None:
+                _encrypt(stream, encrypted, options.recipient)
+                encrypted.seek(0)
+            _hand_over(encrypted if options.recipient else stream, path)
     except OSError as error:
         raise BackupError(
-            f"the backup cannot be made ({error}); see that there is space, and that this user may"
-            " read the server's state and write there"
+            f"the backup cannot be made ({error})",
+            "see that there is space, and that this user may read the server's state and write"
+            " there",
         ) from error
     return manifest, path
 
@@ -96,7 +103,7 @@ def _path(target: Path | None, options: BackupOptions, now: datetime) -> Path | 
         ending = ".tar.gpg" if options.recipient else ".tar"
         target = target / f"sigul-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}{ending}"
     if os.path.lexists(target):
-        raise BackupError(f"'{target}' exists already; name a new file")
+        raise BackupError(f"'{target}' exists already", "name a new file")
     return target
 
 
@@ -112,17 +119,14 @@ def _write_state(
         database = cleanup.enter_context(closing(Database(url)))
         if (state := schema_state(url)) is SchemaState.LEGACY_NO_KEYTYPE:
             raise BackupError(
-                f"the database is {state.value}; run `sigul-stack database migrate` first"
+                f"the database is {state.value}", "run `sigul-stack database migrate` first"
             )
         copy = Path(
             cleanup.enter_context(tempfile.TemporaryDirectory(prefix="sigul-backup-")), "db"
         )
         cleanup.enter_context(_at_rest(settings, database))
         save(url, copy)
-        with closing(Database(sqlite_url(copy))) as copied, copied.read() as reader:
-            users = reader.users()
-            keys = reader.keys()
-            accesses = sum(reader.count_accesses(user.name) for user in users)
+        users, accesses, keys = read_database(sqlite_url(copy))
         sources = [archive.describe(copy, DATABASE, 0o600), *_sources(settings, options)]
         manifest = Manifest(
             created=now.astimezone(UTC),
@@ -130,7 +134,7 @@ def _write_state(
             schema=schema_state(sqlite_url(copy)).value,
             users=len(users),
             accesses=accesses,
-            keys=tuple(KeyRecord(key.name, key.keytype.value, key.fingerprint) for key in keys),
+            keys=key_records(keys),
             members=tuple(source.member for source in sources),
         )
         archive.write(stream, manifest, sources)
@@ -138,12 +142,12 @@ def _write_state(
 
 @contextmanager
 def _at_rest(settings: ServerSettings, database: Database) -> Iterator[None]:
-    """Nobody makes, deletes or changes a key in the block."""
+    """Keep everybody from making, deleting or changing a key in the block."""
     for directory in (settings.gnupg_home, settings.keys_storage):
         if not directory.is_dir():
             raise BackupError(
-                f"there is no directory '{directory}', where keys should be; correct gnupg-home and"
-                " keys-storage in the server's configuration, or make it"
+                f"there is no directory '{directory}', where keys should be",
+                "correct gnupg-home and keys-storage in the server's configuration, or make it",
             )
     with ExitStack() as cleanup:
         cleanup.enter_context(no_key_change(settings.gnupg_home, make_keystore(settings), database))
@@ -154,7 +158,7 @@ def _at_rest(settings: ServerSettings, database: Database) -> Iterator[None]:
         yield
 
 
-def _sources(settings: ServerSettings, options: BackupOptions) -> Iterator[Source]:
+def _sources(settings: ServerSettings, options: BackupOptions) -> Iterator[MemberSource]:
     for part, directory in (("gnupg", settings.gnupg_home), ("keys", settings.keys_storage)):
         yield from _directory(directory, part)
     for number, file in enumerate(options.configuration):
@@ -162,12 +166,12 @@ def _sources(settings: ServerSettings, options: BackupOptions) -> Iterator[Sourc
     if options.nss is not None:
         there = [file for name in _NSS_FILES if (file := options.nss / name).exists()]
         if not there:
-            raise BackupError(f"there is no NSS database in '{options.nss}'; correct nss-dir")
+            raise BackupError(f"there is no NSS database in '{options.nss}'", "correct nss-dir")
         for file in there:
             yield archive.describe(file, f"nss/{file.name}")
 
 
-def _directory(directory: Path, path: str) -> Iterator[Source]:
+def _directory(directory: Path, path: str) -> Iterator[MemberSource]:
     """The files in a directory, and in those below it, in the order of their names."""
     for entry in sorted(directory.iterdir()):
         if entry.name.startswith(_PASSING) or entry.name.endswith(_PASSING_ENDS):
@@ -179,50 +183,24 @@ def _directory(directory: Path, path: str) -> Iterator[Source]:
             yield from _directory(entry, f"{path}/{entry.name}")
         elif stat.S_ISLNK(kind):
             raise BackupError(
-                f"'{entry}' is a symbolic link, so what it stands for would not be backed up; put"
-                " the file itself there"
+                f"'{entry}' is a symbolic link, so what it stands for would not be backed up",
+                "put the file itself there",
             )
         elif not stat.S_ISSOCK(kind):
             yield archive.describe(entry, f"{path}/{entry.name}")
 
 
-def _hand_over(stream: BinaryIO, path: Path | None, recipient: Path | None) -> None:
-    """Encrypt what is to be encrypted, and put the file in place, or write it out."""
+def _hand_over(stream: BinaryIO, path: Path | None) -> None:
+    """Put the backup in its place, or write it to standard output."""
     if path is None:
-        if recipient is None:
-            shutil.copyfileobj(stream, sys.stdout.buffer)
-        else:
-            with tempfile.TemporaryFile() as encrypted:
-                _encrypt(stream, encrypted, recipient)
-                encrypted.seek(0)
-                shutil.copyfileobj(encrypted, sys.stdout.buffer)
+        shutil.copyfileobj(stream, sys.stdout.buffer)
         sys.stdout.buffer.flush()
         return
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as output:
-            if recipient is None:
-                shutil.copyfileobj(stream, output)
-            else:
-                _encrypt(stream, output, recipient)
-            output.flush()
-            os.fsync(output.fileno())
-        if os.path.lexists(path):
-            raise BackupError(f"'{path}' has come to exist meanwhile; name a new file")
-        draft.rename(path)
-        _sync_directory(path.parent)
-    finally:
-        with suppress(FileNotFoundError):
-            draft.unlink()
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with whole_file(path, replace=False) as output:
+            shutil.copyfileobj(stream, output)
+    except FileExistsError:
+        raise BackupError(f"'{path}' has come to exist meanwhile", "name a new file") from None
 
 
 def _encrypt(stream: BinaryIO, output: BinaryIO, recipient: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is in a backup: the manifest, its JSON form, and which names of files there may be.
+"""The manifest of a backup, its JSON form, and the names of files that there may be.
 
 Whatever a manifest says has been checked by `parse`: names lead nowhere but into the part of the
 backup that they begin with, no two are the same, and all numbers are in range.
@@ -92,7 +92,7 @@ class Manifest:
 
 
 def is_path(text: str) -> bool:
-    """Whether a file of a backup may be called so."""
+    """True where a file of a backup may be called so."""
     return _PATH.fullmatch(text) is not None
 
 
@@ -102,12 +102,12 @@ def parse(data: bytes) -> Manifest:
         document = json.loads(data)
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise BackupError(
-                "this is no backup of a signing server; name one that `sigul-stack backup create`"
-                " made, decrypted if it was encrypted"
+                "this is no backup of a signing server",
+                "name one that `sigul-stack backup create` made, decrypted if it was encrypted",
             )
         if document.get("version") != VERSION:
             raise BackupError(
-                "this backup was made by a newer version of sigul-stack; install that one"
+                "this backup was made by a newer version of sigul-stack", "install that one"
             )
         return _manifest(document)
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -116,7 +116,7 @@ def parse(data: bytes) -> Manifest:
 
 def damaged(why: str) -> BackupError:
     """The error for a backup that is not as it was made."""
-    return BackupError(f"the backup is damaged: {why}; use another one, nothing was restored")
+    return BackupError(f"the backup is damaged: {why}", "use another one, nothing was restored")
 
 
 def _manifest(document: Mapping[str, Any]) -> Manifest:

@@ -10,21 +10,20 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from ..config import ServerSettings
-from ..database import Database, SchemaState, load, schema_state
+from ..config.server import ServerSettings
+from ..database import SchemaState, load, schema_state
 from ..errors import BackupError
 from ..keystore.files import sync
-from ..keystore.gnupg.directory import forget_short_path
 from ..server.services import database_url, make_keystore
 from . import archive
 from .manifest import DATABASE, OTHER_PARTS, Manifest
-from .unpack import check, unpack
+from .unpack import agent_stopped, check, missing_keys, read_database, unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +56,12 @@ def restore_backup(
     if in_file:
         finals["database"] = settings.database_path
     if options.others is not None and os.path.lexists(options.others):
-        raise BackupError(f"'{options.others}' exists already; name a new directory")
+        raise BackupError(f"'{options.others}' exists already", "name a new directory")
     _check_free(list(finals.values()), options.replace)
     if not in_file and not _is_empty_database(url):
         raise BackupError(
-            "the PostgreSQL database is not empty, and is not replaced by this program; move it"
-            " away with its own tools, and make an empty one"
+            "the PostgreSQL database is not empty, and is not replaced by this program",
+            "move it away with its own tools, and make an empty one",
         )
     manifest = archive.read_first(stream)
     token = secrets.token_hex(4)
@@ -97,12 +96,12 @@ def _check_free(finals: list[Path], replace: bool) -> None:
     for path in finals:
         if not path.parent.is_dir():
             raise BackupError(
-                f"there is no directory '{path.parent}' to restore '{path.name}' to; make it, for"
-                " the server's user"
+                f"there is no directory '{path.parent}' to restore '{path.name}' to",
+                "make it, for the server's user",
             )
         if not replace and not _is_free(path):
             raise BackupError(
-                f"'{path}' is there already; stop the server and give --replace to move it aside"
+                f"'{path}' is there already", "stop the server and give --replace to move it aside"
             )
 
 
@@ -115,8 +114,8 @@ def _is_free(path: Path) -> bool:
 def _is_empty_database(url: str) -> bool:
     if schema_state(url) is SchemaState.EMPTY:
         return True
-    with closing(Database(url)) as database, database.read() as reader:
-        return not reader.users() and not reader.keys()
+    users, _accesses, keys = read_database(url)
+    return not users and not keys
 
 
 def _exchange(places: list[_Place], now: datetime) -> list[Path]:
@@ -129,7 +128,7 @@ def _exchange(places: list[_Place], now: datetime) -> list[Path]:
                 if not _is_free(path):
                     old = path.with_name(path.name + ending)
                     if os.path.lexists(old):
-                        raise BackupError(f"'{old}' exists already; try again in a second")
+                        raise BackupError(f"'{old}' exists already", "try again in a second")
                     path.rename(old)
                     aside.append(old)
         for place in places:
@@ -150,19 +149,13 @@ def _journals(path: Path) -> list[Path]:
 
 
 def _check_in_place(settings: ServerSettings, manifest: Manifest) -> None:
-    """What a starting server would look at, once more and in place."""
+    """Check once more, and in place, what a starting server would. Raises `BackupError`."""
     store = make_keystore(settings)
-    try:
-        with closing(Database(database_url(settings))) as database, database.read() as reader:
-            keys = reader.keys()
-        missing = [found for found in store.check_consistency(keys) if found.name is not None]
-        if missing or len(keys) != len(manifest.keys):
-            raise BackupError(
-                "what was restored is not complete: "
-                + "; ".join(found.text for found in missing)
-                + "; restore again, and see who else writes there"
-            )
-    finally:
-        # It was started as whoever restores; the server starts its own.
-        store.gnupg.stop_agent()
-        forget_short_path(store.gnupg.path)
+    with agent_stopped(store):
+        _users, _accesses, keys = read_database(database_url(settings))
+        missing = missing_keys(store, keys)
+    if missing or len(keys) != len(manifest.keys):
+        raise BackupError(
+            "what was restored is not complete: " + "; ".join(found.text for found in missing),
+            "restore again, and see who else writes there",
+        )

@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ..database import Database, SchemaState, schema_state, sqlite_url
+from ..database import Database, Key, SchemaState, User, schema_state, sqlite_url
 from ..errors import BackupError, SigulError
 from ..keystore.gnupg import GnuPGHome
 from ..keystore.gnupg.directory import forget_short_path
 from ..keystore.pem import PemStore
-from ..keystore.store import KeyStore
+from ..keystore.store import KeyStore, StoreMismatch
 from . import archive
 from .manifest import DATABASE, PARTS, KeyRecord, Manifest, damaged
 
@@ -27,7 +27,7 @@ _READABLE = (SchemaState.CURRENT, SchemaState.LEGACY)
 
 
 def read_manifest(stream: BinaryIO) -> Manifest:
-    """What a backup says that it holds. Raises `BackupError`. Nothing of it is checked."""
+    """The manifest alone: nothing that it says is checked. Raises `BackupError`."""
     return archive.read_first(stream)
 
 
@@ -70,8 +70,8 @@ def unpack(stream: BinaryIO, manifest: Manifest, layout: Mapping[str, Path]) -> 
                 os.fsync(output.fileno())
     except OSError as error:
         raise BackupError(
-            f"the backup cannot be unpacked ({error}); see that there is space, and that this user"
-            " may write there"
+            f"the backup cannot be unpacked ({error})",
+            "see that there is space, and that this user may write there",
         ) from error
 
 
@@ -86,7 +86,8 @@ def _check_space(manifest: Manifest, part: str, directory: Path) -> None:
     if needed > free:
         raise BackupError(
             f"there are {free} bytes free at '{directory.parent}', and the backup's {part} has"
-            f" {needed}; make room, or name another directory with TMPDIR"
+            f" {needed}",
+            "make room, or name another directory with TMPDIR",
         )
 
 
@@ -96,35 +97,56 @@ def check(manifest: Manifest, layout: Mapping[str, Path]) -> None:
     state = schema_state(url)
     if state not in _READABLE or state.value != manifest.schema:
         raise damaged(f"its database is not what the manifest says, but: {state.value}")
-    with closing(Database(url)) as database, database.read() as reader:
-        users = reader.users()
-        keys = reader.keys()
-        accesses = sum(reader.count_accesses(user.name) for user in users)
-    records = tuple(KeyRecord(key.name, key.keytype.value, key.fingerprint) for key in keys)
-    if (len(users), accesses, records) != (manifest.users, manifest.accesses, manifest.keys):
+    users, accesses, keys = read_database(url)
+    counted = (len(users), accesses, key_records(keys))
+    if counted != (manifest.users, manifest.accesses, manifest.keys):
         raise damaged("its database has other users or keys than the manifest says")
     if not any(user.admin for user in users):
         raise BackupError(
             "there is no administrator in the backup's database, so nobody could use what is"
-            " restored; see that the server's configuration names the right database"
+            " restored",
+            "see that the server's configuration names the right database",
         )
-    gnupg = GnuPGHome(layout["gnupg"])
+    store = KeyStore(GnuPGHome(layout["gnupg"]), PemStore(layout["keys"]))
+    with agent_stopped(store):
+        try:
+            missing = missing_keys(store, keys)
+            if not missing:
+                for key in keys:
+                    store.require_whole(key)
+        except SigulError as error:
+            raise damaged(f"a key in it cannot be used: {error}") from error
+    if missing:
+        named = ", ".join(f"{found.name} ({found.fingerprint})" for found in missing)
+        raise BackupError(
+            f"the secret part of these keys is not in the backup: {named}",
+            "it is not in the key store either, unless the configuration names the wrong one:"
+            " restore it from an older backup, or delete-key",
+        )
+
+
+def read_database(url: str) -> tuple[list[User], int, list[Key]]:
+    """The users, the number of their accesses, and the keys in a server's database."""
+    with closing(Database(url)) as database, database.read() as reader:
+        users = reader.users()
+        return users, sum(reader.count_accesses(user.name) for user in users), reader.keys()
+
+
+def key_records(keys: Sequence[Key]) -> tuple[KeyRecord, ...]:
+    """Keys of a database, as a manifest has them."""
+    return tuple(KeyRecord(key.name, key.keytype.value, key.fingerprint) for key in keys)
+
+
+def missing_keys(store: KeyStore, keys: Sequence[Key]) -> list[StoreMismatch]:
+    """A finding for each key of the database whose secret part is not in `store`."""
+    return [found for found in store.check_consistency(keys) if found.name is not None]
+
+
+@contextmanager
+def agent_stopped(store: KeyStore) -> Iterator[None]:
+    """Stop GnuPG's agent after the block: the server starts its own, as another user perhaps."""
     try:
-        store = KeyStore(gnupg, PemStore(layout["keys"]))
-        missing = [found for found in store.check_consistency(keys) if found.name is not None]
-        if missing:
-            named = ", ".join(f"{found.name} ({found.fingerprint})" for found in missing)
-            raise BackupError(
-                f"the secret part of these keys is not in the backup: {named}; it is not in the"
-                " key store either, unless the configuration names the wrong one: restore it from"
-                " an older backup, or delete-key"
-            )
-        for key in keys:
-            store.require_whole(key)
-    except BackupError:
-        raise
-    except SigulError as error:
-        raise damaged(f"a key in it cannot be used: {error}") from error
+        yield
     finally:
-        gnupg.stop_agent()
-        forget_short_path(gnupg.path)
+        store.gnupg.stop_agent()
+        forget_short_path(store.gnupg.path)

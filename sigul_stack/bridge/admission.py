@@ -1,12 +1,13 @@
-"""Who gets in: TLS handshakes of many peers at once, each with its own limit, and their roles.
+"""Admission of peers: many TLS handshakes at once, each with its own limit, and peers' roles.
 
-Invariant: a peer that has not authenticated takes no place of one that has. Their number is
-limited, and when the limit is reached the oldest of the address with most of them makes room: one
-that opens silent connections by the hundred only pushes out its own.
+Invariant: a peer that has not authenticated takes no place of one that has. The number of pending
+handshakes is limited. At the limit, the oldest from the address that has most of them is ended: a
+host that opens silent connections by the hundred ends only its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import threading
@@ -23,8 +24,8 @@ class OnlyLooked(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class Newcomer:
-    """A connection in its handshake. `ended` tells that it was this side that ended it."""
+class PendingPeer:
+    """A connection in its handshake. `ended`: this side has ended it."""
 
     host: str
     tcp: socket.socket = field(repr=False)
@@ -39,14 +40,18 @@ class Newcomer:
         poll.register(self.tcp, select.POLLIN)
         if not poll.poll(deadline.remaining() * 1000):
             raise deadline.exceeded()
-        try:
+        with contextlib.suppress(ConnectionResetError):  # how some port checks end
             if self.tcp.recv(1, socket.MSG_PEEK):
                 return
-        except ConnectionResetError:  # how some port checks end
-            pass
         if self.ended:
             raise TransportError("it was ended, for too many others come or the bridge ends")
         raise OnlyLooked
+
+    def end(self) -> None:
+        """End the connection, which may be closed already."""
+        self.ended = True
+        with contextlib.suppress(OSError):
+            self.tcp.shutdown(socket.SHUT_RDWR)
 
 
 class Handshakes:
@@ -55,39 +60,30 @@ class Handshakes:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._newcomers: list[Newcomer] = []
+        self._peers: list[PendingPeer] = []
 
-    def enter(self, host: str, tcp: socket.socket) -> Newcomer:
-        """Add a connection; returns what to `leave` with. Makes room by ending another."""
-        newcomer = Newcomer(host, tcp)
+    def enter(self, host: str, tcp: socket.socket) -> PendingPeer:
+        """Add a connection; returns what to `leave` with. Ends another one at the limit."""
+        peer = PendingPeer(host, tcp)
         with self._lock:
-            if len(self._newcomers) >= self._limit:
-                crowd, _count = Counter(item.host for item in self._newcomers).most_common(1)[0]
-                oldest = next(item for item in self._newcomers if item.host == crowd)
-                self._newcomers.remove(oldest)
-                _end(oldest)
-            self._newcomers.append(newcomer)
-        return newcomer
+            if len(self._peers) >= self._limit:
+                crowd, _count = Counter(item.host for item in self._peers).most_common(1)[0]
+                oldest = next(item for item in self._peers if item.host == crowd)
+                self._peers.remove(oldest)
+                oldest.end()
+            self._peers.append(peer)
+        return peer
 
-    def leave(self, newcomer: Newcomer) -> None:
-        """The connection's handshake is over, well or not."""
-        with self._lock:
-            if newcomer in self._newcomers:
-                self._newcomers.remove(newcomer)
+    def leave(self, peer: PendingPeer) -> None:
+        """Remove a connection whose handshake is over, well or not."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._peers.remove(peer)
 
     def end_all(self) -> None:
         """End every connection that is still in its handshake."""
         with self._lock:
-            for newcomer in self._newcomers:
-                _end(newcomer)
-
-
-def _end(newcomer: Newcomer) -> None:
-    newcomer.ended = True
-    try:
-        newcomer.tcp.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return
+            for peer in self._peers:
+                peer.end()
 
 
 class Arrivals:
@@ -98,7 +94,7 @@ class Arrivals:
         self._lock = threading.Lock()
 
     def enter(self, kind: str) -> Callable[[], None]:
-        """Count one more. What is given ends that; calling it again does nothing."""
+        """Count one more; returns a function that ends that, however often it is called."""
         with self._lock:
             self._counts[kind] += 1
         ended = False
@@ -127,6 +123,13 @@ class Roles:
     def __init__(self, server_names: tuple[str, ...]) -> None:
         self._server_names = frozenset(server_names)
         self._seen_servers: set[str] = set()
+
+    def check(self, kind: str, peer: Peer) -> None:
+        """Raise `TransportError` unless `peer` may be a signing "server", or a "client"."""
+        if kind == "server":
+            self.check_server(peer)
+        else:
+            self.check_client(peer)
 
     def check_server(self, peer: Peer) -> None:
         """Raise `TransportError` unless `peer` may be a signing server."""

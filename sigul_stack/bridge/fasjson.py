@@ -30,7 +30,7 @@ def groups_of(
         from fasjson_client.gss_http import GssapiAuthenticator
     except ModuleNotFoundError as error:
         raise NotInstalled(
-            f"the Python module {error.name} is not installed; install sigul-stack[fasjson]"
+            f"the Python module {error.name} is not installed", "install sigul-stack[fasjson]"
         ) from None
     from urllib.parse import urlsplit
 

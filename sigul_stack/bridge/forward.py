@@ -1,19 +1,22 @@
 """One paired request: two threads that move chunks, one in each direction.
 
-Client to server goes in the caller's thread, server to client in a second one. The reply's last
-byte decides the end: the client is told, the server is let go, and the client has a moment to close
+Client to server goes in the caller's thread, server to client in a second one. Both know of the
+request its `RequestState`; `TRANSITIONS` has all that can become of it. The reply's last byte
+decides the end: the client is told, the server is let go, and the client has a moment to close
 first, so that no reset throws away what it has not read. Nothing waits for either inner end:
-clients end theirs late, or never. A close-notify is sent only when all is well.
+clients end theirs late, or never. A close-notify is sent only when all is well; a request that
+fails ends in a reset of both connections, so that a peer in the middle of sending notices.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import enum
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import BinaryIO, Final
 
 from ..errors import DeadlineExceeded, PeerClosed, RemoteProtocolError, TransportError
@@ -26,7 +29,7 @@ from ..protocol.chunks import (
     encode_chunk,
 )
 from ..transport.stream import READ_BYTES, ByteStream
-from .streams import ReplyCutter, RequestFilter
+from .streams import ReplyFilter, RequestFilter
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,78 @@ MIN_PAYLOAD_RATE: Final = 16 * 1024
 #: Seconds for a reply to be complete once its client has gone. Some clients close as soon as they
 #: have read an error's header.
 CLIENT_GONE_SECONDS: Final = 2.0
+
+
+#: Seconds for what was written to a peer to arrive before its connection is reset.
+LAST_WORDS_SECONDS: Final = 1.0
+
+
+class RequestState(enum.Enum):
+    """The stage that a request has reached."""
+
+    #: The inner session is open: the server waits for the client's secrets.
+    INNER_SESSION = enum.auto()
+    #: The server has, or needs, no more secrets: it works, or replies.
+    WORKING = enum.auto()
+    #: The reply is complete; the client may still read, and be late with its inner end.
+    REPLIED = enum.auto()
+    #: The client has closed after its reply.
+    CLOSED = enum.auto()
+    FAILED = enum.auto()
+
+
+class RequestEvent(enum.Enum):
+    """An observation of either thread that may change the state."""
+
+    INNER_END = enum.auto()
+    #: A piece of the reply. Some servers never end their inner stream; none replies before it has
+    #: heard all.
+    REPLY = enum.auto()
+    REPLY_END = enum.auto()
+    CLIENT_END = enum.auto()
+    ERROR = enum.auto()
+
+
+#: The next state; an event that is not listed changes nothing. After its reply, nothing that a
+#: client does is a failure any more.
+TRANSITIONS: Final = {
+    (RequestState.INNER_SESSION, RequestEvent.INNER_END): RequestState.WORKING,
+    (RequestState.INNER_SESSION, RequestEvent.REPLY): RequestState.WORKING,
+    (RequestState.INNER_SESSION, RequestEvent.REPLY_END): RequestState.REPLIED,
+    (RequestState.INNER_SESSION, RequestEvent.ERROR): RequestState.FAILED,
+    (RequestState.WORKING, RequestEvent.REPLY_END): RequestState.REPLIED,
+    (RequestState.WORKING, RequestEvent.ERROR): RequestState.FAILED,
+    (RequestState.REPLIED, RequestEvent.CLIENT_END): RequestState.CLOSED,
+}
+_WELL: Final = frozenset({RequestState.REPLIED, RequestState.CLOSED})
+_OVER: Final = _WELL | {RequestState.FAILED}
+
+
+class Progress:
+    """The state of a request, shared by two threads."""
+
+    def __init__(self) -> None:
+        self._state = RequestState.INNER_SESSION
+        self._changed = threading.Condition()
+
+    @property
+    def state(self) -> RequestState:
+        """The present state."""
+        return self._state
+
+    def advance(self, event: RequestEvent) -> bool:
+        """Take note of an event; True where that changes the state."""
+        with self._changed:
+            state = TRANSITIONS.get((self._state, event))
+            if state is not None:
+                self._state = state
+                self._changed.notify_all()
+            return state is not None
+
+    def wait_for(self, states: Collection[RequestState], seconds: float | None) -> bool:
+        """Wait for one of `states`; False after `seconds`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._state in states, seconds)
 
 
 class Forwarding:
@@ -51,7 +126,7 @@ class Forwarding:
         client: ByteStream,
         server: ByteStream,
         request: RequestFilter,
-        reply: ReplyCutter,
+        reply: ReplyFilter,
         *,
         idle_timeout: float,
         close_timeout: float,
@@ -62,23 +137,18 @@ class Forwarding:
         self._reply = reply
         self._idle_timeout = idle_timeout
         self._close_timeout = close_timeout
+        self._progress = Progress()
+        self._error: Exception | None = None
         self._moved_at = time.monotonic()
-        #: How many threads run an errand.
-        self._busy = 0
+        #: The number of threads that do something else than to move bytes.
+        self._working_threads = 0
         self._lock = threading.Lock()
-        #: Set once the request is over, `_finished` telling whether well.
-        self._over = threading.Event()
-        self._finished = False
-        #: Set once the inner session is over, by either side's word.
-        self._whispered = threading.Event()
-        self._client_done = threading.Event()
-        self._errors: list[Exception] = []
 
     def run(self, early: list[tuple[Stream, bytes]], decoder: ChunkDecoder) -> None:
         """Forward until the reply is complete. `early` and `decoder` continue the header's read.
 
         Both connections are over afterwards, closed in order where all went well. Raises what
-        ended the request before that.
+        ended the request before that; then the caller frees them.
         """
         context = contextvars.copy_context()
         downstream = threading.Thread(
@@ -90,10 +160,14 @@ class Forwarding:
         except Exception as error:  # noqa: BLE001 - raised below, once no thread uses the sockets
             self._fail(error)
         finally:
-            self._client_done.set()
+            self._progress.advance(RequestEvent.CLIENT_END)
             downstream.join()
-        if not self._finished:
-            raise self._errors[0]
+        if self._error is not None:
+            for stream in (self._client, self._server):
+                # What was written before may be an answer, and would be lost with a reset.
+                stream.is_acknowledged(LAST_WORDS_SECONDS)
+                stream.reset_on_close()
+            raise self._error
         self._client.close()
         self._server.close()
 
@@ -110,6 +184,7 @@ class Forwarding:
             data = self._read_client()
             waited += time.monotonic() - started
             if self._request.at_boundary:
+                # Between two messages a client may well be silent.
                 waited, received = 0.0, 0
             if not data:
                 return
@@ -120,12 +195,9 @@ class Forwarding:
                     f"the client sent its payload slower than {MIN_PAYLOAD_RATE} bytes/s"
                 )
             self._send_up(list(decoder.feed(data)))
-            if self._request.at_boundary:
-                # Between two messages a client may well be silent.
-                started, received = time.monotonic(), 0
 
     def _read_client(self) -> bytes:
-        """What the client sends next; empty once it has left and that is in order."""
+        """Read from the client; empty once it has left and may leave."""
         while True:
             patience: float | None = CLIENT_GONE_SECONDS
             try:
@@ -141,11 +213,13 @@ class Forwarding:
                     # Some clients close their side once the request is out, and go on reading: the
                     # reply's own limits end the wait. But one whose secrets the server still waits
                     # for has left, and must not keep it.
-                    patience = None if self._whispered.wait(CLIENT_GONE_SECONDS) else 0
+                    later = set(RequestState) - {RequestState.INNER_SESSION}
+                    answered = self._progress.wait_for(later, CLIENT_GONE_SECONDS)
+                    patience = None if answered else 0
             if data:
                 self._moved_at = time.monotonic()
                 return data
-            if not self._over.wait(patience):
+            if not self._progress.wait_for(_OVER, patience):
                 raise PeerClosed("the client left before its reply was complete")
             return b""
 
@@ -177,7 +251,7 @@ class Forwarding:
             self._server.write(chunk, self._idle_timeout)
         except TransportError:
             # A server may end before it has read everything, once it has replied.
-            if not self._over.wait(CLIENT_GONE_SECONDS):
+            if not self._progress.wait_for(_OVER, CLIENT_GONE_SECONDS):
                 raise
 
     # ---------------------------------------------------------------------------- server → client
@@ -197,8 +271,7 @@ class Forwarding:
                 if stream is Stream.INNER:
                     self._write_client(self._inner_chunk(piece))
                     continue
-                # Some servers never end their inner stream; none replies before it has heard all.
-                self._whispered.set()
+                self._progress.advance(RequestEvent.REPLY)
                 with self._working():
                     found = self._reply.feed(piece)
                 for chunk in found:
@@ -209,15 +282,16 @@ class Forwarding:
                 if not self._reply.at_boundary:
                     raise RemoteProtocolError("the server ended its reply in the middle")
                 break
-        # Finished first, so that a client that closes on its end finds all in order.
-        self._finished = True
-        self._over.set()
+        # Over first, so that a client that closes on its end finds all in order.
+        self._progress.advance(RequestEvent.REPLY_END)
         self._write_client(END_OF_OUTER)
         self._server.end_writing()
         log.info("[FORWARD] forward_two_way loop completed normally")
-        if not self._client_done.wait(self._close_timeout):
+        if not self._progress.wait_for({RequestState.CLOSED}, self._close_timeout):
             log.info("The client did not close within %g s of its reply", self._close_timeout)
             self._client.abort()
+            if not self._request.at_boundary:
+                self._client.reset_on_close()
 
     def _read_server(self) -> bytes:
         while True:
@@ -238,7 +312,7 @@ class Forwarding:
         try:
             self._client.write(chunk, self._idle_timeout)
         except TransportError:
-            if not self._finished and not self._reply.is_error:
+            if self._progress.state not in _WELL and not self._reply.is_error:
                 raise
             log.info("The client left before it had read the end of its reply")
         self._moved_at = time.monotonic()
@@ -246,32 +320,30 @@ class Forwarding:
     # ------------------------------------------------------------------------------------- either
 
     def _inner_chunk(self, piece: bytes) -> bytes:
-        """A piece of the inner stream as the chunk to pass on; its end where it is empty."""
+        """Encode a piece of the inner stream, or its end where the piece is empty."""
         if piece:
             return encode_chunk(Stream.INNER, piece)
-        self._whispered.set()
+        self._progress.advance(RequestEvent.INNER_END)
         return END_OF_INNER
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
-        """Errands may be run here, which have limits of their own: nothing moves meanwhile."""
+        """Run a block in which nothing moves: Koji may be asked there, with limits of its own."""
         with self._lock:
-            self._busy += 1
+            self._working_threads += 1
         try:
             yield
         finally:
             with self._lock:
-                self._busy -= 1
+                self._working_threads -= 1
             self._moved_at = time.monotonic()
 
     def _idle(self) -> bool:
-        return not self._busy and time.monotonic() - self._moved_at >= self._idle_timeout
+        return not self._working_threads and time.monotonic() - self._moved_at >= self._idle_timeout
 
     def _fail(self, error: Exception) -> None:
         """End both connections without a close-notify; the other direction's thread fails too."""
-        if self._finished:
-            return
-        self._errors.append(error)
-        self._over.set()
-        self._client.abort()
-        self._server.abort()
+        if self._progress.advance(RequestEvent.ERROR):
+            self._error = error
+            self._client.abort()
+            self._server.abort()

@@ -1,4 +1,4 @@
-"""Who is in which group: the bridge's own check, before a server hears of a request.
+"""Membership in groups: the bridge's own check, before a server hears of a request.
 
 Three sources, of which the configuration chooses one: FASJSON, a static file, LDAP. The libraries
 that two of them need (the extras `fasjson` and `ldap`) are imported when they are first used.
@@ -23,7 +23,7 @@ from ..errors import ConfigurationError, SigulError
 
 log = logging.getLogger(__name__)
 
-#: What user and group names may consist of, whatever asks about them: nothing that has a meaning in
+#: Allowed user and group names, whatever source is asked about them: nothing that has a meaning in
 #: addresses, filters or distinguished names.
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,254}")
 #: Most answers that are kept.
@@ -38,24 +38,23 @@ class NotInGroup(SigulError):
 
 
 class SourceFailed(SigulError):
-    """Whether the user is in the group cannot be found out."""
+    """The source of groups cannot be asked, or does not answer."""
 
 
-class Source(Protocol):
-    """Where groups are known."""
+class GroupSource(Protocol):
+    """A service or file that knows groups."""
 
     def has(self, user: str, group: str) -> bool:
-        """Whether `user` is in `group`. Raises `SourceFailed`."""
-        ...
+        """Tell whether `user` is in `group`. Raises `SourceFailed`."""
 
 
 class Groups:
-    """The answers of a source, each kept for `cache-time`."""
+    """A cache of a source's answers, each kept for `cache-time`."""
 
     def __init__(
         self,
         settings: GroupSettings,
-        source: Source | None = None,
+        source: GroupSource | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keep = settings.cache_time
@@ -86,8 +85,8 @@ class Groups:
         return found
 
 
-def source_of(settings: GroupSettings) -> Source:
-    """The source that the configuration chooses."""
+def source_of(settings: GroupSettings) -> GroupSource:
+    """Make the source that the configuration chooses. Raises `ConfigurationError`."""
     match settings.source:
         case "file":
             return GroupFile(_given(settings.file, "file"))
@@ -100,14 +99,16 @@ def source_of(settings: GroupSettings) -> Source:
             _given(settings.ldap_base, "ldap-base")
             return LDAP(settings)
     raise ConfigurationError(
-        "a group is required of users, but nothing says where groups are known; set source in"
-        " section [groups] of bridge.conf to file, fasjson or ldap"
+        "a group is required of users, but nothing says where groups are known",
+        "set source in section [groups] of bridge.conf to file, fasjson or ldap",
     )
 
 
 def _given(value: Any, name: str) -> Any:
     if value is None:
-        raise ConfigurationError(f"[groups] {name} is not set in bridge.conf; the source needs it")
+        raise ConfigurationError(
+            f"[groups] {name} is not set in bridge.conf", "the source needs it"
+        )
     return value
 
 
@@ -118,7 +119,7 @@ class GroupFile:
         self._path = path
 
     def has(self, user: str, group: str) -> bool:
-        """See `Source`. The file is read each time, so that a change counts at once."""
+        """See `GroupSource`. The file is read each time, so that a change counts at once."""
         try:
             with self._path.open("rb") as file:
                 text = file.read(_MAX_FILE + 1).decode("utf-8")
@@ -145,7 +146,7 @@ class FASJSON:
         self._timeout = timeout
 
     def has(self, user: str, group: str) -> bool:
-        """See `Source`."""
+        """See `GroupSource`."""
         from . import fasjson
 
         try:
@@ -167,12 +168,14 @@ class LDAP:
         self._settings = settings
 
     def has(self, user: str, group: str) -> bool:
-        """See `Source`."""
+        """See `GroupSource`."""
         try:
             import ldap
             import ldap.filter
         except ModuleNotFoundError as error:
-            raise SourceFailed(_missing(error, "ldap")) from None
+            raise SourceFailed(
+                f"the Python module {error.name} is not installed", "install sigul-stack[ldap]"
+            ) from None
         settings = self._settings
         escape = ldap.filter.escape_filter_chars
         wanted = settings.ldap_filter.replace("{group}", escape(group))
@@ -210,10 +213,6 @@ class LDAP:
             raise SourceFailed(f"LDAP at {settings.ldap_uri}: {_short(error)}") from error
         # Continuation references to other directories have no name.
         return any(name is not None for name, _attributes in found)
-
-
-def _missing(error: ModuleNotFoundError, extra: str) -> str:
-    return f"the Python module {error.name} is not installed; install sigul-stack[{extra}]"
 
 
 def _short(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What one request has to do with Koji: RPMs that the bridge fetches, signatures that it stores.
+"""The bridge's part in Koji for one request: it fetches RPMs and stores signatures.
 
 An RPM is downloaded to a file without a name, and looked at before a server gets it: that it is the
 one of the hub's record, and no larger than it may be. A signature is stored before the client hears
@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
 from typing import BinaryIO, Final, cast
 
 from ..config.shared import BridgeKojiSettings
 from ..errors import RemoteProtocolError, SigulError
 from ..formats.rpm_head import Head, Header, padded, read_head
-from ..kojihub import NEVRA, Access, Hub, KojiError
+from ..kojihub import NEVRA, Hub, HubAccess, KojiError
 from ..protocol.codec import Fields, run_parser
 
 log = logging.getLogger(__name__)
@@ -27,8 +26,8 @@ log = logging.getLogger(__name__)
 _MD5: Final = 1004
 
 
-class Errands:
-    """The errands of one request. `user` is whom the bridge knows the client as.
+class KojiSession:
+    """Fetches and stores for one request. `user` is whom the bridge knows the client as.
 
     Raises `ConfigurationError` where the request's instance is none of the bridge's.
     """
@@ -36,12 +35,13 @@ class Errands:
     def __init__(self, settings: BridgeKojiSettings, request: Fields, user: str) -> None:
         instance = request.safe_string("koji-instance") if "koji-instance" in request else None
         self._settings = settings
-        self._access = Access(settings.config_of(instance), instance, settings.koji_timeout)
+        self._access = HubAccess(settings.config_of(instance), instance, settings.koji_timeout)
         self._proxied = user if settings.proxy_auth else None
         self._request = request
         self.head_signing = _flag(request, "head-signing")
-        #: Whether signatures are to be stored.
+        #: The client wants its signatures stored.
         self.stores = _flag(request, "import-signature")
+        #: Of the thread that fetches, and of the one that stores.
         self._reader: Hub | None = None
         self._writer: Hub | None = None
         self._names: dict[bytes, Fields] = {}
@@ -56,14 +56,14 @@ class Errands:
     # ----------------------------------------------------------------------------------- fetching
 
     def fetch(self, fields: Fields, limit: int) -> tuple[BinaryIO, int]:
-        """The RPM that `fields` name, at most `limit` bytes, as a file and its length.
+        """Fetch the RPM that `fields` name, at most `limit` bytes, as a file and its length.
 
         All of it takes `download-timeout` at most, for in a batch the server waits meanwhile.
         Raises `KojiError`, `ProtocolError`.
         """
         nevra = _named(fields)
         if self.head_signing:
-            raise KojiError("an RPM from Koji is signed whole; leave head-signing out")
+            raise KojiError("an RPM from Koji is signed whole", "leave head-signing out")
         if self._reader is None:
             self._reader = Hub(self._access)
         with self._reader.within(self._settings.download_timeout, f"fetching {nevra}"):
@@ -91,20 +91,24 @@ class Errands:
 
     def fetch_for(self, fields: Fields, limit: int) -> tuple[BinaryIO, int] | None:
         """`fetch` for a subrequest; None where that fails, and then `reason` says why."""
-        return self._attempt(fields["id"], lambda: self.fetch(fields, limit))
+        try:
+            return self.fetch(fields, limit)
+        except (SigulError, OSError) as error:
+            self._failures[fields["id"]] = _reason(error, fields["id"])
+            return None
 
     def note(self, fields: Fields) -> None:
-        """Remember what a subrequest says, where its answer will not tell of which RPM it is."""
+        """Remember a subrequest's RPM where its answer will not name it."""
         if self.stores and self.head_signing:
             self._names[fields["id"]] = fields
 
     def forget(self, number: bytes) -> None:
-        """Nothing more is to be known of the subrequest with this `id`: it has been answered."""
+        """Forget the subrequest with this `id`, which has been answered."""
         self._names.pop(number, None)
         self._failures.pop(number, None)
 
     def reason(self, number: bytes) -> str | None:
-        """Why the subrequest with this `id` was not carried out here; None where it was."""
+        """The reason why the subrequest with this `id` failed here; None where it did not."""
         return self._failures.get(number)
 
     # ------------------------------------------------------------------------------------ storing
@@ -115,18 +119,19 @@ class Errands:
         It is of the RPM that `head` is of; where None, of the one that the request names, or its
         subrequest with this `id`.
         """
-        names = self._names.get(number) if number is not None else self._request
+        try:
+            self._store(signature, self._nevra(head, number))
+        except (SigulError, OSError) as error:
+            return _reason(error, number)
+        return None
 
-        def attempt() -> None:
-            if head is not None:
-                nevra = _nevra_of(head)
-            elif names is not None:
-                nevra = _named(names)
-            else:
-                raise RemoteProtocolError("the server answered for an RPM that it was not sent")
-            self._store(signature, nevra)
-
-        return self._said(number, attempt)
+    def _nevra(self, head: Head | None, number: bytes | None) -> NEVRA:
+        if head is not None:
+            return _nevra_of(head)
+        names = self._request if number is None else self._names.get(number)
+        if names is None:
+            raise RemoteProtocolError("the server answered for an RPM that it was not sent")
+        return _named(names)
 
     def _store(self, signature: Header, nevra: NEVRA) -> None:
         if self._writer is None:
@@ -141,25 +146,11 @@ class Errands:
         else:
             log.info("Koji has a signature of %s by the same key already; it stays", nevra)
 
-    def _attempt(
-        self, number: bytes, work: Callable[[], tuple[BinaryIO, int]]
-    ) -> tuple[BinaryIO, int] | None:
-        found: list[tuple[BinaryIO, int]] = []
-        reason = self._said(number, lambda: found.append(work()))
-        if reason is not None:
-            self._failures[number] = reason
-        return found[0] if found else None
 
-    @staticmethod
-    def _said(number: bytes | None, work: Callable[[], None]) -> str | None:
-        """Do `work`; what went wrong, in words."""
-        try:
-            work()
-        except (SigulError, OSError) as error:
-            which = "" if number is None else f" for RPM {number.hex()}"
-            log.warning("Koji failed%s: %s", which, error)
-            return str(error)
-        return None
+def _reason(error: Exception, number: bytes | None) -> str:
+    """Log what went wrong; returns it in words."""
+    log.warning("Koji failed%s: %s", "" if number is None else f" for RPM {number.hex()}", error)
+    return str(error)
 
 
 def _flag(fields: Fields, name: str) -> bool:
@@ -171,7 +162,7 @@ def _named(fields: Fields) -> NEVRA:
     parts = {}
     for part in ("name", "version", "release", "arch"):
         if f"rpm-{part}" not in fields:
-            raise KojiError("the client does not name the RPM; use one that does")
+            raise KojiError("the client does not name the RPM", "use one that does")
         parts[part] = fields.safe_string(f"rpm-{part}")
     epoch = fields.safe_string("rpm-epoch") if "rpm-epoch" in fields else None
     nevra = NEVRA(parts["name"], epoch, parts["version"], parts["release"], parts["arch"])

@@ -1,11 +1,11 @@
-"""What the bridge lets through of a request's and a reply's outer stream, and how it is cut.
+"""Filters for the outer streams of requests and replies: what passes, and how it is cut.
 
 Both filters take the outer bytes as they arrive and give the chunks to send on; no I/O. The cut
 towards a client is the one that the strictest readers in the field insist on (docs/protocol.md,
 "Habits of peers"): header with its code in one chunk, the payload length in one of 8 bytes, payload
 chunks that end where the payload does, its code in one of 64 bytes.
 
-What has to be fetched or stored is asked of the request's `Errands`, where it has any.
+What has to be fetched or stored is asked of the request's `KojiSession`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ..protocol.messages import (
     read_sub_header,
 )
 from ..protocol.operations import Operation, fault_of_subrequest
-from .koji import Errands
+from .koji import KojiSession
 
 T = TypeVar("T")
 
 #: Asks for a count of bytes: gathered into one piece (True), or up to so many as they come (False).
 _Ask = tuple[bool, int]
 _Steps = Generator[_Ask, bytes, T]
-#: What to send on: a chunk, or a file whose content is to be sent in chunks, and closed.
+#: A chunk to send on, or a file whose content is to be sent in chunks, and closed.
 Piece = bytes | BinaryIO
 
 
@@ -48,7 +48,7 @@ class _OuterFilter:
         self.at_boundary = False
         self._boundary_next = False
         self._failure: ProtocolError | None = None
-        #: Whether what follows the message's end is dropped, and no error.
+        #: What follows the message's end is dropped, and no error.
         self._forgets_rest = False
         self._chunks: list[Piece] = []
         self._gathered = bytearray()
@@ -73,7 +73,8 @@ class _OuterFilter:
                     break
                 raise RemoteProtocolError(f"{len(rest)} bytes follow the end of the message")
             gather, count = self._ask
-            piece, rest = _split(rest, count - len(self._gathered))
+            missing = count - len(self._gathered)
+            piece, rest = rest[:missing], rest[missing:]
             self._gathered += piece
             if not gather or len(self._gathered) == count:
                 whole = bytes(self._gathered)
@@ -129,10 +130,6 @@ class _OuterFilter:
             return value
 
 
-def _split(view: memoryview, count: int) -> tuple[memoryview, memoryview]:
-    return view[:count], view[count:]
-
-
 class RequestFilter(_OuterFilter):
     """A request's outer stream behind its header and payload length: payload, then subrequests.
 
@@ -142,12 +139,12 @@ class RequestFilter(_OuterFilter):
     """
 
     def __init__(
-        self, operation: Operation, length: int, max_total: int, errands: Errands | None = None
+        self, operation: Operation, length: int, max_total: int, koji: KojiSession
     ) -> None:
         self._operation = operation
         self._length = length
         self._max_total = max_total
-        self._errands = errands
+        self._koji = koji
         super().__init__()
 
     def _run(self) -> _Steps[None]:
@@ -163,10 +160,10 @@ class RequestFilter(_OuterFilter):
                 raise RemoteProtocolError(
                     f"a subrequest's payload of {length} bytes is over the limit"
                 )
-            if self._errands is not None and not odd:
-                self._errands.note(header.fields)
+            if not odd:
+                self._koji.note(header.fields)
                 if not length and "rpm-name" in header.fields:
-                    total += self._fetched(self._errands, header.fields, self._max_total - total)
+                    total += self._fetch(header.fields, self._max_total - total)
                     self._emit((yield (True, DIGEST_BYTES)))
                     continue
             # One RPM too many costs that RPM alone: the server is told of it, without content.
@@ -177,9 +174,9 @@ class RequestFilter(_OuterFilter):
             yield from self._payload(length, keep=keep)
             self._emit((yield (True, DIGEST_BYTES)))
 
-    def _fetched(self, errands: Errands, fields: Fields, limit: int) -> int:
-        """Send on an RPM that is fetched; its length. The code of its client's is of nothing."""
-        found = errands.fetch_for(fields, min(limit, self._operation.max_subpayload))
+    def _fetch(self, fields: Fields, limit: int) -> int:
+        """Fetch an RPM and send it on; returns its length. The client's MAC is of no payload."""
+        found = self._koji.fetch_for(fields, min(limit, self._operation.max_subpayload))
         if found is None:
             self._emit(pack_u64(0))
             return 0
@@ -189,19 +186,19 @@ class RequestFilter(_OuterFilter):
         return length
 
 
-class ReplyCutter(_OuterFilter):
+class ReplyFilter(_OuterFilter):
     """A reply's outer stream, cut for a client. `keep_payload` false drops payloads on the way.
 
-    With `errands`, signatures are stored on the way, before their client hears of them.
+    Signatures that are to be stored are so before their client hears of them.
     """
 
     def __init__(
-        self, operation: Operation, *, keep_payload: bool = True, errands: Errands | None = None
+        self, operation: Operation, koji: KojiSession, *, keep_payload: bool = True
     ) -> None:
         self._operation = operation
         self._keep_payload = keep_payload
-        self._errands = errands
-        #: Whether the reply is an error, whose header is all that its client may read.
+        self._koji = koji
+        #: The reply is an error, whose header is all that its client may read.
         self.is_error = False
         super().__init__()
 
@@ -215,28 +212,25 @@ class ReplyCutter(_OuterFilter):
             return
         self.is_error = header.status != Status.OK
         subreplies = self._operation.subrequests and header.status == Status.OK
-        if self._stores() and not subreplies and not self.is_error:
+        if self._koji.stores and not subreplies and not self.is_error:
             yield from self._stored(header.encode(), None)
             return
         self._emit(header.encode())
         yield from self._body(keep=self._keep_payload or subreplies)
         while subreplies:
             subheader = yield from self._parse(read_sub_header(), may_end_before=True)
-            number = subheader.fields.blob("id") if self._errands is not None else b""
-            reason = self._errands.reason(number) if self._errands is not None else None
+            number = subheader.fields.blob("id")
+            reason = self._koji.reason(number)
             if reason is not None:
                 # The server can say only that no RPM came.
-                yield from self._refused(bridge_subrefusal(number, reason))
-            elif self._stores() and subheader.fields.integer("status") == Status.OK:
+                length = yield from self._parse(read_u64())
+                yield from self._refused(bridge_subrefusal(number, reason), length)
+            elif self._koji.stores and subheader.fields.integer("status") == Status.OK:
                 yield from self._stored(subheader.encode(), number)
             else:
                 self._emit(subheader.encode())
                 yield from self._body(keep=self._keep_payload)
-            if self._errands is not None:
-                self._errands.forget(number)
-
-    def _stores(self) -> bool:
-        return self._errands is not None and self._errands.stores
+            self._koji.forget(number)
 
     def _body(self, *, keep: bool) -> _Steps[None]:
         """Payload length, payload and code. A dropped payload has length 0 but keeps its code."""
@@ -245,36 +239,30 @@ class ReplyCutter(_OuterFilter):
         yield from self._payload(length, keep=keep)
         self._emit((yield (True, DIGEST_BYTES)))
 
-    def _refused(self, chunks: list[bytes]) -> _Steps[None]:
-        """Say something else than what the server does, whose payload is dropped."""
-        length = yield from self._parse(read_u64())
-        yield from self._rest_refused(chunks, length)
-
-    def _rest_refused(self, chunks: list[bytes], left: int) -> _Steps[None]:
-        for chunk in chunks:
-            self._emit(chunk)
+    def _refused(self, chunks: list[bytes], left: int) -> _Steps[None]:
+        """Say something else than the server does, of whose payload `left` bytes are dropped."""
+        self._chunks += chunks
         yield from self._payload(left, keep=False)
         yield (True, DIGEST_BYTES)
 
     def _stored(self, header: bytes, number: bytes | None) -> _Steps[None]:
         """A message with a signed RPM, or its signature header, which is stored first."""
-        assert self._errands is not None  # noqa: S101 - asked before
         length = yield from self._parse(read_u64())
         head: Head | None = None
-        if self._errands.head_signing:
+        if self._koji.head_signing:
             signature: Header = yield from self._parse(read_header(Region.SIGNATURE), limit=length)
             raw = signature.raw
         else:
             head = yield from self._parse(read_head(), limit=length)
             signature, raw = head.signature, head.raw
         left = length - len(raw)
-        reason = self._errands.store(signature, head, number)
+        reason = self._koji.store(signature, head, number)
         if reason is not None:
             self.is_error = number is None
             refusal = (
                 bridge_refusal(reason) if number is None else bridge_subrefusal(number, reason)
             )
-            yield from self._rest_refused(refusal, left)
+            yield from self._refused(refusal, left)
             return
         keep = self._keep_payload
         self._emit(header)

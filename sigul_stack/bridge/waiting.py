@@ -1,23 +1,21 @@
 """The signing servers that wait at the bridge, and the requests that wait for one.
 
 Invariant: only a live, authenticated server is handed out. A waiting server has nothing to say, so
-one whose socket becomes readable has gone; it is looked for all the time and once more when it is
-handed out. Requests are served in the order in which they began to wait.
+one whose stream has input has gone; it is looked for all the time and once more when it is handed
+out. Requests are served in the order in which they began to wait.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import select
 import socket
-import struct
-import termios
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ..errors import DeadlineExceeded, TransportError
 from ..metrics import BridgeCount, Counters
@@ -25,60 +23,50 @@ from ..transport.stream import ByteStream, Deadline
 
 log = logging.getLogger(__name__)
 
-#: How often a waiting request looks whether its client is still there, in seconds.
+#: Pause between looks whether the client of a waiting request is still there, in seconds.
 CLIENT_CHECK_SECONDS = 1.0
-#: Pauses between looks whether sent data has been acknowledged, in seconds.
-_FIRST_ACKNOWLEDGE_PAUSE = 0.0001
-_LONGEST_ACKNOWLEDGE_PAUSE = 0.005
+
+T = TypeVar("T")
 
 
-def is_silent(stream: ByteStream) -> bool:
-    """Whether a waiting server has neither spoken nor gone, which would be the end of it."""
-    if stream.pending():
-        return False
-    descriptor = stream.fileno()
-    if descriptor < 0:
-        return True
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN | select.POLLRDHUP)
-    return not poll.poll(0)
+class WaitingLine:
+    """Requests that wait for the same thing, in the order in which they came.
 
-
-def has_gone(stream: ByteStream) -> bool:
-    """Whether the peer has closed its side, though it may have sent data before."""
-    descriptor = stream.fileno()
-    if descriptor < 0:
-        return False
-    poll = select.poll()
-    poll.register(descriptor, select.POLLRDHUP)
-    return bool(poll.poll(0))
-
-
-def has_received(stream: ByteStream, seconds: float) -> bool:
-    """Whether the peer's machine acknowledges within `seconds` all that has been written to it.
-
-    A machine that vanished without a word, by a power cut or behind a firewall that forgot the
-    connection, looks like one that waits until something is sent to it.
+    `changed` is the condition of what they wait for; it is held at each call.
     """
-    descriptor = stream.fileno()
-    if descriptor < 0:
-        return True
-    with socket.socket(fileno=os.dup(descriptor)) as tcp:
-        if tcp.family == socket.AF_UNIX:
-            return True
-        end = time.monotonic() + seconds
-        pause = _FIRST_ACKNOWLEDGE_PAUSE
-        while struct.unpack("i", fcntl.ioctl(tcp, termios.TIOCOUTQ, b"\0" * 4))[0]:
-            if time.monotonic() > end:
-                return False
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_ACKNOWLEDGE_PAUSE)
-    return True
+
+    def __init__(self, changed: threading.Condition) -> None:
+        self._changed = changed
+        self._tickets: deque[object] = deque()
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def wait(
+        self, attempt: Callable[[], T | None], client: ByteStream, deadline: Deadline, what: str
+    ) -> T:
+        """Wait for the request of `client` to be the first and `attempt` to give something.
+
+        `what` is that, in words. Raises `DeadlineExceeded`, `TransportError` where the client goes,
+        and what `attempt` raises.
+        """
+        ticket = object()
+        self._tickets.append(ticket)
+        try:
+            while True:
+                if self._tickets[0] is ticket and (found := attempt()) is not None:
+                    return found
+                if client.has_gone():
+                    raise TransportError(f"the client left while it waited for {what}")
+                self._changed.wait(min(deadline.remaining(), CLIENT_CHECK_SECONDS))
+        finally:
+            self._tickets.remove(ticket)
+            self._changed.notify_all()
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """When a waiting server came (`time.monotonic`), and its handshake's length in seconds."""
+    """A waiting server's time of coming (`time.monotonic`), and its handshake's in seconds."""
 
     at: float
     handshake_seconds: float
@@ -90,10 +78,10 @@ class WaitingServers:
     def __init__(self, limit: int, counters: Counters[BridgeCount]) -> None:
         self._limit = limit
         self._counters = counters
-        self._servers: deque[ByteStream] = deque()
-        self._arrivals: dict[ByteStream, Arrival] = {}
-        self._tickets: deque[object] = deque()
+        #: In the order of coming.
+        self._servers: dict[ByteStream, Arrival] = {}
         self._changed = threading.Condition()
+        self._line = WaitingLine(self._changed)
         self._closed = False
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
@@ -104,54 +92,41 @@ class WaitingServers:
         return len(self._servers)
 
     def waiting(self) -> list[tuple[ByteStream, Arrival]]:
-        """Who waits at this moment, in the order of coming."""
+        """The servers that wait at this moment, in the order of coming."""
         with self._changed:
-            return [(server, self._arrivals[server]) for server in self._servers]
+            return list(self._servers.items())
 
     def add(self, server: ByteStream, handshake_seconds: float = 0.0) -> None:
         """Let `server` wait for a client. Raises `TransportError` where the pool is full."""
         with self._changed:
-            if self._closed:
-                raise TransportError("the bridge is ending")
+            self._check_open()
             if len(self._servers) >= self._limit:
                 raise TransportError(
                     f"{self._limit} server connections are waiting already: raise"
                     " max-waiting-servers, or lower the servers' workers"
                 )
-            self._servers.append(server)
-            self._arrivals[server] = Arrival(time.monotonic(), handshake_seconds)
+            self._servers[server] = Arrival(time.monotonic(), handshake_seconds)
             self._changed.notify_all()
         self._counters.add(BridgeCount.SERVERS_ATTACHED)
         self._wake()
 
     def take(self, deadline: Deadline, client: ByteStream) -> ByteStream:
         """A live server for `client`. Raises `DeadlineExceeded`, or `TransportError` if it goes."""
-        ticket = object()
         with self._changed:
-            self._tickets.append(ticket)
             try:
-                while True:
-                    if self._closed:
-                        raise TransportError("the bridge is ending")
-                    if self._tickets[0] is ticket and (server := self._pop_live()) is not None:
-                        return server
-                    if has_gone(client):
-                        raise TransportError("the client left while it waited for a server")
-                    self._changed.wait(min(deadline.remaining(), CLIENT_CHECK_SECONDS))
+                return self._line.wait(self._pop_live, client, deadline, "a server")
             except DeadlineExceeded:
                 raise DeadlineExceeded(
                     "no signing server became free in time: is one running and connected to this"
                     " bridge's server port?"
                 ) from None
             finally:
-                self._tickets.remove(ticket)
-                self._changed.notify_all()
                 self._wake()
 
     def trim(self, surplus: int) -> None:
-        """Close `surplus` servers in order, so that they dial again."""
+        """Close `surplus` servers in order, the last to come first, so that they dial again."""
         with self._changed:
-            closed = [self._servers.pop() for _ in range(min(surplus, len(self._servers)))]
+            closed = [self._servers.popitem()[0] for _ in range(min(surplus, len(self._servers)))]
         self._wake()
         for server in closed:
             server.close()
@@ -162,7 +137,6 @@ class WaitingServers:
             self._closed = True
             servers = list(self._servers)
             self._servers.clear()
-            self._arrivals.clear()
             self._changed.notify_all()
         self._wake()
         self._watcher.join()
@@ -171,11 +145,16 @@ class WaitingServers:
         for server in servers:
             server.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TransportError("the bridge is ending")
+
     def _pop_live(self) -> ByteStream | None:
+        self._check_open()
         while self._servers:
-            server = self._servers.popleft()
-            del self._arrivals[server]
-            if is_silent(server):
+            server = next(iter(self._servers))
+            del self._servers[server]
+            if not server.has_input():
                 return server
             self._drop(server)
         return None
@@ -202,10 +181,8 @@ class WaitingServers:
                     return
                 by_descriptor = {server.fileno(): server for server in self._servers}
             poll = select.poll()
-            poll.register(self._wake_read, select.POLLIN)
-            for descriptor in by_descriptor:
-                if descriptor >= 0:
-                    poll.register(descriptor, select.POLLIN | select.POLLRDHUP)
+            for descriptor in (self._wake_read.fileno(), *by_descriptor):
+                poll.register(descriptor, select.POLLIN)
             for descriptor, _events in poll.poll():
                 if descriptor == self._wake_read.fileno():
                     self._wake_read.recv(4096)
@@ -213,7 +190,5 @@ class WaitingServers:
                 with self._changed:
                     server = by_descriptor[descriptor]
                     # It may have been handed out since: then its data is a request's.
-                    if server in self._servers:
-                        self._servers.remove(server)
-                        del self._arrivals[server]
+                    if self._servers.pop(server, None) is not None:
                         self._drop(server)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from ..bridge.orders import READY, Orders
-from ..bridge.parent import Parent, Plan, Ports
+from ..bridge.control import BridgeEvent
+from ..bridge.parent import BridgePlan, Listeners, Parent, Ports
 from ..bridge.service import Bridge
-from ..config import BridgeSettings, load_bridge
+from ..config import load_bridge
+from ..config.bridge import BridgeSettings
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from ..protocol.status import encode_status
+from ..system.processes import ParentPipes
 from ..transport import nss
-from ..transport.status import status_socket
+from ..transport.status_socket import status_socket
 from ..transport.tcp import listen
 from .daemon import Control
 from .options import Source, daemon_parser, run_daemon
@@ -28,28 +29,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(source: Source[BridgeSettings], control: Control) -> None:
-    parent = Parent(_plan(source.settings), Ports(listen), lambda: _plan(source.read_again()))
-    parent.run(control.stop, control.reload, control.ready)
+    Parent(
+        _plan(source.settings),
+        lambda: _plan(source.read_again()),
+        Ports(listen),
+        stop=control.stop,
+        reload=control.reload,
+    ).run(control.ready)
 
 
-def _plan(settings: BridgeSettings) -> Plan:
+def _plan(settings: BridgeSettings) -> BridgePlan:
     who = identity(settings.unix_user, settings.unix_group)
 
-    def serve(listeners: Mapping[socket.socket, str], orders: Orders) -> None:
+    def serve(listeners: Listeners, parent: ParentPipes) -> None:
         drop_privileges_unless_roots(who, settings.nss.path)
         nss.open_database(settings.nss)
         bridge = Bridge(settings, listeners)
-        bridge.open()
         drop_privileges(who)
         with status_socket(
             settings.status_socket, lambda: encode_status(bridge.status())
         ) as status:
             if status is not None:
                 status.serve()
-            orders.tell(READY)
-            bridge.run(orders)
+            parent.send(BridgeEvent.READY)
+            bridge.run(parent)
 
-    return Plan(
+    return BridgePlan(
         serve,
         (
             (settings.listen_address, settings.server_listen_port, "server"),

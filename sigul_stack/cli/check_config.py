@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from .. import config
+from ..config import PROGRAMS, load
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-_PROGRAMS: Final = ("bridge", "client", "server")
 
 #: Where no program's configuration is, so that the named file alone counts.
 _NOWHERE: Final = Path("/dev/null")
@@ -33,15 +30,14 @@ def add_parser(subparsers: Subparsers) -> None:
         " the program would. Exit status 1 for what the program would warn about, too. Needs no"
         " network and opens no database.",
     )
-    parser.add_argument("program", choices=_PROGRAMS, help="whose configuration it is")
+    parser.add_argument("program", choices=sorted(PROGRAMS), help="whose configuration it is")
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.set_defaults(func=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """`check-config`; returns the exit code. Raises `ConfigurationError`."""
-    load: Callable[..., config.Loaded[Any]] = getattr(config, f"load_{options.program}")
-    loaded = load(options.file, system_directory=_NOWHERE)
+    loaded = load(PROGRAMS[options.program](), options.file, system_directory=_NOWHERE)
     for warning in loaded.warnings:
         print(f"Error: {warning}", file=sys.stderr)
     if options.program != "client":

@@ -18,11 +18,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
 from ..config.identity import Identity
 from ..errors import ConfigurationError, SigulError
+from ..system.processes import FAILED, SignalPipe, receive_event, send_event
 from . import pidfile
 from .outcome import failed
 
@@ -33,78 +33,18 @@ START_TIMEOUT = 120.0
 #: Seconds that a daemon which is not ready by then has to end once it is told to.
 GIVE_UP_TIMEOUT = 10.0
 
-_READY = "ready"
-_MAX_REPORT = 4096
-
-
-class _Wakeup:
-    """A pipe that is readable once one of some signals has come.
-
-    Made in the main thread; a child process that goes on working calls `release` first.
-    """
-
-    def __init__(self, signals: tuple[signal.Signals, ...]) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
-        self._old = {number: signal.signal(number, self._handle) for number in signals}
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        self.request()
-
-    def request(self) -> None:
-        """Do as if a signal had come. May be called from any thread, and more than once."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._writer, b"x")
-
-    @property
-    def requested(self) -> bool:
-        """Whether a signal has come."""
-        return self.wait(0)
-
-    def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for a signal; whether one has come."""
-        return bool(select.select([self._reader], [], [], timeout)[0])
-
-    def fileno(self) -> int:
-        """A file descriptor that is readable once a signal has come; nobody else may read it."""
-        return self._reader
-
-    def release(self) -> None:
-        """Put the signals' former handlers back and close the descriptors; once is enough."""
-        if self._old:
-            for number, handler in self._old.items():
-                signal.signal(number, handler)
-            self._old = {}
-            os.close(self._reader)
-            os.close(self._writer)
-
-
-class Stop(_Wakeup):
-    """Whether the daemon has been told to end, by SIGTERM, SIGQUIT or, from a terminal, SIGINT."""
-
-    def __init__(self) -> None:
-        super().__init__((signal.SIGTERM, signal.SIGQUIT, signal.SIGINT))
-
-
-class Reload(_Wakeup):
-    """Whether the daemon has been told, by SIGHUP, to read configuration and certificates again."""
-
-    def __init__(self) -> None:
-        super().__init__((signal.SIGHUP,))
-
-    def take(self) -> None:
-        """Take note of it: of several signals at once, too."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._reader, _MAX_REPORT)
+#: Event of a daemon in the background for whoever started it: it is ready.
+_READY = b"R"
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What a daemon's work is given: when to end, and how to say that it is ready."""
+    """A daemon's signals, and a function that its work calls when it is ready."""
 
-    stop: Stop
-    reload: Reload
+    #: SIGTERM, SIGQUIT or, from a terminal, SIGINT: end.
+    stop: SignalPipe
+    #: SIGHUP: read configuration and certificates again.
+    reload: SignalPipe
     #: To be called once everything that can go wrong at start has gone right; further calls do
     #: nothing. Connections to peers are not part of the start.
     ready: Callable[[], None]
@@ -112,7 +52,7 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """How a daemon is to run. `name` is the program's, as in its PID file: `sigul_bridge`.
+    """A way to run a daemon. `name` is the program's, as in its PID file: `sigul_bridge`.
 
     In the foreground there is a PID file only where `pid_directory` is given; in the background
     always (`default_pid_directory`). `identity` is what the work will change to, if it will.
@@ -135,7 +75,7 @@ class Daemon:
         printed by the parent.
         """
         if not self.background:
-            return self._serve(work, sys.stderr, self.pid_directory, lambda _report: None)
+            return self._serve(work, sys.stderr, self.pid_directory, None)
         try:
             directory = self.pid_directory or default_pid_directory()
         except SigulError as error:
@@ -147,35 +87,35 @@ class Daemon:
         work: Callable[[Control], None],
         stream: TextIO | None,
         pid_directory: Path | None,
-        report: Callable[[str], None],
+        starter: int | None,
     ) -> int:
         try:
             self.set_up_logs(stream)
         except SigulError as error:
-            report(str(error))
+            _tell(starter, FAILED, str(error))
             if stream is not None:
                 failed(str(error))
             return 1
         try:
             with contextlib.ExitStack() as stack:
-                stop = Stop()
+                stop = SignalPipe(signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
                 stack.callback(stop.release)
-                reload = Reload()
+                reload = SignalPipe(signal.SIGHUP)
                 stack.callback(reload.release)
                 if pid_directory is not None:
                     path = pid_directory / f"{self.name}.pid"
                     stack.enter_context(pidfile.held(path, self.identity))
                 log.info("%s starts", self.name)
-                work(Control(stop, reload, lambda: report(_READY)))
+                work(Control(stop, reload, lambda: _tell(starter, _READY)))
                 log.info("%s ends", self.name)
             return 0
         except SigulError as error:
             log.error("%s", error)
-            report(str(error))
+            _tell(starter, FAILED, str(error))
         except Exception as error:
             log.critical("%s failed unexpectedly", self.name, exc_info=True)
             what = type(error).__name__  # its text may hold anything
-            report(f"{self.name} failed unexpectedly ({what}); its log says more")
+            _tell(starter, FAILED, f"{self.name} failed unexpectedly ({what}); its log says more")
         return 1
 
     def _in_background(self, work: Callable[[Control], None], pid_directory: Path) -> int:
@@ -196,59 +136,53 @@ class Daemon:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             os.chdir("/")
             _detach_streams()
-            code = self._serve(work, None, pid_directory, _Reporter(writer))
+            code = self._serve(work, None, pid_directory, writer)
             logging.shutdown()
         finally:
             # Not sys.exit: what the parent had set up to run at its end is the parent's.
             os._exit(code)
 
 
-class _Reporter:
-    """The child's end of the pipe to its parent: tells one thing, once."""
-
-    def __init__(self, writer: int) -> None:
-        self._writer: int | None = writer
-
-    def __call__(self, report: str) -> None:
-        if self._writer is None:
-            return
-        # The parent may have given up.
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._writer, report.encode("utf-8", "backslashreplace")[:_MAX_REPORT])
-        os.close(self._writer)
-        self._writer = None
+def _tell(starter: int | None, code: bytes, text: str = "") -> None:
+    """Send whoever started the daemon an event, which it hears if it is the first."""
+    if starter is not None:
+        send_event(starter, code, text.encode("utf-8", "backslashreplace"))
 
 
 def _await_report(child: int, reader: int, daemon: Daemon) -> int:
     """Wait until `child` reports through `reader` or ends; the parent's exit code."""
     try:
-        report = _report(child, reader, daemon.start_timeout)
+        report = _first_event(child, reader, daemon.start_timeout)
     except BaseException:
         _end(child, patience=0)
         raise
-    if report == _READY:
-        return 0
     if report is None:
         failed(
             f"{daemon.name} was not ready after {daemon.start_timeout:g} s and is ended; its log"
             " may say what it waited for"
         )
         _end(child, patience=0)
-    else:
-        failed(report or f"{daemon.name} ended while it started; its log may say why")
-        _end(child, patience=GIVE_UP_TIMEOUT)
+        return 1
+    code, text = report
+    if code == _READY:
+        return 0
+    failed(
+        text.decode("utf-8", "replace")
+        or f"{daemon.name} ended while it started; its log may say why"
+    )
+    _end(child, patience=GIVE_UP_TIMEOUT)
     return 1
 
 
-def _report(child: int, reader: int, timeout: float) -> str | None:
-    """What `child` reports: empty if it ends without a word, None if it takes too long."""
+def _first_event(child: int, reader: int, timeout: float) -> tuple[bytes, bytes] | None:
+    """The first event of `child`; an empty failure if it ends without one, None after `timeout`."""
     deadline = time.monotonic() + timeout
     ended = False
     while time.monotonic() < deadline:
         if select.select([reader], [], [], 0 if ended else 0.05)[0]:
-            return os.read(reader, _MAX_REPORT).decode("utf-8", "replace")
+            return receive_event(reader) or (FAILED, b"")
         if ended:
-            return ""
+            return FAILED, b""
         # Looked at as well, because a grandchild may keep the pipe open. What the child wrote
         # just before its end is still there to be read.
         ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -278,7 +212,7 @@ def _detach_streams() -> None:
 
 
 def default_pid_directory() -> Path:
-    """Where a daemon in the background keeps its PID file: root's place, or the user's own.
+    """The directory of a daemon's PID file in the background: root's, or the user's own.
 
     Raises `ConfigurationError` where there is neither.
     """
@@ -288,6 +222,6 @@ def default_pid_directory() -> Path:
     if runtime:
         return Path(runtime)
     raise ConfigurationError(
-        "there is no directory for the PID file: XDG_RUNTIME_DIR is not set; give"
-        " --internal-pid-dir=DIR, or run in the foreground"
+        "there is no directory for the PID file: XDG_RUNTIME_DIR is not set",
+        "give --internal-pid-dir=DIR, or run in the foreground",
     )

@@ -7,17 +7,12 @@ What is looked at is in `sigul_stack.health`.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..protocol.codec import printable
 from .secret_input import NSS_PASSWORD, SecretReader, disable_core_dumps
 
 if TYPE_CHECKING:
-    from ..health.doctor import Wishes
-    from ..health.report import Report
-
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 COMPONENTS = ("client", "bridge", "server")
@@ -78,57 +73,27 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Examine one component and print what was found; the exit code."""
-    from ..health.checks_configuration import guess_component
-    from ..health.doctor import examine
+    from ..health.configuration_checks import guess_component
+    from ..health.examination import examine
+    from ..health.report_text import as_json, doctor_text
+    from ..health.steps import CheckOptions
 
     disable_core_dumps()
     component, path = options.component, options.config_file
     if component is None:
         component = "client" if path is None else guess_component(path)
-    report = examine(component, path or _default(component), _wishes(options))
-    print(json.dumps(report.as_json(), indent=2) if options.json else as_text(report))
-    return int(report.state)
-
-
-def as_text(report: Report) -> str:
-    """The report for people: a line a check, then the first failure and its cure."""
-    width = max(len(check.layer) for check in report.checks)
-    lines = [f"{report.component}: {report.state.word}", ""]
-    for check in report.checks:
-        lines.append(f"{check.state.word:<8} {check.layer:<{width}}  {printable(check.finding)}")
-        if check.cure and check.state.word == "warning":
-            lines.append(f"{'':<8} {'':<{width}}  cure: {printable(check.cure)}")
-    if (first := report.first_failure) is not None:
-        lines += [
-            "",
-            f"First failure: {first.layer}: {printable(first.finding)}",
-            f"Cure: {printable(first.cure)}",
-        ]
-    return "\n".join(lines)
-
-
-def _wishes(options: argparse.Namespace) -> Wishes:
-    from ..health.doctor import Wishes
-
     reader = SecretReader(batch=options.batch)
     deep = options.batch or options.deep or options.key is not None
-    return Wishes(
+    wanted = CheckOptions(
         user_name=options.user_name,
         names=tuple(options.name),
         ask_nss_password=lambda: reader.read(NSS_PASSWORD),
         read_secret=reader.read if deep else None,
         key=options.key,
-        seconds=options.timeout,
     )
-
-
-def _default(component: str) -> Path | None:
-    """The file that the program itself would take besides the system's."""
-    if component != "client":
-        return None
-    from ..config.client import own_file
-
-    return own_file()
+    report = examine(component, path, wanted, options.timeout)
+    print(as_json(report) if options.json else doctor_text(report))
+    return int(report.state)
 
 
 def _seconds(text: str) -> float:

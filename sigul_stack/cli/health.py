@@ -1,4 +1,4 @@
-"""`sigul-stack health`: whether a component works, for people, monitoring and containers."""
+"""`sigul-stack health`: does a component work? For people, monitoring and containers."""
 
 from __future__ import annotations
 
@@ -7,23 +7,18 @@ import contextlib
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from ..config import load_bridge, load_client, load_server
-from ..config.client import own_file
 from ..config.values import strip_one_end
-from ..errors import ConfigurationError, SigulError
+from ..errors import ConfigurationError
 from ..secret import Secret
 from .secret_input import MAX_SECRET_LENGTH, disable_core_dumps, read_until_nul
 
 if TYPE_CHECKING:
-    from ..config import ServerSettings
-    from ..health.layers import Step
-    from ..health.limits import Limits
-    from ..health.report import Check, Report
+    from ..health.steps import CheckOptions
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -49,7 +44,6 @@ def add_parser(subparsers: Subparsers) -> None:
     bridge = _component(
         components,
         "bridge",
-        _bridge_steps,
         "Looks at the bridge's certificate, makes a handshake with its client port, connects to"
         " its server port, and asks the bridge which servers wait (status-socket). What is behind"
         " the inner session cannot be seen from a bridge: see `health client --deep`.",
@@ -57,14 +51,12 @@ def add_parser(subparsers: Subparsers) -> None:
     server = _component(
         components,
         "server",
-        _server_steps,
         "Asks the server's supervisor for the workers that have made a handshake with the bridge"
         " and wait there (status-socket), and looks at the server's certificate.",
     )
     client = _component(
         components,
         "client",
-        _client_steps,
         "Resolves the bridge's name, makes a handshake with it, and looks at the client's"
         " certificate.",
     )
@@ -92,7 +84,6 @@ def add_parser(subparsers: Subparsers) -> None:
 def _component(
     components: Subparsers,
     name: str,
-    steps: Callable[[argparse.Namespace, Limits], Sequence[Step]],
     text: str,
 ) -> argparse.ArgumentParser:
     parser = components.add_parser(
@@ -116,7 +107,7 @@ def _component(
         help="exit codes for a container's health check"
         + ("; no server attached is a warning then: the bridge starts first" * (name == "bridge")),
     )
-    parser.set_defaults(func=partial(_run, name, steps))
+    parser.set_defaults(func=partial(_run, name, parser.error))
     return parser
 
 
@@ -140,13 +131,10 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _run(
-    component: str,
-    steps: Callable[[argparse.Namespace, Limits], Sequence[Step]],
-    options: argparse.Namespace,
-) -> int:
-    from ..health.limits import Limits
-    from ..health.output import as_json, as_text, exit_code
+def _run(component: str, refuse: Callable[[str], NoReturn], options: argparse.Namespace) -> int:
+    from ..health.examination import check_health
+    from ..health.report_text import as_json, exit_code, health_text
+    from ..health.steps import CheckOptions, Limits
 
     disable_core_dumps()
     limits = Limits(
@@ -156,8 +144,12 @@ def _run(
         fail_days=options.fail_days,
         timeout_seconds=options.timeout,
     )
-    report = _report(component, partial(steps, options, limits), limits)
-    print(as_json(report) if options.json else as_text(report, limits), flush=True)
+    if component == "client":
+        wanted = _client_options(options, refuse)
+    else:
+        wanted = CheckOptions(deep="deep" in options and options.deep, alone=options.docker)
+    report = check_health(component, options.config_file, limits, wanted)
+    print(as_json(report) if options.json else health_text(report, limits), flush=True)
     code = exit_code(report, docker=options.docker)
     with contextlib.suppress(OSError):
         sys.stderr.flush()
@@ -165,104 +157,31 @@ def _run(
     os._exit(code)
 
 
-def _report(component: str, steps: Callable[[], Sequence[Step]], limits: Limits) -> Report:
-    from ..health.layers import Layer, from_text
-    from ..health.limits import walk_within
-    from ..health.report import Report, State
+def _client_options(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> CheckOptions:
+    """What to look at from a client; `refuse` tells of options that do not go together."""
+    from ..health.steps import CheckOptions
 
-    try:
-        ready = steps()
-    except SigulError as error:
-        return Report(component, (from_text(Layer.CONFIGURATION, State.FAILED, str(error)),))
-    return walk_within(limits.timeout_seconds, component, ready)
-
-
-def _bridge_steps(options: argparse.Namespace, limits: Limits) -> Sequence[Step]:
-    from ..health.bridge import bridge_steps
-
-    return bridge_steps(load_bridge(options.config_file).settings, limits, alone=options.docker)
-
-
-def _server_steps(options: argparse.Namespace, limits: Limits) -> Sequence[Step]:
-    from ..health.server import server_steps
-
-    settings = load_server(options.config_file).settings
-    return server_steps(settings, limits, _server_deep(settings) if options.deep else ())
-
-
-def _client_steps(options: argparse.Namespace, limits: Limits) -> Sequence[Step]:
-    from ..health.client import Deep, client_steps
-
-    config = options.config_file
-    if config is None:
-        config = own_file()
-    settings = load_client(config, user_name=options.user_name).settings
     if not options.deep:
         if options.key or options.password_file:
-            raise ConfigurationError("--key and --password-file are for --deep; give it as well")
-        return client_steps(settings, limits)
-    read = partial(_secret, options.password_file, "passphrase" if options.key else "password")
-    return client_steps(settings, limits, Deep(read, options.key))
+            refuse("--key and --password-file are for --deep; give it as well")
+        return CheckOptions(user_name=options.user_name)
+    what = "passphrase" if options.key else "password"
+
+    def read_secret(_prompt: str) -> Secret:
+        if options.password_file is None:
+            return read_until_nul(0, f"The {what}")
+        return _from_file(options.password_file, what)
+
+    return CheckOptions(options.user_name, read_secret=read_secret, key=options.key)
 
 
-def _secret(path: Path | None, what: str) -> Secret:
-    """The secret for `--deep`, from its file or standard input. Raises `SigulError`."""
-    if path is None:
-        return read_until_nul(0, f"The {what}")
+def _from_file(path: Path, what: str) -> Secret:
+    """The secret in a file, without one line end. Raises `ConfigurationError`."""
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_SECRET_LENGTH + 3)
     except OSError as error:
         raise ConfigurationError(
-            f"'{path}' cannot be read: {error.strerror}; name a file that holds the {what}"
+            f"'{path}' cannot be read: {error.strerror}", f"name a file that holds the {what}"
         ) from error
     return Secret(strip_one_end(data))
-
-
-def _server_deep(settings: ServerSettings) -> tuple[Step, ...]:
-    from ..health.layers import Layer, Step
-
-    return (
-        Step(Layer.SERVER_DATABASE, partial(_server_database, settings)),
-        Step(Layer.KEY_STORE, partial(_key_store, settings), (Layer.SERVER_DATABASE,)),
-    )
-
-
-def _server_database(settings: ServerSettings) -> Iterator[Check]:
-    from ..database import SchemaState, schema_state
-    from ..health.layers import Layer, failed, ok, warning
-    from ..server.services import database_url
-
-    state = schema_state(database_url(settings))
-    if state is SchemaState.CURRENT:
-        yield ok(Layer.SERVER_DATABASE, "the database can be read and has the current schema")
-    elif state in (SchemaState.LEGACY, SchemaState.LEGACY_NO_KEYTYPE):
-        yield warning(
-            Layer.SERVER_DATABASE,
-            f"the database has an old schema ({state.value})",
-            "start the server, or: sigul-stack database migrate",
-        )
-    else:
-        yield failed(
-            Layer.SERVER_DATABASE,
-            f"there is no usable database (it is {state.value})",
-            "correct database-path, restore it from a backup, or make it: sigul_server_create_db",
-        )
-
-
-def _key_store(settings: ServerSettings) -> Iterator[Check]:
-    from ..database import Database
-    from ..health.layers import Layer, ok, warning
-    from ..server.services import database_url, make_keystore
-
-    with (
-        contextlib.closing(Database(database_url(settings))) as database,
-        database.read() as reader,
-    ):
-        keys = reader.keys()
-    findings = make_keystore(settings).check_consistency(keys)
-    for finding in findings:
-        what, _, cure = finding.text.partition(": ")
-        yield warning(Layer.KEY_STORE, what, cure)
-    if not findings:
-        yield ok(Layer.KEY_STORE, f"the key stores hold the {len(keys)} keys of the database")

@@ -99,8 +99,8 @@ def _file_handler(path: Path, owner: Identity | None) -> logging.Handler:
     except OSError as error:
         user = "" if owner is None else f", which user {owner.uid} must be able to write to"
         raise ConfigurationError(
-            f"the log file '{path}' cannot be written: {error.strerror or error}; make its"
-            f" directory{user}, or name another with --internal-log-dir=DIR"
+            f"the log file '{path}' cannot be written: {error.strerror or error}",
+            f"make its directory{user}, or name another with --internal-log-dir=DIR",
         ) from error
 
 

@@ -19,7 +19,9 @@ from .outcome import failed
 from .secret_input import SecretReader, disable_core_dumps, forbid_tracing, with_nss_password
 
 if TYPE_CHECKING:
-    from ..config import BridgeSettings, Loaded, ServerSettings
+    from ..config.bridge import BridgeSettings
+    from ..config.options import Loaded
+    from ..config.server import ServerSettings
 
 log = logging.getLogger(__name__)
 

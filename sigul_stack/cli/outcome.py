@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from ..errors import SigulError
 from ..protocol.codec import printable
@@ -18,6 +19,24 @@ log = logging.getLogger(__name__)
 
 class AlreadyTold(SigulError):
     """A program fails, and has said why in lines of its own."""
+
+
+class Failures:
+    """What failed of many things; each is told on standard error at once, in a line of its own."""
+
+    def __init__(self) -> None:
+        self._any = False
+
+    def tell(self, what: str | Path, error: SigulError | None) -> None:
+        """Tell that signing `what` failed, unless `error` is None."""
+        if error is not None:
+            self._any = True
+            print(printable(f"Error signing {what}: {error}"), file=sys.stderr, flush=True)
+
+    def end(self, text: str) -> None:
+        """Raise `AlreadyTold` with `text` where anything failed."""
+        if self._any:
+            raise AlreadyTold(text)
 
 
 def report(run: Callable[[], None]) -> int:
@@ -51,6 +70,23 @@ def occupy_standard_descriptors() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDONLY if descriptor else os.O_WRONLY)
+
+
+def print_bytes(data: bytes) -> None:
+    """Write `data` to standard output as it is. Raises `SigulError`."""
+    try:
+        with os.fdopen(1, "wb", closefd=False) as output:
+            output.write(data)
+    except OSError as error:
+        raise SigulError(
+            f"standard output did not take all of the output: {error.strerror}",
+            "make room there",
+        ) from error
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Write `lines` to standard output, each with its end. Raises `SigulError`."""
+    print_bytes(b"".join(f"{line}\n".encode() for line in lines))
 
 
 def failed(text: str) -> int:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import pki
+from ..checks import any_failed
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
 from .pki_arguments import declare
 from .pki_output import (
     certificate_json,
     print_certificate,
+    print_checks,
     print_entry,
     print_json,
     print_rollover,
@@ -95,9 +97,7 @@ def run_issue(args: argparse.Namespace) -> int:
     leaf = authority.issue(request)
     database = _target(args)
     with database.filling(_permissions(args)) as store:
-        for certificate in authority.trusted:
-            pki.put_authority(store, certificate)
-        pki.put_leaf(store, leaf, nickname)
+        pki.put_leaf(store, leaf, nickname, authorities=authority.trusted)
     pki.register(authority, [database.directory])
     print_certificate("issued", database.find(nickname), database)
     return 0
@@ -168,35 +168,20 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_check(args: argparse.Namespace) -> int:
     """`pki check`."""
-    findings = pki.inspect_database(
+    checks = pki.inspect_database(
         pki.NSSDatabase(args.directory, _known_password(args.directory, args.password_file)),
         pki.Role(args.role),
         nickname=args.nickname,
         names=_split(args.name),
         warn_days=args.warn_days,
     )
-    if args.json:
-        print_json(
-            [
-                {
-                    "severity": item.severity.value,
-                    "topic": item.topic.value,
-                    "message": item.message,
-                }
-                for item in findings
-            ]
-        )
-    else:
-        for item in findings:
-            print(f"{item.severity.value:8} {item.topic.value}: {item.message}")
-    return 1 if pki.failed(findings) else 0
+    print_checks(checks, as_json=args.json)
+    return 1 if any_failed(checks) else 0
 
 
 def run_renew(args: argparse.Namespace) -> int:
     """`pki renew`."""
-    database = pki.NSSDatabase(args.directory)
-    database.require()
-    database.password = _database_password(args.directory, args.password_file)
+    database = _existing(args)
     renewed = pki.renew_leaf(
         *(_open_authority(args), database, args.nickname),
         lifetime=args.years,
@@ -239,9 +224,7 @@ def run_rollover(args: argparse.Namespace) -> int:
 
 def run_remove(args: argparse.Namespace) -> int:
     """`pki remove`."""
-    database = pki.NSSDatabase(args.directory)
-    database.require()
-    database.password = _database_password(args.directory, args.password_file)
+    database = _existing(args)
     database.remove(args.nickname)
     print(f"removed '{args.nickname}' from {args.directory}")
     return 0
@@ -293,9 +276,15 @@ def _database_password(
         with Terminal.controlling() as terminal:
             return Secret(terminal.ask(f"Password of the NSS database in {directory}"))
     raise NSSError(
-        f"the password of the NSS database in '{directory}' is not known; give --password-file"
-        " (for a CA's: --ca-password-file)"
+        f"the password of the NSS database in '{directory}' is not known",
+        "give --password-file (for a CA's: --ca-password-file)",
     )
+
+
+def _existing(args: argparse.Namespace) -> pki.NSSDatabase:
+    """The database of the positional argument, which has to be there."""
+    pki.NSSDatabase(args.directory).require()
+    return pki.NSSDatabase(args.directory, _database_password(args.directory, args.password_file))
 
 
 def _target(args: argparse.Namespace) -> pki.NSSDatabase:

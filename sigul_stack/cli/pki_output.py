@@ -1,4 +1,4 @@
-"""What `sigul-stack pki` prints: certificates, findings and steps, as text or JSON."""
+"""What `sigul-stack pki` prints: certificates, checks and steps, as text or JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from typing import Any, Final
 
 from .. import pki
+from ..checks import Check, State
 
 _TO_DO: Final = {
     "none": "One CA issues and is trusted.",
@@ -67,21 +68,36 @@ def certificate_json(item: pki.CertificateInfo) -> dict[str, Any]:
     }
 
 
+def print_checks(checks: list[Check], *, as_json: bool) -> None:
+    """Print the checks of a database, as text or JSON, in which a failure is an `error`."""
+    rows = [
+        ("error" if item.state is State.FAILED else item.state.word, item.layer, str(item))
+        for item in checks
+    ]
+    if as_json:
+        print_json([dict(zip(("severity", "topic", "message"), row, strict=True)) for row in rows])
+    else:
+        for severity, topic, message in rows:
+            print(f"{severity:8} {topic}: {message}")
+
+
 def print_json(value: object) -> None:
     """Print `value`, indented."""
     print(json.dumps(value, indent=2))
 
 
-def print_rollover(rollover: pki.Rollover, done: list[pki.Done], *, as_json: bool) -> None:
+def print_rollover(
+    rollover: pki.Rollover, done: list[pki.RolloverChange], *, as_json: bool
+) -> None:
     """What a step did, and how far the rollover has come."""
-    standings = rollover.standings() if rollover.phase is not pki.Phase.NONE else []
+    progress = rollover.progress() if rollover.phase is not pki.Phase.NONE else []
     if as_json:
         print_json(
             {
                 "phase": rollover.phase.value,
                 "authority": rollover.new.subject.rfc4514_string(),
                 "done": [
-                    {"database": str(item.directory), "result": item.step.value} for item in done
+                    {"database": str(item.directory), "result": item.action.value} for item in done
                 ],
                 "databases": [
                     {
@@ -90,14 +106,14 @@ def print_rollover(rollover: pki.Rollover, done: list[pki.Done], *, as_json: boo
                         "trusts_new": item.trusts_new,
                         "issued_by_new": item.issued_by_new,
                     }
-                    for item in standings
+                    for item in progress
                 ],
             }
         )
         return
-    for step in done:
-        print(f"{step.step.value:8} {step.directory}")
-    for item in standings:
+    for change in done:
+        print(f"{change.action.value:8} {change.directory}")
+    for item in progress:
         trusted = " and ".join(
             name for name, has in (("old", item.trusts_old), ("new", item.trusts_new)) if has
         )

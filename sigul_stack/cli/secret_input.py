@@ -20,7 +20,7 @@ from ..errors import SigulError
 from ..secret import Secret
 
 if TYPE_CHECKING:
-    from ..config import NSSSettings
+    from ..config.shared import NSSSettings
 
 #: The most that a field of the protocol carries (bytes).
 MAX_SECRET_LENGTH = 255

@@ -6,18 +6,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..children import run_in_child
-from ..config import ServerSettings, load_server
+from ..config import load_server
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
+from ..config.server import ServerSettings
 from ..database import Database
 from ..protocol.status import encode_status
-from ..server.news import Reporter
 from ..server.services import database_url
 from ..server.startup import check, prepare, repair, shut_down
-from ..server.supervisor import Plan, Supervisor
+from ..server.supervisor import ServerPlan, Supervisor
 from ..server.worker import Worker
+from ..system.processes import ParentPipes, run_in_child
 from ..transport import nss
-from ..transport.status import status_socket
+from ..transport.status_socket import status_socket
 from .daemon import Control
 from .options import Source, daemon_parser, run_daemon
 
@@ -45,17 +45,22 @@ def _work(source: Source[ServerSettings], control: Control) -> None:
 
     run_in_child(start, "checking the server's data", stop=control.stop)
     try:
-        supervisor = Supervisor(_plan(settings), lambda: _plan(source.read_again()))
+        supervisor = Supervisor(
+            _plan(settings),
+            lambda: _plan(source.read_again()),
+            stop=control.stop,
+            reload=control.reload,
+        )
         with status_socket(
             settings.status_socket, lambda: encode_status(supervisor.status()), source.identity
         ) as status:
             control.ready()
-            supervisor.run(control.stop, control.reload, status)
+            supervisor.run(status)
     finally:
         run_in_child(clean_up, "ending the server's helpers", stop=control.stop)
 
 
-def _plan(settings: ServerSettings) -> Plan:
+def _plan(settings: ServerSettings) -> ServerPlan:
     identity(settings.unix_user, settings.unix_group)  # a name that is wrong is told now
     # The database's driver is imported here: each worker would spend a third of its time on that.
     Database(database_url(settings)).close()
@@ -64,15 +69,15 @@ def _plan(settings: ServerSettings) -> Plan:
         _become_with_nss(settings)
         check(settings)
 
-    def serve(lifeline: int, reporter: Reporter) -> None:
+    def serve(parent: ParentPipes) -> None:
         certificate = _become_with_nss(settings)
-        Worker(settings, lifeline=lifeline, reporter=reporter).run(certificate)
+        Worker(settings, parent).run(certificate)
 
     def mend() -> None:
         _become(settings)
         repair(settings)
 
-    return Plan(
+    return ServerPlan(
         serve,
         check=look,
         repair=mend,

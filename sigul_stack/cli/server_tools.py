@@ -15,7 +15,8 @@ from .outcome import occupy_standard_descriptors
 from .secret_input import disable_core_dumps
 
 if TYPE_CHECKING:
-    from ..config import Loaded, ServerSettings
+    from ..config.options import Loaded
+    from ..config.server import ServerSettings
 
 log = logging.getLogger(__name__)
 

@@ -112,7 +112,7 @@ def _ask_path(options: argparse.Namespace, option: str, what: str) -> Path:
             answer = ""
         if answer:
             return Path(answer).expanduser()
-    raise ConfigurationError(f"{what}: nothing was given; name it with {option} FILE")
+    raise ConfigurationError(f"{what}: nothing was given", f"name it with {option} FILE")
 
 
 def _read_bundle(options: argparse.Namespace, certificate: Path, reader: SecretReader) -> Bundle:
@@ -123,7 +123,7 @@ def _read_bundle(options: argparse.Namespace, certificate: Path, reader: SecretR
     if b"-----BEGIN" not in content:
         if options.key is not None:
             raise ConfigurationError(
-                f"'{certificate}' is no PEM file, so --key does not go with it; leave --key out"
+                f"'{certificate}' is no PEM file, so --key does not go with it", "leave --key out"
             )
         return pki.read_pkcs12(certificate, reader.read(f"Password of '{certificate}'"))
     key = options.key
@@ -142,7 +142,7 @@ def _content(path: Path) -> bytes:
             return file.read(_MAX_FILE)
     except OSError as error:
         raise ConfigurationError(
-            f"'{path}' cannot be read: {error.strerror}; name a file that you may read"
+            f"'{path}' cannot be read: {error.strerror}", "name a file that you may read"
         ) from error
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from .. import __version__
-from .commands.model import Arguments, Command
-from .commands.table import COMMANDS, command_named
+from .commands.command import Command
+from .commands.planning import Arguments
+from .commands.registry import command_named, commands
 from .logs import set_up_client
-from .outcome import failed, occupy_standard_descriptors, report
+from .outcome import failed, occupy_standard_descriptors, print_lines, report
 from .secret_input import SecretReader, disable_core_dumps
 
 log = logging.getLogger(__name__)
@@ -79,10 +80,8 @@ class _HelpCommands(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, help=str(how["help"]))
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from .commands.printing import print_lines
-
-        width = max(len(command.name) for command in COMMANDS)
-        lines = [f"{command.name:{width}}  {command.help}" for command in COMMANDS]
+        width = max(len(command.name) for command in commands())
+        lines = [f"{command.name:{width}}  {command.help}" for command in commands()]
         parser.exit(report(lambda: print_lines(lines)))
 
 
@@ -113,15 +112,15 @@ def _command_line(words: list[str]) -> tuple[str, list[str]]:
 def _unknown(name: str) -> str:
     import difflib
 
-    close = difflib.get_close_matches(name, [command.name for command in COMMANDS], 1)
+    close = difflib.get_close_matches(name, [command.name for command in commands()], 1)
     cure = f"did you mean {close[0]}?" if close else "--help-commands lists the commands"
     return f"unknown command {name!r}; {cure}"
 
 
 def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
-    from ..config.client import load_client, own_file
-    from .commands.execution import Surroundings, execute
-    from .commands.parsing import check_configured
+    from ..config import load_client
+    from ..config.client import own_file
+    from .commands.execution import CommandContext, execute
 
     config = options.config_file
     if config is None:
@@ -129,11 +128,10 @@ def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
     loaded = load_client(config, user_name=options.user_name)
     for warning in loaded.warnings:
         log.warning("%s", warning)
-    check_configured(command, arguments, loaded.settings)
     execute(
         command,
         arguments,
-        Surroundings(
+        CommandContext(
             loaded.settings,
             SecretReader(batch=options.batch),
             options.passphrase_file,

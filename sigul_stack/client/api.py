@@ -16,13 +16,13 @@ from ..errors import RequestRefused, SigulError, Status
 from ..protocol.codec import Fields
 from ..protocol.operations import OPERATIONS
 from ..secret import Secret
-from . import core
+from .core import RequestSender, checking_our_own
 
 if TYPE_CHECKING:
     import datetime
 
     from ..kojihub import HubRPM
-    from .rpm import Package, RPMOptions
+    from .rpm_packages import Package, RPMOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ def _bindings(server: Sequence[str], client: Sequence[str]) -> dict[str, Secret]
     }
 
 
-class Client(core.Client):
-    """A client of one Sigul site; see `core.Client` for its making and for `call`."""
+class Client(RequestSender):
+    """A client of one Sigul site; see `RequestSender` for its making and for `call`."""
 
     # ------------------------------------------------------------------------------- users
 
@@ -122,7 +122,7 @@ class Client(core.Client):
     def user_info(self, password: Secret, name: str) -> UserInfo:
         """What there is to know of the user `name`."""
         reply = self.call("user-info", {"name": name}, _secrets(password=password))
-        return UserInfo(reply.boolean("admin"))
+        return UserInfo(reply.fields.boolean("admin"))
 
     def modify_user(
         self,
@@ -150,7 +150,7 @@ class Client(core.Client):
             if error.status == Status.KEY_USER_NOT_FOUND:
                 return None
             raise
-        return KeyUserInfo(reply.boolean("key-admin"))
+        return KeyUserInfo(reply.fields.boolean("key-admin"))
 
     def modify_key_user(
         self, password: Secret, name: str, key: str, *, key_admin: bool | None = None
@@ -214,7 +214,8 @@ class Client(core.Client):
 
         `new_passphrase` will unlock the access of its first user, `key_admin`.
         """
-        OPERATIONS["import-key"].check_payload(len(secret_key))
+        with checking_our_own():
+            OPERATIONS["import-key"].check_payload(len(secret_key))
         self.call(
             "import-key",
             _given(key=key, keytype=key_type, initial_key_admin=key_admin),
@@ -358,27 +359,27 @@ class Client(core.Client):
         key: str,
         passphrase: Secret,
         package: BinaryIO,
-        output: BinaryIO,
+        output: BinaryIO | None,
         options: RPMOptions | None = None,
     ) -> None:
         """Write the RPM package `package`, a file read from its start, to `output`, signed.
 
         With head signing only the package's headers are sent. Raises `SigulError` for an empty
-        file; see `sign_data` for what `output` holds after an error. Nothing is written where the
+        file; see `sign_data` for what `output` holds after an error. `output` is None where the
         options say that nothing comes back.
         """
-        from . import rpm
+        from . import rpm_packages
 
-        options = options or rpm.RPMOptions()
+        options = options or rpm_packages.RPMOptions()
         fields, secrets = options.fields(key), options.secrets(passphrase)
         if options.head_signing:
-            head = rpm.read_package_head(package)
+            head = rpm_packages.read_package_head(package)
             named = options.fields_of(head, None)
             header = self.call("sign-rpm", {**fields, **named}, secrets, payload=head.raw).payload
-            if options.returned:
-                rpm.splice(package, head, header, output)
+            if options.returned and output is not None:
+                rpm_packages.splice(package, head, header, output)
         else:
-            rpm.check_not_empty(package)
+            rpm_packages.check_not_empty(package)
             self.call("sign-rpm", fields, secrets, payload=package, output=output)
 
     def sign_koji_rpm(
@@ -386,13 +387,13 @@ class Client(core.Client):
         key: str,
         passphrase: Secret,
         remote: HubRPM,
-        output: BinaryIO,
+        output: BinaryIO | None,
         options: RPMOptions | None = None,
     ) -> None:
         """As `sign_rpm`, of an RPM that the bridge fetches from Koji. Not with head signing."""
-        from . import rpm
+        from . import rpm_packages
 
-        options = options or rpm.RPMOptions()
+        options = options or rpm_packages.RPMOptions()
         fields = {**options.fields(key), **options.fields_of(None, remote)}
         secrets = options.secrets(passphrase)
         self.call("sign-rpm", fields, secrets, output=output, payload_by_bridge=True)
@@ -416,11 +417,12 @@ class Client(core.Client):
         import os
 
         from ..protocol.messages import ChainKeys, new_chain_secrets
-        from . import batch, rpm
+        from . import rpm_packages
+        from .rpm_exchange import RPMExchange
 
-        options = options or rpm.RPMOptions()
+        options = options or rpm_packages.RPMOptions()
         chain = new_chain_secrets(os.urandom)
-        exchange = batch.Exchange(
+        exchange = RPMExchange(
             packages,
             options=options,
             subrequests=ChainKeys.of_subrequests(Fields(chain)),
@@ -445,7 +447,7 @@ class Client(core.Client):
     def sign_git_tag(self, key: str, passphrase: Secret, tag: BinaryIO | bytes) -> bytes:
         """An armoured signature of an annotated tag object, which belongs at its end.
 
-        `client.git` reads and replaces a repository's tag.
+        `client.git_tag` reads and replaces a repository's tag.
         """
         return self._work("sign-git-tag", {"key": key}, passphrase, tag, None)
 
@@ -517,8 +519,8 @@ class Client(core.Client):
     ) -> bytes:
         """An X.509 certificate (PEM) for `subject_key`, which the server keeps under its name.
 
-        `subject` is an RFC 4514 string (as `str` of a `client.subject.Subject`), `validity` such
-        as `10y`, `certificate_type` one of `ca`, `codesigning` and `sslserver`.
+        `subject` is an RFC 4514 string (as `str` of a `DistinguishedName`), `validity` such as
+        `10y`, `certificate_type` one of `ca`, `codesigning` and `sslserver`.
         `issuer_certificate_name` is the issuing one of `issuer_key`; absent, the certificate is
         self-signed.
         """

@@ -19,9 +19,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Self
 
-from ..config import ClientSettings
+from ..config.client import ClientSettings
 from ..errors import (
     BridgeRefused,
+    LocalProtocolError,
     PeerClosed,
     ProtocolError,
     RemoteProtocolError,
@@ -67,21 +68,9 @@ class Reply:
     fields: Fields
     payload: bytes
 
-    def integer(self, name: str) -> int:
-        """Field `name` as an integer."""
-        return self.fields.integer(name)
-
-    def boolean(self, name: str) -> bool:
-        """Field `name` as a bool."""
-        return self.fields.boolean(name)
-
-    def string(self, name: str) -> str:
-        """Field `name` as text."""
-        return self.fields.string(name)
-
     def names(self, counted_by: str) -> list[str]:
         """The payload as texts each ended by NUL, as many as field `counted_by` says."""
-        count = self.integer(counted_by)
+        count = self.fields.integer(counted_by)
         parts = self.payload.split(b"\0")
         if parts.pop() != b"" or len(parts) != count:
             raise RemoteProtocolError("the reply's list does not have the length that it names")
@@ -91,8 +80,63 @@ class Reply:
             raise RemoteProtocolError("the reply's list is not UTF-8") from None
 
 
-class Client:
-    """A client of one Sigul site.
+def refusal(status: int, fields: Fields) -> RequestRefused:
+    """The error that a reply with this `status`, which is not OK, tells of."""
+    message = fields.get("message")
+    text = message.decode("utf-8", "backslashreplace") if message else None
+    return RequestRefused(status, text)
+
+
+class ReplyPayload:
+    """A payload on its way in: a reply's, or a subreply's; `what` names it in errors.
+
+    `left` is how many bytes are still to come. Raises what `ChunkedStream.read` raises.
+    """
+
+    def __init__(self, chunked: ChunkedStream, key: bytes, what: str) -> None:
+        self._chunked = chunked
+        self._mac = new_hmac(key)
+        self._what = what
+        self.left = chunked.parse(read_u64())
+        #: Whether all of it, its MAC included, has been read; and whether the MAC was right.
+        self.finished = self.verified = False
+
+    def copy(self, write: Callable[[bytes], object]) -> None:
+        """Give all of it to `write`, then check its MAC. Raises `ProtocolError`, `PeerClosed`."""
+        while self.left:
+            piece = self._chunked.read(self.left)
+            if not piece:
+                raise PeerClosed("the reply ended before its payload did")
+            self.left -= len(piece)
+            self._mac.update(piece)
+            write(piece)
+        received = self._chunked.read_exactly(DIGEST_BYTES)
+        self.finished = True
+        messages.check_digest(self._mac.digest(), received, self._what)
+        self.verified = True
+
+    def skip_dropped(self) -> None:
+        """Read past a payload that the bridge has dropped: its MAC is of what is not there.
+
+        Raises `ProtocolError` where there is one.
+        """
+        if self.left:
+            raise RemoteProtocolError("a payload came where none was to come back")
+        self._chunked.read_exactly(DIGEST_BYTES)
+        self.finished = True
+
+
+@contextlib.contextmanager
+def checking_our_own() -> Iterator[None]:
+    """Raise `LocalProtocolError` for what a check of the protocol finds in what we are to send."""
+    try:
+        yield
+    except RemoteProtocolError as error:
+        raise LocalProtocolError(error.problem, error.cure, error.symbol) from None
+
+
+class RequestSender:
+    """A client of one Sigul site that sends any request, as the table of operations has it.
 
     `user_name` overrides the configured one; `ask_nss_password` supplies the NSS password where the
     configuration has none. Each call dials the bridge anew, as the protocol wants it. All times in
@@ -138,18 +182,22 @@ class Client:
         `payload` as a file is read from its position to its end. `converse` is called with the
         outer stream once the reply is complete, for what an operation has to say then. With
         `payload_by_bridge` the payload is what the bridge fetches, and field `rpm-sigmd5` stands
-        in for its hash. Raises
-        `RequestRefused` with the server's status, `TransportError`, `ProtocolError` or `NSSError`.
+        in for its hash. Raises `RequestRefused` with the server's status, `TransportError`,
+        `RemoteProtocolError`, `NSSError`, or `LocalProtocolError` before anything is sent.
         """
         outer = {"op": op, "user": self.user_name, **(fields or {})}
-        encoded = {name: encode_value(outer[name]) for name in sorted(outer)}
-        if self._version == PROTOCOL_VERSION:
-            OPERATIONS[op].check(Fields(encoded))
-        header = messages.encode_request_header(encoded, self._version)
+        source = io.BytesIO(payload) if isinstance(payload, bytes) else payload
+        start = source.tell()
+        total = source.seek(0, os.SEEK_END) - start
+        source.seek(start)
+        with checking_our_own():
+            encoded = {name: encode_value(outer[name]) for name in sorted(outer)}
+            if self._version == PROTOCOL_VERSION:
+                OPERATIONS[op].check(Fields(encoded))
+                OPERATIONS[op].check_payload(total)
+            header = messages.encode_request_header(encoded, self._version)
         keys = ReplyKeys(os.urandom(messages.NEW_KEY_BYTES), os.urandom(messages.NEW_KEY_BYTES))
         inner = {name: secret.reveal() for name, secret in (secrets or {}).items()}
-        source = io.BytesIO(payload) if isinstance(payload, bytes) else payload
-        total = self._measure(op, source)
         nss.open_database(self.settings.nss, ask=self._ask_nss_password)
         identity = nss.load_identity(self.settings.client_cert_nickname)
         with self._dial(identity) as connection:
@@ -159,7 +207,7 @@ class Client:
                 inner_fields = messages.encode_inner_fields(
                     header, None if payload_by_bridge else payload_hash, keys, inner
                 )
-                self._whisper(chunked, identity, inner_fields)
+                self._send_inner_fields(chunked, identity, inner_fields)
             except (TransportError, ProtocolError) as error:
                 raise self._reason(chunked, error) from None
             returned = (fields or {}).get("return-data") is not False
@@ -189,15 +237,6 @@ class Client:
             connection.discard()
             raise
 
-    def _measure(self, op: str, source: BinaryIO) -> int:
-        """The payload's length in bytes. Raises `ProtocolError` where no server would take it."""
-        start = source.tell()
-        total = source.seek(0, os.SEEK_END) - start
-        source.seek(start)
-        if self._version == PROTOCOL_VERSION:
-            OPERATIONS[op].check_payload(total)
-        return total
-
     def _send(self, chunked: ChunkedStream, header: bytes, source: BinaryIO, total: int) -> bytes:
         """Send header and payload, of `total` bytes; return the payload's SHA-512."""
         chunked.write(header + pack_u64(total))
@@ -214,8 +253,10 @@ class Client:
                 advance(len(piece))
         return digest.digest()
 
-    def _whisper(self, chunked: ChunkedStream, identity: nss.Identity, fields: bytes) -> None:
-        """Hold the inner session: say the secret fields to the server, and to nobody else."""
+    def _send_inner_fields(
+        self, chunked: ChunkedStream, identity: nss.Identity, fields: bytes
+    ) -> None:
+        """Send the secret fields in the inner session, which only the server can read."""
         log.info("[DOUBLE_TLS] Starting TLS handshake")
         with inner_session(
             chunked,
@@ -230,7 +271,7 @@ class Client:
 
     @staticmethod
     def _reason(chunked: ChunkedStream, error: SigulError) -> SigulError:
-        """Why a request failed before its reply: what the server managed to say, if anything."""
+        """The error for a request that failed before its reply, as the server told it if it did."""
         if isinstance(error, PeerClosed):
             # It may have answered and closed while the payload was still on its way to it.
             with contextlib.suppress(SigulError):
@@ -247,8 +288,9 @@ class Client:
                 return error
         if isinstance(error, PeerClosed):
             return PeerClosed(
-                f"the request was cut off ({error}); either no signing server was attached to the"
-                " bridge, or bridge or server refused the request: their logs say which"
+                f"the request was cut off ({error})",
+                "either no signing server was attached to the bridge, or bridge or server refused"
+                " the request: their logs say which",
             )
         return error
 
@@ -261,48 +303,29 @@ class Client:
             raise RequestRefused(Status.UNKNOWN_VERSION) from None
         except PeerClosed as error:
             raise PeerClosed(
-                f"no reply came from the server ({error}); the server's log has the reason, such as"
-                " a request that failed its integrity check"
+                f"no reply came from the server ({error})",
+                "the server's log has the reason, such as a request that failed its integrity"
+                " check",
             ) from None
         header.check_origin()
         header.verify(keys.header)
         if header.status != Status.OK:
-            message = header.fields.get("message")
-            raise RequestRefused(
-                header.status, message.decode("utf-8", "backslashreplace") if message else None
+            raise refusal(header.status, header.fields)
+        payload = ReplyPayload(chunked, keys.payload, "the reply's payload")
+        if output is None and payload.left > MAX_MEMORY_REPLY:
+            raise RemoteProtocolError(
+                f"the reply has {payload.left} bytes",
+                f"over {MAX_MEMORY_REPLY} need an output file",
             )
         memory = io.BytesIO()
-        self._receive_payload(
-            chunked, keys, output or memory, in_memory=output is None, returned=returned
-        )
-        return Reply(header.fields, memory.getvalue())
+        if not (returned or payload.left):
+            payload.skip_dropped()
+            return Reply(header.fields, b"")
+        with self._progress("Receiving", payload.left) as advance:
 
-    def _receive_payload(
-        self,
-        chunked: ChunkedStream,
-        keys: ReplyKeys,
-        output: BinaryIO,
-        *,
-        in_memory: bool,
-        returned: bool,
-    ) -> None:
-        total = chunked.parse(read_u64())
-        if in_memory and total > MAX_MEMORY_REPLY:
-            raise RemoteProtocolError(
-                f"the reply has {total} bytes; over {MAX_MEMORY_REPLY} need an output file"
-            )
-        code = new_hmac(keys.payload)
-        with self._progress("Receiving", total) as advance:
-            left = total
-            while left:
-                piece = chunked.read(left)
-                if not piece:
-                    raise PeerClosed("the reply ended before its payload did")
-                code.update(piece)
-                output.write(piece)
-                left -= len(piece)
+            def write(piece: bytes) -> None:
+                (output or memory).write(piece)
                 advance(len(piece))
-        received = chunked.read_exactly(DIGEST_BYTES)
-        # The bridge has dropped the payload that this code is of, where none was wanted.
-        if returned or total:
-            messages.check_digest(code.digest(), received, "the reply's payload")
+
+            payload.copy(write)
+        return Reply(header.fields, memory.getvalue())

@@ -18,7 +18,7 @@ from typing import Final
 from ..errors import RequestRefused, SigulError, Status
 from ..secret import Secret
 from .api import Client
-from .output import open_output
+from .output_file import open_output
 
 #: Requests at a time: as many as keep a server's workers busy while the next ones connect.
 AT_ONCE: Final = 4
@@ -28,21 +28,21 @@ _FOR_ALL: Final = frozenset({Status.AUTHENTICATION_FAILED, Status.UNSUPPORTED_KE
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class SigningJob:
     """A file to sign, and the file that its signature goes to."""
 
     source: Path
     target: Path
 
 
-Done = Callable[[Job, SigulError | None], None]
+Done = Callable[[SigningJob, SigulError | None], None]
 
 
 def sign_files(
     client: Client,
     key: str,
     passphrase: Secret,
-    jobs: Sequence[Job],
+    jobs: Sequence[SigningJob],
     *,
     armor: bool,
     done: Done,
@@ -54,56 +54,42 @@ def sign_files(
     None once its target is there, else with the reason why it is not. Raises `RequestRefused`
     where the user may not sign with the key at all; the jobs that are left are not told of then.
     """
-    batch = _Batch(client, key, passphrase, armor, done)
-    with ThreadPoolExecutor(at_once, "sign-data") as pool:
-        for job in jobs:
-            pool.submit(contextvars.copy_context().run, batch.sign, job)
-    if batch.unforeseen is not None:
-        raise batch.unforeseen
-    if batch.refused is not None:
-        raise batch.refused
+    lock = threading.Lock()
+    #: What ends the rest; where several threads met something, the first of it counts.
+    fatal: list[Exception] = []
 
+    def tell(job: SigningJob, error: SigulError | None) -> None:
+        with lock:
+            done(job, error)
 
-class _Batch:
-    """What the threads share."""
-
-    def __init__(
-        self, client: Client, key: str, passphrase: Secret, armor: bool, done: Done
-    ) -> None:
-        self._client = client
-        self._key = key
-        self._passphrase = passphrase
-        self._armor = armor
-        self._done = done
-        self._lock = threading.Lock()
-        self.refused: RequestRefused | None = None
-        self.unforeseen: Exception | None = None
-
-    def sign(self, job: Job) -> None:
+    def sign(job: SigningJob) -> None:
         """Sign one file, unless no more are to be; never raises."""
-        if self.refused is not None or self.unforeseen is not None:
+        if fatal:
             return
         try:
-            self._sign(job)
-        except RequestRefused as error:
-            if error.status in _FOR_ALL:
-                self.refused = error
-                return
-            self._tell(job, error)
+            _sign_file(client, key, passphrase, job, armor=armor)
         except SigulError as error:
-            self._tell(job, error)
+            if isinstance(error, RequestRefused) and error.status in _FOR_ALL:
+                fatal.append(error)
+            else:
+                tell(job, error)
         except Exception as error:  # noqa: BLE001 - raised by the thread that waits for all
-            self.unforeseen = error
+            fatal.append(error)
         else:
-            self._tell(job, None)
+            tell(job, None)
 
-    def _sign(self, job: Job) -> None:
-        try:
-            with job.source.open("rb") as data, open_output(job.target, binary=True) as output:
-                self._client.sign_data(self._key, self._passphrase, data, output, armor=self._armor)
-        except OSError as error:
-            raise SigulError(f"it cannot be read: {error.strerror or error}") from error
+    with ThreadPoolExecutor(at_once, "sign-data") as pool:
+        for job in jobs:
+            pool.submit(contextvars.copy_context().run, sign, job)
+    if fatal:
+        raise fatal[0]
 
-    def _tell(self, job: Job, error: SigulError | None) -> None:
-        with self._lock:
-            self._done(job, error)
+
+def _sign_file(
+    client: Client, key: str, passphrase: Secret, job: SigningJob, *, armor: bool
+) -> None:
+    try:
+        with job.source.open("rb") as data, open_output(job.target, binary=True) as output:
+            client.sign_data(key, passphrase, data, output, armor=armor)
+    except OSError as error:
+        raise SigulError(f"it cannot be read: {error.strerror or error}") from error

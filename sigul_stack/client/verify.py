@@ -1,8 +1,8 @@
 """Verifying a signature with a public key and nothing else: gpg in a home of its own.
 
-Runs gpg, which is why this module of the client may start programs. The home is made for one
-verification and holds the one key that the server gave, so that a signature by any other is not
-good, whoever trusts it elsewhere; the person's own key rings and configuration play no part.
+The home is made for one verification and holds the one key that the server gave, so that a
+signature by any other is not good, whoever trusts it elsewhere; the person's own key rings and
+configuration play no part.
 
 The verdict comes from gpg's status lines (doc/DETAILS of GnuPG): its exit code also tells about
 signatures of others beside ours.
@@ -10,22 +10,19 @@ signatures of others beside ours.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ..errors import SigulError
+from ..system.programs import run
 from ..tools import GPG_VERIFY
 
 #: How long gpg may take, in seconds, besides what the file's size adds.
 _SECONDS: Final = 60.0
 #: How much of a file gpg digests in a second on the slowest machine that is supported.
 _BYTES_PER_SECOND: Final = 20 << 20
-#: Longest output of gpg that is looked at, in bytes.
-_MAX_OUTPUT: Final = 1 << 20
 
 _BEGIN = b"-----BEGIN PGP SIGNED MESSAGE-----"
 _END = b"-----END PGP SIGNATURE-----"
@@ -58,7 +55,9 @@ def verify(public_key: bytes, file: Path, signature: Path | None) -> GoodSignatu
     cannot be read or the key is none of OpenPGP's; `ToolMissing`.
     """
     if not public_key.lstrip().startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----"):
-        raise SigulError("only signatures of gnupg keys can be verified; openssl knows the others")
+        raise SigulError(
+            "only signatures of gnupg keys can be verified", "openssl knows the others"
+        )
     if signature is None:
         _check_clear_signed(file)
     words = [file] if signature is None else [signature, file]
@@ -79,9 +78,9 @@ def _check_clear_signed(file: Path) -> None:
     except OSError as error:
         raise SigulError(f"'{file}' cannot be read: {error.strerror}") from error
     if _BEGIN not in lines:
-        raise BadSignature(f"'{file}' is no clear-signed text; name its SIGNATURE as well")
+        raise BadSignature(f"'{file}' is no clear-signed text", "name its SIGNATURE as well")
     if (lines[0], lines[-1]) != (_BEGIN, _END) or lines.count(_BEGIN) != 1:
-        raise BadSignature(f"'{file}' holds more than one clear-signed text; take the rest out")
+        raise BadSignature(f"'{file}' holds more than one clear-signed text", "take the rest out")
 
 
 def _verdict(status: list[list[str]]) -> GoodSignature:
@@ -101,30 +100,19 @@ def _gpg(
     home: str, *arguments: str, given: bytes = b"", seconds: float = _SECONDS
 ) -> list[list[str]]:
     """Run gpg; the words of its status lines."""
-    try:
-        done = subprocess.run(
-            [
-                "gpg", "--homedir", home, "--batch", "--no-tty", "--no-options", "--no-autostart",
-                "--status-fd", "1", "--trust-model", "always", "--no-auto-key-retrieve",
-                "--no-auto-check-trustdb", *arguments,
-            ],
-            input=given,
-            capture_output=True,
-            timeout=seconds,
-            check=False,
-            env={**os.environ, "LC_ALL": "C"},
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise GPG_VERIFY.missing() from None
-    except subprocess.TimeoutExpired:
-        raise SigulError(
-            f"gpg did not finish within {seconds:g} s; see what else keeps the machine busy"
-        ) from None
+    done = run(
+        [
+            "gpg", "--homedir", home, "--batch", "--no-tty", "--no-options", "--no-autostart",
+            "--trust-model", "always", "--no-auto-key-retrieve", "--no-auto-check-trustdb",
+            *arguments,
+        ],
+        package=GPG_VERIFY.package,
+        time_limit=seconds,
+        stdin=given,
+        status_option="--status-fd",
+        timeout_cure="see what else keeps the machine busy",
+    )  # fmt: skip
     if arguments[0] == "--import" and done.returncode:
-        raise SigulError("gpg does not take the server's public key: " + _last_line(done.stderr))
-    lines = done.stdout[:_MAX_OUTPUT].decode("utf-8", "replace").splitlines()
+        raise SigulError(f"gpg does not take the server's public key: {done.reason}")
+    lines = done.status.splitlines()
     return [line.split()[1:] for line in lines if line.startswith("[GNUPG:] ")]
-
-
-def _last_line(text: bytes) -> str:
-    return (text.decode("utf-8", "replace").strip().splitlines() or ["it does not say why"])[-1]

@@ -1,55 +1,131 @@
 """Settings of the three programs: typed, frozen, every mistake in a file named with its cure.
 
 `load_client`, `load_bridge` and `load_server` read a program's files and give `Loaded` settings
-together with warnings about what the files hold beyond that. Options are declared as fields of
-the settings classes (`client`, `bridge`, `server`, `shared`); `options` is how. `unknown` says
-where a misplaced option belongs. Nothing here touches NSS, a database or the network, and nothing
-looks for directories until `Loaded.check_paths()`.
+together with warnings about what the files hold beyond that; `PROGRAMS` is the registry of the
+three, for code that takes any of them. Options are declared as fields of the settings classes (in
+`client`, `bridge`, `server`, `shared`); `options` is how. `unknown` says where a misplaced option
+belongs. Nothing here touches NSS, a database or the network, and nothing looks for directories
+until `Loaded.check_paths()`.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ..errors import ConfigurationError
+from .files import Advice, Files, look_for
+from .options import Loaded, Program
 
 if TYPE_CHECKING:
-    from .bridge import BridgeSettings, load_bridge
-    from .client import ClientSettings, load_client
-    from .options import Loaded
-    from .server import ServerSettings, load_server
-    from .shared import BindingSettings, BridgeKojiSettings, KojiSettings, NSSSettings
+    from .bridge import BridgeSettings
+    from .client import ClientSettings
+    from .server import ServerSettings
 
-_HOME = {
-    "BindingSettings": ".shared",
-    "BridgeKojiSettings": ".shared",
-    "BridgeSettings": ".bridge",
-    "ClientSettings": ".client",
-    "KojiSettings": ".shared",
-    "Loaded": ".options",
-    "NSSSettings": ".shared",
-    "ServerSettings": ".server",
-    "load_bridge": ".bridge",
-    "load_client": ".client",
-    "load_server": ".server",
-}
+S = TypeVar("S")
 
-__all__ = [
-    "BindingSettings",
-    "BridgeKojiSettings",
-    "BridgeSettings",
-    "ClientSettings",
-    "KojiSettings",
-    "Loaded",
-    "NSSSettings",
-    "ServerSettings",
-    "load_bridge",
-    "load_client",
-    "load_server",
-]
+#: Where the system's own files are.
+SYSTEM_DIRECTORY: Final = Path("/etc/sigul")
 
 
-def __getattr__(name: str) -> object:
-    """Import a program's settings when they are asked for: a client needs no one else's."""
-    if name in _HOME:
-        return getattr(import_module(_HOME[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def _client() -> Program[ClientSettings]:
+    from .client import PROGRAM
+
+    return PROGRAM
+
+
+def _bridge() -> Program[BridgeSettings]:
+    from .bridge import PROGRAM
+
+    return PROGRAM
+
+
+def _server() -> Program[ServerSettings]:
+    from .server import PROGRAM
+
+    return PROGRAM
+
+
+#: The programs by name, each imported when it is asked for: a client needs no one else's settings.
+PROGRAMS: Final[Mapping[str, Callable[[], Program[Any]]]] = MappingProxyType(
+    {"client": _client, "bridge": _bridge, "server": _server}
+)
+
+
+def load_client(
+    path: Path | None, *, system_directory: Path = SYSTEM_DIRECTORY, user_name: str | None = None
+) -> Loaded[ClientSettings]:
+    """A client's settings; `user_name`, if given, takes the place of the option. See `load`."""
+    return load(_client(), path, system_directory=system_directory, user_name=user_name)
+
+
+def load_bridge(
+    path: Path | None, *, system_directory: Path = SYSTEM_DIRECTORY
+) -> Loaded[BridgeSettings]:
+    """A bridge's settings. See `load`."""
+    return load(_bridge(), path, system_directory=system_directory)
+
+
+def load_server(
+    path: Path | None, *, system_directory: Path = SYSTEM_DIRECTORY
+) -> Loaded[ServerSettings]:
+    """A server's settings. See `load`."""
+    return load(_server(), path, system_directory=system_directory)
+
+
+def load(
+    program: Program[S],
+    path: Path | None,
+    *,
+    system_directory: Path = SYSTEM_DIRECTORY,
+    user_name: str | None = None,
+) -> Loaded[S]:
+    """A program's settings: `NAME.conf` of `system_directory`, if there is one, then `path`.
+
+    Raises `ConfigurationError`.
+    """
+    from .shared import old_tls_warning
+
+    files, found = read(program, path, system_directory)
+    settings, odd = program.from_files(files, user_name)
+    return Loaded(settings, (*found, *filter(None, [old_tls_warning(files)]), *odd), files)
+
+
+def read(
+    program: Program[S], path: Path | None, system_directory: Path
+) -> tuple[Files, tuple[Advice, ...]]:
+    """The files of a program and a warning for whatever in them it does not know.
+
+    `NAME.conf` of `system_directory` may be missing, `path` may not. Raises `ConfigurationError`.
+    """
+    system_file = system_directory / program.file
+    there = look_for(system_file)
+    paths = [system_file] if there else []
+    if path is not None and path not in paths:
+        paths.append(path)
+    if not paths:
+        state = "does not exist" if there is False else "is where this user may not look"
+        raise ConfigurationError(
+            f"there is no configuration: '{system_file}' {state} and no other file was named",
+            "write it, or name one with -c",
+        )
+    hidden = (_hidden(system_file),) if there is None else ()
+    files = Files(paths)
+    known = program.sections()
+    if all(section in known for _, section in files.sections()) and all(
+        program.knows(entry.section, entry.option) for entry in files.entries()
+    ):
+        return files, hidden
+    from .unknown import warnings
+
+    others = [make() for name, make in PROGRAMS.items() if name != program.name]
+    return files, (*hidden, *warnings(files, program, others))
+
+
+def _hidden(system_file: Path) -> Advice:
+    return Advice(
+        f"{system_file}: this user may not look for it, so nothing of it is read",
+        f"let the user enter '{system_file.parent}'",
+    )

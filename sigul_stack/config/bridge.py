@@ -6,15 +6,19 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Final
 
 from ..secret import Secret
 from . import values
-from .options import Loaded, Needs, build, option, secret_option
-from .programs import read
-from .shared import BridgeKojiSettings, NSSSettings, load_nss, old_tls_warning
-
-#: Where `nss-dir` is when no file says.
-DEFAULT_NSS_DIRECTORY = "/var/lib/sigul"
+from .files import Advice, Files
+from .options import Program, build, option, secret_option
+from .shared import (
+    DAEMON_NSS_DIRECTORY,
+    BridgeKojiSettings,
+    DaemonSettings,
+    NSSSettings,
+    load_nss,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,10 @@ class GroupSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class BridgeSettings:
-    """What a bridge needs to know. Times are in seconds, sizes in bytes."""
+class BridgeSettings(DaemonSettings):
+    """The settings of a bridge. Times are in seconds, sizes in bytes."""
+
+    SECTION: ClassVar[str] = "bridge"
 
     bridge_cert_nickname: str = option(
         "bridge",
@@ -94,7 +100,10 @@ class BridgeSettings:
         " (empty: any certificate of the CA, with a warning)",
     )
     max_rpms_payloads_size: int = option(
-        "bridge", values.size, 10 * 1024**3, "bytes of all RPMs of one sign-rpms request together"
+        "bridge",
+        values.size,
+        10 * 1024**3,
+        "bytes of all RPMs of one sign-rpms request together",
     )
     required_fas_group: str | None = option(
         "bridge", values.optional_text, None, "the group whose members may send requests"
@@ -119,7 +128,10 @@ class BridgeSettings:
         "bridge", values.seconds, 10.0, "seconds for a client to close after its reply"
     )
     shutdown_timeout: float = option(
-        "bridge", values.seconds, 60.0, "seconds for requests to finish once the bridge is to end"
+        "bridge",
+        values.seconds,
+        60.0,
+        "seconds for requests to finish once the bridge is to end",
     )
     max_handshakes: int = option(
         "bridge", values.count, 128, "peers that may be in their TLS handshake at once, a port"
@@ -134,43 +146,17 @@ class BridgeSettings:
     max_waiting_servers: int = option(
         "bridge", values.count, 64, "server connections that may wait at once"
     )
-    unix_user: str | None = option(
-        "daemon", values.optional_text, None, "user to run as, a name or number (empty: as started)"
-    )
-    unix_group: str | None = option(
-        "daemon",
-        values.optional_text,
-        None,
-        "group to run as, a name or number (empty: as started)",
-    )
-    status_socket: Path | None = option(
-        "daemon",
-        values.optional_socket,
-        None,
-        "path of the Unix socket that gives the daemon's status (empty: none)",
-        needs=Needs.PARENT,
-    )
     nss: NSSSettings = field(kw_only=True)
     koji: BridgeKojiSettings = field(kw_only=True, default_factory=BridgeKojiSettings)
     groups: GroupSettings = field(kw_only=True, default_factory=GroupSettings)
 
 
-#: All classes that declare options of `bridge.conf`.
-CLASSES = (BridgeSettings, NSSSettings, BridgeKojiSettings, GroupSettings)
-
-
-def load_bridge(
-    path: Path | None, *, system_directory: Path = Path("/etc/sigul")
-) -> Loaded[BridgeSettings]:
-    """The bridge's settings: `bridge.conf` of `system_directory`, if there is one, then `path`.
-
-    Raises `ConfigurationError`.
-    """
-    files, found = read("bridge", path, system_directory)
+def from_files(files: Files, _user_name: str | None) -> tuple[BridgeSettings, tuple[Advice, ...]]:
+    """The settings that `files` give, and warnings about them. Raises `ConfigurationError`."""
     settings = build(
         BridgeSettings,
         files,
-        nss=load_nss(files, DEFAULT_NSS_DIRECTORY),
+        nss=load_nss(files, DAEMON_NSS_DIRECTORY),
         koji=build(BridgeKojiSettings, files),
     )
     settings = dataclasses.replace(
@@ -185,11 +171,16 @@ def load_bridge(
             f"{settings.server_listen_port} is the port for clients and for servers",
             "give client-listen-port and server-listen-port a port each",
         )
-    warnings = [*found, *filter(None, [old_tls_warning(files)])]
-    if not settings.server_cn:
-        warnings.append(
-            f"{files.last()}: [bridge] server-cn is not set: any certificate of the CA may play"
-            " the signing server; add `server-cn: NAME` with the common name in the server's"
-            " certificate"
-        )
-    return Loaded(settings, tuple(warnings), files)
+    if settings.server_cn:
+        return settings, ()
+    warning = Advice(
+        f"{files.last()}: [bridge] server-cn is not set: any certificate of the CA may play"
+        " the signing server",
+        "add `server-cn: NAME` with the common name in the server's certificate",
+    )
+    return settings, (warning,)
+
+
+PROGRAM: Final = Program(
+    "bridge", (BridgeSettings, NSSSettings, BridgeKojiSettings, GroupSettings), from_files
+)

@@ -6,18 +6,18 @@ import os
 import pwd
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Final
 
 from . import values
-from .files import Entry, Files, look_for
-from .options import Loaded, build, option, required
-from .programs import read
+from .files import Advice, Entry, Files, look_for
+from .options import Program, build, option, required
 from .shared import (
     BindingSettings,
+    BridgeAddress,
     KojiSettings,
     NSSSettings,
     load_binding,
     load_nss,
-    old_tls_warning,
 )
 
 #: Where `nss-dir` is when no file says.
@@ -27,21 +27,13 @@ OWN_FILE = "~/.sigul/client.conf"
 
 
 @dataclass(frozen=True, slots=True)
-class ClientSettings:
-    """What a client needs to know. Times are in seconds, lengths in characters."""
+class ClientSettings(BridgeAddress):
+    """The settings of a client. Times are in seconds, lengths in characters."""
 
-    bridge_hostname: str = required(
-        "client", values.host, "the bridge's host name, as its certificate has it"
-    )
+    SECTION: ClassVar[str] = "client"
+
     server_hostname: str = required(
         "client", values.host, "the signing server's host name, as its certificate has it"
-    )
-    bridge_address: str | None = option(
-        "client",
-        values.optional_host,
-        None,
-        "name or IP address to connect to instead of bridge-hostname;"
-        " the certificate is still checked against bridge-hostname",
     )
     bridge_port: int = option(
         "client", values.port, 44334, "the TCP port on which the bridge takes clients"
@@ -61,22 +53,15 @@ class ClientSettings:
         128,
         "characters of a passphrase made at random",
     )
-    connect_timeout: float = option(
-        "client", values.seconds, 30.0, "seconds until the bridge has to take the connection"
-    )
-    handshake_timeout: float = option(
-        "client", values.seconds, 30.0, "seconds for each TLS handshake"
-    )
     reply_timeout: float = option(
-        "client", values.seconds, 1200.0, "seconds of the longest silence while waiting for a reply"
+        "client",
+        values.seconds,
+        1200.0,
+        "seconds of the longest silence while waiting for a reply",
     )
     nss: NSSSettings = field(kw_only=True)
     binding: BindingSettings = field(kw_only=True, default_factory=BindingSettings)
     koji: KojiSettings = field(kw_only=True, default_factory=KojiSettings)
-
-
-#: All classes that declare options of `client.conf`.
-CLASSES = (ClientSettings, NSSSettings, BindingSettings, KojiSettings)
 
 
 def own_file() -> Path | None:
@@ -85,17 +70,11 @@ def own_file() -> Path | None:
     return path if look_for(path) else None
 
 
-def load_client(
-    path: Path | None,
-    *,
-    system_directory: Path = Path("/etc/sigul"),
-    user_name: str | None = None,
-) -> Loaded[ClientSettings]:
-    """The client's settings: `client.conf` of `system_directory`, if there is one, then `path`.
+def from_files(files: Files, user_name: str | None) -> tuple[ClientSettings, tuple[Advice, ...]]:
+    """The settings that `files` give, and warnings about them.
 
     `user_name`, if given, takes the place of the option. Raises `ConfigurationError`.
     """
-    files, warnings = read("client", path, system_directory)
     settings = build(
         ClientSettings,
         files,
@@ -104,7 +83,15 @@ def load_client(
         binding=load_binding(files),
         koji=build(KojiSettings, files),
     )
-    return Loaded(settings, (*warnings, *filter(None, [old_tls_warning(files)])), files)
+    return settings, ()
+
+
+PROGRAM: Final = Program(
+    "client",
+    (ClientSettings, NSSSettings, BindingSettings, KojiSettings),
+    from_files,
+    default_file=own_file,
+)
 
 
 def _user_name(files: Files) -> str:

@@ -32,17 +32,33 @@ class Entry:
 
     @property
     def place(self) -> str:
-        """Where the entry stands, as messages say it."""
+        """The place of the entry, as messages say it."""
         return place(self.path, self.section, self.option)
 
     def error(self, problem: str, cure: str) -> ConfigurationError:
         """The error that names this entry, its `problem` and the `cure`."""
-        return ConfigurationError(f"{self.place}: {problem}; {cure}")
+        return ConfigurationError(f"{self.place}: {problem}", cure)
 
 
 def place(path: Path, section: str, option: str) -> str:
     """`FILE: [SECTION] OPTION`, the way every message names an option's place."""
     return f"{path}: [{section}] {option}"
+
+
+class Advice(str):
+    """A warning about a file: `problem; cure` as text, and its two parts."""
+
+    __slots__ = ("cure", "problem")
+
+    problem: str
+    cure: str
+
+    def __new__(cls, problem: str, cure: str) -> Advice:
+        """The warning of a problem and what to do about it."""
+        advice = super().__new__(cls, f"{problem}; {cure}")
+        advice.problem = problem
+        advice.cure = cure
+        return advice
 
 
 def look_for(path: Path) -> bool | None:
@@ -58,8 +74,8 @@ def look_for(path: Path) -> bool | None:
         return None
     except OSError as error:
         raise ConfigurationError(
-            f"{path}: cannot be looked at: {error.strerror}; put that right, or remove what is"
-            " there"
+            f"{path}: cannot be looked at: {error.strerror}",
+            "put that right, or remove what is there",
         ) from error
     return True
 
@@ -85,23 +101,24 @@ class Files:
                 data = file.read(MAX_FILE_SIZE + 1)
         except OSError as error:
             raise ConfigurationError(
-                f"{path}: cannot be read: {error.strerror}; make it a file that this user may read,"
-                " or name another with -c"
+                f"{path}: cannot be read: {error.strerror}",
+                "make it a file that this user may read, or name another with -c",
             ) from error
         if len(data) > MAX_FILE_SIZE:
             raise ConfigurationError(
-                f"{path}: larger than {MAX_FILE_SIZE} bytes; this is no configuration file:"
-                " name another with -c"
+                f"{path}: larger than {MAX_FILE_SIZE} bytes",
+                "this is no configuration file: name another with -c",
             )
         try:
             parser.read_string(data.decode("utf-8-sig"), source=str(path))
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise ConfigurationError(
-                f"{path}: line {line} is not UTF-8 text; save the file as UTF-8"
+                f"{path}: line {line} is not UTF-8 text", "save the file as UTF-8"
             ) from error
         except configparser.Error as error:
-            raise ConfigurationError(f"{path}: {_syntax_error(error)}") from error
+            problem, cure = _syntax_error(error)
+            raise ConfigurationError(f"{path}: {problem}", cure) from error
         defaults = parser.defaults()
         for option, text in defaults.items():
             self._add(Entry(path, parser.default_section, option, text))
@@ -143,21 +160,18 @@ class Files:
         return self.paths[-1]
 
 
-def _syntax_error(error: configparser.Error) -> str:
-    """What is wrong with a file's form, without its text: a line may hold a secret."""
+def _syntax_error(error: configparser.Error) -> tuple[str, str]:
+    """Problem and cure of a file's form, without its text: a line may hold a secret."""
     if isinstance(error, configparser.DuplicateOptionError):
-        return (
-            f"line {error.lineno}: [{error.section}] {error.option} stands there twice;"
-            " remove one of the two"
-        )
+        where = f"line {error.lineno}: [{error.section}] {error.option}"
+        return f"{where} stands there twice", "remove one of the two"
     if isinstance(error, configparser.DuplicateSectionError):
-        return (
-            f"line {error.lineno}: section [{error.section}] stands there twice;"
-            " put its options under one heading"
-        )
+        where = f"line {error.lineno}: section [{error.section}]"
+        return f"{where} stands there twice", "put its options under one heading"
     if isinstance(error, configparser.MissingSectionHeaderError):
-        return f"line {error.lineno}: an option before any section; put its [section] line above it"
+        where = f"line {error.lineno}"
+        return f"{where}: an option before any section", "put its [section] line above it"
     if isinstance(error, configparser.ParsingError):
         lines = ", ".join(str(line) for line, _ in error.errors)
-        return f"line {lines}: neither a [section] nor `option: value`; correct it"
-    return "not a configuration file of the form `[section]`, `option: value`; correct it"
+        return f"line {lines}: neither a [section] nor `option: value`", "correct it"
+    return "not a configuration file of the form `[section]`, `option: value`", "correct it"

@@ -48,7 +48,8 @@ def identity(unix_user: str | None, unix_group: str | None) -> Identity | None:
     else:
         raise ConfigurationError(
             f"[daemon] unix-user: there is no account with the number {unix_user}, so its group is"
-            " not known; set unix-group as well"
+            " not known",
+            "set unix-group as well",
         )
     if account is not None:
         return Identity(uid, gid, tuple(os.getgrouplist(account.pw_name, gid)))
@@ -61,8 +62,8 @@ def _number(text: str, option: str) -> int | None:
     # The highest number means "no change" to the kernel.
     if (number := int(text)) >= (1 << 32) - 1:
         raise ConfigurationError(
-            f"[daemon] {option}: {text} is too large, no user or group has such a number;"
-            " correct it"
+            f"[daemon] {option}: {text} is too large, no user or group has such a number",
+            "correct it",
         )
     return number
 
@@ -75,8 +76,8 @@ def _account(user: str) -> pwd.struct_passwd | None:
         if number is not None:
             return None
         raise ConfigurationError(
-            f"[daemon] unix-user: there is no user '{user}' on this machine; make it"
-            f" (`useradd --system {user}`) or correct the name"
+            f"[daemon] unix-user: there is no user '{user}' on this machine",
+            f"make it (`useradd --system {user}`) or correct the name",
         ) from None
 
 
@@ -88,8 +89,8 @@ def _group(group: str) -> int:
         return grp.getgrnam(group).gr_gid
     except KeyError:
         raise ConfigurationError(
-            f"[daemon] unix-group: there is no group '{group}' on this machine; make it"
-            f" (`groupadd --system {group}`) or correct the name"
+            f"[daemon] unix-group: there is no group '{group}' on this machine",
+            f"make it (`groupadd --system {group}`) or correct the name",
         ) from None
 
 
@@ -186,5 +187,6 @@ def _is_roots_alone(path: Path) -> bool:
 def _may_not_become(identity: Identity) -> ConfigurationError:
     return ConfigurationError(
         f"this process (user {os.geteuid()}) may not become user {identity.uid}, group"
-        f" {identity.gid}; start it as root, or leave unix-user and unix-group empty"
+        f" {identity.gid}",
+        "start it as root, or leave unix-user and unix-group empty",
     )

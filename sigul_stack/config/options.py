@@ -18,21 +18,24 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from ..errors import ConfigurationError
 from ..secret import Secret
 from . import values
-from .files import Entry, Files, place
+from .files import Advice, Entry, Files, place
 
 T = TypeVar("T")
 S = TypeVar("S")
+
+#: The section of the class's own `SECTION`.
+OWN_SECTION: Final = ""
 
 _KEY = "sigul-option"
 
 
 class Form(enum.Enum):
-    """How an option is written."""
+    """The ways in which options are written."""
 
     VALUE = "one value"
     SECRET = "the value itself, or `…-file` with the name of a file that holds it"  # noqa: S105 - a description
@@ -40,7 +43,7 @@ class Form(enum.Enum):
 
 
 class Needs(enum.Enum):
-    """What has to be on the machine before a daemon starts."""
+    """The things that have to be on the machine before a daemon starts."""
 
     NOTHING = "nothing"
     DIRECTORY = "the directory it names"
@@ -138,9 +141,11 @@ def options_of(cls: type[Any]) -> dict[str, Option]:
     for field in dataclasses.fields(cls):
         declared: Option | None = field.metadata.get(_KEY)
         if declared is not None:
-            if not declared.name:
-                declared = dataclasses.replace(declared, name=field.name.replace("_", "-"))
-            found[field.name] = declared
+            found[field.name] = dataclasses.replace(
+                declared,
+                section=declared.section or cls.SECTION,
+                name=declared.name or field.name.replace("_", "-"),
+            )
     return found
 
 
@@ -165,8 +170,8 @@ def build(cls: type[S], files: Files, **given: object) -> S:
             result[name] = declared.parse(entry)
         elif name not in defaults:
             raise ConfigurationError(
-                f"{place(files.last(), declared.section, declared.name)} is not set;"
-                f" add `{declared.name}: …` to section [{declared.section}]: {declared.help}"
+                f"{place(files.last(), declared.section, declared.name)} is not set",
+                f"add `{declared.name}: …` to section [{declared.section}]: {declared.help}",
             )
     return cls(**result)
 
@@ -215,7 +220,7 @@ class Loaded(Generic[S]):
     """
 
     settings: S
-    warnings: tuple[str, ...]
+    warnings: tuple[Advice, ...]
     files: Files
 
     def _is_replaced(self, declared: Option, entry: Entry | None) -> bool:
@@ -244,14 +249,14 @@ class Loaded(Generic[S]):
                 continue
             where = place(self.files.last(), declared.section, declared.name)
             raise ConfigurationError(
-                f"{entry.place if entry else where + ' (not set)'}: '{directory}' {problem};"
-                f" make it (`install -d -m 0700 {directory}`, owned by the daemon's user)"
-                f" or correct {declared.name}"
+                f"{entry.place if entry else where + ' (not set)'}: '{directory}' {problem}",
+                f"make it (`install -d -m 0700 {directory}`, owned by the daemon's user)"
+                f" or correct {declared.name}",
             )
 
 
 def _problem_of(directory: Path) -> str | None:
-    """What is wrong with a directory that has to be there; None where it is."""
+    """Describe the fault of a directory that has to be there; None where there is none."""
     try:
         if stat.S_ISDIR(directory.stat().st_mode):
             return None
@@ -260,3 +265,36 @@ def _problem_of(directory: Path) -> str | None:
     except OSError as error:
         return f"cannot be looked at: {error.strerror}"
     return "is not a directory"
+
+
+@dataclass(frozen=True, slots=True)
+class Program(Generic[S]):
+    """One program's configuration: `NAME.conf`, the classes that declare its options, its loader.
+
+    `from_files` gives the settings and warnings about them; a client's user name may be given
+    beside its files. `default_file` is the file that is read where none is named, beside the one in
+    the system's directory; None: there is none.
+    """
+
+    name: str
+    classes: tuple[type[Any], ...]
+    from_files: Callable[[Files, str | None], tuple[S, tuple[Advice, ...]]]
+    default_file: Callable[[], Path | None] = lambda: None
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"{self.name}.conf"
+
+    def options(self) -> Iterator[Option]:
+        """Every option of the program."""
+        for cls in self.classes:
+            yield from options_of(cls).values()
+
+    def sections(self) -> set[str]:
+        """The names of all sections of the program."""
+        return {option.section for option in self.options()}
+
+    def knows(self, section: str, name: str) -> bool:
+        """Whether option `name` of `section` means something to the program."""
+        return any(o.section == section and o.covers(name) for o in self.options())

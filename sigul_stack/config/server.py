@@ -5,15 +5,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Final
 
 from ..secret import Secret
 from . import values
-from .options import Loaded, Needs, build, option, required, secret_option
-from .programs import read
-from .shared import BindingSettings, NSSSettings, load_binding, load_nss, old_tls_warning
-
-#: Where `nss-dir` is when no file says.
-DEFAULT_NSS_DIRECTORY = "/var/lib/sigul"
+from .files import Advice, Files
+from .options import Needs, Program, build, option, secret_option
+from .shared import (
+    DAEMON_NSS_DIRECTORY,
+    BindingSettings,
+    BridgeAddress,
+    DaemonSettings,
+    NSSSettings,
+    load_binding,
+    load_nss,
+)
 
 #: Curves that an ECC key may have, as `ecc-default-curve` names them.
 CURVES = (
@@ -25,19 +31,11 @@ _key_bits = values.integer(1024, 16384, "bits")
 
 
 @dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """What a signing server needs to know. Times are in seconds, sizes in bytes."""
+class ServerSettings(BridgeAddress, DaemonSettings):
+    """The settings of a signing server. Times are in seconds, sizes in bytes."""
 
-    bridge_hostname: str = required(
-        "server", values.host, "the bridge's host name, as its certificate has it"
-    )
-    bridge_address: str | None = option(
-        "server",
-        values.optional_host,
-        None,
-        "name or IP address to connect to instead of bridge-hostname;"
-        " the certificate is still checked against bridge-hostname",
-    )
+    SECTION: ClassVar[str] = "server"
+
     bridge_port: int = option(
         "server", values.port, 44333, "the TCP port on which the bridge takes servers"
     )
@@ -52,7 +50,10 @@ class ServerSettings:
         "server", values.size, 1024**2, "bytes of a payload that is kept in memory"
     )
     max_rpms_payloads_size: int = option(
-        "server", values.size, 10 * 1024**3, "bytes of all RPMs of one sign-rpms request together"
+        "server",
+        values.size,
+        10 * 1024**3,
+        "bytes of all RPMs of one sign-rpms request together",
     )
     server_cert_nickname: str = option(
         "server",
@@ -62,7 +63,10 @@ class ServerSettings:
     )
     signing_timeout: float = option("server", values.seconds, 60.0, "seconds that signing may take")
     signing_threads: int = option(
-        "server", values.integer(1, 64), 2, "RPMs of one sign-rpms request that are signed at once"
+        "server",
+        values.integer(1, 64),
+        2,
+        "RPMs of one sign-rpms request that are signed at once",
     )
     lenient_username_check: bool = option(
         "server",
@@ -79,17 +83,14 @@ class ServerSettings:
     max_requests: int = option(
         "server", values.integer(1, 4096), 16, "requests that are served at once"
     )
-    connect_timeout: float = option(
-        "server", values.seconds, 30.0, "seconds until the bridge has to take the connection"
-    )
-    handshake_timeout: float = option(
-        "server", values.seconds, 30.0, "seconds for each TLS handshake"
-    )
     idle_timeout: float = option(
         "server", values.seconds, 600.0, "seconds of the longest silence inside a request"
     )
     shutdown_timeout: float = option(
-        "server", values.seconds, 60.0, "seconds for requests to finish once the server is to end"
+        "server",
+        values.seconds,
+        60.0,
+        "seconds for requests to finish once the server is to end",
     )
     spool_directory: Path | None = option(
         "server",
@@ -154,42 +155,19 @@ class ServerSettings:
         "the directory of ECC and RSA keys",
         needs=Needs.NAMED_DIRECTORY,
     )
-    unix_user: str | None = option(
-        "daemon", values.optional_text, None, "user to run as, a name or number (empty: as started)"
-    )
-    unix_group: str | None = option(
-        "daemon",
-        values.optional_text,
-        None,
-        "group to run as, a name or number (empty: as started)",
-    )
-    status_socket: Path | None = option(
-        "daemon",
-        values.optional_socket,
-        None,
-        "path of the Unix socket that gives the daemon's status (empty: none)",
-        needs=Needs.PARENT,
-    )
     nss: NSSSettings = field(kw_only=True)
     binding: BindingSettings = field(kw_only=True, default_factory=BindingSettings)
 
 
-#: All classes that declare options of `server.conf`.
-CLASSES = (ServerSettings, NSSSettings, BindingSettings)
-
-
-def load_server(
-    path: Path | None, *, system_directory: Path = Path("/etc/sigul")
-) -> Loaded[ServerSettings]:
-    """The server's settings: `server.conf` of `system_directory`, if there is one, then `path`.
-
-    Raises `ConfigurationError`.
-    """
-    files, found = read("server", path, system_directory)
+def from_files(files: Files, _user_name: str | None) -> tuple[ServerSettings, tuple[Advice, ...]]:
+    """The settings that `files` give, and warnings about them. Raises `ConfigurationError`."""
     settings = build(
         ServerSettings,
         files,
-        nss=load_nss(files, DEFAULT_NSS_DIRECTORY),
+        nss=load_nss(files, DAEMON_NSS_DIRECTORY),
         binding=load_binding(files),
     )
-    return Loaded(settings, (*found, *filter(None, [old_tls_warning(files)])), files)
+    return settings, ()
+
+
+PROGRAM: Final = Program("server", (ServerSettings, NSSSettings, BindingSettings), from_files)

@@ -1,4 +1,4 @@
-"""Sections that several programs have: `[nss]`, `[binding]`, `[koji]`, `[daemon]`."""
+"""Sections of several programs: the bridge, `[daemon]`, `[nss]`, `[binding]`, `[koji]`."""
 
 # ruff: noqa: RUF009 - option() and its like make fields, which are what belongs there
 from __future__ import annotations
@@ -11,8 +11,11 @@ from types import MappingProxyType
 from ..errors import ConfigurationError
 from ..secret import Secret
 from . import values
-from .files import Entry, Files
-from .options import Needs, build, family, later, option, secret_option
+from .files import Advice, Entry, Files
+from .options import OWN_SECTION, Needs, build, family, later, option, required, secret_option
+
+#: Where a daemon's `nss-dir` is when no file says.
+DAEMON_NSS_DIRECTORY = "/var/lib/sigul"
 
 TLS_VERSIONS = ("tls1.2", "tls1.3")
 #: Versions that old configurations may still allow; TLS 1.2 is the floor whatever they say.
@@ -20,6 +23,50 @@ OLD_TLS_VERSIONS = ("ssl2", "ssl3", "tls1.0", "tls1.1")
 
 #: Binding methods whose parameters may stand in `[binding]` (as `METHOD_PARAMETER`).
 BINDING_METHODS = ("test", "pkcs11", "keyring", "keyctl", "tpm")
+
+
+@dataclass(frozen=True)
+class BridgeAddress:
+    """The way to the bridge, in the section of the client or server. Times are in seconds."""
+
+    bridge_hostname: str = required(
+        OWN_SECTION, values.host, "the bridge's host name, as its certificate has it"
+    )
+    bridge_address: str | None = option(
+        OWN_SECTION,
+        values.optional_host,
+        None,
+        "name or IP address to connect to instead of bridge-hostname;"
+        " the certificate is still checked against bridge-hostname",
+    )
+    connect_timeout: float = option(
+        OWN_SECTION, values.seconds, 30.0, "seconds until the bridge has to take the connection"
+    )
+    handshake_timeout: float = option(
+        OWN_SECTION, values.seconds, 30.0, "seconds for each TLS handshake"
+    )
+
+
+@dataclass(frozen=True)
+class DaemonSettings:
+    """`[daemon]`: whom a bridge or server runs as, and where it tells its status."""
+
+    unix_user: str | None = option(
+        "daemon", values.optional_text, None, "user to run as, a name or number (empty: as started)"
+    )
+    unix_group: str | None = option(
+        "daemon",
+        values.optional_text,
+        None,
+        "group to run as, a name or number (empty: as started)",
+    )
+    status_socket: Path | None = option(
+        "daemon",
+        values.optional_socket,
+        None,
+        "path of the Unix socket that gives the daemon's status (empty: none)",
+        needs=Needs.PARENT,
+    )
 
 
 def _nss_directory(entry: Entry) -> str:
@@ -85,14 +132,14 @@ def load_nss(files: Files, default_directory: str) -> NSSSettings:
     return settings
 
 
-def old_tls_warning(files: Files) -> str | None:
+def old_tls_warning(files: Files) -> Advice | None:
     """The warning about an `nss-min-tls` below the floor, or None."""
     entry = files.get("nss", "nss-min-tls")
     if entry is None or entry.text.lower() not in OLD_TLS_VERSIONS:
         return None
-    return (
-        f"{entry.place}: {entry.text} is older than Sigul allows, {TLS_VERSIONS[0]} is used;"
-        f" write {TLS_VERSIONS[0]}"
+    return Advice(
+        f"{entry.place}: {entry.text} is older than Sigul allows, {TLS_VERSIONS[0]} is used",
+        f"write {TLS_VERSIONS[0]}",
     )
 
 
@@ -224,8 +271,8 @@ class KojiSettings:
             return self.koji_config
         if instance not in self.instances:
             raise ConfigurationError(
-                f"there is no Koji instance '{instance}' here; [koji] koji-instances lists:"
-                f" {', '.join(self.instances) or 'none'}"
+                f"there is no Koji instance '{instance}' here",
+                f"[koji] koji-instances lists: {', '.join(self.instances) or 'none'}",
             )
         return self.instance_configs.get(instance.lower())
 

@@ -1,4 +1,4 @@
-"""What a configuration file holds that its program does not know, and where it may belong.
+"""Warnings about what a program does not know in its files, and about where it may belong.
 
 An option that is misspelt or stands in the wrong section would otherwise be ignored in silence
 (fault 17): each gets a warning that names its place and, where it can be told, the right one.
@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from .files import Entry, Files, place
-from .options import Form
-from .programs import Program
+from .files import Advice, Entry, Files
+from .options import Form, Program
 
 #: How alike two names must be, of 1, for one to be taken for a misspelling of the other.
 ALIKE = 0.75
 
 
-def warnings(files: Files, program: Program, others: Sequence[Program]) -> Iterator[str]:
+def warnings(
+    files: Files, program: Program[Any], others: Sequence[Program[Any]]
+) -> Iterator[Advice]:
     """One sentence for each unknown section and option in `files`."""
     known = program.sections()
     for path, section in files.sections():
         if section not in known:
-            yield f"{path}: section [{section}] is unknown and ignored; " + _section_cure(
-                section, program, others
+            yield Advice(
+                f"{path}: section [{section}] is unknown and ignored",
+                _section_cure(section, program, others),
             )
     for entry in files.entries():
         if entry.section == "DEFAULT":
@@ -36,13 +39,10 @@ def warnings(files: Files, program: Program, others: Sequence[Program]) -> Itera
             program.knows(section, entry.option) for section in known
         ):
             continue  # the warning about its section says enough
-        yield (
-            f"{place(entry.path, entry.section, entry.option)} is unknown and ignored; "
-            + _option_cure(entry, program, others)
-        )
+        yield Advice(f"{entry.place} is unknown and ignored", _option_cure(entry, program, others))
 
 
-def _section_cure(section: str, program: Program, others: Sequence[Program]) -> str:
+def _section_cure(section: str, program: Program[Any], others: Sequence[Program[Any]]) -> str:
     for other in others:
         if section in other.sections():
             return f"it belongs in {other.file}"
@@ -52,7 +52,7 @@ def _section_cure(section: str, program: Program, others: Sequence[Program]) -> 
     return "the sections here are " + ", ".join(f"[{s}]" for s in sorted(program.sections()))
 
 
-def _option_cure(entry: Entry, program: Program, others: Sequence[Program]) -> str:
+def _option_cure(entry: Entry, program: Program[Any], others: Sequence[Program[Any]]) -> str:
     for option in program.options():
         if option.covers(entry.option):
             return f"it belongs in section [{option.section}]"
@@ -71,7 +71,7 @@ def _option_cure(entry: Entry, program: Program, others: Sequence[Program]) -> s
     return "correct its name or remove it"
 
 
-def _names(program: Program, section: str) -> list[str]:
+def _names(program: Program[Any], section: str) -> list[str]:
     names: list[str] = []
     for option in program.options():
         if option.section == section:

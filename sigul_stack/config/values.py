@@ -1,4 +1,4 @@
-"""What a configuration value may be: one function a kind, from an entry's text to its value.
+"""The kinds of configuration values: a function each, from an entry's text to its value.
 
 Each raises `ConfigurationError` for a text that cannot be right, naming the entry, what is wrong
 and what would be right. None looks at the machine (files, accounts, names) except `secret_file`:
@@ -249,7 +249,7 @@ def absolute(name: str, entry: Entry | None = None) -> str:
         cure = "write the whole path"
         if entry is not None:
             raise entry.error(problem, cure)
-        raise ConfigurationError(f"{problem}; {cure} (or set HOME)")
+        raise ConfigurationError(problem, f"{cure} (or set HOME)")
     start = _start.get()
     return str(Path(expanded).absolute() if start is None else start / expanded)
 

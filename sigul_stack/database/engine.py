@@ -77,8 +77,8 @@ class Engine:
             )
         except ImportError as error:
             raise DatabaseError(
-                f"{target.label}: the driver for PostgreSQL is not installed: "
-                "pip install 'sigul-stack[postgresql]'"
+                f"{target.label}: the driver for PostgreSQL is not installed",
+                "pip install 'sigul-stack[postgresql]'",
             ) from error
 
     @contextmanager

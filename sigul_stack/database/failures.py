@@ -1,7 +1,7 @@
-"""What the drivers report, said so that an operator knows what to do.
+"""Translation of the drivers' errors into `DatabaseError`, so that an operator knows what to do.
 
-Every message begins with the database's label and ends with a cure. Messages quote what the
-driver says, never a statement or its values: those are password hashes and locked passphrases.
+Every problem begins with the database's label, and has a cure. Messages quote what the driver says,
+never a statement or its values: those are password hashes and locked passphrases.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from sigul_stack.errors import DatabaseError
 
 _UNIQUE_SQLITE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY})
 _UNIQUE_POSTGRESQL = "23505"
+
+_UNFORESEEN = "this was not foreseen; `doctor` checks the database, the log has the details"
 
 
 class DatabaseMissing(DatabaseError):
@@ -44,11 +46,10 @@ def explain(target: Target, error: Exception, lock_wait: float) -> DatabaseError
 
 def explain_os(label: str, error: OSError) -> DatabaseError:
     """The error to raise where making or copying the file of the database `label` failed."""
-    reason = error.strerror or str(error)
     where = f" ({error.filename})" if error.filename and str(error.filename) != label else ""
     return DatabaseError(
-        f"{label}: {reason}{where}: the directory must exist, have free space, and be writable "
-        f"for {_whoami()}"
+        f"{label}: {error.strerror or error}{where}",
+        f"the directory must exist, have free space, and be writable for {_whoami()}",
     )
 
 
@@ -58,31 +59,51 @@ def one_line(error: object) -> str:
 
 
 def _sqlite(target: SQLiteFile, cause: object, lock_wait: float) -> DatabaseError:
+    label = target.label
     if _is_missing(target.path):
-        return DatabaseMissing(f"{target.label}: there is no database: {CREATE_HINT}")
+        return DatabaseMissing(f"{label}: there is no database", CREATE_HINT)
     code = getattr(cause, "sqlite_errorcode", None)
     said = one_line(cause)
-    cures = {
-        sqlite3.SQLITE_BUSY: f"another process kept it locked for more than {lock_wait:g} s: "
-        f"find it with `fuser -v {target.label}`; once it is gone, requests work again",
-        sqlite3.SQLITE_LOCKED: "it is locked within this process: this is a bug, report it",
-        sqlite3.SQLITE_READONLY: f"{said}: the file and its directory must be writable for "
-        f"{_whoami()}, on a file system that is not mounted read-only",
-        sqlite3.SQLITE_CANTOPEN: f"{said}: the file must be readable and writable for "
-        f"{_whoami()}, and so must its directory",
-        sqlite3.SQLITE_PERM: f"{said}: the file must be readable and writable for {_whoami()}",
-        sqlite3.SQLITE_FULL: "the disk is full: free space on its file system; the change was "
-        "not made, what was there before is unharmed",
-        sqlite3.SQLITE_IOERR: f"{said}: the change was not made; check the disk, its free space "
-        "and quotas, and the kernel's log",
-        sqlite3.SQLITE_NOTADB: "the file is not an SQLite database: set database-path to the "
-        "right file, or restore this one from a backup",
-        sqlite3.SQLITE_CORRUPT: f"{said}: restore it from a backup (`sqlite3 {target.label} "
-        "'PRAGMA integrity_check'` says what is damaged)",
+    by_kind = {
+        sqlite3.SQLITE_BUSY: (
+            f"another process kept it locked for more than {lock_wait:g} s",
+            f"find it with `fuser -v {label}`; once it is gone, requests work again",
+        ),
+        sqlite3.SQLITE_LOCKED: ("it is locked within this process", "this is a bug, report it"),
+        sqlite3.SQLITE_READONLY: (
+            said,
+            f"the file and its directory must be writable for {_whoami()}, on a file system that "
+            "is not mounted read-only",
+        ),
+        sqlite3.SQLITE_CANTOPEN: (
+            said,
+            f"the file must be readable and writable for {_whoami()}, and so must its directory",
+        ),
+        sqlite3.SQLITE_PERM: (said, f"the file must be readable and writable for {_whoami()}"),
+        sqlite3.SQLITE_FULL: (
+            "the disk is full",
+            "free space on its file system; the change was not made, what was there before is "
+            "unharmed",
+        ),
+        sqlite3.SQLITE_IOERR: (
+            said,
+            "the change was not made; check the disk, its free space and quotas, and the kernel's "
+            "log",
+        ),
+        sqlite3.SQLITE_NOTADB: (
+            "the file is not an SQLite database",
+            "set database-path to the right file, or restore this one from a backup",
+        ),
+        sqlite3.SQLITE_CORRUPT: (
+            said,
+            f"restore it from a backup (`sqlite3 {label} 'PRAGMA integrity_check'` says what is "
+            "damaged)",
+        ),
     }
     # The low byte is the kind of failure, the rest of it which one exactly.
-    cure = cures.get(code & 0xFF) if isinstance(code, int) else None
-    return DatabaseError(f"{target.label}: {cure or _unforeseen(said)}")
+    kind = code & 0xFF if isinstance(code, int) else -1
+    problem, cure = by_kind.get(kind, (said, _UNFORESEEN))
+    return DatabaseError(f"{label}: {problem}", cure)
 
 
 def _postgresql(target: PostgreSQL, cause: object, lock_wait: float) -> DatabaseError:
@@ -92,36 +113,34 @@ def _postgresql(target: PostgreSQL, cause: object, lock_wait: float) -> Database
         # libpq gives no code for a connection that failed, only what the server said.
         if re.search(r'database ".*" does not exist', said):
             return DatabaseMissing(
-                f"{target.label}: there is no such database: make it with createdb, owned by the "
-                f"user in the URL, then its tables: {CREATE_HINT}"
+                f"{target.label}: there is no such database",
+                "make it with createdb, owned by the user in the URL, then its tables: "
+                f"{CREATE_HINT}",
             )
         return DatabaseError(
-            f"{target.label}: cannot connect: {said}: check host, port, user and password in the "
-            "URL, that PostgreSQL runs, and its pg_hba.conf"
+            f"{target.label}: cannot connect: {said}",
+            "check host, port, user and password in the URL, that PostgreSQL runs, and its "
+            "pg_hba.conf",
         )
     if state == "55P03":  # lock_not_available: our lock_timeout
         cure = (
-            f"{said}: others kept it locked for more than {lock_wait:g} s: the view "
-            "pg_stat_activity names them; once they are gone, requests work again"
+            f"others kept it locked for more than {lock_wait:g} s: the view pg_stat_activity "
+            "names them; once they are gone, requests work again"
         )
     elif state in ("57014", "40P01"):  # query_canceled (our statement_timeout), deadlock_detected
         cure = (
-            f"{said}: nothing was changed; the view pg_stat_activity shows what else the server "
-            "is doing; once that has ended, requests work again"
+            "nothing was changed; the view pg_stat_activity shows what else the server is doing; "
+            "once that has ended, requests work again"
         )
     elif state == "25006":  # read_only_sql_transaction
-        cure = f"{said}: connect to the primary server, not to a standby"
+        cure = "connect to the primary server, not to a standby"
     elif state == "42501":  # insufficient_privilege
-        cure = f"{said}: the user in the URL must own the database or its tables"
+        cure = "the user in the URL must own the database or its tables"
     elif state.startswith("53"):  # insufficient resources
-        cure = f"{said}: the PostgreSQL server ran out of space or connections: see its log"
+        cure = "the PostgreSQL server ran out of space or connections: see its log"
     else:
-        cure = _unforeseen(said)
-    return DatabaseError(f"{target.label}: {cure}")
-
-
-def _unforeseen(said: str) -> str:
-    return f"{said}: this was not foreseen; `doctor` checks the database, the log has the details"
+        cure = _UNFORESEEN
+    return DatabaseError(f"{target.label}: {said}", cure, state)
 
 
 def _is_missing(path: Path) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from sigul_stack.database import backup, schema
+from sigul_stack.database import copies, schema
 from sigul_stack.database.engine import Engine, Purpose
 from sigul_stack.database.failures import DatabaseMissing, explain_os, one_line
 from sigul_stack.database.target import CREATE_HINT, PostgreSQL, SQLiteFile, Target, parse
@@ -75,10 +75,10 @@ def create(url: str) -> None:
             # Perhaps an empty file that somebody put there for its owner's sake.
             _make_tables(target)
         else:
-            with backup.workshop(target.path) as directory:
-                draft = backup.empty_file(directory / target.path.name)
+            with copies.workshop(target.path) as directory:
+                draft = copies.empty_file(directory / target.path.name)
                 _make_tables(replace(target, path=draft))
-                backup.publish_new(draft, target.path)
+                copies.publish_new(draft, target.path)
     except FileExistsError:
         raise _refusal(target.label) from None
     except OSError as error:
@@ -107,7 +107,7 @@ def migrate(url: str, *, clock: Callable[[], datetime]) -> MigrationResult:
             if before is SchemaState.CURRENT:
                 return MigrationResult(None, before, before)
             if isinstance(target, SQLiteFile):
-                copy = backup.back_up(target.path, clock())
+                copy = copies.back_up(target.path, clock())
             _run_steps(connection, before)
             after = _state(connection, target.label)
     except OSError as error:
@@ -115,7 +115,9 @@ def migrate(url: str, *, clock: Callable[[], datetime]) -> MigrationResult:
     except DatabaseError as error:
         if copy is None:
             raise
-        raise DatabaseError(f"{error}; nothing was changed, and {copy} is a copy of it") from error
+        raise DatabaseError(
+            error.problem, f"{error.cure}; nothing was changed, and {copy} is a copy of it"
+        ) from error
     return MigrationResult(copy, before, after)
 
 
@@ -134,20 +136,20 @@ def ensure_usable(url: str, *, clock: Callable[[], datetime]) -> MigrationResult
 
 def _check_migratable(label: str, state: SchemaState) -> None:
     if state is SchemaState.MISSING:
-        raise DatabaseMissing(f"{label}: there is no database: {CREATE_HINT}")
+        raise DatabaseMissing(f"{label}: there is no database", CREATE_HINT)
     if state is SchemaState.EMPTY:
-        raise DatabaseError(f"{label}: the database has no tables: {CREATE_HINT}")
+        raise DatabaseError(f"{label}: the database has no tables", CREATE_HINT)
     if state is SchemaState.NEWER:
         raise DatabaseError(
-            f"{label}: a newer version of sigul-stack has changed this database: install that "
-            "version, or restore the backup that it made beside the database"
+            f"{label}: a newer version of sigul-stack has changed this database",
+            "install that version, or restore the backup that it made beside the database",
         )
 
 
 def _refusal(label: str) -> DatabaseError:
     return DatabaseError(
-        f"{label}: there is a database already: to use it, start the server; to begin afresh, "
-        "move it away first"
+        f"{label}: there is a database already",
+        "to use it, start the server; to begin afresh, move it away first",
     )
 
 
@@ -170,8 +172,8 @@ def _state(connection: sa.Connection, label: str) -> SchemaState:
     if missing - {"keys.keytype"}:
         raise DatabaseError(
             f"{label}: not a Sigul server's database, or a damaged one: it lacks "
-            f"{', '.join(sorted(missing))}: set database-path to the right one, or restore this "
-            "one from a backup"
+            f"{', '.join(sorted(missing))}",
+            "set database-path to the right one, or restore this one from a backup",
         )
     if missing:
         return SchemaState.LEGACY_NO_KEYTYPE
@@ -208,7 +210,7 @@ def _run_steps(connection: sa.Connection, before: SchemaState) -> None:
         )
         command.upgrade(_alembic(connection), schema.HEAD)
     except CommandError as error:
-        raise DatabaseError(f"The migration failed: {one_line(error)}: report this") from error
+        raise DatabaseError(f"The migration failed: {one_line(error)}", "report this") from error
 
 
 def _alembic(connection: sa.Connection) -> Config:

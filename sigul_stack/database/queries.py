@@ -95,7 +95,8 @@ class Reader:
         except ValueError:
             raise DatabaseError(
                 f"{self._label}: the key {name!r} is of the kind {keytype!r}, which this version "
-                "does not know: install the version that made it"
+                "does not know",
+                "install the version that made it",
             ) from None
 
 

@@ -65,11 +65,11 @@ def parse(url: str) -> Target:
         parsed = sa.make_url(url)
     except (ArgumentError, ValueError):
         # Not chained: the cause may quote a part of the password.
-        raise DatabaseError(f"The database's URL cannot be read: {_FORMS}") from None
+        raise DatabaseError("The database's URL cannot be read", _FORMS) from None
     kind = parsed.get_backend_name()
     if kind == "postgresql":
         return PostgreSQL(parsed.set(drivername="postgresql+psycopg"), _label(parsed))
-    raise DatabaseError(f"A database of the kind '{kind}' cannot be used: {_FORMS}")
+    raise DatabaseError(f"A database of the kind '{kind}' cannot be used", _FORMS)
 
 
 def _label(url: sa.URL) -> str:

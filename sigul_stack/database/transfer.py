@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from sigul_stack.database import backup, maintenance, schema
+from sigul_stack.database import copies, maintenance, schema
 from sigul_stack.database.engine import LOCK_WAIT_SECONDS, Engine, Purpose
 from sigul_stack.database.failures import explain, explain_os
 from sigul_stack.database.target import PostgreSQL, SQLiteFile, Target, parse, sqlite_url
@@ -33,7 +33,7 @@ def save(url: str, path: Path) -> None:
         # A database that is not there is told as such, with how to make one.
         with Engine(target).transaction(Purpose.READ):
             pass
-        backup.copy_file(target.path.resolve(), backup.empty_file(path))
+        copies.copy_file(target.path.resolve(), copies.empty_file(path))
     except OSError as error:
         raise explain_os(target.label, error) from error
     except sqlite3.Error as error:
@@ -48,7 +48,7 @@ def load(path: Path, url: str) -> None:
     target = parse(url)
     if isinstance(target, SQLiteFile):
         raise DatabaseError(
-            f"{target.label}: an SQLite database is not loaded: move the file there"
+            f"{target.label}: an SQLite database is not loaded", "move the file there"
         )
     source = parse(sqlite_url(path))
     if maintenance.schema_state(url) is maintenance.SchemaState.EMPTY:
@@ -66,7 +66,7 @@ def _copy_rows(source: Target, target: Target) -> None:
         for table in tables:
             if writer.execute(sa.select(table.c.id).limit(1)).first() is not None:
                 raise DatabaseError(
-                    f"{target.label}: there are {table.name} in this database: name an empty one"
+                    f"{target.label}: there are {table.name} in this database", "name an empty one"
                 )
             rows = [dict(row._mapping) for row in reader.execute(sa.select(table))]
             if rows:

@@ -1,31 +1,45 @@
-"""What a bug report needs to be understood: one component's documents, still to be redacted.
+"""The documents of a bug report: each component's configuration, doctor's report, and more.
 
-Nothing here raises for what it finds: that something cannot be read is a finding, too. No private
-key, password, envelope or hash is read into a document, and no name of a user or a key.
+Each component is examined in a process of its own, for NSS opens one database in a process. Nothing
+here raises for what it finds: that something cannot be read is told, too. No private key, password,
+envelope or hash is read into a document, and no name of a user or a key. Every document goes
+through `redaction`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
+import select
+import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 from .. import __version__
-from ..config import ClientSettings, ServerSettings
+from ..config import PROGRAMS, SYSTEM_DIRECTORY, load
+from ..config.client import ClientSettings
+from ..config.files import Files, look_for
 from ..config.options import Loaded
+from ..config.server import ServerSettings
 from ..errors import SigulError
-from ..pki.certificates import CertificateInfo
-from ..pki.database import NSSDatabase
+from ..pki.certificate_info import CertificateInfo
+from ..pki.nss_directory import NSSDatabase
 from ..tools import TOOLS
 from ..transport import nss
-from ..transport.status import read_status
+from ..transport.status_socket import read_status
+from .configuration_checks import guess_component
+from .examination import examine
+from .redaction import Redactor, known_secrets, secrets_beside, shown_configuration
+from .report_text import as_json, doctor_text
 
 #: Most files that a listing shows.
 MAX_LISTED: Final = 1000
@@ -36,12 +50,143 @@ _STATUS_SECONDS: Final = 5.0
 
 _PACKAGES: Final = ("python-nss-ng", "python-nss", "cryptography", "SQLAlchemy", "alembic")
 
-#: A document's name, and what makes it.
-Documents = Iterator[tuple[str, str]]
+#: How long the examination of one component may take, in seconds.
+EXAMINATION_SECONDS: Final = 120.0
+
+#: A document's name and text.
+Document = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Component:
+    """A component whose configuration is `path`, by its `name` in the bundle.
+
+    `files` and `loaded` are what could be read of it, or the error.
+    """
+
+    name: str
+    component: str
+    path: Path
+    files: Files | SigulError
+    loaded: Loaded[Any] | SigulError
+
+
+def collect(configurations: Iterable[Path], logs: Iterable[Path]) -> Iterator[Document]:
+    """Every document, redacted. Raises `ConfigurationError` for a file that is no component's."""
+    components = list(_components(configurations))
+    redactor = _redactor(components)
+    yield "versions.txt", redactor.known(versions())
+    for item in components:
+        for document, text in _of_component(item):
+            # These are words of this program, of which none should be taken for a secret.
+            clean = redactor.known if document.startswith("doctor.") else redactor.clean
+            yield f"{item.name}/{document}", clean(text)
+    for number, path in enumerate(logs):
+        yield f"logs/{number}-{path.name}", redactor.clean(log_tail(path))
+
+
+def _components(configurations: Iterable[Path]) -> Iterator[_Component]:
+    taken: dict[str, int] = {}
+    for path in configurations:
+        component = guess_component(path)
+        taken[component] = number = taken.get(component, 0) + 1
+        files: Files | SigulError
+        loaded: Loaded[Any] | SigulError
+        try:
+            system = SYSTEM_DIRECTORY / f"{component}.conf"
+            files = Files([*([system] if look_for(system) and system != path else []), path])
+        except SigulError as error:
+            files = error
+        try:
+            loaded = load(PROGRAMS[component](), path)
+        except SigulError as error:
+            loaded = error
+        name = component if number == 1 else f"{component}-{number}"
+        yield _Component(name, component, path, files, loaded)
+
+
+def _redactor(components: list[_Component]) -> Redactor:
+    """A redactor that knows the secrets of all components: one's log may hold another's."""
+    secrets: list[bytes] = []
+    for item in components:
+        if isinstance(item.files, Files):
+            secrets += known_secrets(item.files)
+        # What cannot be read is told in a report, and cannot get into one.
+        if isinstance(item.loaded, Loaded):
+            for directory in directories(item.loaded):
+                secrets += secrets_beside(directory)
+    return Redactor(secrets)
+
+
+def _of_component(item: _Component) -> Iterator[Document]:
+    if isinstance(item.files, SigulError):
+        # Its message has the place of what is wrong, and none of its text.
+        yield "configuration.txt", f"{item.files}\n"
+    else:
+        yield "configuration.txt", shown_configuration(item.component, item.files)
+    yield from _doctor(item)
+    if isinstance(item.loaded, SigulError):
+        return  # doctor's report has said it
+    settings = item.loaded.settings
+    database = NSSDatabase(settings.nss.directory, settings.nss.password)
+    yield "certificates.json", _guarded(lambda: _certificates(database))
+    if isinstance(settings, ServerSettings):
+        yield "database.json", _guarded(lambda: _database(settings))
+    socket = None if isinstance(settings, ClientSettings) else settings.status_socket
+    if socket is not None:
+        yield (
+            "status.json",
+            _guarded(lambda: read_status(socket, _STATUS_SECONDS).decode("utf-8", "replace")),
+        )
+    yield "files.txt", "\n".join(_listing(directories(item.loaded))) + "\n"
+
+
+def _doctor(item: _Component) -> Iterator[Document]:
+    """Doctor's report, made in a child process, for people and for programs."""
+
+    def reports() -> bytes:
+        report = examine(item.component, item.path)
+        return json.dumps([doctor_text(report), as_json(report)]).encode()
+
+    answer = _in_child(reports, EXAMINATION_SECONDS)
+    if answer is None:
+        yield "doctor.txt", f"doctor did not finish within {EXAMINATION_SECONDS:g} s, or failed\n"
+        return
+    text, document = json.loads(answer)
+    yield "doctor.txt", f"{text}\n"
+    yield "doctor.json", f"{document}\n"
+
+
+def _in_child(work: Callable[[], bytes], seconds: float) -> bytes | None:
+    """The result of `work` in a child process; None where that fails or takes too long."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "wb") as pipe:
+                pipe.write(work())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writer)
+    data = bytearray()
+    end = time.monotonic() + seconds
+    with os.fdopen(reader, "rb", buffering=0) as pipe:
+        while select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
+            piece = pipe.read(65536)
+            if not piece:
+                break
+            data += piece
+        else:
+            os.kill(child, signal.SIGKILL)
+    _pid, status = os.waitpid(child, 0)
+    return bytes(data) if status == 0 else None
 
 
 def versions() -> str:
-    """What this runs with."""
+    """The versions of this package and of what it runs with."""
     lines = [
         f"sigul-stack {__version__}",
         f"Python {platform.python_version()} ({sys.executable})",
@@ -61,24 +206,8 @@ def versions() -> str:
     return "\n".join(lines) + "\n"
 
 
-def documents(loaded: Loaded[Any]) -> Documents:
-    """All about a component but its configuration, doctor's report and logs."""
-    settings = loaded.settings
-    database = NSSDatabase(settings.nss.directory, settings.nss.password)
-    yield "certificates.json", _guarded(lambda: _certificates(database))
-    if isinstance(settings, ServerSettings):
-        yield "database.json", _guarded(lambda: _database(settings))
-    socket = None if isinstance(settings, ClientSettings) else settings.status_socket
-    if socket is not None:
-        yield (
-            "status.json",
-            _guarded(lambda: read_status(socket, _STATUS_SECONDS).decode("utf-8", "replace")),
-        )
-    yield "files.txt", "\n".join(_listing(directories(loaded))) + "\n"
-
-
 def directories(loaded: Loaded[Any]) -> tuple[Path, ...]:
-    """Where a component keeps anything."""
+    """The directories in which a component keeps anything."""
     settings = loaded.settings
     found = [NSSDatabase(settings.nss.directory).directory]
     found += [path.parent for path in loaded.files.paths]
@@ -129,11 +258,10 @@ def _pairs(number: str) -> list[str]:
 
 
 def _database(settings: ServerSettings) -> str:
-    from ..database import Database, SchemaState, schema_state, sqlite_url
+    from ..database import Database, SchemaState, schema_state
+    from ..server.services import database_url
 
-    url = sqlite_url(settings.database_path)
-    if settings.database_url is not None:
-        url = settings.database_url.reveal().decode("utf-8")
+    url = database_url(settings)
     state = schema_state(url)
     found: dict[str, object] = {"layout": state.value}
     if state in (SchemaState.CURRENT, SchemaState.LEGACY):

@@ -1,7 +1,7 @@
-"""Single looks at a site, each a function that returns what it saw or raises a `SigulError`.
+"""Single looks at the network, each a function that returns what it saw or raises `TransportError`.
 
-`health` and `doctor` are made of them. None of them changes anything or sends a byte of a request;
-a handshake ends in order before one, which a bridge takes for a look and nothing else.
+None of them changes anything or sends a byte of a request; a handshake ends in order before one,
+which a bridge takes for a look and nothing else.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ..config import NSSSettings
+from ..config.shared import NSSSettings
 from ..errors import DeadlineExceeded, PeerClosed, TransportError
-from ..pki.certificates import CertificateInfo, from_der
+from ..pki.certificate_info import CertificateInfo, from_der
 from ..transport import nss
 from ..transport.stream import READ_BYTES, Deadline, Peer
 from ..transport.tcp import connect_tcp
 from ..transport.watchdog import Watchdog
 
 #: The alert of a listener that wants a certificate and was shown none.
-_REFUSED: Final = "SSL_ERROR_BAD_CERT_ALERT"
+_NO_CERTIFICATE_ALERT: Final = "SSL_ERROR_BAD_CERT_ALERT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,8 @@ def resolve(host: str) -> tuple[str, ...]:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TransportError(
-            f"cannot resolve the host name '{host}': {reason}; correct the name, or have the"
-            " machine's hosts file or DNS know it"
+            f"cannot resolve the host name '{host}': {reason}",
+            "correct the name, or have the machine's hosts file or DNS know it",
         ) from None
     return tuple(dict.fromkeys(str(item[4][0]) for item in found))
 
@@ -56,14 +57,6 @@ def connect(host: str, port: int, timeout: float) -> float:
     begin = time.monotonic()
     connect_tcp(host, port, timeout).close()
     return time.monotonic() - begin
-
-
-def own_certificates(identity: nss.Identity) -> tuple[CertificateInfo, ...]:
-    """A program's certificate, then those of the CAs above it as far as its database has them."""
-    return tuple(
-        from_der(der, "" if index else identity.nickname)
-        for index, der in enumerate(identity.chain)
-    )
 
 
 def handshake(
@@ -82,11 +75,8 @@ def handshake(
     """
     deadline = Deadline(timeout, f"the TLS handshake with {host}:{port}")
     begin = time.monotonic()
-    tcp = connect_tcp(host, port, timeout)
-    connect_seconds = time.monotonic() - begin
-    watchdog = Watchdog()
-    connection = nss.TLSConnection(tcp, f"{host}:{port}", watchdog)
-    try:
+    with _connected(host, port, timeout) as connection:
+        connect_seconds = time.monotonic() - begin
         try:
             connection.handshake_as_client(settings, identity, hostname, deadline.remaining())
         except DeadlineExceeded:
@@ -98,11 +88,12 @@ def handshake(
             connect_seconds,
             connection.handshake_seconds,
         )
-        _await_end(connection, deadline)
+        # With TLS 1.3 the peer refuses a certificate only now.
+        connection.end_writing()
+        with contextlib.suppress(PeerClosed, DeadlineExceeded):
+            while connection.read(READ_BYTES, deadline.remaining()):
+                pass
         return done
-    finally:
-        connection.discard()
-        watchdog.stop()
 
 
 def greet(host: str, port: int, *, hostname: str, settings: NSSSettings, timeout: float) -> None:
@@ -112,23 +103,23 @@ def greet(host: str, port: int, *, hostname: str, settings: NSSSettings, timeout
     listener's own certificate is checked before it refuses us, as it must. Raises `TransportError`.
     """
     deadline = Deadline(timeout, f"the TLS handshake with {host}:{port}")
+    with _connected(host, port, timeout) as connection:
+        try:
+            # With TLS 1.3 the refusal comes after this end of the handshake.
+            connection.handshake_as_client(settings, None, hostname, deadline.remaining())
+        except TransportError as error:
+            if error.symbol != _NO_CERTIFICATE_ALERT:
+                raise
+
+
+@contextlib.contextmanager
+def _connected(host: str, port: int, timeout: float) -> Iterator[nss.TLSConnection]:
+    """A connection whose handshake is still to come; discarded when the block ends."""
     tcp = connect_tcp(host, port, timeout)
     watchdog = Watchdog()
     connection = nss.TLSConnection(tcp, f"{host}:{port}", watchdog)
     try:
-        # With TLS 1.3 the refusal comes after this end of the handshake.
-        connection.handshake_as_client(settings, None, hostname, deadline.remaining())
-    except TransportError as error:
-        if _REFUSED not in str(error):
-            raise
+        yield connection
     finally:
         connection.discard()
         watchdog.stop()
-
-
-def _await_end(connection: nss.TLSConnection, deadline: Deadline) -> None:
-    """End in order, and hear the peer out: with TLS 1.3 it refuses a certificate only now."""
-    connection.end_writing()
-    with contextlib.suppress(PeerClosed, DeadlineExceeded):
-        while connection.read(READ_BYTES, deadline.remaining()):
-            pass

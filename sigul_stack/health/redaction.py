@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, quote_plus
 
+from ..config import PROGRAMS
 from ..config.files import Entry, Files
 from ..config.options import Form
-from ..config.programs import PROGRAMS, program
-from .checks_configuration import is_pin
+from .configuration_checks import is_pin
 
 #: What stands where a secret was.
 REMOVED: Final = "[removed]"
@@ -145,8 +145,8 @@ def _is_secret(entry: Entry) -> bool:
         return True
     return any(
         option.form is Form.SECRET and option.covers(entry.option)
-        for name in PROGRAMS
-        for option in program(name).options()
+        for program in PROGRAMS.values()
+        for option in program().options()
     )
 
 
@@ -177,7 +177,7 @@ def shown_configuration(component: str, files: Files) -> str:
     A value is shown where the component knows the option in that section, and it is no secret. What
     a binding method is given is never shown: a URI may hold a PIN.
     """
-    own = program(component)
+    own = PROGRAMS[component]()
     lines: list[str] = []
     for path in files.paths:
         lines.append(f"# {path}")

@@ -18,101 +18,60 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .authority import AUTHORITY_LIFETIME, Authority
-    from .certificates import CertificateInfo
-    from .contents import AUTHORITY_NICKNAME, put_authority, put_bundle, put_leaf
-    from .database import DatabaseKind, NSSDatabase
-    from .inspection import Finding, Severity, Topic, failed, inspect_database
-    from .leaf import LEAF_LIFETIME, Leaf, LeafRequest, Role
-    from .material import Bundle, read_certificates, read_pem, read_pkcs12
-    from .passwords import PASSWORD_FILE_NAME, Permissions, make_password_file, read_password
-    from .renewal import renew_leaf
-    from .rollover import Done, Phase, Rollover, Standing, Step, register
-    from .site import Component, Made, Site, make_site
+    from .authority import AUTHORITY_LIFETIME as AUTHORITY_LIFETIME
+    from .authority import Authority as Authority
+    from .certificate_info import CertificateInfo as CertificateInfo
+    from .contents import AUTHORITY_NICKNAME as AUTHORITY_NICKNAME
+    from .contents import put_authority as put_authority
+    from .contents import put_bundle as put_bundle
+    from .contents import put_leaf as put_leaf
+    from .inspection import Topic as Topic
+    from .inspection import inspect_database as inspect_database
+    from .leaf import LEAF_LIFETIME as LEAF_LIFETIME
+    from .leaf import Leaf as Leaf
+    from .leaf import LeafRequest as LeafRequest
+    from .leaf import Role as Role
+    from .material import Bundle as Bundle
+    from .material import read_certificates as read_certificates
+    from .material import read_pem as read_pem
+    from .material import read_pkcs12 as read_pkcs12
+    from .nss_directory import DatabaseKind as DatabaseKind
+    from .nss_directory import NSSDatabase as NSSDatabase
+    from .password_files import PASSWORD_FILE_NAME as PASSWORD_FILE_NAME
+    from .password_files import Permissions as Permissions
+    from .password_files import make_password_file as make_password_file
+    from .password_files import read_password as read_password
+    from .renewal import renew_leaf as renew_leaf
+    from .rollover import Phase as Phase
+    from .rollover import Rollover as Rollover
+    from .rollover import RolloverAction as RolloverAction
+    from .rollover import RolloverChange as RolloverChange
+    from .rollover import RolloverProgress as RolloverProgress
+    from .rollover import register as register
+    from .site import Component as Component
+    from .site import Made as Made
+    from .site import Site as Site
+    from .site import make_site as make_site
 
-_HOME = {
-    "AUTHORITY_LIFETIME": ".authority",
-    "AUTHORITY_NICKNAME": ".contents",
-    "LEAF_LIFETIME": ".leaf",
-    "PASSWORD_FILE_NAME": ".passwords",
-    "Authority": ".authority",
-    "Bundle": ".material",
-    "CertificateInfo": ".certificates",
-    "Component": ".site",
-    "DatabaseKind": ".database",
-    "Done": ".rollover",
-    "Finding": ".inspection",
-    "Leaf": ".leaf",
-    "LeafRequest": ".leaf",
-    "Made": ".site",
-    "NSSDatabase": ".database",
-    "Permissions": ".passwords",
-    "Phase": ".rollover",
-    "Role": ".leaf",
-    "Rollover": ".rollover",
-    "Severity": ".inspection",
-    "Site": ".site",
-    "Standing": ".rollover",
-    "Step": ".rollover",
-    "Topic": ".inspection",
-    "failed": ".inspection",
-    "inspect_database": ".inspection",
-    "make_password_file": ".passwords",
-    "make_site": ".site",
-    "put_authority": ".contents",
-    "put_bundle": ".contents",
-    "put_leaf": ".contents",
-    "read_certificates": ".material",
-    "read_password": ".passwords",
-    "read_pem": ".material",
-    "read_pkcs12": ".material",
-    "register": ".rollover",
-    "renew_leaf": ".renewal",
+#: The names that are to be had from here, by the module that has them.
+_NAMES = {
+    "authority": "AUTHORITY_LIFETIME Authority",
+    "certificate_info": "CertificateInfo",
+    "contents": "AUTHORITY_NICKNAME put_authority put_bundle put_leaf",
+    "nss_directory": "DatabaseKind NSSDatabase",
+    "inspection": "Topic inspect_database",
+    "leaf": "LEAF_LIFETIME Leaf LeafRequest Role",
+    "material": "Bundle read_certificates read_pem read_pkcs12",
+    "password_files": "PASSWORD_FILE_NAME Permissions make_password_file read_password",
+    "renewal": "renew_leaf",
+    "rollover": "RolloverChange Phase Rollover RolloverProgress RolloverAction register",
+    "site": "Component Made Site make_site",
 }
-
-__all__ = [
-    "AUTHORITY_LIFETIME",
-    "AUTHORITY_NICKNAME",
-    "LEAF_LIFETIME",
-    "PASSWORD_FILE_NAME",
-    "Authority",
-    "Bundle",
-    "CertificateInfo",
-    "Component",
-    "DatabaseKind",
-    "Done",
-    "Finding",
-    "Leaf",
-    "LeafRequest",
-    "Made",
-    "NSSDatabase",
-    "Permissions",
-    "Phase",
-    "Role",
-    "Rollover",
-    "Severity",
-    "Site",
-    "Standing",
-    "Step",
-    "Topic",
-    "failed",
-    "inspect_database",
-    "make_password_file",
-    "make_site",
-    "put_authority",
-    "put_bundle",
-    "put_leaf",
-    "read_certificates",
-    "read_password",
-    "read_pem",
-    "read_pkcs12",
-    "register",
-    "renew_leaf",
-]
 
 
 def __getattr__(name: str) -> object:
     """Import what is asked for, when it is: the command line is made up of more than this."""
-    if name in _HOME:
-        return getattr(import_module(_HOME[name], __name__), name)
+    for module, names in _NAMES.items():
+        if name in names.split():
+            return getattr(import_module(f".{module}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,17 +25,17 @@ from cryptography.x509.oid import NameOID
 
 from ..errors import NSSError
 from ..secret import Secret
-from .certificates import (
+from .certificate_info import (
     CertificateInfo,
     common_name,
     current_time,
     to_pem,
 )
 from .contents import AUTHORITY_NICKNAME
-from .database import NSSDatabase
 from .leaf import LEAF_KEY_BITS, Leaf, LeafRequest, check_common_name, general_name
-from .passwords import Permissions, write_file
-from .store import TRUSTED_AUTHORITY, PrivateKey
+from .nss_directory import NSSDatabase
+from .nss_store import TRUSTED_AUTHORITY, PrivateKey
+from .password_files import Permissions, write_file
 
 #: Ten years of 365 days.
 AUTHORITY_LIFETIME: Final = timedelta(days=10 * 365)
@@ -230,7 +230,8 @@ class Authority:
             if key.public_key() != self.certificate.public_key():
                 raise NSSError(
                     f"the key that NSS has for '{self.nickname}' in '{self.database.directory}' is"
-                    " not its certificate's; restore the database from a backup"
+                    " not its certificate's",
+                    "restore the database from a backup",
                 )
             self._loaded_key = key
         return self._loaded_key
@@ -248,8 +249,8 @@ class Authority:
         if own.not_valid_after_utc <= now:
             raise NSSError(
                 f"the CA '{common_name(own.subject)}' expired on"
-                f" {own.not_valid_after_utc:%Y-%m-%d}; renew it first: sigul-stack pki renew-ca"
-                f" --dir {self.database.directory}"
+                f" {own.not_valid_after_utc:%Y-%m-%d}",
+                f"renew it first: sigul-stack pki renew-ca --dir {self.database.directory}",
             )
         public = key.public_key() if isinstance(key, PrivateKey) else key
         begin = max(now - BACKDATED, own.not_valid_before_utc)

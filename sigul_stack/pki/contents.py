@@ -7,15 +7,16 @@ old nickname where it knows the subject already, and says success.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from cryptography import x509
 
 from ..errors import ConfigurationError, NSSError
-from .certificates import common_name, is_authority, issued, key_id, same_public_key
+from .certificate_info import common_name, is_authority, issued, key_id, same_public_key
 from .leaf import Leaf
 from .material import Bundle, authority_trust
-from .store import NO_TRUST, TRUSTED_AUTHORITY, NSSStore
+from .nss_store import NO_TRUST, TRUSTED_AUTHORITY, NSSStore
 
 #: The nickname that `pki` gives a CA's certificate.
 AUTHORITY_NICKNAME: Final = "sigul-ca"
@@ -24,11 +25,12 @@ AUTHORITY_NICKNAME: Final = "sigul-ca"
 def check_nickname(nickname: str) -> None:
     """Raise `ConfigurationError` where NSS would not find a certificate by this nickname."""
     if nickname.strip() != nickname or not nickname or not nickname.isprintable():
-        raise ConfigurationError(f"{nickname!r} is no nickname; write printable text")
+        raise ConfigurationError(f"{nickname!r} is no nickname", "write printable text")
     if ":" in nickname or nickname.startswith("-"):
         raise ConfigurationError(
             f"the nickname {nickname!r} will not do: what stands before a `:` is a token for NSS,"
-            " and a leading `-` an option; choose another"
+            " and a leading `-` an option",
+            "choose another",
         )
 
 
@@ -48,7 +50,8 @@ def put_authority(
     if not is_authority(certificate):
         raise NSSError(
             f"'{common_name(certificate.subject)}' is no CA's certificate and cannot be trusted as"
-            " one; give the certificate of the CA that issued the others"
+            " one",
+            "give the certificate of the CA that issued the others",
         )
     entries = store.entries()
     for entry in entries:
@@ -77,35 +80,44 @@ def put_authority(
 
 
 def put_leaf(
-    store: NSSStore, leaf: Leaf, nickname: str, *, replace: bool = False
+    store: NSSStore,
+    leaf: Leaf,
+    nickname: str,
+    *,
+    authorities: Iterable[x509.Certificate] = (),
+    replace: bool = False,
 ) -> tuple[str, ...]:
-    """Add a leaf whose issuer is in the database; with `replace`, instead of the one there.
+    """Add a leaf, after the CAs to trust; its issuer must be in the database by then.
 
-    Gives the ids of private keys that no certificate needs any more. They are to be deleted in a
-    later change, once the certificates that need the new key are in place. Raises `NSSError`.
+    With `replace` it takes the place of the one there. Gives the ids of private keys that no
+    certificate needs any more. They are to be deleted in a later change, once the certificates that
+    need the new key are in place. Raises `NSSError`.
     """
     check_nickname(nickname)
+    for authority in authorities:
+        put_authority(store, authority)
     certificate, identity = leaf.certificate, key_id(leaf.certificate)
     entries, keys = store.entries(), store.key_ids()
     outdated = [item for item in entries if item.nickname == nickname]
     if outdated and not replace:
         raise NSSError(
             f"the nickname '{nickname}' is taken, by"
-            f" '{common_name(outdated[0].certificate.subject)}';"
-            " renew that one (sigul-stack pki renew), replace it by one that you bring along, with"
-            " --replace (sigul-stack pki import, sigul_setup_client), or choose another nickname"
+            f" '{common_name(outdated[0].certificate.subject)}'",
+            "renew that one (sigul-stack pki renew), replace it by one that you bring along, with"
+            " --replace (sigul-stack pki import, sigul_setup_client), or choose another nickname",
         )
     for item in entries:
         if item.nickname != nickname and item.certificate.subject == certificate.subject:
             raise NSSError(
-                f"'{item.nickname}' has the same subject, and NSS gives one subject one nickname;"
-                f" use the nickname '{item.nickname}', or remove it first (sigul-stack pki remove)"
+                f"'{item.nickname}' has the same subject, and NSS gives one subject one nickname",
+                f"use the nickname '{item.nickname}', or remove it first (sigul-stack pki remove)",
             )
     if not any(issued(item.certificate, certificate) for item in entries):
         raise NSSError(
             f"the CA that issued '{common_name(certificate.subject)}'"
             f" ({certificate.issuer.rfc4514_string()}) is not in the database, so that no peer's"
-            " certificate could be checked; give the CA's certificate with --ca"
+            " certificate could be checked",
+            "give the CA's certificate with --ca",
         )
     store.delete_certificates(nickname)
     if identity in keys:
@@ -114,8 +126,8 @@ def put_leaf(
         store.add_key(leaf.key, certificate, nickname)
     if store.certificates(nickname) != (certificate,) or identity not in store.key_ids():
         raise NSSError(
-            f"'{nickname}' could not be added together with its private key; give the private key"
-            " that the certificate was issued for"
+            f"'{nickname}' could not be added together with its private key",
+            "give the private key that the certificate was issued for",
         )
     needed = {key_id(item.certificate) for item in store.entries()}
     return tuple({key_id(item.certificate) for item in outdated} & keys.keys() - needed)
@@ -147,8 +159,8 @@ def put_bundle(
     if not as_authority:
         raise NSSError(
             f"'{common_name(leaf.certificate.subject)}' is a CA, whose private key must not get"
-            " into a component's database; if this is the CA's own database, use: sigul-stack pki"
-            " import --as-ca"
+            " into a component's database",
+            "if this is the CA's own database, use: sigul-stack pki import --as-ca",
         )
     put_authority(store, leaf.certificate, nickname)
     if leaf.key is not None and key_id(leaf.certificate) not in store.key_ids():

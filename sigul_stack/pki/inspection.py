@@ -1,38 +1,32 @@
-"""Whether an NSS database is what its component needs: findings as data, nothing changed.
+"""Inspection of an NSS database: is it what its component needs? Changes nothing.
 
-`doctor`, health checks and the Ansible kit read the findings; each names the first thing to do.
+`pki check`, `doctor` and `health` show these checks.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Final
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from ..checks import Check, State, Value, failed, ok, warning
 from ..errors import NSSError, WrongNSSPassword
-from .certificates import CertificateInfo, covers, current_time, issued
-from .database import NSSDatabase
+from .certificate_info import CertificateInfo, covers, current_time, issued
 from .leaf import Role
-from .passwords import PASSWORD_FILE_NAME
+from .nss_directory import NSSDatabase
+from .password_files import PASSWORD_FILE_NAME
 
 WARN_DAYS: Final = 30
 
-
-class Severity(enum.Enum):
-    """How bad a finding is. Only an ERROR keeps a component from working, or is a leak."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
+_OfDays = Callable[[int], State]
 
 
-class Topic(enum.Enum):
-    """What a finding is about, in the order in which they are looked at."""
+class Topic(enum.StrEnum):
+    """What a check is about (its `layer`), in the order in which they are looked at."""
 
     DATABASE = "database"
     PASSWORD = "password"  # noqa: S105 - a topic
@@ -46,15 +40,6 @@ class Topic(enum.Enum):
     NOTHING_ELSE = "nothing-else"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at. `message` says what is wrong and what to do, or what is right."""
-
-    severity: Severity
-    topic: Topic
-    message: str
-
-
 def inspect_database(
     database: NSSDatabase,
     role: Role,
@@ -63,132 +48,139 @@ def inspect_database(
     names: Iterable[str] = (),
     warn_days: int = WARN_DAYS,
     now: datetime | None = None,
-) -> list[Finding]:
+) -> list[Check]:
     """Look at all that a component of `role` needs in its database, and that nothing else is there.
 
     `names` are what the component is called: host names that have to be in the certificate, for a
     client the one user name. Raises nothing about the database: that it cannot be opened is a
-    finding, the last one then.
+    failed check, the last one then.
     """
     try:
         database.require()
     except NSSError as error:
-        return [_error(Topic.DATABASE, str(error))]
+        return [failed(Topic.DATABASE, error.problem, error.cure)]
     try:
         held = database.certificates()
         strays = database.other_key_ids()
     except WrongNSSPassword as error:
-        return [_error(Topic.PASSWORD, str(error))]
+        return [failed(Topic.PASSWORD, error.problem, error.cure)]
     except NSSError as error:
-        return [_error(Topic.DATABASE, str(error))]
-    findings = [_ok(Topic.PASSWORD, "the password opens the database"), *_files(database)]
+        return [failed(Topic.DATABASE, error.problem, error.cure)]
+    checks = [ok(Topic.PASSWORD, "the password opens the database"), *_files(database)]
     wanted = nickname or role.nickname
     own = [item for item in held if item.nickname == wanted]
     if own:
         leaf = max(own, key=lambda item: item.not_after)
-        findings.append(_ok(Topic.CERTIFICATE, f"'{wanted}' is there"))
-        findings += _leaf(leaf, role, tuple(names), warn_days, now or current_time())
-        findings += _authority(leaf, held, role, warn_days, now or current_time())
+        checks.append(ok(Topic.CERTIFICATE, f"'{wanted}' is there"))
+        now = now or current_time()
+
+        def of_days(days: int) -> State:
+            return State.WARNING if days < warn_days else State.OK
+
+        checks += _leaf(leaf, role, tuple(names), of_days, now)
+        checks += _authority(leaf, held, role, of_days, now)
     else:
         there = ", ".join(item.nickname for item in held) or "none"
-        findings.append(
-            _error(
+        checks.append(
+            failed(
                 Topic.CERTIFICATE,
-                f"there is no certificate with the nickname '{wanted}' (there are: {there}); issue"
-                " it with sigul-stack pki issue, or name the right one",
+                f"there is no certificate with the nickname '{wanted}' (there are: {there})",
+                "issue it with sigul-stack pki issue, or name the right one",
             )
         )
-    return findings + list(_nothing_else(held, strays, wanted))
-
-
-def failed(findings: Iterable[Finding]) -> bool:
-    """Whether any finding is an error."""
-    return any(finding.severity is Severity.ERROR for finding in findings)
+    return checks + list(_nothing_else(held, strays, wanted))
 
 
 def _leaf(
-    leaf: CertificateInfo, role: Role, names: tuple[str, ...], warn_days: int, now: datetime
-) -> Iterator[Finding]:
+    leaf: CertificateInfo, role: Role, names: tuple[str, ...], of_days: _OfDays, now: datetime
+) -> Iterator[Check]:
     yield (
-        _ok(Topic.KEY, f"'{leaf.nickname}' has its private key")
+        ok(Topic.KEY, f"'{leaf.nickname}' has its private key")
         if leaf.has_private_key
-        else _error(
+        else failed(
             Topic.KEY,
-            f"'{leaf.nickname}' has no private key here; import certificate and key together"
-            " (sigul-stack pki import), or renew it with --new-key",
+            f"'{leaf.nickname}' has no private key here",
+            "import certificate and key together (sigul-stack pki import), or renew it with"
+            " --new-key",
         )
     )
-    yield _dates(leaf, warn_days, now, "renew it with sigul-stack pki renew")
+    yield date_check(leaf, now, "renew it with sigul-stack pki renew", of_days)
     yield from _names(leaf, role, names)
     yield from _usage(leaf, role)
 
 
-def _dates(item: CertificateInfo, warn_days: int, now: datetime, cure: str) -> Finding:
-    day = f"{item.not_after:%Y-%m-%d}"
+def date_check(item: CertificateInfo, now: datetime, cure: str, of_days: _OfDays) -> Check:
+    """Check that a certificate is valid; `of_days` is the state of one with so many days left."""
+    day, left = f"{item.not_after:%Y-%m-%d}", item.days_left(now)
+    values: dict[str, Value] = {
+        "days_left": left,
+        "not_after": f"{item.not_after:%Y-%m-%dT%H:%M:%SZ}",
+    }
     if item.not_before > now:
-        return _error(
+        return failed(
             Topic.DATES,
-            f"'{item.nickname}' is valid only from {item.not_before:%Y-%m-%d %H:%M} UTC on; is this"
-            " machine's clock right?",
+            f"'{item.nickname}' is valid only from {item.not_before:%Y-%m-%d %H:%M} UTC on",
+            "is this machine's clock right?",
+            **values,
         )
     if item.expired(now):
-        return _error(Topic.DATES, f"'{item.nickname}' expired on {day}; {cure}")
-    left = item.days_left(now)
-    if left < warn_days:
-        return _warning(
-            Topic.DATES, f"'{item.nickname}' expires on {day}, in {left} days; {cure} before then"
-        )
-    return _ok(Topic.DATES, f"'{item.nickname}' is valid until {day}, {left} days")
+        return failed(Topic.DATES, f"'{item.nickname}' expired on {day}", cure, **values)
+    state = of_days(left)
+    if state is State.OK:
+        return ok(Topic.DATES, f"'{item.nickname}' is valid until {day}, {left} days", **values)
+    finding = f"'{item.nickname}' expires on {day}, in {left} days"
+    return Check(Topic.DATES, state, finding, f"{cure} before then", values)
 
 
-def _names(leaf: CertificateInfo, role: Role, names: tuple[str, ...]) -> Iterator[Finding]:
+def _names(leaf: CertificateInfo, role: Role, names: tuple[str, ...]) -> Iterator[Check]:
     if not role.is_dialled:
         wrong = [name for name in names if name != leaf.common_name]
         yield (
-            _error(
+            failed(
                 Topic.NAMES,
-                f"'{leaf.nickname}' is for the user '{leaf.common_name}', not '{wrong[0]}'; the"
-                " server compares that with user-name: issue one for the right user",
+                f"'{leaf.nickname}' is for the user '{leaf.common_name}', not '{wrong[0]}'",
+                "the server compares that with user-name: issue one for the right user",
             )
             if wrong
-            else _ok(Topic.NAMES, f"'{leaf.nickname}' is for the user '{leaf.common_name}'")
+            else ok(Topic.NAMES, f"'{leaf.nickname}' is for the user '{leaf.common_name}'")
         )
         return
     missing = [name for name in names if not covers(name, leaf.certificate)]
     held = ", ".join(leaf.names) or leaf.common_name
     if missing:
-        yield _error(
+        yield failed(
             Topic.NAMES,
             f"'{leaf.nickname}' does not name {', '.join(missing)} (it names: {held}), so whoever"
-            " dials that gets SSL_ERROR_BAD_CERT_DOMAIN; renew it with --san",
+            " dials that gets SSL_ERROR_BAD_CERT_DOMAIN",
+            "renew it with --san",
         )
     elif not leaf.names:
-        yield _warning(
+        yield warning(
             Topic.NAMES,
-            f"'{leaf.nickname}' has its host name in the CN only, which newer peers do not accept;"
-            f" renew it with --san {leaf.common_name}",
+            f"'{leaf.nickname}' has its host name in the CN only, which newer peers do not accept",
+            f"renew it with --san {leaf.common_name}",
         )
     else:
-        yield _ok(Topic.NAMES, f"'{leaf.nickname}' names {held}")
+        yield ok(Topic.NAMES, f"'{leaf.nickname}' names {held}")
 
 
-def _usage(leaf: CertificateInfo, role: Role) -> Iterator[Finding]:
+def _usage(leaf: CertificateInfo, role: Role) -> Iterator[Check]:
     extensions = leaf.certificate.extensions
     try:
         usages = set(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
     except x509.ExtensionNotFound:
-        yield _ok(Topic.USAGE, f"'{leaf.nickname}' may be used for anything")
+        yield ok(Topic.USAGE, f"'{leaf.nickname}' may be used for anything")
         return
     needed = [usage for usage in role.usages if usage not in usages]
     if needed:
-        yield _error(
+        yield failed(
             Topic.USAGE,
             f"'{leaf.nickname}' is not meant for a {role.value}: its extended key usage lacks"
-            f" {', '.join(_USAGE_NAMES[usage] for usage in needed)}; issue it with --role"
-            f" {role.value}",
+            f" {', '.join(_USAGE_NAMES[usage] for usage in needed)}",
+            f"issue it with --role {role.value}",
         )
     else:
-        yield _ok(Topic.USAGE, f"'{leaf.nickname}' may be used as a {role.value}'s")
+        yield ok(Topic.USAGE, f"'{leaf.nickname}' may be used as a {role.value}'s")
 
 
 _USAGE_NAMES: Final = {
@@ -198,14 +190,14 @@ _USAGE_NAMES: Final = {
 
 
 def _authority(
-    leaf: CertificateInfo, held: list[CertificateInfo], role: Role, warn_days: int, now: datetime
-) -> Iterator[Finding]:
+    leaf: CertificateInfo, held: list[CertificateInfo], role: Role, of_days: _OfDays, now: datetime
+) -> Iterator[Check]:
     issuers = [item for item in held if issued(item.certificate, leaf.certificate)]
     if not issuers:
-        yield _error(
+        yield failed(
             Topic.AUTHORITY,
-            f"the CA that issued '{leaf.nickname}' ({leaf.issuer}) is not in the database; add it"
-            " with sigul-stack pki import --ca",
+            f"the CA that issued '{leaf.nickname}' ({leaf.issuer}) is not in the database",
+            "add it with sigul-stack pki import --ca",
         )
         return
     trusted = [
@@ -214,77 +206,78 @@ def _authority(
         if item.is_authority and set(role.needed_trust) <= set(item.trust.split(",")[0])
     ]
     if not trusted:
-        yield _error(
+        yield failed(
             Topic.AUTHORITY,
-            f"no CA is trusted for a {role.value}'s peers ({role.needed_trust},,); mend it with:"
-            f" certutil -M -n {issuers[0].nickname} -t CT,, -d sql:DIRECTORY",
+            f"no CA is trusted for a {role.value}'s peers ({role.needed_trust},,)",
+            f"mend it with: certutil -M -n {issuers[0].nickname} -t CT,, -d sql:DIRECTORY",
         )
         return
     names = " and ".join(f"'{name}'" for name in dict.fromkeys(item.nickname for item in trusted))
     if len({item.common_name for item in trusted}) > 1:
         # Not wrong: in the middle of a rollover it has to be like this.
-        yield _ok(
+        yield ok(
             Topic.AUTHORITY,
             f"{names} are trusted, as while a CA is rolled over; '{issuers[0].nickname}' has issued"
             f" '{leaf.nickname}'",
         )
     else:
-        yield _ok(Topic.AUTHORITY, f"{names} is trusted")
+        yield ok(Topic.AUTHORITY, f"{names} is trusted")
     for item in trusted:
-        dates = _dates(item, warn_days, now, "renew the CA (sigul-stack pki renew-ca)")
-        if dates.severity is not Severity.OK:
+        dates = date_check(item, now, "renew the CA (sigul-stack pki renew-ca)", of_days)
+        if dates.state is not State.OK:
             yield dates
 
 
-def _files(database: NSSDatabase) -> Iterator[Finding]:
+def _files(database: NSSDatabase) -> Iterator[Check]:
     path = database.directory / PASSWORD_FILE_NAME
     try:
         mode, content = path.stat().st_mode, path.read_bytes()
     except OSError:
         mode, content = 0, b""
     if mode & 0o007:
-        yield _error(
-            Topic.FILES, f"everybody may read the password in '{path}'; chmod 0600 '{path}'"
+        yield failed(
+            Topic.FILES, f"everybody may read the password in '{path}'", f"chmod 0600 '{path}'"
         )
     elif content.endswith((b"\n", b"\0")):
-        yield _warning(
+        yield warning(
             Topic.FILES,
-            f"'{path}' ends with a line end, which other programs take for part of the password;"
-            " write it without one",
+            f"'{path}' ends with a line end, which other programs take for part of the password",
+            "write it without one",
         )
     elif (database.directory / "key4.db").stat().st_mode & 0o007:
-        yield _warning(
+        yield warning(
             Topic.FILES,
             f"everybody may read the private keys in '{database.directory}', protected by their"
-            " password alone; chmod 0600 its files",
+            " password alone",
+            "chmod 0600 its files",
         )
     else:
-        yield _ok(Topic.FILES, "nobody else may read the private key")
+        yield ok(Topic.FILES, "nobody else may read the private key")
 
 
-def _nothing_else(
-    held: list[CertificateInfo], strays: list[str], nickname: str
-) -> Iterator[Finding]:
+def _nothing_else(held: list[CertificateInfo], strays: list[str], nickname: str) -> Iterator[Check]:
     others = [item for item in held if item.has_private_key and item.nickname != nickname]
     for item in others:
         if item.is_authority:
-            yield _error(
+            yield failed(
                 Topic.NOTHING_ELSE,
                 f"the private key of the CA '{item.nickname}' is in here: whoever gets this"
-                " database can issue certificates for everybody; keep the key on the machine that"
-                " issues, and make this database anew without it (sigul-stack pki issue)",
+                " database can issue certificates for everybody",
+                "keep the key on the machine that issues, and make this database anew without it"
+                " (sigul-stack pki issue)",
             )
         else:
-            yield _error(
+            yield failed(
                 Topic.NOTHING_ELSE,
-                f"the private key of '{item.nickname}' is in here, which belongs to somebody else;"
-                f" remove it: sigul-stack pki remove --nickname {item.nickname}",
+                f"the private key of '{item.nickname}' is in here, which belongs to somebody else",
+                f"remove it: sigul-stack pki remove --nickname {item.nickname}",
             )
     for identity in strays:
-        yield _warning(
+        yield warning(
             Topic.NOTHING_ELSE,
-            f"a private key without certificate is in here, left by an interrupted renewal or a"
-            f" certificate request: certutil -F -k {identity} -d sql:DIRECTORY removes it",
+            "a private key without certificate is in here, left by an interrupted renewal or a"
+            " certificate request",
+            f"certutil -F -k {identity} -d sql:DIRECTORY removes it",
         )
     foreign = [
         item.nickname
@@ -292,21 +285,10 @@ def _nothing_else(
         if not item.has_private_key and not item.is_authority and item.nickname != nickname
     ]
     if foreign:
-        yield _warning(
+        yield warning(
             Topic.NOTHING_ELSE,
             f"certificates of others are in here, without use: {', '.join(foreign)}",
+            "remove each: sigul-stack pki remove --nickname NICKNAME",
         )
     if not others and not strays and not foreign:
-        yield _ok(Topic.NOTHING_ELSE, "nothing is in here that belongs elsewhere")
-
-
-def _ok(topic: Topic, message: str) -> Finding:
-    return Finding(Severity.OK, topic, message)
-
-
-def _warning(topic: Topic, message: str) -> Finding:
-    return Finding(Severity.WARNING, topic, message)
-
-
-def _error(topic: Topic, message: str) -> Finding:
-    return Finding(Severity.ERROR, topic, message)
+        yield ok(Topic.NOTHING_ELSE, "nothing is in here that belongs elsewhere")

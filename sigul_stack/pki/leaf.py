@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ..errors import ConfigurationError
-from .store import PrivateKey
+from .nss_store import PrivateKey
 
 #: Two years of 365 days.
 LEAF_LIFETIME: Final = timedelta(days=2 * 365)
@@ -95,15 +95,18 @@ class LeafRequest:
     def __post_init__(self) -> None:
         check_common_name(self.name)
         if self.lifetime <= timedelta(0):
-            raise ConfigurationError("a certificate needs a lifetime; write --years 2, for example")
+            raise ConfigurationError(
+                "a certificate needs a lifetime", "write --years 2, for example"
+            )
         if self.key_bits not in (2048, 3072, 4096):
             raise ConfigurationError(
-                f"RSA keys of {self.key_bits} bits are not made here; choose 2048, 3072 or 4096"
+                f"RSA keys of {self.key_bits} bits are not made here", "choose 2048, 3072 or 4096"
             )
         if self.role.is_dialled and not self.alternative_names:
             raise ConfigurationError(
                 f"{self.name!r} is no host name, so no peer could check a {self.role.value}"
-                " certificate with that name alone; give the host names with --san"
+                " certificate with that name alone",
+                "give the host names with --san",
             )
 
     @property
@@ -126,7 +129,8 @@ def check_common_name(text: str) -> None:
     if not re.fullmatch(f"[\\x20-\\x7e]{{1,{_MAX_COMMON_NAME}}}", text):
         raise ConfigurationError(
             f"{text!r} cannot be a certificate's name (CN): write 1 to {_MAX_COMMON_NAME} printable"
-            " ASCII characters; a longer host name can stand in --san"
+            " ASCII characters",
+            "a longer host name can stand in --san",
         )
 
 
@@ -138,8 +142,8 @@ def general_name(text: str) -> x509.GeneralName:
         pass
     if not _is_host(text):
         raise ConfigurationError(
-            f"{text!r} is neither a host name nor an IP address; write names as peers dial them,"
-            " without port (international names in their xn-- form)"
+            f"{text!r} is neither a host name nor an IP address",
+            "write names as peers dial them, without port (international names in their xn-- form)",
         )
     return x509.DNSName(text.rstrip("."))
 

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, p
 
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
-from .certificates import from_pem, is_authority
+from .certificate_info import from_pem, is_authority
 from .leaf import Leaf
-from .store import NO_TRUST, TRUSTED_AUTHORITY, usable_key
+from .nss_store import NO_TRUST, TRUSTED_AUTHORITY, usable_key
 
 #: Far more than a key with a long chain of certificates takes.
 _MAX_FILE_SIZE: Final = 1 << 20
@@ -42,13 +42,13 @@ def read_pkcs12(path: Path, password: Secret | None) -> Bundle:
         except ValueError as error:
             raise NSSError(
                 f"'{path}' cannot be opened ({error}): it is no PKCS#12 file, or its password is"
-                " another; give the right one (to sigul-stack pki import: with"
-                " --pkcs12-password-file)"
+                " another",
+                "give the right one (to sigul-stack pki import: with --pkcs12-password-file)",
             ) from error
     if held.cert is None or held.key is None:
         raise NSSError(
-            f"'{path}' does not hold a certificate together with its private key; export both into"
-            " it (openssl pkcs12 -export -in cert.pem -inkey key.pem)"
+            f"'{path}' does not hold a certificate together with its private key",
+            "export both into it (openssl pkcs12 -export -in cert.pem -inkey key.pem)",
         )
     key = usable_key(held.key, f"the key in '{path}'")
     chain = tuple(item.certificate for item in held.additional_certs)
@@ -88,8 +88,8 @@ def read_pem(certificate_file: Path, key_file: Path, password: Secret | None) ->
             chain = tuple(item for item in certificates if item != certificate)
             return _bundle(certificate, chain, Leaf(certificate, key), certificate_file)
     raise NSSError(
-        f"the private key '{key_file}' belongs to none of the certificates in '{certificate_file}';"
-        " give the pair that was made together"
+        f"the private key '{key_file}' belongs to none of the certificates in '{certificate_file}'",
+        "give the pair that was made together",
     )
 
 
@@ -117,7 +117,9 @@ def _bundle(
     certificate: x509.Certificate, chain: tuple[x509.Certificate, ...], leaf: Leaf, path: Path
 ) -> Bundle:
     if leaf.key is not None and leaf.key.public_key() != certificate.public_key():
-        raise NSSError(f"certificate and key in '{path}' do not belong together; export them anew")
+        raise NSSError(
+            f"certificate and key in '{path}' do not belong together", "export them anew"
+        )
     return Bundle(leaf, tuple(item for item in chain if is_authority(item)))
 
 
@@ -127,10 +129,10 @@ def _read(path: Path) -> bytes:
             content = file.read(_MAX_FILE_SIZE + 1)
     except OSError as error:
         raise ConfigurationError(
-            f"'{path}' cannot be read: {error.strerror}; name a file that this user may read"
+            f"'{path}' cannot be read: {error.strerror}", "name a file that this user may read"
         ) from error
     if len(content) > _MAX_FILE_SIZE:
         raise ConfigurationError(
-            f"'{path}' is larger than {_MAX_FILE_SIZE} bytes; it is no certificate file"
+            f"'{path}' is larger than {_MAX_FILE_SIZE} bytes", "it is no certificate file"
         )
     return content

@@ -7,10 +7,9 @@ from datetime import datetime, timedelta
 
 from ..errors import NSSError
 from .authority import Authority
-from .certificates import CertificateInfo
-from .contents import put_authority, put_leaf
-from .database import NSSDatabase
+from .certificate_info import CertificateInfo
 from .leaf import LEAF_LIFETIME
+from .nss_directory import NSSDatabase
 
 
 def renew_leaf(
@@ -33,20 +32,17 @@ def renew_leaf(
     old = database.find(nickname)
     if old.is_authority:
         raise NSSError(
-            f"'{nickname}' in '{database.directory}' is a CA; renew it where its key is, with"
-            " sigul-stack pki renew-ca"
+            f"'{nickname}' in '{database.directory}' is a CA",
+            "renew it where its key is, with sigul-stack pki renew-ca",
         )
     if not old.has_private_key and not new_key:
         raise NSSError(
             f"'{nickname}' in '{database.directory}' has no private key there, and a certificate"
-            " alone is of no use; give it a new key as well (--new-key)"
+            " alone is of no use",
+            "give it a new key as well (--new-key)",
         )
     leaf = authority.renew(
         old.certificate, lifetime=lifetime, new_key=new_key, names=names, now=now
     )
-    with database.changing() as store:
-        for certificate in authority.trusted:
-            put_authority(store, certificate)
-        outdated = put_leaf(store, leaf, nickname, replace=True)
-    database.delete_keys(outdated)
+    database.replace_leaf(leaf, nickname, authority.trusted)
     return database.find(nickname)

@@ -37,13 +37,13 @@ from .authority import (
     Authority,
     new_authority,
 )
-from .certificates import CertificateInfo, common_name, issued, key_id
+from .certificate_info import CertificateInfo, common_name, issued, key_id
 from .contents import put_authority
-from .database import DatabaseKind, NSSDatabase
 from .leaf import LEAF_LIFETIME
-from .passwords import Permissions, write_file
+from .nss_directory import DatabaseKind, NSSDatabase
+from .nss_store import TRUSTED_AUTHORITY
+from .password_files import Permissions, write_file
 from .renewal import renew_leaf
-from .store import TRUSTED_AUTHORITY
 
 #: The components' databases that take part, in a file beside the CA's database.
 REGISTER: Final = "rollover.json"
@@ -62,7 +62,7 @@ class Phase(enum.Enum):
     ISSUING = "issuing"
 
 
-class Step(enum.Enum):
+class RolloverAction(enum.Enum):
     """What was done about a database."""
 
     TRUSTS = "trusts"
@@ -73,15 +73,15 @@ class Step(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class RolloverChange:
     """One database, and what was done about it."""
 
     directory: Path
-    step: Step
+    action: RolloverAction
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RolloverProgress:
     """How far a component's database has come."""
 
     directory: Path
@@ -130,14 +130,14 @@ class Rollover:
         every = (*_registered(self.authority), *(_place(path) for path in further))
         return list(dict.fromkeys(every))
 
-    def standings(self) -> list[Standing]:
+    def progress(self) -> list[RolloverProgress]:
         """How far each database that takes part, and is there, has come."""
         found = []
         for database in self._there(self.directories()):
             held = database.certificates()
             old = self.old
             found.append(
-                Standing(
+                RolloverProgress(
                     database.directory,
                     trusts_new=_trusts(held, self.new),
                     trusts_old=old is not None and _trusts(held, old),
@@ -155,7 +155,7 @@ class Rollover:
         name: str | None = None,
         lifetime: timedelta = AUTHORITY_LIFETIME,
         now: datetime | None = None,
-    ) -> list[Done]:
+    ) -> list[RolloverChange]:
         """Make the next CA where there is none, and have both trusted everywhere."""
         given = [_place(path) for path in directories]
         for path in given:
@@ -168,7 +168,7 @@ class Rollover:
             self._make_next(name, lifetime, now)
         self.authority.write_pem()
         register(self.authority, every)
-        return [Done(item.directory, self._trust_both(item)) for item in present]
+        return [RolloverChange(item.directory, self._trust_both(item)) for item in present]
 
     def issue(
         self,
@@ -176,7 +176,7 @@ class Rollover:
         *,
         new_key: bool = False,
         now: datetime | None = None,
-    ) -> list[Done]:
+    ) -> list[RolloverChange]:
         """Give every leaf in `directories` (none: in all) a certificate of the new CA.
 
         Subject, names, usages and lifetime stay, and so does the key without `new_key`.
@@ -184,28 +184,29 @@ class Rollover:
         if self.phase is Phase.NONE:
             raise self._not_begun()
         wanted = [_place(path) for path in directories]
-        lacking = [item.directory for item in self.standings() if not item.trusts_new]
+        lacking = [item.directory for item in self.progress() if not item.trusts_new]
         strangers = [path for path in wanted if path not in self.directories()]
         if lacking or strangers:
             raise NSSError(
                 "not every component trusts the new CA yet, and whoever does not would refuse its"
-                f" certificates; first: {self._command('begin', (*lacking, *strangers))}, and"
-                " bring the databases to their components"
+                " certificates",
+                f"first: {self._command('begin', (*lacking, *strangers))}, and"
+                " bring the databases to their components",
             )
         if self.phase is Phase.BEGUN:
             self._let_next_issue()
         self.authority.write_pem()
         return [
-            Done(item.directory, self._reissue(item, new_key, now))
+            RolloverChange(item.directory, self._reissue(item, new_key, now))
             for item in self._there(wanted or self.directories())
         ]
 
-    def finish(self, directories: Iterable[Path] = ()) -> list[Done]:
+    def finish(self, directories: Iterable[Path] = ()) -> list[RolloverChange]:
         """Have the old CA trusted nowhere, and delete it with its private key."""
         if self.phase is Phase.BEGUN:
             raise NSSError(
-                "no certificate has been issued by the new CA yet; first:"
-                f" {self._command('issue')}, and bring the databases to their components"
+                "no certificate has been issued by the new CA yet",
+                f"first: {self._command('issue')}, and bring the databases to their components",
             )
         old = self.old
         done = []
@@ -215,10 +216,11 @@ class Rollover:
             if behind:
                 raise NSSError(
                     f"the old CA '{common_name(old.subject)}' is still needed in"
-                    f" {', '.join(map(str, behind))}; first: {self._command('issue', behind)}, and"
-                    " bring the databases to their components"
+                    f" {', '.join(map(str, behind))}",
+                    f"first: {self._command('issue', behind)}, and"
+                    " bring the databases to their components",
                 )
-            done = [Done(item.directory, _retire(item, old)) for item in databases]
+            done = [RolloverChange(item.directory, _retire(item, old)) for item in databases]
             self._delete_old()
         self.authority.write_pem()
         (self.authority.database.directory / REGISTER).unlink(missing_ok=True)
@@ -231,8 +233,8 @@ class Rollover:
         if certificate.subject == self.authority.certificate.subject:
             raise NSSError(
                 f"the next CA cannot have the name of the current one,"
-                f" '{common_name(certificate.subject)}': NSS tells CAs apart by it; choose another"
-                " with --name, or leave that out"
+                f" '{common_name(certificate.subject)}': NSS tells CAs apart by it",
+                "choose another with --name, or leave that out",
             )
         nickname = self.authority.nickname + NEXT_SUFFIX
         with self.authority.database.changing() as store:
@@ -262,7 +264,7 @@ class Rollover:
     def _reopen(self) -> None:
         database = self.authority.database
         if database.password is None:
-            raise NSSError(f"the password of '{database.directory}' is not known; give it")
+            raise NSSError(f"the password of '{database.directory}' is not known", "give it")
         self.authority = Authority.open(
             *(database.directory, database.password), nickname=self.authority.nickname
         )
@@ -287,21 +289,24 @@ class Rollover:
             if not any(issued(own, item.certificate) for own in self.authority.trusted):
                 raise NSSError(
                     f"'{item.nickname}' in '{database.directory}' was issued by another CA"
-                    f" ({item.issuer}), which is not rolled over here; leave that database out, or"
-                    " have its certificate issued by this CA first (sigul-stack pki renew)"
+                    f" ({item.issuer}), which is not rolled over here",
+                    "leave that database out, or"
+                    " have its certificate issued by this CA first (sigul-stack pki renew)",
                 )
 
-    def _trust_both(self, database: NSSDatabase) -> Step:
+    def _trust_both(self, database: NSSDatabase) -> RolloverAction:
         held = database.certificates()
         if all(_trusts(held, item) for item in self.authority.trusted):
-            return Step.KEPT
+            return RolloverAction.KEPT
         with database.changing() as store:
             for certificate in self.authority.trusted:
                 put_authority(store, certificate)
-        return Step.TRUSTS
+        return RolloverAction.TRUSTS
 
-    def _reissue(self, database: NSSDatabase, new_key: bool, now: datetime | None) -> Step:
-        step = Step.KEPT
+    def _reissue(
+        self, database: NSSDatabase, new_key: bool, now: datetime | None
+    ) -> RolloverAction:
+        step = RolloverAction.KEPT
         for item in _leaves(database.certificates()):
             if issued(self.new, item.certificate):
                 continue
@@ -312,7 +317,7 @@ class Rollover:
                 new_key=new_key,
                 now=now,
             )
-            step = Step.ISSUED
+            step = RolloverAction.ISSUED
         return step
 
     def _lifetime(self, leaf: x509.Certificate) -> timedelta:
@@ -331,8 +336,8 @@ class Rollover:
 
     def _not_begun(self) -> NSSError:
         return NSSError(
-            f"no rollover of the CA in '{self.authority.database.directory}' is under way; first:"
-            f" {self._command('begin')}, naming all components' databases"
+            f"no rollover of the CA in '{self.authority.database.directory}' is under way",
+            f"first: {self._command('begin')}, naming all components' databases",
         )
 
     def _command(self, step: str, directories: Sequence[Path] = ()) -> str:
@@ -364,8 +369,8 @@ def _registered(authority: Authority) -> list[Path]:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NSSError(
-            f"'{path}' cannot be read ({type(error).__name__}); remove it, and repeat"
-            " sigul-stack pki rollover begin with all components' databases"
+            f"'{path}' cannot be read ({type(error).__name__})",
+            "remove it, and repeat sigul-stack pki rollover begin with all components' databases",
         ) from error
 
 
@@ -382,7 +387,7 @@ def _trusts(held: Iterable[CertificateInfo], certificate: x509.Certificate) -> b
     return any(item.certificate == certificate and wanted <= set(item.trust) for item in held)
 
 
-def _retire(database: NSSDatabase, old: x509.Certificate) -> Step:
+def _retire(database: NSSDatabase, old: x509.Certificate) -> RolloverAction:
     names = {
         item.nickname
         for item in database.certificates()
@@ -390,4 +395,4 @@ def _retire(database: NSSDatabase, old: x509.Certificate) -> Step:
     }
     for nickname in names:
         database.remove(nickname)
-    return Step.RETIRED if names else Step.KEPT
+    return RolloverAction.RETIRED if names else RolloverAction.KEPT

@@ -17,15 +17,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from ..checks import State
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
-from .authority import AUTHORITY_LIFETIME, AUTHORITY_PEM, Authority
-from .certificates import covers, current_time, issued
-from .contents import put_authority, put_leaf
-from .database import DatabaseKind, NSSDatabase
-from .inspection import WARN_DAYS, Severity, Topic, inspect_database
+from .authority import AUTHORITY_LIFETIME, Authority
+from .certificate_info import covers, current_time, issued
+from .contents import put_leaf
+from .inspection import WARN_DAYS, Topic, inspect_database
 from .leaf import LEAF_LIFETIME, LeafRequest, Role
-from .passwords import PASSWORD_FILE_NAME, Permissions, make_password_file, read_password
+from .nss_directory import DatabaseKind, NSSDatabase
+from .password_files import PASSWORD_FILE_NAME, Permissions, make_password_file, read_password
 from .renewal import renew_leaf
 
 #: A user's name becomes a directory's.
@@ -70,11 +71,6 @@ class Site:
     bridge: Component
     server: Component
     clients: tuple[Component, ...]
-
-    @property
-    def authority_pem(self) -> Path:
-        """The CA's certificate."""
-        return self.authority_directory / AUTHORITY_PEM
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -127,8 +123,8 @@ def make_site(
     for user in dict.fromkeys(users):
         if not _USER.fullmatch(user):
             raise ConfigurationError(
-                f"{user!r} cannot be a directory's name; issue its certificate by itself"
-                " (sigul-stack pki issue --role client)"
+                f"{user!r} cannot be a directory's name",
+                "issue its certificate by itself (sigul-stack pki issue --role client)",
             )
         requests.append((root / "clients" / user, LeafRequest(Role.CLIENT, user, (), lifetime)))
     authority, made = _authority(root / "ca", authority_password, authority_lifetime, now)
@@ -159,9 +155,7 @@ def _component(directory: Path, request: LeafRequest, terms: _Terms) -> Componen
         leaf = terms.authority.issue(request, now=terms.now)
         database.password = make_password_file(directory, terms.permissions)
         with database.making(terms.permissions) as store:
-            for certificate in terms.authority.trusted:
-                put_authority(store, certificate)
-            put_leaf(store, leaf, nickname)
+            put_leaf(store, leaf, nickname, authorities=terms.authority.trusted)
         made = Made.MADE
     else:
         database.require()
@@ -173,18 +167,19 @@ def _component(directory: Path, request: LeafRequest, terms: _Terms) -> Componen
 def _mend(database: NSSDatabase, request: LeafRequest, terms: _Terms) -> Made:
     """Keep an existing database, or renew its leaf. Raises `NSSError` where that is no cure."""
     nickname, dialled = request.role.nickname, request.role.is_dialled
-    findings = inspect_database(
+    checks = inspect_database(
         database, request.role, names=() if dialled else (request.name,), now=terms.now
     )
-    for finding in findings:
-        if finding.severity is Severity.ERROR and finding.topic is not Topic.DATES:
-            raise NSSError(f"'{database.directory}' is there, but: {finding.message}")
+    for check in checks:
+        if check.state is State.FAILED and check.layer != Topic.DATES:
+            raise NSSError(f"'{database.directory}' is there, but: {check.finding}", check.cure)
     leaf, trusted = database.find(nickname), terms.authority.trusted
     if not any(issued(item, leaf.certificate) for item in trusted):
         raise NSSError(
-            f"'{nickname}' in '{database.directory}' was issued by another CA; have it issued by"
+            f"'{nickname}' in '{database.directory}' was issued by another CA",
+            "have it issued by"
             f" this one: sigul-stack pki renew --ca {terms.authority.database.directory}"
-            f" {database.directory} --nickname {nickname}"
+            f" {database.directory} --nickname {nickname}",
         )
     names = [str(name.value) for name in request.alternative_names]
     missing = [name for name in names if not covers(name, leaf.certificate)]
@@ -208,7 +203,8 @@ def _password(directory: Path) -> Secret:
     path = directory / PASSWORD_FILE_NAME
     if not path.exists():
         raise NSSError(
-            f"'{directory}' holds an NSS database, but not its password; put that into '{path}'"
-            " (0600, without a newline), or move the directory away to have it made anew"
+            f"'{directory}' holds an NSS database, but not its password",
+            f"put that into '{path}'"
+            " (0600, without a newline), or move the directory away to have it made anew",
         )
     return read_password(path)

@@ -2,9 +2,10 @@
 
 One row is one operation. The bridge refuses by it, the server refuses by it again and looks up what
 rights to check, the client builds requests from it and docs/operations.md is checked against it.
-A new operation is a row here, a handler in `server.handlers` with what signs for it, a method of
-`client.api`, a command in `cli.commands` with its row there, the programs it needs in `tools`, and
-its row and section in docs/operations.md.
+A new operation is a row here, a handler in `server.handlers` with what signs for it, a command in
+`cli.commands`, and its row and section in docs/operations.md:
+tests/integration/test_new_operation.py adds one. For callers in Python it may have a method of
+`client.api`.
 """
 
 from __future__ import annotations

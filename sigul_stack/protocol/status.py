@@ -92,7 +92,8 @@ def decode_status(data: bytes) -> BridgeStatus | ServerStatus:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise RemoteProtocolError(
-            f"this is no daemon's status ({error!r}); is status-socket another program's socket?"
+            f"this is no daemon's status ({error!r})",
+            "is status-socket another program's socket?",
         ) from None
 
 

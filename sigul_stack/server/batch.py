@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from ..config import ServerSettings
+from ..config.server import ServerSettings
 from ..errors import RemoteProtocolError, RequestRefused, SigulError, Status
 from ..protocol.codec import Fields, pack_u32, read_u64
 from ..protocol.messages import (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from ..config import ServerSettings
+from ..config.server import ServerSettings
 from ..database import Database, Key, KeyType, sqlite_url
 from ..errors import RequestRefused, Status
 from ..keystore.bindings import BindingPolicy, CannotBind, Layer, Registry, enabled_methods

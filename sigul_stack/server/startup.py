@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from ..config import ServerSettings
+from ..config.server import ServerSettings
 from ..database import Database, ensure_usable
 from ..signing.pe import remove_leftovers
 from ..tools import tools_of

@@ -1,7 +1,7 @@
 """One worker process: dials the bridge, waits for a request, serves it, ends.
 
 Invariant: at most one request, so that no secret outlives it. Whatever happens to the supervisor,
-an idle worker ends with it: the lifeline's other end closes.
+an idle worker ends with it: the control pipe does, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Final
 
-from ..config import ServerSettings
+from ..config.server import ServerSettings
 from ..database import Database
 from ..errors import (
     RemoteProtocolError,
@@ -24,13 +24,14 @@ from ..errors import (
 )
 from ..logcontext import request_id
 from ..protocol.messages import UnknownVersion
+from ..system.processes import ParentPipes
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.nested import inner_session
 from ..transport.stream import Peer
 from ..transport.watchdog import Watchdog
+from .events import HANDSHAKE_SECONDS, WorkerEvent
 from .handlers import HANDLERS
-from .news import Reporter
 from .request import (
     Answer,
     InnerReader,
@@ -52,11 +53,11 @@ log = logging.getLogger(__name__)
 #: spread by a random factor of 0.5 to 1 so that servers do not come all at once.
 FIRST_PAUSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 60.0
-#: How long a bridge that has accepted the connection may leave its TLS handshake, in seconds.
+#: Limit on the wait for the TLS handshake of a bridge that has accepted the connection, in seconds.
 #: Bridges of 1.x begin it only when a client comes; giving up earlier would leave them a dead
 #: connection, which costs that client its request.
 OLD_BRIDGE_SECONDS: Final = 3600.0
-#: How long a waiting connection is kept before it is made anew, in seconds: stateful firewalls
+#: The time after which a waiting connection is made anew, in seconds: stateful firewalls
 #: forget idle ones, and keep-alive does not pass all of them.
 WAITING_SECONDS: Final = 6 * 3600.0
 #: Seconds for the bridge to close after the reply.
@@ -66,18 +67,17 @@ CLOSE_SECONDS: Final = 10.0
 class Worker:
     """The work of one process, from dialling to its end.
 
-    `lifeline` is a descriptor that becomes readable when the supervisor wants idle workers to end,
-    or has itself ended. `reporter` tells the supervisor what happens.
+    The control pipe of `parent` ends when the supervisor wants idle workers to end, or has itself
+    ended. Events go to the supervisor.
     """
 
-    def __init__(self, settings: ServerSettings, *, lifeline: int, reporter: Reporter) -> None:
+    def __init__(self, settings: ServerSettings, parent: ParentPipes) -> None:
         self._settings = settings
-        self._lifeline = lifeline
-        self._reporter = reporter
+        self._parent = parent
         self._watchdog = Watchdog()
 
     def run(self, identity: nss.Identity) -> None:
-        """Serve one request, or none if the lifeline ends first."""
+        """Serve one request, or none if the control pipe ends first."""
         with contextlib.closing(Database(database_url(self._settings))) as database:
             self._run(identity, database)
 
@@ -96,20 +96,21 @@ class Worker:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
             pause = FIRST_PAUSE_SECONDS
-            self._reporter.attached(connection.handshake_seconds)
+            seconds = HANDSHAKE_SECONDS.pack(connection.handshake_seconds)
+            self._parent.send(WorkerEvent.ATTACHED, seconds)
             log.info("Waiting for a request at the bridge")
             _warm_up(database)
-            if self._wait(connection, WAITING_SECONDS) and not _has_input(connection):
+            if self._wait(connection, WAITING_SECONDS) and not connection.has_input():
                 # Said before any further request is acknowledged, so that the bridge takes another
                 # worker for one that comes in this moment.
                 connection.end_writing()
                 connection.close()
                 return
-            if not _has_input(connection):
+            if not connection.has_input():
                 connection.close()
             elif self._serve(connection, identity, database):
                 return
-            self._reporter.detached()
+            self._parent.send(WorkerEvent.DETACHED)
 
     def _dial(self, identity: nss.Identity) -> nss.TLSConnection:
         settings = self._settings
@@ -122,20 +123,20 @@ class Worker:
             connect_timeout=settings.connect_timeout,
             handshake_timeout=settings.handshake_timeout,
             patience=OLD_BRIDGE_SECONDS,
-            wake=self._lifeline,
+            wake=self._parent.fileno(),
             watchdog=self._watchdog,
         )
 
     def _wait(self, connection: nss.TLSConnection | None, seconds: float) -> bool:
-        """Wait for input on `connection` or the time to pass; whether the lifeline ended."""
+        """Wait for input on `connection` or the time to pass; True if the control pipe ended."""
         poll = select.poll()
-        poll.register(self._lifeline, select.POLLIN)
+        poll.register(self._parent, select.POLLIN)
         if connection is not None:
             if connection.pending():
                 return False
             poll.register(connection.fileno(), select.POLLIN)
         ready = [descriptor for descriptor, _events in poll.poll(seconds * 1000)]
-        return self._lifeline in ready
+        return self._parent.fileno() in ready
 
     def _serve(
         self, connection: nss.TLSConnection, identity: nss.Identity, database: Database
@@ -151,7 +152,7 @@ class Worker:
             log.warning("The connection that waited at the bridge has ended: %s", error)
             connection.discard()
             return False
-        self._reporter.busy()
+        self._parent.send(WorkerEvent.BUSY)
         request_id.set(f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
 
         def open_inner(stream: ChunkedStream) -> AbstractContextManager[InnerReader]:
@@ -212,12 +213,6 @@ def _warm_up(database: Database) -> None:
             reader.access("", "")
     except SigulError as error:
         log.warning("%s", error)
-
-
-def _has_input(connection: nss.TLSConnection) -> bool:
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return connection.pending() or bool(poll.poll(0))
 
 
 def serve_request(

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from ..keystore.process import memory_file
+from ..system.programs import memory_file
 
 
 def _descriptor(file: IO[bytes]) -> int | None:

@@ -28,8 +28,8 @@ from typing import IO
 from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..keystore.gnupg import GnuPG
 from ..keystore.gnupg.program import GnuPGResult
-from ..keystore.process import memory_file
 from ..secret import Secret
+from ..system.programs import memory_file
 from .descriptors import bytes_left, input_descriptor, output_descriptor
 
 _log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from typing import BinaryIO
 from ..errors import KeystoreError, RequestRefused, Status, shortened
 from ..formats.pe_head import InvalidImage, check_headers
 from ..keystore.files import opened_directory, storage_errors, try_lock
-from ..keystore.process import memory_file, run, secret_pipe
 from ..secret import Secret
+from ..system.programs import memory_file, run, secret_pipe
 from ..tools import OSSLSIGNCODE
 from .descriptors import bytes_left, input_descriptor
 

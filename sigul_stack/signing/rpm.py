@@ -34,8 +34,8 @@ from ..formats.rpm_head import (
     read_head,
     signed_header,
 )
-from ..keystore.process import run
 from ..protocol.codec import printable, run_parser
+from ..system.programs import run
 from ..tools import RPMKEYS
 from .descriptors import input_descriptor
 from .ima import FileSigner

@@ -6,8 +6,10 @@ a write; reads wait for at most their timeout.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 from ..errors import DeadlineExceeded, PeerClosed
@@ -22,6 +24,28 @@ class _Pipe:
         self.data = bytearray()
         self.ended = False
         self.broken = False
+        self._descriptor: int | None = None
+
+    def is_readable(self) -> bool:
+        """Tell whether a read would return at once."""
+        return bool(self.data) or self.ended or self.broken
+
+    def descriptor(self) -> int:
+        """A descriptor that is readable whenever the pipe is; it lives as long as the pipe."""
+        with self.changed:
+            if self._descriptor is None:
+                self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                weakref.finalize(self, os.close, self._descriptor)
+            self.note()
+            return self._descriptor
+
+    def note(self) -> None:
+        """Tell whoever waits that the pipe has changed; its lock is held."""
+        self.changed.notify_all()
+        if self._descriptor is not None:
+            os.eventfd_write(self._descriptor, 1)
+            if not self.is_readable():
+                os.eventfd_read(self._descriptor)
 
 
 def nobody(name: str = "memory") -> Peer:
@@ -56,6 +80,7 @@ class MemoryStream:
             count = min(limit, self.split or limit)
             piece = bytes(pipe.data[:count])
             del pipe.data[:count]
+            pipe.note()
             return piece
 
     def write(self, data: bytes, timeout: float) -> None:
@@ -67,23 +92,37 @@ class MemoryStream:
             if pipe.broken or pipe.ended:
                 raise PeerClosed("the connection has ended")
             pipe.data += data
-            pipe.changed.notify_all()
+            pipe.note()
 
     def fileno(self) -> int:
-        """Memory has no descriptor: `pending` tells all."""
-        return -1
+        """See `ByteStream.fileno`."""
+        return self._in.descriptor()
 
     def pending(self) -> bool:
-        """Whether a read would return at once."""
-        with self._in.changed:
-            return bool(self._in.data) or self._in.ended or self._in.broken
+        """See `ByteStream.pending`: the descriptor shows all."""
+        return False
+
+    def has_input(self) -> bool:
+        """See `ByteStream.has_input`."""
+        return self._in.is_readable()
+
+    def has_gone(self) -> bool:
+        """See `ByteStream.has_gone`."""
+        return self._in.ended or self._in.broken
+
+    def is_acknowledged(self, timeout: float) -> bool:
+        """See `ByteStream.is_acknowledged`: what is written is there."""
+        return True
 
     def abort(self) -> None:
         """See `ByteStream.abort`."""
         for pipe in (self._in, self._out):
             with pipe.changed:
                 pipe.broken = True
-                pipe.changed.notify_all()
+                pipe.note()
+
+    def reset_on_close(self) -> None:
+        """See `ByteStream.reset_on_close`: nobody is blocked in a write here."""
 
     def discard(self) -> None:
         """See `ByteStream.discard`."""
@@ -97,7 +136,7 @@ class MemoryStream:
         """See `ByteStream.end_writing`."""
         with self._out.changed:
             self._out.ended = True
-            self._out.changed.notify_all()
+            self._out.note()
 
 
 def pair(left: Peer | None = None, right: Peer | None = None) -> tuple[MemoryStream, MemoryStream]:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from ..config import NSSSettings
+from ..config.shared import NSSSettings
 from ..errors import PeerClosed, SigulError, TransportError
 from ..protocol.chunks import END_OF_INNER
 from ..protocol.codec import Parser, run_parser
@@ -54,8 +54,8 @@ def loopback_pair() -> tuple[socket.socket, socket.socket]:
     except OSError as error:
         near.close()
         raise TransportError(
-            f"no private loopback connection could be made: {error.strerror or error}; is 127.0.0.1"
-            " up, and are there free ports and descriptors?"
+            f"no private loopback connection could be made: {error.strerror or error}",
+            "is 127.0.0.1 up, and are there free ports and descriptors?",
         ) from None
     except BaseException:
         near.close()

@@ -21,22 +21,19 @@ import nss.io as nspr
 import nss.ssl as nss_ssl
 from nss.error import NSPRError
 
-from ..config import NSSSettings
-from ..errors import (
-    DeadlineExceeded,
-    NSSError,
-    TransportError,
-)
+from ..config.shared import NSSSettings
+from ..errors import DeadlineExceeded, NSSError, TransportError
 from .nss_database import Identity as Identity
-from .nss_database import error_name, look_up, translate
 from .nss_database import library_version as library_version
 from .nss_database import load_identity as load_identity
+from .nss_database import look_up
 from .nss_database import open_database as open_database
+from .nss_errors import error_name, translate
 from .stream import Peer
-from .tcp import connect_tcp, prepare_socket
+from .tcp import connect_tcp, has_gone, is_acknowledged, prepare_socket, reset_on_close
 from .watchdog import Watchdog
 
-#: How long the first call of a patient handshake may last, in seconds: it sends the greeting.
+#: Limit on the first call of a patient handshake, in seconds: it sends the greeting.
 _GREETING_SECONDS: Final = 0.5
 
 #: Most data bytes of one TLS record (RFC 8446, 5.1), so the most that NSS gives at once.
@@ -58,8 +55,10 @@ class TLSConnection:
         self._poll = select.poll()
         self._poll.register(tcp.fileno(), select.POLLIN)
         self._address = address
+        #: The name that the peer has to have; where any will do, its address.
+        self._expected = address
         self.peer = Peer("", "", address)
-        #: How long the handshake took, in seconds; 0 before it is over.
+        #: The length of the handshake in seconds; 0 before it is over.
         self.handshake_seconds = 0.0
         self.read_due: float | None = None
         self.write_due: float | None = None
@@ -96,6 +95,7 @@ class TLSConnection:
         tls = self._tls
         tls.set_ssl_option(nss_ssl.SSL_HANDSHAKE_AS_CLIENT, True)
         tls.set_hostname(hostname)
+        self._expected = hostname
         # NSS takes the certificate and key that the callback gives for its own and frees them, so
         # each handshake looks them up anew.
         if identity is not None:
@@ -192,7 +192,7 @@ class TLSConnection:
     def _failure(self, error: NSPRError, what: str, timeout: float) -> TransportError:
         if self._aborted:
             return DeadlineExceeded(f"{what} was ended: over its limit of {timeout:g} s")
-        return translate(error, what, timeout)
+        return translate(error, what, timeout, self._expected)
 
     @property
     def peer_certificate(self) -> bytes:
@@ -252,6 +252,20 @@ class TLSConnection:
         """See `ByteStream.pending`."""
         return bool(self._tls.data_pending() > 0)
 
+    def has_input(self) -> bool:
+        """See `ByteStream.has_input`."""
+        poll = select.poll()
+        poll.register(self._os, select.POLLIN)
+        return self.pending() or bool(poll.poll(0))
+
+    def has_gone(self) -> bool:
+        """See `ByteStream.has_gone`."""
+        return has_gone(self._os)
+
+    def is_acknowledged(self, timeout: float) -> bool:
+        """See `ByteStream.is_acknowledged`."""
+        return is_acknowledged(self._os, timeout)
+
     def end_writing(self) -> None:
         """Send a close-notify and half-close; reading goes on. Never raises."""
         try:
@@ -266,6 +280,10 @@ class TLSConnection:
             self._os.shutdown(socket.SHUT_RDWR)
         except OSError:
             return
+
+    def reset_on_close(self) -> None:
+        """See `ByteStream.reset_on_close`."""
+        reset_on_close(self._os)
 
     def close(self) -> None:
         """See `ByteStream.close`."""

@@ -1,13 +1,11 @@
-"""NSS in this process: opening its database, the certificates in it, and what its errors mean.
+"""NSS in this process: opening its database, and the certificates in it.
 
-NSS is initialised once in a process, by `open_database`, and no process forks after that. Foreign
-errors become the package's own here, with what to do about them.
+NSS is initialised once in a process, by `open_database`, and no process forks after that.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,55 +14,10 @@ from typing import Any, Final
 import nss.nss as nss
 from nss.error import NSPRError
 
-from ..config import NSSSettings
-from ..errors import (
-    DeadlineExceeded,
-    NSSError,
-    PeerClosed,
-    TransportError,
-    WrongNSSPassword,
-)
+from ..config.shared import NSSSettings
+from ..errors import NSSError, WrongNSSPassword
 from ..secret import Secret
-
-#: What to do about NSS's and NSPR's errors that people meet, by name (docs/known-faults.md).
-_CURES: Final = {
-    "SSL_ERROR_BAD_CERT_DOMAIN": "the certificate does not name the host that was dialled:"
-    " compare the configured host name with the certificate's names (sigul-stack pki list)",
-    "SEC_ERROR_UNKNOWN_ISSUER": "the peer's certificate was not issued by a CA that this NSS"
-    " database trusts: import the site's CA certificate",
-    "SEC_ERROR_UNTRUSTED_ISSUER": "the CA is in this NSS database but not trusted: certutil -M -n"
-    " NICKNAME -t CT,,",
-    "SEC_ERROR_UNTRUSTED_CERT": "the certificate is marked as not trusted in this NSS database",
-    "SEC_ERROR_EXPIRED_CERTIFICATE": "a certificate has expired: sigul-stack pki renew",
-    "SEC_ERROR_EXPIRED_ISSUER_CERTIFICATE": "the CA's certificate has expired",
-    "SEC_ERROR_REUSED_ISSUER_AND_SERIAL": "two certificates share issuer and serial number, as"
-    " happens when a CA is made again under its old name: remove the old certificates",
-    "SEC_ERROR_INADEQUATE_KEY_USAGE": "the certificate is not meant for this use",
-    "SEC_ERROR_INADEQUATE_CERT_TYPE": "the certificate is not meant for this use: look at its"
-    " extended key usage",
-    "SSL_ERROR_UNSUPPORTED_VERSION": "no TLS version in common: compare nss-min-tls and nss-max-tls"
-    " on both sides",
-    "SSL_ERROR_PROTOCOL_VERSION_ALERT": "no TLS version in common: compare nss-min-tls and"
-    " nss-max-tls on both sides",
-    "SSL_ERROR_BAD_CERT_ALERT": "the peer refused our certificate: look at the peer's log",
-    "SSL_ERROR_UNKNOWN_CA_ALERT": "the peer does not trust the CA of our certificate",
-    "SSL_ERROR_EXPIRED_CERT_ALERT": "our certificate has expired: sigul-stack pki renew",
-    "SSL_ERROR_CERTIFICATE_UNKNOWN_ALERT": "the peer refused our certificate: look at its log",
-    "SSL_ERROR_NO_CERTIFICATE": "the peer presented no certificate",
-    "SSL_ERROR_NO_CYPHER_OVERLAP": "no cipher suite in common",
-    "SEC_ERROR_NO_TOKEN": "python-nss-ng's own copies of NSS do not go with the system's: in the"
-    " checkout, scripts/use-system-nss VENV joins them",
-    "SSL_ERROR_RX_RECORD_TOO_LONG": "the peer does not speak TLS: is the port the right one?",
-}
-
-_CLOSED: Final = frozenset(
-    {
-        "PR_CONNECT_ABORTED_ERROR",
-        "PR_CONNECT_RESET_ERROR",
-        "PR_END_OF_FILE_ERROR",
-        "PR_NOT_CONNECTED_ERROR",
-    }
-)
+from .nss_errors import error_name
 
 #: How NSS says that a password is wrong, or is one that no database can have.
 _WRONG_PASSWORD: Final = frozenset({"SEC_ERROR_BAD_PASSWORD", "SEC_ERROR_INVALID_PASSWORD"})
@@ -72,31 +25,9 @@ _WRONG_PASSWORD: Final = frozenset({"SEC_ERROR_BAD_PASSWORD", "SEC_ERROR_INVALID
 AskPassword = Callable[[], Secret]
 
 
-def error_name(error: NSPRError) -> str:
-    """The symbolic name of an NSPR or NSS error, such as `PR_IO_TIMEOUT_ERROR`."""
-    # Some calls say what they did before it: `Unable to authenticate: (NAME) text`.
-    text = str(error)
-    found = re.search(r"(?:^|: )\(([A-Z0-9_]+)\)", text)
-    return found[1] if found else text
-
-
-def translate(error: NSPRError, what: str, timeout: float) -> TransportError:
-    """The package's own error for one in doing `what`, for which there were `timeout` seconds."""
-    name = error_name(error)
-    if name == "PR_IO_TIMEOUT_ERROR":
-        return DeadlineExceeded(f"{what} took longer than the limit of {timeout:g} s")
-    if name in _CLOSED:
-        return PeerClosed(f"{what}: the peer ended the connection ({name})")
-    cure = _CURES.get(name)
-    return TransportError(f"{what}: {error}; {cure}" if cure else f"{what}: {error}")
-
-
-# ------------------------------------------------------------------------------------- database
-
-
 @dataclass(slots=True)
 class _Process:
-    """What NSS being open means to this process."""
+    """The state of NSS in the process that opened it."""
 
     pid: int
     settings: NSSSettings
@@ -118,7 +49,7 @@ def open_database(settings: NSSSettings, *, ask: AskPassword | None = None) -> N
     global _process
     if _process is not None:
         if _process.pid != os.getpid():
-            raise NSSError("NSS was initialised before a fork; start a new process instead")
+            raise NSSError("NSS was initialised before a fork", "start a new process instead")
         if _process.settings != settings:
             raise NSSError("NSS is already open in this process with other settings")
         return
@@ -140,12 +71,12 @@ def open_database(settings: NSSSettings, *, ask: AskPassword | None = None) -> N
             raise answer.failed from None
         if answer.missing:
             raise NSSError(
-                f"the NSS database {settings.directory} needs a password: set nss-password or"
-                " nss-password-file in [nss]"
+                f"the NSS database {settings.directory} needs a password",
+                "set nss-password or nss-password-file in [nss]",
             ) from None
         if answer.refused or error_name(error) in _WRONG_PASSWORD:
             raise WrongNSSPassword("Provided NSS password is incorrect") from None
-        raise NSSError(_not_opened(settings.directory, error)) from None
+        raise _not_opened(settings.directory, error) from None
     _process = _Process(os.getpid(), settings, held)
 
 
@@ -195,43 +126,44 @@ def _check_directory(directory: str) -> None:
     try:
         new, old = (path / "cert9.db").exists(), (path / "cert8.db").exists()
     except OSError as error:
-        raise NSSError(_no_database(directory, error.strerror or str(error))) from None
+        raise _no_database(directory, error.strerror or str(error)) from None
     if prefix == "dbm":
         if old:  # some NSS still opens it
             return
     elif new:
         return
     if new or old:
-        raise NSSError(_other_format(path, current=new))
-    raise NSSError(_no_database(directory, "cert9.db is not there"))
+        raise _other_format(path, current=new)
+    raise _no_database(directory, "cert9.db is not there")
 
 
-def _not_opened(directory: str, error: NSPRError) -> str:
-    """What to say of a database that NSS did not open."""
+def _not_opened(directory: str, error: NSPRError) -> NSSError:
+    """The error for a database that NSS did not open."""
     if directory.startswith("dbm:") and error_name(error) == "SEC_ERROR_LEGACY_DATABASE":
         path = Path(directory.removeprefix("dbm:"))
         return _other_format(path, current=(path / "cert9.db").exists())
     return _no_database(directory, str(error))
 
 
-def _other_format(path: Path, *, current: bool) -> str:
-    """What to say of a database that is not of the format asked for, or that NSS gave up."""
+def _other_format(path: Path, *, current: bool) -> NSSError:
+    """The error for a database that is not of the format asked for, or that NSS gave up."""
     if current:
-        return (
+        return NSSError(
             f"'{path}' holds a database of the current format (cert9.db), and dbm: before its name"
-            " asks for the old one; remove that prefix from nss-dir"
+            " asks for the old one",
+            "remove that prefix from nss-dir",
         )
-    return (
-        f"'{path}' holds a database of the old dbm format (cert8.db), which this NSS does not"
-        f" open; convert it: sigul-stack pki convert {path}"
+    return NSSError(
+        f"'{path}' holds a database of the old dbm format (cert8.db), which this NSS does not open",
+        f"convert it: sigul-stack pki convert {path}",
     )
 
 
-def _no_database(directory: str, reason: str) -> str:
+def _no_database(directory: str, reason: str) -> NSSError:
     path = directory.removeprefix("sql:").removeprefix("dbm:")
-    return (
-        f"'{path}' does not contain a valid NSS database ({reason});"
-        f" make one with: certutil -N -d sql:{path}   or with certificates: sigul-stack pki --help"
+    return NSSError(
+        f"'{path}' does not contain a valid NSS database ({reason})",
+        f"make one with: certutil -N -d sql:{path}   or with certificates: sigul-stack pki --help",
     )
 
 
@@ -260,12 +192,13 @@ def load_identity(nickname: str) -> Identity:
         held = ", ".join(sorted({str(item.subject_common_name) for item in _process.held}))
         raise NSSError(
             f"the NSS database {where} has no certificate with the nickname '{nickname}'"
-            f" (it holds certificates for: {held or 'nobody'}); see: sigul-stack pki list"
+            f" (it holds certificates for: {held or 'nobody'})",
+            "see: sigul-stack pki list",
         ) from None
     except NSPRError as error:
         raise NSSError(
-            f"the certificate '{nickname}' in {where} has no private key there ({error}); import"
-            " both together, from a PKCS#12 file: sigul-stack pki import"
+            f"the certificate '{nickname}' in {where} has no private key there ({error})",
+            "import both together, from a PKCS#12 file: sigul-stack pki import",
         ) from None
     return Identity(nickname, certificate, key)
 

@@ -15,13 +15,13 @@ from ..errors import DeadlineExceeded
 
 Clock = Callable[[], float]
 
-#: How much to ask for where any amount will do, in bytes.
+#: The amount to ask for where any will do, in bytes.
 READ_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who a TLS handshake proved the peer to be.
+    """A peer's identity, as its TLS handshake proved it.
 
     `common_name` is the certificate's CN, `fingerprint` its SHA-256 in lower-case hex, `address`
     where it came from.
@@ -41,42 +41,53 @@ class ByteStream(Protocol):
     peer: Peer
 
     def read(self, limit: int, timeout: float) -> bytes:
-        """1 to `limit` bytes; empty at the peer's orderly end.
+        """Read 1 to `limit` bytes; empty at the peer's orderly end.
 
         Raises `DeadlineExceeded`, `PeerClosed` (ended without a close-notify), `TransportError`.
         """
-        ...
 
     def write(self, data: bytes, timeout: float) -> None:
         """Send all of `data`. Raises `DeadlineExceeded`, `PeerClosed`, `TransportError`."""
-        ...
 
     def fileno(self) -> int:
         """A descriptor to poll for input; `pending` input does not show on it."""
-        ...
 
     def pending(self) -> bool:
-        """Whether input is already here that polling the descriptor would not show."""
-        ...
+        """Tell whether input is here that polling the descriptor would not show."""
+
+    def has_input(self) -> bool:
+        """Tell whether a read would return at once: with data, the end or an error."""
+
+    def has_gone(self) -> bool:
+        """Tell whether the peer has closed its side; data from before may be unread."""
+
+    def is_acknowledged(self, timeout: float) -> bool:
+        """Wait until the peer's machine has all that was written; False after `timeout` seconds.
+
+        A machine that vanished without a word, by a power cut or behind a firewall that forgot the
+        connection, looks like one that waits until something is sent to it.
+        """
 
     def abort(self) -> None:
         """End the connection at once, without a close-notify; from any thread, never raises.
 
         A read or write under way in another thread fails.
         """
-        ...
+
+    def reset_on_close(self) -> None:
+        """Have `close` or `discard` reset the connection: a peer that is sending has an error then.
+
+        What was written and is not acknowledged may be lost. Never raises.
+        """
 
     def end_writing(self) -> None:
         """Send a close-notify and half-close; reading goes on. From any thread, never raises."""
-        ...
 
     def discard(self) -> None:
         """Abort and free the connection's descriptors; no other thread may be using it."""
-        ...
 
     def close(self) -> None:
         """End the connection in order, or quietly where it is already broken. Never raises."""
-        ...
 
 
 class Deadline:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import select
 import socket
+import struct
+import termios
+import time
 from typing import Any, Final
 
 from ..errors import DeadlineExceeded, TransportError
@@ -14,6 +19,10 @@ from .stream import Deadline
 KEEPALIVE_IDLE_SECONDS: Final = 30
 KEEPALIVE_INTERVAL_SECONDS: Final = 10
 KEEPALIVE_PROBES: Final = 3
+
+#: Pauses between looks whether sent data has been acknowledged, in seconds; doubled in between.
+_FIRST_ACKNOWLEDGE_PAUSE: Final = 0.0001
+_LONGEST_ACKNOWLEDGE_PAUSE: Final = 0.005
 
 #: Connection attempts that may queue in the kernel at a listening socket.
 LISTEN_BACKLOG: Final = 256
@@ -26,6 +35,35 @@ def prepare_socket(tcp: socket.socket) -> None:
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def has_gone(tcp: socket.socket) -> bool:
+    """Tell whether the peer has closed its side; data from before may be unread."""
+    poll = select.poll()
+    poll.register(tcp, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def is_acknowledged(tcp: socket.socket, timeout: float) -> bool:
+    """Wait until the peer's machine has acknowledged all; False after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    pause = _FIRST_ACKNOWLEDGE_PAUSE
+    while struct.unpack("i", fcntl.ioctl(tcp, termios.TIOCOUTQ, b"\0" * 4))[0]:
+        if time.monotonic() > end:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_ACKNOWLEDGE_PAUSE)
+    return True
+
+
+def reset_on_close(tcp: socket.socket) -> None:
+    """Have the kernel reset the connection when it is closed, whatever is unread or unsent.
+
+    Otherwise a peer whose window was full when reading ended is neither told of the end nor given
+    room to go on, and waits for a minute: the kernel gives no room in a socket that is shut down,
+    and resets only one that is closed with input in it.
+    """
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def printable_address(address: Any) -> str:
@@ -46,10 +84,11 @@ def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
     except (OSError, UnicodeEncodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TransportError(
-            f"cannot resolve the host name '{host}': {reason}; check the name, or"
-            " set bridge-address to the address to dial"
+            f"cannot resolve the host name '{host}': {reason}",
+            "check the name, or set bridge-address to the address to dial",
         ) from None
     reasons: list[str] = []
+    symbols: list[str] = []
     for index, (family, kind, protocol, _name, address) in enumerate(found):
         tcp = socket.socket(family, kind, protocol)
         try:
@@ -59,15 +98,26 @@ def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
             return tcp
         except OSError as error:
             tcp.close()
-            reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror
+            late = isinstance(error, TimeoutError)
+            reason = "no answer in time" if late else error.strerror
             reasons.append(f"{printable_address(address)}: {reason}")
+            symbols.append("ETIMEDOUT" if late else errno_name(error))
         except DeadlineExceeded:
             tcp.close()
+            symbols.append("ETIMEDOUT")
             break
+    # A machine that refuses at one of its addresses is there.
+    telling = (name for name in ("ECONNREFUSED", "ETIMEDOUT") if name in symbols)
     raise TransportError(
-        f"cannot connect to {host}:{port} ({', '.join(reasons)}); is it running, and is the port"
-        " open to this machine?"
+        f"cannot connect to {host}:{port} ({', '.join(reasons)})",
+        "is it running, and is the port open to this machine?",
+        next(telling, symbols[-1]),
     )
+
+
+def errno_name(error: OSError) -> str:
+    """The kernel's name of an error, such as `ECONNREFUSED`; empty where it has none."""
+    return errno.errorcode.get(error.errno or 0, "")
 
 
 def listen(addresses: tuple[str, ...], port: int) -> list[socket.socket]:
@@ -90,8 +140,9 @@ def listen(addresses: tuple[str, ...], port: int) -> list[socket.socket]:
                     missing.append(address)
                     continue
                 raise TransportError(
-                    f"cannot listen on {address} port {port}: {error.strerror}; is another bridge"
-                    " running, or another program on this port?"
+                    f"cannot listen on {address} port {port}: {error.strerror}",
+                    "is another bridge running, or another program on this port?",
+                    errno_name(error),
                 ) from None
     except BaseException:
         for item in sockets:

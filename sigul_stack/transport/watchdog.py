@@ -1,4 +1,4 @@
-"""Holds reads and writes to their limits where the TLS library counts only each wait in them.
+"""A watchdog for reads and writes, of which the TLS library limits only each single wait.
 
 NSPR starts its timeout anew for every piece of a TLS record, so a peer that trickles a byte now and
 then could hold a call for hours. Each connection notes when its call must be over; this thread
@@ -13,12 +13,12 @@ import time
 import weakref
 from typing import Protocol
 
-#: How often connections are looked at, in seconds: a late call ends at most this much later.
+#: Pause between looks at the connections, in seconds: a late call ends at most this much later.
 PERIOD_SECONDS = 0.5
 
 
 class Guarded(Protocol):
-    """What the watchdog needs of a connection."""
+    """A connection, as the watchdog sees it."""
 
     #: `time.monotonic()` values by which calls under way must be over; None where none is.
     read_due: float | None
@@ -26,7 +26,6 @@ class Guarded(Protocol):
 
     def abort(self) -> None:
         """End the connection at once."""
-        ...
 
 
 class Watchdog:

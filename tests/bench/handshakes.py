@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from sigul_stack.config import NSSSettings
+from sigul_stack.config.shared import NSSSettings
 from sigul_stack.secret import Secret
 from sigul_stack.transport import nss
 from tests.site import BRIDGE_NAME

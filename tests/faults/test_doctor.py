@@ -30,9 +30,10 @@ from sigul_stack.pki import (
     Role,
     make_site,
     put_bundle,
+    read_certificates,
     read_pem,
 )
-from sigul_stack.pki.passwords import read_password
+from sigul_stack.pki.password_files import read_password
 from sigul_stack.tools import TOOLS
 from tests.faults.test_faults_setup import forged, import_old, readable_copy
 from tests.site import (
@@ -170,7 +171,7 @@ def reissued(site: Site, patient: Patient, request: LeafRequest, **when: Any) ->
     directory = site.path("pki/ca")
     authority = Authority.open(directory, read_password(directory / "nss-password"))
     leaf = authority.issue(request, **when)
-    patient.database.add_leaf(leaf, ROLES[patient.component].nickname, replace=True)
+    patient.database.replace_leaf(leaf, ROLES[patient.component].nickname)
 
 
 # ----------------------------------------------------------------------------------- what is well
@@ -482,7 +483,7 @@ def test_fault_14_the_key_of_the_ca_in_a_bridges_database(
     broken.remake(running.path("pki/ca"))
     request = LeafRequest(Role.BRIDGE, BRIDGE_NAME)
     authority = Authority.open(broken.nss, read_password(broken.nss / "nss-password"))
-    broken.database.add_leaf(authority.issue(request), "sigul-bridge-cert")
+    broken.database.replace_leaf(authority.issue(request), "sigul-bridge-cert")
     first = broken.doctor(code=FAILED).first
     assert first.startswith("secrets: the private key of the CA 'sigul-ca' is in here")
     assert "without it (sigul-stack pki issue)" in first
@@ -546,7 +547,7 @@ def test_a_bridge_of_another_ca(running: Site, tmp_path: Path, patient: MakePati
     assert "the CA that issued the peer's certificate" in first
     assert "pki import --ca" in first
     # It knows the bridge's CA as well, and the bridge still does not know ours.
-    broken.database.add_authority((running.path("pki/ca/ca.pem")).read_bytes(), "bridges-ca")
+    broken.database.add_authority(*read_certificates(running.path("pki/ca/ca.pem")))
     first = broken.doctor(code=FAILED).first
     assert first.startswith("outer TLS: the peer refuses our certificate")
     assert "import into the peer's NSS database" in first

@@ -15,7 +15,7 @@ import pytest
 from sigul_stack.pki import Authority, LeafRequest, NSSDatabase, Permissions, Role
 from sigul_stack.pki import make_password_file as new_password
 from sigul_stack.pki.contents import put_authority, put_leaf
-from sigul_stack.pki.passwords import read_password
+from sigul_stack.pki.password_files import read_password
 from tests.faults.conftest import KEY, KEY_PASSPHRASE, PeerFactory
 from tests.faults.malformed import ANSWERED, AT_SERVER, PASSWORD
 from tests.faults.networks import HERE, network

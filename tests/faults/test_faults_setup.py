@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 import sigul_stack
 from sigul_stack.pki import NSSDatabase, make_site, put_bundle, read_pem
-from sigul_stack.pki.passwords import read_password
+from sigul_stack.pki.password_files import read_password
 from sigul_stack.transport import nested
 from tests.faults.conftest import PeerFactory
 from tests.faults.networks import network

@@ -449,7 +449,11 @@ def test_an_old_bridge_that_begins_the_handshake_a_minute_late(
         late_handshake(waiting, FIELD_WAIT)
 
 
-@pytest.mark.long("sigul_stack/bridge/service.py", "sigul_stack/bridge/waiting.py")
+@pytest.mark.long(
+    "sigul_stack/bridge/service.py",
+    "sigul_stack/bridge/session.py",
+    "sigul_stack/bridge/waiting.py",
+)
 def test_an_old_server_that_waits_a_minute(template: Site, tmp_path: Path) -> None:
     with server_that_waits(template, tmp_path) as waiting:
         late_client(waiting, FIELD_WAIT)

@@ -17,7 +17,7 @@ import pytest
 from sigul_stack.errors import Status
 from sigul_stack.pki import NSSDatabase, put_leaf
 from sigul_stack.pki.leaf import Leaf
-from sigul_stack.pki.passwords import read_password
+from sigul_stack.pki.password_files import read_password
 from tests.faults.conftest import KEY, KEY_PASSPHRASE, PeerFactory
 from tests.faults.malformed import ANSWERED, AT_BOTH, AT_BRIDGE, PASSWORD
 from tests.faults.observe import SETTLE_SECONDS, descriptors, storm, threads, works

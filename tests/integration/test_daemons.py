@@ -51,7 +51,8 @@ def pid_of(site: Site, program: str) -> int:
 
 #: Prints what the status socket gives.
 READ_STATUS = (
-    "import sys\nfrom pathlib import Path\nfrom sigul_stack.transport.status import read_status\n"
+    "import sys\nfrom pathlib import Path\n"
+    "from sigul_stack.transport.status_socket import read_status\n"
     f"print(read_status(Path(sys.argv[1]), {DAEMON_SECONDS}).decode())"
 )
 

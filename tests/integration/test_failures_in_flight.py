@@ -11,6 +11,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -331,6 +332,46 @@ def test_a_killed_idle_worker_is_replaced(own: Site, tmp_path: Path) -> None:
 def _children(server: Process) -> list[int]:
     pid = server.popen.pid
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+# More than 5 s: all buffers on the way are filled first.
+def test_a_client_that_is_sending_when_its_worker_is_killed_is_told_at_once(
+    own: Site, tmp_path: Path
+) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(256 * MIB)
+    with own.running() as (bridge, server):
+        # A stopped worker takes nothing, though its machine does.
+        workers = _children(server)
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        client = InFlight(own, "sign-data", "-a", "k", str(large), secrets=("k-pw",))
+        bridge.wait_for("Paired with server")
+        wait_until(lambda: _is_stuck(own.client_port), DAEMON_SECONDS, "a client that is stuck")
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        killed = time.monotonic()
+        client.end(1)
+        # Not after the minute for which a kernel keeps the other end of its connection.
+        assert time.monotonic() - killed < 20
+
+
+def _is_stuck(port: int) -> bool:
+    """Whether whoever has dialled this port has had the same bytes to send for a while."""
+    before = _unsent(port)
+    time.sleep(1.5)
+    return before > 0 and _unsent(port) == before
+
+
+def _unsent(port: int) -> int:
+    """Bytes that wait to be sent to this port (proc(5), `tx_queue`)."""
+    found = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _number, _local, remote, _state, queues, *_rest = line.split()
+        if int(remote.rpartition(":")[2], 16) == port:
+            found += int(queues.partition(":")[0], 16)
+    return found
 
 
 # More than 5 s: six keys are begun, three of which are made.

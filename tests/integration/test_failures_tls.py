@@ -154,7 +154,7 @@ def replace_leaf(site: Site, name: str, authority: Authority, request: LeafReque
     fresh.create(password)
     fresh.add_authority(own_authority)
     fresh.add_authority(authority.certificate)
-    fresh.add_leaf(authority.issue(request), request.role.nickname)
+    fresh.replace_leaf(authority.issue(request), request.role.nickname)
 
 
 def test_a_client_of_another_ca(own: Site, stranger: Authority) -> None:

@@ -30,9 +30,9 @@ from sigul_stack.errors import (
 )
 from sigul_stack.keystore.files import locked
 from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId, directory, scratch
-from sigul_stack.keystore.process import MAX_OUTPUT, ToolTimeout
 from sigul_stack.secret import Secret
 from sigul_stack.signing.openpgp import OpenPGPKey
+from sigul_stack.system.programs import MAX_OUTPUT, ToolTimeout
 from tests.held_data import held
 
 from .gnupg_support import (

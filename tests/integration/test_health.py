@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sigul_stack.pki import Authority, NSSDatabase, read_password, renew_leaf
-from sigul_stack.transport.status import read_status
+from sigul_stack.transport.status_socket import read_status
 from tests.faults.proxies import Proxy
 from tests.site import PROGRAM_SECONDS, Process, Site, module, wait_until
 
@@ -383,7 +383,7 @@ def test_a_bridge_whose_certificate_is_a_server_s_alone(own: Site) -> None:
         .sign(key, hashes.SHA256())
     )
     leaf = authority(own).renew(model, lifetime=timedelta(days=300), new_key=True)
-    bridge.add_leaf(leaf, "sigul-bridge-cert", replace=True)
+    bridge.replace_leaf(leaf, "sigul-bridge-cert")
     with own.running():
         report = health(own, "bridge", code=WARNING)
         found = check(report, "outer TLS")

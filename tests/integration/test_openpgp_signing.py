@@ -17,9 +17,9 @@ import pytest
 from sigul_stack.errors import KeystoreError, RequestRefused, Status, WrongPassphrase
 from sigul_stack.keystore.envelope import aes_cfb
 from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId
-from sigul_stack.keystore.process import ToolTimeout, memory_file
 from sigul_stack.secret import Secret
 from sigul_stack.signing.openpgp import REFUSAL_SECONDS, OpenPGPKey
+from sigul_stack.system.programs import ToolTimeout, memory_file
 
 from .gnupg_support import (
     CURVES,

@@ -26,6 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from sigul_stack.checks import State, any_failed
 from sigul_stack.cli import pki as command
 from sigul_stack.errors import ConfigurationError, NSSError, WrongNSSPassword
 from sigul_stack.pki import (
@@ -37,17 +38,16 @@ from sigul_stack.pki import (
     NSSDatabase,
     Permissions,
     Role,
-    Severity,
     Site,
     Topic,
-    failed,
     inspect_database,
     make_site,
     read_pem,
     read_pkcs12,
     renew_leaf,
 )
-from sigul_stack.pki.certificates import current_time, issued, to_pem
+from sigul_stack.pki.authority import AUTHORITY_PEM
+from sigul_stack.pki.certificate_info import current_time, issued, to_pem
 from sigul_stack.pki.contents import put_authority, put_bundle, put_leaf
 from sigul_stack.secret import Secret
 from tests.held_data import held
@@ -271,8 +271,8 @@ def test_legacy_and_renewed_and_newly_issued_certificates_get_along(
     assert client.password is not None
     (tmp_path / "client-pw").write_bytes(client.password.reveal())
     client.create(client.password)
-    client.add_authority(to_pem(authority.certificate))
-    client.add_leaf(authority.issue(LeafRequest(Role.CLIENT, "alice")), "sigul-client-cert")
+    client.add_authority(authority.certificate)
+    client.replace_leaf(authority.issue(LeafRequest(Role.CLIENT, "alice")), "sigul-client-cert")
 
     bridge_end = End(legacy / "bridge", "sigul-bridge-cert", password_file=password_file)
     server_end = End(legacy / "server", "sigul-server-cert", password_file=password_file)
@@ -290,7 +290,7 @@ def test_legacy_and_renewed_and_newly_issued_certificates_get_along(
 
 
 def test_openssl_verifies_every_leaf_for_its_purpose(made: Site, tmp_path: Path) -> None:
-    ca = str(made.authority_pem)
+    ca = str(made.authority_directory / AUTHORITY_PEM)
     for component, purposes, host in (
         (made.bridge, ("sslserver",), BRIDGE),
         (made.server, ("sslserver", "sslclient"), SERVER),
@@ -328,7 +328,9 @@ def test_what_certificates_say(made: Site) -> None:
         assert ExtendedKeyUsageOID.CLIENT_AUTH in usages
         assert (ExtendedKeyUsageOID.SERVER_AUTH in usages) == (component.role is not Role.CLIENT)
     assert len(serials) == 3
-    (authority,) = x509.load_pem_x509_certificates(made.authority_pem.read_bytes())
+    (authority,) = x509.load_pem_x509_certificates(
+        (made.authority_directory / AUTHORITY_PEM).read_bytes()
+    )
     assert abs(authority.not_valid_after_utc - now - 3650 * DAY) < DAY
     assert made.bridge.database.find(made.bridge.nickname).names == (BRIDGE, "bridge", "127.0.0.1")
 
@@ -361,8 +363,8 @@ def test_each_database_holds_what_its_owner_needs_and_nothing_else(made: Site) -
         assert leaf.has_private_key
         assert component.database.other_key_ids() == []
         findings = inspect_database(component.database, component.role, names=[component.name])
-        assert {item.severity for item in findings} == {Severity.OK}, findings
-        assert {item.topic for item in findings} == set(Topic) - {Topic.DATABASE}
+        assert {item.state for item in findings} == {State.OK}, findings
+        assert {item.layer for item in findings} == set(Topic) - {Topic.DATABASE}
 
 
 def test_files_are_their_owners_alone(made: Site) -> None:
@@ -449,7 +451,7 @@ def test_a_wrong_password_is_said_with_the_age_of_the_database(made: Site) -> No
         assert str(made.bridge.directory) in str(raised.value)
         assert f"(made {current_time():%Y-%m}" in str(raised.value)
         (finding,) = inspect_database(database, Role.BRIDGE)
-        assert (finding.severity, finding.topic) == (Severity.ERROR, Topic.PASSWORD)
+        assert (finding.state, finding.layer) == (State.FAILED, Topic.PASSWORD)
     assert [item.nickname for item in database.certificates()] == ["sigul-ca", "sigul-bridge-cert"]
 
 
@@ -511,10 +513,10 @@ def test_a_running_program_keeps_what_it_opened(site: Site) -> None:
 def test_names_can_be_added_while_renewing(site: Site) -> None:
     database = site.bridge.database
     renew_leaf(open_authority(site), database, site.bridge.nickname, names=["new.example.org"])
-    assert failed(inspect_database(database, Role.BRIDGE, names=["none.example.org"])), (
+    assert any_failed(inspect_database(database, Role.BRIDGE, names=["none.example.org"])), (
         "a name that nobody asked for is missed"
     )
-    assert not failed(
+    assert not any_failed(
         inspect_database(database, Role.BRIDGE, names=["new.example.org", BRIDGE, "127.0.0.1"])
     )
 
@@ -653,7 +655,7 @@ def test_a_site_moves_to_a_new_authority_one_by_one(site: Site, tmp_path: Path) 
             assert "error" not in near | far, (near, far)
     for component in site.components:
         component.database.remove("sigul-ca")
-        assert not failed(inspect_database(component.database, component.role))
+        assert not any_failed(inspect_database(component.database, component.role))
         with pytest.raises(NSSError, match="issued sigul-"):
             component.database.remove("sigul-ca-2")
 
@@ -694,7 +696,7 @@ def test_a_leaf_is_no_authority_and_its_issuer_is_needed(site: Site, tmp_path: P
     leaf = other.issue(LeafRequest(Role.BRIDGE, BRIDGE))
     before = contents(site.bridge.directory)
     with pytest.raises(NSSError, match="--ca"):
-        site.bridge.database.add_leaf(leaf, "sigul-bridge-cert", replace=True)
+        site.bridge.database.replace_leaf(leaf, "sigul-bridge-cert")
     with pytest.raises(NSSError, match="no CA"):
         site.bridge.database.add_authority(leaf.certificate)
     assert contents(site.bridge.directory) == before
@@ -702,14 +704,18 @@ def test_a_leaf_is_no_authority_and_its_issuer_is_needed(site: Site, tmp_path: P
 
 def test_what_is_there_is_not_written_over(site: Site) -> None:
     authority = open_authority(site)
-    with pytest.raises(NSSError, match="taken"):
-        site.bridge.database.add_leaf(
-            authority.issue(LeafRequest(Role.BRIDGE, "b2.example.org")), site.bridge.nickname
-        )
-    with pytest.raises(NSSError, match="same subject"):
-        site.bridge.database.add_leaf(
-            authority.issue(LeafRequest(Role.BRIDGE, BRIDGE)), "another-nickname"
-        )
+    other = authority.issue(LeafRequest(Role.BRIDGE, "b2.example.org"))
+    with (
+        pytest.raises(NSSError, match="taken"),
+        site.bridge.database.changing() as store,
+    ):
+        put_leaf(store, other, site.bridge.nickname)
+    same = authority.issue(LeafRequest(Role.BRIDGE, BRIDGE))
+    with (
+        pytest.raises(NSSError, match="same subject"),
+        site.bridge.database.changing() as store,
+    ):
+        put_leaf(store, same, "another-nickname")
     with pytest.raises(NSSError, match="already"):
         site.bridge.database.create(PASSWORD)
     with pytest.raises(NSSError, match="already"):
@@ -719,43 +725,43 @@ def test_what_is_there_is_not_written_over(site: Site) -> None:
 # --------------------------------------------------------------------------------- what is wrong
 
 
-def severities(database: NSSDatabase, role: Role, **options: object) -> dict[Topic, Severity]:
-    worst: dict[Topic, Severity] = {}
-    order = list(Severity)
+def severities(database: NSSDatabase, role: Role, **options: object) -> dict[str, State]:
+    worst: dict[str, State] = {}
+    order = list(State)
     for item in inspect_database(database, role, **options):  # type: ignore[arg-type]
-        known = worst.get(item.topic, Severity.OK)
-        worst[item.topic] = max(known, item.severity, key=order.index)
+        known = worst.get(item.layer, State.OK)
+        worst[item.layer] = max(known, item.state, key=order.index)
     return worst
 
 
 def test_the_authoritys_key_among_a_components_is_found(legacy: Path) -> None:
     database = NSSDatabase(legacy / "ca", LEGACY_PASSWORD)
     findings = [
-        item.message
+        str(item)
         for item in inspect_database(database, Role.BRIDGE)
-        if item.topic is Topic.NOTHING_ELSE and item.severity is Severity.ERROR
+        if item.layer is Topic.NOTHING_ELSE and item.state is State.FAILED
     ]
     assert any("CA 'my-ca'" in message for message in findings)
     assert any("'sigul-server-cert'" in message for message in findings)
     own = NSSDatabase(legacy / "bridge", LEGACY_PASSWORD)
-    assert not failed(inspect_database(own, Role.BRIDGE, names=["localhost"]))
+    assert not any_failed(inspect_database(own, Role.BRIDGE, names=["localhost"]))
 
 
 def test_dates_names_usage_and_trust_are_looked_at(site: Site) -> None:
     bridge, now = site.bridge.database, current_time()
-    assert severities(bridge, Role.BRIDGE, now=now + 705 * DAY)[Topic.DATES] is Severity.WARNING
-    assert severities(bridge, Role.BRIDGE, now=now + 731 * DAY)[Topic.DATES] is Severity.ERROR
-    assert severities(bridge, Role.BRIDGE, now=now - DAY)[Topic.DATES] is Severity.ERROR
-    assert severities(bridge, Role.BRIDGE, names=["else"])[Topic.NAMES] is Severity.ERROR
+    assert severities(bridge, Role.BRIDGE, now=now + 705 * DAY)[Topic.DATES] is State.WARNING
+    assert severities(bridge, Role.BRIDGE, now=now + 731 * DAY)[Topic.DATES] is State.FAILED
+    assert severities(bridge, Role.BRIDGE, now=now - DAY)[Topic.DATES] is State.FAILED
+    assert severities(bridge, Role.BRIDGE, names=["else"])[Topic.NAMES] is State.FAILED
     client = site.client("admin").database
     assert (
-        severities(client, Role.SERVER, nickname="sigul-client-cert")[Topic.USAGE] is Severity.ERROR
+        severities(client, Role.SERVER, nickname="sigul-client-cert")[Topic.USAGE] is State.FAILED
     )
-    assert severities(client, Role.CLIENT, names=["other"])[Topic.NAMES] is Severity.ERROR
-    assert severities(client, Role.BRIDGE)[Topic.CERTIFICATE] is Severity.ERROR
+    assert severities(client, Role.CLIENT, names=["other"])[Topic.NAMES] is State.FAILED
+    assert severities(client, Role.BRIDGE)[Topic.CERTIFICATE] is State.FAILED
     with client.changing() as store:
         store.set_trust("sigul-ca", "T,,")
-    assert severities(client, Role.CLIENT)[Topic.AUTHORITY] is Severity.ERROR
+    assert severities(client, Role.CLIENT)[Topic.AUTHORITY] is State.FAILED
 
 
 def test_keys_left_over_and_password_files_open_to_all_are_found(site: Site) -> None:
@@ -763,13 +769,13 @@ def test_keys_left_over_and_password_files_open_to_all_are_found(site: Site) -> 
     with database.changing() as store:
         store.delete_certificates(site.bridge.nickname)
     worst = severities(database, Role.BRIDGE)
-    assert worst[Topic.CERTIFICATE] is Severity.ERROR
-    assert worst[Topic.NOTHING_ELSE] is Severity.WARNING
+    assert worst[Topic.CERTIFICATE] is State.FAILED
+    assert worst[Topic.NOTHING_ELSE] is State.WARNING
     site.server.password_file.chmod(0o644)
-    assert severities(site.server.database, Role.SERVER)[Topic.FILES] is Severity.ERROR
+    assert severities(site.server.database, Role.SERVER)[Topic.FILES] is State.FAILED
     site.server.password_file.chmod(0o600)
     site.server.password_file.write_bytes(site.server.password_file.read_bytes() + b"\n")
-    assert severities(site.server.database, Role.SERVER)[Topic.FILES] is Severity.WARNING
+    assert severities(site.server.database, Role.SERVER)[Topic.FILES] is State.WARNING
 
 
 # ------------------------------------------------------------------------------------------ site
@@ -927,7 +933,7 @@ def test_what_pk12util_exports_is_imported(made: Site, tmp_path: Path) -> None:
         assert put_bundle(store, read, (), component.nickname) == ()
     held = component.database.find(component.nickname).certificate
     assert database.find(component.nickname).certificate == held
-    assert not failed(inspect_database(database, Role.CLIENT, names=["admin"]))
+    assert not any_failed(inspect_database(database, Role.CLIENT, names=["admin"]))
 
 
 def test_an_authoritys_key_is_imported_only_where_that_is_meant(
@@ -1082,7 +1088,7 @@ def test_old_format_is_converted(made: Site, tmp_path: Path) -> None:
     for words in (
         export,
         ["certutil", "-N", "-d", f"dbm:{old}", "-f", key],
-        [*add, "-i", str(made.authority_pem)],
+        [*add, "-i", str(made.authority_directory / AUTHORITY_PEM)],
         ["pk12util", "-i", bundle, "-d", f"dbm:{old}", "-k", key, "-w", str(tmp_path / "bundle")],
     ):
         subprocess.run(words, check=True, timeout=60, capture_output=True)
@@ -1101,7 +1107,9 @@ def test_old_format_is_converted(made: Site, tmp_path: Path) -> None:
 
 
 def test_put_authority_mends_trust_and_keeps_the_nickname(made: Site, tmp_path: Path) -> None:
-    (authority,) = x509.load_pem_x509_certificates(made.authority_pem.read_bytes())
+    (authority,) = x509.load_pem_x509_certificates(
+        (made.authority_directory / AUTHORITY_PEM).read_bytes()
+    )
     database = NSSDatabase(tmp_path / "new", PASSWORD)
     with database.making() as store:
         assert put_authority(store, authority, "our-ca", trust=",,") == "our-ca"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sigul_stack.checks import any_failed
 from sigul_stack.errors import NSSError
 from sigul_stack.pki import (
     Authority,
@@ -20,8 +21,7 @@ from sigul_stack.pki import (
     Phase,
     Role,
     Rollover,
-    Step,
-    failed,
+    RolloverAction,
     inspect_database,
     make_site,
     put_authority,
@@ -30,7 +30,7 @@ from sigul_stack.pki import (
     read_password,
     renew_leaf,
 )
-from sigul_stack.pki.certificates import issued
+from sigul_stack.pki.certificate_info import issued
 from tests.snapshots import snapshots, tree
 
 from .test_pki_nss import BRIDGE, SERVER, End, dialling, handshake, pki
@@ -145,7 +145,7 @@ def test_what_each_step_leaves(stages: list[Control]) -> None:
             held = stage.database(name).certificates()
             assert {item.certificate for item in held if item.is_authority} == authorities
             findings = inspect_database(stage.database(name), role)
-            assert not failed(findings), findings
+            assert not any_failed(findings), findings
             assert not [
                 item.nickname for item in held if item.is_authority and item.has_private_key
             ]
@@ -175,11 +175,15 @@ def test_what_each_step_leaves(stages: list[Control]) -> None:
 def test_each_step_may_be_repeated_and_taken_one_database_at_a_time(control: Control) -> None:
     for directory in control.directories:
         control.rollover().begin([directory])
-    assert {item.step for item in control.rollover().begin(control.directories)} == {Step.KEPT}
+    assert {item.action for item in control.rollover().begin(control.directories)} == {
+        RolloverAction.KEPT
+    }
     for directory in reversed(control.directories):
-        assert [item.step for item in control.rollover().issue([directory])] == [Step.ISSUED]
+        assert [item.action for item in control.rollover().issue([directory])] == [
+            RolloverAction.ISSUED
+        ]
         control.check_handshakes()
-    assert {item.step for item in control.rollover().issue()} == {Step.KEPT}
+    assert {item.action for item in control.rollover().issue()} == {RolloverAction.KEPT}
     # A leaf that is renewed in between, and a new component: of the new CA, and both trusted.
     renew_leaf(control.authority(), control.database("bridge"), Role.BRIDGE.nickname)
     make_site(control.root, bridge=BRIDGE, server=SERVER, users=["admin", "alice"])
@@ -187,7 +191,7 @@ def test_each_step_may_be_repeated_and_taken_one_database_at_a_time(control: Con
     assert sum(item.is_authority for item in alice) == 2
     control.check_handshakes()
     done = control.rollover().finish([control.root / "clients" / "alice"])
-    assert [item.step for item in done] == [Step.RETIRED] * 4
+    assert [item.action for item in done] == [RolloverAction.RETIRED] * 4
     assert control.rollover().finish() == []
     control.check_handshakes()
     # And once more, with other keys.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sigul_stack.client.git import read_tag
+from sigul_stack.client.git_tag import read_tag
 from sigul_stack.errors import SigulError
 from tests.site import Site
 

@@ -244,7 +244,7 @@ def test_what_comes_before_its_turn_is_kept_up_to_a_limit(kept: Stream, size: in
         while sent <= 2 * MAX_KEPT_BYTES:
             far.write(chunk(kept, bytes(size)), 1)
             sent += size
-            while near.pending():
+            while near.has_input():
                 chunked.receive()
     assert MAX_KEPT_BYTES < sent <= MAX_KEPT_BYTES + size
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sigul_stack.bridge.streams import ReplyCutter, RequestFilter
+from sigul_stack.bridge.streams import ReplyFilter, RequestFilter
 from sigul_stack.errors import ProtocolError
 from sigul_stack.protocol.operations import OPERATIONS
 from tests.wire import (
@@ -21,7 +21,9 @@ from tests.wire import (
     SUBREQUEST_KEYS,
     byte_by_byte,
     in_pieces,
+    reply_filter,
     reply_parts,
+    request_filter,
     sub_parts,
     u32,
     u64,
@@ -33,7 +35,7 @@ SIGN_RPMS = OPERATIONS["sign-rpms"]
 NO_LIMIT = 2**64
 
 Parts = tuple[bytes, bytes, bytes, bytes]
-Filter = RequestFilter | ReplyCutter
+Filter = RequestFilter | ReplyFilter
 
 PAYLOADS = st.binary(max_size=300)
 CUTS = st.lists(st.integers(0, 3000), max_size=20)
@@ -111,7 +113,7 @@ def test_a_payload_passes_whole_and_nothing_behind_it(
     payload: bytes, cuts: list[int], excess: bytes
 ) -> None:
     for pieces in ([payload], byte_by_byte(payload), in_pieces(payload, cuts)):
-        request = RequestFilter(SIGN_TEXT, len(payload), NO_LIMIT)
+        request = request_filter(SIGN_TEXT, len(payload), NO_LIMIT)
         chunks = []
         left = len(payload)
         for piece in pieces:
@@ -130,7 +132,7 @@ def test_a_payload_passes_whole_and_nothing_behind_it(
 def test_bytes_behind_a_payload_are_refused_in_the_same_piece_too(
     payload: bytes, excess: bytes
 ) -> None:
-    request = RequestFilter(SIGN_TEXT, len(payload), NO_LIMIT)
+    request = request_filter(SIGN_TEXT, len(payload), NO_LIMIT)
     with pytest.raises(ProtocolError, match="follow the end"):
         request.feed(payload + excess)
 
@@ -142,7 +144,7 @@ def test_subrequests_are_cut_the_same_however_they_come(
 ) -> None:
     data = joined(batch)
     for pieces in ([data], byte_by_byte(data), in_pieces(data, cuts)):
-        request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT)
+        request = request_filter(SIGN_RPMS, 0, NO_LIMIT)
         assert_cut(run(request, pieces), batch)
         assert request.at_boundary
         assert not request.finished
@@ -151,7 +153,7 @@ def test_subrequests_are_cut_the_same_however_they_come(
 @settings(max_examples=40)
 @given(batch=subrequests())
 def test_a_batch_may_end_only_between_subrequests(batch: list[Parts]) -> None:
-    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT)
+    request = request_filter(SIGN_RPMS, 0, NO_LIMIT)
     allowed = boundaries(batch)
     for offset, byte in enumerate(byte_by_byte(joined(batch))):
         assert request.at_boundary == (offset in allowed)
@@ -167,7 +169,7 @@ def test_the_payloads_of_a_batch_are_limited_together(lengths: list[int], limit:
         sub_parts(index, {"id": u32(index)}, bytes(length), SUBREQUEST_KEYS)
         for index, length in enumerate(lengths)
     ]
-    request = RequestFilter(SIGN_RPMS, 0, limit)
+    request = request_filter(SIGN_RPMS, 0, limit)
     total = 0
     for parts, length in zip(batch, lengths, strict=True):
         total += length
@@ -185,7 +187,7 @@ def test_the_payloads_of_a_batch_are_limited_together(lengths: list[int], limit:
     ("length", "allowed"), [(2**40, True), (2**40 + 1, False), (2**64 - 1, False)]
 )
 def test_one_subrequest_has_a_limit_of_its_own(length: int, allowed: bool) -> None:
-    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT)
+    request = request_filter(SIGN_RPMS, 0, NO_LIMIT)
     request.feed(sub_parts(0, {"id": b"0"}, b"", SUBREQUEST_KEYS)[0])
     if allowed:
         assert request.feed(u64(length)) == [u64(length)]
@@ -198,7 +200,7 @@ def test_one_subrequest_has_a_limit_of_its_own(length: int, allowed: bool) -> No
 def test_a_subrequest_without_an_id_is_refused_and_so_is_all_behind_it(
     fields: dict[str, bytes],
 ) -> None:
-    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT)
+    request = request_filter(SIGN_RPMS, 0, NO_LIMIT)
     with pytest.raises(ProtocolError):
         request.feed(joined([sub_parts(0, fields, b"", SUBREQUEST_KEYS)]))
     assert not request.at_boundary
@@ -224,7 +226,7 @@ def test_a_reply_is_cut_the_same_however_it_comes(
     parts = reply_parts(status, fields, payload)
     data = joined([parts])
     for pieces in ([data], byte_by_byte(data), in_pieces(data, cuts)):
-        cutter = ReplyCutter(SIGN_TEXT)
+        cutter = reply_filter(SIGN_TEXT)
         assert_cut(run(cutter, pieces), [parts])
         assert cutter.finished
         assert cutter.at_boundary
@@ -235,7 +237,7 @@ def test_a_reply_is_cut_the_same_however_it_comes(
 @settings(max_examples=40)
 @given(fields=FIELDS, payload=PAYLOADS)
 def test_a_reply_may_end_nowhere_before_its_end(fields: dict[str, bytes], payload: bytes) -> None:
-    cutter = ReplyCutter(SIGN_TEXT)
+    cutter = reply_filter(SIGN_TEXT)
     for byte in byte_by_byte(joined([reply_parts(0, fields, payload)])):
         assert not cutter.at_boundary
         assert not cutter.finished
@@ -250,7 +252,7 @@ def test_a_dropped_payload_has_length_0_and_the_servers_code(
     header, length, _payload, code = reply_parts(0, {}, payload)
     data = header + length + payload + code
     for pieces in ([data], byte_by_byte(data), in_pieces(data, cuts)):
-        cutter = ReplyCutter(SIGN_RPM, keep_payload=False)
+        cutter = reply_filter(SIGN_RPM, keep_payload=False)
         assert run(cutter, pieces) == [header, u64(0), code]
         assert cutter.finished
 
@@ -264,7 +266,7 @@ def test_subreplies_are_cut_the_same_however_they_come(
     data = joined([first, *batch])
     sent = batch if keep else [(header, u64(0), b"", code) for header, _, _, code in batch]
     for pieces in ([data], byte_by_byte(data), in_pieces(data, cuts)):
-        cutter = ReplyCutter(SIGN_RPMS, keep_payload=keep)
+        cutter = reply_filter(SIGN_RPMS, keep_payload=keep)
         assert_cut(run(cutter, pieces), [first, *sent])
         assert cutter.at_boundary
         assert not cutter.finished
@@ -273,7 +275,7 @@ def test_subreplies_are_cut_the_same_however_they_come(
 @settings(max_examples=40)
 @given(batch=subreplies())
 def test_subreplies_may_end_only_between_them(batch: list[Parts]) -> None:
-    cutter = ReplyCutter(SIGN_RPMS)
+    cutter = reply_filter(SIGN_RPMS)
     first = reply_parts()
     allowed = boundaries(batch, start=len(joined([first])))
     for offset, byte in enumerate(byte_by_byte(joined([first, *batch]))):
@@ -284,14 +286,14 @@ def test_subreplies_may_end_only_between_them(batch: list[Parts]) -> None:
 
 @given(status=st.sampled_from([3, 8, 16]), fields=FIELDS)
 def test_an_error_reply_to_a_batch_is_a_whole_reply(status: int, fields: dict[str, bytes]) -> None:
-    cutter = ReplyCutter(SIGN_RPMS)
+    cutter = reply_filter(SIGN_RPMS)
     parts = reply_parts(status, fields)
     assert_cut(run(cutter, [joined([parts])]), [parts])
     assert cutter.finished
 
 
 def test_a_server_that_does_not_know_the_version_says_so_in_four_bytes() -> None:
-    cutter = ReplyCutter(SIGN_TEXT)
+    cutter = reply_filter(SIGN_TEXT)
     assert run(cutter, byte_by_byte(u32(1))) == [u32(1)]
     assert cutter.finished
     assert cutter.at_boundary
@@ -303,7 +305,7 @@ def test_an_unknown_version_with_more_behind_it_is_cut_to_its_four_bytes(
 ) -> None:
     data = joined([reply_parts(1, fields)])
     for pieces in ([data], byte_by_byte(data), in_pieces(data, cuts)):
-        cutter = ReplyCutter(SIGN_TEXT)
+        cutter = reply_filter(SIGN_TEXT)
         assert run(cutter, pieces) == [u32(1)]
         assert cutter.finished
         assert cutter.at_boundary
@@ -312,11 +314,11 @@ def test_an_unknown_version_with_more_behind_it_is_cut_to_its_four_bytes(
 # ------------------------------------------------------------------------------------------- either
 
 MAKERS: dict[str, Callable[[], Filter]] = {
-    "payload": lambda: RequestFilter(SIGN_TEXT, 100, NO_LIMIT),
-    "batch": lambda: RequestFilter(SIGN_RPMS, 0, 10_000),
-    "reply": lambda: ReplyCutter(SIGN_TEXT),
-    "dropped reply": lambda: ReplyCutter(SIGN_RPM, keep_payload=False),
-    "subreplies": lambda: ReplyCutter(SIGN_RPMS),
+    "payload": lambda: request_filter(SIGN_TEXT, 100, NO_LIMIT),
+    "batch": lambda: request_filter(SIGN_RPMS, 0, 10_000),
+    "reply": lambda: reply_filter(SIGN_TEXT),
+    "dropped reply": lambda: reply_filter(SIGN_RPM, keep_payload=False),
+    "subreplies": lambda: reply_filter(SIGN_RPMS),
 }
 INPUTS = st.one_of(
     st.binary(max_size=300),
@@ -352,7 +354,7 @@ def test_any_bytes_in_any_cut_give_the_same_chunks_or_a_protocol_error(
 def test_an_announced_payload_is_not_allocated(name: str) -> None:
     filtered = MAKERS[name]()
     if name == "batch":
-        filtered = RequestFilter(SIGN_RPMS, 0, NO_LIMIT)
+        filtered = request_filter(SIGN_RPMS, 0, NO_LIMIT)
         filtered.feed(sub_parts(0, {"id": b"0"}, b"", SUBREQUEST_KEYS)[0])
     else:
         filtered.feed(reply_parts()[0])
@@ -370,5 +372,5 @@ def test_an_announced_payload_is_not_allocated(name: str) -> None:
 
 def test_each_operation_takes_subrequests_only_where_the_table_says() -> None:
     for operation in OPERATIONS.values():
-        request = RequestFilter(operation, 0, NO_LIMIT)
+        request = request_filter(operation, 0, NO_LIMIT)
         assert request.finished == (operation.name != "sign-rpms")

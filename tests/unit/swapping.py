@@ -29,7 +29,7 @@ from pathlib import Path
 from sigul_stack.cli import pidfile
 from sigul_stack.cli.logs import set_up_daemon
 from sigul_stack.config.identity import Identity
-from sigul_stack.transport.status import StatusSocket
+from sigul_stack.transport.status_socket import StatusSocket
 
 #: What is audited by name of a file; with `socket.bind`, by its address.
 _EVENTS = {"open", "os.chmod", "os.chown", "os.remove", "os.rename", "os.truncate", "socket.bind"}

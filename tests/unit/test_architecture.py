@@ -1,4 +1,4 @@
-"""Who may import whom (docs, "Where things are"), and: nothing happens at import.
+"""Who may import whom (docs/architecture.md), and: nothing happens at import.
 
 The first half walks the syntax trees of all modules of the package, imports inside functions and
 for type checkers included. The second half imports each module in a process of its own
@@ -10,19 +10,17 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-PACKAGE = "sigul_stack"
-TOP = Path(__file__).parents[2]
+from tests.imports import FULL_NAMES, MODULES, PACKAGE, TOP, Module, walk
 
 # --- The rules. Names are those of modules and packages below sigul_stack. -----------------------
 
@@ -31,10 +29,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "": frozenset(),
     "errors": frozenset(),
     "secret": frozenset(),
+    "checks": frozenset(),
     "logcontext": frozenset(),
-    "children": frozenset(),
+    "system": frozenset(),
     "metrics": frozenset(),
-    "tools": frozenset(),
+    "tools": frozenset({"system"}),
     "kojihub": frozenset(),
     "config": frozenset(),
     "protocol": frozenset(),
@@ -42,43 +41,45 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     # Only these two of protocol: the inner session is carried in its chunks.
     "transport": frozenset({"config", "protocol.chunks", "protocol.codec"}),
     "database": frozenset(),
-    "pki": frozenset({"config", "tools"}),
-    "keystore": frozenset({"database", "formats", "tools"}),
+    "pki": frozenset({"checks", "config", "system", "tools"}),
+    "keystore": frozenset({"database", "formats", "system", "tools"}),
     # Only this of protocol: to run a parser, and to show a package's own words.
-    "signing": frozenset({"keystore", "formats", "protocol.codec", "tools"}),
+    "signing": frozenset({"keystore", "formats", "protocol.codec", "system", "tools"}),
     "bridge": frozenset(
         {
             "config", "protocol", "formats", "transport",
-            "logcontext", "metrics", "children", "kojihub",
+            "logcontext", "metrics", "system", "kojihub",
         }
     ),
     "server": frozenset(
         {
             "config", "protocol", "formats", "transport", "database", "keystore", "signing",
-            "logcontext", "metrics", "children", "tools",
+            "logcontext", "metrics", "system", "tools",
         }
     ),
-    "client": frozenset({"config", "protocol", "formats", "transport", "tools", "kojihub"}),
+    "client": frozenset(
+        {"config", "system", "protocol", "formats", "transport", "tools", "kojihub"}
+    ),
     # Of the server only what tells its stores, and who may change them when.
     "backup": frozenset(
         {
-            "config", "database", "keystore",
+            "config", "system", "database", "keystore",
             "server.keychanges", "server.services", "server.spool",
         }
     ),
-    "health": frozenset({"config", "protocol", "transport", "pki", "client", "tools"}),
+    "health": frozenset({"checks", "config", "protocol", "transport", "pki", "client", "tools"}),
     "cli": frozenset({"*"}),
 }  # fmt: skip
 #: What may be imported besides, but only inside a function: not at the price of every start.
 MAY_IMPORT_LAZILY = {
     "client": frozenset({"keystore.bindings"}),
     # Of a server alone: a bridge's health check loads no database.
-    "health": frozenset({"database"}),
+    "health": frozenset({"database", "server.services"}),
 }
 
 #: Packages that are not of the standard library, and the modules that may import them.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
-    "nss": ("transport.nss", "transport.nss_database", "pki", "pki.*"),
+    "nss": ("transport.nss", "transport.nss_*"),
     "sqlalchemy": ("database", "database.*"),
     "alembic": ("database", "database.*"),
     "psycopg": ("database", "database.*"),
@@ -94,12 +95,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
 
 #: The modules that may start programs, and what of the standard library starts one.
 MAY_START_PROGRAMS = (
-    "signing", "signing.*", "keystore", "keystore.*", "pki", "pki.*", "cli.demo*",
-    # Asks programs for their versions.
-    "tools",
-    # A client's own git knows a repository's format and hash; no server is asked for that. Nor is
-    # one asked whether its own signatures are good: a client's gpg tells.
-    "client.git", "client.verify",
+    "system.programs", "cli.demo*",
 )  # fmt: skip
 STARTS_PROGRAMS = frozenset({"subprocess", "pty", "multiprocessing", "asyncio"})
 STARTING_CALLS = ("system", "popen", "exec*", "spawn*", "posix_spawn*")
@@ -137,88 +133,7 @@ NEVER_LOADS = {
     "cli.sigul": _SLOW,
 }
 
-# --- Reading the modules -------------------------------------------------------------------------
-
-
-class Import(NamedTuple):
-    """One imported module, by its full name, and whether a function imports it when called."""
-
-    module: str
-    line: int
-    lazy: bool
-
-
-@dataclass(frozen=True)
-class Module:
-    """One source file of the package. `name` is relative to the package, whose own is ""."""
-
-    name: str
-    is_package: bool
-    tree: ast.Module
-
-    @classmethod
-    def load(cls, path: Path) -> Module:
-        """Parse one file."""
-        parts = path.relative_to(TOP / PACKAGE).with_suffix("").parts
-        is_package = parts[-1] == "__init__"
-        name = ".".join(parts[:-1] if is_package else parts)
-        return cls(name, is_package, ast.parse(path.read_bytes(), str(path)))
-
-    @property
-    def top(self) -> str:
-        """The first part of the name, which the rules go by."""
-        return self.name.partition(".")[0]
-
-    @property
-    def full_name(self) -> str:
-        """The name to import it by."""
-        return f"{PACKAGE}.{self.name}".rstrip(".")
-
-    def base(self, level: int) -> str:
-        """The package that `level` leading dots mean in this module."""
-        parts = self.full_name.split(".")
-        return ".".join(parts[: len(parts) - level + self.is_package])
-
-    def imports(self) -> Iterator[Import]:
-        """All imports, wherever they stand. `from a import b` gives `a.b` if that is a module."""
-        for node, lazy in _walk(self.tree):
-            for module in self._imported_by(node):
-                yield Import(module, getattr(node, "lineno", 0), lazy)
-
-    def _imported_by(self, node: ast.AST) -> Iterator[str]:
-        match node:
-            case ast.Import(names=names):
-                for alias in names:
-                    yield alias.name
-            case ast.ImportFrom(module=module, names=names, level=level):
-                start = f"{self.base(level)}.{module or ''}".rstrip(".") if level else module or ""
-                for alias in names:
-                    inside = f"{start}.{alias.name}"
-                    yield inside if inside in FULL_NAMES or start == PACKAGE else start
-            case (
-                ast.Call(func=ast.Name(id="import_module" | "__import__"), args=args)
-                | ast.Call(func=ast.Attribute(attr="import_module"), args=args)
-            ):
-                yield self._imported_by_name(args)
-
-    def _imported_by_name(self, arguments: list[ast.expr]) -> str:
-        """What `import_module` loads. A name made at run time must be of the same package."""
-        match arguments:
-            case [ast.Constant(value=str(name)), *_]:
-                stripped = name.lstrip(".")
-                level = len(name) - len(stripped)
-                return f"{self.base(level)}.{stripped}" if level else name
-            case [_, ast.Name(id="__package__" | "__name__")]:
-                return self.full_name
-        return "?"
-
-
-def _walk(tree: ast.AST, lazy: bool = False) -> Iterator[tuple[ast.AST, bool]]:
-    """All nodes, each with whether it is executed only when some function is called."""
-    for node in ast.iter_child_nodes(tree):
-        yield node, lazy
-        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        yield from _walk(node, lazy or function)
+# --- The checks: each returns what is wrong ------------------------------------------------------
 
 
 def _is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
@@ -228,16 +143,6 @@ def _is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
 def _is_inside(name: str, packages: Iterable[str]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
-
-PATHS = sorted((TOP / PACKAGE).rglob("*.py"))
-FULL_NAMES = frozenset(
-    ".".join(path.relative_to(TOP).with_suffix("").parts).removesuffix(".__init__")
-    for path in PATHS
-)
-MODULES = {module.full_name: module for module in map(Module.load, PATHS)}
-
-
-# --- The checks: each returns what is wrong ------------------------------------------------------
 
 Check = Callable[[Module], list[str]]
 
@@ -286,7 +191,7 @@ def wrong_programs(module: Module) -> list[str]:
     ]
     calls = [
         f"line {node.lineno} has os.{node.attr}"
-        for node, _ in _walk(module.tree)
+        for node, _ in walk(module.tree)
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)
         and node.value.id == "os"
@@ -294,7 +199,7 @@ def wrong_programs(module: Module) -> list[str]:
     ]
     names = [
         f"line {node.lineno} imports os.{alias.name}"
-        for node, _ in _walk(module.tree)
+        for node, _ in walk(module.tree)
         if isinstance(node, ast.ImportFrom) and node.module == "os"
         for alias in node.names
         if _is_one_of(alias.name, STARTING_CALLS)
@@ -312,7 +217,7 @@ def wrong_protocol(module: Module) -> list[str]:
         if imported.module.partition(".")[0] in NOT_IN_PURE_BYTES
     ]
     calls = []
-    for node, _ in _walk(module.tree):
+    for node, _ in walk(module.tree):
         match node:
             case ast.Call(func=ast.Name(id="open" | "input" | "print" as name)):
                 calls.append(f"line {node.lineno} calls {name}")
@@ -336,7 +241,7 @@ def test_every_module_follows_the_rules(check: Check) -> None:
 
 
 def may_import(name: str) -> str:
-    """What docs/README.md says under "may import" of a module or package."""
+    """What docs/architecture.md says under "may import" of a module or package."""
     packages = list(MAY_IMPORT)
 
     def listed(names: frozenset[str]) -> str:
@@ -350,7 +255,7 @@ def may_import(name: str) -> str:
 
 
 def test_the_page_has_these_rules() -> None:
-    text = (TOP / "docs" / "README.md").read_text()
+    text = (TOP / "docs" / "architecture.md").read_text()
     rows = re.findall(r"^(\| `(\w+)` \| (.+?) \| .+ \|)$", text, re.M)
     purposes = {name: purpose for _row, name, purpose in rows}
     wanted = [
@@ -360,8 +265,32 @@ def test_the_page_has_these_rules() -> None:
     ]
     found = [row for row, _name, _purpose in rows]
     missing = [row for row in wanted if row not in found]
-    assert not missing, "docs/README.md lacks these rows:\n" + "\n".join(missing)
-    assert len(found) == len(wanted), "docs/README.md has rows of modules without a rule"
+    assert not missing, "docs/architecture.md lacks these rows:\n" + "\n".join(missing)
+    assert len(found) == len(wanted), "docs/architecture.md has rows of modules without a rule"
+
+
+def test_the_picture_is_of_these_imports() -> None:
+    command = [sys.executable, str(TOP / "scripts" / "draw-architecture"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_picture_tells_what_leads_up_and_what_is_needless() -> None:
+    drawn = runpy.run_path(str(TOP / "scripts" / "draw-architecture"))
+    graph = {"top": frozenset({"middle", "low"}), "middle": frozenset({"low"}), "low": frozenset()}
+    assert drawn["floors_of"](graph) == {"low": 0, "middle": 1, "top": 2}
+    assert drawn["reduced"](graph)["top"] == {"middle"}
+    with pytest.raises(ValueError, match="these rooms import each other"):
+        drawn["floors_of"]({"a": frozenset({"b"}), "b": frozenset({"a"})})
+
+
+def test_every_file_of_a_request_is_there() -> None:
+    """Paths that the page names in the life of a request, below sigul_stack."""
+    text = (TOP / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
+    assert len(named) > 20
+    roots = (TOP / PACKAGE, TOP)
+    assert [path for path in named if not any((root / path).is_file() for root in roots)] == []
 
 
 def test_no_rule_allows_what_nobody_does() -> None:

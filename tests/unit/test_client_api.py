@@ -14,7 +14,8 @@ import pytest
 
 from sigul_stack.client.api import Client, KeyInfo, KeyUserInfo, UserInfo
 from sigul_stack.client.core import Reply
-from sigul_stack.config import ClientSettings, NSSSettings
+from sigul_stack.config.client import ClientSettings
+from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import ProtocolError, RequestRefused, Status
 from sigul_stack.keystore.bindings import MethodUse, load_layers
 from sigul_stack.protocol import messages

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sigul_stack.client.batch import Exchange
-from sigul_stack.client.rpm import Package, RPMOptions
+from sigul_stack.client.rpm_exchange import RPMExchange
+from sigul_stack.client.rpm_packages import Package, RPMOptions
 from sigul_stack.errors import PeerClosed, SigulError
 from sigul_stack.formats.rpm_head import EntryType, HeaderEntry, Region, encode_header, padded
 from sigul_stack.kojihub import NEVRA, HubRPM
@@ -54,7 +54,7 @@ def run(
         assert package.source.name not in told
         told[package.source.name] = None if error is None else str(error)
 
-    exchange = Exchange(
+    exchange = RPMExchange(
         all_of_them,
         options=options,
         subrequests=SUBREQUEST_KEYS,

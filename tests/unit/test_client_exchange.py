@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sigul_stack.bridge.service import Bridge
+from sigul_stack.bridge.session import BridgeResources, RequestSession
 from sigul_stack.client import core
-from sigul_stack.client.core import MAX_MEMORY_REPLY, Client, Reply
-from sigul_stack.config import BridgeSettings, ClientSettings, NSSSettings
+from sigul_stack.client.core import MAX_MEMORY_REPLY, Reply, RequestSender
+from sigul_stack.config.bridge import BridgeSettings
+from sigul_stack.config.client import ClientSettings
+from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import (
     DeadlineExceeded,
+    LocalProtocolError,
     PeerClosed,
     ProtocolError,
     RequestRefused,
@@ -89,19 +92,19 @@ class PlainSpeaker:
         self._chunked.write_inner(data)
 
 
-Dial = Callable[[MemoryStream], Client]
+Dial = Callable[[MemoryStream], RequestSender]
 
 
 @pytest.fixture
 def dial(monkeypatch: pytest.MonkeyPatch) -> Dial:
     """Makes a client that finds the given stream where it dials the bridge, and no NSS."""
 
-    def made(stream: MemoryStream) -> Client:
+    def made(stream: MemoryStream) -> RequestSender:
         monkeypatch.setattr(nss, "open_database", lambda *_args, **_more: None)
         monkeypatch.setattr(nss, "load_identity", lambda *_args, **_more: None)
         monkeypatch.setattr(nss, "dial", lambda *_args, **_more: stream)
         monkeypatch.setattr(core, "inner_session", plain_inner_as_client)
-        return Client(SETTINGS)
+        return RequestSender(SETTINGS)
 
     return made
 
@@ -202,8 +205,8 @@ def test_a_file_that_becomes_shorter_is_noticed(dial: Dial) -> None:
 def test_a_wrong_request_is_refused_before_anything_is_opened(
     op: str, fields: dict[str, str | bool], payload: bytes, told: str
 ) -> None:
-    with pytest.raises(ProtocolError, match=told):
-        Client(SETTINGS).call(op, fields, payload=payload)
+    with pytest.raises(LocalProtocolError, match=told):
+        RequestSender(SETTINGS).call(op, fields, payload=payload)
 
 
 # ---------------------------------------------------------------------------------------- receiving
@@ -215,8 +218,8 @@ def test_a_reply_is_returned_once_it_is_authentic(answered: Answered, split: int
     found = answered(
         lambda keys: outer(reply(0, fields, b"alice\0root\0", keys)) + OUTER_END, split=split
     )
-    assert found.integer("num-users") == 2
-    assert found.boolean("admin") is True
+    assert found.fields.integer("num-users") == 2
+    assert found.fields.boolean("admin") is True
     assert found.names("num-users") == ["alice", "root"]
 
 
@@ -331,7 +334,7 @@ def test_a_server_that_did_not_know_the_version_is_heard_after_a_failure(dial: D
 
     def say_so(_written: bytes) -> None:
         # A new server answers and ends as soon as it has read the version.
-        if far.pending():
+        if far.has_input():
             return
         far.write(outer(u32(1)) + OUTER_END, LONG)
 
@@ -352,11 +355,13 @@ def test_a_request_that_was_cut_off_says_where_to_look(dial: Dial) -> None:
 
 
 class Site:
-    """A bridge, and a client and a server on it."""
+    """A bridge's part in requests, and a client and a server on it."""
 
     def __init__(self, dial: Dial) -> None:
         self._dial = dial
-        self.bridge = Bridge(BridgeSettings(nss=NSS, idle_timeout=LONG, close_timeout=LONG))
+        self.bridge = BridgeResources(
+            BridgeSettings(nss=NSS, idle_timeout=LONG, close_timeout=LONG)
+        )
         self.errors: list[SigulError] = []
 
     def exchange(
@@ -372,7 +377,7 @@ class Site:
         server_end, bridge_server = memory.pair()
         for end in (client_end, bridge_client, server_end, bridge_server):
             end.split = split
-        self.bridge._waiting.add(bridge_server)
+        self.bridge.waiting.add(bridge_server)
         client = self._dial(client_end)
         client._version = request.version
         fields = {
@@ -397,7 +402,7 @@ class Site:
 
     def _bridge(self, client_end: MemoryStream, server_end: MemoryStream) -> None:
         try:
-            self.bridge._serve_request(client_end)
+            RequestSession(client_end, self.bridge, lambda: None).run()
         except SigulError as error:
             self.errors.append(error)
             client_end.abort()
@@ -434,7 +439,7 @@ def site(dial: Dial) -> Iterator[Site]:
     """A site, without errors unless a test takes them away."""
     found = Site(dial)
     yield found
-    found.bridge._waiting.close()
+    found.bridge.close()
     assert found.errors == []
 
 
@@ -493,15 +498,15 @@ def test_a_bridge_takes_no_server_for_a_request_that_it_refuses(
 ) -> None:
     near, far = memory.pair()
     server, _server_far = memory.pair()
-    site.bridge._waiting.add(server)
+    site.bridge.waiting.add(server)
     far.write(outer(request_.head) + OUTER_END, 1)
     with pytest.raises(ProtocolError, match=told):
-        site.bridge._serve_request(near)
-    assert len(site.bridge._waiting) == 1
+        RequestSession(near, site.bridge, lambda: None).run()
+    assert len(site.bridge.waiting) == 1
 
 
 def test_a_header_that_trickles_is_cut_off() -> None:
-    bridge = Bridge(BridgeSettings(nss=NSS, header_timeout=0.3))
+    bridge = BridgeResources(BridgeSettings(nss=NSS, header_timeout=0.3))
     near, far = memory.pair()
     stop = threading.Event()
 
@@ -517,11 +522,11 @@ def test_a_header_that_trickles_is_cut_off() -> None:
         with in_background(trickle):
             try:
                 with pytest.raises(DeadlineExceeded, match="sending the request's header"):
-                    bridge._serve_request(near)
+                    RequestSession(near, bridge, lambda: None).run()
             finally:
                 stop.set()
     finally:
-        bridge._waiting.close()
+        bridge.close()
 
 
 def test_a_bridge_refuses_a_version_that_it_does_not_know(site: Site) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from sigul_stack.client.output import (
+from sigul_stack.client.output_file import (
     SPOOL_IN_MEMORY,
     OutputError,
     open_output,
@@ -98,7 +98,7 @@ def test_after_an_exception_nothing_has_changed(tmp_path: Path) -> None:
 def test_a_kill_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from sigul_stack.client.output import open_output\n"
+        "from sigul_stack.client.output_file import open_output\n"
         "with open_output(Path(sys.argv[1]), binary=True) as file:\n"
         "    file.write(b'x' * 100000); file.flush(); os.kill(os.getpid(), 9)\n"
     )
@@ -168,7 +168,7 @@ def test_a_device_and_a_fifo_are_written_to(tmp_path: Path) -> None:
 def run_with_output(code: str, **streams: int) -> None:
     preamble = (
         "import os, sys; from pathlib import Path\n"
-        "from sigul_stack.client.output import OutputError, open_output\n"
+        "from sigul_stack.client.output_file import OutputError, open_output\n"
         "data = bytes(range(256)) * 9\n"
     )
     subprocess.run([sys.executable, "-c", preamble + code], timeout=60, check=True, **streams)  # type: ignore[call-overload]
@@ -259,7 +259,7 @@ def test_a_file_in_a_directory_that_is_not_ours(tmp_path: Path) -> None:
     file.write_bytes(b"a longer text from before" + DATA)
     code = (
         "import os, tempfile; from pathlib import Path\n"
-        "from sigul_stack.client.output import open_output\n"
+        "from sigul_stack.client.output_file import open_output\n"
         "if os.geteuid() == 0: os.setresuid(65534, 65534, 65534)\n"
         "with open_output(Path('out'), binary=True) as file: file.write(b'new')\n"
     )
@@ -277,7 +277,7 @@ def test_a_file_system_without_unnamed_files_and_without_proc(tmp_path: Path) ->
     code = (
         "import os, sys; from pathlib import Path\n"
         "os.O_TMPFILE &= ~os.O_DIRECTORY\n"
-        "from sigul_stack.client.output import open_output, write_new_file\n"
+        "from sigul_stack.client.output_file import open_output, write_new_file\n"
         "file = Path(sys.argv[1])\n"
         "with open_output(file, binary=True) as output:\n"
         "    output.write(b'new')\n"
@@ -414,7 +414,7 @@ def test_after_an_exception_the_source_is_as_it_was(
 SUCCEED = """
 import os, sys
 from pathlib import Path
-from sigul_stack.client.output import OutputError, open_successor
+from sigul_stack.client.output_file import OutputError, open_successor
 source = Path(sys.argv[1])
 def succeed(path=None, source=source):
     with open_successor(source, path, read=source.stat()) as file:
@@ -530,7 +530,7 @@ def test_which_outputs_overwrite_a_file(tmp_path: Path, source: Path) -> None:
         assert overwrites(Path(f"/dev/fd/{file.fileno()}"), source)
     # A terminal, a pipe and /dev/null may be both input and output.
     assert not overwrites(Path("/dev/null"), Path("/dev/null"))
-    code = "from sigul_stack.client.output import overwrites; print(overwrites(None, source))"
+    code = "from sigul_stack.client.output_file import overwrites; print(overwrites(None, source))"
     assert in_a_process(code, source) == ["False"]
     with source.open("ab") as stream:
         subprocess.run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import subprocess
 import sys
@@ -12,16 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from sigul_stack.cli.commands.execution import Surroundings, execute, read_secrets
+from sigul_stack.cli.commands.arguments import OUTPUT
+from sigul_stack.cli.commands.execution import CommandContext, execute, read_secrets
 from sigul_stack.cli.commands.parsing import parse, parser_of
-from sigul_stack.cli.commands.table import COMMANDS, command_named
+from sigul_stack.cli.commands.registry import command_named, commands
 from sigul_stack.cli.secret_input import SecretReader
-from sigul_stack.config import ClientSettings, NSSSettings
-from sigul_stack.config.shared import BindingSettings
+from sigul_stack.config.client import ClientSettings
+from sigul_stack.config.shared import BindingSettings, NSSSettings
 from sigul_stack.errors import SigulError
 from sigul_stack.protocol.operations import OPERATIONS
 from tests.held_data import held
 from tests.site import fork
+
+COMMANDS = tuple(commands())
 
 #: For each command, as 1.2 has it: an example, and the secrets in the order they are read.
 ORDER: list[tuple[str, list[str]]] = [
@@ -114,7 +116,7 @@ def read(line: str, tmp_path: Path, passphrase_file: Path | None = None) -> tupl
         secrets = read_secrets(
             command,
             arguments,
-            Surroundings(
+            CommandContext(
                 settings(tmp_path, "test"),
                 SecretReader(batch=True, stdin=reader),
                 passphrase_file,
@@ -142,13 +144,12 @@ def test_every_command_has_help_and_something_to_run(command: object) -> None:
     assert text.isascii()
     assert text.startswith(f"usage: sigul {found.name} [-h]")
     assert found.help in text
-    for operand in found.operands:
-        assert operand.metavar in text
-    for ask in found.secrets:
-        assert ask.prompt in text
-    module, _, function = found.run.partition(":")
-    run = importlib.import_module(f"sigul_stack.cli.commands.{module}")
-    assert callable(getattr(run, function))
+    for argument in found.arguments:
+        name = argument.names[0]
+        assert (name if name.startswith("-") else name.upper().replace("_", "-")) in text
+    for secret in found.secrets:
+        assert secret.prompt in text
+    assert callable(found.plan)
 
 
 def test_each_command_is_there_once_and_has_its_operation() -> None:
@@ -290,7 +291,7 @@ def run_without_server(line: str, tmp_path: Path, passphrase_file: Path | None =
     command = command_named(name)
     assert command is not None
     nowhere, reads_nothing = settings(tmp_path / "none"), SecretReader(batch=True, stdin=-1)
-    execute(command, arguments, Surroundings(nowhere, reads_nothing, passphrase_file))
+    execute(command, arguments, CommandContext(nowhere, reads_nothing, passphrase_file))
 
 
 @pytest.fixture
@@ -312,9 +313,7 @@ KEEPS_ITS_INPUT = [
 
 
 def test_every_command_with_an_input_and_an_output_is_tested_here() -> None:
-    found = {
-        command.name for command in COMMANDS if command.output is not None and not command.replaces
-    }
+    found = {command.name for command in COMMANDS if OUTPUT in command.arguments}
     assert found == {line.split()[0] for line in KEEPS_ITS_INPUT}
 
 

@@ -11,17 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from sigul_stack.config import (
-    BridgeSettings,
-    ClientSettings,
-    Loaded,
-    ServerSettings,
-    load_bridge,
-    load_client,
-    load_server,
-)
+from sigul_stack.config import PROGRAMS, load_bridge, load_client, load_server, read
+from sigul_stack.config.bridge import BridgeSettings
+from sigul_stack.config.client import ClientSettings
 from sigul_stack.config.identity import identity
-from sigul_stack.config.programs import PROGRAMS, read
+from sigul_stack.config.options import Loaded
+from sigul_stack.config.server import ServerSettings
 from sigul_stack.config.values import relative_to
 from sigul_stack.errors import ConfigurationError
 from sigul_stack.secret import Secret
@@ -226,7 +221,9 @@ def test_old_options_stay_known(bridge: Callable[[str], Loaded[BridgeSettings]])
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_no_option_of_1_2_is_unknown(name: str, tmp_path: Path) -> None:
-    files, warnings = read(name, held("configuration-1.2", f"{name}.conf"), tmp_path / "none")
+    files, warnings = read(
+        PROGRAMS[name](), held("configuration-1.2", f"{name}.conf"), tmp_path / "none"
+    )
     assert warnings == ()
     assert len(list(files.entries())) > 15
 

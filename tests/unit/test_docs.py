@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from sigul_stack.client.core import MAX_MEMORY_REPLY
-from sigul_stack.config import bridge, client, server, values
+from sigul_stack.config import PROGRAMS, client, shared, values
 from sigul_stack.config.options import Form as OptionForm
 from sigul_stack.config.options import Option, options_of
-from sigul_stack.config.programs import PROGRAMS, program
 from sigul_stack.config.shared import BINDING_METHODS
 from sigul_stack.errors import Status, status_text
 from sigul_stack.protocol import messages
@@ -174,8 +173,8 @@ def test_every_decision_is_in_the_index() -> None:
 def test_every_module_has_its_place() -> None:
     named = {
         row[0].strip("`")
-        for line in lines(DOCS / "README.md")
-        if line.chapter == "Where things are" and (row := cells(line.text))
+        for line in lines(DOCS / "architecture.md")
+        if line.chapter == "The rooms and what they import" and (row := cells(line.text))
     }
     package = TOP / "sigul_stack"
     there = {file.stem for file in package.glob("*.py")} | {
@@ -372,7 +371,7 @@ def documented() -> dict[tuple[str, str, str], Row]:
 
 def declared(name: str) -> Iterator[tuple[str, Option, Any]]:
     """Every option of a program: the name as documented, the option, its default (see below)."""
-    for cls in program(name).classes:
+    for cls in PROGRAMS[name]().classes:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for field_name, option in options_of(cls).items():
             field = fields[field_name]
@@ -389,8 +388,7 @@ def declared(name: str) -> Iterator[tuple[str, Option, Any]]:
 
 def default_text(option: Option, default: Any) -> str:
     if option.name == "nss-dir":
-        assert bridge.DEFAULT_NSS_DIRECTORY == server.DEFAULT_NSS_DIRECTORY
-        return f"client `{client.DEFAULT_NSS_DIRECTORY}`, daemons `{server.DEFAULT_NSS_DIRECTORY}`"
+        return f"client `{client.DEFAULT_NSS_DIRECTORY}`, daemons `{shared.DAEMON_NSS_DIRECTORY}`"
     if default is dataclasses.MISSING:
         return "required"
     if option.name == "forced-binding-methods-position":

@@ -28,7 +28,7 @@ from sqlalchemy.schema import CreateColumn
 
 from sigul_stack.backup import BackupOptions, create_backup
 from sigul_stack.backup.manifest import DATABASE
-from sigul_stack.config import load_server, server
+from sigul_stack.config import load_server, shared
 from sigul_stack.config.server import ServerSettings
 from sigul_stack.config.shared import BINDING_METHODS
 from sigul_stack.database import (
@@ -53,7 +53,7 @@ from sigul_stack.keystore.gnupg.directory import AGENT_CONFIGURATION
 from sigul_stack.keystore.gnupg.home import GnuPGHome
 from sigul_stack.keystore.pem import PemStore
 from sigul_stack.keystore.store import KeyStore
-from sigul_stack.pki.passwords import PASSWORD_FILE_NAME
+from sigul_stack.pki.password_files import PASSWORD_FILE_NAME
 from sigul_stack.secret import Secret
 from sigul_stack.server.keychanges import key_change
 from sigul_stack.server.spool import Spool
@@ -563,7 +563,7 @@ def test_places_are_those_of_the_code() -> None:
     defaults = {
         field.name.replace("_", "-"): field.default for field in dataclasses.fields(ServerSettings)
     }
-    defaults["nss-dir"] = server.DEFAULT_NSS_DIRECTORY
+    defaults["nss-dir"] = shared.DAEMON_NSS_DIRECTORY
     parts = {
         "database-path": f"`{DATABASE}`",
         "gnupg-home": "`gnupg/`",

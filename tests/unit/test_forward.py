@@ -5,7 +5,12 @@ The peers are threads at the far ends of memory streams; the forwarding runs in 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
+import socket
+import struct
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -16,8 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigul_stack.bridge import forward
-from sigul_stack.bridge.forward import Forwarding
-from sigul_stack.bridge.streams import ReplyCutter, RequestFilter
+from sigul_stack.bridge.forward import TRANSITIONS, Forwarding, RequestEvent, RequestState
 from sigul_stack.errors import (
     DeadlineExceeded,
     PeerClosed,
@@ -30,18 +34,23 @@ from sigul_stack.protocol.operations import OPERATIONS
 from sigul_stack.transport import memory
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import MemoryStream
+from sigul_stack.transport.nested import loopback_pair
 from tests.wire import (
     INNER_END,
     OUTER_END,
     SUBREPLY_KEYS,
     SUBREQUEST_KEYS,
+    SocketStream,
     chunk,
+    eventually,
     in_background,
     inner,
     of_stream,
     outer,
     reply,
+    reply_filter,
     reply_parts,
+    request_filter,
     sub_parts,
     u32,
     u64,
@@ -91,8 +100,8 @@ def join(
         Forwarding(
             client_near,
             server_near,
-            RequestFilter(OPERATIONS[op], length, 2**40),
-            ReplyCutter(OPERATIONS[op], keep_payload=keep_payload),
+            request_filter(OPERATIONS[op], length, 2**40),
+            reply_filter(OPERATIONS[op], keep_payload=keep_payload),
             idle_timeout=idle_timeout,
             close_timeout=close_timeout,
         ),
@@ -702,3 +711,77 @@ def test_an_error_of_a_peer_is_told_whichever_side_it_comes_from() -> None:
     with pytest.raises(SigulError) as caught:
         joint.run()
     assert isinstance(caught.value, PeerClosed)
+
+
+# --------------------------------------------------------------------------------------- the states
+
+
+def test_what_is_over_stays_so_and_no_reply_becomes_a_failure() -> None:
+    found: dict[RequestState, set[RequestState]] = {state: set() for state in RequestState}
+    for (state, _event), after in TRANSITIONS.items():
+        found[state].add(after)
+    assert found[RequestState.FAILED] == found[RequestState.CLOSED] == set()
+    assert found[RequestState.REPLIED] == {RequestState.CLOSED}
+
+
+def test_a_request_can_fail_until_its_reply_is_complete() -> None:
+    failing = {state for state, event in TRANSITIONS if event is RequestEvent.ERROR}
+    assert failing == {RequestState.INNER_SESSION, RequestState.WORKING}
+
+
+# --------------------------------------------------------------------- a failure with real sockets
+
+
+def test_a_client_that_is_sending_when_its_request_fails_has_an_error_at_once() -> None:
+    # Its window is full by then, and a socket that was only shut down gives no room any more.
+    client_end, client = loopback_pair()
+    server_end, server = loopback_pair()
+    near, towards = SocketStream(client_end), SocketStream(server_end)
+    forwarding = Forwarding(
+        near,
+        towards,
+        request_filter(OPERATIONS["sign-data"], 2**30, 2**40),
+        reply_filter(OPERATIONS["sign-data"]),
+        idle_timeout=60,
+        close_timeout=60,
+    )
+    ended: list[float] = []
+
+    def send() -> None:
+        data = outer(bytes(2**16))
+        with contextlib.suppress(OSError):
+            while True:
+                client.sendall(data)
+        ended.append(time.monotonic())
+
+    def fail() -> None:
+        # Nothing moves: the server has not read a byte, and the client cannot send any more.
+        assert eventually(lambda: is_stuck(client))
+        server.close()
+
+    def run() -> None:
+        with pytest.raises(TransportError):
+            forwarding.run([], ChunkDecoder())
+        near.discard()
+        towards.discard()
+        ended.append(time.monotonic())
+
+    with client, in_background(send, fail, run):
+        pass
+    assert len(ended) == 2
+    assert max(ended) - min(ended) < 5
+
+
+def is_stuck(sender: socket.socket) -> bool:
+    """Whether a socket has had the same bytes to send for a while: its peer's window is full.
+
+    Before that it probes, a few times a second, whether there is room for less than a segment.
+    """
+    before = unsent(sender)
+    time.sleep(1.0)
+    return before > 0 and unsent(sender) == before
+
+
+def unsent(sender: socket.socket) -> int:
+    """Bytes that the other end's machine has not acknowledged."""
+    return int(struct.unpack("i", fcntl.ioctl(sender, termios.TIOCOUTQ, b"\0" * 4))[0])

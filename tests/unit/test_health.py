@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from sigul_stack.bridge.status import describe
+from sigul_stack.bridge.quota import RequestQuota
+from sigul_stack.bridge.service import describe
 from sigul_stack.bridge.waiting import Arrival
+from sigul_stack.checks import Check, Report, State, failed, ok, warning
 from sigul_stack.errors import ConfigurationError, DeadlineExceeded, ProtocolError, TransportError
-from sigul_stack.health.bridge import own_address
-from sigul_stack.health.layers import Layer, Step, failed, ok, warning
-from sigul_stack.health.limits import Limits, walk_within
-from sigul_stack.health.output import as_json, as_text, exit_code
-from sigul_stack.health.report import Check, Report, State
+from sigul_stack.health.bridge_checks import own_address
+from sigul_stack.health.report_text import as_json, exit_code, health_text
+from sigul_stack.health.steps import Layer, Limits, Step, walk_within
 from sigul_stack.metrics import BridgeCount, Counters
 from sigul_stack.protocol.status import (
     MAX_LISTED,
@@ -30,9 +30,10 @@ from sigul_stack.protocol.status import (
     decode_status,
     encode_status,
 )
-from sigul_stack.server.news import Event, News, Reporter, read_news
+from sigul_stack.server.events import HANDSHAKE_SECONDS, WorkerEvent
+from sigul_stack.system.processes import ParentPipes, receive_event
 from sigul_stack.transport import memory
-from sigul_stack.transport.status import StatusSocket, read_status, status_socket
+from sigul_stack.transport.status_socket import StatusSocket, read_status, status_socket
 from sigul_stack.transport.stream import Peer
 
 # ------------------------------------------------------------------------------------------ limits
@@ -79,7 +80,7 @@ def test_what_hangs_fails_and_what_came_before_is_told() -> None:
 
 def test_what_rests_on_a_failure_is_not_looked_at() -> None:
     def refuse() -> Iterator[Check]:
-        raise TransportError("refused; start it")
+        raise TransportError("refused", "start it")
 
     steps = [
         Step(Layer.RESOLUTION, refuse),
@@ -111,7 +112,7 @@ GREEN = Report(
 
 
 def test_the_first_line_is_for_monitoring() -> None:
-    first, *rest = as_text(GREEN, Limits()).splitlines()
+    first, *rest = health_text(GREEN, Limits()).splitlines()
     assert first == (
         "SIGUL BRIDGE OK - handshake 0.012 s, 729 days left, 4 servers waiting,"
         " 0 requests in flight | handshake=0.012s;1;5 days_left=729;30:;7: servers_waiting=4"
@@ -128,7 +129,7 @@ def test_the_first_line_names_the_worst() -> None:
             failed(Layer.WORKERS, "none | at\nall", "start the bridge"),
         ),
     )
-    first, *rest = as_text(report, Limits(fail_days=3)).splitlines()
+    first, *rest = health_text(report, Limits(fail_days=3)).splitlines()
     assert first == (
         "SIGUL SERVER CRITICAL - attached workers: none / at all | days_left=20;30:;3:"
     )
@@ -200,21 +201,22 @@ def test_what_is_no_status_is_refused(data: bytes) -> None:
 
 def test_a_bridge_is_described_by_what_it_knows() -> None:
     counters = Counters(BridgeCount)
-    with counters.during(BridgeCount.REQUESTS_IN_FLIGHT):
-        counters.add(BridgeCount.REQUESTS, 2)
+    quota = RequestQuota(max_clients=1, max_per_user=1)
+    with quota.request():
+        for _ in range(2):
+            counters.add(BridgeCount.REQUESTS)
         near, _far = memory.pair()
         near.peer = Peer("server", "", "192.0.2.1:5")
         many = [(near, Arrival(10.0, 0.25))] * (MAX_LISTED + 1)
-        status = describe(
-            many, counters.values(), datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), 14.5
-        )
+        began = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+        status = describe(many, quota.in_flight, counters.values(), began, 14.5)
     assert status.servers_waiting == MAX_LISTED + 1
     assert len(status.servers) == MAX_LISTED
     assert status.servers[0] == WaitingServer("server", "192.0.2.1:5", 4.5, 0.25)
     assert status.requests_in_flight == 1
     assert status.totals["requests_total"] == 2
     assert "requests_in_flight" not in status.totals
-    assert counters.values()["requests_in_flight"] == 0
+    assert quota.in_flight == 0
 
 
 # ----------------------------------------------------------------------------------- status socket
@@ -282,20 +284,24 @@ def test_reading_has_a_limit(tmp_path: Path) -> None:
             read_status(tmp_path / "s", 0.1)
 
 
-# -------------------------------------------------------------------------------------------- news
+# ------------------------------------------------------------------------------------------ events
 
 
-def test_news_come_in_order_and_end_with_the_worker() -> None:
+def test_events_come_in_order_and_end_with_the_worker() -> None:
     reader, writer = os.pipe()
     try:
-        reporter = Reporter(writer)
-        reporter.attached(0.5)
-        reporter.detached()
-        reporter.busy()
+        parent = ParentPipes(control=-1, events=writer)
+        seconds = HANDSHAKE_SECONDS.pack(0.5)
+        parent.send(WorkerEvent.ATTACHED, seconds)
+        parent.send(WorkerEvent.DETACHED)
+        parent.send(WorkerEvent.BUSY)
         os.close(writer)
-        assert [read_news(reader) for _ in range(4)] == [
-            News(Event.ATTACHED, 0.5), News(Event.DETACHED), News(Event.BUSY), None,
-        ]  # fmt: skip
+        assert [receive_event(reader) for _ in range(4)] == [
+            (WorkerEvent.ATTACHED, seconds),
+            (WorkerEvent.DETACHED, b""),
+            (WorkerEvent.BUSY, b""),
+            None,
+        ]
     finally:
         os.close(reader)
 
@@ -303,5 +309,5 @@ def test_news_come_in_order_and_end_with_the_worker() -> None:
 def test_a_worker_outlives_its_supervisor() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    Reporter(writer).busy()
+    ParentPipes(control=-1, events=writer).send(WorkerEvent.BUSY)
     os.close(writer)

@@ -30,12 +30,13 @@ from sigul_stack.pki import (
     make_site,
     read_password,
 )
-from sigul_stack.pki.certificates import covers, is_authority, key_id
+from sigul_stack.pki.certificate_info import covers, is_authority, key_id
 from sigul_stack.pki.contents import check_nickname
 from sigul_stack.pki.leaf import general_name
-from sigul_stack.pki.passwords import PASSWORD_FILE_NAME, write_file
-from sigul_stack.pki.tools import MemoryFile, run_tool
+from sigul_stack.pki.nss_tools import named, run_tool
+from sigul_stack.pki.password_files import PASSWORD_FILE_NAME, write_file
 from sigul_stack.secret import Secret
+from sigul_stack.system.programs import memory_file
 
 MAX_ITERATIONS = "NSS_MAX_MP_PBE_ITERATION_COUNT"
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -272,11 +273,11 @@ def test_a_missing_tool_is_named_with_its_package(
 
 @pytest.mark.system
 def test_memory_files_are_read_again_and_again_and_written(tmp_path: Path) -> None:
-    with MemoryFile(b"twice\n") as given, MemoryFile() as empty:
+    with memory_file(b"twice\n") as given, memory_file() as empty:
         script = 'cat "$1" "$1" "$1" > "$2"'
         outcome = run_tool("sh", "-c", script, "sh", given, empty, directory=tmp_path)
-        assert (outcome.status, outcome.errors) == (0, "")
-        assert empty.read() == b"twice\n" * 3
+        assert (outcome.returncode, outcome.stderr) == (0, "")
+        assert Path(named(empty)).read_bytes() == b"twice\n" * 3
     assert list(tmp_path.iterdir()) == []
 
 
@@ -287,10 +288,10 @@ def test_tools_inherit_neither_environment_nor_terminal(
     monkeypatch.setenv("SIGUL_TEST_PASSWORD", "do not hand on")
     monkeypatch.delenv(MAX_ITERATIONS, raising=False)
     outcome = run_tool("sh", "-c", "env", directory=tmp_path, iterations=1000)
-    assert "do not hand on" not in outcome.output
-    assert f"{MAX_ITERATIONS}=1000" in outcome.output.splitlines()
+    assert "do not hand on" not in outcome.stdout.decode()
+    assert f"{MAX_ITERATIONS}=1000" in outcome.stdout.decode().splitlines()
     outcome = run_tool("sh", "-c", "exec < /dev/tty", directory=tmp_path)
-    assert outcome.status != 0
+    assert outcome.returncode != 0
 
 
 @pytest.mark.system
@@ -313,7 +314,9 @@ def test_tools_inherit_nsss_own_limit_on_iterations(
     if given is not None:
         monkeypatch.setenv(MAX_ITERATIONS, given)
     outcome = run_tool("sh", "-c", "env", directory=tmp_path, iterations=asked)
-    told = [line for line in outcome.output.splitlines() if line.startswith(MAX_ITERATIONS)]
+    told = [
+        line for line in outcome.stdout.decode().splitlines() if line.startswith(MAX_ITERATIONS)
+    ]
     assert told == ([] if handed_on is None else [f"{MAX_ITERATIONS}={handed_on}"])
 
 

@@ -20,7 +20,7 @@ from sigul_stack.cli import pidfile
 from sigul_stack.cli.logs import set_up_daemon
 from sigul_stack.config.identity import Identity, drop_privileges_unless_roots, rights_for
 from sigul_stack.errors import ConfigurationError
-from sigul_stack.transport.status import StatusSocket, read_status
+from sigul_stack.transport.status_socket import StatusSocket, read_status
 
 log = logging.getLogger("sigul_stack.test")
 

@@ -133,4 +133,4 @@ def test_a_field_that_is_too_long_is_not_sent() -> None:
     near, far = memory.pair()
     with pytest.raises(LocalProtocolError, match="field 'name' has 256 bytes"):
         send_answer(ChunkedStream(near, 1), KEYS, Answer({"name": "x" * 256}))
-    assert not far.pending()
+    assert not far.has_input()

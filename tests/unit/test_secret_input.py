@@ -24,7 +24,7 @@ from sigul_stack.cli.secret_input import (
     Terminal,
     with_nss_password,
 )
-from sigul_stack.config import NSSSettings
+from sigul_stack.config.shared import NSSSettings
 from sigul_stack.secret import Secret
 
 
@@ -215,7 +215,7 @@ def test_an_interruption_that_came_before_the_wait_ends_it() -> None:
 def test_no_terminal() -> None:
     result = run_without_terminal(
         "from sigul_stack.cli.secret_input import *\n"
-        "from sigul_stack.config import NSSSettings\n"
+        "from sigul_stack.config.shared import NSSSettings\n"
         "settings = NSSSettings(directory='sql:/x')\n"
         "assert with_nss_password(settings, SecretReader(batch=False)) is settings\n"
         "try: SecretReader(batch=False).read('Password')\n"

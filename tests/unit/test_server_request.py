@@ -148,7 +148,7 @@ def refused(request: SampleRequest, limits: PayloadLimits = LIMITS) -> RequestRe
 def heard(far: MemoryStream) -> bytes:
     """All that the server has said so far."""
     data = b""
-    while far.pending():
+    while far.has_input():
         data += far.read(100_000, 1)
     return data
 

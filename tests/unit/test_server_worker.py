@@ -10,12 +10,13 @@ from typing import cast
 
 import pytest
 
-from sigul_stack.config import NSSSettings, ServerSettings
+from sigul_stack.config.server import ServerSettings
+from sigul_stack.config.shared import NSSSettings
 from sigul_stack.database import Database
 from sigul_stack.errors import SigulError
 from sigul_stack.server import worker as worker_module
-from sigul_stack.server.news import Reporter
 from sigul_stack.server.worker import Worker
+from sigul_stack.system.processes import ParentPipes
 from sigul_stack.transport import nss
 from tests.wire import LIST_USERS, OUTER_END, SocketStream, outer, socket_pair
 
@@ -39,7 +40,7 @@ class Told:
         self.connection = Connection(near.end)
         self._news, told = os.pipe()
         os.set_blocking(self._news, False)
-        self._worker = Worker(SETTINGS, lifeline=-1, reporter=Reporter(told))
+        self._worker = Worker(SETTINGS, ParentPipes(control=-1, events=told))
         self._told = told
 
     def serve(self) -> bool:

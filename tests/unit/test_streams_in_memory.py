@@ -110,9 +110,9 @@ def test_what_one_end_writes_the_other_reads() -> None:
     far.write(b"and back", 1)
     assert far.read(100, 1) == b"there"
     assert near.read(3, 1) == b"and"
-    assert near.pending()
+    assert near.has_input()
     assert near.read(100, 1) == b" back"
-    assert not near.pending()
+    assert not near.has_input()
 
 
 def test_reads_are_cut_as_a_test_wants_it() -> None:
@@ -156,7 +156,7 @@ def test_an_abort_is_no_orderly_end_and_wakes_whoever_waits() -> None:
             near.read(9, LONG)
 
     with in_background(waits):
-        assert eventually(lambda: not near.pending())
+        assert eventually(lambda: not near.has_input())
         far.abort()
     for end in (near, far):
         with pytest.raises(PeerClosed):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import logging
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
 from sigul_stack.bridge import waiting
-from sigul_stack.bridge.waiting import WaitingServers, has_gone, has_received, is_silent
+from sigul_stack.bridge.waiting import WaitingServers
 from sigul_stack.errors import DeadlineExceeded, TransportError
 from sigul_stack.metrics import BridgeCount, Counters
 from sigul_stack.transport import memory
@@ -65,7 +67,7 @@ def at_once() -> Deadline:
 
 def waiting_requests(pool: WaitingServers, count: int) -> bool:
     """Whether so many requests wait."""
-    return len(pool._tickets) == count
+    return len(pool._line) == count
 
 
 # ------------------------------------------------------------------------------------------ looking
@@ -73,53 +75,53 @@ def waiting_requests(pool: WaitingServers, count: int) -> bool:
 
 def test_a_silent_peer_is_told_from_one_that_spoke_or_left(ends: Ends) -> None:
     quiet, _far = ends.make()
-    assert is_silent(quiet)
-    assert not has_gone(quiet)
+    assert not quiet.has_input()
+    assert not quiet.has_gone()
 
     speaking, far = ends.make()
     far.send(b"x")
-    assert not is_silent(speaking)
-    assert not has_gone(speaking)
+    assert speaking.has_input()
+    assert not speaking.has_gone()
 
     decrypted, _far = ends.make()
     decrypted.unread = b"x"
-    assert not is_silent(decrypted)
-    assert not has_gone(decrypted)
+    assert decrypted.has_input()
+    assert not decrypted.has_gone()
 
     gone, far = ends.make()
     far.send(b"x")
     far.close()
-    assert not is_silent(gone)
-    assert has_gone(gone)
+    assert gone.has_input()
+    assert gone.has_gone()
 
     half, far = ends.make()
     far.shutdown(socket.SHUT_WR)
-    assert not is_silent(half)
-    assert has_gone(half)
+    assert half.has_input()
+    assert half.has_gone()
 
 
 def test_a_stream_without_a_descriptor_tells_by_what_is_pending() -> None:
     near, far = memory.pair()
-    assert is_silent(near)
+    assert not near.has_input()
     far.write(b"x", 1)
-    assert not is_silent(near)
+    assert near.has_input()
 
 
 def test_data_that_the_peers_machine_has_taken_has_been_received() -> None:
     near, far = loopback_pair()
     with near, far:
         stream = SocketStream(near)
-        assert has_received(stream, LONG)
+        assert stream.is_acknowledged(LONG)
         near.sendall(b"a request's head")
         # Its machine has it, though nobody there has read it yet.
-        assert has_received(stream, LONG)
+        assert stream.is_acknowledged(LONG)
 
         near.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
                 near.send(bytes(100_000))
         # More than its machine takes unless somebody reads.
-        assert not has_received(stream, 0.1)
+        assert not stream.is_acknowledged(0.1)
         drained = threading.Event()
         far.settimeout(0.1)
 
@@ -129,7 +131,7 @@ def test_data_that_the_peers_machine_has_taken_has_been_received() -> None:
                     far.recv(1_000_000)
 
         with in_background(read):
-            received = has_received(stream, LONG)
+            received = stream.is_acknowledged(LONG)
             drained.set()
         assert received
 
@@ -137,10 +139,10 @@ def test_data_that_the_peers_machine_has_taken_has_been_received() -> None:
 def test_where_no_machine_acknowledges_all_counts_as_received(ends: Ends) -> None:
     near, _far = memory.pair()
     near.write(b"head", 1)
-    assert has_received(near, 0)
+    assert near.is_acknowledged(0)
     stream, _other = ends.make()
     stream.write(b"head", 1)
-    assert has_received(stream, 0)
+    assert stream.is_acknowledged(0)
 
 
 # --------------------------------------------------------------------------------- handing them out
@@ -294,7 +296,7 @@ def test_one_that_gives_up_leaves_its_place_to_the_next(pool: WaitingServers, en
         pool.add(server)
 
     def wait() -> None:
-        assert eventually(lambda: len(pool._tickets) == 1)
+        assert eventually(lambda: len(pool._line) == 1)
         got.append(pool.take(soon(), second))
 
     with in_background(give_up, wait):
@@ -317,7 +319,7 @@ def test_a_client_that_leaves_while_it_waits_is_noticed(
     far.send(b"payload")
 
     def leave() -> None:
-        assert eventually(lambda: len(pool._tickets) == 1)
+        assert eventually(lambda: len(pool._line) == 1)
         far.close()
 
     with in_background(leave), pytest.raises(TransportError, match="client left"):
@@ -331,19 +333,20 @@ def test_a_client_with_data_to_send_goes_on_waiting(
     pool: WaitingServers, ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "CLIENT_CHECK_SECONDS", 0.02)
-    looked: list[ByteStream] = []
-
-    def look(stream: ByteStream) -> bool:
-        looked.append(stream)
-        return has_gone(stream)
-
-    monkeypatch.setattr(waiting, "has_gone", look)
     client, far = ends.make("client")
     far.send(b"payload")
+    looked: list[bool] = []
+    has_gone = client.has_gone
+
+    def look() -> bool:
+        looked.append(has_gone())
+        return looked[-1]
+
+    monkeypatch.setattr(client, "has_gone", look)
     server, _server_far = ends.make()
     got: list[ByteStream] = []
     with in_background(lambda: got.append(pool.take(soon(), client))):
-        assert eventually(lambda: looked.count(client) >= 3)
+        assert eventually(lambda: len(looked) >= 3)
         pool.add(server)
     assert got == [server]
 
@@ -374,7 +377,7 @@ def test_the_end_of_the_pool_is_the_end_of_all_waiting(ends: Ends) -> None:
             pool.take(soon(), client)
 
     with in_background(wait):
-        assert eventually(lambda: len(pool._tickets) == 1)
+        assert eventually(lambda: len(pool._line) == 1)
         pool.close()
     with pytest.raises(TransportError, match="bridge is ending"):
         pool.add(server)
@@ -392,6 +395,18 @@ def test_the_end_of_the_pool_closes_servers_in_order(ends: Ends) -> None:
     assert not server.discarded
     assert far.recv(10) == b""
     assert not pool._watcher.is_alive()
+
+
+def test_nothing_is_kept_of_servers_that_were_sent_away(pool: WaitingServers) -> None:
+    kept, first = (memory.pair()[0] for _ in range(2))
+    pool.add(kept)
+    pool.add(first)
+    sent_away = weakref.ref(first)
+    del first
+    pool.trim(1)
+    gc.collect()
+    assert [server for server, _arrival in pool.waiting()] == [kept]
+    assert sent_away() is None
 
 
 def test_many_requests_and_servers_at_once_each_get_one(ends: Ends) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from sigul_stack.bridge.streams import ReplyCutter, RequestFilter
 from sigul_stack.errors import ProtocolError, status_text
 from sigul_stack.protocol import messages
 from sigul_stack.protocol.codec import (
@@ -33,6 +32,8 @@ from tests.wire import (
     in_pieces,
     parse_prefix,
     parse_whole,
+    reply_filter,
+    request_filter,
     sha512,
     u32,
     u64,
@@ -311,7 +312,7 @@ def cuts_of(data: bytes) -> list[list[bytes]]:
 
 def test_the_request_passes_the_bridge_as_it_is(exchange: Exchange) -> None:
     for pieces in cuts_of(exchange.payload + exchange.sub_sent):
-        request = RequestFilter(exchange.operation, len(exchange.payload), NO_LIMIT)
+        request = request_filter(exchange.operation, len(exchange.payload), NO_LIMIT)
         passed = b"".join(chunk for piece in pieces for chunk in request.feed(piece))
         assert passed == exchange.payload + exchange.sub_sent
         assert request.at_boundary
@@ -322,7 +323,7 @@ def test_a_truncated_request_does_not_end_at_a_boundary(exchange: Exchange) -> N
     ends = {len(exchange.payload)}
     for sub in subs(exchange.sub_sent):
         ends.add(max(ends) + len(sub.header.encode()) + 8 + len(sub.payload) + 64)
-    request = RequestFilter(exchange.operation, len(exchange.payload), NO_LIMIT)
+    request = request_filter(exchange.operation, len(exchange.payload), NO_LIMIT)
     for offset, byte in enumerate(byte_by_byte(exchange.payload + exchange.sub_sent)):
         assert request.at_boundary == (offset in ends)
         request.feed(byte)
@@ -348,7 +349,7 @@ def expected_chunks(exchange: Exchange, *, keep_payload: bool) -> list[bytes | i
 def test_the_reply_is_cut_as_1_2_clients_want_it(exchange: Exchange, keep_payload: bool) -> None:
     data = exchange.whole_reply()
     for pieces in cuts_of(data):
-        cutter = ReplyCutter(exchange.operation, keep_payload=keep_payload)
+        cutter = reply_filter(exchange.operation, keep_payload=keep_payload)
         chunks = [chunk for piece in pieces for chunk in cutter.feed(piece)]
         assert cutter.at_boundary
         assert cutter.finished == (not exchange.operation.subrequests)
@@ -377,7 +378,7 @@ def test_a_truncated_reply_is_never_taken_for_a_whole_one(exchange: Exchange) ->
         ends = {len(exchange.header.encode()) + 8 + len(payload) + len(code)}
         for sub in subs(rest):
             ends.add(max(ends) + len(sub.header.encode()) + 8 + len(sub.payload) + 64)
-    cutter = ReplyCutter(exchange.operation)
+    cutter = reply_filter(exchange.operation)
     for offset, byte in enumerate(byte_by_byte(data)):
         assert cutter.at_boundary == (offset in ends)
         cutter.feed(byte)

@@ -20,13 +20,13 @@ URL_WITH_PASSWORD = re.compile(r"//[^:/@]*:[^@]*@|[?&]\w*password=", re.IGNORECA
 def option_faults(options: Mapping[str, Any], component: str) -> list[str]:
     """What is wrong with COMPONENT_options, with names and cures and without secrets."""
     try:
-        from sigul_stack.config import programs
+        from sigul_stack.config import PROGRAMS
     except ImportError as error:
         raise AnsibleFilterError(
             "ansible-playbook comes from an environment without sigul-stack; run it from the one"
             " that scripts/bootstrap makes"
         ) from error
-    program = programs.program(component)
+    program = PROGRAMS[component]()
     return [
         fault
         for section, given in options.items()

@@ -1,8 +1,16 @@
-"""The commands of `sigul`: a table of them, how their command lines read, and what each does.
+"""The commands of `sigul`, one module a group of them.
 
-`table` is the one place that knows every command: operands, options and the secrets it asks for,
-in order. `parsing` turns one row into an argument parser, `execution` runs one; the other modules
-hold the functions that the rows name, and are imported only when one of theirs runs.
+A command is a row (name, help, arguments, secrets) and the function below it. Most are one function
+that makes a request and prints the result. A command that opens files has a plan instead: it runs
+before any secret is asked for, checks and opens what the arguments name, and returns the function
+that makes the request.
+
+* `command`: what rows are made of, and the decorators that make them.
+* `arguments`: arguments and secrets that several commands have.
+* `users`, `keys`, `access`, `signing`, `rpms`, `bindings`: the commands. They are imported at every
+  start of `sigul`, so each function imports for itself what its command alone needs.
+* `registry`: all commands, by name.
+* `parsing`: a command's own command line. `execution`: running a command.
 """
 
 from __future__ import annotations

@@ -1,19 +1,47 @@
-"""Commands about keys themselves."""
+"""Commands about keys, for administrators."""
 
 from __future__ import annotations
 
-from ...protocol.operations import OPERATIONS
-from .execution import Invocation
-from .printing import print_bytes, print_lines
+from ..outcome import print_bytes, print_lines
+from .arguments import ADMIN_PASSWORD, KEY, date
+from .command import CommandGroup, SecretPrompt, argument
+from .planning import Call, Planning, Run
+
+COMMANDS = CommandGroup()
+
+_KEY_ADMIN = argument(
+    "--key-admin", metavar="USER", help="the key's first administrator (default: yourself)"
+)
+_KEY_TYPE = argument(
+    "--key-type", choices=("gnupg", "ECC", "RSA"), help="the key's type (default: gnupg)"
+)
 
 
-def list_keys(call: Invocation) -> None:
-    """`sigul list-keys`: `NAME (TYPE)` lines."""
+@COMMANDS.request("list-keys", "List keys", secrets=[ADMIN_PASSWORD])
+def list_keys(call: Call) -> None:
+    """Print `NAME (TYPE)` lines."""
     print_lines(map(str, call.client.list_keys(call.secrets["password"])))
 
 
-def new_key(call: Invocation) -> None:
-    """`sigul new-key KEY`: prints the public key."""
+@COMMANDS.request(
+    "new-key",
+    "Make a key and print its public part",
+    KEY,
+    _KEY_ADMIN,
+    _KEY_TYPE,
+    argument("--gnupg-name-real", metavar="NAME", help="real name in a gnupg key's user ID"),
+    argument("--gnupg-name-comment", metavar="TEXT", help="comment in a gnupg key's user ID"),
+    argument("--gnupg-name-email", metavar="EMAIL", help="address in a gnupg key's user ID"),
+    argument(
+        "--gnupg-expire-date",
+        metavar="YYYY-MM-DD",
+        type=date,
+        help="date at which a gnupg key expires (default: never)",
+    ),
+    secrets=[ADMIN_PASSWORD, SecretPrompt("passphrase", "New key passphrase", new=True)],
+)
+def new_key(call: Call) -> None:
+    """Print the new key's public part."""
     arguments = call.arguments
     print_bytes(
         call.client.new_key(
@@ -30,42 +58,56 @@ def new_key(call: Invocation) -> None:
     )
 
 
-def import_key(call: Invocation) -> None:
-    """`sigul import-key KEY FILE`."""
-    call.client.import_key(
-        call.secrets["password"],
-        call.arguments.key,
-        # A byte more than may be sent, so that a longer file is refused and not cut off.
-        call.payload.read(OPERATIONS["import-key"].max_payload + 1),
-        call.secrets["passphrase"],
-        call.secrets["new_passphrase"],
-        key_admin=call.arguments.key_admin,
-        key_type=call.arguments.key_type,
-    )
+@COMMANDS.planned(
+    "import-key",
+    "Import a key",
+    KEY,
+    argument("file", help="file with the secret key"),
+    _KEY_ADMIN,
+    _KEY_TYPE,
+    secrets=[
+        ADMIN_PASSWORD,
+        SecretPrompt("passphrase", "Passphrase of the key in the file"),
+        SecretPrompt("new_passphrase", "New key passphrase", new=True),
+    ],
+)
+def import_key(planning: Planning) -> Run:
+    """Open the file with the secret key."""
+    from ...protocol.operations import OPERATIONS
+
+    source = planning.open_input(planning.arguments.file)
+    # A byte more than may be sent, so that a longer file is refused and not cut off.
+    limit = OPERATIONS["import-key"].max_payload + 1
+
+    def run(call: Call) -> None:
+        call.client.import_key(
+            call.secrets["password"],
+            call.arguments.key,
+            source.seekable().read(limit),
+            call.secrets["passphrase"],
+            call.secrets["new_passphrase"],
+            key_admin=call.arguments.key_admin,
+            key_type=call.arguments.key_type,
+        )
+
+    return run
 
 
-def delete_key(call: Invocation) -> None:
-    """`sigul delete-key KEY`."""
+@COMMANDS.request("delete-key", "Delete a key", KEY, secrets=[ADMIN_PASSWORD])
+def delete_key(call: Call) -> None:
+    """Delete the key."""
     call.client.delete_key(call.secrets["password"], call.arguments.key)
 
 
-def modify_key(call: Invocation) -> None:
-    """`sigul modify-key KEY`."""
+@COMMANDS.request(
+    "modify-key",
+    "Modify a key",
+    KEY,
+    argument("--new-name", metavar="NAME", help="rename the key"),
+    secrets=[ADMIN_PASSWORD],
+)
+def modify_key(call: Call) -> None:
+    """Rename the key."""
     call.client.modify_key(
         call.secrets["password"], call.arguments.key, new_name=call.arguments.new_name
-    )
-
-
-def get_public_key(call: Invocation) -> None:
-    """`sigul get-public-key KEY`: prints the public key."""
-    print_bytes(call.client.get_public_key(call.arguments.key, **call.secrets))
-
-
-def change_key_expiration(call: Invocation) -> None:
-    """`sigul change-key-expiration KEY`."""
-    call.client.change_key_expiration(
-        call.arguments.key,
-        call.secrets["passphrase"],
-        expire_date=call.arguments.expire_date,
-        subkey=call.arguments.subkey,
     )

@@ -1,16 +1,13 @@
-"""A command's own command line: one row of the table as an argument parser."""
+"""A command's own command line: one row as an argument parser."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from .model import Arguments, Command, always
-
-if TYPE_CHECKING:
-    from ...config.client import ClientSettings
-
+from .command import Command, always
+from .planning import Arguments
 
 #: Stands before an operand that may begin with a dash; no argument of a process holds a NUL byte.
 _PROTECTION = "\0"
@@ -45,17 +42,13 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
         description=f"{command.help}.",
         epilog=_about_secrets(command),
     )
-    for operand in command.operands:
-        nargs = "+" if operand.many else "?" if operand.optional else None
-        parser.add_argument(
-            operand.name,
-            metavar=operand.metavar,
-            help=operand.help,
-            nargs=nargs,
-            type=_unprotected,
-        )
-    for option in command.options:
-        parser.add_argument(*option.spellings, **option.how)
+    for argument in command.arguments:
+        name = argument.names[0]
+        if name.startswith("-"):
+            parser.add_argument(*argument.names, **argument.settings)
+        else:
+            metavar = name.upper().replace("_", "-")
+            parser.add_argument(name, metavar=metavar, type=_unprotected, **argument.settings)
     return parser
 
 
@@ -63,7 +56,8 @@ def _about_secrets(command: Command) -> str | None:
     if not command.secrets:
         return None
     order = ", ".join(
-        ask.prompt if ask.when is always else f"[{ask.prompt}]" for ask in command.secrets
+        secret.prompt if secret.when is always else f"[{secret.prompt}]"
+        for secret in command.secrets
     )
     return (
         f"Asks for, in this order ([...]: only with some options): {order}. With `sigul --batch`"
@@ -82,12 +76,3 @@ def parse(command: Command, words: Sequence[str]) -> Arguments:
     if reason is not None:
         parser.error(reason)
     return arguments
-
-
-def check_configured(command: Command, arguments: Arguments, settings: ClientSettings) -> None:
-    """End the process as `parse` does where the configuration makes `arguments` wrong."""
-    if command.configured_misuse is None:
-        return
-    reason = command.configured_misuse(arguments, settings)
-    if reason is not None:
-        parser_of(command).error(reason)

@@ -1,206 +1,347 @@
-"""Commands that sign or decrypt a file."""
+"""Commands that sign, verify or decrypt a file, and those that sign a git tag or a certificate."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import stat
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
-from ...client.output import identity
 from ...errors import SigulError
-from ...formats import commitmeta
-from ...protocol.codec import printable
-from ..outcome import AlreadyTold
-from ..progress import progress
-from .execution import Invocation, open_payload
-from .model import Arguments
-from .printing import print_lines
+from ...protocol.operations import CERTIFICATE_TYPES
+from ..outcome import print_bytes, print_lines
+from .arguments import KEY, OUTPUT, PASSPHRASE, PASSPHRASE_OR_PASSWORD, PASSWORD, matching
+from .command import CommandGroup, SecretPrompt, argument
+from .planning import Arguments, Call, Plan, Planning, Run, open_input
 
-if TYPE_CHECKING:
-    from ...client.core import ProgressFactory
-    from ...client.many import Job
+COMMANDS = CommandGroup()
 
-
-def sign_text(call: Invocation) -> None:
-    """`sigul sign-text KEY FILE`."""
-    call.client.sign_text(call.arguments.key, call.secrets["passphrase"], call.payload, call.output)
+#: Makes the request of a command that reads one file, and writes one.
+_FileRequest = Callable[[Call, BinaryIO, BinaryIO], None]
 
 
-def check_data(arguments: Arguments) -> None:
-    """What can be found wrong with many files to sign before anything is asked for."""
-    if arguments.output_dir is None:
-        return
-    try:
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SigulError(
-            f"'{arguments.output_dir}' cannot be made: {error.strerror}; name another directory"
-        ) from error
-    names: dict[str, Job] = {}
-    jobs = _jobs(arguments)
-    for job in jobs:
-        with open_payload(job.source) as file:
-            found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise SigulError(f"'{job.source}' is no plain file; sign it by itself, with -o")
-        other = names.setdefault(job.target.name, job)
-        if other is not job:
-            raise SigulError(
-                f"the signatures of '{other.source}' and '{job.source}' would be the same file"
-                f" '{job.target}'; sign them into two directories"
-            )
-    sources = {identity(job.source) for job in jobs}
-    for job in jobs:
-        if (there := identity(job.target)) is not None and there in sources:
-            raise SigulError(
-                f"the signature of '{job.source}' would take the place of '{job.target}', which"
-                " is to be signed; name another directory"
-            )
+def _with_files(*, binary: bool, operand: str = "file") -> Callable[[_FileRequest], Plan]:
+    """Make a plan of a request: open the file that `operand` names, and the output.
+
+    `binary` says whether the output is for no terminal.
+    """
+
+    def planned(request: _FileRequest) -> Plan:
+        def plan(planning: Planning) -> Run:
+            source = planning.open_input(getattr(planning.arguments, operand))
+            output = planning.open_output(binary=binary, source=source.path)
+            return lambda call: request(call, source.seekable(), output)
+
+        return plan
+
+    return planned
 
 
-def _jobs(arguments: Arguments) -> list[Job]:
-    from ...client.many import Job
+@COMMANDS.planned(
+    "sign-text",
+    "Clear-sign a text",
+    KEY,
+    argument("file", help="file with the text"),
+    OUTPUT,
+    secrets=[PASSPHRASE],
+)
+@_with_files(binary=False)
+def sign_text(call: Call, text: BinaryIO, output: BinaryIO) -> None:
+    """Write the clear-signed text."""
+    call.client.sign_text(call.arguments.key, call.secrets["passphrase"], text, output)
 
-    ending = ".asc" if arguments.armor else ".sig"
-    return [
-        Job(Path(name), arguments.output_dir / (Path(name).name + ending))
-        for name in dict.fromkeys(arguments.file)
-    ]
+
+def _data_misuse(arguments: Arguments) -> str | None:
+    if arguments.output_dir is not None:
+        return "give -o/--output or --output-dir" if arguments.output is not None else None
+    if len(arguments.file) > 1:
+        return "--output-dir DIR is needed, for the signatures of many files"
+    return None
 
 
-def _sign_many(call: Invocation) -> None:
-    """A line on standard error for each file that failed."""
-    from ...client.many import sign_files
+@COMMANDS.planned(
+    "sign-data",
+    "Make a detached signature",
+    KEY,
+    argument("file", nargs="+", help="file to sign; many with --output-dir"),
+    OUTPUT,
+    argument("-a", "--armor", action="store_true", help="make an ASCII-armoured signature"),
+    argument(
+        "--output-dir",
+        metavar="DIR",
+        type=Path,
+        help="write each file's signature to DIR, which is made if need be, as FILE.sig, or"
+        " FILE.asc with --armor",
+    ),
+    secrets=[PASSPHRASE],
+    misuse=_data_misuse,
+)
+def sign_data(planning: Planning) -> Run:
+    """Open the file and the output, or check all files for `--output-dir`."""
+    armor = planning.arguments.armor
+    if planning.arguments.output_dir is not None:
+        from . import many_files
 
-    failed = False
+        return many_files.plan(planning.arguments.file, planning.arguments.output_dir, armor=armor)
+    data = planning.open_input(planning.arguments.file[0])
+    output = planning.open_output(binary=not armor, source=data.path)
 
-    def done(job: Job, error: SigulError | None) -> None:
-        nonlocal failed
-        if error is not None:
-            failed = True
-            print(printable(f"Error signing {job.source}: {error}"), file=sys.stderr, flush=True)
-
-    jobs = _jobs(call.arguments)
-    with progress("Signing", sum(job.source.stat().st_size for job in jobs)) as advance:
-        sign_files(
-            call.client.telling(_together(advance)),
-            call.arguments.key,
-            call.secrets["passphrase"],
-            jobs,
-            armor=call.arguments.armor,
-            done=done,
+    def run(call: Call) -> None:
+        call.client.sign_data(
+            call.arguments.key, call.secrets["passphrase"], data.seekable(), output, armor=armor
         )
-    if failed:
-        raise AlreadyTold("not all files were signed")
+
+    return run
 
 
-def _together(advance: Callable[[int], None]) -> ProgressFactory:
-    """One bar for what all requests together send."""
-    lock = threading.Lock()
+@COMMANDS.planned(
+    "verify",
+    "Verify a signature with a key's public part",
+    KEY,
+    argument("file", help="the file that is signed, or a clear-signed text"),
+    argument("signature", nargs="?", help="its detached signature; none for clear-signed text"),
+    PASSWORD,
+    secrets=PASSPHRASE_OR_PASSWORD,
+)
+def verify(planning: Planning) -> Run:
+    """Check that the files can be read; gpg opens them by name."""
 
-    def step(count: int) -> None:
-        with lock:
-            advance(count)
+    file = Path(planning.arguments.file)
+    named = planning.arguments.signature
+    signature = None if named is None else Path(named)
+    for path in filter(None, (file, signature)):
+        open_input(path).close()
 
-    @contextlib.contextmanager
-    def factory(what: str, _total: int) -> Iterator[Callable[[int], None]]:
-        yield step if what == "Sending" else (lambda _count: None)
+    def run(call: Call) -> None:
+        import datetime
 
-    return factory
+        from ...client.verify import verify as verify_with
 
+        public = call.client.get_public_key(call.arguments.key, **call.secrets)
+        good = verify_with(public, file, signature)
+        made = datetime.datetime.fromtimestamp(good.made_at, datetime.UTC)
+        who = f"key '{call.arguments.key}' ({good.fingerprint})"
+        print_lines([f"Good signature by {who}, made {made:%F %T} UTC"])
 
-def check_signed(arguments: Arguments) -> None:
-    """What can be found wrong with the files of `verify` before anything is asked for."""
-    for name in filter(None, (arguments.file, arguments.signature)):
-        open_payload(Path(name)).close()
-
-
-def verify(call: Invocation) -> None:
-    """`sigul verify KEY FILE [SIGNATURE]`: tells who signed, or fails."""
-    import datetime
-
-    from ...client.verify import verify as check
-
-    public = call.client.get_public_key(
-        call.arguments.key,
-        passphrase=call.secrets.get("passphrase"),
-        password=call.secrets.get("password"),
-    )
-    signature = call.arguments.signature
-    good = check(public, Path(call.arguments.file), None if signature is None else Path(signature))
-    made = datetime.datetime.fromtimestamp(good.made_at, datetime.UTC)
-    who = f"key '{call.arguments.key}' ({good.fingerprint})"
-    print_lines([f"Good signature by {who}, made {made:%F %T} UTC"])
+    return run
 
 
-def sign_data(call: Invocation) -> None:
-    """`sigul sign-data KEY FILE`, or `--output-dir DIR KEY FILE…`."""
-    if call.arguments.output_dir is not None:
-        _sign_many(call)
-        return
-    call.client.sign_data(
-        call.arguments.key,
-        call.secrets["passphrase"],
-        call.payload,
-        call.output,
-        armor=call.arguments.armor,
-    )
+@COMMANDS.planned(
+    "decrypt",
+    "Decrypt a message",
+    KEY,
+    argument("file", help="file with the message"),
+    OUTPUT,
+    secrets=[PASSPHRASE],
+)
+@_with_files(binary=False)
+def decrypt(call: Call, message: BinaryIO, output: BinaryIO) -> None:
+    """Write the clear text."""
+    call.client.decrypt(call.arguments.key, call.secrets["passphrase"], message, output)
 
 
-def decrypt(call: Invocation) -> None:
-    """`sigul decrypt KEY FILE`."""
-    call.client.decrypt(call.arguments.key, call.secrets["passphrase"], call.payload, call.output)
+@COMMANDS.planned(
+    "sign-git-tag",
+    "Sign an annotated tag of the git repository here, in its place",
+    KEY,
+    argument("tag", help="the tag's name"),
+    secrets=[PASSPHRASE],
+)
+def sign_git_tag(planning: Planning) -> Run:
+    """Read the tag of the repository that this is run in."""
+    import logging
+
+    from ...client.git_tag import read_tag
+
+    name = planning.arguments.tag
+    tag = read_tag(Path.cwd(), name)
+
+    def run(call: Call) -> None:
+        signature = call.client.sign_git_tag(
+            call.arguments.key, call.secrets["passphrase"], tag.content
+        )
+        new = tag.replace(signature)
+        logging.getLogger(__name__).info(
+            "Tag '%s' was %s%s, now is %s",
+            name,
+            tag.object_id,
+            " (signed already; that signature was replaced)" if tag.was_signed else "",
+            new,
+        )
+
+    return run
 
 
-def sign_container(call: Invocation) -> None:
-    """`sigul sign-container KEY MANIFEST REFERENCE`."""
+@COMMANDS.planned(
+    "sign-container",
+    "Sign a container image",
+    KEY,
+    argument("manifest", help="file with the image's manifest"),
+    argument("reference", help="the name under which the image is published"),
+    OUTPUT,
+    secrets=[PASSPHRASE],
+)
+@_with_files(binary=True, operand="manifest")
+def sign_container(call: Call, manifest: BinaryIO, output: BinaryIO) -> None:
+    """Write the image's signature."""
     call.client.sign_container(
         call.arguments.key,
         call.secrets["passphrase"],
-        call.payload,
+        manifest,
         call.arguments.reference,
-        call.output,
+        output,
     )
 
 
-def read_commitmeta(arguments: Arguments) -> bytes:
-    """The detached metadata that the commit has, as far as the command line names them."""
-    if arguments.commitmeta is None:
+@COMMANDS.planned(
+    "sign-ostree",
+    "Sign an OSTree commit",
+    KEY,
+    argument("hash", help="the commit's name: the SHA-256 of its object"),
+    argument("file", help="file with the commit object"),
+    OUTPUT,
+    argument(
+        "--commitmeta",
+        metavar="FILE",
+        type=Path,
+        help="the .commitmeta that the commit has: what it holds is kept, signatures too",
+    ),
+    secrets=[PASSPHRASE],
+)
+def sign_ostree(planning: Planning) -> Run:
+    """Open the commit and the output, and read the detached metadata that the commit has."""
+    commit = planning.open_input(planning.arguments.file)
+    output = planning.open_output(binary=True, source=commit.path)
+    metadata = _commitmeta(planning.arguments.commitmeta)
+
+    def run(call: Call) -> None:
+        output.write(
+            call.client.sign_ostree(
+                call.arguments.key,
+                call.secrets["passphrase"],
+                call.arguments.hash,
+                commit.seekable(),
+                metadata=metadata,
+            )
+        )
+
+    return run
+
+
+def _commitmeta(path: Path | None) -> bytes:
+    """The detached metadata in the file `path`; nothing without one. Raises `SigulError`."""
+    if path is None:
         return b""
-    with open_payload(arguments.commitmeta) as file:
+    from ...formats import commitmeta
+
+    with open_input(path) as file:
         # A byte more than may be there, so that a longer file is refused and not cut off.
         metadata = file.read(commitmeta.MAX_BYTES + 1)
     try:
         commitmeta.with_signatures(metadata, [])
     except SigulError as error:
-        raise SigulError(f"'{arguments.commitmeta}': {error}") from None
+        raise SigulError(f"'{path}': {error}") from None
     return metadata
 
 
-def sign_ostree(call: Invocation) -> None:
-    """`sigul sign-ostree KEY HASH FILE`."""
-    call.output.write(
-        call.client.sign_ostree(
-            call.arguments.key,
+# ------------------------------------------------------------------------------- certificates
+
+_SUBJECT_PARTS = {
+    "common-name": "NAME",
+    "organizational-unit": "UNIT",
+    "organization": "NAME",
+    "locality": "PLACE",
+    "state": "STATE",
+    "country-name": "XX",
+}
+
+
+def _subject_parts(arguments: Arguments) -> dict[str, str | None]:
+    names = [part.replace("-", "_") for part in _SUBJECT_PARTS]
+    return {name: getattr(arguments, f"subject_{name}") for name in names}
+
+
+def _subject_misuse(arguments: Arguments) -> str | None:
+    parts = any(part is not None for part in _subject_parts(arguments).values())
+    if (arguments.subject is None) != parts:
+        return "give the subject, either with -s/--subject or with --subject-... options"
+    return None
+
+
+_CERTIFICATE_NAME = matching("[A-Za-z]+", "a certificate's name: ASCII letters")
+
+
+@COMMANDS.request(
+    "sign-certificate",
+    "Issue an X.509 certificate for a key and print it",
+    argument("issuer_key", help="the key that signs the certificate"),
+    argument("subject_key", help="the key that the certificate is for"),
+    argument(
+        "--issuer-certificate-name",
+        metavar="NAME",
+        type=_CERTIFICATE_NAME,
+        help="which of the issuer key's certificates issues (default: a self-signed one is made)",
+    ),
+    argument(
+        "--subject-certificate-name",
+        metavar="NAME",
+        type=_CERTIFICATE_NAME,
+        required=True,
+        help="the name under which the server keeps the certificate with the subject key",
+    ),
+    argument(
+        "--validity",
+        metavar="Ny",
+        type=matching("(?!0+y)[0-9]+y", "a number of years such as 10y"),
+        required=True,
+        help="how long the certificate is valid: a number of years, such as 10y",
+    ),
+    argument(
+        "--certificate-type",
+        choices=CERTIFICATE_TYPES,
+        required=True,
+        help="what the certificate is for",
+    ),
+    argument(
+        "-s", "--subject", metavar="NAME", help="the subject, as in CN=Name,O=Organization,C=XX"
+    ),
+    *(
+        argument(f"--subject-{part}", metavar=metavar, help=f"the subject's {part}")
+        for part, metavar in _SUBJECT_PARTS.items()
+    ),
+    secrets=[SecretPrompt("passphrase", "Issuer key passphrase", from_file=True)],
+    misuse=_subject_misuse,
+)
+def sign_certificate(call: Call) -> None:
+    """Print the certificate."""
+    from ...client.distinguished_name import DistinguishedName
+
+    arguments = call.arguments
+    print_bytes(
+        call.client.sign_certificate(
+            arguments.issuer_key,
             call.secrets["passphrase"],
-            call.arguments.hash,
-            call.payload,
-            metadata=call.prepared,
+            arguments.subject_key,
+            subject=arguments.subject or str(DistinguishedName(**_subject_parts(arguments))),
+            validity=arguments.validity,
+            certificate_type=arguments.certificate_type,
+            subject_certificate_name=arguments.subject_certificate_name,
+            issuer_certificate_name=arguments.issuer_certificate_name,
         )
     )
 
 
-def sign_pe(call: Invocation) -> None:
-    """`sigul sign-pe KEY CERT-NAME FILE`."""
+@COMMANDS.planned(
+    "sign-pe",
+    "Sign a PE image",
+    KEY,
+    argument("cert_name", help="the name of the key's certificate"),
+    argument("file", help="file with the image"),
+    OUTPUT,
+    secrets=[PASSPHRASE],
+)
+@_with_files(binary=True)
+def sign_pe(call: Call, image: BinaryIO, output: BinaryIO) -> None:
+    """Write the signed image."""
     call.client.sign_pe(
-        call.arguments.key,
-        call.secrets["passphrase"],
-        call.arguments.cert_name,
-        call.payload,
-        call.output,
+        call.arguments.key, call.secrets["passphrase"], call.arguments.cert_name, image, output
     )

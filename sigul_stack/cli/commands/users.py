@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from .execution import Invocation
-from .printing import print_lines
+from ..outcome import print_lines
+from .arguments import ADMIN_PASSWORD, KEY, USER, YES_NO
+from .command import CommandGroup, SecretPrompt, argument
+from .planning import Call
+
+COMMANDS = CommandGroup()
 
 
 def _yes_no(truth: bool) -> str:
@@ -14,13 +18,30 @@ def _truth(answer: str | None) -> bool | None:
     return None if answer is None else answer == "yes"
 
 
-def list_users(call: Invocation) -> None:
-    """`sigul list-users`: names, one a line."""
+@COMMANDS.request("list-users", "List users", secrets=[ADMIN_PASSWORD])
+def list_users(call: Call) -> None:
+    """Print the users' names, one a line."""
     print_lines(call.client.list_users(call.secrets["password"]))
 
 
-def new_user(call: Invocation) -> None:
-    """`sigul new-user USER`."""
+@COMMANDS.request(
+    "new-user",
+    "Add a user",
+    USER,
+    argument("--admin", action="store_true", help="make the user an administrator"),
+    argument("--with-password", action="store_true", help="give the user a password"),
+    secrets=[
+        ADMIN_PASSWORD,
+        SecretPrompt(
+            "new_password",
+            "New user's password",
+            new=True,
+            when=lambda arguments: arguments.admin or arguments.with_password,
+        ),
+    ],
+)
+def new_user(call: Call) -> None:
+    """Make the user."""
     call.client.new_user(
         call.secrets["password"],
         call.arguments.user,
@@ -29,19 +50,38 @@ def new_user(call: Invocation) -> None:
     )
 
 
-def delete_user(call: Invocation) -> None:
-    """`sigul delete-user USER`."""
+@COMMANDS.request("delete-user", "Delete a user", USER, secrets=[ADMIN_PASSWORD])
+def delete_user(call: Call) -> None:
+    """Delete the user."""
     call.client.delete_user(call.secrets["password"], call.arguments.user)
 
 
-def user_info(call: Invocation) -> None:
-    """`sigul user-info USER`."""
+@COMMANDS.request("user-info", "Show information about a user", USER, secrets=[ADMIN_PASSWORD])
+def user_info(call: Call) -> None:
+    """Print whether the user is an administrator."""
     info = call.client.user_info(call.secrets["password"], call.arguments.user)
     print_lines([f"Administrator: {_yes_no(info.admin)}"])
 
 
-def modify_user(call: Invocation) -> None:
-    """`sigul modify-user USER`."""
+@COMMANDS.request(
+    "modify-user",
+    "Modify a user",
+    USER,
+    argument("--admin", choices=YES_NO, help="whether the user is an administrator"),
+    argument("--new-name", metavar="NAME", help="rename the user"),
+    argument("--change-password", action="store_true", help="set a new password"),
+    secrets=[
+        ADMIN_PASSWORD,
+        SecretPrompt(
+            "new_password",
+            "User's new password",
+            new=True,
+            when=lambda arguments: bool(arguments.change_password),
+        ),
+    ],
+)
+def modify_user(call: Call) -> None:
+    """Change of the user what the options name."""
     call.client.modify_user(
         call.secrets["password"],
         call.arguments.user,
@@ -51,8 +91,15 @@ def modify_user(call: Invocation) -> None:
     )
 
 
-def key_user_info(call: Invocation) -> None:
-    """`sigul key-user-info USER KEY`; a user without access is no error."""
+@COMMANDS.request(
+    "key-user-info",
+    "Show information about a user's access to a key",
+    USER,
+    KEY,
+    secrets=[ADMIN_PASSWORD],
+)
+def key_user_info(call: Call) -> None:
+    """Print whether the user may manage the key's users; a user without access is no error."""
     info = call.client.key_user_info(
         call.secrets["password"], call.arguments.user, call.arguments.key
     )
@@ -62,8 +109,16 @@ def key_user_info(call: Invocation) -> None:
         print_lines([f"Access defined, key administrator: {_yes_no(info.key_admin)}"])
 
 
-def modify_key_user(call: Invocation) -> None:
-    """`sigul modify-key-user USER KEY`."""
+@COMMANDS.request(
+    "modify-key-user",
+    "Modify a user's access to a key",
+    USER,
+    KEY,
+    argument("--key-admin", choices=YES_NO, help="whether the user administers the key"),
+    secrets=[ADMIN_PASSWORD],
+)
+def modify_key_user(call: Call) -> None:
+    """Change of the user's access what the option names."""
     call.client.modify_key_user(
         call.secrets["password"],
         call.arguments.user,

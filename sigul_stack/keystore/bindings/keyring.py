@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from ...secret import Secret
 from ...tools import KEYCTL
 from .methods import BindingMethod, MethodFailed, MethodSettings
-from .running import last_words, run_tool
+from .running import run_tool
 
 _log = logging.getLogger(__name__)
 
@@ -47,13 +47,13 @@ class KeyringMethod:
             # Scripts match this line. The value is a name, no secret.
             _log.error("Unable to find key with keyname %s", value)
             raise MethodFailed(
-                f"there is no key {description} in the session keyring ({last_words(found)})",
+                f"there is no key {description} in the session keyring ({found.reason})",
                 f"add it with: keyctl padd user {description} @s",
             )
         content = run_tool(["keyctl", "pipe", number], package=KEYCTL.package)
         if content.returncode or not content.stdout:
             raise MethodFailed(
-                f"the key {description} cannot be read ({last_words(content)})",
+                f"the key {description} cannot be read ({content.reason})",
                 f"see `keyctl describe {number}`",
             )
         return Secret(content.stdout)

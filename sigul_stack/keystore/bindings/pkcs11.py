@@ -26,10 +26,10 @@ from pathlib import Path
 
 from ...errors import ConfigurationError
 from ...secret import Secret
+from ...system.programs import Finished, secret_pipe
 from ...tools import OPENSSL, OPENSSL_PKCS11
-from ..process import Finished, secret_pipe
 from .methods import BindingMethod, MethodFailed, MethodSettings
-from .running import last_words, only_arguments, run_tool
+from .running import only_arguments, run_tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def _reason(finished: Finished) -> str:
     if errors:
         # thread:error:code:library:function:reason:file:line:
         return errors[0].split(":")[5]
-    return last_words(finished)
+    return finished.reason
 
 
 def make(settings: MethodSettings) -> BindingMethod:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...errors import KeystoreError
-from ..process import Finished, ToolTimeout, memory_file, run
+from ...system.programs import Finished, ToolTimeout, run
 from .methods import MethodFailed
 
 #: Limit for one program, in seconds: a slow token or TPM, not a person who is asked something.
@@ -27,18 +27,17 @@ def run_tool(
     """Run a program to its end, with `data` as its standard input; its exit code is not judged.
 
     `package` is the Debian package that has it, for the error where it is missing; `inherit` and
-    `environment` are as for `process.run`. Raises `MethodFailed`.
+    `environment` are as for `programs.run`. Raises `MethodFailed`.
     """
     try:
-        with memory_file(data) as stdin:
-            return run(
-                arguments,
-                package=package,
-                time_limit=TIME_LIMIT,
-                stdin=stdin,
-                inherit=inherit,
-                environment=environment or {},
-            )
+        return run(
+            arguments,
+            package=package,
+            time_limit=TIME_LIMIT,
+            stdin=data,
+            inherit=inherit,
+            environment=environment or {},
+        )
     except ToolTimeout:
         raise MethodFailed(
             f"{arguments[0]} did not finish within {TIME_LIMIT:g} s and was stopped",
@@ -46,12 +45,6 @@ def run_tool(
         ) from None
     except KeystoreError as error:  # ToolMissing: its message names the package
         raise MethodFailed(error.problem, error.cure) from error
-
-
-def last_words(finished: Finished) -> str:
-    """The last line that a program wrote, or its exit code, for a message."""
-    lines = [line.strip() for line in finished.stderr.splitlines() if line.strip()]
-    return lines[-1] if lines else f"exit code {finished.returncode}"
 
 
 def only_arguments(arguments: Mapping[str, str], known: frozenset[str]) -> None:

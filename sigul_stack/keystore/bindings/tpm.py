@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...secret import Secret
+from ...system.programs import Finished
 from ...tools import TPM2_TOOLS
-from ..process import Finished
 from .methods import BindingMethod, MethodFailed, MethodSettings
-from .running import last_words, only_arguments, run_tool
+from .running import only_arguments, run_tool
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -138,7 +138,7 @@ class TPMMethod:
 def _reason(finished: Finished) -> str:
     """The tool's own first message; the libraries' lines (`ERROR:esys:…`) say less."""
     own = [line for line in finished.stderr.splitlines() if line.startswith("ERROR: ")]
-    return own[0].removeprefix("ERROR: ") if own else last_words(finished)
+    return own[0].removeprefix("ERROR: ") if own else finished.reason
 
 
 def _cipher(key: bytes) -> AESGCM:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ...errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
 from ...secret import Secret
+from ...system.programs import memory_file
 from ..files import locked, storage_errors
-from ..process import memory_file
 from .directory import prepare_directory
 from .output import ListedKey
 from .program import GnuPG

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ...errors import KeystoreError
 from ...secret import Secret
+from ...system.programs import run, secret_pipe
 from ...tools import GPG
-from ..process import run, secret_pipe
 from .agent import AgentConnection
 from .directory import short_path
 from .output import ListedKey, StatusLines, parse_keys, parse_status
@@ -57,7 +57,7 @@ class GnuPG:
         arguments: Sequence[str],
         *,
         passphrase: Secret | None = None,
-        stdin: int | None = None,
+        stdin: int | bytes = b"",
         stdout: int | None = None,
         inherit: Sequence[int] = (),
         time_limit: float | None = None,

@@ -19,8 +19,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ...errors import KeystoreError, RequestRefused, SigulError, Status
+from ...system.programs import memory_file
 from ..files import locked, opened_directory, sync, try_lock, write_new
-from ..process import memory_file
 from .directory import (
     AGENT_CONFIGURATION_NAME,
     SCRATCH_AGENT_CONFIGURATION,

@@ -1,0 +1,208 @@
+"""One client's request at the bridge, from its first byte to the end of its reply.
+
+    header ─▶ groups, Koji ─▶ (refused) or: a turn ─▶ a server that has the header ─▶ forwarded
+
+Must not know sockets, TLS or other clients: it reads and writes streams, and shares with other
+requests what `BridgeResources` holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from ..config.bridge import BridgeSettings
+from ..errors import ConfigurationError, RemoteProtocolError, SigulError, TransportError
+from ..kojihub import KojiError
+from ..metrics import BridgeCount, Counters
+from ..protocol.chunks import MAX_WRITTEN_CHUNK
+from ..protocol.codec import Fields, pack_u64, read_u64
+from ..protocol.messages import bridge_refusal, encode_request_header, read_request_header
+from ..protocol.operations import Operation, operation_of
+from ..transport.chunked import ChunkedStream
+from ..transport.stream import ByteStream, Deadline
+from .admission import OnlyLooked
+from .forward import Forwarding
+from .groups import Groups, NotInGroup, SourceFailed
+from .koji import KojiSession
+from .quota import RequestQuota
+from .streams import ReplyFilter, RequestFilter
+from .waiting import WaitingServers
+
+log = logging.getLogger(__name__)
+
+#: Time for a waiting server's machine to acknowledge a request's head, in seconds: enough for the
+#: head to be sent again a few times.
+ACKNOWLEDGE_SECONDS: Final = 3.0
+#: Time for a client to read why it is refused, and to close, in seconds.
+REFUSED_SECONDS: Final = 2.0
+
+
+class BridgeResources:
+    """The things that all requests at a bridge share."""
+
+    def __init__(self, settings: BridgeSettings) -> None:
+        self.settings = settings
+        self.counters = Counters(BridgeCount)
+        self.waiting = WaitingServers(settings.max_waiting_servers, self.counters)
+        self.quota = RequestQuota(settings.max_clients, settings.max_requests_per_user)
+        required = settings.required_fas_group or settings.koji.required_groups
+        self.groups = Groups(settings.groups) if required else None
+
+    def close(self) -> None:
+        """End all waiting for servers and turns."""
+        self.waiting.close()
+        self.quota.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """A request's header and payload length, which is in bytes."""
+
+    fields: Fields
+    operation: Operation
+    length: int
+
+    @property
+    def is_fetched(self) -> bool:
+        """Tell whether the bridge is to fetch the payload."""
+        return not (self.length or self.operation.subrequests) and "rpm-name" in self.fields
+
+
+class RequestSession:
+    """A request of `client`. `paired` is called once it has a server."""
+
+    def __init__(
+        self, client: ByteStream, resources: BridgeResources, paired: Callable[[], None]
+    ) -> None:
+        self._client = client
+        self._resources = resources
+        self._settings = resources.settings
+        self._paired = paired
+        self._chunked = ChunkedStream(client, self._settings.header_timeout)
+
+    def run(self) -> None:
+        """Serve the request; the client's connection has been closed then.
+
+        Raises `OnlyLooked` where there is none, and what kept it from its orderly end; the caller
+        ends the connection then.
+        """
+        deadline = Deadline(self._settings.header_timeout, "sending the request's header")
+        if not self._chunked.begin(deadline):
+            raise OnlyLooked
+        with self._resources.quota.request():
+            try:
+                self._serve(self._receive_head(deadline))
+            except BaseException:
+                self._resources.counters.add(BridgeCount.REQUESTS_FAILED)
+                raise
+
+    def _receive_head(self, deadline: Deadline) -> _Head:
+        fields = self._chunked.parse(read_request_header(), deadline)
+        operation = operation_of(fields)
+        operation.check(fields)
+        length = self._chunked.parse(read_u64(), deadline)
+        operation.check_payload(length)
+        self._resources.counters.add(BridgeCount.REQUESTS)
+        log.info(
+            "Request '%s' of user '%s', payload %d bytes", operation.name, fields["user"].decode(),
+            length,
+        )  # fmt: skip
+        return _Head(fields, operation, length)
+
+    def _serve(self, head: _Head) -> None:
+        with contextlib.ExitStack() as stack:
+            fetched: BinaryIO | None = None
+            length = head.length
+            try:
+                self._check_groups(head.fields)
+                koji = KojiSession(self._settings.koji, head.fields, self._client.peer.common_name)
+                stack.callback(koji.close)
+                if head.is_fetched:
+                    fetched, length = koji.fetch(head.fields, head.operation.max_payload)
+                    stack.enter_context(fetched)
+            except (KojiError, ConfigurationError, NotInGroup, SourceFailed, OSError) as error:
+                self._refuse(str(error))
+                raise RemoteProtocolError(f"The request is refused: {error}") from None
+            wait = Deadline(self._settings.server_wait_timeout, "waiting for a signing server")
+            stack.enter_context(self._resources.quota.turn(self._client, wait))
+            server = self._dispatch(encode_request_header(head.fields) + pack_u64(length), wait)
+            self._paired()
+            try:
+                if fetched is not None:
+                    towards = ChunkedStream(server, self._settings.idle_timeout)
+                    while piece := fetched.read(MAX_WRITTEN_CHUNK):
+                        towards.write(piece)
+                self._forward(server, head, koji)
+            except BaseException:
+                server.discard()
+                raise
+
+    def _check_groups(self, fields: Fields) -> None:
+        """Raise `NotInGroup` or `SourceFailed` where the client may not send this request.
+
+        What counts is the name in the certificate; the field `user` is only said.
+        """
+        required = [self._settings.required_fas_group]
+        if "koji-instance" in fields:
+            instance = fields.safe_string("koji-instance").lower()
+            required.append(self._settings.koji.required_groups.get(instance))
+        for group in filter(None, required):
+            assert self._resources.groups is not None  # noqa: S101 - made where any group is required
+            try:
+                self._resources.groups.check(self._client.peer.common_name, group)
+            except NotInGroup:
+                self._resources.counters.add(BridgeCount.GROUP_REFUSALS)
+                raise
+            except SigulError as error:
+                self._resources.counters.add(BridgeCount.GROUP_FAILURES)
+                log.error("Groups cannot be looked up: %s", error)
+                raise SourceFailed(
+                    "who is in the required group cannot be found out just now",
+                    "the bridge's log says why",
+                ) from None
+
+    def _refuse(self, message: str) -> None:
+        """Tell the client why its request ends here, as far as it listens."""
+        with contextlib.suppress(TransportError):
+            for chunk in bridge_refusal(message):
+                self._chunked.write(chunk)
+            self._chunked.end()
+            self._client.end_writing()
+            # What it has sent meanwhile would have the kernel throw away what it has not read.
+            self._chunked.wait_for_close(REFUSED_SECONDS)
+
+    def _dispatch(self, head: bytes, deadline: Deadline) -> ByteStream:
+        """A waiting server that has been sent the request's head."""
+        while True:
+            server = self._resources.waiting.take(deadline, self._client)
+            try:
+                ChunkedStream(server, self._settings.idle_timeout).write(head)
+                if not server.is_acknowledged(ACKNOWLEDGE_SECONDS):
+                    raise TransportError("its machine does not answer any more")
+                # A server that ends its waiting has said so before its machine acknowledged.
+                if server.has_gone():
+                    raise TransportError("it has just gone")
+            except TransportError as error:
+                # It died in this very moment and has seen no request: the next one will do.
+                log.warning("Waiting server %s failed: %s", server.peer.common_name, error)
+                server.discard()
+                continue
+            log.info("Paired with server %s (%s)", server.peer.common_name, server.peer.address)
+            return server
+
+    def _forward(self, server: ByteStream, head: _Head, koji: KojiSession) -> None:
+        settings = self._settings
+        keep = "return-data" not in head.fields or head.fields.boolean("return-data")
+        early, decoder = self._chunked.hand_over()
+        Forwarding(
+            self._client,
+            server,
+            RequestFilter(head.operation, head.length, settings.max_rpms_payloads_size, koji),
+            ReplyFilter(head.operation, koji, keep_payload=keep),
+            idle_timeout=settings.idle_timeout,
+            close_timeout=settings.close_timeout,
+        ).run(early, decoder)

@@ -1,0 +1,69 @@
+"""Arguments and secrets that several commands have, and the types of arguments' values."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from .command import SecretPrompt, argument
+from .planning import Arguments
+
+if TYPE_CHECKING:
+    import datetime
+
+
+def date(text: str) -> datetime.date:
+    """A date written as `yyyy-mm-dd`."""
+    import datetime  # takes longer than all of this module, and few commands have a date
+
+    try:
+        found = datetime.date.fromisoformat(text)
+    except ValueError:
+        found = None
+    # Newer Pythons take more than the one form that the protocol has.
+    if found is None or found.isoformat() != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date of the form YYYY-MM-DD")
+    return found
+
+
+def matching(pattern: str, what: str) -> Callable[[str], str]:
+    """A text that matches all of the regular expression `pattern`; `what` says what it is to be."""
+
+    def matched(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return text
+
+    return matched
+
+
+def _gives_password(arguments: Arguments) -> bool:
+    return bool(arguments.password)
+
+
+def _gives_passphrase(arguments: Arguments) -> bool:
+    return not arguments.password
+
+
+USER: Final = argument("user", help="the user's name")
+KEY: Final = argument("key", help="the key's name")
+OUTPUT: Final = argument(
+    "-o", "--output", metavar="FILE", type=Path, help="write to FILE (default: standard output)"
+)
+PASSWORD: Final = argument(
+    "--password",
+    action="store_true",
+    help="authenticate with an administrator's password instead of the key's passphrase",
+)
+YES_NO: Final = ("yes", "no")
+
+ADMIN_PASSWORD: Final = SecretPrompt("password", "Administrator's password")
+PASSPHRASE: Final = SecretPrompt("passphrase", "Key passphrase", from_file=True)
+#: With `PASSWORD`: either gives the right to what a key's users and administrators may do.
+PASSPHRASE_OR_PASSWORD: Final = (
+    SecretPrompt("passphrase", "Key passphrase", from_file=True, when=_gives_passphrase),
+    SecretPrompt("password", "User password", when=_gives_password),
+)

@@ -1,0 +1,99 @@
+"""A command's row: its name, help, arguments, secrets and plan. Data only; no parser, no client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .planning import Arguments, Plan, Run
+
+#: The reason why arguments do not fit together, or None.
+Misuse = Callable[[Arguments], str | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Argument:
+    """A word or an option of a command line: what `argparse` is to make of which names."""
+
+    names: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+def argument(*names: str, help: str, **settings: Any) -> Argument:
+    """An argument, in the words of `argparse.ArgumentParser.add_argument`."""
+    return Argument(names, {"help": help, **settings})
+
+
+def always(_arguments: Arguments) -> bool:
+    """The condition that always holds."""
+    return True
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SecretPrompt:
+    """A secret that a command asks for, where `when` holds.
+
+    `name` is its key in `Call.secrets`. A `new` one is asked for twice. One that a passphrase file
+    may stand for (`from_file`) is not asked for where `-f` names such a file, and none where the
+    argument `file_argument` does.
+    """
+
+    name: str
+    prompt: str
+    new: bool = False
+    from_file: bool = False
+    file_argument: str = ""
+    when: Callable[[Arguments], bool] = always
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Command:
+    """One command. `secrets` are asked for in this order, once `plan` has returned."""
+
+    name: str
+    help: str
+    plan: Plan
+    arguments: tuple[Argument, ...]
+    secrets: tuple[SecretPrompt, ...]
+    misuse: Misuse | None
+
+
+class CommandGroup(list[Command]):
+    """The commands of one module, in the order in which `--help-commands` lists them.
+
+    Each decorator adds the command that the decorated function is, and leaves the function as it
+    is.
+    """
+
+    def planned(
+        self,
+        name: str,
+        help: str,
+        *arguments: Argument,
+        secrets: Sequence[SecretPrompt] = (),
+        misuse: Misuse | None = None,
+    ) -> Callable[[Plan], Plan]:
+        """Add a command whose plan the decorated function is."""
+
+        def add(plan: Plan) -> Plan:
+            self.append(Command(name, help, plan, arguments, tuple(secrets), misuse))
+            return plan
+
+        return add
+
+    def request(
+        self,
+        name: str,
+        help: str,
+        *arguments: Argument,
+        secrets: Sequence[SecretPrompt],
+        misuse: Misuse | None = None,
+    ) -> Callable[[Run], Run]:
+        """Add a command without files to plan: the decorated function is what is run."""
+
+        def add(run: Run) -> Run:
+            self.planned(name, help, *arguments, secrets=secrets, misuse=misuse)(lambda _: run)
+            return run
+
+        return add

@@ -1,0 +1,123 @@
+"""A tag of the git repository in a directory: read, and replaced by its signed form.
+
+By git itself, which alone knows a repository's format, configuration and hash, and checks the
+objects that it writes. A tag is replaced only if it still is what was read, so that nothing done
+meanwhile is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ..errors import SigulError
+from ..system.programs import Finished, run
+from ..tools import GIT
+
+#: Longest run of one git command, in seconds.
+_SECONDS: Final = 60.0
+
+#: A signature at the end of a tag: OpenPGP's, X.509's or SSH's, as git knows them. Like git, of
+#: several that follow each other this takes the last one for the tag's.
+_SIGNATURE = re.compile(
+    rb"^-----BEGIN (PGP SIGNATURE|PGP MESSAGE|SIGNED MESSAGE|SSH SIGNATURE)-----\n"
+    rb"(?:(?!-----BEGIN ).*\n)*-----END \1-----\n*\Z",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """An annotated tag of the repository in `directory`, as it was when it was read.
+
+    `content` is the tag object without any signature; `was_signed` says whether it had one.
+    """
+
+    directory: Path
+    reference: str
+    object_id: str
+    content: bytes
+    was_signed: bool
+
+    def replace(self, signature: bytes) -> str:
+        """Write the tag anew with `signature`, and have its name mean that; the new object's id.
+
+        The former object stays in the repository until git cleans up. Raises `SigulError`.
+        """
+        new = _text(
+            _git(
+                self.directory,
+                "hash-object", "-t", "tag", "-w", "--stdin",
+                given=self.content + signature,
+            )
+        )  # fmt: skip
+        _git(
+            self.directory,
+            "update-ref", "-m", "sigul sign-git-tag", self.reference, new, self.object_id,
+        )  # fmt: skip
+        return new
+
+
+def read_tag(directory: Path, name: str) -> Tag:
+    """The annotated tag `name` of the repository that `directory` is in.
+
+    A signature that it has is left out: it is signed anew. Raises `SigulError`: not in a
+    repository, no such tag, a lightweight one, one of something else than a commit; `ToolMissing`.
+    """
+    _git(directory, "rev-parse", "--git-dir")
+    reference = f"refs/tags/{name}"
+    found = _run(directory, "rev-parse", "--verify", "--quiet", "--end-of-options", reference)
+    # A name may also be an expression (`v1^{}`), but that is no reference to replace.
+    if found.returncode or _run(directory, "check-ref-format", reference).returncode:
+        raise SigulError(f"there is no tag '{name}'", "git tag --list shows those that there are")
+    object_id = _text(found.stdout)
+    kind = _text(_git(directory, "cat-file", "-t", object_id))
+    if kind != "tag":
+        raise SigulError(
+            f"'{name}' is a lightweight tag, which cannot hold a signature",
+            f"make it an annotated one with git tag -a -f {name} {name}",
+        )
+    content = _git(directory, "cat-file", "tag", object_id)
+    lines = content.split(b"\n", 2)
+    if len(lines) < 2 or lines[1] != b"type commit":
+        raise SigulError(f"'{name}' is not a tag of a commit", "only those are signed")
+    header, blank, message = content.partition(b"\n\n")
+    signature = _SIGNATURE.search(message)
+    if signature:
+        message = message[: signature.start()]
+    unsigned = header + blank + message
+    if not unsigned.endswith(b"\n"):
+        unsigned += b"\n"  # a signature begins a line
+    return Tag(directory, reference, object_id, unsigned, signature is not None)
+
+
+def _git(directory: Path, *arguments: str, given: bytes = b"") -> bytes:
+    """What git prints. Raises `SigulError` with its own words where it fails."""
+    done = _run(directory, *arguments, given=given)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        # Advice may follow the line that says what is wrong.
+        fatal = [line for line in said if line.startswith("fatal:")]
+        reason = fatal[-1] if fatal else done.reason
+        raise SigulError(f"git {arguments[0]} failed: {reason}")
+    return done.stdout
+
+
+def _run(directory: Path, *arguments: str, given: bytes = b"") -> Finished:
+    return run(
+        ["git", *arguments],
+        package=GIT.package,
+        time_limit=_SECONDS,
+        stdin=given,
+        # The person's own: git has configuration and identity from there.
+        environment=os.environ,
+        directory=directory,
+        timeout_cure="see what else works on the repository",
+    )
+
+
+def _text(output: bytes) -> str:
+    return output.decode("ascii").strip()

@@ -1,0 +1,250 @@
+"""Many RPMs in one request: subrequests go out in one thread while subreplies come in in another.
+
+Memory and open files do not grow with the number of packages: a package is opened when its turn
+comes, and its signed form appears at its place as soon as its subreply is complete and
+authentic. Messages are numbered as they are really sent, in each direction by itself.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from ..errors import PeerClosed, RemoteProtocolError, SigulError, Status
+from ..formats.rpm_head import MAX_SIGNATURE_HEADER, Head
+from ..protocol.chunks import MAX_WRITTEN_CHUNK
+from ..protocol.codec import Fields, encode_value, pack_u32, pack_u64, unpack_u32
+from ..protocol.messages import (
+    DIGEST_BYTES,
+    ChainKeys,
+    SubHeader,
+    encode_sub_header,
+    new_hmac,
+    read_sub_header,
+)
+from ..protocol.operations import check_subrequest
+from ..transport.chunked import ChunkedStream
+from .core import ReplyPayload, checking_our_own, refusal
+from .output_file import open_output, open_successor
+from .rpm_packages import Package, RPMOptions, check_not_empty, read_package_head, splice
+
+Done = Callable[[Package, SigulError | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _SentFile:
+    """A file that was sent: its state when it was read, and with head signing its head."""
+
+    state: os.stat_result
+    head: Head | None
+
+
+class RPMExchange:
+    """The subrequests and subreplies of one request. For `done` see `Client.sign_rpms`."""
+
+    def __init__(
+        self,
+        packages: Sequence[Package],
+        *,
+        options: RPMOptions,
+        subrequests: ChainKeys,
+        subreplies: ChainKeys,
+        done: Done,
+    ) -> None:
+        self._packages = packages
+        self._options = options
+        self._subrequests = subrequests
+        self._subreplies = subreplies
+        self._done = done
+        self._lock = threading.Lock()
+        self._open = set(range(len(packages)))
+        #: What has been sent of files, and not answered yet.
+        self._files: dict[int, _SentFile] = {}
+        self._failure: SigulError | None = None
+        self._sent = threading.Event()
+
+    def run(self, chunked: ChunkedStream) -> None:
+        """Send all, receive all. Every package has been told of afterwards. Never raises."""
+        context = contextvars.copy_context()
+        sender = threading.Thread(
+            target=context.run, args=(self._send_all, chunked), name="send-rpms", daemon=True
+        )
+        sender.start()
+        try:
+            self._receive_all(chunked)
+            if not self._sent.is_set():
+                raise PeerClosed("the server ended its replies before it had all requests")
+        except SigulError as error:
+            self._fail(chunked, error)
+        sender.join()
+        reason = "" if self._failure is None else f": {self._failure}"
+        for index in sorted(self._open):
+            self._tell(index, PeerClosed(f"No reply from server received{reason}"))
+
+    def _fail(self, chunked: ChunkedStream, error: SigulError) -> None:
+        """End the connection; what failed first is the reason."""
+        with self._lock:
+            self._failure = self._failure or error
+        chunked.stream.abort()
+
+    def _tell(self, index: int, error: SigulError | OSError | None) -> None:
+        """Tell what became of a package: None, the reason, or why its file cannot be read."""
+        package = self._packages[index]
+        if isinstance(error, OSError):
+            error = SigulError(f"'{package.source}' cannot be read: {error.strerror}")
+        with self._lock:
+            if index in self._open:
+                self._open.remove(index)
+                self._done(package, error)
+
+    # ---------------------------------------------------------------------------------- sending
+
+    def _send_all(self, chunked: ChunkedStream) -> None:
+        number = 0
+        try:
+            for index, package in enumerate(self._packages):
+                with ExitStack() as opened:
+                    file: BinaryIO | None = None
+                    try:
+                        if package.remote is None:
+                            file = opened.enter_context(package.source.open("rb"))
+                        header, total = self._begin(index, number, file)
+                    except (OSError, SigulError) as error:
+                        self._tell(index, error)
+                        continue
+                    chunked.write(header + pack_u64(total))
+                    self._send_payload(chunked, number, file, total)
+                    number += 1
+            self._sent.set()
+            chunked.end()
+        except SigulError as error:
+            self._fail(chunked, error)
+
+    def _begin(self, index: int, number: int, file: BinaryIO | None) -> tuple[bytes, int]:
+        """The header of a package as message `number`, and how many bytes of `file` are sent.
+
+        Of a package that the bridge fetches, `file` None, nothing is. Raises `SigulError` or
+        OSError where it cannot be sent at all.
+        """
+        if file is None:
+            return self._header(index, number, None), 0
+        state = os.fstat(file.fileno())
+        if self._options.head_signing:
+            head = read_package_head(file)
+            total = head.length
+        else:
+            check_not_empty(file)
+            head, total = None, state.st_size
+        header = self._header(index, number, head)
+        with self._lock:
+            self._files[index] = _SentFile(state, head)
+        file.seek(0)
+        return header, total
+
+    def _send_payload(
+        self, chunked: ChunkedStream, number: int, file: BinaryIO | None, total: int
+    ) -> None:
+        mac = new_hmac(self._subrequests.numbered(number).payload)
+        whole = True
+        while total:
+            piece = b""
+            with suppress(OSError):
+                piece = file.read(min(total, MAX_WRITTEN_CHUNK)) if file else b""
+            if not piece:
+                # The file became shorter or cannot be read on: the others shall not suffer. What
+                # stands for the rest has no valid MAC, so the server does not take it.
+                whole = False
+                piece = bytes(min(total, MAX_WRITTEN_CHUNK))
+            mac.update(piece)
+            chunked.write(piece)
+            total -= len(piece)
+        chunked.write(mac.digest() if whole else bytes(DIGEST_BYTES))
+
+    def _header(self, index: int, number: int, head: Head | None) -> bytes:
+        """A package's fields and their code. Raises `ProtocolError` where a field cannot be."""
+        fields = self._options.fields_of(head, self._packages[index].remote)
+        encoded = {"id": pack_u32(index)}
+        encoded |= {name: encode_value(value) for name, value in fields.items()}
+        # What is in order here costs nobody else's package anything on the way.
+        with checking_our_own():
+            check_subrequest(Fields(encoded))
+        return encode_sub_header(encoded, self._subrequests.numbered(number))
+
+    # -------------------------------------------------------------------------------- receiving
+
+    def _receive_all(self, chunked: ChunkedStream) -> None:
+        number = 0
+        while (header := chunked.parse_unless_ended(read_sub_header())) is not None:
+            keys = self._subreplies.numbered(number)
+            refused = header.refusal
+            if refused is None:
+                header.verify(keys)
+            index = self._index(header)
+            body = ReplyPayload(chunked, keys.payload, "a signed RPM")
+            status = header.fields.integer("status")
+            if refused is not None:
+                # In the place of what the server said, which had this number.
+                body.skip_dropped()
+                self._tell(index, refused)
+            elif status == Status.OK and not self._options.returned:
+                body.skip_dropped()
+                with self._lock:
+                    self._files.pop(index, None)
+                self._tell(index, None)
+            elif status == Status.OK:
+                self._keep(index, body)
+            else:
+                body.copy(_ignore)
+                self._tell(index, refusal(status, header.fields))
+            number += 1
+
+    def _index(self, header: SubHeader) -> int:
+        index = unpack_u32(header.fields.blob("id"))
+        if index >= len(self._packages):
+            raise RemoteProtocolError("the server answered for an RPM that it was not sent")
+        return index
+
+    def _keep(self, index: int, body: ReplyPayload) -> None:
+        """Put a signed package in its place, once it is authentic."""
+        package = self._packages[index]
+        target = package.target
+        with self._lock:
+            sent = self._files.pop(index, None)
+            head = None if sent is None else sent.head
+            expected = index in self._open and (sent is None) == (package.remote is not None)
+            if not expected or (head is None) == self._options.head_signing or target is None:
+                raise RemoteProtocolError("the server answered twice for one RPM, or too early")
+        try:
+            opened = (
+                open_output(target, binary=True)
+                if sent is None
+                else open_successor(package.source, target, read=sent.state)
+            )
+            with opened as output:
+                if head is None:
+                    body.copy(output.write)
+                else:
+                    if body.left > 2 * MAX_SIGNATURE_HEADER:
+                        raise RemoteProtocolError("the server sent more than a signature header")
+                    signature = bytearray()
+                    body.copy(signature.extend)
+                    with package.source.open("rb") as source:
+                        splice(source, head, bytes(signature), output)
+        except (SigulError, OSError) as error:
+            if not body.finished:
+                # Either the stream is broken, which shows here, or only the output was.
+                body.copy(_ignore)
+            if not body.verified:
+                raise
+            self._tell(index, error)
+        else:
+            self._tell(index, None)
+
+
+def _ignore(_piece: bytes) -> None:
+    """Take a piece of a payload that is of no use."""

@@ -1,0 +1,147 @@
+"""RPM packages on the client: what is sent of one, and how a new signature header goes into it.
+
+A package is a file here, or an RPM of Koji's that the bridge fetches: of that one the client knows
+the MD5, from the hub itself, and the server signs nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from ..errors import SigulError
+from ..formats.rpm_head import CorruptRPM, Head, Region, read_head, read_header
+from ..kojihub import NEVRA, HubRPM
+from ..protocol.codec import run_parser
+from ..secret import Secret
+
+_COPY_BYTES: Final = 1 << 20
+#: Most zeros behind a signature header of a reply: it may be padded to a multiple of 8 bytes.
+MAX_PADDING: Final = 7
+
+
+@dataclass(frozen=True, slots=True)
+class RPMOptions:
+    """How RPMs are to be signed.
+
+    `file_signing_key` names an ECC or RSA key for signatures of the packages' files, which
+    `file_signing_key_passphrase` unlocks. With `head_signing` only headers go to the server.
+    `v3_signature` asks for a signature over header and payload besides the header's.
+    """
+
+    file_signing_key: str | None = None
+    file_signing_key_passphrase: Secret | None = None
+    head_signing: bool = False
+    v3_signature: bool = False
+    #: Have the bridge store the signature in Koji; `returned` False: and send nothing back.
+    store_in_koji: bool = False
+    returned: bool = True
+    koji_instance: str | None = None
+
+    def fields(self, key: str) -> dict[str, str | bool]:
+        """The outer fields."""
+        fields: dict[str, str | bool | None] = {
+            "key": key,
+            "file-signing-key": self.file_signing_key,
+            "head-signing": self.head_signing or None,
+            "v3-signature": self.v3_signature or None,
+            "import-signature": self.store_in_koji or None,
+            "return-data": None if self.returned else False,
+            "koji-instance": self.koji_instance,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def fields_of(self, head: Head | None, remote: HubRPM | None) -> dict[str, str | bytes]:
+        """What is said of one package: of Koji's, and of one whose name the reply will not tell."""
+        if remote is not None:
+            return {**_named(remote.nevra), "rpm-sigmd5": remote.sigmd5}
+        if head is not None and self.store_in_koji:
+            return _named(_nevra_of(head))
+        return {}
+
+    def secrets(self, passphrase: Secret) -> dict[str, Secret]:
+        """The inner fields."""
+        secrets = {"passphrase": passphrase}
+        if self.file_signing_key_passphrase is not None:
+            secrets["file-signing-key-passphrase"] = self.file_signing_key_passphrase
+        return secrets
+
+
+def _named(nevra: NEVRA) -> dict[str, str | bytes]:
+    return {
+        "rpm-name": nevra.name,
+        "rpm-epoch": nevra.epoch or "",
+        "rpm-version": nevra.version,
+        "rpm-release": nevra.release,
+        "rpm-arch": nevra.arch,
+    }
+
+
+def _nevra_of(head: Head) -> NEVRA:
+    """The name of the package that `head` is of (tags of rpm's main header)."""
+    name, version, release, arch = (head.main.string(tag) for tag in (1000, 1001, 1002, 1022))
+    if name is None or version is None or release is None or arch is None:
+        raise CorruptRPM("the RPM does not say what its name, version, release and arch are")
+    epoch = head.main.integer(1003)
+    source = 1044 not in head.main
+    return NEVRA(name, str(epoch or ""), version, release, "src" if source else arch)
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package of a batch: the file to sign, and the file to make (None: none comes back).
+
+    `remote` is what Koji knows of one that the bridge fetches; `source` is then its name.
+    """
+
+    source: Path
+    target: Path | None
+    remote: HubRPM | None = None
+
+
+def zero_length(name: str) -> SigulError:
+    """The error for an RPM without content."""
+    return SigulError(f"Cannot sign zero-length RPM file {name}")
+
+
+def check_not_empty(package: BinaryIO) -> None:
+    """Raise `SigulError` for a file of no bytes; its position is its start afterwards."""
+    if not package.seek(0, os.SEEK_END):
+        raise zero_length(str(getattr(package, "name", "")))
+    package.seek(0)
+
+
+def read_package_head(package: BinaryIO) -> Head:
+    """The head of a package. Raises `SigulError` for an empty file and one that is no RPM."""
+    check_not_empty(package)
+    return run_parser(read_head(), _exact_reader(package))
+
+
+def _exact_reader(file: BinaryIO) -> Callable[[int], bytes]:
+    def read_exactly(count: int) -> bytes:
+        data = file.read(count)
+        if len(data) != count:
+            raise CorruptRPM("the RPM is truncated")
+        return data
+
+    return read_exactly
+
+
+def splice(package: BinaryIO, head: Head, signature: bytes, output: BinaryIO) -> None:
+    """Write `package` to `output` with the new signature header `signature`.
+
+    It may be padded as it is in a file. Raises `CorruptRPM` where it is no signature header.
+    """
+    reply = io.BytesIO(signature)
+    header = run_parser(read_header(Region.SIGNATURE), _exact_reader(reply))
+    padding = reply.read()
+    if len(padding) > MAX_PADDING or any(padding):
+        raise CorruptRPM("the server sent more than a signature header")
+    output.write(head.before_main(header.raw))
+    package.seek(head.main_offset)
+    while piece := package.read(_COPY_BYTES):
+        output.write(piece)

@@ -1,0 +1,133 @@
+"""Checks of a component's files: can they be read, are they right, do they keep their secrets?"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from ..checks import Check, failed, ok, warning
+from ..config import PROGRAMS
+from ..config.files import Entry, Files
+from ..config.options import Form, Loaded
+from ..errors import ConfigurationError
+from ..tools import GPG, GPG_AGENT, GPGCONF, tools_of
+from .steps import CheckContext, Layer
+
+#: More than any file with one secret (bytes); what is behind it cannot matter here.
+_HEAD: Final = 64 * 1024
+
+
+def guess_component(path: Path) -> str:
+    """The component whose configuration `path` is: told by its name, else by its sections.
+
+    Raises `ConfigurationError` where neither tells.
+    """
+    for component in PROGRAMS:
+        if component in path.stem.lower():
+            return component
+    sections = {name for _path, name in Files([path]).sections()}
+    found = [component for component in PROGRAMS if component in sections]
+    if len(found) == 1:
+        return found[0]
+    raise ConfigurationError(
+        f"{path}: whose configuration this is, neither its name nor its sections tell",
+        "say client, bridge or server before -c",
+    )
+
+
+def file_checks(context: CheckContext[Any]) -> Iterator[Check]:
+    """Check what is odd about the files, and the directories that they name."""
+    loaded = context.loaded
+    for advice in loaded.warnings:
+        yield warning(Layer.CONFIGURATION, advice.problem, advice.cure)
+    if context.component != "client":
+        loaded.check_paths()
+    files = ", ".join(str(path) for path in loaded.files.paths)
+    yield ok(Layer.CONFIGURATION, f"read from {files}")
+
+
+def tool_checks(component: str, bindings: tuple[str, ...]) -> Iterator[Check]:
+    """Check that the programs that operations need are there."""
+    for tool in tools_of(component, bindings):
+        path = tool.find()
+        if path is not None:
+            version = tool.version()
+            yield ok(
+                Layer.TOOLS,
+                " ".join(filter(None, (tool.name, version, f"({path}) for {tool.unavailable}"))),
+                **{
+                    "tool": tool.name,
+                    "path": str(path),
+                    "version": version,
+                    "package": tool.package,
+                },
+            )
+            continue
+        # A server does not start without GnuPG; of the others each costs its own operations.
+        judge = failed if tool in (GPG, GPGCONF, GPG_AGENT) else warning
+        yield judge(
+            Layer.TOOLS,
+            f"{tool.name} is missing; until it is there, not available: {tool.unavailable}",
+            f"install the package {tool.package}",
+            tool=tool.name,
+            package=tool.package,
+        )
+
+
+def secret_checks(context: CheckContext[Any]) -> Iterator[Check]:
+    """Check that neither the files nor those that they name tell a secret to everybody."""
+    clean = True
+    for entry in _secret_entries(context.loaded, context.component):
+        is_file = entry.option.endswith("-file")
+        path = Path(entry.text).expanduser() if is_file else entry.path
+        if not entry.text or not _is_open_to_all(path):
+            continue
+        clean = False
+        if is_file:
+            finding = f"everybody on this machine may read the secret in '{path}' ({entry.place})"
+            cure = f"chmod 0600 '{path}', owned by the user who needs it; then replace the secret"
+        else:
+            finding = f"everybody on this machine may read {entry.place}, which is a secret"
+            cure = (
+                f"put it into a file of its own (0600) and name that with {entry.option}-file;"
+                " then replace the secret"
+            )
+        yield failed(Layer.SECRETS, finding, cure, path=str(path))
+    if clean:
+        yield ok(Layer.SECRETS, "no secret of the configuration lies open")
+
+
+def password_file_checks(path: Path) -> Iterator[Check]:
+    """Check that a password file holds the password and nothing else."""
+    with path.open("rb") as file:
+        data = file.read(_HEAD)
+    for end, name in ((b"\n", "a line end"), (b"\0", "a NUL byte")):
+        if data.endswith(end):
+            yield warning(
+                Layer.PASSWORD,
+                f"'{path}' ends with {name}, which is left out here and which certutil and others"
+                " may take for part of the password",
+                "write the password into it and nothing else: printf %s, not echo",
+            )
+
+
+def is_pin(option: str) -> bool:
+    """Whether an option of `[binding]` holds a token's PIN or names the file with it."""
+    return option.removesuffix("-file").endswith("_pin")
+
+
+def _secret_entries(loaded: Loaded[Any], component: str) -> Iterator[Entry]:
+    """Every entry of the files that holds a secret, or names a file that does."""
+    options = [item for item in PROGRAMS[component]().options() if item.form is Form.SECRET]
+    for entry in loaded.files.entries():
+        if is_pin(entry.option) or any(option.covers(entry.option) for option in options):
+            yield entry
+
+
+def _is_open_to_all(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False

@@ -1,0 +1,388 @@
+"""Checks of the way to a bridge (name, TCP, TLS), and of requests that a server answers behind it.
+
+A client's look ends its handshake in order, before a request. A server's look shows the bridge no
+certificate: one that the bridge accepted would wait there, and could be handed a client's request
+in the moment before it ends. So it proves the bridge and the way to it, not that the bridge takes
+the server's certificate; the server's log and status tell that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final
+
+from ..checks import Check, State, failed, ok, warning
+from ..client import Client
+from ..config.client import ClientSettings
+from ..config.server import ServerSettings
+from ..errors import (
+    DeadlineExceeded,
+    PeerClosed,
+    RequestRefused,
+    SigulError,
+    Status,
+    TransportError,
+)
+from ..pki.certificate_info import covers
+from ..secret import Secret
+from ..transport.nss_errors import explain
+from . import probes
+from .nss_checks import NSSChecks
+from .steps import BOTH, DOCTOR, HEALTH, CheckContext, Layer, Mode, Step
+
+_RANDOM_CHARACTERS: Final = 32
+
+#: The cure of a slow handshake.
+SLOW: Final = "see whether the machines or the network between them are overloaded"
+
+_CORRECT_THE_WAY: Final = "correct bridge-hostname, bridge-address or bridge-port"
+#: What a failed TCP connection means, by the kernel's name for it.
+_UNREACHABLE: Final = {
+    "ECONNREFUSED": (
+        "refuses the connection: the machine is there, and nothing listens",
+        f"start the bridge, or {_CORRECT_THE_WAY}; a firewall that rejects looks the same",
+    ),
+    "ETIMEDOUT": (
+        "does not answer in time: a firewall drops what is sent, or the machine is off",
+        f"open the port between the two machines, or {_CORRECT_THE_WAY}",
+    ),
+}
+
+
+def failed_handshake(layer: Layer, error: SigulError, peer: str, seconds: float) -> Check:
+    """The check of a handshake with `peer` that failed within its limit of `seconds`."""
+    if (found := explain(error.symbol, peer)) is not None:
+        return failed(layer, found.problem, found.cure)
+    if isinstance(error, DeadlineExceeded):
+        return failed(
+            layer,
+            "the peer took the connection, but did not finish its TLS handshake in"
+            f" {seconds:.3g} s",
+            "look whether a bridge listens on that port, and not something silent before it;"
+            " a bridge of 1.x begins the handshake only when somebody comes on its other port:"
+            " upgrade it; one that hangs or is overloaded says so in its log",
+        )
+    if isinstance(error, PeerClosed):
+        return failed(
+            layer,
+            "the peer ended the connection during the TLS handshake (PR_END_OF_FILE_ERROR or such)",
+            "its log says why; where it is no bridge, but a proxy or another service, correct the"
+            " port",
+        )
+    return failed(
+        layer, error.problem, error.cure or "see what the message names, and the peer's log"
+    )
+
+
+def shake_hands(
+    own: NSSChecks, host: str, port: int, hostname: str
+) -> tuple[Check, probes.Handshake | None]:
+    """A finished handshake as a check, and what it showed; given up when too slow to be healthy."""
+    limits = own.context.limits
+    seconds = min(own.context.seconds(), limits.fail_handshake_seconds)
+    try:
+        done = probes.handshake(
+            host,
+            port,
+            hostname=hostname,
+            settings=own.settings,
+            identity=own.identity,
+            timeout=seconds,
+        )
+    except TransportError as error:
+        return failed_handshake(Layer.OUTER, error, hostname, seconds), None
+    state = limits.of_handshake(done.handshake_seconds)
+    check = Check(
+        Layer.OUTER,
+        state,
+        f"{done.tls_version} handshake with '{done.peer.common_name}' in"
+        f" {done.handshake_seconds:.3f} s",
+        "" if state is State.OK else SLOW,
+        {
+            "handshake_seconds": round(done.handshake_seconds, 6),
+            "connect_seconds": round(done.connect_seconds, 6),
+            "tls_version": done.tls_version,
+        },
+    )
+    return check, done
+
+
+class BridgeConnectionChecks:
+    """Checks of the way from a client or server to its bridge.
+
+    `server_name` is the one that a client expects behind the bridge, which the bridge must not be
+    able to play; None for a server, whose certificate is not shown.
+    """
+
+    def __init__(
+        self, settings: ClientSettings | ServerSettings, own: NSSChecks, server_name: str | None
+    ) -> None:
+        self._hostname = settings.bridge_hostname
+        self._host = settings.bridge_address or settings.bridge_hostname
+        self._port = settings.bridge_port
+        self._own = own
+        self._context = own.context
+        self._server_name = server_name
+
+    def steps(self) -> tuple[Step, ...]:
+        """The layers, in order."""
+        modes = DOCTOR if self._server_name is None else BOTH
+        outer = self.without_certificate if self._server_name is None else self.handshake
+        below_tls = (Layer.DATABASE, Layer.KEY, Layer.RESOLUTION, Layer.TCP)
+        return (
+            Step(Layer.RESOLUTION, self.resolution, (Layer.CONFIGURATION,), modes),
+            Step(Layer.TCP, self.tcp, (Layer.RESOLUTION,), DOCTOR),
+            Step(Layer.OUTER, outer, below_tls, modes),
+        )
+
+    def resolution(self) -> Iterator[Check]:
+        """Check that the name that is dialled has an address."""
+        yield ok(Layer.RESOLUTION, f"{self._host} is {', '.join(probes.resolve(self._host))}")
+
+    def tcp(self) -> Iterator[Check]:
+        """Check that something takes connections there."""
+        where = f"{self._host}:{self._port}"
+        try:
+            seconds = probes.connect(self._host, self._port, self._context.seconds())
+        except TransportError as error:
+            if (found := _UNREACHABLE.get(error.symbol)) is not None:
+                yield failed(Layer.TCP, f"{where} {found[0]}", found[1])
+                return
+            cure = "mend the way there: routes, networks of containers, bridge-address"
+            yield failed(Layer.TCP, error.problem, cure)
+            return
+        yield ok(Layer.TCP, f"{where} takes connections", connect_seconds=round(seconds, 4))
+
+    def without_certificate(self) -> Iterator[Check]:
+        """Check that the bridge is who it should be, without showing it a certificate."""
+        seconds = self._context.seconds()
+        try:
+            probes.greet(
+                self._host,
+                self._port,
+                hostname=self._hostname,
+                settings=self._own.settings,
+                timeout=seconds,
+            )
+        except TransportError as error:
+            yield failed_handshake(Layer.OUTER, error, self._hostname, seconds)
+            return
+        yield ok(
+            Layer.OUTER,
+            f"{self._hostname} is a bridge whose certificate is right; whether it takes ours was"
+            " not tried, so that no request is lost",
+        )
+
+    def handshake(self) -> Iterator[Check]:
+        """Check that a handshake is finished, and for doctor the certificate that it showed."""
+        check, done = shake_hands(self._own, self._host, self._port, self._hostname)
+        if done is None or self._context.mode is Mode.HEALTH:
+            yield check
+            return
+        left = done.certificate.days_left()
+        yield dataclasses.replace(check, values={**check.values, "days_left": left})
+        if left < self._context.limits.warn_days:
+            yield warning(
+                Layer.OUTER,
+                f"the bridge's certificate expires in {left} days",
+                "renew it there (sigul-stack pki renew)",
+            )
+        if self._server_name and covers(self._server_name, done.certificate.certificate):
+            yield failed(
+                Layer.OUTER,
+                f"the bridge's certificate also names the server ({self._server_name}): this"
+                " bridge could play the server and be told passphrases",
+                "give the server a name of its own (it need not resolve), and issue the bridge's"
+                " certificate without it",
+            )
+
+
+class RequestChecks:
+    """Checks of both layers of TLS and of the rights of a user, by requests.
+
+    `doctor` proves the inner session with a request that must be refused: `list-users` with a
+    random password. It occupies one worker for a moment and leaves one line in the server's log.
+    """
+
+    def __init__(self, context: CheckContext[ClientSettings], own: NSSChecks) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._own = own
+        self._key = context.options.key
+
+    def steps(self) -> tuple[Step, ...]:
+        """The layers, in order; those of rights where a secret is to be had."""
+        inner = Step(Layer.INNER, self.inner, (Layer.OUTER,), DOCTOR)
+        read_secret = self._context.options.read_secret
+        if read_secret is None:
+            return (inner,)
+        rights, both = partial(self.rights, read_secret), partial(self.both, read_secret)
+        return (
+            inner,
+            Step(Layer.RIGHTS, rights, (Layer.INNER,), DOCTOR),
+            Step(Layer.INNER, both, (Layer.OUTER,), HEALTH),
+        )
+
+    def inner(self) -> Iterator[Check]:
+        """Check that a server is there, is who it should be, and refuses a random password."""
+        begin = time.monotonic()
+        try:
+            self._client().list_users(Secret.random(_RANDOM_CHARACTERS))
+        except RequestRefused as refused:
+            if refused.status == Status.AUTHENTICATION_FAILED:
+                yield self._answered(begin)
+            else:
+                yield failed(
+                    Layer.INNER,
+                    f"{self._settings.server_hostname} answered, but not as a server should:"
+                    f" {refused}",
+                    "its log says why",
+                )
+        except SigulError as error:
+            yield self._unanswered(error)
+
+    def rights(self, read_secret: Callable[[str], Secret]) -> Iterator[Check]:
+        """Check that the server accepts this user with their password or passphrase."""
+        secret = self._read(read_secret)
+        if secret.reveal().endswith((b"\n", b"\r")):
+            yield warning(
+                Layer.RIGHTS,
+                "the password that was given ends with a line end, which counts as part of it",
+                r"end it with NUL alone: printf 'PASSWORD\0' | sigul-stack doctor --batch",
+            )
+        yield self._granted(secret)
+
+    def both(self, read_secret: Callable[[str], Secret]) -> Iterator[Check]:
+        """Check the inner session and the rights with one request."""
+        secret = self._read(read_secret)
+        begin = time.monotonic()
+        try:
+            rights = self._granted(secret)
+        except SigulError as error:
+            yield self._unanswered(error)
+        else:
+            yield self._answered(begin)
+            yield rights
+
+    def _read(self, read_secret: Callable[[str], Secret]) -> Secret:
+        key = self._key
+        return read_secret(f"Passphrase of key '{key}'" if key else "Administrator's password")
+
+    def _client(self) -> Client:
+        seconds = self._context.seconds()
+        settings = dataclasses.replace(
+            self._settings,
+            nss=self._own.settings,
+            connect_timeout=seconds,
+            handshake_timeout=seconds,
+            reply_timeout=seconds,
+        )
+        return Client(settings)
+
+    def _answered(self, begin: float) -> Check:
+        seconds = time.monotonic() - begin
+        return ok(
+            Layer.INNER,
+            f"the server '{self._settings.server_hostname}' answered through both layers in"
+            f" {seconds:.3f} s",
+            request_seconds=round(seconds, 6),
+        )
+
+    def _unanswered(self, error: SigulError) -> Check:
+        name = self._settings.server_hostname
+        seconds = self._context.limits.timeout_seconds
+        if isinstance(error, PeerClosed):
+            return failed(
+                Layer.INNER,
+                "the bridge ended the connection before a server answered",
+                "its log says why: no signing server was attached in time (look at it with doctor"
+                " server), or the certificate of this client is one that server-cn names",
+            )
+        if isinstance(error, DeadlineExceeded):
+            return failed(
+                Layer.INNER,
+                f"no signing server took a request within {seconds:g} s: none is attached to the"
+                " bridge, or all are busy",
+                "look at the server with doctor server: does it run, and does it reach this"
+                " bridge? Raise its workers if all are busy",
+            )
+        if error.symbol == "SSL_ERROR_BAD_CERT_DOMAIN":
+            return failed(
+                Layer.INNER,
+                f"the server's certificate does not name {name}, which server-hostname says it is"
+                f" ({error.symbol})",
+                "correct server-hostname in [client] to a name in the server's certificate, or"
+                f" renew that with --san {name}",
+            )
+        return failed_handshake(Layer.INNER, error, name, seconds)
+
+    def _granted(self, secret: Secret) -> Check:
+        """The check of a request's rights. Raises `SigulError` where no server answers."""
+        user, client = self._settings.user_name, self._client()
+        try:
+            if self._key is None:
+                users = len(client.list_users(secret))
+                right = f"an administrator's password (list-users: {users} users)"
+            else:
+                size = len(client.get_public_key(self._key, passphrase=secret))
+                right = (
+                    f"the passphrase of key '{self._key}' (get-public-key {self._key}: {size}"
+                    " bytes)"
+                )
+        except RequestRefused as refused:
+            return self._refused(refused, user)
+        return ok(Layer.RIGHTS, f"user '{user}' has {right}")
+
+    def _refused(self, refused: RequestRefused, user: str) -> Check:
+        if refused.status != Status.AUTHENTICATION_FAILED:
+            return failed(Layer.RIGHTS, f"the server refuses: {refused}", "its log says why")
+        log = "the server's log has the reason, in a line with `Authentication failed:`"
+        all_alike = f"(all are answered alike: {refused})"
+        owner = self._own.leaf.common_name
+        if owner != user:
+            return failed(
+                Layer.RIGHTS,
+                f"the server refuses user '{user}'; the certificate is for '{owner}', and the two"
+                " must be the same",
+                f"set user-name (or -u) to {owner}, or have a certificate issued for {user}; on"
+                f" the server, lenient-username-check or proxy-usernames allow it; {log}",
+            )
+        if self._key is not None:
+            return failed(
+                Layer.RIGHTS,
+                f"the server refuses user '{user}' key '{self._key}': the passphrase is wrong, or"
+                f" user, key or access do not exist {all_alike}",
+                f"'{user}' has to be a user of the key '{self._key}', and the passphrase be"
+                f" theirs: ask an administrator to look (sigul list-key-users {self._key}); {log}",
+            )
+        return failed(
+            Layer.RIGHTS,
+            f"the server refuses user '{user}': the password is wrong, or there is no such user,"
+            f" or it is no administrator {all_alike}",
+            f"'{user}' has to be an administrator, and the password be theirs; {log}; set a new"
+            " password with sigul modify-user --change-password, or sigul_server_add_admin on the"
+            " server",
+        )
+
+
+def user_name_checks(settings: ClientSettings, own: NSSChecks) -> Iterator[Check]:
+    """Check that the user's name is the certificate's, and the server's is not the bridge's."""
+    leaf = own.leaf
+    if leaf.common_name != settings.user_name:
+        yield warning(
+            Layer.CERTIFICATE,
+            f"'{leaf.nickname}' is for the user '{leaf.common_name}', and user-name is"
+            f" '{settings.user_name}': the server refuses that",
+            f"set user-name (or -u) to {leaf.common_name}, unless the server has"
+            " lenient-username-check or names it in proxy-usernames",
+        )
+    if settings.server_hostname == settings.bridge_hostname:
+        yield warning(
+            Layer.CERTIFICATE,
+            "server-hostname and bridge-hostname are the same: the bridge could play the server and"
+            " be told passphrases",
+            "give the server a name of its own; it need not resolve",
+        )

@@ -1,0 +1,209 @@
+"""What certificates say: for whom, for what, how long, and which private key is theirs.
+
+Pure: no file, no tool, no clock. The rest of `pki` and its commands ask here instead of taking
+certificates apart themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from ..errors import NSSError
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateInfo:
+    """A certificate in an NSS database, with what the database knows about it.
+
+    `trust` is NSS's, such as `CT,,`; `has_private_key` counts keys in the same database.
+    """
+
+    nickname: str
+    trust: str
+    has_private_key: bool
+    certificate: x509.Certificate
+
+    @property
+    def common_name(self) -> str:
+        """The subject's CN; the empty text where it has none."""
+        return common_name(self.certificate.subject)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The subject alternative names: host names and IP addresses."""
+        return alternative_names(self.certificate)
+
+    @property
+    def issuer(self) -> str:
+        """The issuer's CN, or its whole name where it has none."""
+        name = self.certificate.issuer
+        return common_name(name) or name.rfc4514_string()
+
+    @property
+    def serial(self) -> str:
+        """The serial number in hexadecimal."""
+        return f"{self.certificate.serial_number:x}"
+
+    @property
+    def not_before(self) -> datetime:
+        """From when it is valid, UTC."""
+        return self.certificate.not_valid_before_utc
+
+    @property
+    def not_after(self) -> datetime:
+        """Until when it is valid, UTC."""
+        return self.certificate.not_valid_after_utc
+
+    @property
+    def is_authority(self) -> bool:
+        """Whether it may issue certificates."""
+        return is_authority(self.certificate)
+
+    @property
+    def is_for_tls_client(self) -> bool:
+        """Whether it may be a TLS client's."""
+        return is_for_tls_client(self.certificate)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate, hexadecimal."""
+        return hashlib.sha256(self.certificate.public_bytes(Encoding.DER)).hexdigest()
+
+    def days_left(self, now: datetime | None = None) -> int:
+        """Whole days until it expires; negative once it has."""
+        return (self.not_after - (now or current_time())).days
+
+    def expired(self, now: datetime | None = None) -> bool:
+        """Whether its time is over."""
+        return self.not_after < (now or current_time())
+
+
+def current_time() -> datetime:
+    """The clock, for callers that were not given a time."""
+    return datetime.now(UTC)
+
+
+def common_name(name: x509.Name) -> str:
+    """The CN in `name`; the empty text where it has none."""
+    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else ""
+
+
+def alternative_names(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The certificate's host names and IP addresses, as text."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return ()
+    addresses = extension.value.get_values_for_type(x509.IPAddress)
+    return (
+        *extension.value.get_values_for_type(x509.DNSName),
+        *(str(address) for address in addresses),
+    )
+
+
+def covers(name: str, certificate: x509.Certificate) -> bool:
+    """Whether a peer that dials `name` finds it among the certificate's names.
+
+    As TLS does it: without alternative names the CN counts; `*` stands for one whole first label.
+    """
+    held = alternative_names(certificate)
+    if not held:
+        held = (common_name(certificate.subject),)
+    wanted = name.lower().rstrip(".")
+    try:
+        address = ipaddress.ip_address(wanted)
+    except ValueError:
+        _, dot, domain = wanted.partition(".")
+        return any(item.lower() in (wanted, f"*{dot}{domain}" if dot else wanted) for item in held)
+    return str(address) in held
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether the certificate is a CA's.
+
+    Old CAs made with certutil say nothing about it; then it is one if it issued itself.
+    """
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    except x509.ExtensionNotFound:
+        return issued(certificate, certificate)
+    return constraints.value.ca
+
+
+def issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Whether `issuer`'s key signed `certificate`, and under its name."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def same_public_key(one: x509.Certificate, other: x509.Certificate) -> bool:
+    """Whether two certificates are for the same key."""
+    return public_key_bytes(one) == public_key_bytes(other)
+
+
+def public_key_bytes(certificate: x509.Certificate) -> bytes:
+    """The certificate's public key, for comparisons."""
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def key_id(certificate: x509.Certificate) -> str:
+    """What `certutil -K` shows for the certificate's private key: hexadecimal SHA-1 of the RSA
+    modulus or the EC point, under which NSS keeps it (CKA_ID). Empty for other kinds of key.
+    """
+    key = certificate.public_key()
+    if isinstance(key, rsa.RSAPublicKey):
+        modulus = key.public_numbers().n
+        value = modulus.to_bytes((modulus.bit_length() + 7) // 8, "big")
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        value = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    else:
+        return ""
+    return hashlib.sha1(value, usedforsecurity=False).hexdigest()
+
+
+def is_for_tls_client(certificate: x509.Certificate) -> bool:
+    """Whether the certificate may be a TLS client's: it says so, or does not restrict its use."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    except x509.ExtensionNotFound:
+        return True
+    return ExtendedKeyUsageOID.CLIENT_AUTH in extension.value
+
+
+def from_der(der: bytes, nickname: str = "") -> CertificateInfo:
+    """What a certificate in DER says, of which no database tells trust or key.
+
+    Raises `NSSError`.
+    """
+    try:
+        return CertificateInfo(nickname, "", False, x509.load_der_x509_certificate(der))
+    except ValueError as error:
+        raise NSSError(f"a certificate cannot be read ({error})", "have it issued again") from error
+
+
+def to_pem(certificate: x509.Certificate) -> bytes:
+    """The certificate in PEM."""
+    return certificate.public_bytes(Encoding.PEM)
+
+
+def from_pem(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
+    """All certificates in `pem`; `what` is for the message. Raises `NSSError`."""
+    try:
+        return tuple(x509.load_pem_x509_certificates(pem))
+    except ValueError as error:
+        raise NSSError(
+            f"{what} holds no certificate that can be read ({error})", "give certificates in PEM"
+        ) from error

@@ -1,0 +1,1 @@
+"""The operating system as the rest of the package sees it: processes, programs and files."""

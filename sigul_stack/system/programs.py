@@ -1,0 +1,216 @@
+"""The one way to run a program: bounded in time and output, secrets through descriptors only.
+
+Every run is in a session of its own, without a terminal, with a minimal environment; whatever
+becomes of it, its whole process group is gone when `run` returns. Bulk data never passes through
+here: the program reads and writes the descriptors it is given.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from ..errors import KeystoreError, ToolMissing
+from ..secret import Secret
+
+#: How much of each of a program's small outputs is kept, in bytes; more ends the program.
+MAX_OUTPUT = 16 << 20
+
+#: The longest secret that goes through a pipe, in bytes: far below what a pipe takes at once.
+MAX_PIPED_SECRET = 4096
+
+#: How long a killed process may take to vanish, in seconds.
+_KILL_LIMIT = 10.0
+_READ_SIZE = 1 << 16
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+_RAISE_SIGNING_TIMEOUT: Final = "raise the server's signing-timeout if it has more work than that"
+
+
+class ToolTimeout(KeystoreError):
+    """A program did not finish in time and was killed. The same call may succeed later."""
+
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a program ended, and what it wrote (`stdout` is empty where it went elsewhere)."""
+
+    returncode: int
+    stdout: bytes = field(repr=False)
+    stderr: str
+    status: str
+
+    @property
+    def reason(self) -> str:
+        """The last line of its messages, else its exit code: what an error message says of it."""
+        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
+        return lines[-1] if lines else f"exit code {self.returncode}"
+
+
+@contextmanager
+def secret_pipe(secret: Secret) -> Iterator[int]:
+    """A descriptor from which a program can read `secret` once."""
+    if len(secret.reveal()) > MAX_PIPED_SECRET:
+        raise KeystoreError(f"a passphrase has more than {MAX_PIPED_SECRET} bytes", "shorten it")
+    read, write = os.pipe()
+    try:
+        try:
+            os.write(write, secret.reveal())
+        finally:
+            os.close(write)
+        yield read
+    finally:
+        os.close(read)
+
+
+@contextmanager
+def memory_file(content: bytes = b"") -> Iterator[int]:
+    """A descriptor of an anonymous file in memory with `content`, at its beginning."""
+    descriptor = os.memfd_create("sigul")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def run(
+    arguments: Sequence[str],
+    *,
+    package: str,
+    time_limit: float,
+    stdin: int | bytes = b"",
+    stdout: int | None = None,
+    inherit: Sequence[int] = (),
+    status_option: str | None = None,
+    environment: Mapping[str, str] = _NOTHING,
+    directory: Path | None = None,
+    timeout_cure: str = _RAISE_SIGNING_TIMEOUT,
+) -> Finished:
+    """Run a program to its end; how it ended is for the caller to judge.
+
+    `package` is where the program comes from, for the error where it is missing; `time_limit` is
+    in seconds, and `timeout_cure` says what to do where it is too short. It reads `stdin` (a
+    descriptor, or data), writes descriptor `stdout` (None: captured), inherits the descriptors
+    `inherit` and runs in `directory` (None: the current one). `environment` is added to PATH, and
+    the C locale in UTC. `status_option` makes it write machine readable messages: that option is
+    put before the others, with the number of a descriptor.
+
+    Raises `ToolMissing`, `ToolTimeout`, and `KeystoreError` where it cannot be started or writes
+    too much.
+    """
+    deadline = time.monotonic() + time_limit
+    program, *options = arguments
+    with ExitStack() as cleanup:
+        source = cleanup.enter_context(memory_file(stdin)) if isinstance(stdin, bytes) else stdin
+        readers: dict[str, int] = {}
+        inherited = list(inherit)
+        if status_option is not None:
+            readers["status"], status = os.pipe()
+            cleanup.callback(os.close, readers["status"])
+            inherited.append(status)
+            options = [status_option, str(status), *options]
+        try:
+            # A session of its own makes the process group that is killed, and has no terminal.
+            process = subprocess.Popen(
+                [program, *options],
+                stdin=source,
+                stdout=subprocess.PIPE if stdout is None else stdout,
+                stderr=subprocess.PIPE,
+                pass_fds=inherited,
+                start_new_session=True,
+                cwd=directory,
+                env={**_environment(), **environment},
+            )
+        except OSError as error:
+            # The same error tells of a missing directory.
+            if isinstance(error, FileNotFoundError) and (directory is None or directory.is_dir()):
+                raise ToolMissing(
+                    f"{program} is not installed", f"install the package {package}"
+                ) from None
+            where = "" if directory is None else f" in '{directory}'"
+            raise KeystoreError(
+                f"{program} cannot be run{where}: {error.strerror}", "see who may use it"
+            ) from None
+        finally:
+            if status_option is not None:
+                os.close(status)  # else its end would never be seen
+        for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
+            if pipe is not None:
+                cleanup.enter_context(pipe)
+                readers[name] = pipe.fileno()
+        cleanup.callback(_end, process)
+        try:
+            found = _collect(readers, deadline)
+            returncode = process.wait(max(0.0, deadline - time.monotonic()))
+        except (TimeoutError, subprocess.TimeoutExpired):
+            raise ToolTimeout(
+                f"{program} did not finish within {time_limit:g} s and was stopped", timeout_cure
+            ) from None
+        except _TooMuch:
+            raise KeystoreError(
+                f"{program} wrote more than {MAX_OUTPUT} bytes of messages and was stopped",
+                "what it was given is not what it is for",
+            ) from None
+    return Finished(
+        returncode,
+        found.get("stdout", b""),
+        found["stderr"].decode("utf-8", "replace"),
+        found.get("status", b"").decode("utf-8", "replace"),
+    )
+
+
+def _environment() -> dict[str, str]:
+    # gpg takes a day for noon local time; every other place here counts days in UTC.
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+
+
+class _TooMuch(Exception):
+    """A program writes without end."""
+
+
+def _collect(readers: Mapping[str, int], deadline: float) -> dict[str, bytes]:
+    """What comes from each of the descriptors `readers`, until all have ended."""
+    found = {name: bytearray() for name in readers}
+    with selectors.DefaultSelector() as selector:
+        for name, descriptor in readers.items():
+            selector.register(descriptor, selectors.EVENT_READ, found[name])
+        while selector.get_map():
+            if not (ready := selector.select(deadline - time.monotonic())):
+                raise TimeoutError
+            for key, _ in ready:
+                data = os.read(key.fd, _READ_SIZE)
+                if not data:
+                    selector.unregister(key.fd)
+                key.data.extend(data)
+                if len(key.data) > MAX_OUTPUT:
+                    raise _TooMuch
+    return {name: bytes(data) for name, data in found.items()}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of the process and its group."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        try:
+            process.wait(_KILL_LIMIT)
+        except subprocess.TimeoutExpired:
+            raise KeystoreError(
+                f"process {process.pid} does not end even when killed",
+                "look at its disk or mount",
+            ) from None

@@ -1,0 +1,100 @@
+"""The bridge's filters and a request's Koji session together, without a hub."""
+
+from __future__ import annotations
+
+import pytest
+
+from sigul_stack.bridge.koji import KojiSession
+from sigul_stack.bridge.streams import ReplyFilter, RequestFilter
+from sigul_stack.config.shared import BridgeKojiSettings
+from sigul_stack.errors import ProtocolError
+from sigul_stack.formats.rpm_head import Head, Header, HeaderEntry, Region, encode_header, padded
+from sigul_stack.protocol.codec import Fields
+from sigul_stack.protocol.operations import OPERATIONS
+from tests.wire import SUBREPLY_KEYS, SUBREQUEST_KEYS, reply, request_filter, sub_parts, u32
+
+SIGN_RPM, SIGN_RPMS = OPERATIONS["sign-rpm"], OPERATIONS["sign-rpms"]
+NO_LIMIT = 2**40
+NAMED = {
+    "rpm-name": b"lab", "rpm-version": b"1", "rpm-release": b"1", "rpm-arch": b"noarch"
+}  # fmt: skip
+#: Not a multiple of 8 bytes long.
+SIGNATURE = encode_header(Region.SIGNATURE, [HeaderEntry.binary(1004, bytes(13))])
+
+
+class Recorded(KojiSession):
+    """The session of a request with head signing that only keeps what would be stored."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            BridgeKojiSettings(), Fields({"head-signing": b"\1", "import-signature": b"\1"}), "ann"
+        )
+        self.stored: list[bytes] = []
+
+    def store(self, signature: Header, head: Head | None, number: bytes | None) -> str | None:
+        """See `KojiSession.store`."""
+        assert head is None
+        self.stored.append(signature.raw)
+        return None
+
+
+def subrequest(number: int, payload: bytes = b"head", **fields: bytes) -> bytes:
+    """A subrequest that names its RPM."""
+    every = {"id": u32(number), **NAMED, **fields}
+    return b"".join(sub_parts(number, every, payload, SUBREQUEST_KEYS))
+
+
+def subreply(number: int, status: int, payload: bytes = b"") -> bytes:
+    """Its answer."""
+    fields = {"id": u32(number), "status": u32(status)}
+    return b"".join(sub_parts(number, fields, payload, SUBREPLY_KEYS))
+
+
+def test_nothing_is_kept_of_what_has_been_answered_whatever_the_answer() -> None:
+    koji = Recorded()
+    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT, koji)
+    cutter = ReplyFilter(SIGN_RPMS, koji)
+    request.feed(b"".join(subrequest(number) for number in range(4)))
+    assert len(koji._names) == 4
+    cutter.feed(reply() + subreply(0, 11) + subreply(2, 0, SIGNATURE) + subreply(1, 9))
+    assert list(koji._names) == [u32(3)]
+    koji._failures[u32(3)] = "no hub"
+    (header, _length, _code) = cutter.feed(subreply(3, 11))
+    assert b"no hub" in bytes(header)  # type: ignore[arg-type]
+    assert not koji._names
+    assert not koji._failures
+
+
+@pytest.mark.parametrize("sent", [SIGNATURE, padded(SIGNATURE)], ids=["bare", "padded"])
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize("keep", [False, True], ids=["dropped", "kept"])
+def test_a_signature_header_may_be_padded(sent: bytes, many: bool, keep: bool) -> None:
+    assert len(SIGNATURE) % 8
+    koji = Recorded()
+    cutter = ReplyFilter(SIGN_RPMS if many else SIGN_RPM, koji, keep_payload=keep)
+    data = reply() + subreply(0, 0, sent) if many else reply(payload=sent)
+    passed = b"".join(piece for piece in cutter.feed(data) if isinstance(piece, bytes))
+    assert koji.stored == [SIGNATURE]
+    assert cutter.at_boundary
+    assert (passed == data) == keep
+    assert (sent in passed) == keep
+
+
+ODD = [{"other": b"1"}, {"rpm-arch": b"\n"}, {"rpm-name": b"\xff"}]
+
+
+@pytest.mark.parametrize("fields", ODD)
+def test_a_subrequest_with_odd_fields_is_the_servers_to_refuse(fields: dict[str, bytes]) -> None:
+    koji = Recorded()
+    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT, koji)
+    # Without a payload, too: none is fetched for it.
+    sent = subrequest(0, **fields) + subrequest(1, b"", **fields) + subrequest(2)
+    assert b"".join(piece for piece in request.feed(sent) if isinstance(piece, bytes)) == sent
+    assert list(koji._names) == [u32(2)]
+    assert request.at_boundary
+
+
+def test_a_subrequest_without_an_id_ends_the_batch() -> None:
+    request = request_filter(SIGN_RPMS, 0, NO_LIMIT)
+    with pytest.raises(ProtocolError, match="'id' is missing"):
+        request.feed(b"".join(sub_parts(0, NAMED, b"", SUBREQUEST_KEYS)))

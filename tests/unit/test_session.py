@@ -1,0 +1,204 @@
+"""One request at the bridge, whole, in memory: no sockets, no TLS, no threads but its own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sigul_stack.bridge.admission import OnlyLooked
+from sigul_stack.bridge.session import BridgeResources, RequestSession
+from sigul_stack.config.bridge import BridgeSettings, GroupSettings
+from sigul_stack.config.shared import NSSSettings
+from sigul_stack.errors import BridgeRefused, DeadlineExceeded, PeerClosed, RemoteProtocolError
+from sigul_stack.protocol.chunks import Stream
+from sigul_stack.protocol.messages import read_reply_header
+from sigul_stack.transport import memory
+from sigul_stack.transport.memory import MemoryStream
+from tests.wire import (
+    INNER_END,
+    LIST_USERS,
+    OUTER_END,
+    in_background,
+    inner,
+    of_stream,
+    outer,
+    parse_whole,
+    reply,
+    sign_text,
+)
+
+LONG = 10.0
+SETTINGS = BridgeSettings(
+    nss=NSSSettings(directory="sql:/nonexistent"),
+    header_timeout=LONG,
+    idle_timeout=LONG,
+    close_timeout=LONG,
+    server_wait_timeout=LONG,
+)
+
+
+class Desk:
+    """What requests share, and peers that speak before the session reads: one thread is enough."""
+
+    def __init__(self, settings: BridgeSettings) -> None:
+        self.resources = BridgeResources(settings)
+        self.paired = 0
+
+    def server(self) -> MemoryStream:
+        """The far end of a server that waits."""
+        near, far = memory.pair(memory.nobody("server"))
+        self.resources.waiting.add(near)
+        return far
+
+    def run(self, client: MemoryStream) -> None:
+        """Serve the request of the client at this near end."""
+        RequestSession(client, self.resources, self._pair).run()
+
+    def _pair(self) -> None:
+        self.paired += 1
+        assert self.resources.quota.in_flight == 1
+
+    def totals(self) -> dict[str, int]:
+        """The counters that are not 0, without `_total`."""
+        return {
+            name.removesuffix("_total"): count
+            for name, count in self.resources.counters.values().items()
+            if count
+        }
+
+
+@contextlib.contextmanager
+def desk(settings: BridgeSettings = SETTINGS) -> Iterator[Desk]:
+    """A desk, of which nothing is left in the end."""
+    found = Desk(settings)
+    try:
+        yield found
+        assert (found.resources.quota.in_flight, found.resources.quota.connected) == (0, 0)
+        assert not found.resources.quota._counts
+    finally:
+        found.resources.close()
+
+
+def client_of(*said: bytes, name: str = "ann") -> tuple[MemoryStream, MemoryStream]:
+    """The two ends of a client that has said this."""
+    near, far = memory.pair(memory.nobody(name))
+    for piece in said:
+        far.write(piece, LONG)
+    return near, far
+
+
+def read_rest(stream: MemoryStream) -> bytes:
+    """What comes up to the orderly end."""
+    data = b""
+    while piece := stream.read(100_000, LONG):
+        data += piece
+    return data
+
+
+def test_a_whole_request() -> None:
+    request = sign_text(b"text" * 5000)
+    with desk() as bridge:
+        server = bridge.server()
+        near, client = client_of(
+            outer(request.outer[:7], request.outer[7:]), inner(request.inner) + INNER_END
+        )
+        got: dict[str, bytes] = {}
+
+        def serve() -> None:
+            data = b""
+            while INNER_END not in data:
+                data += server.read(100_000, LONG)
+            got["request"] = data
+            server.write(INNER_END + outer(reply(payload=b"signed")), LONG)
+            assert server.read(1, LONG) == b""
+            server.close()
+
+        def receive() -> None:
+            data = b""
+            while not data.endswith(OUTER_END):
+                data += client.read(100_000, LONG)
+            got["reply"] = data
+            client.close()
+
+        with in_background(serve, receive):
+            bridge.run(near)
+        assert b"".join(of_stream(got["request"], Stream.OUTER)) == request.outer
+        assert of_stream(got["request"], Stream.INNER) == [request.inner, b""]
+        assert b"".join(of_stream(got["reply"], Stream.OUTER)) == reply(payload=b"signed")
+        assert bridge.paired == 1
+        assert bridge.totals() == {"requests": 1, "servers_attached": 1}
+
+
+def test_who_says_nothing_only_looked() -> None:
+    with desk() as bridge:
+        near, client = client_of()
+        client.close()
+        with pytest.raises(OnlyLooked):
+            bridge.run(near)
+        assert bridge.totals() == {}
+
+
+def test_who_is_in_no_group_is_told_and_no_server_hears_of_it(tmp_path: Path) -> None:
+    groups = tmp_path / "groups"
+    groups.write_text("signers: bob\n")
+    settings = dataclasses.replace(
+        SETTINGS, required_fas_group="signers", groups=GroupSettings(source="file", file=groups)
+    )
+    with desk(settings) as bridge:
+        server = bridge.server()
+        near, client = client_of(outer(LIST_USERS.outer))
+        client.end_writing()
+        with pytest.raises(RemoteProtocolError, match="request is refused: user 'ann' is not in"):
+            bridge.run(near)
+        header = of_stream(read_rest(client), Stream.OUTER)[0]
+        with pytest.raises(BridgeRefused, match="not in the group 'signers'"):
+            parse_whole(read_reply_header(), header).check_origin()
+        assert not server.has_input()
+        assert bridge.totals() == {
+            "requests": 1, "requests_failed": 1, "group_refusals": 1, "servers_attached": 1,
+        }  # fmt: skip
+
+
+def test_a_server_that_goes_in_the_very_moment_is_none() -> None:
+    with desk() as bridge:
+        server, other = bridge.server(), bridge.server()
+        near, client = client_of(outer(LIST_USERS.outer) + inner(LIST_USERS.inner) + INNER_END)
+        taken = bridge.resources.waiting.take
+
+        def take(*arguments: object) -> object:
+            found = taken(*arguments)  # type: ignore[arg-type]
+            # The first one ends once it has been handed out.
+            server.close()
+            return found
+
+        bridge.resources.waiting.take = take  # type: ignore[assignment,method-assign]
+
+        def serve() -> None:
+            other.read(100_000, LONG)
+            other.write(INNER_END + outer(reply()), LONG)
+            other.close()
+
+        def receive() -> None:
+            data = b""
+            while not data.endswith(OUTER_END):
+                data += client.read(100_000, LONG)
+            client.close()
+
+        with in_background(serve, receive):
+            bridge.run(near)
+        with pytest.raises(PeerClosed):
+            read_rest(server)
+        assert bridge.paired == 1
+
+
+def test_without_a_server_the_client_is_not_kept_for_ever() -> None:
+    with desk(dataclasses.replace(SETTINGS, server_wait_timeout=0.1)) as bridge:
+        near, _client = client_of(outer(LIST_USERS.outer))
+        with pytest.raises(DeadlineExceeded, match="no signing server became free"):
+            bridge.run(near)
+        assert bridge.paired == 0
+        assert bridge.totals() == {"requests": 1, "requests_failed": 1}
