@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from ..database import KeyType
 from ..errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..secret import Secret
-from .files import locked, storage_errors, sync, write_new
+from ..system.files import sync, write_whole
+from .storage import locked_keys, storage_errors
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class PemStore:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
                 raise PermissionError(f"user {os.geteuid()} may not write there")
-            for left in self.path.glob(".*.pem.*"):  # unfinished files, as write_new names them
+            for left in self.path.glob(".*.pem.*"):  # unfinished files, as write_whole names them
                 left.unlink(missing_ok=True)
 
     def generate(self, keytype: KeyType, passphrase: Secret) -> str:
@@ -194,7 +195,7 @@ class PemStore:
                     Status.ALREADY_EXISTS,
                     "the key has a certificate of that name; choose another name",
                 )
-            write_new(path, certificate, 0o644)
+            write_whole(path, certificate, replace=False, mode=0o644)
 
     def certificate(self, fingerprint: str, name: str) -> bytes:
         """The certificate `name` of the key, PEM. Raises `KeystoreError` if there is none."""
@@ -251,8 +252,8 @@ class PemStore:
                 raise RequestRefused(Status.ALREADY_EXISTS, f"key {fingerprint} is in the store")
             self._remove_rest(fingerprint)  # from making or deleting it, by a process killed then
             try:
-                write_new(self._file(fingerprint, "public"), public, 0o644)
-                write_new(path, private)
+                write_whole(self._file(fingerprint, "public"), public, replace=False, mode=0o644)
+                write_whole(path, private, replace=False)
             except BaseException:
                 self._remove_rest(fingerprint)
                 raise
@@ -266,7 +267,7 @@ class PemStore:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        with storage_errors(self.path), locked(self.path, _LOCK_LIMIT):
+        with storage_errors(self.path), locked_keys(self.path, _LOCK_LIMIT):
             yield
 
 
