@@ -1,4 +1,4 @@
-"""Which database a URL means, and how messages call it.
+"""The database that a URL means, and its name in messages.
 
 Two kinds exist: an SQLite file, and PostgreSQL through psycopg. A label never holds a password.
 """

@@ -48,7 +48,7 @@ class Layer(enum.StrEnum):
 
 
 class Mode(enum.Enum):
-    """Why a component is looked at."""
+    """The purposes for which a component is looked at."""
 
     #: Often, by monitoring: only what is live, cheap and disturbs no request.
     HEALTH = "health"

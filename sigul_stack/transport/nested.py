@@ -147,7 +147,7 @@ class InnerSession:
 
     @property
     def peer(self) -> Peer:
-        """Who the inner handshake proved the peer to be."""
+        """The peer, as the inner handshake proved it."""
         return self._tls.peer
 
     def read(self, limit: int) -> bytes:
@@ -189,7 +189,7 @@ class InnerSession:
         self._raise_cause(failed)
 
     def _raise_cause(self, failed: BaseException | None) -> None:
-        """What broke the pump is the reason for what the TLS session says of it."""
+        """Raise what broke the pump: it is the reason for what the TLS session says of it."""
         cause = self._pump.error
         if cause is None or (failed is not None and not isinstance(failed, SigulError)):
             return
