@@ -167,8 +167,6 @@ QUESTIONS = re.compile(r"(What|Who|Whose|That|Where|Which|How|When|Those|Since|W
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(TOP)))
 def test_docstrings_begin_with_what_a_thing_is_or_does(path: Path) -> None:
     defined = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    texts = [
-        ast.get_docstring(node) for node in ast.walk(parsed(path)) if isinstance(node, defined)
-    ]
+    nodes = [node for node in ast.walk(parsed(path)) if isinstance(node, defined)]
     texts = map(ast.get_docstring, nodes)
     assert [text for text in texts if text and QUESTIONS.match(text)] == []
