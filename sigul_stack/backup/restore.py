@@ -19,8 +19,8 @@ from typing import BinaryIO
 from ..config.server import ServerSettings
 from ..database import SchemaState, load, schema_state
 from ..errors import BackupError
-from ..keystore.files import sync
 from ..server.services import database_url, make_keystore
+from ..system.files import sync
 from . import archive
 from .manifest import DATABASE, OTHER_PARTS, Manifest
 from .unpack import agent_stopped, check, missing_keys, read_database, unpack
@@ -36,7 +36,7 @@ class RestoreOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where something goes, and where it was unpacked."""
+    """A place to restore to, and where its new content was unpacked."""
 
     final: Path
     staged: Path
@@ -144,7 +144,7 @@ def _exchange(places: list[_Place], now: datetime) -> list[Path]:
 
 
 def _journals(path: Path) -> list[Path]:
-    """What SQLite keeps beside a database: with another one it would destroy it."""
+    """Files that SQLite keeps beside a database: with another one they would destroy it."""
     return [path.with_name(path.name + end) for end in ("-journal", "-wal", "-shm")]
 
 

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 #: Largest reply payload that is returned in memory, in bytes; larger ones need an output file.
 MAX_MEMORY_REPLY: Final = 64 * 1024**2
 
-#: How long to look for what a peer said before it ended the connection, in seconds.
+#: Time to look for what a peer said before it ended the connection, in seconds.
 LAST_WORDS_SECONDS: Final = 1.0
 
 #: Tells progress: called with what is under way and its size in bytes, gives a function to call

@@ -32,12 +32,11 @@ OPERATIONS = _by_name(
     "server/handlers/signing.py": """
 
 def _sign_announcement(work: Work) -> Answer:
-    key, passphrase = opened_key(work)
     text, output = work.services.scratch(), work.services.scratch()
     text.write(f"Edition: {work.request.text('edition')}\\n\\n".encode())
     text.write(work.request.payload.read())
     text.seek(0)
-    openpgp.clear_sign(work.services.keystore.gnupg, key.fingerprint, passphrase, text, output)
+    openpgp_key(work).clear_sign(text, output)
     return Answer(payload=output)
 
 

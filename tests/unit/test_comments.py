@@ -20,7 +20,7 @@ PAGES = [*sorted((TOP / "docs").rglob("*.md")), TOP / "README.md"]
 FOREIGN = frozenset(
     {
         "BASE_IMAGE", "KRB5_CLIENT_KTNAME", "PKCS11_MODULE_PATH", "ansible_user", "core_pattern",
-        "pkcs11_NAME_pubkey", "signature_type", "sslLogin", "writeSignedRPM",
+        "pkcs11_NAME_pubkey", "signature_type", "sslLogin", "tx_queue", "writeSignedRPM",
     }
 )  # fmt: skip
 #: A capital or a low line where plain words have none.
