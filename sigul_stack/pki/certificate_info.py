@@ -70,8 +70,12 @@ class CertificateInfo:
 
     @property
     def is_for_tls_client(self) -> bool:
-        """Tell whether it may be a TLS client's."""
-        return is_for_tls_client(self.certificate)
+        """Tell whether it may be a TLS client's: it says so, or restricts no use."""
+        try:
+            usages = self.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+        except x509.ExtensionNotFound:
+            return True
+        return ExtendedKeyUsageOID.CLIENT_AUTH in usages.value
 
     @property
     def fingerprint(self) -> str:
@@ -149,16 +153,6 @@ def issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     return True
 
 
-def same_public_key(one: x509.Certificate, other: x509.Certificate) -> bool:
-    """Tell whether two certificates are for the same key."""
-    return public_key_bytes(one) == public_key_bytes(other)
-
-
-def public_key_bytes(certificate: x509.Certificate) -> bytes:
-    """The certificate's public key, for comparisons."""
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
 def key_id(certificate: x509.Certificate) -> str:
     """The id of the certificate's private key in NSS (CKA_ID), as `certutil -K` shows it.
 
@@ -173,15 +167,6 @@ def key_id(certificate: x509.Certificate) -> str:
     else:
         return ""
     return hashlib.sha1(value, usedforsecurity=False).hexdigest()
-
-
-def is_for_tls_client(certificate: x509.Certificate) -> bool:
-    """Tell whether the certificate may be a TLS client's: it says so, or restricts no use."""
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
-    except x509.ExtensionNotFound:
-        return True
-    return ExtendedKeyUsageOID.CLIENT_AUTH in extension.value
 
 
 def from_der(der: bytes, nickname: str = "") -> CertificateInfo:

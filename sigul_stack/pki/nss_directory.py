@@ -137,12 +137,6 @@ class NSSDatabase:
 
     # ------------------------------------------------------------------------------ changing
 
-    def create(self, password: Secret, permissions: Permissions | None = None) -> None:
-        """Make an empty database that `password` opens."""
-        self.password = password
-        with self.making(permissions):
-            pass
-
     def add_authority(self, certificate: x509.Certificate) -> None:
         """Add and trust a CA's certificate; see `put_authority`."""
         with self.changing() as store:
