@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from sigul_stack.pki import make_site, store
+from sigul_stack.pki import make_site, nss_store
 from tests.fork_server import ForkServer, fork_server
 
 BRIDGE_NAME = "sigul-bridge.example.org"
@@ -210,7 +210,7 @@ class Site:
         """A new site with certificates for `users`, configuration, database and administrator."""
         site = cls(directory, **settings)  # type: ignore[arg-type]
         # NSS derives a key from the password at each handshake; thrice a request, and more.
-        with mock.patch.object(store, "ITERATIONS_FOR_RANDOM_PASSWORD", 1):
+        with mock.patch.object(nss_store, "ITERATIONS_FOR_RANDOM_PASSWORD", 1):
             make_site(
                 directory / "pki", bridge=site.bridge_name, server=site.server_name, users=users
             )
