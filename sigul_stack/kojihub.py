@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 
 #: Longest answer to a call, in bytes: that of an RPM with very many signatures.
 MAX_ANSWER: Final = 4 << 20
-#: How much of a download is read at once, in bytes.
+#: Bytes of a download that are read at once.
 _PIECE: Final = 1 << 20
 #: The section of a Koji configuration file that counts where none has the instance's name.
 _PROFILE: Final = "koji"
-#: What a name, version or release, an arch and a volume may consist of, and begin with.
+#: A name, version, release, arch or volume: what may be part of an address.
 _WORD: Final = re.compile(r"[A-Za-z0-9_+^~%][A-Za-z0-9._+^~%-]{0,254}")
 _NEVRA: Final = re.compile(
     r"(?P<name>.+)-(?:(?P<epoch>[0-9]{1,10}):)?(?P<version>[^-:]+)-(?P<release>[^-:]+)"
@@ -71,7 +71,7 @@ class NEVRA:
 
     @property
     def is_harmless(self) -> bool:
-        """True where all of it may be part of an address."""
+        """Tell whether all of it may be part of an address."""
         return all(
             _WORD.fullmatch(part) for part in (self.name, self.version, self.release, self.arch)
         )
@@ -194,7 +194,7 @@ class Hub:
         return HubRPM(_number(row, "id"), found, _number(row, "build_id"), bytes.fromhex(digest))
 
     def address(self, rpm: HubRPM) -> str:
-        """Where the unsigned RPM can be downloaded."""
+        """The address at which the unsigned RPM can be downloaded."""
         top = self._options.get("topurl")
         if not isinstance(top, str) or urlsplit(top).scheme not in ("http", "https"):
             raise KojiError(

@@ -43,7 +43,7 @@ _PASSING: Final = (
     "reader_",
 )
 _PASSING_ENDS: Final = (".lock", "~", ".tmp")
-#: What an NSS database consists of, new form and old, and its password where `pki` puts it. In
+#: The files of an NSS database, new form and old, and its password where `pki` puts it. In
 #: the same directory may be other things: it is `/var/lib/sigul` by default.
 _NSS_FILES: Final = (
     *("cert9.db", "key4.db", "pkcs11.txt", "cert8.db", "key3.db", "secmod.db", "nss-password"),

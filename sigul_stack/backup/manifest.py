@@ -63,7 +63,7 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is in a backup. `made_by` is the version of sigul-stack; `schema` the database's."""
+    """The content of a backup. `made_by` is the version of sigul-stack; `schema` the database's."""
 
     created: datetime
     made_by: str
@@ -92,7 +92,7 @@ class Manifest:
 
 
 def is_path(text: str) -> bool:
-    """True where a file of a backup may be called so."""
+    """Tell whether a file of a backup may be called so."""
     return _PATH.fullmatch(text) is not None
 
 

@@ -36,7 +36,7 @@ class RestoreOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where something goes, and where it was unpacked."""
+    """A place to restore to, and where its new content was unpacked."""
 
     final: Path
     staged: Path
@@ -144,7 +144,7 @@ def _exchange(places: list[_Place], now: datetime) -> list[Path]:
 
 
 def _journals(path: Path) -> list[Path]:
-    """What SQLite keeps beside a database: with another one it would destroy it."""
+    """Files that SQLite keeps beside a database: with another one they would destroy it."""
     return [path.with_name(path.name + end) for end in ("-journal", "-wal", "-shm")]
 
 

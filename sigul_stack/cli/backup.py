@@ -113,7 +113,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with path.open("rb") as stream:
             yield stream
     except OSError as error:
-        raise BackupError(f"'{path}' cannot be read ({error.strerror}); name a backup") from error
+        raise BackupError(f"'{path}' cannot be read ({error.strerror})", "name a backup") from error
 
 
 def _create(options: argparse.Namespace) -> None:
@@ -122,7 +122,9 @@ def _create(options: argparse.Namespace) -> None:
     loaded = load_configuration(options.config_file)
     to_stream = str(options.file) == _STREAM
     if to_stream and sys.stdout.isatty():
-        raise BackupError("a backup is not for a terminal; name a file, or direct it to a program")
+        raise BackupError(
+            "a backup is not for a terminal", "name a file, or direct it to a program"
+        )
     settings = loaded.settings
     included = BackupOptions(
         recipient=options.recipient_file,

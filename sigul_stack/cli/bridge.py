@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from ..bridge.control import BridgeEvent
-from ..bridge.parent import BridgePlan, Listeners, Parent, Ports
+from ..bridge.parent import BridgePlan, Listeners, Parent
 from ..bridge.service import Bridge
 from ..config import load_bridge
 from ..config.bridge import BridgeSettings
@@ -15,9 +15,8 @@ from ..protocol.status import encode_status
 from ..system.processes import ParentPipes
 from ..transport import nss
 from ..transport.status_socket import status_socket
-from ..transport.tcp import listen
 from .daemon import Control
-from .options import Source, daemon_parser, run_daemon
+from .options import DaemonConfiguration, daemon_parser, run_daemon
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,11 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_daemon("sigul_bridge", parser, load_bridge, _work, argv)
 
 
-def _work(source: Source[BridgeSettings], control: Control) -> None:
+def _work(source: DaemonConfiguration[BridgeSettings], control: Control) -> None:
     Parent(
         _plan(source.settings),
         lambda: _plan(source.read_again()),
-        Ports(listen),
         stop=control.stop,
         reload=control.reload,
     ).run(control.ready)

@@ -10,19 +10,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import SigulError, ToolMissing, TransportError
+from ..errors import SigulError, TransportError
 from ..secret import Secret
+from ..system.files import write_whole
+from ..system.programs import run as run_program
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -66,9 +66,9 @@ def run(options: argparse.Namespace) -> int:
         stopped = site.stop()
         print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
         return 0
-    site.make(say=_say)
-    site.start(say=_say)
-    site.prove(say=_say)
+    site.make()
+    site.start()
+    site.prove()
     print(_SUMMARY.format(site=site.directory, programs=programs_directory(), key=KEY))
     return 0
 
@@ -91,7 +91,7 @@ A Sigul site is running: bridge, signing server, one administrator, one key.
 
 
 def programs_directory() -> Path:
-    """Where this installation's programs are."""
+    """The directory of this installation's programs."""
     return Path(sys.executable).parent
 
 
@@ -120,7 +120,7 @@ class DemoSite:
 
     # ------------------------------------------------------------------------------------- making
 
-    def make(self, *, say: Callable[[str], None]) -> None:
+    def make(self) -> None:
         """Certificates, configuration, database and administrator, whatever is missing."""
         from ..pki import make_site
 
@@ -130,12 +130,14 @@ class DemoSite:
             (self.directory / name).mkdir(mode=0o700, exist_ok=True)
         if not self._path("client.conf").exists():
             self._write_configuration()
-            say("configuration written")
+            _say("configuration written")
         for name in ("admin-password", "key-passphrase"):
-            self._make_secret(name)
-        self._make_database(say)
+            if not self._path(name).exists():
+                secret = Secret.random(PASSWORD_CHARACTERS)
+                write_whole(self._path(name), secret.reveal(), replace=False)
+        self._make_database()
 
-    def _make_database(self, say: Callable[[str], None]) -> None:
+    def _make_database(self) -> None:
         if self._path("server/server.sqlite").exists():
             return
         # Under another name until the administrator is in, so that a run that is cut off here
@@ -152,15 +154,7 @@ class DemoSite:
         )
         self._path("server/new.sqlite").rename(self._path("server/server.sqlite"))
         draft.unlink()
-        say(f"database made, with the administrator '{ADMIN}'")
-
-    def _make_secret(self, name: str) -> None:
-        path = self._path(name)
-        if path.exists():
-            return
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(Secret.random(PASSWORD_CHARACTERS).reveal())
+        _say(f"database made, with the administrator '{ADMIN}'")
 
     def _write_configuration(self) -> None:
         client_port, server_port = _free_ports(self.directory)
@@ -200,11 +194,11 @@ class DemoSite:
 
     # ------------------------------------------------------------------------- starting, stopping
 
-    def start(self, *, say: Callable[[str], None]) -> None:
+    def start(self) -> None:
         """Start bridge and server, where they are not running."""
         for daemon in _DAEMONS:
             if self._pid(daemon) is not None:
-                say(f"{daemon.program} is running")
+                _say(f"{daemon.program} is running")
                 continue
             self._run(
                 [
@@ -214,7 +208,7 @@ class DemoSite:
                     f"--internal-pid-dir={self._path('run')}",
                 ]
             )
-            say(f"{daemon.program} started")
+            _say(f"{daemon.program} started")
 
     def stop(self) -> list[str]:
         """End what runs; returns the names of the programs that did."""
@@ -228,8 +222,8 @@ class DemoSite:
             while self._pid(daemon) is not None:
                 if time.monotonic() > end:
                     raise SigulError(
-                        f"{daemon.program} (process {pid}) did not end within {END_SECONDS:g} s;"
-                        f" see {self._path('log')}"
+                        f"{daemon.program} (process {pid}) did not end within {END_SECONDS:g} s",
+                        f"see {self._path('log')}",
                     )
                 time.sleep(0.05)
             stopped.append(daemon.program)
@@ -246,36 +240,28 @@ class DemoSite:
 
     # ------------------------------------------------------------------------------------ proving
 
-    def prove(self, *, say: Callable[[str], None]) -> None:
+    def prove(self) -> None:
         """List the users and sign a file through both layers; verify the signature with gpg."""
+        from ..client.verify import verify
+
         users = self._sigul(["list-users"], secrets=["admin-password"]).decode()
-        say(f"list-users, through the double TLS: {' '.join(users.split())}")
+        _say(f"list-users, through the double TLS: {' '.join(users.split())}")
         public = self._path("demo-key.asc")
         if not public.exists():
             keys = self._sigul(["list-keys"], secrets=["admin-password"]).decode()
             if f"{KEY} (" not in keys:
                 self._sigul(["new-key", KEY], secrets=["admin-password", "key-passphrase"])
-                say(f"key '{KEY}' made")
-            self._write_whole(public, self._sigul(["get-public-key", KEY], ["key-passphrase"]))
+                _say(f"key '{KEY}' made")
+            armored = self._sigul(["get-public-key", KEY], secrets=["key-passphrase"])
+            write_whole(public, armored, replace=True, mode=0o644)
         text = self._path("hello.txt")
         text.write_text("Hello from the demo site.\n")
         signature = self._path("hello.txt.asc")
         self._sigul(
             ["sign-data", "-a", "-o", str(signature), KEY, str(text)], secrets=["key-passphrase"]
         )
-        self._verify(text, signature, public)
-        say(f"{text.name} signed with key '{KEY}', and the signature verified with gpg")
-
-    def _verify(self, text: Path, signature: Path, public: Path) -> None:
-        home = self._path("run/verify")
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(mode=0o700)
-        gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--no-autostart"]
-        try:
-            self._run([*gpg, "--import", str(public)])
-            self._run([*gpg, "--trust-model", "always", "--verify", str(signature), str(text)])
-        finally:
-            shutil.rmtree(home, ignore_errors=True)
+        verify(public.read_bytes(), text, signature)
+        _say(f"{text.name} signed with key '{KEY}', and the signature verified with gpg")
 
     def _sigul(self, arguments: Sequence[str], secrets: Sequence[str]) -> bytes:
         client = [*_module("sigul"), "--batch", "-c", str(self._path("client.conf"))]
@@ -286,31 +272,20 @@ class DemoSite:
     def _path(self, name: str) -> Path:
         return self.directory / name
 
-    @staticmethod
-    def _write_whole(path: Path, data: bytes) -> None:
-        draft = path.with_suffix(".new")
-        draft.write_bytes(data)
-        draft.rename(path)
-
     def _run(self, command: Sequence[str], secrets: Sequence[str] = ()) -> bytes:
         """Run a program, its secrets on standard input, each ended by NUL; its output."""
-        given = b"".join(self._path(name).read_bytes() + b"\0" for name in secrets)
-        try:
-            done = subprocess.run(
-                command, input=given, capture_output=True, timeout=STEP_SECONDS, check=False
-            )
-        except FileNotFoundError:
-            raise ToolMissing(f"'{command[0]}' is not installed; install it: gnupg") from None
-        except subprocess.TimeoutExpired:
-            raise SigulError(
-                f"'{' '.join(command)}' took longer than {STEP_SECONDS:g} s; see the logs in"
-                f" {self._path('log')}"
-            ) from None
+        done = run_program(
+            command,
+            package="sigul-stack",
+            time_limit=STEP_SECONDS,
+            stdin=b"".join(self._path(name).read_bytes() + b"\0" for name in secrets),
+            environment=os.environ,
+            timeout_cure=f"see the logs in {self._path('log')}",
+        )
         if done.returncode != 0:
-            said = done.stderr.decode("utf-8", "replace").strip()
             raise SigulError(
-                f"'{' '.join(command)}' failed (exit code {done.returncode}): {said}\n"
-                f"The logs are in {self._path('log')}"
+                f"'{' '.join(command)}' failed (exit code {done.returncode}):"
+                f" {done.stderr.strip()}\nThe logs are in {self._path('log')}"
             )
         return done.stdout
 

@@ -54,8 +54,8 @@ def daemon_parser(program: str, what: str, configuration: str) -> argparse.Argum
     return parser
 
 
-class Source(Generic[Settings]):
-    """A daemon's configuration: what it was at start, and what it is when it is read again.
+class DaemonConfiguration(Generic[Settings]):
+    """A daemon's configuration: as it was at start, and as it is when it is read again.
 
     A password that was typed at start stays here, for there may be nobody to type it again.
     """
@@ -68,9 +68,9 @@ class Source(Generic[Settings]):
         self._loaded: Loaded[Settings] = load()
         nss = with_nss_password(self._loaded.settings.nss, SecretReader(batch=False))
         self._password = nss.password
-        #: What is in force at start.
+        #: The settings at start.
         self.settings: Settings = self._completed(self._loaded)
-        #: Whom the daemon becomes.
+        #: The user that the daemon becomes.
         self.identity = identity(self.settings.unix_user, self.settings.unix_group)
 
     def check(self) -> None:
@@ -95,7 +95,7 @@ class Source(Generic[Settings]):
 
 
 def _current_directory() -> Path:
-    """Where the program was started; the root where that directory is no more."""
+    """The directory that the program was started in; the root where that directory is no more."""
     try:
         return Path.cwd()
     except OSError:
@@ -112,7 +112,7 @@ def run_daemon(
     program: str,
     parser: argparse.ArgumentParser,
     load: Callable[[Path | None], Loaded[Settings]],
-    work: Callable[[Source[Settings], Control], None],
+    work: Callable[[DaemonConfiguration[Settings], Control], None],
     argv: Sequence[str] | None,
 ) -> int:
     """Run `work` as the daemon that the arguments ask for; returns the exit code."""
@@ -122,7 +122,7 @@ def run_daemon(
     log_directory = options.internal_log_dir.absolute() if options.internal_log_dir else None
     try:
         # Asked before the daemon may leave its terminal, used once it has.
-        source = Source(lambda: load(path))
+        source = DaemonConfiguration(lambda: load(path))
     except SigulError as error:
         return failed(str(error))
     except KeyboardInterrupt:
@@ -150,5 +150,5 @@ def run_daemon(
 
 
 def _default_log_directory(background: bool) -> Path | None:
-    """Where a daemon in the background logs; in the foreground, standard error is enough."""
+    """The directory that a daemon in the background logs to; else standard error is enough."""
     return Path("/var/log") if background else None

@@ -1,4 +1,4 @@
-"""How a program that runs in front of a person ends: its exit code, and the line that says why.
+"""The end of a program that runs in front of a person: its output, exit code and error line.
 
 0 on success; else 1 and one line `Error: TEXT` on standard error.
 """
@@ -22,7 +22,7 @@ class AlreadyTold(SigulError):
 
 
 class Failures:
-    """What failed of many things; each is told on standard error at once, in a line of its own."""
+    """Failures of some of many things; each is told at once, in a line on standard error."""
 
     def __init__(self) -> None:
         self._any = False

@@ -49,8 +49,8 @@ def held(path: Path, identity: Identity | None = None) -> Iterator[None]:
     except OSError as error:
         user = "" if identity is None else f", which user {identity.uid} must be able to write to"
         raise ConfigurationError(
-            f"the PID file '{path}' cannot be written: {error.strerror}; make its directory{user},"
-            " or name another with --internal-pid-dir=DIR"
+            f"the PID file '{path}' cannot be written: {error.strerror}",
+            f"make its directory{user}, or name another with --internal-pid-dir=DIR",
         ) from error
     if identity is not None and identity.uid != 0 and os.geteuid() == 0:
         _leave_a_remover(path, identity)
@@ -108,8 +108,8 @@ def _try_lock(descriptor: int) -> bool:
 
 def _running(path: Path, pid: str) -> AlreadyRunning:
     return AlreadyRunning(
-        f"{path.stem} is already running with PID {pid or 'unknown'} ('{path}'); stop it first, or"
-        " give this one another --internal-pid-dir=DIR"
+        f"{path.stem} is already running with PID {pid or 'unknown'} ('{path}')",
+        "stop it first, or give this one another --internal-pid-dir=DIR",
     )
 
 
@@ -121,7 +121,7 @@ def _same_file(descriptor: int, path: Path) -> bool:
 
 
 def _is_this_daemon(pid: str, name: str) -> bool:
-    """Whether process `pid` is another one called `name`: an old daemon does not lock its file."""
+    """Tell whether process `pid` is another one called `name`: old daemons do not lock the file."""
     if not pid.isdecimal() or int(pid) == os.getpid():
         return False
     try:

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 #: The most that a field of the protocol carries (bytes).
 MAX_SECRET_LENGTH = 255
-#: How often a new secret is asked for before its two entries have to agree.
+#: Times that a new secret is asked for, in which its two entries have to agree.
 ATTEMPTS = 3
 
 #: Seconds until Ctrl-C is acted upon, at most.
 _INTERRUPTED_AFTER = 0.5
 
-#: What the NSS database's password is asked for as.
+#: The prompt for the NSS database's password.
 NSS_PASSWORD = "NSS database password"  # noqa: S105 - a prompt
 
 
@@ -62,8 +62,8 @@ class Terminal:
             descriptor = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError:
             raise SecretInputError(
-                "there is no terminal to ask for a secret on; give secrets on standard input with"
-                " --batch, each ended by a NUL byte"
+                "there is no terminal to ask for a secret on",
+                "give secrets on standard input with --batch, each ended by a NUL byte",
             ) from None
         try:
             yield cls(descriptor)
@@ -92,7 +92,7 @@ class Terminal:
             termios.tcsetattr(self._descriptor, termios.TCSADRAIN, old)
         if not line.endswith(b"\n"):
             _write(self._descriptor, "\n")
-            raise SecretInputError("input ended before the secret did; type it and press Enter")
+            raise SecretInputError("input ended before the secret did", "type it and press Enter")
         return line[:-1]
 
 
@@ -145,7 +145,7 @@ class SecretReader:
         if self._batch:
             secret = read_until_nul(self._stdin, what)
             if not secret:
-                raise SecretInputError(f"{what}: a new secret must not be empty; give some text")
+                raise SecretInputError(f"{what}: a new secret must not be empty", "give some text")
             return secret
         with self._asker() as terminal:
             for _ in range(ATTEMPTS):
@@ -156,7 +156,7 @@ class SecretReader:
                     return secret
                 else:
                     terminal.say("The two are not the same; try again.")
-        raise SecretInputError(f"{what}: the two entries never agreed; start again")
+        raise SecretInputError(f"{what}: the two entries never agreed", "start again")
 
     @contextlib.contextmanager
     def _asker(self) -> Iterator[Asker]:
@@ -179,21 +179,22 @@ def read_until_nul(descriptor: int, what: str) -> Secret:
             byte = _read(descriptor, 1)
         except OSError as error:
             raise SecretInputError(
-                f"{what} cannot be read from standard input: {error.strerror}; {_HOW}"
+                f"{what} cannot be read from standard input: {error.strerror}", _HOW
             ) from error
         if byte == b"\0":
             return Secret(bytes(value))
         if not byte:
             raise SecretInputError(
-                f"{what}: input ended before the NUL byte that has to end a secret;"
-                f" {_seen(value)}; {_HOW}"
+                f"{what}: input ended before the NUL byte that has to end a secret; {_seen(value)}",
+                _HOW,
             )
         value += byte
         if len(value) > MAX_SECRET_LENGTH:
             newline = " and there was a newline in it" if b"\n" in value else ""
             raise SecretInputError(
                 f"{what}: no NUL byte ended it after {MAX_SECRET_LENGTH} bytes, the most that a"
-                f" secret may have{newline}; {_HOW}"
+                f" secret may have{newline}",
+                _HOW,
             )
 
 
@@ -208,7 +209,8 @@ def read_word(descriptor: int, what: str) -> str:
         if not byte or len(value) > MAX_SECRET_LENGTH:
             raise SecretInputError(
                 f"{what}: neither a NUL byte nor a line's end came after at most"
-                f" {MAX_SECRET_LENGTH} bytes; {_HOW}"
+                f" {MAX_SECRET_LENGTH} bytes",
+                _HOW,
             )
     return value.decode("utf-8", "backslashreplace")
 
@@ -227,8 +229,8 @@ def _seen(value: bytearray) -> str:
 def _checked(value: bytes, what: str) -> Secret:
     if len(value) > MAX_SECRET_LENGTH:
         raise SecretInputError(
-            f"{what}: longer than {MAX_SECRET_LENGTH} bytes, the most that a secret may have;"
-            " use a shorter one"
+            f"{what}: longer than {MAX_SECRET_LENGTH} bytes, the most that a secret may have",
+            "use a shorter one",
         )
     return Secret(value)
 
@@ -248,7 +250,7 @@ def with_nss_password(settings: NSSSettings, reader: SecretReader) -> NSSSetting
 
 
 def disable_core_dumps() -> None:
-    """See to it that neither this process nor one it starts leaves a core file with secrets.
+    """Keep this process and those it starts from leaving core files, which hold secrets.
 
     The limit is 1, not 0: where the kernel hands core dumps to a program (`core_pattern` begins
     with `|`) it ignores a limit of 0 but gives up at 1, which is too little for a core file too.

@@ -19,7 +19,7 @@ from ..system.processes import ParentPipes, run_in_child
 from ..transport import nss
 from ..transport.status_socket import status_socket
 from .daemon import Control
-from .options import Source, daemon_parser, run_daemon
+from .options import DaemonConfiguration, daemon_parser, run_daemon
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_daemon("sigul_server", parser, load_server, _work, argv)
 
 
-def _work(source: Source[ServerSettings], control: Control) -> None:
+def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None:
     settings = source.settings
 
     def start() -> None:
@@ -87,7 +87,7 @@ def _plan(settings: ServerSettings) -> ServerPlan:
     )
 
 
-def _become_with_nss(settings: ServerSettings) -> nss.Identity:
+def _become_with_nss(settings: ServerSettings) -> nss.TLSIdentity:
     """Open NSS, while root where only root can change its database, and drop privileges."""
     who = identity(settings.unix_user, settings.unix_group)
     drop_privileges_unless_roots(who, settings.nss.path)

@@ -76,7 +76,7 @@ def _ask_name(batch: bool) -> str:
     try:
         return input(f"{what}: ")
     except EOFError:
-        raise ConfigurationError(f"{what}: nothing was given; type it, or give -n NAME") from None
+        raise ConfigurationError(f"{what}: nothing was given", "type it, or give -n NAME") from None
 
 
 def _checked(name: str) -> str:
@@ -84,7 +84,7 @@ def _checked(name: str) -> str:
 
     if not name or not is_safe_text(name) or len(name) > 255:
         raise ConfigurationError(
-            f"{name!r} is no user name; write 1 to 255 printable ASCII characters"
+            f"{name!r} is no user name", "write 1 to 255 printable ASCII characters"
         )
     return name
 

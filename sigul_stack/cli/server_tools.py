@@ -1,4 +1,4 @@
-"""What the programs that prepare a server's data have in common: options, configuration, owner."""
+"""Options, configuration and owner for the programs that prepare a server's data."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..config.values import absolute
 from ..errors import ConfigurationError
+from .commands.planning import open_input
 from .outcome import report
 from .secret_input import NSS_PASSWORD, SecretReader
 from .server_tools import begin
@@ -137,13 +138,8 @@ def _read_bundle(options: argparse.Namespace, certificate: Path, reader: SecretR
 
 
 def _content(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_MAX_FILE)
-    except OSError as error:
-        raise ConfigurationError(
-            f"'{path}' cannot be read: {error.strerror}", "name a file that you may read"
-        ) from error
+    with open_input(path) as file:
+        return file.read(_MAX_FILE)
 
 
 def _database(directory: Path, reader: SecretReader) -> NSSDatabase:

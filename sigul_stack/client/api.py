@@ -120,7 +120,7 @@ class Client(RequestSender):
         self.call("delete-user", {"name": name}, _secrets(password=password))
 
     def user_info(self, password: Secret, name: str) -> UserInfo:
-        """What there is to know of the user `name`."""
+        """The user `name`: whether it is an administrator."""
         reply = self.call("user-info", {"name": name}, _secrets(password=password))
         return UserInfo(reply.fields.boolean("admin"))
 

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 #: Largest reply payload that is returned in memory, in bytes; larger ones need an output file.
 MAX_MEMORY_REPLY: Final = 64 * 1024**2
 
-#: How long to look for what a peer said before it ended the connection, in seconds.
+#: Time to look for what a peer said before it ended the connection, in seconds.
 LAST_WORDS_SECONDS: Final = 1.0
 
 #: Tells progress: called with what is under way and its size in bytes, gives a function to call
@@ -218,7 +218,7 @@ class RequestSender:
             return reply
 
     @contextlib.contextmanager
-    def _dial(self, identity: nss.Identity) -> Iterator[nss.TLSConnection]:
+    def _dial(self, identity: nss.TLSIdentity) -> Iterator[nss.TLSConnection]:
         settings = self.settings
         connection = nss.dial(
             settings.bridge_address or settings.bridge_hostname,
@@ -254,7 +254,7 @@ class RequestSender:
         return digest.digest()
 
     def _send_inner_fields(
-        self, chunked: ChunkedStream, identity: nss.Identity, fields: bytes
+        self, chunked: ChunkedStream, identity: nss.TLSIdentity, fields: bytes
     ) -> None:
         """Send the secret fields in the inner session, which only the server can read."""
         log.info("[DOUBLE_TLS] Starting TLS handshake")

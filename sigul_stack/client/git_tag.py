@@ -95,7 +95,7 @@ def read_tag(directory: Path, name: str) -> Tag:
 
 
 def _git(directory: Path, *arguments: str, given: bytes = b"") -> bytes:
-    """What git prints. Raises `SigulError` with its own words where it fails."""
+    """The output of git. Raises `SigulError` with its own words where it fails."""
     done = _run(directory, *arguments, given=given)
     if done.returncode:
         said = done.stderr.strip().splitlines()

@@ -23,7 +23,7 @@ from .output_file import open_output
 #: Requests at a time: as many as keep a server's workers busy while the next ones connect.
 AT_ONCE: Final = 4
 
-#: What says nothing about a file: the key, the passphrase or the user is the wrong one.
+#: Refusals that are the same for every file: wrong key, passphrase or user.
 _FOR_ALL: Final = frozenset({Status.AUTHENTICATION_FAILED, Status.UNSUPPORTED_KEYTYPE})
 
 
@@ -55,7 +55,7 @@ def sign_files(
     where the user may not sign with the key at all; the jobs that are left are not told of then.
     """
     lock = threading.Lock()
-    #: What ends the rest; where several threads met something, the first of it counts.
+    #: Errors that end the rest; of several, the first counts.
     fatal: list[Exception] = []
 
     def tell(job: SigningJob, error: SigulError | None) -> None:

@@ -26,7 +26,7 @@ from typing import BinaryIO, cast
 
 from ..errors import SigulError
 
-#: What is kept in memory of a payload on its way to a stream, in bytes; the rest goes to disk.
+#: Bytes of a payload on its way to a stream that are kept in memory; the rest goes to disk.
 SPOOL_IN_MEMORY = 1 << 20
 _COPY_BYTES = 1 << 20
 _MAX_LINKS = 40
@@ -89,7 +89,7 @@ def identity_of(found: os.stat_result) -> tuple[int, ...] | None:
 
 
 def overwrites(path: Path | None, file: Path) -> bool:
-    """Whether an output to `path`, None for standard output, would replace what `file` holds."""
+    """Tell whether an output to `path` (None: standard output) would replace what `file` holds."""
     found = identity(path)
     return found is not None and found == identity(file)
 

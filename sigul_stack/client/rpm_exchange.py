@@ -63,7 +63,7 @@ class RPMExchange:
         self._done = done
         self._lock = threading.Lock()
         self._open = set(range(len(packages)))
-        #: What has been sent of files, and not answered yet.
+        #: Files that have been sent, and not answered yet, by index.
         self._files: dict[int, _SentFile] = {}
         self._failure: SigulError | None = None
         self._sent = threading.Event()

@@ -26,7 +26,7 @@ MAX_PADDING: Final = 7
 
 @dataclass(frozen=True, slots=True)
 class RPMOptions:
-    """How RPMs are to be signed.
+    """Options of signing RPMs.
 
     `file_signing_key` names an ECC or RSA key for signatures of the packages' files, which
     `file_signing_key_passphrase` unlocks. With `head_signing` only headers go to the server.
@@ -56,7 +56,7 @@ class RPMOptions:
         return {name: value for name, value in fields.items() if value is not None}
 
     def fields_of(self, head: Head | None, remote: HubRPM | None) -> dict[str, str | bytes]:
-        """What is said of one package: of Koji's, and of one whose name the reply will not tell."""
+        """The fields of one package: of Koji's, and of one whose name the reply will not tell."""
         if remote is not None:
             return {**_named(remote.nevra), "rpm-sigmd5": remote.sigmd5}
         if head is not None and self.store_in_koji:

@@ -19,15 +19,15 @@ from ..errors import SigulError
 from ..system.programs import run
 from ..tools import GPG_VERIFY
 
-#: How long gpg may take, in seconds, besides what the file's size adds.
+#: Time for gpg, in seconds, besides what the file's size adds.
 _SECONDS: Final = 60.0
-#: How much of a file gpg digests in a second on the slowest machine that is supported.
+#: Bytes of a file that gpg digests in a second on the slowest machine that is supported.
 _BYTES_PER_SECOND: Final = 20 << 20
 
 _BEGIN = b"-----BEGIN PGP SIGNED MESSAGE-----"
 _END = b"-----END PGP SIGNATURE-----"
 
-#: What makes a signature one that does not count, and how to say so.
+#: The status lines of a signature that does not count, and how to say so.
 _FAULTS: Final = {
     "BADSIG": "the signature is not of this file: one of the two was changed",
     "EXPSIG": "the signature has expired",
@@ -42,7 +42,7 @@ class BadSignature(SigulError):
 
 @dataclass(frozen=True, slots=True)
 class GoodSignature:
-    """Who signed and when: the primary key's fingerprint, and seconds since 1970."""
+    """The signer and the time: the primary key's fingerprint, and seconds since 1970."""
 
     fingerprint: str
     made_at: int

@@ -32,7 +32,7 @@ MAX_PASSPHRASE_FILE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class CommandContext:
-    """What a command is run in: the settings and the options before the command."""
+    """The settings and the options before the command."""
 
     settings: ClientSettings
     secrets: SecretReader

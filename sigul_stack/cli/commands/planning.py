@@ -1,4 +1,4 @@
-"""What a command is planned and run with: its arguments, files, secrets and client."""
+"""The arguments, files, secrets and client that a command is planned and run with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Arguments = argparse.Namespace
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a command is run with: `secrets` are those of its row that were asked for, by name."""
+    """The input of a command's run: `secrets` are those of its row that were asked for, by name."""
 
     settings: ClientSettings
     arguments: Arguments
@@ -32,7 +32,7 @@ class Call:
 
 
 class Planning:
-    """What a command is planned with. What it opens stays open until the command has run."""
+    """The input of a command's plan. What it opens stays open until the command has run."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Planning:
         return InputFile(path, file, self._resources)
 
     def open_output(self, *, binary: bool, source: Path | None = None) -> BinaryIO:
-        """Where the reply's payload goes: `-o FILE`, or standard output.
+        """The output for the reply's payload: `-o FILE`, or standard output.
 
         Raises `SigulError` where it would destroy what is read, `source` or a passphrase file.
         """
@@ -71,7 +71,7 @@ class Planning:
         return self._resources.enter_context(open_output(place, binary=binary))
 
     def open_successor(self, source: InputFile) -> BinaryIO:
-        """Where the new form of `source` goes: `-o FILE`, or the place of `source` itself.
+        """The output for the new form of `source`: `-o FILE`, or the place of `source` itself.
 
         Raises `SigulError` where it would destroy a passphrase file.
         """
@@ -89,8 +89,8 @@ class Planning:
                 output = self.arguments.output
                 name = "standard output" if output is None else f"'{output}'"
                 raise SigulError(
-                    f"writing to {name} would destroy '{file}', which is read; nothing was changed:"
-                    " give -o another file"
+                    f"writing to {name} would destroy '{file}', which is read",
+                    "nothing was changed: give -o another file",
                 )
 
 

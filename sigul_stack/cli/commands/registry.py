@@ -4,29 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from . import access, bindings, keys, signing, users
 from .command import Command
 
 
 def commands() -> Iterator[Command]:
     """All commands, in the order in which `--help-commands` lists them.
 
-    A group is imported when it is its turn: whoever looks for a command pays for no later one.
+    Those for RPMs come last: their module takes longer to import than all others together, and who
+    looks for another command does not pay for it.
     """
-    from . import users
-
-    yield from users.COMMANDS
-    from . import keys
-
-    yield from keys.COMMANDS
-    from . import access
-
-    yield from access.COMMANDS
-    from . import signing
-
-    yield from signing.COMMANDS
-    from . import bindings
-
-    yield from bindings.COMMANDS
+    for group in (users, keys, access, signing, bindings):
+        yield from group.COMMANDS
     from . import rpms
 
     yield from rpms.COMMANDS

@@ -98,7 +98,7 @@ def _misuse_of_many(arguments: Arguments) -> str | None:
 
 
 def _look(name: str, look: Callable[[Path], Opened], *, head_signing: bool) -> Opened | NEVRA:
-    """What `look` gives for the file `name`, or an RPM's name in Koji. Raises `SigulError`."""
+    """Call `look` on the file `name`; its name in Koji where there is none. Raises `SigulError`."""
     try:
         return look(Path(name))
     except OSError as error:
