@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import load_server
+from .shared_arguments import SERVER_FILE, add_config_file
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -27,7 +27,7 @@ def add_parser(subparsers: Subparsers) -> None:
         ("migrate", _run_migrate, "bring the database to the current schema, with a backup"),
     ):
         action = actions.add_parser(name, help=text, description=text.capitalize() + ".")
-        action.add_argument("-c", "--config-file", metavar="FILE", type=Path)
+        add_config_file(action, SERVER_FILE)
         action.set_defaults(func=run)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from ..errors import SigulError
 from ..system.files import whole_file
 from .secret_input import disable_core_dumps
+from .shared_arguments import add_config_file
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -44,14 +45,11 @@ def add_parser(subparsers: Subparsers) -> None:
         " certificates, the database's layout and counts, listings of directories, ends of logs,"
         " status of daemons. Secrets are left out.",
     )
-    parser.add_argument(
-        "-c",
-        "--config-file",
-        metavar="FILE",
-        type=Path,
+    add_config_file(
+        parser,
+        "a component's configuration (can be repeated; without: those in /etc/sigul)",
         action="append",
         default=[],
-        help="a component's configuration (can be repeated; without: those in /etc/sigul)",
     )
     parser.add_argument(
         "--log",

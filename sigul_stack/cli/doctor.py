@@ -7,10 +7,10 @@ What is looked at is in `sigul_stack.health`.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .secret_input import NSS_PASSWORD, SecretReader, disable_core_dumps
+from .shared_arguments import add_config_file
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -34,9 +34,7 @@ def add_parser(subparsers: Subparsers) -> None:
         choices=COMPONENTS,
         help="whose configuration it is (without: told by the file's name or sections)",
     )
-    parser.add_argument(
-        "-c", "--config-file", metavar="FILE", type=Path, help="its configuration file"
-    )
+    add_config_file(parser, "its configuration file")
     parser.add_argument("-u", "--user-name", metavar="USER", help="client: the user's name")
     parser.add_argument(
         "--name",

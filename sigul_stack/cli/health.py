@@ -16,6 +16,7 @@ from ..config.values import strip_one_end
 from ..errors import ConfigurationError
 from ..secret import Secret
 from .secret_input import MAX_SECRET_LENGTH, disable_core_dumps, read_until_nul
+from .shared_arguments import add_config_file
 
 if TYPE_CHECKING:
     from ..health.steps import CheckOptions
@@ -93,13 +94,7 @@ def _component(
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "-c",
-        "--config-file",
-        metavar="FILE",
-        type=Path,
-        help=f"configuration file, read after /etc/sigul/{name}.conf",
-    )
+    add_config_file(parser, f"configuration file, read after /etc/sigul/{name}.conf")
     parser.add_argument("--json", action="store_true", help="write one JSON document instead")
     parser.add_argument(
         "--docker",

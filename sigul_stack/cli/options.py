@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from .. import __version__
 from ..config.identity import identity
 from ..config.values import relative_to
 from ..errors import SigulError
@@ -17,6 +16,7 @@ from .daemon import Control, Daemon
 from .logs import set_up_daemon
 from .outcome import failed
 from .secret_input import SecretReader, disable_core_dumps, forbid_tracing, with_nss_password
+from .shared_arguments import add_config_file, add_verbose, add_version
 
 if TYPE_CHECKING:
     from ..config.bridge import BridgeSettings
@@ -37,17 +37,9 @@ def daemon_parser(program: str, what: str, configuration: str) -> argparse.Argum
         " requests under way finish first, up to shutdown-timeout. SIGHUP has it read configuration"
         " and certificates again; no request is lost.",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument(
-        "-c",
-        "--config-file",
-        metavar="FILE",
-        type=Path,
-        help=f"configuration file, read after /etc/sigul/{configuration}",
-    )
-    parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="log more; twice for debugging"
-    )
+    add_version(parser)
+    add_config_file(parser, f"configuration file, read after /etc/sigul/{configuration}")
+    add_verbose(parser, "log more; twice for debugging")
     parser.add_argument("-d", "--daemonize", action="store_true", help="run in the background")
     parser.add_argument("--internal-log-dir", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--internal-pid-dir", type=Path, help=argparse.SUPPRESS)

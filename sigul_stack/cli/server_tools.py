@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import __version__
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from .logs import set_up_client
 from .outcome import occupy_standard_descriptors
 from .secret_input import disable_core_dumps
+from .shared_arguments import SERVER_FILE, add_config_file, add_verbose, add_version
 
 if TYPE_CHECKING:
     from ..config.options import Loaded
@@ -24,15 +24,9 @@ log = logging.getLogger(__name__)
 def tool_parser(program: str, what: str) -> argparse.ArgumentParser:
     """The parser of such a program, with the options that all of them have."""
     parser = argparse.ArgumentParser(prog=program, description=what)
-    parser.add_argument(
-        "-c",
-        "--config-file",
-        metavar="FILE",
-        type=Path,
-        help="the server's configuration file, read after /etc/sigul/server.conf",
-    )
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="tell more (twice: all)")
-    parser.add_argument("--version", action="version", version=f"{program} {__version__}")
+    add_config_file(parser, SERVER_FILE)
+    add_verbose(parser)
+    add_version(parser)
     return parser
 
 

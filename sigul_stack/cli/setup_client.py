@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import __version__
 from ..config.values import absolute
 from ..errors import ConfigurationError
 from .commands.planning import open_input
 from .outcome import report
 from .secret_input import NSS_PASSWORD, SecretReader
 from .server_tools import begin
+from .shared_arguments import add_verbose, add_version
 
 if TYPE_CHECKING:
     from ..pki import Bundle, NSSDatabase
@@ -80,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="ask nothing: read each password from standard input, ended by a NUL byte",
     )
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="tell more")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    add_verbose(parser, "tell more")
+    add_version(parser)
     return parser
 
 

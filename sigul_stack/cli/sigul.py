@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from .. import __version__
 from .commands.command import Command
 from .commands.planning import Arguments
 from .commands.registry import command_named, commands
 from .logs import set_up_client
 from .outcome import failed, occupy_standard_descriptors, print_lines, report
 from .secret_input import SecretReader, disable_core_dumps
+from .shared_arguments import add_config_file, add_verbose, add_version
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="ask nothing: read each secret from standard input, ended by a NUL byte",
     )
-    parser.add_argument(
-        "-c",
-        "--config-file",
-        metavar="FILE",
-        type=Path,
-        help=f"configuration file (default: {DEFAULT_CONFIG})",
-    )
+    add_config_file(parser, f"configuration file (default: {DEFAULT_CONFIG})")
     parser.add_argument(
         "-u", "--user-name", metavar="USER", help="your name on the server, if not the configured"
     )
@@ -59,9 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="file with a bound passphrase, instead of asking for the key's passphrase",
     )
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="tell more (twice: all)")
+    add_verbose(parser)
     parser.add_argument("--help-commands", action=_HelpCommands, help="list the commands")
-    parser.add_argument("--version", action="version", version=f"sigul {__version__}")
+    add_version(parser)
     parser.add_argument("--internal-protocol-version", type=int, help=argparse.SUPPRESS)
     # One argument, for of two the first would swallow a `--` between them, which is the command's.
     parser.add_argument(

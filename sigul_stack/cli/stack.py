@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from .. import __version__
 from ..errors import SigulError
 from . import backup, check_config, database, demo, diagnose, doctor, health, pki
 from .logs import set_up_client
+from .shared_arguments import add_version
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         " sigul_server, sigul_server_create_db, sigul_server_add_admin, sigul_setup_client;"
         " each has --help.",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    add_version(parser)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (pki, database, backup, check_config, health, doctor, diagnose, demo):
         module.add_parser(subparsers)

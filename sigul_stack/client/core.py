@@ -180,16 +180,8 @@ class RequestSender:
 
     @contextlib.contextmanager
     def _dial(self, identity: nss.TLSIdentity) -> Iterator[nss.TLSConnection]:
-        settings = self.settings
-        connection = nss.dial(
-            settings.bridge_address or settings.bridge_hostname,
-            settings.bridge_port,
-            hostname=settings.bridge_hostname,
-            settings=settings.nss,
-            identity=identity,
-            connect_timeout=settings.connect_timeout,
-            handshake_timeout=settings.handshake_timeout,
-            watchdog=self._watchdog,
+        connection = nss.dial_bridge(
+            self.settings, self.settings.nss, identity, watchdog=self._watchdog
         )
         try:
             yield connection

@@ -39,6 +39,8 @@ class BridgeAddress:
         "name or IP address to connect to instead of bridge-hostname;"
         " the certificate is still checked against bridge-hostname",
     )
+    #: Declared by the program, for each has its own default.
+    bridge_port: int = field(kw_only=True)
     connect_timeout: float = option(
         OWN_SECTION, values.seconds, 30.0, "seconds until the bridge has to take the connection"
     )

@@ -113,15 +113,10 @@ class Worker:
             self._parent.send(WorkerEvent.DETACHED)
 
     def _dial(self, identity: nss.TLSIdentity) -> nss.TLSConnection:
-        settings = self._settings
-        return nss.dial(
-            settings.bridge_address or settings.bridge_hostname,
-            settings.bridge_port,
-            hostname=settings.bridge_hostname,
-            settings=settings.nss,
-            identity=identity,
-            connect_timeout=settings.connect_timeout,
-            handshake_timeout=settings.handshake_timeout,
+        return nss.dial_bridge(
+            self._settings,
+            self._settings.nss,
+            identity,
             patience=OLD_BRIDGE_SECONDS,
             wake=self._parent.fileno(),
             watchdog=self._watchdog,

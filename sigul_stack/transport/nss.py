@@ -21,7 +21,7 @@ import nss.io as nspr
 import nss.ssl as nss_ssl
 from nss.error import NSPRError
 
-from ..config.shared import NSSSettings
+from ..config.shared import BridgeAddress, NSSSettings
 from ..errors import DeadlineExceeded, NSSError, TransportError
 from .nss_database import TLSIdentity as TLSIdentity
 from .nss_database import library_version as library_version
@@ -328,3 +328,27 @@ def dial(
         connection.discard()
         raise
     return connection
+
+
+def dial_bridge(
+    address: BridgeAddress,
+    settings: NSSSettings,
+    identity: TLSIdentity,
+    *,
+    patience: float = 0,
+    wake: int | None = None,
+    watchdog: Watchdog | None = None,
+) -> TLSConnection:
+    """`dial` a site's bridge, as a client or server has it configured."""
+    return dial(
+        address.bridge_address or address.bridge_hostname,
+        address.bridge_port,
+        hostname=address.bridge_hostname,
+        settings=settings,
+        identity=identity,
+        connect_timeout=address.connect_timeout,
+        handshake_timeout=address.handshake_timeout,
+        patience=patience,
+        wake=wake,
+        watchdog=watchdog,
+    )

@@ -31,12 +31,12 @@ OPERATIONS = _by_name(
 """,
     "server/handlers/signing.py": """
 
-def _sign_announcement(work: Work) -> Answer:
-    text, output = work.services.scratch(), work.services.scratch()
-    text.write(f"Edition: {work.request.text('edition')}\\n\\n".encode())
-    text.write(work.request.payload.read())
+def _sign_announcement(context: RequestContext) -> Answer:
+    text, output = context.services.scratch(), context.services.scratch()
+    text.write(f"Edition: {context.request.text('edition')}\\n\\n".encode())
+    text.write(context.request.payload.read())
     text.seek(0)
-    openpgp_key(work).clear_sign(text, output)
+    context.openpgp_key().clear_sign(text, output)
     return Answer(payload=output)
 
 
