@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, BinaryIO
 from .. import __version__
 from ..errors import BackupError
 from .outcome import report
-from .server_tools import become_the_server, begin, load_configuration
+from .server_tools import (
+    add_configuration_option,
+    become_the_server,
+    begin,
+    load_configuration,
+)
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -36,7 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
         actions, "create", _create, "make a backup; the server may run meanwhile",
         "a new file, a directory for one named after the time, or - for standard output",
     )  # fmt: skip
-    _configured(create)
+    add_configuration_option(create)
     create.add_argument(
         "--recipient-file",
         metavar="KEY",
@@ -55,7 +60,7 @@ def add_parser(subparsers: Subparsers) -> None:
         actions, "restore", _restore, "restore a backup; the server must be stopped",
         "the backup, or - for standard input",
     )  # fmt: skip
-    _configured(restore)
+    add_configuration_option(restore)
     restore.add_argument("--replace", action="store_true", help="move aside what is there already")
     restore.add_argument(
         "--others",
@@ -82,16 +87,6 @@ def _action(
     action.add_argument("-v", "--verbose", action="count", default=0, help="tell more (twice: all)")
     action.set_defaults(func=lambda options: _run(run, options))
     return action
-
-
-def _configured(action: argparse.ArgumentParser) -> None:
-    action.add_argument(
-        "-c",
-        "--config-file",
-        metavar="FILE",
-        type=Path,
-        help="the server's configuration file, read after /etc/sigul/server.conf",
-    )
 
 
 def _run(run: _Work, options: argparse.Namespace) -> int:

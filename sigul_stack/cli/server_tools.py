@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,14 @@ log = logging.getLogger(__name__)
 def tool_parser(program: str, what: str) -> argparse.ArgumentParser:
     """The parser of such a program, with the options that all of them have."""
     parser = argparse.ArgumentParser(prog=program, description=what)
+    add_configuration_option(parser)
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="tell more (twice: all)")
+    parser.add_argument("--version", action="version", version=f"{program} {__version__}")
+    return parser
+
+
+def add_configuration_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the server's configuration file, for `load_configuration`."""
     parser.add_argument(
         "-c",
         "--config-file",
@@ -31,9 +40,6 @@ def tool_parser(program: str, what: str) -> argparse.ArgumentParser:
         type=Path,
         help="the server's configuration file, read after /etc/sigul/server.conf",
     )
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="tell more (twice: all)")
-    parser.add_argument("--version", action="version", version=f"{program} {__version__}")
-    return parser
 
 
 def begin(verbosity: int) -> None:
@@ -58,8 +64,6 @@ def become_the_server_for_nss(settings: ServerSettings) -> None:
 
     Raises `ConfigurationError`.
     """
-    import os
-
     if os.geteuid() == 0:
         who = identity(settings.unix_user, settings.unix_group)
         drop_privileges_unless_roots(who, settings.nss.path)
@@ -70,7 +74,5 @@ def become_the_server(settings: ServerSettings) -> None:
 
     Anybody else stays who he is. Raises `ConfigurationError`.
     """
-    import os
-
     if os.geteuid() == 0:
         drop_privileges(identity(settings.unix_user, settings.unix_group))
