@@ -109,5 +109,5 @@ def failed(layer: str, finding: str, cure: str, **values: Value) -> Check:
 
 
 def any_failed(checks: Iterable[Check]) -> bool:
-    """Whether any of the checks failed."""
+    """Tell whether any of the checks failed."""
     return any(check.state is State.FAILED for check in checks)

@@ -1,4 +1,4 @@
-"""Which request the current thread is working on, for the log.
+"""The request that the current thread is working on, for the log.
 
 Bridge and server set it when a request begins; the log's formatter reads it. A new thread starts
 without one: whoever starts it for a request sets it there again. Imports nothing of the package.

@@ -26,7 +26,7 @@ _VERSION: Final = re.compile(r"\d+(?:\.\d+)+(?:[a-z]+\d*|-\d+)?")
 
 
 class Kind(enum.Enum):
-    """How a tool is found."""
+    """The ways to find a tool."""
 
     PROGRAM = "a program on PATH"
     OPENSSL_ENGINE = "an engine of OpenSSL"
@@ -49,7 +49,7 @@ class Tool:
     kind: Kind = Kind.PROGRAM
 
     def find(self) -> Path | None:
-        """Where it is on this machine, or None."""
+        """Its path on this machine, or None."""
         if self.kind is Kind.OPENSSL_ENGINE:
             return _find_engine(self.name)
         found = shutil.which(self.name)
@@ -62,7 +62,7 @@ class Tool:
 
     @property
     def unavailable(self) -> str:
-        """What cannot be done without it, in one phrase."""
+        """The operations that need it, in one phrase."""
         return ", ".join(self.needed_for)
 
     def version(self) -> str:
@@ -143,7 +143,7 @@ def _find_engine(name: str) -> Path | None:
 
 
 def _output(*command: str) -> str:
-    """What a program says about itself; empty where it does not end or cannot be run."""
+    """The output of a program about itself; empty where it does not end or cannot be run."""
     from .system.programs import run  # a client that only signs has no use for it
 
     try:

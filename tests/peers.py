@@ -433,7 +433,7 @@ class Place:
     """Who a peer is and where: its NSS settings and identity, the bridge's name, address, ports."""
 
     settings: NSSSettings
-    identity: nss.Identity
+    identity: nss.TLSIdentity
     name: str
     address: str
     port: int

@@ -21,8 +21,8 @@ from typing import BinaryIO, Final
 from ..config.server import ServerSettings
 from ..database import Database, SchemaState, save, schema_state, sqlite_url
 from ..errors import BackupError
-from ..keystore.files import locked
 from ..keystore.gnupg import GnuPG
+from ..keystore.storage import locked_keys
 from ..server.keychanges import no_key_change
 from ..server.services import database_url, make_keystore
 from ..server.spool import scratch_file
@@ -33,7 +33,15 @@ from .manifest import DATABASE, Manifest
 from .unpack import key_records, read_database, verify_backup
 
 #: Files of a GnuPG home that belong to a running program, or to none any more.
-_PASSING: Final = ("S.", ".#", ".new-", "sigul-stack-change.", "random_seed", "reader_")
+_PASSING: Final = (
+    "S.",
+    ".#",
+    ".new-",
+    "sigul-stack-change.",
+    ".sigul-stack-change.",
+    "random_seed",
+    "reader_",
+)
 _PASSING_ENDS: Final = (".lock", "~", ".tmp")
 #: The files of an NSS database, new form and old, and its password where `pki` puts it. In
 #: the same directory may be other things: it is `/var/lib/sigul` by default.
@@ -152,9 +160,9 @@ def _at_rest(settings: ServerSettings, database: Database) -> Iterator[None]:
     with ExitStack() as cleanup:
         cleanup.enter_context(no_key_change(settings.gnupg_home, make_keystore(settings), database))
         # Changing a key's expiry, or adding a certificate, takes the store's own lock alone.
-        cleanup.enter_context(locked(settings.gnupg_home, _LOCK_SECONDS))
+        cleanup.enter_context(locked_keys(settings.gnupg_home, _LOCK_SECONDS))
         if not settings.keys_storage.samefile(settings.gnupg_home):
-            cleanup.enter_context(locked(settings.keys_storage, _LOCK_SECONDS))
+            cleanup.enter_context(locked_keys(settings.keys_storage, _LOCK_SECONDS))
         yield
 
 
@@ -177,7 +185,7 @@ def _directory(directory: Path, path: str) -> Iterator[MemberSource]:
         if entry.name.startswith(_PASSING) or entry.name.endswith(_PASSING_ENDS):
             continue
         if path == "keys" and entry.name.startswith("."):
-            continue  # an unfinished file, as keystore.files.write_new names them
+            continue  # an unfinished file, as system.files.write_whole names them
         kind = entry.lstat().st_mode
         if stat.S_ISDIR(kind):
             yield from _directory(entry, f"{path}/{entry.name}")

@@ -19,8 +19,8 @@ from typing import BinaryIO
 from ..config.server import ServerSettings
 from ..database import SchemaState, load, schema_state
 from ..errors import BackupError
-from ..keystore.files import sync
 from ..server.services import database_url, make_keystore
+from ..system.files import sync
 from . import archive
 from .manifest import DATABASE, OTHER_PARTS, Manifest
 from .unpack import agent_stopped, check, missing_keys, read_database, unpack

@@ -20,7 +20,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +34,7 @@ from ..system.processes import (
     ProcessFamily,
     SignalPipe,
 )
+from ..transport.tcp import listen
 from .control import BridgeCommand, BridgeEvent
 
 log = logging.getLogger(__name__)
@@ -64,41 +65,29 @@ class BridgePlan:
 
 
 class Ports:
-    """The listening sockets. `listen` opens those of an address and a port."""
+    """The listening sockets that the parent keeps open."""
 
-    def __init__(self, listen: Callable[[tuple[str, ...], int], list[socket.socket]]) -> None:
-        self._listen = listen
+    def __init__(self) -> None:
         self._sockets: dict[Port, list[socket.socket]] = {}
 
-    def open(self, plan: BridgePlan) -> list[Port]:
-        """Open those of `plan` that are not open yet, and give them. Raises `TransportError`."""
-        opened: list[Port] = []
-        try:
-            for port in plan.ports:
-                if port not in self._sockets:
-                    self._sockets[port] = self._listen(*port[:2])
-                    opened.append(port)
-                    for listener in self._sockets[port]:
-                        # Of two processes that see a newcomer only one gets it.
-                        listener.setblocking(False)
-        except BaseException:
-            self.close(opened)
-            raise
-        return opened
+    def open(self, plan: BridgePlan) -> None:
+        """Open those of `plan` that are not open yet. Raises `TransportError`."""
+        for port in plan.ports:
+            if port not in self._sockets:
+                self._sockets[port] = listen(*port[:2])
+                for listener in self._sockets[port]:
+                    # Of two processes that see a connection only one gets it.
+                    listener.setblocking(False)
 
-    def close(self, ports: Iterable[Port]) -> None:
-        """Close these; children that have them keep them."""
-        for port in ports:
+    def close_all_but(self, plan: BridgePlan | None) -> None:
+        """Close the sockets that `plan` does not need; children that have them keep them."""
+        needed = plan.ports if plan is not None else ()
+        for port in [port for port in self._sockets if port not in needed]:
             for listener in self._sockets.pop(port):
                 listener.close()
 
-    def close_all_but(self, plan: BridgePlan | None) -> None:
-        """Close what `plan` does not need."""
-        needed = plan.ports if plan is not None else ()
-        self.close([port for port in self._sockets if port not in needed])
-
     def of(self, plan: BridgePlan) -> dict[socket.socket, str]:
-        """The sockets of `plan`, and whom each is for."""
+        """The sockets of `plan`, and the kind of peer that each is for."""
         return {item: port[2] for port in plan.ports for item in self._sockets[port]}
 
 
@@ -120,13 +109,12 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
         self,
         plan: BridgePlan,
         renew: Callable[[], BridgePlan],
-        ports: Ports,
         *,
         stop: SignalPipe,
         reload: SignalPipe,
     ) -> None:
         super().__init__(plan, renew, stop=stop, reload=reload, back_off=BackOff(first=0.0))
-        self._ports = ports
+        self._ports = Ports()
         #: The child that serves, and the one that is to.
         self._serving: ServingChild | None = None
         self._next: ServingChild | None = None
@@ -162,7 +150,11 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
         return None if self._serving or self._next else self._back_off.remaining()
 
     def _try_plan(self, plan: BridgePlan) -> None:
-        self._ports.open(plan)
+        try:
+            self._ports.open(plan)
+        except SigulError:
+            self._ports.close_all_but(self._plan)
+            raise
         self._fork(plan)
 
     def _is_settled(self) -> bool:
@@ -193,7 +185,7 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
             self._ports.close_all_but(child.plan)
             old, self._serving, self._next = self._serving, child, None
             if old is None:
-                self._give_servers()
+                self._assign_servers()
             else:
                 log.info("Process %d serves; process %d lets its requests finish",
                          child.pid, old.pid)  # fmt: skip
@@ -201,9 +193,9 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
         elif code == BridgeEvent.HANDED_OVER:
             child.deadline = now + child.plan.shutdown_timeout + HAND_OVER_SECONDS
             if child is self._takes_servers:
-                self._give_servers()
+                self._assign_servers()
 
-    def _give_servers(self) -> None:
+    def _assign_servers(self) -> None:
         self._takes_servers = self._serving
         if self._serving is not None:
             self._serving.command(BridgeCommand.TAKE_SERVERS)
@@ -227,7 +219,7 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
         elif code != 0:
             log.error("Process %d %s while its last requests finished", child.pid, how)
         if child is self._takes_servers:
-            self._give_servers()
+            self._assign_servers()
 
     def _dismiss(self, child: ServingChild) -> float:
         child.command(BridgeCommand.END)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from ..bridge.control import BridgeEvent
-from ..bridge.parent import BridgePlan, Listeners, Parent, Ports
+from ..bridge.parent import BridgePlan, Listeners, Parent
 from ..bridge.service import Bridge
 from ..config import load_bridge
 from ..config.bridge import BridgeSettings
@@ -15,7 +15,6 @@ from ..protocol.status import encode_status
 from ..system.processes import ParentPipes
 from ..transport import nss
 from ..transport.status_socket import status_socket
-from ..transport.tcp import listen
 from .daemon import Control
 from .options import DaemonConfiguration, daemon_parser, run_daemon
 
@@ -32,7 +31,6 @@ def _work(source: DaemonConfiguration[BridgeSettings], control: Control) -> None
     Parent(
         _plan(source.settings),
         lambda: _plan(source.read_again()),
-        Ports(listen),
         stop=control.stop,
         reload=control.reload,
     ).run(control.ready)

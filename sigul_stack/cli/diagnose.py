@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import gzip
 import io
-import os
 import tarfile
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import SigulError
+from ..system.files import whole_file
 from .secret_input import disable_core_dumps
 
 if TYPE_CHECKING:
@@ -97,12 +96,9 @@ def _those_there(names: tuple[str, ...]) -> list[Path]:
 
 def _write(target: Path, texts: dict[str, str]) -> None:
     """Write the bundle, whole or not at all, for its owner alone. Raises `SigulError`."""
-    temporary: Path | None = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        temporary = Path(name)
         with (
-            os.fdopen(descriptor, "wb") as file,
+            whole_file(target, replace=True) as file,
             gzip.GzipFile(filename="", fileobj=file, mode="wb") as compressed,
             tarfile.open(fileobj=compressed, mode="w") as archive,
         ):
@@ -111,11 +107,7 @@ def _write(target: Path, texts: dict[str, str]) -> None:
                 member = tarfile.TarInfo(f"{TOP}/{document}")
                 member.size, member.mode, member.mtime = len(data), 0o600, int(time.time())
                 archive.addfile(member, io.BytesIO(data))
-        temporary.replace(target)
     except OSError as error:
         raise SigulError(
             f"'{target}' cannot be written: {error.strerror}", "name another with --output"
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

@@ -158,7 +158,7 @@ def _run(component: str, refuse: Callable[[str], NoReturn], options: argparse.Na
 
 
 def _client_options(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> CheckOptions:
-    """What to look at from a client; `refuse` tells of options that do not go together."""
+    """The options of a client's checks; `refuse` tells of those that do not go together."""
     from ..health.steps import CheckOptions
 
     if not options.deep:

@@ -50,7 +50,7 @@ class LogFile(logging.FileHandler):
             self.handleError(record)
 
     def _is_there(self) -> bool:
-        """Whether the name still means the file that is open."""
+        """Tell whether the name still means the file that is open."""
         if self.stream is None:
             return False
         try:

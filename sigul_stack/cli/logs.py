@@ -1,4 +1,4 @@
-"""Where log messages go and what a line looks like.
+"""Setting up logging: the destinations, and the format of a line.
 
 * The client: `LEVEL: text` on standard error.
 * A daemon: one event a line, `TIME LEVEL [PID] {REQUEST} text`, with the time in UTC and the

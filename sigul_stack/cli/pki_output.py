@@ -1,4 +1,4 @@
-"""What `sigul-stack pki` prints: certificates, checks and steps, as text or JSON."""
+"""The output of `sigul-stack pki`: certificates, checks and steps, as text or JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TO_DO: Final = {
 
 
 def print_certificate(done: str, item: pki.CertificateInfo, database: pki.NSSDatabase) -> None:
-    """One line about a certificate that was just `done`."""
+    """Print one line about a certificate that was just `done`."""
     names = f" ({', '.join(item.names)})" if item.names else ""
     print(
         f"{done} '{item.nickname}' in {database.directory}: {item.common_name}{names}, valid until"
@@ -26,7 +26,7 @@ def print_certificate(done: str, item: pki.CertificateInfo, database: pki.NSSDat
 
 
 def print_entry(item: pki.CertificateInfo, warn_days: int) -> None:
-    """What there is to know about a certificate, over several lines."""
+    """Print all about a certificate, over several lines."""
     left = item.days_left()
     state = ", EXPIRED" if item.expired() else ", expires soon" if left < warn_days else ""
     kind = "CA" if item.is_authority else "leaf"
@@ -50,7 +50,7 @@ def print_entry(item: pki.CertificateInfo, warn_days: int) -> None:
 
 
 def certificate_json(item: pki.CertificateInfo) -> dict[str, Any]:
-    """The same as data."""
+    """All about a certificate as data."""
     return {
         "nickname": item.nickname,
         "common_name": item.common_name,
@@ -89,7 +89,7 @@ def print_json(value: object) -> None:
 def print_rollover(
     rollover: pki.Rollover, done: list[pki.RolloverChange], *, as_json: bool
 ) -> None:
-    """What a step did, and how far the rollover has come."""
+    """Print what a step did, and how far the rollover has come."""
     progress = rollover.progress() if rollover.phase is not pki.Phase.NONE else []
     if as_json:
         print_json(

@@ -87,7 +87,7 @@ def _plan(settings: ServerSettings) -> ServerPlan:
     )
 
 
-def _become_with_nss(settings: ServerSettings) -> nss.Identity:
+def _become_with_nss(settings: ServerSettings) -> nss.TLSIdentity:
     """Open NSS, while root where only root can change its database, and drop privileges."""
     who = identity(settings.unix_user, settings.unix_group)
     drop_privileges_unless_roots(who, settings.nss.path)

@@ -218,7 +218,7 @@ class RequestSender:
             return reply
 
     @contextlib.contextmanager
-    def _dial(self, identity: nss.Identity) -> Iterator[nss.TLSConnection]:
+    def _dial(self, identity: nss.TLSIdentity) -> Iterator[nss.TLSConnection]:
         settings = self.settings
         connection = nss.dial(
             settings.bridge_address or settings.bridge_hostname,
@@ -254,7 +254,7 @@ class RequestSender:
         return digest.digest()
 
     def _send_inner_fields(
-        self, chunked: ChunkedStream, identity: nss.Identity, fields: bytes
+        self, chunked: ChunkedStream, identity: nss.TLSIdentity, fields: bytes
     ) -> None:
         """Send the secret fields in the inner session, which only the server can read."""
         log.info("[DOUBLE_TLS] Starting TLS handshake")

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sigul_stack.errors import DatabaseError
+from sigul_stack.system.files import sync
 
 _NAME = "%Y%m%dT%H%M%SZ"
 
@@ -35,16 +36,7 @@ def empty_file(path: Path) -> Path:
 def publish_new(draft: Path, path: Path) -> None:
     """Make the finished file `draft` appear as `path`. Raises `FileExistsError` if that exists."""
     os.link(draft, path)
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make names in `directory` survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
 
 
 def back_up(database: Path, now: datetime) -> Path:
@@ -66,7 +58,7 @@ def back_up(database: Path, now: datetime) -> Path:
         copy_file(real, draft)
         _dress(draft, real.stat())
         draft.rename(backup)
-    sync_directory(backup.parent)
+    sync(backup.parent)
     return backup
 
 

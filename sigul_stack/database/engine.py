@@ -44,7 +44,7 @@ _SCHEMA_LOCK: Final = int.from_bytes(b"sigul", "big")
 
 
 class Purpose(enum.Enum):
-    """What a transaction is for; it decides which locks are taken when it begins."""
+    """The purpose of a transaction; it decides which locks are taken when it begins."""
 
     READ = "read"
     WRITE = "write"

@@ -28,7 +28,7 @@ class DatabaseMissing(DatabaseError):
 
 
 def is_unique_violation(error: DBAPIError) -> bool:
-    """Whether `error` says that such a row exists already."""
+    """Tell whether `error` says that such a row exists already."""
     cause = error.orig
     return (
         getattr(cause, "sqlite_errorcode", None) in _UNIQUE_SQLITE
@@ -144,7 +144,7 @@ def _postgresql(target: PostgreSQL, cause: object, lock_wait: float) -> Database
 
 
 def _is_missing(path: Path) -> bool:
-    """Whether there is no such file; False where that cannot be seen."""
+    """Tell whether there is no such file; False where that cannot be seen."""
     try:
         path.stat()
     except FileNotFoundError:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class SchemaState(enum.Enum):
-    """What stands at a URL, as far as this version is concerned."""
+    """The state of the database at a URL, as far as this version is concerned."""
 
     MISSING = "no database"
     EMPTY = "a database without tables"
@@ -38,9 +38,9 @@ class SchemaState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class MigrationResult:
-    """What `migrate` did: nothing where `before` is `after`; else where the copy from before is.
+    """The result of `migrate`: nothing was done where `before` is `after`.
 
-    `backup` is None on PostgreSQL, whose own tools make copies.
+    `backup` is a copy from before; None on PostgreSQL, whose own tools make copies.
     """
 
     backup: Path | None
@@ -49,7 +49,7 @@ class MigrationResult:
 
 
 def schema_state(url: str) -> SchemaState:
-    """What stands at `url`; looks only, and changes nothing.
+    """The state of the database at `url`; looks only, and changes nothing.
 
     Raises `DatabaseError` where it cannot be read, or is something else's database.
     """

@@ -1,4 +1,4 @@
-"""What the server asks of its database, and what it changes there.
+"""The server's queries of its database, and the changes that it makes there.
 
 `Database.read()` and `Database.write()` give a `Reader` or a `Writer` for one transaction. Keep
 the block short: no passphrase is tried and nothing is signed inside one, for others wait.
@@ -80,7 +80,7 @@ class Reader:
         )
 
     def count_accesses(self, user: str) -> int:
-        """How many keys `user` has access to."""
+        """The number of keys that `user` has access to."""
         return self._count(
             sa.select(sa.func.count()).select_from(_ACCESSES).where(users.c.name == user)
         )

@@ -1,4 +1,4 @@
-"""What the server's database tells about users, keys and who may use which key.
+"""The database's records of users, keys and who may use which key.
 
 Plain immutable values: nothing here knows of SQL, and changing one changes no database.
 """

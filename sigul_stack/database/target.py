@@ -1,4 +1,4 @@
-"""Which database a URL means, and how messages call it.
+"""The database that a URL means, and its name in messages.
 
 Two kinds exist: an SQLite file, and PostgreSQL through psycopg. A label never holds a password.
 """
@@ -50,7 +50,7 @@ def sqlite_url(path: Path) -> str:
 
 
 def parse(url: str) -> Target:
-    """What `url` means.
+    """The database that `url` means.
 
     Raises `DatabaseError` where it is neither an SQLite file nor PostgreSQL. The message shows
     nothing of the URL, which may hold a password.

@@ -294,7 +294,7 @@ def _listing(found: tuple[Path, ...]) -> Iterator[str]:
 
 
 def _is_own(directory: Path) -> bool:
-    """Whether all below `directory` is Sigul's: it is no place where others keep theirs, too."""
+    """Tell whether all below `directory` is Sigul's: no place where others keep theirs, too."""
     return len(directory.parts) > 3 and not str(directory).startswith("/etc/")
 
 

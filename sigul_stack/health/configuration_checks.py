@@ -114,7 +114,7 @@ def password_file_checks(path: Path) -> Iterator[Check]:
 
 
 def is_pin(option: str) -> bool:
-    """Whether an option of `[binding]` holds a token's PIN or names the file with it."""
+    """Tell whether an option of `[binding]` holds a token's PIN or names the file with it."""
     return option.removesuffix("-file").endswith("_pin")
 
 

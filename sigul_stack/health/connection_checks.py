@@ -29,6 +29,7 @@ from ..errors import (
 from ..pki.certificate_info import covers
 from ..secret import Secret
 from ..transport.nss_errors import explain
+from ..transport.tcp import resolve
 from . import probes
 from .nss_checks import NSSChecks
 from .steps import BOTH, DOCTOR, HEALTH, CheckContext, Layer, Mode, Step
@@ -140,7 +141,8 @@ class BridgeConnectionChecks:
 
     def resolution(self) -> Iterator[Check]:
         """Check that the name that is dialled has an address."""
-        yield ok(Layer.RESOLUTION, f"{self._host} is {', '.join(probes.resolve(self._host))}")
+        addresses = dict.fromkeys(str(item[4][0]) for item in resolve(self._host, self._port))
+        yield ok(Layer.RESOLUTION, f"{self._host} is {', '.join(addresses)}")
 
     def tcp(self) -> Iterator[Check]:
         """Check that something takes connections there."""

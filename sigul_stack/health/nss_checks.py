@@ -54,7 +54,7 @@ class NSSChecks:
     """
 
     leaf: CertificateInfo
-    identity: nss.Identity
+    identity: nss.TLSIdentity
 
     def __init__(self, context: CheckContext[Any], role: Role, nickname: str) -> None:
         self.context = context
@@ -166,7 +166,7 @@ class NSSChecks:
         return True
 
     def _place(self) -> tuple[str, Path | None]:
-        """How messages call the password, and its file if it has one."""
+        """The name of the password in messages, and its file if it has one."""
         files = self.context.loaded.files
         named = files.get("nss", "nss-password-file")
         plain = files.get("nss", "nss-password")

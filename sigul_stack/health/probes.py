@@ -7,7 +7,6 @@ which a bridge takes for a look and nothing else.
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,22 +35,6 @@ class Handshake:
     handshake_seconds: float
 
 
-def resolve(host: str) -> tuple[str, ...]:
-    """The IP addresses of `host`, each once. Has no time limit but the resolver's own.
-
-    Raises `TransportError`.
-    """
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TransportError(
-            f"cannot resolve the host name '{host}': {reason}",
-            "correct the name, or have the machine's hosts file or DNS know it",
-        ) from None
-    return tuple(dict.fromkeys(str(item[4][0]) for item in found))
-
-
 def connect(host: str, port: int, timeout: float) -> float:
     """Seconds that a TCP connection took, which is ended at once. Raises `TransportError`."""
     begin = time.monotonic()
@@ -65,7 +48,7 @@ def handshake(
     *,
     hostname: str,
     settings: NSSSettings,
-    identity: nss.Identity,
+    identity: nss.TLSIdentity,
     timeout: float,
 ) -> Handshake:
     """Connect, finish a TLS handshake with `hostname`, and end it in order, in `timeout` seconds.

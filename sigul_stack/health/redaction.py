@@ -84,7 +84,7 @@ def _keep_path(found: re.Match[str]) -> str:
 
 
 def _is_random(word: str) -> bool:
-    """Whether a word changes between its kinds of letters as often as only random ones do.
+    """Tell whether a word changes between its kinds of letters as often as only random ones do.
 
     Two of three neighbours in base64 are of different kinds. In paths, names and times hardly any
     are, and in hexadecimal numbers, of which there are fingerprints and keygrips, one in two.
@@ -129,7 +129,7 @@ def known_secrets(files: Files) -> Iterator[bytes]:
 
 
 def secrets_beside(directory: Path) -> Iterator[bytes]:
-    """What the files in `directory` hold whose names say that it is a secret."""
+    """The contents of those files in `directory` whose names tell of a secret."""
     try:
         paths = sorted(directory.iterdir())
     except OSError:
@@ -140,7 +140,7 @@ def secrets_beside(directory: Path) -> Iterator[bytes]:
 
 
 def _is_secret(entry: Entry) -> bool:
-    """Whether an entry holds a secret, or names its file, wherever it stands."""
+    """Tell whether an entry holds a secret, or names its file, wherever it stands."""
     if is_pin(entry.option) or _TELLING.search(entry.option):
         return True
     return any(

@@ -23,7 +23,7 @@ S = TypeVar("S")
 
 
 class Layer(enum.StrEnum):
-    """What a check belongs to, by the name that reports show."""
+    """The layers that checks belong to, by the names that reports show."""
 
     CONFIGURATION = "configuration"
     TOOLS = "tools"
@@ -48,7 +48,7 @@ class Layer(enum.StrEnum):
 
 
 class Mode(enum.Enum):
-    """Why a component is looked at."""
+    """The purposes for which a component is looked at."""
 
     #: Often, by monitoring: only what is live, cheap and disturbs no request.
     HEALTH = "health"
@@ -102,7 +102,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class CheckOptions:
-    """What a person asks for besides the component and its file.
+    """The options of a person who asks for checks, besides the component and its file.
 
     `names` are what peers call the component. `ask_nss_password` serves where the configuration
     has none. `read_secret` gives the user's password, or the passphrase of `key`, for a prompt;
@@ -121,7 +121,7 @@ class CheckOptions:
 
 @dataclass(slots=True)
 class CheckContext(Generic[S]):
-    """What all checks of one component have in common."""
+    """The settings and limits that all checks of one component share."""
 
     component: str
     mode: Mode
@@ -139,7 +139,7 @@ class CheckContext(Generic[S]):
         return self.loaded.settings
 
     def seconds(self) -> float:
-        """How long the next look at the network may take. Raises `DeadlineExceeded`."""
+        """The limit of the next look at the network, in seconds. Raises `DeadlineExceeded`."""
         if self.mode is Mode.DOCTOR:
             return self.limits.timeout_seconds
         return self._deadline.remaining()

@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from ..database import KeyType
 from ..errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..secret import Secret
-from .files import locked, storage_errors, sync, write_new
+from ..system.files import sync, write_whole
+from .storage import locked_keys, storage_errors
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class PemStore:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
                 raise PermissionError(f"user {os.geteuid()} may not write there")
-            for left in self.path.glob(".*.pem.*"):  # unfinished files, as write_new names them
+            for left in self.path.glob(".*.pem.*"):  # unfinished files, as write_whole names them
                 left.unlink(missing_ok=True)
 
     def generate(self, keytype: KeyType, passphrase: Secret) -> str:
@@ -135,11 +136,11 @@ class PemStore:
 
     def load(self, fingerprint: str, passphrase: Secret) -> PrivateKey:
         """The private key. Raises `WrongPassphrase`, and `KeystoreError` if it is not there."""
-        return _load_private(self._read(self._private(fingerprint)), passphrase)
+        return _load_private(self._read(self.private_file(fingerprint)), passphrase)
 
     def private_file(self, fingerprint: str) -> Path:
         """Path of the private key, PKCS#8, encrypted with its passphrase: for programs."""
-        return self._private(fingerprint)
+        return self.path / f"{_checked(fingerprint)}.pem"
 
     def public(self, fingerprint: str) -> bytes:
         """The public key, PEM. Raises `KeystoreError` if it is not there."""
@@ -151,9 +152,9 @@ class PemStore:
         Raises `KeystoreError` if any of it is left.
         """
         with self._changing():
-            if not self._private(fingerprint).exists():
+            if not self.private_file(fingerprint).exists():
                 _log.warning("key %s was not in %s when it was deleted", fingerprint, self.path)
-            self._private(fingerprint).unlink(missing_ok=True)
+            self.private_file(fingerprint).unlink(missing_ok=True)
             sync(self.path)  # the key goes first, even if the machine stops now
             self._remove_rest(fingerprint)
 
@@ -167,10 +168,10 @@ class PemStore:
 
     def require_whole(self, fingerprint: str) -> None:
         """Raise `KeystoreError` unless both files of the key are what such files hold."""
-        private = self._read(self._private(fingerprint))
+        private = self._read(self.private_file(fingerprint))
         if b"PRIVATE KEY-----" not in private or b"-----END " not in private:
             raise KeystoreError(
-                f"{self._private(fingerprint)} holds no private key", "restore it from a backup"
+                f"{self.private_file(fingerprint)} holds no private key", "restore it from a backup"
             )
         try:
             key = serialization.load_pem_public_key(self.public(fingerprint))
@@ -194,7 +195,7 @@ class PemStore:
                     Status.ALREADY_EXISTS,
                     "the key has a certificate of that name; choose another name",
                 )
-            write_new(path, certificate, 0o644)
+            write_whole(path, certificate, replace=False, mode=0o644)
 
     def certificate(self, fingerprint: str, name: str) -> bytes:
         """The certificate `name` of the key, PEM. Raises `KeystoreError` if there is none."""
@@ -219,9 +220,6 @@ class PemStore:
                 Status.UNSUPPORTED_KEYTYPE,
                 f"keys of type {keytype} may not be made here; see [keys] allowed-key-types",
             )
-
-    def _private(self, fingerprint: str) -> Path:
-        return self.path / f"{_checked(fingerprint)}.pem"
 
     def _file(self, fingerprint: str, kind: str) -> Path:
         return self.path / f"{_checked(fingerprint)}.{kind}.pem"
@@ -248,14 +246,14 @@ class PemStore:
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         fingerprint = _fingerprint(key.public_key())
-        path = self._private(fingerprint)
+        path = self.private_file(fingerprint)
         with self._changing():
             if path.exists():
                 raise RequestRefused(Status.ALREADY_EXISTS, f"key {fingerprint} is in the store")
             self._remove_rest(fingerprint)  # from making or deleting it, by a process killed then
             try:
-                write_new(self._file(fingerprint, "public"), public, 0o644)
-                write_new(path, private)
+                write_whole(self._file(fingerprint, "public"), public, replace=False, mode=0o644)
+                write_whole(path, private, replace=False)
             except BaseException:
                 self._remove_rest(fingerprint)
                 raise
@@ -269,7 +267,7 @@ class PemStore:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        with storage_errors(self.path), locked(self.path, _LOCK_LIMIT):
+        with storage_errors(self.path), locked_keys(self.path, _LOCK_LIMIT):
             yield
 
 

@@ -18,60 +18,82 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .authority import AUTHORITY_LIFETIME as AUTHORITY_LIFETIME
-    from .authority import Authority as Authority
-    from .certificate_info import CertificateInfo as CertificateInfo
-    from .contents import AUTHORITY_NICKNAME as AUTHORITY_NICKNAME
-    from .contents import put_authority as put_authority
-    from .contents import put_bundle as put_bundle
-    from .contents import put_leaf as put_leaf
-    from .inspection import Topic as Topic
-    from .inspection import inspect_database as inspect_database
-    from .leaf import LEAF_LIFETIME as LEAF_LIFETIME
-    from .leaf import Leaf as Leaf
-    from .leaf import LeafRequest as LeafRequest
-    from .leaf import Role as Role
-    from .material import Bundle as Bundle
-    from .material import read_certificates as read_certificates
-    from .material import read_pem as read_pem
-    from .material import read_pkcs12 as read_pkcs12
-    from .nss_directory import DatabaseKind as DatabaseKind
-    from .nss_directory import NSSDatabase as NSSDatabase
-    from .password_files import PASSWORD_FILE_NAME as PASSWORD_FILE_NAME
-    from .password_files import Permissions as Permissions
-    from .password_files import make_password_file as make_password_file
-    from .password_files import read_password as read_password
-    from .renewal import renew_leaf as renew_leaf
-    from .rollover import Phase as Phase
-    from .rollover import Rollover as Rollover
-    from .rollover import RolloverAction as RolloverAction
-    from .rollover import RolloverChange as RolloverChange
-    from .rollover import RolloverProgress as RolloverProgress
-    from .rollover import register as register
-    from .site import Component as Component
-    from .site import Made as Made
-    from .site import Site as Site
-    from .site import make_site as make_site
+    from .authority import AUTHORITY_LIFETIME, Authority
+    from .certificate_info import CertificateInfo
+    from .contents import AUTHORITY_NICKNAME, put_authority, put_bundle, put_leaf
+    from .inspection import Topic, inspect_database
+    from .leaf import LEAF_LIFETIME, Leaf, LeafRequest, Role
+    from .material import Bundle, read_certificates, read_pem, read_pkcs12
+    from .nss_directory import DatabaseKind, NSSDatabase
+    from .password_files import PASSWORD_FILE_NAME, Permissions, make_password_file, read_password
+    from .renewal import renew_leaf
+    from .rollover import (
+        Phase,
+        Rollover,
+        RolloverAction,
+        RolloverChange,
+        RolloverProgress,
+        register,
+    )
+    from .site import Component, Made, Site, make_site
 
-#: The names that are to be had from here, by the module that has them.
-_NAMES = {
-    "authority": "AUTHORITY_LIFETIME Authority",
-    "certificate_info": "CertificateInfo",
-    "contents": "AUTHORITY_NICKNAME put_authority put_bundle put_leaf",
-    "nss_directory": "DatabaseKind NSSDatabase",
-    "inspection": "Topic inspect_database",
-    "leaf": "LEAF_LIFETIME Leaf LeafRequest Role",
-    "material": "Bundle read_certificates read_pem read_pkcs12",
-    "password_files": "PASSWORD_FILE_NAME Permissions make_password_file read_password",
-    "renewal": "renew_leaf",
-    "rollover": "RolloverChange Phase Rollover RolloverProgress RolloverAction register",
-    "site": "Component Made Site make_site",
-}
+__all__ = [
+    "AUTHORITY_LIFETIME",
+    "AUTHORITY_NICKNAME",
+    "LEAF_LIFETIME",
+    "PASSWORD_FILE_NAME",
+    "Authority",
+    "Bundle",
+    "CertificateInfo",
+    "Component",
+    "DatabaseKind",
+    "Leaf",
+    "LeafRequest",
+    "Made",
+    "NSSDatabase",
+    "Permissions",
+    "Phase",
+    "Role",
+    "Rollover",
+    "RolloverAction",
+    "RolloverChange",
+    "RolloverProgress",
+    "Site",
+    "Topic",
+    "inspect_database",
+    "make_password_file",
+    "make_site",
+    "put_authority",
+    "put_bundle",
+    "put_leaf",
+    "read_certificates",
+    "read_password",
+    "read_pem",
+    "read_pkcs12",
+    "register",
+    "renew_leaf",
+]
+
+#: The modules that have them, in the order in which they are looked through.
+_MODULES = (
+    "authority",
+    "certificate_info",
+    "contents",
+    "inspection",
+    "leaf",
+    "material",
+    "nss_directory",
+    "password_files",
+    "renewal",
+    "rollover",
+    "site",
+)
 
 
 def __getattr__(name: str) -> object:
     """Import what is asked for, when it is: the command line is made up of more than this."""
-    for module, names in _NAMES.items():
-        if name in names.split():
-            return getattr(import_module(f".{module}", __name__), name)
+    if name in __all__:
+        for module in _MODULES:
+            if (found := getattr(import_module(f".{module}", __name__), name, None)) is not None:
+                return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -75,7 +75,7 @@ class Authority:
 
     @property
     def trusted(self) -> tuple[x509.Certificate, ...]:
-        """What components are to trust: this CA, and the other one of a rollover."""
+        """The CAs that components are to trust: this one, and the other one of a rollover."""
         return (self.certificate, *(item.certificate for item in self.others))
 
     @property
@@ -334,7 +334,7 @@ def _sign(
 
 
 def _inherited(certificate: x509.Certificate, names: Iterable[str]) -> list[_Extension]:
-    """What a renewed leaf takes over from the old one; an old one made by certutil says little."""
+    """The extensions that a renewed leaf inherits; an old one made by certutil has few."""
     kinds: tuple[type[x509.ExtensionType], ...] = (
         x509.BasicConstraints,
         x509.KeyUsage,

@@ -1,4 +1,4 @@
-"""What certificates say: for whom, for what, how long, and which private key is theirs.
+"""Facts about certificates: for whom, for what, how long, and which private key is theirs.
 
 Pure: no file, no tool, no clock. The rest of `pki` and its commands ask here instead of taking
 certificates apart themselves.
@@ -65,13 +65,17 @@ class CertificateInfo:
 
     @property
     def is_authority(self) -> bool:
-        """Whether it may issue certificates."""
+        """Tell whether it may issue certificates."""
         return is_authority(self.certificate)
 
     @property
     def is_for_tls_client(self) -> bool:
-        """Whether it may be a TLS client's."""
-        return is_for_tls_client(self.certificate)
+        """Tell whether it may be a TLS client's: it says so, or restricts no use."""
+        try:
+            usages = self.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+        except x509.ExtensionNotFound:
+            return True
+        return ExtendedKeyUsageOID.CLIENT_AUTH in usages.value
 
     @property
     def fingerprint(self) -> str:
@@ -83,7 +87,7 @@ class CertificateInfo:
         return (self.not_after - (now or current_time())).days
 
     def expired(self, now: datetime | None = None) -> bool:
-        """Whether its time is over."""
+        """Tell whether its time is over."""
         return self.not_after < (now or current_time())
 
 
@@ -112,7 +116,7 @@ def alternative_names(certificate: x509.Certificate) -> tuple[str, ...]:
 
 
 def covers(name: str, certificate: x509.Certificate) -> bool:
-    """Whether a peer that dials `name` finds it among the certificate's names.
+    """Tell whether a peer that dials `name` finds it among the certificate's names.
 
     As TLS does it: without alternative names the CN counts; `*` stands for one whole first label.
     """
@@ -129,7 +133,7 @@ def covers(name: str, certificate: x509.Certificate) -> bool:
 
 
 def is_authority(certificate: x509.Certificate) -> bool:
-    """Whether the certificate is a CA's.
+    """Tell whether the certificate is a CA's.
 
     Old CAs made with certutil say nothing about it; then it is one if it issued itself.
     """
@@ -141,7 +145,7 @@ def is_authority(certificate: x509.Certificate) -> bool:
 
 
 def issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
-    """Whether `issuer`'s key signed `certificate`, and under its name."""
+    """Tell whether `issuer`'s key signed `certificate`, and under its name."""
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature):
@@ -149,19 +153,10 @@ def issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     return True
 
 
-def same_public_key(one: x509.Certificate, other: x509.Certificate) -> bool:
-    """Whether two certificates are for the same key."""
-    return public_key_bytes(one) == public_key_bytes(other)
-
-
-def public_key_bytes(certificate: x509.Certificate) -> bytes:
-    """The certificate's public key, for comparisons."""
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
 def key_id(certificate: x509.Certificate) -> str:
-    """What `certutil -K` shows for the certificate's private key: hexadecimal SHA-1 of the RSA
-    modulus or the EC point, under which NSS keeps it (CKA_ID). Empty for other kinds of key.
+    """The id of the certificate's private key in NSS (CKA_ID), as `certutil -K` shows it.
+
+    Hexadecimal SHA-1 of the RSA modulus or the EC point; empty for other kinds of key.
     """
     key = certificate.public_key()
     if isinstance(key, rsa.RSAPublicKey):
@@ -174,17 +169,8 @@ def key_id(certificate: x509.Certificate) -> str:
     return hashlib.sha1(value, usedforsecurity=False).hexdigest()
 
 
-def is_for_tls_client(certificate: x509.Certificate) -> bool:
-    """Whether the certificate may be a TLS client's: it says so, or does not restrict its use."""
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
-    except x509.ExtensionNotFound:
-        return True
-    return ExtendedKeyUsageOID.CLIENT_AUTH in extension.value
-
-
 def from_der(der: bytes, nickname: str = "") -> CertificateInfo:
-    """What a certificate in DER says, of which no database tells trust or key.
+    """A certificate in DER, of which no database tells trust or key.
 
     Raises `NSSError`.
     """

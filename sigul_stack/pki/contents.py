@@ -1,4 +1,4 @@
-"""What goes into an NSS database, and under which nickname: authorities and leaves.
+"""Putting authorities and leaves into an NSS database, each under its nickname.
 
 Invariant: what is added is found under its nickname afterwards, with its private key and its
 issuer, or there is an error and (in `database`) no change. NSS itself is less strict: it keeps the
@@ -13,7 +13,7 @@ from typing import Final
 from cryptography import x509
 
 from ..errors import ConfigurationError, NSSError
-from .certificate_info import common_name, is_authority, issued, key_id, same_public_key
+from .certificate_info import common_name, is_authority, issued, key_id
 from .leaf import Leaf
 from .material import Bundle, authority_trust
 from .nss_store import NO_TRUST, TRUSTED_AUTHORITY, NSSStore
@@ -63,7 +63,8 @@ def put_authority(
     namesakes = [item for item in entries if item.certificate.subject == certificate.subject]
     if namesakes:
         nickname = namesakes[0].nickname
-        kept = [item for item in namesakes if not same_public_key(item.certificate, certificate)]
+        key = certificate.public_key()
+        kept = [item for item in namesakes if item.certificate.public_key() != key]
         if len(kept) < len(namesakes):
             store.delete_certificates(nickname)
             for item in kept:

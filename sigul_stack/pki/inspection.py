@@ -26,7 +26,7 @@ _OfDays = Callable[[int], State]
 
 
 class Topic(enum.StrEnum):
-    """What a check is about (its `layer`), in the order in which they are looked at."""
+    """The subject of a check (its `layer`), in the order in which they are looked at."""
 
     DATABASE = "database"
     PASSWORD = "password"  # noqa: S105 - a topic

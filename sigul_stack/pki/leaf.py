@@ -35,7 +35,7 @@ _HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 class Role(enum.Enum):
-    """Whose certificate it is."""
+    """The component that a certificate is for."""
 
     BRIDGE = "bridge"
     SERVER = "server"
@@ -48,7 +48,7 @@ class Role(enum.Enum):
 
     @property
     def is_dialled(self) -> bool:
-        """Whether peers check the certificate against a host name."""
+        """Tell whether peers check the certificate against a host name."""
         return self is not Role.CLIENT
 
     @property
@@ -65,7 +65,7 @@ class Role(enum.Enum):
 
     @property
     def needed_trust(self) -> str:
-        """What the CA has to be trusted for in the component's own database: C, T or both."""
+        """The trust that the CA needs in the component's own database: C, T or both."""
         return _NEEDED_TRUST[self]
 
 
@@ -149,7 +149,7 @@ def general_name(text: str) -> x509.GeneralName:
 
 
 def _is_host(text: str) -> bool:
-    """Whether `text` is a host name or an IP address."""
+    """Tell whether `text` is a host name or an IP address."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

@@ -38,7 +38,7 @@ _LOCK_TIMEOUT_SECONDS: Final = 60.0
 
 
 class DatabaseKind(enum.Enum):
-    """What lies in a directory that should hold an NSS database."""
+    """The content of a directory that should hold an NSS database."""
 
     SQL = "sql"
     #: Only the old `cert8.db`/`key3.db`, which current NSS does not open.
@@ -61,7 +61,7 @@ class NSSDatabase:
         self.password = password
 
     def recognise(self) -> DatabaseKind:
-        """What there is, told from the files' names; opens nothing."""
+        """The kind of database, told from the files' names; opens nothing."""
         names = {name for name in (*_FILES, "cert8.db", "key3.db") if self._has(name)}
         if {"cert9.db", "key4.db"} <= names:
             return DatabaseKind.SQL
@@ -105,7 +105,7 @@ class NSSDatabase:
         self._store().key_ids()
 
     def certificates(self) -> list[CertificateInfo]:
-        """What the database holds, in NSS's order.
+        """The certificates in the database, in NSS's order.
 
         With a password, private keys are looked for; without one, NSS's own flag is believed.
         """
@@ -136,12 +136,6 @@ class NSSDatabase:
         return self._store().export_key(nickname)
 
     # ------------------------------------------------------------------------------ changing
-
-    def create(self, password: Secret, permissions: Permissions | None = None) -> None:
-        """Make an empty database that `password` opens."""
-        self.password = password
-        with self.making(permissions):
-            pass
 
     def add_authority(self, certificate: x509.Certificate) -> None:
         """Add and trust a CA's certificate; see `put_authority`."""

@@ -239,7 +239,7 @@ class NSSStore:
         )
 
     def _made(self) -> str:
-        """When the database was made, for messages: this file is written then and never after."""
+        """The time when the database was made, for messages: this file is never written again."""
         try:
             made = (self._shown / "pkcs11.txt").stat().st_mtime
         except OSError:

@@ -53,7 +53,7 @@ Passwords = Callable[[Path], Secret]
 
 
 class Phase(enum.Enum):
-    """How far a CA's rollover has come."""
+    """The phases of a CA's rollover."""
 
     NONE = "none"
     #: Both CAs are to be trusted; the current one issues.
@@ -63,7 +63,7 @@ class Phase(enum.Enum):
 
 
 class RolloverAction(enum.Enum):
-    """What was done about a database."""
+    """The change made to a database."""
 
     TRUSTS = "trusts"
     ISSUED = "issued"
@@ -82,7 +82,7 @@ class RolloverChange:
 
 @dataclass(frozen=True, slots=True)
 class RolloverProgress:
-    """How far a component's database has come."""
+    """The progress of a component's database."""
 
     directory: Path
     #: Whether it trusts the CA that issues after the rollover.
@@ -105,7 +105,7 @@ class Rollover:
 
     @property
     def phase(self) -> Phase:
-        """How far it has come."""
+        """The phase that it has reached."""
         if not self.authority.others:
             return Phase.NONE
         is_next = self.authority.others[0].nickname.endswith(NEXT_SUFFIX)
@@ -131,7 +131,7 @@ class Rollover:
         return list(dict.fromkeys(every))
 
     def progress(self) -> list[RolloverProgress]:
-        """How far each database that takes part, and is there, has come."""
+        """The progress of each database that takes part and is there."""
         found = []
         for database in self._there(self.directories()):
             held = database.certificates()
@@ -182,7 +182,10 @@ class Rollover:
         Subject, names, usages and lifetime stay, and so does the key without `new_key`.
         """
         if self.phase is Phase.NONE:
-            raise self._not_begun()
+            raise NSSError(
+                f"no rollover of the CA in '{self.authority.database.directory}' is under way",
+                f"first: {self._command('begin')}, naming all components' databases",
+            )
         wanted = [_place(path) for path in directories]
         lacking = [item.directory for item in self.progress() if not item.trusts_new]
         strangers = [path for path in wanted if path not in self.directories()]
@@ -333,12 +336,6 @@ class Rollover:
         return from_old or not _trusts(held, self.new)
 
     # --------------------------------------------------------------------------------- messages
-
-    def _not_begun(self) -> NSSError:
-        return NSSError(
-            f"no rollover of the CA in '{self.authority.database.directory}' is under way",
-            f"first: {self._command('begin')}, naming all components' databases",
-        )
 
     def _command(self, step: str, directories: Sequence[Path] = ()) -> str:
         words = ["sigul-stack pki rollover", step, "--ca", str(self.authority.database.directory)]

@@ -34,7 +34,7 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
 
 
 class Made(enum.Enum):
-    """What was done about a database."""
+    """The change made to a database."""
 
     MADE = "made"
     KEPT = "kept"
@@ -64,7 +64,7 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where everything of a site lies."""
+    """The directories of a site's certificates."""
 
     authority_directory: Path
     authority_made: Made
@@ -87,7 +87,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """What holds for every leaf of the site."""
+    """Settings that hold for every leaf of the site."""
 
     authority: Authority
     permissions: Permissions

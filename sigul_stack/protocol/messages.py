@@ -104,7 +104,7 @@ class ReplyKeys:
 
 @dataclass(frozen=True, slots=True)
 class InnerFields:
-    """What a client says inside the inner session, once checked for form.
+    """A client's message in the inner session, once checked for form.
 
     `payload_hash` is None only where the request left it out, which only `sign-rpm` with
     `rpm-sigmd5` may do. `secrets` are the remaining fields, by name.

@@ -34,7 +34,7 @@ CERTIFICATE_TYPES: Final = ("ca", "codesigning", "sslserver")
 
 
 class Form(enum.Enum):
-    """What a field's value may be."""
+    """The forms that a field's value may have."""
 
     TEXT = "text"
     UNICODE = "free text"
@@ -50,7 +50,7 @@ class Form(enum.Enum):
 
 
 class Rights(enum.Enum):
-    """Who may ask for an operation (docs/operations.md, "Rights")."""
+    """The rights that an operation needs (docs/operations.md, "Rights")."""
 
     ADMIN = "administrator"
     KEY_USER = "key user"
@@ -346,7 +346,7 @@ def operation_of(fields: Fields) -> Operation:
 
 
 def fault_of_subrequest(fields: Fields) -> ProtocolError | None:
-    """What is wrong with a subrequest's fields, which costs that one alone, by its `id`.
+    """The fault of a subrequest's fields, which costs that one alone, by its `id`; None without.
 
     Raises `ProtocolError` where there is no `id`.
     """

@@ -1,4 +1,4 @@
-"""What a daemon tells about itself: one JSON document, written by the daemon, read by `health`.
+"""A daemon's status: one JSON document, written by the daemon, read by `health`.
 
 It names who waits and for how long, and holds no secret. Lists are cut at `MAX_LISTED`, so that a
 document stays far smaller than what a socket takes at once; the counts beside them are whole.
@@ -33,7 +33,7 @@ class WaitingServer:
 
 @dataclass(frozen=True, slots=True)
 class BridgeStatus:
-    """What a bridge tells. `started` is ISO 8601, UTC; `totals` are `metrics.BridgeCount`'s."""
+    """A bridge's status. `started` is ISO 8601, UTC; `totals` are `metrics.BridgeCount`'s."""
 
     version: str
     pid: int
@@ -55,7 +55,7 @@ class AttachedWorker:
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """What a signing server tells. `started` is ISO 8601, UTC; `totals` are `ServerCount`'s."""
+    """A signing server's status. `started` is ISO 8601, UTC; `totals` are `ServerCount`'s."""
 
     version: str
     pid: int

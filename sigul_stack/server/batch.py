@@ -169,14 +169,14 @@ class Batch:
     def _over_limit(self, length: int, total: int) -> RequestRefused | None:
         settings = self._settings
         if settings.max_file_payload_size is not None and length > settings.max_file_payload_size:
-            name, limit = "max-file-payload-size", settings.max_file_payload_size
+            setting, limit = "max-file-payload-size", settings.max_file_payload_size
         elif total + length > settings.max_rpms_payloads_size:
-            name, limit = "max-rpms-payloads-size", settings.max_rpms_payloads_size
+            setting, limit = "max-rpms-payloads-size", settings.max_rpms_payloads_size
         else:
             return None
         return RequestRefused(
             Status.UNKNOWN_ERROR,
-            f"with its {length} bytes it is over the server's {name} of {limit} bytes",
+            f"with its {length} bytes it is over the server's {setting} of {limit} bytes",
         )
 
     # -------------------------------------------------------------------------------- answering

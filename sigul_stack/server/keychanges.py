@@ -13,15 +13,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from ..database import Database, Key
 from ..errors import KeystoreError
-from ..keystore.files import lock, sync
 from ..keystore.store import KeyStore
+from ..system.files import locked, sync, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +39,12 @@ def key_change(
     `directory` is where note and lock lie. Raises `KeystoreError` where another change does not
     end in time.
     """
-    with _locked(directory):
-        _recover(directory, keystore, database, cut_off=True)
+    with no_key_change(directory, keystore, database):
         note = {
             "before": sorted(keystore.fingerprints()),
             "removing": [removing.fingerprint] if removing else [],
         }
-        _write(directory / _NOTE, json.dumps(note))
+        write_whole(directory / _NOTE, json.dumps(note).encode(), replace=True)
         try:
             yield
         finally:
@@ -60,7 +58,10 @@ def no_key_change(directory: Path, keystore: KeyStore, database: Database) -> It
     What a change that was cut off left is finished, or taken back, first. Raises `KeystoreError`
     where a change does not end in time.
     """
-    with _locked(directory):
+    busy = KeystoreError(
+        f"another change of keys has not ended within {LOCK_SECONDS:g} s", "try again"
+    )
+    with locked(directory / _LOCK, LOCK_SECONDS, busy, make=True):
         _recover(directory, keystore, database, cut_off=True)
         yield
 
@@ -68,8 +69,8 @@ def no_key_change(directory: Path, keystore: KeyStore, database: Database) -> It
 def recover(directory: Path, keystore: KeyStore, database: Database) -> None:
     """Finish, or take back, a change that was cut off; nothing where none was."""
     if (directory / _NOTE).exists():
-        with _locked(directory):
-            _recover(directory, keystore, database, cut_off=True)
+        with no_key_change(directory, keystore, database):
+            pass
 
 
 def _recover(directory: Path, keystore: KeyStore, database: Database, *, cut_off: bool) -> None:
@@ -97,28 +98,3 @@ def _recover(directory: Path, keystore: KeyStore, database: Database, *, cut_off
             keystore.delete(fingerprint)
     path.unlink()
     sync(directory)
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_suffix(".new")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)
-    sync(path.parent)
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        lock(
-            descriptor,
-            LOCK_SECONDS,
-            f"another change of keys has not ended within {LOCK_SECONDS:g} s",
-            "try again",
-        )
-        yield
-    finally:
-        os.close(descriptor)

@@ -122,11 +122,11 @@ class Request:
         """Outer boolean field `name`, or None."""
         return self.fields.boolean(name) if name in self.fields else None
 
-    def secret(self, name: str) -> Secret:
-        """Required inner field `name`. Raises `RequestRefused` where it is absent."""
-        found = self.optional_secret(name)
+    def secret(self, field_name: str) -> Secret:
+        """Required inner field `field_name`. Raises `RequestRefused` where it is absent."""
+        found = self.optional_secret(field_name)
         if found is None:
-            raise RequestRefused(Status.UNKNOWN_ERROR, f"the request lacks '{name}'")
+            raise RequestRefused(Status.UNKNOWN_ERROR, f"the request lacks '{field_name}'")
         return found
 
     def optional_secret(self, name: str) -> Secret | None:

@@ -76,12 +76,12 @@ class Worker:
         self._parent = parent
         self._watchdog = Watchdog()
 
-    def run(self, identity: nss.Identity) -> None:
+    def run(self, identity: nss.TLSIdentity) -> None:
         """Serve one request, or none if the control pipe ends first."""
         with contextlib.closing(Database(database_url(self._settings))) as database:
             self._run(identity, database)
 
-    def _run(self, identity: nss.Identity, database: Database) -> None:
+    def _run(self, identity: nss.TLSIdentity, database: Database) -> None:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -112,7 +112,7 @@ class Worker:
                 return
             self._parent.send(WorkerEvent.DETACHED)
 
-    def _dial(self, identity: nss.Identity) -> nss.TLSConnection:
+    def _dial(self, identity: nss.TLSIdentity) -> nss.TLSConnection:
         settings = self._settings
         return nss.dial(
             settings.bridge_address or settings.bridge_hostname,
@@ -139,7 +139,7 @@ class Worker:
         return self._parent.fileno() in ready
 
     def _serve(
-        self, connection: nss.TLSConnection, identity: nss.Identity, database: Database
+        self, connection: nss.TLSConnection, identity: nss.TLSIdentity, database: Database
     ) -> bool:
         """Serve a request; False where the bridge only ended the connection instead."""
         settings = self._settings
@@ -178,7 +178,7 @@ class Worker:
 
     @contextlib.contextmanager
     def _open_inner(
-        self, chunked: ChunkedStream, identity: nss.Identity, *, bridge: Peer
+        self, chunked: ChunkedStream, identity: nss.TLSIdentity, *, bridge: Peer
     ) -> Iterator[InnerReader]:
         settings = self._settings
         log.info("[DOUBLE_TLS] Starting TLS handshake")

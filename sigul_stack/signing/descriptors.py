@@ -1,6 +1,6 @@
 """Give programs the caller's files as descriptors, so that bulk data never passes through here.
 
-A source or target is a binary file object or a descriptor. A program reads and writes a real
+A source or target is a binary file object. A program reads and writes a real
 file directly; anything else (`io.BytesIO`, a pipe as target) goes through anonymous memory, and
 is meant for what is small. What a target had before stays, and on any failure it is as before.
 """
@@ -16,14 +16,9 @@ from typing import IO
 
 from ..system.programs import memory_file
 
-#: A binary file object, or a descriptor.
-File = IO[bytes] | int
 
-
-def _descriptor(file: File) -> int | None:
+def _descriptor(file: IO[bytes]) -> int | None:
     """The descriptor behind `file`, if there is one."""
-    if isinstance(file, int):
-        return file
     try:
         return file.fileno()
     except (AttributeError, OSError):
@@ -35,32 +30,27 @@ def _is_regular(descriptor: int) -> bool:
 
 
 @contextmanager
-def input_descriptor(source: File) -> Iterator[int]:
+def input_descriptor(source: IO[bytes]) -> Iterator[int]:
     """A descriptor that gives what `source` has from its present position on."""
     descriptor = _descriptor(source)
     if descriptor is None:
-        assert not isinstance(source, int)  # noqa: S101 - those have descriptors
-        with memory_file() as descriptor, open(descriptor, "wb", closefd=False) as copy:
-            shutil.copyfileobj(source, copy)
-            copy.flush()
-            os.lseek(descriptor, 0, os.SEEK_SET)
+        with memory_file(source.read()) as descriptor:
             yield descriptor
         return
-    if not isinstance(source, int) and source.seekable():
+    if source.seekable():
         # The file object may have read ahead.
         os.lseek(descriptor, source.tell(), os.SEEK_SET)
     yield descriptor
 
 
 @contextmanager
-def output_descriptor(target: File) -> Iterator[int]:
+def output_descriptor(target: IO[bytes]) -> Iterator[int]:
     """A descriptor to write `target` through, from its present position on.
 
     If the block fails, nothing of what was written there is left.
     """
     descriptor = _descriptor(target)
-    if not isinstance(target, int):
-        target.flush()
+    target.flush()
     if descriptor is not None and _is_regular(descriptor):
         start = os.lseek(descriptor, 0, os.SEEK_CUR)
         end = start
@@ -70,18 +60,13 @@ def output_descriptor(target: File) -> Iterator[int]:
         finally:
             os.ftruncate(descriptor, end)
             os.lseek(descriptor, end, os.SEEK_SET)
-            if not isinstance(target, int):
-                target.seek(end)
+            target.seek(end)
         return
     with memory_file() as descriptor:
         yield descriptor
         os.lseek(descriptor, 0, os.SEEK_SET)
         with open(descriptor, "rb", closefd=False) as copy:
-            if isinstance(target, int):
-                with open(target, "wb", closefd=False) as file:
-                    shutil.copyfileobj(copy, file)
-            else:
-                shutil.copyfileobj(copy, target)
+            shutil.copyfileobj(copy, target)
 
 
 def bytes_left(descriptor: int) -> int:

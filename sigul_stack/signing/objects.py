@@ -21,7 +21,7 @@ _MAX_TAG_HEADER: Final = 1 << 16
 _TAG_HEADER: Final = re.compile(
     rb"object (?:[0-9a-f]{40}|[0-9a-f]{64})\ntype commit\ntag [^\n\0]+\ntagger [^\n\0]+\n"
 )
-_COMMIT_NAME: Final = re.compile(r"[0-9a-f]{64}")
+_COMMIT_ID: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def sign_tag(key: OpenPGPKey, source: IO[bytes], target: IO[bytes]) -> None:
@@ -42,22 +42,23 @@ def sign_tag(key: OpenPGPKey, source: IO[bytes], target: IO[bytes]) -> None:
     key.detach_sign(source, target, armor=True)
 
 
-def sign_commit(key: OpenPGPKey, commit: IO[bytes], name: str) -> bytes:
-    """A binary detached signature over the OSTree commit object `name`, its SHA-256 in hex.
+def sign_commit(key: OpenPGPKey, commit: IO[bytes], commit_id: str) -> bytes:
+    """A binary detached signature over the OSTree commit object `commit_id`, its SHA-256 in hex.
 
     How signatures are kept beside a commit is `formats.commitmeta`'s. Raises `RequestRefused` where
     the object has another name; `WrongPassphrase`, `KeystoreError`.
     """
-    if not _COMMIT_NAME.fullmatch(name):
+    if not _COMMIT_ID.fullmatch(commit_id):
         raise RequestRefused(
             Status.UNKNOWN_ERROR, "a commit's name is a SHA-256 in lower-case hexadecimal digits"
         )
     start = commit.tell()
-    found = hashlib.file_digest(commit, "sha256").hexdigest()  # type: ignore[arg-type]
-    if found != name:
+    digest = hashlib.file_digest(commit, "sha256").hexdigest()  # type: ignore[arg-type]
+    if digest != commit_id:
         raise RequestRefused(
             Status.UNKNOWN_ERROR,
-            f"the SHA-256 of the commit object is {found}, not {name}; name the commit that it is",
+            f"the SHA-256 of the commit object is {digest}, not {commit_id}; name the commit that"
+            " it is",
         )
     commit.seek(start)
     return key.detached_signature(commit)

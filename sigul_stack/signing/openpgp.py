@@ -23,13 +23,14 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import IO
 
 from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..keystore.gnupg import GnuPG
 from ..keystore.gnupg.program import GnuPGResult
 from ..secret import Secret
 from ..system.programs import memory_file
-from .descriptors import File, bytes_left, input_descriptor, output_descriptor
+from .descriptors import bytes_left, input_descriptor, output_descriptor
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ _CUT_LINE = "input line longer than"
 class OpenPGPKey:
     """A key of the GnuPG home `home`, with the passphrase that opens it.
 
-    A source or target is a binary file or a descriptor: see `descriptors`. Every method raises
+    A source or target is a binary file object: see `descriptors`. Every method raises
     `WrongPassphrase` if the passphrase is not the key's, and `KeystoreError` where gpg or the key
     store failed. Safe to use from several threads.
     """
@@ -61,7 +62,7 @@ class OpenPGPKey:
     fingerprint: str
     passphrase: Secret
 
-    def clear_sign(self, source: File, target: File) -> None:
+    def clear_sign(self, source: IO[bytes], target: IO[bytes]) -> None:
         """Write the text in `source`, clear-signed, to `target`.
 
         Raises `RequestRefused` for a line of more than 19,993 bytes, which the format as gpg has it
@@ -69,21 +70,21 @@ class OpenPGPKey:
         """
         self._sign(source, target, "--clear-sign")
 
-    def detach_sign(self, source: File, target: File, *, armor: bool = False) -> None:
+    def detach_sign(self, source: IO[bytes], target: IO[bytes], *, armor: bool = False) -> None:
         """Write a detached signature over `source` to `target`."""
         self._sign(source, target, *(["--armor"] if armor else []), "--detach-sign")
 
-    def detached_signature(self, source: File) -> bytes:
+    def detached_signature(self, source: IO[bytes]) -> bytes:
         """A binary detached signature over `source`."""
         signature = io.BytesIO()
         self.detach_sign(source, signature)
         return signature.getvalue()
 
-    def message(self, source: File, target: File) -> None:
+    def message(self, source: IO[bytes], target: IO[bytes]) -> None:
         """Write a binary signed message with what `source` holds in it to `target`."""
         self._sign(source, target, "--sign")
 
-    def _sign(self, source: File, target: File, *command: str) -> None:
+    def _sign(self, source: IO[bytes], target: IO[bytes], *command: str) -> None:
         with input_descriptor(source) as stdin, output_descriptor(target) as stdout:
             outcome = self._run(
                 ["--local-user", self.fingerprint, *_DIGEST, *command], stdin, stdout
@@ -104,8 +105,8 @@ class OpenPGPKey:
 
     def decrypt(
         self,
-        source: File,
-        target: File,
+        source: IO[bytes],
+        target: IO[bytes],
         *,
         max_output: int = MAX_CLEAR_TEXT,
         refusal_seconds: float = REFUSAL_SECONDS,

@@ -19,8 +19,9 @@ from typing import BinaryIO
 
 from ..errors import KeystoreError, RequestRefused, Status, shortened
 from ..formats.pe_head import InvalidImage, check_headers
-from ..keystore.files import opened_directory, storage_errors, try_lock
+from ..keystore.storage import storage_errors
 from ..secret import Secret
+from ..system.files import opened, try_lock
 from ..system.programs import memory_file, run, secret_pipe
 from ..tools import OSSLSIGNCODE
 from .descriptors import bytes_left, input_descriptor
@@ -91,7 +92,7 @@ def remove_leftovers(directory: Path | None) -> None:
     for path in Path(directory or tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         try:
             if path.lstat().st_uid == os.geteuid():
-                with opened_directory(path) as descriptor:
+                with opened(path, os.O_DIRECTORY) as descriptor:
                     if try_lock(descriptor):
                         shutil.rmtree(path, ignore_errors=True)
         except OSError:
@@ -105,7 +106,7 @@ def _private_directory(parent: Path | None) -> Iterator[Path]:
         while True:
             path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
             try:
-                with opened_directory(path) as descriptor:
+                with opened(path, os.O_DIRECTORY) as descriptor:
                     # remove_leftovers may have come between the making and the locking.
                     if not try_lock(descriptor) or not path.exists():
                         continue

@@ -21,7 +21,7 @@ import os
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, ToolMissing, shortened
+from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, shortened
 from ..formats.openpgp_packets import RSA, MalformedPacket, signature_algorithm
 from ..formats.rpm_head import (
     CorruptRPM,
@@ -151,15 +151,12 @@ class RPMSigner:
     def _check_with_rpm(self, package: BinaryIO, size: int) -> None:
         package.seek(0)
         with input_descriptor(package) as descriptor:
-            try:
-                done = run(
-                    [*_CHECK, f"/proc/self/fd/{descriptor}"],
-                    package=RPMKEYS.package,
-                    time_limit=self.key.home.time_limit + size / _BYTES_PER_SECOND,
-                    inherit=[descriptor],
-                )
-            except ToolMissing as error:
-                raise RequestRefused.because(error) from None
+            done = run(
+                [*_CHECK, f"/proc/self/fd/{descriptor}"],
+                package=RPMKEYS.package,
+                time_limit=self.key.home.time_limit + size / _BYTES_PER_SECOND,
+                inherit=[descriptor],
+            )
         if done.returncode:
             said = (done.stdout.decode("utf-8", "replace") + done.stderr).strip()
             _log.info("rpmkeys refuses the RPM: %r", said[:500])

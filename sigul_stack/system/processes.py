@@ -62,10 +62,6 @@ class SignalPipe:
         with contextlib.suppress(BlockingIOError):
             os.write(self._writer, b"x")
 
-    def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds; True where a signal has come."""
-        return bool(select.select([self._reader], [], [], timeout)[0])
-
     def fileno(self) -> int:
         """The descriptor that is readable once a signal has come; nobody else may read it."""
         return self._reader

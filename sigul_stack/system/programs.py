@@ -45,7 +45,7 @@ class ToolTimeout(KeystoreError):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a program ended, and what it wrote (`stdout` is empty where it went elsewhere)."""
+    """The end of a program, and what it wrote (`stdout` is empty where it went elsewhere)."""
 
     returncode: int
     stdout: bytes = field(repr=False)
@@ -184,7 +184,7 @@ class _TooMuch(Exception):
 
 
 def _collect(readers: Mapping[str, int], deadline: float) -> dict[str, bytes]:
-    """What comes from each of the descriptors `readers`, until all have ended."""
+    """Read each of the descriptors `readers` to its end."""
     found = {name: bytearray() for name in readers}
     with selectors.DefaultSelector() as selector:
         for name, descriptor in readers.items():

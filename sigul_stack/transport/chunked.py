@@ -151,7 +151,7 @@ class ChunkedStream:
         return run_parser(parser, read_exactly)
 
     def hand_over(self) -> tuple[list[tuple[Stream, bytes]], ChunkDecoder]:
-        """What has arrived and is unread, stream ends included, and the decoder to go on with.
+        """Give away what has arrived and is unread, ends included, and the decoder to go on with.
 
         For a forwarder that takes the stream over; the order within each stream is kept.
         """

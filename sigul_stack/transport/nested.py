@@ -23,7 +23,7 @@ from ..errors import PeerClosed, SigulError, TransportError
 from ..protocol.chunks import END_OF_INNER
 from ..protocol.codec import Parser, run_parser
 from .chunked import ChunkedStream, T
-from .nss import Identity, TLSConnection
+from .nss import TLSConnection, TLSIdentity
 from .stream import READ_BYTES, Deadline, Peer
 from .watchdog import Watchdog
 
@@ -147,7 +147,7 @@ class InnerSession:
 
     @property
     def peer(self) -> Peer:
-        """Who the inner handshake proved the peer to be."""
+        """The peer, as the inner handshake proved it."""
         return self._tls.peer
 
     def read(self, limit: int) -> bytes:
@@ -189,7 +189,7 @@ class InnerSession:
         self._raise_cause(failed)
 
     def _raise_cause(self, failed: BaseException | None) -> None:
-        """What broke the pump is the reason for what the TLS session says of it."""
+        """Raise what broke the pump: it is the reason for what the TLS session says of it."""
         cause = self._pump.error
         if cause is None or (failed is not None and not isinstance(failed, SigulError)):
             return
@@ -202,7 +202,7 @@ class InnerSession:
 def inner_session(
     chunked: ChunkedStream,
     settings: NSSSettings,
-    identity: Identity,
+    identity: TLSIdentity,
     *,
     timeout: float,
     server_hostname: str | None,

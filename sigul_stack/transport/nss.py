@@ -23,7 +23,7 @@ from nss.error import NSPRError
 
 from ..config.shared import NSSSettings
 from ..errors import DeadlineExceeded, NSSError, TransportError
-from .nss_database import Identity as Identity
+from .nss_database import TLSIdentity as TLSIdentity
 from .nss_database import library_version as library_version
 from .nss_database import load_identity as load_identity
 from .nss_database import look_up
@@ -78,7 +78,7 @@ class TLSConnection:
     def handshake_as_client(
         self,
         settings: NSSSettings,
-        identity: Identity | None,
+        identity: TLSIdentity | None,
         hostname: str,
         timeout: float,
         patience: float = 0,
@@ -104,7 +104,7 @@ class TLSConnection:
         self._handshake(as_server=False, timeout=timeout, patience=patience, wake=wake)
 
     def handshake_as_server(
-        self, settings: NSSSettings, identity: Identity, timeout: float
+        self, settings: NSSSettings, identity: TLSIdentity, timeout: float
     ) -> None:
         """Finish a handshake as the TLS server; the peer must present a certificate."""
         self._configure(settings)
@@ -307,7 +307,7 @@ def dial(
     *,
     hostname: str,
     settings: NSSSettings,
-    identity: Identity,
+    identity: TLSIdentity,
     connect_timeout: float,
     handshake_timeout: float,
     patience: float = 0,

@@ -168,7 +168,7 @@ def _no_database(directory: str, reason: str) -> NSSError:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class TLSIdentity:
     """A certificate of this process's database and its private key, to present to peers."""
 
     nickname: str
@@ -181,7 +181,7 @@ class Identity:
         return tuple(bytes(item.der_data) for item in self.certificate.get_cert_chain())
 
 
-def load_identity(nickname: str) -> Identity:
+def load_identity(nickname: str) -> TLSIdentity:
     """The certificate of this nickname with its private key. Raises `NSSError` naming a cure."""
     if _process is None:
         raise NSSError("open the NSS database before loading a certificate from it")
@@ -200,7 +200,7 @@ def load_identity(nickname: str) -> Identity:
             f"the certificate '{nickname}' in {where} has no private key there ({error})",
             "import both together, from a PKCS#12 file: sigul-stack pki import",
         ) from None
-    return Identity(nickname, certificate, key)
+    return TLSIdentity(nickname, certificate, key)
 
 
 class _NoCertificate(Exception):

@@ -72,21 +72,29 @@ def printable_address(address: Any) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def resolve(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
+    """The addresses of `host`, for stream sockets, as `socket.getaddrinfo` gives them.
+
+    Has no time limit but the resolver's own. Raises `TransportError` where there is none.
+    """
+    try:
+        # As bytes: for text, Python would load its codec for international names first (3 ms).
+        return list(socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM))
+    except (OSError, UnicodeEncodeError) as error:
+        raise TransportError(
+            f"cannot resolve the host name '{host}': {getattr(error, 'strerror', None) or error}",
+            "correct the name, have the machine's hosts file or DNS know it, or set bridge-address"
+            " to the address to dial",
+        ) from None
+
+
 def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
     """A TCP connection to the first of the host's addresses that answers, within `timeout` s.
 
     Raises `TransportError` that tells an unknown name from a refused connection.
     """
     deadline = Deadline(timeout, f"connecting to {host}:{port}")
-    try:
-        # As bytes: for text, Python would load its codec for international names first (3 ms).
-        found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeEncodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TransportError(
-            f"cannot resolve the host name '{host}': {reason}",
-            "check the name, or set bridge-address to the address to dial",
-        ) from None
+    found = resolve(host, port)
     reasons: list[str] = []
     symbols: list[str] = []
     for index, (family, kind, protocol, _name, address) in enumerate(found):

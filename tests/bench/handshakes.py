@@ -17,7 +17,7 @@ from sigul_stack.transport import nss
 from tests.site import BRIDGE_NAME
 
 
-def _open(directory: Path, nickname: str) -> tuple[NSSSettings, nss.Identity]:
+def _open(directory: Path, nickname: str) -> tuple[NSSSettings, nss.TLSIdentity]:
     password = Secret((directory / "nss-password").read_bytes())
     settings = NSSSettings(
         directory=f"sql:{directory}", password=password, min_tls="tls1.2", max_tls="tls1.2"

@@ -365,7 +365,7 @@ def _is_stuck(port: int) -> bool:
 
 
 def _unsent(port: int) -> int:
-    """Bytes that wait to be sent to this port (proc(5), `tx_queue`)."""
+    """Bytes that wait to be sent to this port (in proc(5), the transmit queue)."""
     found = 0
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _number, _local, remote, _state, queues, *_rest = line.split()

@@ -151,7 +151,8 @@ def replace_leaf(site: Site, name: str, authority: Authority, request: LeafReque
     for file in directory.glob("*.db"):
         file.unlink()
     fresh = NSSDatabase(directory, password)
-    fresh.create(password)
+    with fresh.making():
+        pass
     fresh.add_authority(own_authority)
     fresh.add_authority(authority.certificate)
     fresh.replace_leaf(authority.issue(request), request.role.nickname)

@@ -28,8 +28,8 @@ from sigul_stack.errors import (
     ToolMissing,
     WrongPassphrase,
 )
-from sigul_stack.keystore.files import locked
 from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId, directory, scratch
+from sigul_stack.keystore.storage import locked_keys
 from sigul_stack.secret import Secret
 from sigul_stack.signing.openpgp import OpenPGPKey
 from sigul_stack.system.programs import MAX_OUTPUT, ToolTimeout
@@ -507,7 +507,6 @@ def test_an_expired_key_says_so_and_can_be_revived(home: GnuPGHome, person: Outs
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sigul_stack.keystore.files import locked
 from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId, home, scratch
 from sigul_stack.secret import Secret
 def die(*arguments, **more):
@@ -519,7 +518,7 @@ GnuPGHome(Path(sys.argv[1]), settings=KeySettings("ed25519", 0, "cv25519", 0)).g
 """
 
 
-@pytest.mark.parametrize("when", ["write_new", "move_in", "_link_secrets", "_import_public"])
+@pytest.mark.parametrize("when", ["write_whole", "move_in", "_link_secrets", "_import_public"])
 def test_a_kill_leaves_nothing_half_made(
     home: GnuPGHome, when: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -572,7 +571,7 @@ def test_a_failure_while_moving_in_leaves_nothing(
 
 def test_changes_wait_for_one_another_but_not_for_ever(home: GnuPGHome) -> None:
     impatient = GnuPGHome(home.path, settings=CURVES, time_limit=0.2)
-    with locked(home.path, 1), pytest.raises(KeystoreError, match="try again later"):
+    with locked_keys(home.path, 1), pytest.raises(KeystoreError, match="try again later"):
         impatient.delete("0" * 40)
 
 

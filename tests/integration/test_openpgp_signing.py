@@ -181,10 +181,10 @@ def test_descriptors_and_pipes(store: Store, tmp_path: Path) -> None:
     drain, target = os.pipe()
     os.write(feed, b"piped")
     os.close(feed)
-    store.opened.detach_sign(source, target, armor=True)
+    with os.fdopen(source, "rb") as piped, os.fdopen(target, "wb") as output:
+        store.opened.detach_sign(piped, output, armor=True)
     (tmp_path / "data.asc").write_bytes(os.read(drain, 10_000))
-    for descriptor in (source, drain, target):
-        os.close(descriptor)
+    os.close(drain)
     (tmp_path / "data").write_bytes(b"piped")
     assert_good(store.person, "--verify", tmp_path / "data.asc", tmp_path / "data", key=store.key)
 

@@ -32,12 +32,13 @@ from sigul_stack.errors import (
     Status,
     WrongPassphrase,
 )
-from sigul_stack.keystore import files, pem
+from sigul_stack.keystore import pem
 from sigul_stack.keystore.bindings import CannotUnbind, enabled_methods, parse_layer
 from sigul_stack.keystore.gnupg import UserId
 from sigul_stack.keystore.pem import CURVES, PemSettings, PemStore
 from sigul_stack.keystore.store import KeyStore, new_access, open_access
 from sigul_stack.secret import Secret
+from sigul_stack.system import files
 from tests.held_data import held
 
 from .gnupg_support import LEGACY_KEY, gnupg_home, legacy_home, legacy_passphrase, outside_home
@@ -283,13 +284,13 @@ def test_a_failure_leaves_nothing(
 ) -> None:
     calls = []
 
-    def fail(path: Path, content: bytes, mode: int = 0o600) -> None:
+    def fail(path: Path, content: bytes, *, replace: bool, mode: int = 0o600) -> None:
         calls.append(path)
         if len(calls) == attempt:
             raise OSError(28, "No space left on device")
-        files.write_new(path, content, mode)
+        files.write_whole(path, content, replace=replace, mode=mode)
 
-    monkeypatch.setattr(pem, "write_new", fail)
+    monkeypatch.setattr(pem, "write_whole", fail)
     with pytest.raises(KeystoreError, match="No space left"):
         store.generate(KeyType.ECC, PASSPHRASE)
     assert names(store) == []

@@ -270,7 +270,8 @@ def test_legacy_and_renewed_and_newly_issued_certificates_get_along(
     client = NSSDatabase(tmp_path / "client", Secret.random(43))
     assert client.password is not None
     (tmp_path / "client-pw").write_bytes(client.password.reveal())
-    client.create(client.password)
+    with client.making():
+        pass
     client.add_authority(authority.certificate)
     client.replace_leaf(authority.issue(LeafRequest(Role.CLIENT, "alice")), "sigul-client-cert")
 
@@ -436,7 +437,8 @@ def test_a_random_password_costs_every_process_little(
         return all(b"\x02\x02\x03\xe8" in item for item in parameters)
 
     assert few(site.bridge.directory)
-    NSSDatabase(tmp_path / "weak").create(PASSWORD)
+    with NSSDatabase(tmp_path / "weak", PASSWORD).making():
+        pass
     assert not few(tmp_path / "weak")
 
 
@@ -716,8 +718,8 @@ def test_what_is_there_is_not_written_over(site: Site) -> None:
         site.bridge.database.changing() as store,
     ):
         put_leaf(store, same, "another-nickname")
-    with pytest.raises(NSSError, match="already"):
-        site.bridge.database.create(PASSWORD)
+    with pytest.raises(NSSError, match="already"), site.bridge.database.making():
+        pass
     with pytest.raises(NSSError, match="already"):
         Authority.create(site.authority_directory, PASSWORD)
 

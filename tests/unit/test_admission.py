@@ -15,7 +15,7 @@ from sigul_stack.transport.stream import Deadline, Peer
 
 
 @dataclass
-class Newcomers:
+class Connections:
     """Makes connections, and closes them when the test is over."""
 
     pairs: list[tuple[socket.socket, socket.socket]]
@@ -38,92 +38,92 @@ class Newcomers:
 
 
 @pytest.fixture
-def newcomers() -> Iterator[Newcomers]:
+def connections() -> Iterator[Connections]:
     """Connections of the test."""
-    found = Newcomers([])
+    found = Connections([])
     yield found
     for near, far in found.pairs:
         near.close()
         far.close()
 
 
-def test_up_to_the_limit_all_may_stay(newcomers: Newcomers) -> None:
+def test_up_to_the_limit_all_may_stay(connections: Connections) -> None:
     handshakes = Handshakes(3)
     for host in ("a", "a", "b"):
-        handshakes.enter(host, newcomers.make())
-    assert newcomers.ended() == [False, False, False]
+        handshakes.enter(host, connections.make())
+    assert connections.ended() == [False, False, False]
 
 
-def test_the_oldest_of_the_most_crowded_address_makes_room(newcomers: Newcomers) -> None:
+def test_the_oldest_of_the_most_crowded_address_makes_room(connections: Connections) -> None:
     handshakes = Handshakes(4)
     for host in ("honest", "crowd", "crowd", "other"):
-        handshakes.enter(host, newcomers.make())
-    handshakes.enter("new", newcomers.make())
-    assert newcomers.ended() == [False, True, False, False, False]
+        handshakes.enter(host, connections.make())
+    handshakes.enter("new", connections.make())
+    assert connections.ended() == [False, True, False, False, False]
 
 
 def test_one_that_opens_connections_by_the_hundred_pushes_out_its_own(
-    newcomers: Newcomers,
+    connections: Connections,
 ) -> None:
     handshakes = Handshakes(8)
     for host in ("honest", "other"):
-        handshakes.enter(host, newcomers.make())
+        handshakes.enter(host, connections.make())
     for _ in range(100):
-        handshakes.enter("flood", newcomers.make())
-    late = handshakes.enter("late", newcomers.make())
-    ended = newcomers.ended()
+        handshakes.enter("flood", connections.make())
+    late = handshakes.enter("late", connections.make())
+    ended = connections.ended()
     assert ended[:2] == [False, False]
     assert ended[-1] is False
     assert ended[2:-1] == [True] * 95 + [False] * 5
     handshakes.leave(late)
 
 
-def test_where_no_address_is_crowded_the_oldest_makes_room(newcomers: Newcomers) -> None:
+def test_where_no_address_is_crowded_the_oldest_makes_room(connections: Connections) -> None:
     handshakes = Handshakes(3)
     for host in ("a", "b", "c", "d"):
-        handshakes.enter(host, newcomers.make())
-    assert newcomers.ended() == [True, False, False, False]
+        handshakes.enter(host, connections.make())
+    assert connections.ended() == [True, False, False, False]
 
 
-def test_who_has_left_takes_no_room_and_is_not_ended(newcomers: Newcomers) -> None:
+def test_who_has_left_takes_no_room_and_is_not_ended(connections: Connections) -> None:
     handshakes = Handshakes(2)
-    first = handshakes.enter("a", newcomers.make())
-    handshakes.enter("a", newcomers.make())
+    first = handshakes.enter("a", connections.make())
+    handshakes.enter("a", connections.make())
     handshakes.leave(first)
-    handshakes.enter("a", newcomers.make())
-    assert newcomers.ended() == [False, False, False]
-    handshakes.enter("a", newcomers.make())
-    assert newcomers.ended() == [False, True, False, False]
+    handshakes.enter("a", connections.make())
+    assert connections.ended() == [False, False, False]
+    handshakes.enter("a", connections.make())
+    assert connections.ended() == [False, True, False, False]
 
 
-def test_leaving_twice_or_after_being_ended_is_no_error(newcomers: Newcomers) -> None:
+def test_leaving_twice_or_after_being_ended_is_no_error(connections: Connections) -> None:
     handshakes = Handshakes(1)
-    first = handshakes.enter("a", newcomers.make())
-    second = handshakes.enter("b", newcomers.make())
-    for newcomer in (first, second, second):
-        handshakes.leave(newcomer)
-    handshakes.enter("c", newcomers.make())
-    assert newcomers.ended() == [True, False, False]
+    first = handshakes.enter("a", connections.make())
+    second = handshakes.enter("b", connections.make())
+    for pending in (first, second, second):
+        handshakes.leave(pending)
+    handshakes.enter("c", connections.make())
+    assert connections.ended() == [True, False, False]
 
 
-def test_making_room_survives_a_connection_that_is_closed_already(newcomers: Newcomers) -> None:
+def test_making_room_survives_a_connection_that_is_closed_already(connections: Connections) -> None:
     handshakes = Handshakes(1)
-    closed = newcomers.make()
+    closed = connections.make()
     handshakes.enter("a", closed)
     closed.close()
-    handshakes.enter("b", newcomers.make())
+    handshakes.enter("b", connections.make())
     handshakes.end_all()
-    assert newcomers.ended() == [True, True]
+    assert connections.ended() == [True, True]
 
 
-def test_at_the_end_all_are_ended(newcomers: Newcomers) -> None:
+def test_at_the_end_all_are_ended(connections: Connections) -> None:
     handshakes = Handshakes(5)
-    left = handshakes.enter("a", newcomers.make())
+    left = handshakes.enter("a", connections.make())
     for host in ("a", "b"):
-        handshakes.enter(host, newcomers.make())
+        handshakes.enter(host, connections.make())
     handshakes.leave(left)
     handshakes.end_all()
-    assert newcomers.ended() == [False, True, True]
+    assert connections.ended() == [False, True, True]
 
 
 # -------------------------------------------------------------------------------------------- roles
@@ -173,16 +173,16 @@ def greeting(seconds: float = 30.0) -> Deadline:
     return Deadline(seconds, "the handshake")
 
 
-def test_a_first_byte_is_awaited_and_left(newcomers: Newcomers) -> None:
-    near = newcomers.make()
-    newcomers.pairs[0][1].send(b"hello")
+def test_a_first_byte_is_awaited_and_left(connections: Connections) -> None:
+    near = connections.make()
+    connections.pairs[0][1].send(b"hello")
     Handshakes(1).enter("a", near).await_greeting(greeting())
     assert near.recv(5) == b"hello"
 
 
-def test_who_ends_without_a_byte_only_looked(newcomers: Newcomers) -> None:
-    near = newcomers.make()
-    newcomers.pairs[0][1].shutdown(socket.SHUT_RDWR)
+def test_who_ends_without_a_byte_only_looked(connections: Connections) -> None:
+    near = connections.make()
+    connections.pairs[0][1].shutdown(socket.SHUT_RDWR)
     with pytest.raises(OnlyLooked):
         Handshakes(1).enter("a", near).await_greeting(greeting())
 
@@ -198,14 +198,14 @@ def test_who_resets_without_a_byte_only_looked() -> None:
         Handshakes(1).enter("a", near).await_greeting(greeting())
 
 
-def test_who_makes_room_did_not_only_look(newcomers: Newcomers) -> None:
+def test_who_makes_room_did_not_only_look(connections: Connections) -> None:
     handshakes = Handshakes(1)
-    first = handshakes.enter("a", newcomers.make())
-    handshakes.enter("a", newcomers.make())
+    first = handshakes.enter("a", connections.make())
+    handshakes.enter("a", connections.make())
     with pytest.raises(TransportError, match="too many"):
         first.await_greeting(greeting())
 
 
-def test_a_first_byte_has_a_limit(newcomers: Newcomers) -> None:
+def test_a_first_byte_has_a_limit(connections: Connections) -> None:
     with pytest.raises(DeadlineExceeded, match="the handshake"):
-        Handshakes(1).enter("a", newcomers.make()).await_greeting(greeting(0.05))
+        Handshakes(1).enter("a", connections.make()).await_greeting(greeting(0.05))

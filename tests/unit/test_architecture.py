@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "formats": frozenset(),
     # Only these two of protocol: the inner session is carried in its chunks.
     "transport": frozenset({"config", "protocol.chunks", "protocol.codec"}),
-    "database": frozenset(),
+    "database": frozenset({"system"}),
     "pki": frozenset({"checks", "config", "system", "tools"}),
     "keystore": frozenset({"database", "formats", "system", "tools"}),
     # Only this of protocol: to run a parser, and to show a package's own words.

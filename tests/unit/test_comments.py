@@ -20,7 +20,7 @@ PAGES = [*sorted((TOP / "docs").rglob("*.md")), TOP / "README.md"]
 FOREIGN = frozenset(
     {
         "BASE_IMAGE", "KRB5_CLIENT_KTNAME", "PKCS11_MODULE_PATH", "ansible_user", "core_pattern",
-        "pkcs11_NAME_pubkey", "signature_type", "sslLogin", "writeSignedRPM",
+        "pkcs11_NAME_pubkey", "signature_type", "sslLogin", "tx_queue", "writeSignedRPM",
     }
 )  # fmt: skip
 #: A capital or a low line where plain words have none.
@@ -158,3 +158,15 @@ def test_an_orphan_is_seen() -> None:
     assert orphans(f"f(\n    1,  {mark} Of an argument.\n)\n") == [2]
     assert orphans(f"{mark} Of x,\n{mark} and more.\nx = 1\ny: int = 2  {mark} Of y.\n") == []
     assert orphans(f"z = (\n    1,\n)  {mark} Of z.\n") == []
+
+
+#: Words that begin a question or half a sentence, where a docstring says what a thing is or does.
+QUESTIONS = re.compile(r"(What|Who|Whose|That|Where|Which|How|When|Those|Since|Why)\b")
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(TOP)))
+def test_docstrings_begin_with_what_a_thing_is_or_does(path: Path) -> None:
+    defined = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(parsed(path)) if isinstance(node, defined)]
+    texts = map(ast.get_docstring, nodes)
+    assert [text for text in texts if text and QUESTIONS.match(text)] == []

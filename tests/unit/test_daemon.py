@@ -19,7 +19,7 @@ from sigul_stack.errors import ConfigurationError
 
 #: What every daemon here begins with; its directory is the first argument, `-d` or not the second.
 PREAMBLE = """
-import logging, os, sys, time
+import logging, os, select, sys, time
 from functools import partial
 from pathlib import Path
 from sigul_stack.cli.daemon import Daemon
@@ -40,7 +40,7 @@ def run(work, **options):
 
 def wait_until_told(control):
     control.ready()
-    while not control.stop.wait(60):
+    while not select.select([control.stop], [], [], 60)[0]:
         pass
 """
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigul_stack.errors import RequestRefused
-from sigul_stack.keystore.files import opened_directory, try_lock
 from sigul_stack.signing.pe import check_image, remove_leftovers
+from sigul_stack.system.files import opened, try_lock
 from tests.pe_images import Machine, make_image
 
 IMAGE = make_image(Machine.X86_64)
@@ -91,7 +91,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
         make(name).mkdir()
         (make(name) / "signed").write_bytes(b"x")
     (tmp_path / "sigul-pe-file").write_bytes(b"not a directory")
-    with opened_directory(tmp_path / "sigul-pe-used") as descriptor:
+    with opened(tmp_path / "sigul-pe-used") as descriptor:
         assert try_lock(descriptor)
         remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [

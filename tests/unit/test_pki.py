@@ -197,8 +197,9 @@ def test_a_file_in_a_directorys_place_is_no_database(tmp_path: Path) -> None:
 
 
 def test_no_database_without_a_password(tmp_path: Path) -> None:
-    with pytest.raises(NSSError, match="without a password"):
-        NSSDatabase(tmp_path / "new").create(Secret(""))
+    database = NSSDatabase(tmp_path / "new", Secret(""))
+    with pytest.raises(NSSError, match="without a password"), database.making():
+        pass
     assert not (tmp_path / "new").exists()
 
 
@@ -266,8 +267,9 @@ def test_a_missing_tool_is_named_with_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ToolMissing, match="libnss3-tools"):
-        NSSDatabase(tmp_path / "new", Secret("a password")).create(Secret("a password"))
+    database = NSSDatabase(tmp_path / "new", Secret("a password"))
+    with pytest.raises(ToolMissing, match="libnss3-tools"), database.making():
+        pass
     assert not list(tmp_path.rglob("*.db"))
 
 

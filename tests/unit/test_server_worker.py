@@ -48,7 +48,7 @@ class Told:
         return contextvars.copy_context().run(
             self._worker._serve,
             cast(nss.TLSConnection, self.connection),
-            cast(nss.Identity, None),
+            cast(nss.TLSIdentity, None),
             cast(Database, None),
         )
 

@@ -15,7 +15,6 @@ from sigul_stack.config.bridge import BridgeSettings, GroupSettings
 from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import BridgeRefused, DeadlineExceeded, PeerClosed, RemoteProtocolError
 from sigul_stack.protocol.chunks import Stream
-from sigul_stack.protocol.codec import parse_whole
 from sigul_stack.protocol.messages import read_reply_header
 from sigul_stack.transport import memory
 from sigul_stack.transport.memory import MemoryStream
@@ -27,6 +26,7 @@ from tests.wire import (
     inner,
     of_stream,
     outer,
+    parse_whole,
     reply,
     sign_text,
 )

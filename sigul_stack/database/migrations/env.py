@@ -1,4 +1,4 @@
-"""What alembic executes to run the steps: on the connection it is given, in its transaction.
+"""Alembic's entry point: it runs the steps on the connection it is given, in its transaction.
 
 Commits nothing: whoever opened the transaction ends it, so that a failed migration leaves the
 database as it was.

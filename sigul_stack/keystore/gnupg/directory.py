@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 
 from ...errors import KeystoreError
-from ..files import write_new
+from ...system.files import write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,8 @@ def prepare_directory(path: Path) -> None:
             f" chown -R {os.geteuid()} '{path}' && chmod 700 '{path}'"
         )
     if new:
-        write_new(path / AGENT_CONFIGURATION_NAME, AGENT_CONFIGURATION.encode("ascii"))
+        configuration = AGENT_CONFIGURATION.encode("ascii")
+        write_whole(path / AGENT_CONFIGURATION_NAME, configuration, replace=False)
     else:
         _check_configuration(path)
 

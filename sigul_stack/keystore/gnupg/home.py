@@ -16,7 +16,7 @@ from pathlib import Path
 from ...errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
 from ...secret import Secret
 from ...system.programs import memory_file
-from ..files import locked, storage_errors
+from ..storage import locked_keys, storage_errors
 from .directory import prepare_directory
 from .output import ListedKey
 from .program import GnuPG
@@ -146,7 +146,7 @@ class GnuPGHome(GnuPG):
 
         Raises `KeystoreError` if any of it is left.
         """
-        with storage_errors(self.path), locked(self.path, self.time_limit):
+        with storage_errors(self.path), locked_keys(self.path, self.time_limit):
             if self.key(fingerprint) is None:
                 _log.warning("key %s was not in %s when it was deleted", fingerprint, self.path)
             remove_key(self, fingerprint)
@@ -162,7 +162,7 @@ class GnuPGHome(GnuPG):
 
         Raises `KeystoreError`: there is no such key or subkey, or gpg refuses the date.
         """
-        with storage_errors(self.path), locked(self.path, self.time_limit):
+        with storage_errors(self.path), locked_keys(self.path, self.time_limit):
             part = self._existing(fingerprint, subkey).parts[subkey]
             outcome = self.run(
                 [

@@ -19,8 +19,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ...errors import KeystoreError, RequestRefused, SigulError, Status
+from ...system.files import opened, sync, try_lock, write_whole
 from ...system.programs import memory_file
-from ..files import locked, opened_directory, sync, try_lock, write_new
+from ..storage import locked_keys
 from .directory import (
     AGENT_CONFIGURATION_NAME,
     SCRATCH_AGENT_CONFIGURATION,
@@ -42,12 +43,13 @@ _REMOVAL_LIMIT = 10.0
 def scratch_home(home: GnuPG) -> Iterator[GnuPG]:
     """A new, empty GnuPG home to make a key of `home` in; it is gone afterwards."""
     with ExitStack() as cleanup:
-        with locked(home.path, home.time_limit):  # or remove_leftovers might take it for one
+        with locked_keys(home.path, home.time_limit):  # or remove_leftovers might take it for one
             path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=home.path))
-            try_lock(cleanup.enter_context(opened_directory(path)))
+            try_lock(cleanup.enter_context(opened(path)))
         scratch = GnuPG(path, time_limit=home.time_limit)
         cleanup.callback(_remove, scratch)
-        write_new(path / AGENT_CONFIGURATION_NAME, SCRATCH_AGENT_CONFIGURATION.encode("ascii"))
+        configuration = SCRATCH_AGENT_CONFIGURATION.encode("ascii")
+        write_whole(path / AGENT_CONFIGURATION_NAME, configuration, replace=False)
         yield scratch
 
 
@@ -73,7 +75,7 @@ def move_in(home: GnuPG, scratch: GnuPG, key: ListedKey) -> None:
     """
     public = scratch.export(key.fingerprint, armor=False)
     grips = [part.keygrip for part in key.parts if part.secret]
-    with locked(home.path, home.time_limit):
+    with locked_keys(home.path, home.time_limit):
         there = home.list_keys()
         same = any(other.fingerprint == key.fingerprint and other.secret for other in there)
         taken = {part.keygrip for other in there for part in other.parts if part.secret}
@@ -165,10 +167,10 @@ def sync_keys(path: Path) -> None:
 
 def remove_leftovers(home: GnuPG) -> None:
     """Remove what was left by processes that were killed while they made keys."""
-    with locked(home.path, home.time_limit):
+    with locked_keys(home.path, home.time_limit):
         paths = [path for path in home.path.glob(f"{_PREFIX}*") if path.is_dir()]
         for path in paths:
-            with opened_directory(path) as descriptor:
+            with opened(path) as descriptor:
                 if try_lock(descriptor):
                     _log.warning("removing %s, left by a process that was killed", path)
                     _remove_links(home, path)

@@ -1,0 +1,125 @@
+"""Payloads on the outer stream: sent and received piece by piece, with a hash or MAC on the way.
+
+    length (8 bytes) │ payload, in chunks │ HMAC-SHA-512 of it (64 bytes; not of a request's)
+
+No payload is held in memory or read twice (docs/protocol.md, "Requests" and "Replies").
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO, Final, Protocol
+
+from ..errors import PeerClosed, RemoteProtocolError, SigulError
+from ..protocol.chunks import MAX_WRITTEN_CHUNK
+from ..protocol.codec import pack_u64, read_u64
+from ..protocol.messages import DIGEST_BYTES, check_digest, new_hmac
+from .chunked import ChunkedStream
+from .stream import Deadline
+
+#: Slowest payload that is put up with, in bytes a second, beyond one idle timeout: a peer that
+#: trickles on purpose must not keep others waiting for ever.
+MIN_PAYLOAD_RATE: Final = 16 * 1024
+
+
+class Digest(Protocol):
+    """A hash or MAC, as `hashlib` and `hmac` have them."""
+
+    def update(self, data: bytes, /) -> None:
+        """Add a piece."""
+
+    def digest(self) -> bytes:
+        """The hash or MAC of all pieces."""
+
+
+def payload_pieces(source: BinaryIO, length: int) -> Iterator[bytes]:
+    """The next `length` bytes of a file, in pieces that fit into a chunk.
+
+    Raises `SigulError` where the file ends before.
+    """
+    left = length
+    while left:
+        piece = source.read(min(left, MAX_WRITTEN_CHUNK))
+        if not piece:
+            raise SigulError("the input file became shorter while it was being sent")
+        yield piece
+        left -= len(piece)
+
+
+def send_pieces(chunked: ChunkedStream, pieces: Iterable[bytes], digest: Digest) -> None:
+    """Send a payload, and add it to `digest`."""
+    for piece in pieces:
+        digest.update(piece)
+        chunked.write(piece)
+
+
+def send_payload(chunked: ChunkedStream, payload: BinaryIO, key: bytes) -> None:
+    """Send a payload's length, all of the seekable file, and their HMAC under `key`."""
+    length = payload.seek(0, os.SEEK_END)
+    payload.seek(0)
+    chunked.write(pack_u64(length))
+    mac = new_hmac(key)
+    send_pieces(chunked, payload_pieces(payload, length), mac)
+    chunked.write(mac.digest())
+
+
+def payload_deadline(length: int, idle_timeout: float, message: str) -> Deadline:
+    """The limit of `receive_pieces` for a payload at `MIN_PAYLOAD_RATE`; the timeout in seconds."""
+    seconds = idle_timeout + length / MIN_PAYLOAD_RATE
+    return Deadline(seconds, f"receiving {message}'s payload of {length} bytes")
+
+
+def receive_pieces(
+    chunked: ChunkedStream, length: int, message: str, deadline: Deadline | None = None
+) -> Iterator[bytes]:
+    """A payload of `length` bytes as it comes; `message` ("the request") is for errors.
+
+    Raises `DeadlineExceeded`, `PeerClosed` where it ends too early.
+    """
+    left = length
+    while left:
+        if deadline is not None:
+            deadline.remaining()
+        piece = chunked.read(left)
+        if not piece:
+            raise PeerClosed(f"{message} ended {left} bytes before its payload did")
+        yield piece
+        left -= len(piece)
+
+
+class AuthenticatedPayload:
+    """A payload that is being received, with its HMAC under `key`, of "the reply" or the like."""
+
+    def __init__(self, chunked: ChunkedStream, key: bytes, message: str) -> None:
+        self._chunked = chunked
+        self._message = message
+        #: All of it, in bytes.
+        self.length = chunked.parse(read_u64())
+        self._mac = new_hmac(key)
+        self._pieces = receive_pieces(chunked, self.length, message)
+        #: True once all of it, its MAC included, has been read; and once the MAC was right.
+        self.finished = self.verified = False
+
+    def copy(self, write: Callable[[bytes], object]) -> None:
+        """Give all of it, or what is left where `write` raised, to `write`, and check the HMAC.
+
+        Raises `RemoteProtocolError`, and what `receive_pieces` raises.
+        """
+        for piece in self._pieces:
+            self._mac.update(piece)
+            write(piece)
+        received = self._chunked.read_exactly(DIGEST_BYTES)
+        self.finished = True
+        check_digest(self._mac.digest(), received, f"{self._message}'s payload")
+        self.verified = True
+
+    def skip_dropped(self) -> None:
+        """Read past a payload that the bridge has dropped: its MAC is of what is not there.
+
+        Raises `RemoteProtocolError` where there is one.
+        """
+        if self.length:
+            raise RemoteProtocolError("a payload came where none was to come back")
+        self._chunked.read_exactly(DIGEST_BYTES)
+        self.finished = True
