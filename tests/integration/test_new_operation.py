@@ -31,13 +31,16 @@ OPERATIONS = _by_name(
 """,
     "server/handlers/signing.py": """
 
-def _sign_announcement(work: Work) -> Answer:
-    text, output = work.services.scratch(), work.services.scratch()
-    text.write(f"Edition: {work.request.text('edition')}\\n\\n".encode())
-    text.write(work.request.payload.read())
-    text.seek(0)
-    openpgp_key(work).clear_sign(text, output)
-    return Answer(payload=output)
+def _sign_announcement(context: RequestContext) -> Answer:
+    edition = context.request.text("edition")
+
+    def sign(key: OpenPGPKey, payload: BinaryIO, output: BinaryIO) -> None:
+        text = context.services.scratch()
+        text.write(f"Edition: {edition}\\n\\n".encode() + payload.read())
+        text.seek(0)
+        key.clear_sign(text, output)
+
+    return _with_output(context, sign)
 
 
 HANDLERS["sign-announcement"] = _sign_announcement
