@@ -28,14 +28,11 @@ from ..protocol.chunks import (
     Stream,
     encode_chunk,
 )
+from ..transport.payload import MIN_PAYLOAD_RATE
 from ..transport.stream import READ_BYTES, ByteStream
 from .streams import ReplyFilter, RequestFilter
 
 log = logging.getLogger(__name__)
-
-#: Slowest payload that is put up with, in bytes a second, beyond one idle timeout: a client that
-#: trickles on purpose must not keep a server for ever.
-MIN_PAYLOAD_RATE: Final = 16 * 1024
 
 #: Seconds for a reply to be complete once its client has gone. Some clients close as soon as they
 #: have read an error's header.

@@ -18,11 +18,11 @@ from ..config.bridge import BridgeSettings
 from ..errors import ConfigurationError, RemoteProtocolError, SigulError, TransportError
 from ..kojihub import KojiError
 from ..metrics import BridgeCount, Counters
-from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, pack_u64, read_u64
 from ..protocol.messages import bridge_refusal, encode_request_header, read_request_header
 from ..protocol.operations import Operation, operation_of
 from ..transport.chunked import ChunkedStream
+from ..transport.payload import payload_pieces
 from ..transport.stream import ByteStream, Deadline
 from .admission import OnlyLooked
 from .forward import Forwarding
@@ -134,7 +134,7 @@ class RequestSession:
             try:
                 if fetched is not None:
                     towards = ChunkedStream(server, self._settings.idle_timeout)
-                    while piece := fetched.read(MAX_WRITTEN_CHUNK):
+                    for piece in payload_pieces(fetched, length):
                         towards.write(piece)
                 self._forward(server, head, koji)
             except BaseException:

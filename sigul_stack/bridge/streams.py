@@ -15,10 +15,10 @@ from typing import BinaryIO, TypeVar
 
 from ..errors import ProtocolError, RemoteProtocolError, Status
 from ..formats.rpm_head import CorruptRPM, Head, Header, Region, read_head, read_header
+from ..protocol.authentication import DIGEST_BYTES
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, Parser, pack_u32, pack_u64, read_u64
 from ..protocol.messages import (
-    DIGEST_BYTES,
     UnknownVersion,
     bridge_refusal,
     bridge_subrefusal,

@@ -32,14 +32,14 @@ from ..errors import (
     TransportError,
 )
 from ..protocol import messages
-from ..protocol.chunks import MAX_WRITTEN_CHUNK
-from ..protocol.codec import PROTOCOL_VERSION, Fields, encode_value, pack_u64, read_u64
-from ..protocol.messages import DIGEST_BYTES, ReplyKeys, UnknownVersion, new_hmac
+from ..protocol.codec import PROTOCOL_VERSION, Fields, encode_value, pack_u64
+from ..protocol.messages import ReplyKeys, UnknownVersion
 from ..protocol.operations import OPERATIONS
 from ..secret import Secret
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.nested import inner_session
+from ..transport.payload import AuthenticatedPayload, payload_pieces, send_pieces
 from ..transport.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -85,45 +85,6 @@ def refusal(status: int, fields: Fields) -> RequestRefused:
     message = fields.get("message")
     text = message.decode("utf-8", "backslashreplace") if message else None
     return RequestRefused(status, text)
-
-
-class ReplyPayload:
-    """A payload on its way in: a reply's, or a subreply's; `what` names it in errors.
-
-    `left` is how many bytes are still to come. Raises what `ChunkedStream.read` raises.
-    """
-
-    def __init__(self, chunked: ChunkedStream, key: bytes, what: str) -> None:
-        self._chunked = chunked
-        self._mac = new_hmac(key)
-        self._what = what
-        self.left = chunked.parse(read_u64())
-        #: Whether all of it, its MAC included, has been read; and whether the MAC was right.
-        self.finished = self.verified = False
-
-    def copy(self, write: Callable[[bytes], object]) -> None:
-        """Give all of it to `write`, then check its MAC. Raises `ProtocolError`, `PeerClosed`."""
-        while self.left:
-            piece = self._chunked.read(self.left)
-            if not piece:
-                raise PeerClosed("the reply ended before its payload did")
-            self.left -= len(piece)
-            self._mac.update(piece)
-            write(piece)
-        received = self._chunked.read_exactly(DIGEST_BYTES)
-        self.finished = True
-        messages.check_digest(self._mac.digest(), received, self._what)
-        self.verified = True
-
-    def skip_dropped(self) -> None:
-        """Read past a payload that the bridge has dropped: its MAC is of what is not there.
-
-        Raises `ProtocolError` where there is one.
-        """
-        if self.left:
-            raise RemoteProtocolError("a payload came where none was to come back")
-        self._chunked.read_exactly(DIGEST_BYTES)
-        self.finished = True
 
 
 @contextlib.contextmanager
@@ -242,14 +203,8 @@ class RequestSender:
         chunked.write(header + pack_u64(total))
         digest = hashlib.sha512()
         with self._progress("Sending", total) as advance:
-            left = total
-            while left:
-                piece = source.read(min(left, MAX_WRITTEN_CHUNK))
-                if not piece:
-                    raise SigulError("the input file became shorter while it was being sent")
-                digest.update(piece)
-                chunked.write(piece)
-                left -= len(piece)
+            for piece in payload_pieces(source, total):
+                send_pieces(chunked, [piece], digest)
                 advance(len(piece))
         return digest.digest()
 
@@ -311,17 +266,17 @@ class RequestSender:
         header.verify(keys.header)
         if header.status != Status.OK:
             raise refusal(header.status, header.fields)
-        payload = ReplyPayload(chunked, keys.payload, "the reply's payload")
-        if output is None and payload.left > MAX_MEMORY_REPLY:
+        payload = AuthenticatedPayload(chunked, keys.payload, "the reply")
+        if output is None and payload.length > MAX_MEMORY_REPLY:
             raise RemoteProtocolError(
-                f"the reply has {payload.left} bytes",
+                f"the reply has {payload.length} bytes",
                 f"over {MAX_MEMORY_REPLY} need an output file",
             )
         memory = io.BytesIO()
-        if not (returned or payload.left):
+        if not (returned or payload.length):
             payload.skip_dropped()
             return Reply(header.fields, b"")
-        with self._progress("Receiving", payload.left) as advance:
+        with self._progress("Receiving", payload.length) as advance:
 
             def write(piece: bytes) -> None:
                 (output or memory).write(piece)

@@ -17,19 +17,19 @@ from typing import BinaryIO
 
 from ..errors import PeerClosed, RemoteProtocolError, SigulError, Status
 from ..formats.rpm_head import MAX_SIGNATURE_HEADER, Head
+from ..protocol.authentication import UNAUTHENTICATED_MAC, new_hmac
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, encode_value, pack_u32, pack_u64, unpack_u32
 from ..protocol.messages import (
-    DIGEST_BYTES,
     ChainKeys,
     SubHeader,
     encode_sub_header,
-    new_hmac,
     read_sub_header,
 )
 from ..protocol.operations import check_subrequest
 from ..transport.chunked import ChunkedStream
-from .core import ReplyPayload, checking_our_own, refusal
+from ..transport.payload import AuthenticatedPayload
+from .core import checking_our_own, refusal
 from .output_file import open_output, open_successor
 from .rpm_packages import Package, RPMOptions, check_not_empty, read_package_head, splice
 
@@ -163,7 +163,7 @@ class RPMExchange:
             mac.update(piece)
             chunked.write(piece)
             total -= len(piece)
-        chunked.write(mac.digest() if whole else bytes(DIGEST_BYTES))
+        chunked.write(mac.digest() if whole else UNAUTHENTICATED_MAC)
 
     def _header(self, index: int, number: int, head: Head | None) -> bytes:
         """A package's fields and their code. Raises `ProtocolError` where a field cannot be."""
@@ -185,7 +185,7 @@ class RPMExchange:
             if refused is None:
                 header.verify(keys)
             index = self._index(header)
-            body = ReplyPayload(chunked, keys.payload, "a signed RPM")
+            body = AuthenticatedPayload(chunked, keys.payload, "the subreply")
             status = header.fields.integer("status")
             if refused is not None:
                 # In the place of what the server said, which had this number.
@@ -209,7 +209,7 @@ class RPMExchange:
             raise RemoteProtocolError("the server answered for an RPM that it was not sent")
         return index
 
-    def _keep(self, index: int, body: ReplyPayload) -> None:
+    def _keep(self, index: int, body: AuthenticatedPayload) -> None:
         """Put a signed package in its place, once it is authentic."""
         package = self._packages[index]
         target = package.target
@@ -229,7 +229,7 @@ class RPMExchange:
                 if head is None:
                     body.copy(output.write)
                 else:
-                    if body.left > 2 * MAX_SIGNATURE_HEADER:
+                    if body.length > 2 * MAX_SIGNATURE_HEADER:
                         raise RemoteProtocolError("the server sent more than a signature header")
                     signature = bytearray()
                     body.copy(signature.extend)

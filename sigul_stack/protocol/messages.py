@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import BridgeRefused, ProtocolError, RemoteProtocolError, Status, shortened
+from .authentication import DIGEST_BYTES, UNAUTHENTICATED_MAC, check_digest
 from .codec import (
     PROTOCOL_VERSION,
     Fields,
@@ -30,8 +31,6 @@ from .codec import (
     read_u32,
 )
 
-#: Bytes of a SHA-512 hash and of an HMAC-SHA-512.
-DIGEST_BYTES: Final = 64
 #: Fewest bytes of an HMAC key that a request may bring.
 MIN_KEY_BYTES: Final = 64
 #: Bytes of the HMAC keys that this package makes.
@@ -46,13 +45,6 @@ SUBREQUEST_PAYLOAD_KEY: Final = "subrequest-payload-auth-key"
 SUBREPLY_HEADER_KEY: Final = "subreply-header-auth-key"
 SUBREPLY_PAYLOAD_KEY: Final = "subreply-payload-auth-key"
 
-#: Where a reader of a message's HMAC may end a wrong one: the same text for header and payload.
-_FORGED = "does not match its authentication code: the connection was tampered with or is damaged"
-
-
-#: Where a code should be in what a bridge says by itself: it has no key to make one.
-NO_CODE: Final = bytes(DIGEST_BYTES)
-
 
 class UnknownVersion(ProtocolError):
     """A request is of a protocol version that this package does not speak."""
@@ -62,17 +54,6 @@ class UnknownVersion(ProtocolError):
         super().__init__(
             f"protocol version {version} is unknown; this peer speaks {PROTOCOL_VERSION}"
         )
-
-
-def new_hmac(key: bytes) -> hmac.HMAC:
-    """An HMAC-SHA-512 under `key`, to be updated with what it authenticates."""
-    return hmac.new(key, digestmod=hashlib.sha512)
-
-
-def check_digest(expected: bytes, received: bytes, what: str) -> None:
-    """Compare two digests in constant time; raise `ProtocolError` naming `what` if they differ."""
-    if not hmac.compare_digest(expected, received):
-        raise RemoteProtocolError(f"{what} {_FORGED}")
 
 
 # ------------------------------------------------------------------------------------- requests
@@ -177,7 +158,7 @@ class ReplyHeader:
 
     def check_origin(self) -> None:
         """Raise `BridgeRefused` where this is the bridge's own word: an error without a code."""
-        if self.code == NO_CODE and self.status != Status.OK:
+        if self.code == UNAUTHENTICATED_MAC and self.status != Status.OK:
             raise BridgeRefused(_message(self.fields))
 
     def verify(self, key: bytes) -> None:
@@ -204,7 +185,7 @@ def bridge_refusal(message: str) -> list[bytes]:
     header = pack_u32(Status.UNKNOWN_ERROR) + encode_fields(
         {"message": shortened(message).encode()}
     )
-    return [header + NO_CODE, pack_u64(0), NO_CODE]
+    return [header + UNAUTHENTICATED_MAC, pack_u64(0), UNAUTHENTICATED_MAC]
 
 
 def _message(fields: Fields) -> str:
@@ -270,7 +251,7 @@ class SubHeader:
     @property
     def refusal(self) -> BridgeRefused | None:
         """The bridge's own word on this message, where it is one: an error without a code."""
-        if self.code != NO_CODE or self.fields.integer("status") == Status.OK:
+        if self.code != UNAUTHENTICATED_MAC or self.fields.integer("status") == Status.OK:
             return None
         return BridgeRefused(_message(self.fields))
 
@@ -293,7 +274,7 @@ def bridge_subrefusal(number: bytes, message: str) -> list[bytes]:
         "status": pack_u32(Status.UNKNOWN_ERROR),
         "message": shortened(message).encode(),
     }
-    return [encode_fields(fields) + NO_CODE, pack_u64(0), NO_CODE]
+    return [encode_fields(fields) + UNAUTHENTICATED_MAC, pack_u64(0), UNAUTHENTICATED_MAC]
 
 
 def read_sub_header() -> Parser[SubHeader]:

@@ -22,18 +22,18 @@ from typing import BinaryIO, Final
 
 from ..config.server import ServerSettings
 from ..errors import RemoteProtocolError, RequestRefused, SigulError, Status
+from ..protocol.authentication import DIGEST_BYTES, new_hmac
 from ..protocol.codec import Fields, pack_u32, read_u64
 from ..protocol.messages import (
-    DIGEST_BYTES,
     ChainKeys,
     ReplyKeys,
     encode_sub_header,
-    new_hmac,
     read_sub_header,
 )
 from ..protocol.operations import Operation, fault_of_subrequest
 from ..transport.chunked import ChunkedStream
-from .request import message_field, read_payload, refusal_of, send_payload
+from ..transport.payload import receive_pieces, send_payload
+from .request import message_field, refusal_of
 from .spool import Spool
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,9 @@ class Batch:
         refusal = (
             self._over_limit(length, total) if fault is None else RequestRefused.because(fault)
         )
-        pieces = read_payload(chunked, length, self._settings.idle_timeout, "an RPM")
+        pieces = receive_pieces(
+            chunked, length, "the subrequest", idle_timeout=self._settings.idle_timeout
+        )
         if refusal is not None:
             for _ in pieces:
                 pass

@@ -10,15 +10,13 @@ import contextlib
 import hashlib
 import io
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from ..errors import (
-    PeerClosed,
     ProtocolError,
     RemoteProtocolError,
     RequestRefused,
@@ -27,13 +25,14 @@ from ..errors import (
     ToolMissing,
 )
 from ..protocol import messages
-from ..protocol.chunks import MAX_WRITTEN_CHUNK
-from ..protocol.codec import Fields, Parser, encode_value, pack_u32, pack_u64, read_u64
-from ..protocol.messages import InnerFields, ReplyKeys, UnknownVersion, new_hmac
+from ..protocol.authentication import check_digest
+from ..protocol.codec import Fields, Parser, encode_value, pack_u32, read_u64
+from ..protocol.messages import InnerFields, ReplyKeys, UnknownVersion
 from ..protocol.operations import MIB, Operation, UnknownOperation, operation_of
 from ..secret import Secret
 from ..transport.chunked import ChunkedStream, T
-from ..transport.stream import Deadline, Peer
+from ..transport.payload import receive_pieces, send_payload
+from ..transport.stream import Peer
 from .spool import Spool
 
 log = logging.getLogger(__name__)
@@ -41,8 +40,6 @@ log = logging.getLogger(__name__)
 #: Largest payload of a request that will be refused anyway that is still taken, so that its client
 #: gets an authenticated answer, in bytes.
 MAX_REFUSED_PAYLOAD: Final = MIB
-#: Slowest payload that is put up with, in bytes a second, beyond one idle timeout.
-MIN_PAYLOAD_RATE: Final = 16 * 1024
 
 
 class InnerReader(Protocol):
@@ -166,7 +163,8 @@ def receive(
     )
     with contextlib.ExitStack() as unless_kept:
         unless_kept.enter_context(spool.file)
-        for piece in read_payload(chunked, length, limits.idle_timeout, "a payload"):
+        pieces = receive_pieces(chunked, length, "the request", idle_timeout=limits.idle_timeout)
+        for piece in pieces:
             spool.write(piece)
         payload_hash = spool.finish()
         with open_inner(chunked) as session:
@@ -218,27 +216,6 @@ def _check_length(
         raise RemoteProtocolError(str(operation), f"its payload of {length} bytes is not read")
 
 
-def read_payload(
-    chunked: ChunkedStream, length: int, idle_timeout: float, what: str
-) -> Iterator[bytes]:
-    """The pieces of a payload of `length` bytes; `what` it is ("a payload") is for errors.
-
-    Raises `DeadlineExceeded` where they come slower than `MIN_PAYLOAD_RATE`, `PeerClosed` where
-    they end too early.
-    """
-    deadline = Deadline(
-        idle_timeout + length / MIN_PAYLOAD_RATE, f"receiving {what} of {length} bytes"
-    )
-    left = length
-    while left:
-        deadline.remaining()
-        piece = chunked.read(left)
-        if not piece:
-            raise PeerClosed(f"the request ended {left} bytes before the end of {what}")
-        yield piece
-        left -= len(piece)
-
-
 def _check_integrity(
     inner: InnerFields,
     operation: Operation | RequestRefused,
@@ -246,11 +223,9 @@ def _check_integrity(
     payload_hash: bytes,
 ) -> None:
     header = messages.encode_request_header(fields)
-    messages.check_digest(
-        hashlib.sha512(header).digest(), inner.header_hash, "the request's header"
-    )
+    check_digest(hashlib.sha512(header).digest(), inner.header_hash, "the request's header")
     if inner.payload_hash is not None:
-        messages.check_digest(payload_hash, inner.payload_hash, "the request's payload")
+        check_digest(payload_hash, inner.payload_hash, "the request's payload")
     elif isinstance(operation, RequestRefused) or not operation.sigmd5_authenticates:
         raise RemoteProtocolError(f"required field '{messages.PAYLOAD_HASH}' is missing")
 
@@ -297,14 +272,3 @@ def _send(chunked: ChunkedStream, keys: ReplyKeys, status: int, answer: Answer) 
     if answer.converse is not None:
         answer.converse(chunked)
     chunked.end()
-
-
-def send_payload(chunked: ChunkedStream, payload: BinaryIO, key: bytes) -> None:
-    """Send a payload: its length, all of the seekable file, and their HMAC under `key`."""
-    mac = new_hmac(key)
-    chunked.write(pack_u64(payload.seek(0, os.SEEK_END)))
-    payload.seek(0)
-    while piece := payload.read(MAX_WRITTEN_CHUNK):
-        mac.update(piece)
-        chunked.write(piece)
-    chunked.write(mac.digest())

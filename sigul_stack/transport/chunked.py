@@ -13,7 +13,6 @@ from typing import Final, TypeVar
 from ..errors import DeadlineExceeded, PeerClosed, RemoteProtocolError
 from ..protocol.chunks import (
     END_OF_OUTER,
-    MAX_WRITTEN_CHUNK,
     ChunkDecoder,
     Stream,
     encode_chunk,
@@ -176,11 +175,6 @@ class ChunkedStream:
         """Send `data` on the outer stream as exactly one chunk; nothing where it is empty."""
         if data:
             self.stream.write(encode_chunk(Stream.OUTER, data), self.timeout)
-
-    def write_long(self, data: bytes) -> None:
-        """Send `data` on the outer stream in as many chunks as it takes."""
-        for start in range(0, len(data), MAX_WRITTEN_CHUNK):
-            self.write(data[start : start + MAX_WRITTEN_CHUNK])
 
     def end(self) -> None:
         """End the outer stream."""

@@ -9,28 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final
 
 from ..errors import PeerClosed, RemoteProtocolError, SigulError
+from ..protocol.authentication import DIGEST_BYTES, Digest, check_digest, new_hmac
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import pack_u64, read_u64
-from ..protocol.messages import DIGEST_BYTES, check_digest, new_hmac
 from .chunked import ChunkedStream
 from .stream import Deadline
 
 #: Slowest payload that is put up with, in bytes a second, beyond one idle timeout: a peer that
 #: trickles on purpose must not keep others waiting for ever.
 MIN_PAYLOAD_RATE: Final = 16 * 1024
-
-
-class Digest(Protocol):
-    """A hash or MAC, as `hashlib` and `hmac` have them."""
-
-    def update(self, data: bytes, /) -> None:
-        """Add a piece."""
-
-    def digest(self) -> bytes:
-        """The hash or MAC of all pieces."""
 
 
 def payload_pieces(source: BinaryIO, length: int) -> Iterator[bytes]:
@@ -64,19 +54,18 @@ def send_payload(chunked: ChunkedStream, payload: BinaryIO, key: bytes) -> None:
     chunked.write(mac.digest())
 
 
-def payload_deadline(length: int, idle_timeout: float, message: str) -> Deadline:
-    """The limit of `receive_pieces` for a payload at `MIN_PAYLOAD_RATE`; the timeout in seconds."""
-    seconds = idle_timeout + length / MIN_PAYLOAD_RATE
-    return Deadline(seconds, f"receiving {message}'s payload of {length} bytes")
-
-
 def receive_pieces(
-    chunked: ChunkedStream, length: int, message: str, deadline: Deadline | None = None
+    chunked: ChunkedStream, length: int, message: str, *, idle_timeout: float | None = None
 ) -> Iterator[bytes]:
     """A payload of `length` bytes as it comes; `message` ("the request") is for errors.
 
-    Raises `DeadlineExceeded`, `PeerClosed` where it ends too early.
+    With an `idle_timeout`, in seconds, raises `DeadlineExceeded` where it comes slower than
+    `MIN_PAYLOAD_RATE`; raises `PeerClosed` where it ends too early.
     """
+    deadline = None
+    if idle_timeout is not None:
+        seconds = idle_timeout + length / MIN_PAYLOAD_RATE
+        deadline = Deadline(seconds, f"receiving a payload of {length} bytes")
     left = length
     while left:
         if deadline is not None:

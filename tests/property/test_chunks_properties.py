@@ -255,7 +255,7 @@ def test_what_one_chunked_stream_writes_another_reads(data: bytes, split: int) -
     near.split = split
     writer, reader = ChunkedStream(far, 1), ChunkedStream(near, 1)
     writer.write_inner(b"hidden")
-    writer.write_long(data)
+    writer.write(data)
     writer.end()
     assert reader.read_exactly(len(data)) == data
     assert reader.read(1) == b""

@@ -38,8 +38,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "config": frozenset(),
     "protocol": frozenset(),
     "formats": frozenset(),
-    # Only these two of protocol: the inner session is carried in its chunks.
-    "transport": frozenset({"config", "protocol.chunks", "protocol.codec"}),
+    # Only these of protocol: chunks carry the inner session, hashes are made of what is carried.
+    "transport": frozenset(
+        {"config", "protocol.authentication", "protocol.chunks", "protocol.codec"}
+    ),
     "database": frozenset({"system"}),
     "pki": frozenset({"checks", "config", "system", "tools"}),
     "keystore": frozenset({"database", "formats", "system", "tools"}),

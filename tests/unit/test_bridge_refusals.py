@@ -10,7 +10,7 @@ from sigul_stack.errors import BridgeRefused, ProtocolError, Status
 from sigul_stack.kojihub import NEVRA
 from sigul_stack.protocol.codec import Fields, pack_u32
 from sigul_stack.protocol.messages import (
-    NO_CODE,
+    UNAUTHENTICATED_MAC,
     ReplyHeader,
     ReplyKeys,
     SubHeader,
@@ -27,7 +27,7 @@ KEY = bytes(range(64))
 
 def test_a_refusal_is_an_error_of_the_bridges() -> None:
     header, length, code = bridge_refusal("no such hub")
-    assert (length, code) == (bytes(8), NO_CODE)
+    assert (length, code) == (bytes(8), UNAUTHENTICATED_MAC)
     found = parse_whole(read_reply_header(), header)
     with pytest.raises(BridgeRefused, match=r"^the bridge says: no such hub$"):
         found.check_origin()
@@ -38,7 +38,7 @@ def test_a_refusal_is_an_error_of_the_bridges() -> None:
 
 def test_a_subrefusal_names_its_rpm() -> None:
     header, length, code = bridge_subrefusal(b"\0\0\0\7", "not there")
-    assert (length, code) == (bytes(8), NO_CODE)
+    assert (length, code) == (bytes(8), UNAUTHENTICATED_MAC)
     found = parse_whole(read_sub_header(), header)
     assert found.fields.blob("id") == b"\0\0\0\7"
     assert str(found.refusal) == "the bridge says: not there"
@@ -47,11 +47,11 @@ def test_a_subrefusal_names_its_rpm() -> None:
 
 
 def test_success_without_a_code_is_nobodys_word() -> None:
-    reply = ReplyHeader(Status.OK, Fields({}), NO_CODE)
+    reply = ReplyHeader(Status.OK, Fields({}), UNAUTHENTICATED_MAC)
     reply.check_origin()
     with pytest.raises(ProtocolError):
         reply.verify(KEY)
-    sub = SubHeader(Fields({"id": b"1", "status": pack_u32(Status.OK)}), NO_CODE)
+    sub = SubHeader(Fields({"id": b"1", "status": pack_u32(Status.OK)}), UNAUTHENTICATED_MAC)
     assert sub.refusal is None
     with pytest.raises(ProtocolError):
         sub.verify(ReplyKeys(KEY, KEY))

@@ -23,7 +23,7 @@ from sigul_stack.config.options import Form as OptionForm
 from sigul_stack.config.options import Option, options_of
 from sigul_stack.config.shared import BINDING_METHODS
 from sigul_stack.errors import Status, status_text
-from sigul_stack.protocol import messages
+from sigul_stack.protocol import authentication, messages
 from sigul_stack.protocol.chunks import (
     END_OF_INNER,
     END_OF_OUTER,
@@ -312,7 +312,7 @@ def example() -> list[bytes]:
     nothing = hashlib.sha512(b"").digest()
     reply = messages.encode_reply_header(Status.OK, {"num-users": encode_value(2)}, keys.header)
     payload = b"ann\0bob\0"
-    code = messages.new_hmac(keys.payload)
+    code = authentication.new_hmac(keys.payload)
     code.update(payload)
     base = bytes(range(0x80, 0xC0))
     chain = messages.ChainKeys(base, base)

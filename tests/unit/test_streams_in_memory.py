@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import io
 import threading
 import time
 import weakref
@@ -14,6 +16,7 @@ from sigul_stack.errors import DeadlineExceeded, PeerClosed
 from sigul_stack.protocol.chunks import Stream
 from sigul_stack.transport import memory, watchdog
 from sigul_stack.transport.chunked import ChunkedStream
+from sigul_stack.transport.payload import payload_pieces, send_pieces
 from sigul_stack.transport.stream import Deadline
 from sigul_stack.transport.watchdog import Watchdog
 from tests.wire import eventually, in_background, inner, of_stream, outer, u32
@@ -191,7 +194,8 @@ def test_head_and_data_go_out_in_one_write() -> None:
 def test_long_data_go_out_in_chunks_of_a_limited_size() -> None:
     near, far = memory.pair()
     chunked = ChunkedStream(near, 1)
-    chunked.write_long(bytes(1_000_000))
+    source = io.BytesIO(bytes(1_000_000))
+    send_pieces(chunked, payload_pieces(source, 1_000_000), hashlib.sha512())
     pieces = of_stream(far.read(2**21, 1), Stream.OUTER)
     assert b"".join(pieces) == bytes(1_000_000)
     assert max(map(len, pieces)) <= 2**20
