@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,8 +53,6 @@ def become_the_server_for_nss(settings: ServerSettings) -> None:
 
     Raises `ConfigurationError`.
     """
-    import os
-
     if os.geteuid() == 0:
         who = identity(settings.unix_user, settings.unix_group)
         drop_privileges_unless_roots(who, settings.nss.path)
@@ -64,7 +63,5 @@ def become_the_server(settings: ServerSettings) -> None:
 
     Anybody else stays who he is. Raises `ConfigurationError`.
     """
-    import os
-
     if os.geteuid() == 0:
         drop_privileges(identity(settings.unix_user, settings.unix_group))
