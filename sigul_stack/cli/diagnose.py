@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _those_there(names: tuple[str, ...]) -> list[Path]:
-    from ..config.files import look_for
+    from ..config.ini import look_for
 
     return [path for path in map(Path, names) if look_for(path)]
 

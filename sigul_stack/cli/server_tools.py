@@ -16,7 +16,7 @@ from .secret_input import disable_core_dumps
 from .shared_arguments import SERVER_FILE, add_config_file, add_verbose, add_version
 
 if TYPE_CHECKING:
-    from ..config.options import Loaded
+    from ..config.fields import Loaded
     from ..config.server import ServerSettings
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..errors import ConfigurationError
-from .files import Advice, Files, look_for
-from .options import Loaded, Program
+from .fields import Loaded, Program
+from .ini import Advice, ConfigFiles, look_for
 
 if TYPE_CHECKING:
     from .bridge import BridgeSettings
@@ -95,7 +95,7 @@ def load(
 
 def read(
     program: Program[S], path: Path | None, system_directory: Path
-) -> tuple[Files, tuple[Advice, ...]]:
+) -> tuple[ConfigFiles, tuple[Advice, ...]]:
     """The files of a program and a warning for whatever in them it does not know.
 
     `NAME.conf` of `system_directory` may be missing, `path` may not. Raises `ConfigurationError`.
@@ -112,7 +112,7 @@ def read(
             "write it, or name one with -c",
         )
     hidden = (_hidden(system_file),) if there is None else ()
-    files = Files(paths)
+    files = ConfigFiles(paths)
     known = program.sections()
     if all(section in known for _, section in files.sections()) and all(
         program.knows(entry.section, entry.option) for entry in files.entries()

@@ -10,8 +10,8 @@ from typing import ClassVar, Final
 
 from ..secret import Secret
 from . import values
-from .files import Advice, Files
-from .options import Program, build, option, secret_option
+from .fields import Program, build, option, secret_option
+from .ini import Advice, ConfigFiles
 from .shared import (
     DAEMON_NSS_DIRECTORY,
     BridgeKojiSettings,
@@ -151,7 +151,9 @@ class BridgeSettings(DaemonSettings):
     groups: GroupSettings = field(kw_only=True, default_factory=GroupSettings)
 
 
-def from_files(files: Files, _user_name: str | None) -> tuple[BridgeSettings, tuple[Advice, ...]]:
+def from_files(
+    files: ConfigFiles, _user_name: str | None
+) -> tuple[BridgeSettings, tuple[Advice, ...]]:
     """The settings that `files` give, and warnings about them. Raises `ConfigurationError`."""
     settings = build(
         BridgeSettings,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from . import values
-from .files import Advice, Entry, Files, look_for
-from .options import Program, build, option, required
+from .fields import Program, build, option, required
+from .ini import Advice, ConfigEntry, ConfigFiles, look_for
 from .shared import (
     BindingSettings,
     BridgeAddress,
@@ -70,7 +70,9 @@ def own_file() -> Path | None:
     return path if look_for(path) else None
 
 
-def from_files(files: Files, user_name: str | None) -> tuple[ClientSettings, tuple[Advice, ...]]:
+def from_files(
+    files: ConfigFiles, user_name: str | None
+) -> tuple[ClientSettings, tuple[Advice, ...]]:
     """The settings that `files` give, and warnings about them.
 
     `user_name`, if given, takes the place of the option. Raises `ConfigurationError`.
@@ -94,7 +96,7 @@ PROGRAM: Final = Program(
 )
 
 
-def _user_name(files: Files) -> str:
+def _user_name(files: ConfigFiles) -> str:
     entry = files.get("client", "user-name")
     if entry is not None and entry.text:
         return values.text(entry)
@@ -105,7 +107,7 @@ def _user_name(files: Files) -> str:
     name = os.environ.get("LOGNAME") or os.environ.get("USER")
     if name:
         return name
-    missing = entry or Entry(files.last(), "client", "user-name", "")
+    missing = entry or ConfigEntry(files.last(), "client", "user-name", "")
     raise missing.error(
         f"is not set, and user ID {os.getuid()} has no login name",
         "set user-name, or give -u USER",

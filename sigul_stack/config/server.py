@@ -9,8 +9,8 @@ from typing import ClassVar, Final
 
 from ..secret import Secret
 from . import values
-from .files import Advice, Files
-from .options import Needs, Program, build, option, secret_option
+from .fields import Needs, Program, build, option, secret_option
+from .ini import Advice, ConfigFiles
 from .shared import (
     DAEMON_NSS_DIRECTORY,
     BindingSettings,
@@ -159,7 +159,9 @@ class ServerSettings(BridgeAddress, DaemonSettings):
     binding: BindingSettings = field(kw_only=True, default_factory=BindingSettings)
 
 
-def from_files(files: Files, _user_name: str | None) -> tuple[ServerSettings, tuple[Advice, ...]]:
+def from_files(
+    files: ConfigFiles, _user_name: str | None
+) -> tuple[ServerSettings, tuple[Advice, ...]]:
     """The settings that `files` give, and warnings about them. Raises `ConfigurationError`."""
     settings = build(
         ServerSettings,

@@ -11,8 +11,8 @@ from types import MappingProxyType
 from ..errors import ConfigurationError
 from ..secret import Secret
 from . import values
-from .files import Advice, Entry, Files
-from .options import OWN_SECTION, Needs, build, family, later, option, required, secret_option
+from .fields import OWN_SECTION, Needs, build, family, later, option, required, secret_option
+from .ini import Advice, ConfigEntry, ConfigFiles
 
 #: Where a daemon's `nss-dir` is when no file says.
 DAEMON_NSS_DIRECTORY = "/var/lib/sigul"
@@ -71,11 +71,11 @@ class DaemonSettings:
     )
 
 
-def _nss_directory(entry: Entry) -> str:
+def _nss_directory(entry: ConfigEntry) -> str:
     return nss_directory(values.text(entry), entry)
 
 
-def nss_directory(name: str, entry: Entry | None = None) -> str:
+def nss_directory(name: str, entry: ConfigEntry | None = None) -> str:
     """`name` as NSS wants it: with its prefix (`sql:` where there is none), an absolute path."""
     prefix, colon, directory = name.partition(":")
     if not colon or prefix not in ("sql", "dbm"):
@@ -83,7 +83,7 @@ def nss_directory(name: str, entry: Entry | None = None) -> str:
     return f"{prefix}:{values.absolute(directory, entry)}"
 
 
-def _min_tls(entry: Entry) -> str:
+def _min_tls(entry: ConfigEntry) -> str:
     version = values.choice(*OLD_TLS_VERSIONS, *TLS_VERSIONS)(entry)
     return version if version in TLS_VERSIONS else TLS_VERSIONS[0]
 
@@ -119,7 +119,7 @@ class NSSSettings:
         return Path(self.directory.partition(":")[2])
 
 
-def load_nss(files: Files, default_directory: str) -> NSSSettings:
+def load_nss(files: ConfigFiles, default_directory: str) -> NSSSettings:
     """The `[nss]` section; `default_directory` as a person writes it, where `nss-dir` is absent."""
     absent = files.get("nss", "nss-dir") is None
     given = {"directory": nss_directory(default_directory)} if absent else {}
@@ -134,7 +134,7 @@ def load_nss(files: Files, default_directory: str) -> NSSSettings:
     return settings
 
 
-def old_tls_warning(files: Files) -> Advice | None:
+def old_tls_warning(files: ConfigFiles) -> Advice | None:
     """The warning about an `nss-min-tls` below the floor, or None."""
     entry = files.get("nss", "nss-min-tls")
     if entry is None or entry.text.lower() not in OLD_TLS_VERSIONS:
@@ -145,7 +145,7 @@ def old_tls_warning(files: Files) -> Advice | None:
     )
 
 
-def _position(entry: Entry) -> bool:
+def _position(entry: ConfigEntry) -> bool:
     return values.choice("first", "last")(entry) == "first"
 
 
@@ -193,10 +193,10 @@ class BindingSettings:
     secrets: Mapping[str, Secret] = field(default_factory=dict, kw_only=True)
 
 
-def load_binding(files: Files) -> BindingSettings:
+def load_binding(files: ConfigFiles) -> BindingSettings:
     """The `[binding]` section."""
     plain = {}
-    pins: dict[str, Entry] = {}
+    pins: dict[str, ConfigEntry] = {}
     for entry in files.section("binding"):
         if not entry.option.startswith(tuple(f"{method}_" for method in BINDING_METHODS)):
             continue
@@ -220,7 +220,7 @@ def load_binding(files: Files) -> BindingSettings:
     return settings
 
 
-def _check_layers(entry: Entry, enabled: tuple[str, ...]) -> None:
+def _check_layers(entry: ConfigEntry, enabled: tuple[str, ...]) -> None:
     """Refuse layers with a method that is not enabled: nothing could be bound with them."""
     for line in values.lines(entry):
         for alternative in line.split("|"):
@@ -237,7 +237,7 @@ def _check_layers(entry: Entry, enabled: tuple[str, ...]) -> None:
                 )
 
 
-def _parameter(entry: Entry) -> str:
+def _parameter(entry: ConfigEntry) -> str:
     """A binding method's parameter as written, but a file's name absolute: daemons go elsewhere."""
     if entry.text and entry.option.startswith("pkcs11_") and entry.option.endswith("_pubkey"):
         return values.absolute(entry.text, entry)

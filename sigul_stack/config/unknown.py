@@ -11,15 +11,15 @@ import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .files import Advice, Entry, Files
-from .options import Form, Program
+from .fields import OptionForm, Program
+from .ini import Advice, ConfigEntry, ConfigFiles
 
 #: How alike two names must be, of 1, for one to be taken for a misspelling of the other.
 ALIKE = 0.75
 
 
 def warnings(
-    files: Files, program: Program[Any], others: Sequence[Program[Any]]
+    files: ConfigFiles, program: Program[Any], others: Sequence[Program[Any]]
 ) -> Iterator[Advice]:
     """One sentence for each unknown section and option in `files`."""
     known = program.sections()
@@ -52,7 +52,7 @@ def _section_cure(section: str, program: Program[Any], others: Sequence[Program[
     return "the sections here are " + ", ".join(f"[{s}]" for s in sorted(program.sections()))
 
 
-def _option_cure(entry: Entry, program: Program[Any], others: Sequence[Program[Any]]) -> str:
+def _option_cure(entry: ConfigEntry, program: Program[Any], others: Sequence[Program[Any]]) -> str:
     for option in program.options():
         if option.covers(entry.option):
             return f"it belongs in section [{option.section}]"
@@ -75,5 +75,5 @@ def _names(program: Program[Any], section: str) -> list[str]:
     names: list[str] = []
     for option in program.options():
         if option.section == section:
-            names += option.prefixes if option.form is Form.FAMILY else option.names
+            names += option.prefixes if option.form is OptionForm.FAMILY else option.names
     return names

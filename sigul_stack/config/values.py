@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from ..errors import ConfigurationError
 from ..secret import Secret
-from .files import Entry
+from .ini import ConfigEntry
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ _TRUTH = {
 _HOST_NAME = r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"
 
 
-def text(entry: Entry) -> str:
+def text(entry: ConfigEntry) -> str:
     """One line of text, not empty."""
     if not entry.text:
         raise entry.error("is empty", "give it a value or remove the line")
@@ -42,12 +42,12 @@ def text(entry: Entry) -> str:
     return entry.text
 
 
-def optional_text(entry: Entry) -> str | None:
+def optional_text(entry: ConfigEntry) -> str | None:
     """One line of text; None where it is empty."""
     return text(entry) if entry.text else None
 
 
-def boolean(entry: Entry) -> bool:
+def boolean(entry: ConfigEntry) -> bool:
     """`yes`, `true`, `on`, `1`, or `no`, `false`, `off`, `0`, in any case."""
     try:
         return _TRUTH[entry.text.lower()]
@@ -55,10 +55,10 @@ def boolean(entry: Entry) -> bool:
         raise entry.error(f"{entry.text!r} is neither yes nor no", "write `yes` or `no`") from None
 
 
-def integer(minimum: int, maximum: int, unit: str = "") -> Callable[[Entry], int]:
+def integer(minimum: int, maximum: int, unit: str = "") -> Callable[[ConfigEntry], int]:
     """A whole number from `minimum` to `maximum`; `unit` is for the message."""
 
-    def parse(entry: Entry) -> int:
+    def parse(entry: ConfigEntry) -> int:
         wanted = f"a whole number from {minimum} to {maximum}" + (f" ({unit})" if unit else "")
         if not re.fullmatch(r"[0-9]{1,20}", entry.text):
             raise entry.error(f"{entry.text!r} is not a number", f"write {wanted}")
@@ -76,7 +76,7 @@ size = integer(1, (1 << 63) - 1, "bytes")
 count = integer(1, 65536)
 
 
-def seconds(entry: Entry) -> float:
+def seconds(entry: ConfigEntry) -> float:
     """A time in seconds, more than 0 and at most a week; a fraction may be given."""
     try:
         value = float(entry.text)
@@ -91,17 +91,17 @@ def seconds(entry: Entry) -> float:
     return value
 
 
-def host(entry: Entry) -> str:
+def host(entry: ConfigEntry) -> str:
     """A host name or an IP address, without a port."""
     return _check_host(entry, text(entry))
 
 
-def optional_host(entry: Entry) -> str | None:
+def optional_host(entry: ConfigEntry) -> str | None:
     """A host name or an IP address; None where it is empty."""
     return host(entry) if entry.text else None
 
 
-def hosts(entry: Entry) -> tuple[str, ...]:
+def hosts(entry: ConfigEntry) -> tuple[str, ...]:
     """Host names or IP addresses between commas or blanks, at least one."""
     names = words(entry)
     if not names:
@@ -109,7 +109,7 @@ def hosts(entry: Entry) -> tuple[str, ...]:
     return tuple(_check_host(entry, name) for name in names)
 
 
-def _check_host(entry: Entry, name: str) -> str:
+def _check_host(entry: ConfigEntry, name: str) -> str:
     if len(name) <= 253 and re.fullmatch(_HOST_NAME, name):
         return name
     if ":" in name:
@@ -125,7 +125,7 @@ def _check_host(entry: Entry, name: str) -> str:
     raise entry.error(f"{name!r} is not a host name", "write a name as DNS has it, or an address")
 
 
-def words(entry: Entry) -> tuple[str, ...]:
+def words(entry: ConfigEntry) -> tuple[str, ...]:
     """Words between commas, blanks or line breaks; may be none; a repeated one counts once."""
     found = tuple(dict.fromkeys(entry.text.replace(",", " ").split()))
     if not all(word.isprintable() for word in found):
@@ -133,37 +133,37 @@ def words(entry: Entry) -> tuple[str, ...]:
     return found
 
 
-def lines(entry: Entry) -> tuple[str, ...]:
+def lines(entry: ConfigEntry) -> tuple[str, ...]:
     """The lines that are not empty, without surrounding blanks."""
     return tuple(line.strip() for line in entry.text.splitlines() if line.strip())
 
 
-def choice(*allowed: str) -> Callable[[Entry], str]:
+def choice(*allowed: str) -> Callable[[ConfigEntry], str]:
     """One of `allowed`, in any case; given back as it is written there."""
 
-    def parse(entry: Entry) -> str:
+    def parse(entry: ConfigEntry) -> str:
         return _choose(entry, entry.text, allowed)
 
     return parse
 
 
-def choices(*allowed: str) -> Callable[[Entry], tuple[str, ...]]:
+def choices(*allowed: str) -> Callable[[ConfigEntry], tuple[str, ...]]:
     """A list of `allowed` words (see `words`), in any case."""
 
-    def parse(entry: Entry) -> tuple[str, ...]:
+    def parse(entry: ConfigEntry) -> tuple[str, ...]:
         return tuple(_choose(entry, word, allowed) for word in words(entry))
 
     return parse
 
 
-def _choose(entry: Entry, word: str, allowed: tuple[str, ...]) -> str:
+def _choose(entry: ConfigEntry, word: str, allowed: tuple[str, ...]) -> str:
     for candidate in allowed:
         if candidate.lower() == word.lower():
             return candidate
     raise entry.error(f"{word!r} is not possible here", "write one of: " + ", ".join(allowed))
 
 
-def algorithm(entry: Entry) -> str:
+def algorithm(entry: ConfigEntry) -> str:
     """The name or number of an OpenPGP algorithm or usage as GnuPG's parameters take it."""
     if not re.fullmatch(r"[A-Za-z0-9_., -]*", entry.text):
         raise entry.error(
@@ -184,7 +184,7 @@ _PUBLIC_KEY_ALGORITHMS = frozenset(
 )
 
 
-def public_key_algorithm(entry: Entry) -> str:
+def public_key_algorithm(entry: ConfigEntry) -> str:
     """The name or number of an algorithm of GnuPG's for public keys, or a curve, in any case."""
     name = algorithm(entry)
     if name.lower() not in _PUBLIC_KEY_ALGORITHMS:
@@ -195,12 +195,12 @@ def public_key_algorithm(entry: Entry) -> str:
     return name
 
 
-def optional_public_key_algorithm(entry: Entry) -> str:
+def optional_public_key_algorithm(entry: ConfigEntry) -> str:
     """As `public_key_algorithm`, or nothing."""
     return public_key_algorithm(entry) if entry.text else ""
 
 
-def path(entry: Entry) -> Path:
+def path(entry: ConfigEntry) -> Path:
     """A file or directory, made absolute: `~` is expanded, a relative one starts where we run.
 
     Or where `relative_to` says.
@@ -212,7 +212,7 @@ def path(entry: Entry) -> Path:
 _MAX_SOCKET_PATH = 100
 
 
-def optional_socket(entry: Entry) -> Path | None:
+def optional_socket(entry: ConfigEntry) -> Path | None:
     """The absolute path of a Unix socket; None where it is empty."""
     if not entry.text:
         return None
@@ -241,7 +241,7 @@ def relative_to(directory: Path) -> Iterator[None]:
         _start.reset(token)
 
 
-def absolute(name: str, entry: Entry | None = None) -> str:
+def absolute(name: str, entry: ConfigEntry | None = None) -> str:
     """`name` as an absolute path, `~` expanded; `entry` is for the message."""
     expanded = os.path.expanduser(name)  # noqa: PTH111 - of Path's, "~x" without a home raises
     if expanded.startswith("~"):
@@ -254,7 +254,7 @@ def absolute(name: str, entry: Entry | None = None) -> str:
     return str(Path(expanded).absolute() if start is None else start / expanded)
 
 
-def any_secret(entry: Entry) -> Secret:
+def any_secret(entry: ConfigEntry) -> Secret:
     """The text itself as a secret, or for an option `…-file` the contents of the file it names.
 
     An empty text is a secret too: the empty password.
@@ -262,7 +262,7 @@ def any_secret(entry: Entry) -> Secret:
     return secret_file(entry) if entry.option.endswith("-file") else Secret(entry.text)
 
 
-def secret_file(entry: Entry) -> Secret:
+def secret_file(entry: ConfigEntry) -> Secret:
     """The secret in the file that the entry names.
 
     Exactly one line end (LF or CR LF) or one NUL at the end of the file is taken for what

@@ -27,8 +27,8 @@ from typing import Any, Final
 from .. import __version__
 from ..config import PROGRAMS, SYSTEM_DIRECTORY, load
 from ..config.client import ClientSettings
-from ..config.files import Files, look_for
-from ..config.options import Loaded
+from ..config.fields import Loaded
+from ..config.ini import ConfigFiles, look_for
 from ..config.server import ServerSettings
 from ..errors import SigulError
 from ..pki.certificate_info import CertificateInfo
@@ -67,7 +67,7 @@ class _Component:
     name: str
     component: str
     path: Path
-    files: Files | SigulError
+    files: ConfigFiles | SigulError
     loaded: Loaded[Any] | SigulError
 
 
@@ -90,11 +90,11 @@ def _components(configurations: Iterable[Path]) -> Iterator[_Component]:
     for path in configurations:
         component = guess_component(path)
         taken[component] = number = taken.get(component, 0) + 1
-        files: Files | SigulError
+        files: ConfigFiles | SigulError
         loaded: Loaded[Any] | SigulError
         try:
             system = SYSTEM_DIRECTORY / f"{component}.conf"
-            files = Files([*([system] if look_for(system) and system != path else []), path])
+            files = ConfigFiles([*([system] if look_for(system) and system != path else []), path])
         except SigulError as error:
             files = error
         try:
@@ -109,7 +109,7 @@ def _redactor(components: list[_Component]) -> Redactor:
     """A redactor that knows the secrets of all components: one's log may hold another's."""
     secrets: list[bytes] = []
     for item in components:
-        if isinstance(item.files, Files):
+        if isinstance(item.files, ConfigFiles):
             secrets += known_secrets(item.files)
         # What cannot be read is told in a report, and cannot get into one.
         if isinstance(item.loaded, Loaded):

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from ..checks import Check, failed, ok, warning
 from ..config import PROGRAMS
-from ..config.files import Entry, Files
-from ..config.options import Form, Loaded
+from ..config.fields import Loaded, OptionForm
+from ..config.ini import ConfigEntry, ConfigFiles
 from ..errors import ConfigurationError
 from ..tools import GPG, GPG_AGENT, GPGCONF, tools_of
 from .steps import CheckContext, Layer
@@ -27,7 +27,7 @@ def guess_component(path: Path) -> str:
     for component in PROGRAMS:
         if component in path.stem.lower():
             return component
-    sections = {name for _path, name in Files([path]).sections()}
+    sections = {name for _path, name in ConfigFiles([path]).sections()}
     found = [component for component in PROGRAMS if component in sections]
     if len(found) == 1:
         return found[0]
@@ -118,9 +118,9 @@ def is_pin(option: str) -> bool:
     return option.removesuffix("-file").endswith("_pin")
 
 
-def _secret_entries(loaded: Loaded[Any], component: str) -> Iterator[Entry]:
+def _secret_entries(loaded: Loaded[Any], component: str) -> Iterator[ConfigEntry]:
     """Every entry of the files that holds a secret, or names a file that does."""
-    options = [item for item in PROGRAMS[component]().options() if item.form is Form.SECRET]
+    options = [item for item in PROGRAMS[component]().options() if item.form is OptionForm.SECRET]
     for entry in loaded.files.entries():
         if is_pin(entry.option) or any(option.covers(entry.option) for option in options):
             yield entry

@@ -17,8 +17,8 @@ from typing import Final
 from urllib.parse import quote, quote_plus
 
 from ..config import PROGRAMS
-from ..config.files import Entry, Files
-from ..config.options import Form
+from ..config.fields import OptionForm
+from ..config.ini import ConfigEntry, ConfigFiles
 from .configuration_checks import is_pin
 
 #: What stands where a secret was.
@@ -116,7 +116,7 @@ def _forms(secret: bytes) -> Iterator[str]:
                     yield middle
 
 
-def known_secrets(files: Files) -> Iterator[bytes]:
+def known_secrets(files: ConfigFiles) -> Iterator[bytes]:
     """The secrets that configuration files hold, and those in the files that they name."""
     for entry in files.entries():
         if not _is_secret(entry):
@@ -139,12 +139,12 @@ def secrets_beside(directory: Path) -> Iterator[bytes]:
             yield from _content(path)
 
 
-def _is_secret(entry: Entry) -> bool:
+def _is_secret(entry: ConfigEntry) -> bool:
     """Tell whether an entry holds a secret, or names its file, wherever it stands."""
     if is_pin(entry.option) or _TELLING.search(entry.option):
         return True
     return any(
-        option.form is Form.SECRET and option.covers(entry.option)
+        option.form is OptionForm.SECRET and option.covers(entry.option)
         for program in PROGRAMS.values()
         for option in program().options()
     )
@@ -171,7 +171,7 @@ def _content(path: Path) -> Iterator[bytes]:
         return
 
 
-def shown_configuration(component: str, files: Files) -> str:
+def shown_configuration(component: str, files: ConfigFiles) -> str:
     """The entries of configuration files, without comments, with values only where they are shown.
 
     A value is shown where the component knows the option in that section, and it is no secret. What

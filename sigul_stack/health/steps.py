@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, Generic, TypeVar
 
 from ..checks import Check, Report, State, failed
-from ..config.options import Loaded
+from ..config.fields import Loaded
 from ..errors import SigulError
 from ..secret import Secret
 from ..transport.stream import Deadline

@@ -2,7 +2,7 @@
 
     length (8 bytes) │ payload, in chunks │ HMAC-SHA-512 of it (64 bytes; not of a request's)
 
-No payload is held in memory or read twice (docs/protocol.md, "Requests" and "Replies").
+No payload is held in memory or read twice (docs/protocol.md, "A request").
 """
 
 from __future__ import annotations

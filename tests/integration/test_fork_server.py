@@ -132,7 +132,7 @@ import os, signal, subprocess, sys
 from pathlib import Path
 from tests.site import Site, popen
 site = Site(Path(sys.argv[1]))
-program = popen([sys.executable, "-m", "sigul_stack.cli.server", "-c", sys.argv[2]],
+program = popen([sys.executable, "-m", "sigul_stack.cli.sigul_server", "-c", sys.argv[2]],
                 env=site.environment, stdin=subprocess.DEVNULL)
 print(program.pid, program._server._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

@@ -29,7 +29,7 @@ OPERATIONS = _by_name(
     )
 )
 """,
-    "server/handlers/signing.py": """
+    "server/handlers/signing_handlers.py": """
 
 def _sign_announcement(context: RequestContext) -> Answer:
     text, output = context.services.scratch(), context.services.scratch()

@@ -128,7 +128,7 @@ _SLOW = frozenset(
 )
 NEVER_LOADS = {
     "bridge": _NOT_IN_A_BRIDGE,
-    "cli.bridge": _NOT_IN_A_BRIDGE,
+    "cli.sigul_bridge": _NOT_IN_A_BRIDGE,
     "client": _SLOW,
     "cli.sigul": _SLOW,
 }
@@ -363,7 +363,7 @@ def test_a_breach_of_the_rules_is_seen(check: Check, name: str, source: str) -> 
         (wrong_inside, "config.programs", "import_module(f'.{name}', __package__)"),
         (wrong_inside, "transport.nested", "from ..protocol.codec import Parser"),
         (wrong_inside, "keystore.envelope", "from ..formats import openpgp_packets"),
-        (wrong_inside, "cli.server", "from ..server import supervisor"),
+        (wrong_inside, "cli.sigul_server", "from ..server import supervisor"),
         (wrong_inside, "signing.openpgp", "from ..keystore import envelope"),
         (wrong_outside, "transport.nss", "import nss.nss"),
         (wrong_outside, "client.core", "from ..transport import nss"),

@@ -14,8 +14,8 @@ import pytest
 from sigul_stack.config import PROGRAMS, load_bridge, load_client, load_server, read
 from sigul_stack.config.bridge import BridgeSettings
 from sigul_stack.config.client import ClientSettings
+from sigul_stack.config.fields import Loaded
 from sigul_stack.config.identity import identity
-from sigul_stack.config.options import Loaded
 from sigul_stack.config.server import ServerSettings
 from sigul_stack.config.values import relative_to
 from sigul_stack.errors import ConfigurationError

@@ -19,8 +19,7 @@ import pytest
 
 from sigul_stack.client.core import MAX_MEMORY_REPLY
 from sigul_stack.config import PROGRAMS, client, shared, values
-from sigul_stack.config.options import Form as OptionForm
-from sigul_stack.config.options import Option, options_of
+from sigul_stack.config.fields import Option, OptionForm, options_of
 from sigul_stack.config.shared import BINDING_METHODS
 from sigul_stack.errors import Status, status_text
 from sigul_stack.protocol import authentication, messages

@@ -51,16 +51,16 @@ def _section_faults(program: Any, component: str, section: str, given: Any) -> I
 def _option_faults(
     program: Any, component: str, section: str, name: str, value: Any
 ) -> Iterator[str]:
-    from sigul_stack.config.files import Entry
-    from sigul_stack.config.options import Form
+    from sigul_stack.config.fields import OptionForm
+    from sigul_stack.config.ini import ConfigEntry
     from sigul_stack.errors import ConfigurationError
 
-    entry = Entry(Path(f"{component}_options"), section, name, _text(value))
+    entry = ConfigEntry(Path(f"{component}_options"), section, name, _text(value))
     declared = [o for o in program.options() if o.section == section and o.covers(name)]
     file = name.endswith("-file")
     if not declared:
         yield f"{entry.place} is unknown; docs/configuration.md has what {program.file} knows"
-    elif declared[0].form is Form.SECRET or name.removesuffix("-file").endswith("_pin"):
+    elif declared[0].form is OptionForm.SECRET or name.removesuffix("-file").endswith("_pin"):
         harmless = name == "database-url" and not URL_WITH_PASSWORD.search(entry.text)
         if not (file or harmless):
             yield (

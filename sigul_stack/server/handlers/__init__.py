@@ -7,18 +7,25 @@ from types import MappingProxyType
 
 from ..request import Answer
 from ..services import RequestContext
-from . import access, administration, certificates, keys, rpm, signing
+from . import (
+    access_handlers,
+    administration_handlers,
+    certificate_handlers,
+    key_handlers,
+    rpm_handlers,
+    signing_handlers,
+)
 
 Handler = Callable[[RequestContext], Answer]
 
 #: The handler of every operation in the table of operations, by name.
 HANDLERS: Mapping[str, Handler] = MappingProxyType(
     {
-        **administration.HANDLERS,
-        **keys.HANDLERS,
-        **access.HANDLERS,
-        **signing.HANDLERS,
-        **certificates.HANDLERS,
-        **rpm.HANDLERS,
+        **administration_handlers.HANDLERS,
+        **key_handlers.HANDLERS,
+        **access_handlers.HANDLERS,
+        **signing_handlers.HANDLERS,
+        **certificate_handlers.HANDLERS,
+        **rpm_handlers.HANDLERS,
     }
 )

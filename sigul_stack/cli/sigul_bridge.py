@@ -16,7 +16,7 @@ from ..system.processes import ParentPipes
 from ..transport import nss
 from ..transport.status_socket import status_socket
 from .daemon import Control
-from .options import DaemonConfiguration, daemon_parser, run_daemon
+from .daemon_start import DaemonConfiguration, daemon_parser, run_daemon
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from typing import Any, Final, Generic, TypeVar
 from ..errors import ConfigurationError
 from ..secret import Secret
 from . import values
-from .files import Advice, Entry, Files, place
+from .ini import Advice, ConfigEntry, ConfigFiles, place
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -34,7 +34,7 @@ OWN_SECTION: Final = ""
 _KEY = "sigul-option"
 
 
-class Form(enum.Enum):
+class OptionForm(enum.Enum):
     """The ways in which options are written."""
 
     VALUE = "one value"
@@ -57,9 +57,9 @@ class Option:
 
     section: str
     name: str
-    parse: Callable[[Entry], Any]
+    parse: Callable[[ConfigEntry], Any]
     help: str
-    form: Form = Form.VALUE
+    form: OptionForm = OptionForm.VALUE
     needs: Needs = Needs.NOTHING
     excludes: str = ""
     prefixes: tuple[str, ...] = ()
@@ -68,13 +68,13 @@ class Option:
     @property
     def names(self) -> tuple[str, ...]:
         """The names under which the option may stand in a file; none for a family."""
-        if self.form is Form.FAMILY:
+        if self.form is OptionForm.FAMILY:
             return ()
-        return (self.name, self.name + "-file") if self.form is Form.SECRET else (self.name,)
+        return (self.name, self.name + "-file") if self.form is OptionForm.SECRET else (self.name,)
 
     def covers(self, name: str) -> bool:
         """Whether `name` is this option."""
-        if self.form is Form.FAMILY:
+        if self.form is OptionForm.FAMILY:
             return any(name.startswith(p) and len(name) > len(p) for p in self.prefixes)
         return name in self.names
 
@@ -85,7 +85,7 @@ def _field(declared: Option, **default: Any) -> Any:
 
 def option(
     section: str,
-    parse: Callable[[Entry], T],
+    parse: Callable[[ConfigEntry], T],
     default: T,
     help: str,
     *,
@@ -102,7 +102,7 @@ def option(
     return field
 
 
-def required(section: str, parse: Callable[[Entry], T], help: str, *, name: str = "") -> T:
+def required(section: str, parse: Callable[[ConfigEntry], T], help: str, *, name: str = "") -> T:
     """A field for an option that has to be given."""
     field: T = _field(Option(section, name, parse, help))
     return field
@@ -110,7 +110,9 @@ def required(section: str, parse: Callable[[Entry], T], help: str, *, name: str 
 
 def secret_option(section: str, help: str, *, name: str = "", excludes: str = "") -> Secret | None:
     """A field for a secret, given itself or as `…-file`; None when absent."""
-    declared = Option(section, name, values.any_secret, help, form=Form.SECRET, excludes=excludes)
+    declared = Option(
+        section, name, values.any_secret, help, form=OptionForm.SECRET, excludes=excludes
+    )
     field: Secret | None = _field(declared, default=None)
     return field
 
@@ -118,7 +120,7 @@ def secret_option(section: str, help: str, *, name: str = "", excludes: str = ""
 def family(
     section: str,
     prefixes: tuple[str, ...],
-    parse: Callable[[Entry], T],
+    parse: Callable[[ConfigEntry], T],
     help: str,
     *,
     strip_prefix: bool = True,
@@ -129,7 +131,7 @@ def family(
     whole name is the key.
     """
     declared = Option(
-        section, "", parse, help, Form.FAMILY, prefixes=prefixes, strip_prefix=strip_prefix
+        section, "", parse, help, OptionForm.FAMILY, prefixes=prefixes, strip_prefix=strip_prefix
     )
     field: Mapping[str, T] = _field(declared, default_factory=lambda: MappingProxyType({}))
     return field
@@ -149,7 +151,7 @@ def options_of(cls: type[Any]) -> dict[str, Option]:
     return found
 
 
-def build(cls: type[S], files: Files, **given: object) -> S:
+def build(cls: type[S], files: ConfigFiles, **given: object) -> S:
     """The settings of `cls` as `files` have them; `given` fields are taken as they are.
 
     Raises `ConfigurationError` for the first option that cannot be right or is missing.
@@ -164,7 +166,7 @@ def build(cls: type[S], files: Files, **given: object) -> S:
     for name, declared in options_of(cls).items():
         if name in result:
             continue
-        if declared.form is Form.FAMILY:
+        if declared.form is OptionForm.FAMILY:
             result[name] = MappingProxyType(dict(_family(declared, files)))
         elif (entry := counting_entry(declared, files)) is not None:
             result[name] = declared.parse(entry)
@@ -176,7 +178,7 @@ def build(cls: type[S], files: Files, **given: object) -> S:
     return cls(**result)
 
 
-def counting_entry(declared: Option, files: Files) -> Entry | None:
+def counting_entry(declared: Option, files: ConfigFiles) -> ConfigEntry | None:
     """The entry that gives `declared` its value: of its own name, or the secret's `…-file`.
 
     None when it is absent, and when an option that excludes it stands in a later file. Both in
@@ -192,7 +194,9 @@ def counting_entry(declared: Option, files: Files) -> Entry | None:
     return own
 
 
-def later(first: Entry | None, second: Entry | None, files: Files) -> Entry | None:
+def later(
+    first: ConfigEntry | None, second: ConfigEntry | None, files: ConfigFiles
+) -> ConfigEntry | None:
     """The one of two entries that counts: of the later file.
 
     Both in one file: `ConfigurationError`.
@@ -204,7 +208,7 @@ def later(first: Entry | None, second: Entry | None, files: Files) -> Entry | No
     return max(first, second, key=lambda entry: files.paths.index(entry.path))
 
 
-def _family(declared: Option, files: Files) -> Iterator[tuple[str, object]]:
+def _family(declared: Option, files: ConfigFiles) -> Iterator[tuple[str, object]]:
     for entry in files.section(declared.section):
         for prefix in declared.prefixes:
             if entry.option.startswith(prefix) and len(entry.option) > len(prefix):
@@ -221,9 +225,9 @@ class Loaded(Generic[S]):
 
     settings: S
     warnings: tuple[Advice, ...]
-    files: Files
+    files: ConfigFiles
 
-    def _is_replaced(self, declared: Option, entry: Entry | None) -> bool:
+    def _is_replaced(self, declared: Option, entry: ConfigEntry | None) -> bool:
         """Whether another option that excludes `declared` is what counts."""
         others = (declared.excludes, declared.excludes + "-file")
         there = any(self.files.get(declared.section, name) is not None for name in others)
@@ -278,7 +282,7 @@ class Program(Generic[S]):
 
     name: str
     classes: tuple[type[Any], ...]
-    from_files: Callable[[Files, str | None], tuple[S, tuple[Advice, ...]]]
+    from_files: Callable[[ConfigFiles, str | None], tuple[S, tuple[Advice, ...]]]
     default_file: Callable[[], Path | None] = lambda: None
 
     @property

@@ -6,7 +6,7 @@ from ...errors import RequestRefused
 from ...keystore.bindings import CannotBind, Layer, load_layers
 from ..request import Answer
 from ..services import RequestContext
-from .administration import names_answer
+from .administration_handlers import names_answer
 
 
 def _list_key_users(context: RequestContext) -> Answer:

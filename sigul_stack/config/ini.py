@@ -22,7 +22,7 @@ MAX_FILE_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ConfigEntry:
     """One option as a file has it: `text` is the value with surrounding blanks removed."""
 
     path: Path
@@ -80,7 +80,7 @@ def look_for(path: Path) -> bool | None:
     return True
 
 
-class Files:
+class ConfigFiles:
     """All entries of a program's configuration files, in the order they were read."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -90,7 +90,7 @@ class Files:
         """
         self.paths = tuple(paths)
         self._sections: list[tuple[Path, str]] = []
-        self._entries: dict[tuple[str, str], list[Entry]] = {}
+        self._entries: dict[tuple[str, str], list[ConfigEntry]] = {}
         for path in self.paths:
             self._read(path)
 
@@ -121,26 +121,26 @@ class Files:
             raise ConfigurationError(f"{path}: {problem}", cure) from error
         defaults = parser.defaults()
         for option, text in defaults.items():
-            self._add(Entry(path, parser.default_section, option, text))
+            self._add(ConfigEntry(path, parser.default_section, option, text))
         for section in parser.sections():
             self._sections.append((path, section))
             for option, text in parser.items(section):
                 # An entry of [DEFAULT] shows in every section; one that is written in the section
                 # itself as well, with the same text, may as well be taken for inherited.
                 if defaults.get(option) != text:
-                    self._add(Entry(path, section, option, text))
+                    self._add(ConfigEntry(path, section, option, text))
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: ConfigEntry) -> None:
         self._entries.setdefault((entry.section, entry.option), []).append(entry)
 
-    def get(self, section: str, option: str) -> Entry | None:
+    def get(self, section: str, option: str) -> ConfigEntry | None:
         """The entry that counts for `option` of `section`, or None."""
         entries = self._entries.get((section, option.lower()))
         if entries is None:
             entries = self._entries.get((configparser.DEFAULTSECT, option.lower()))
         return entries[-1] if entries else None
 
-    def section(self, section: str) -> Iterator[Entry]:
+    def section(self, section: str) -> Iterator[ConfigEntry]:
         """The entries of `section` that count, in the order they were first written."""
         for (name, _), entries in self._entries.items():
             if name == section:
@@ -150,7 +150,7 @@ class Files:
         """Each file's sections, `[DEFAULT]` left out."""
         return tuple(self._sections)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[ConfigEntry]:
         """Every entry of every file, those that a later one overrides too."""
         for entries in self._entries.values():
             yield from entries

@@ -20,7 +20,7 @@ from .shared_arguments import add_config_file, add_verbose, add_version
 
 if TYPE_CHECKING:
     from ..config.bridge import BridgeSettings
-    from ..config.options import Loaded
+    from ..config.fields import Loaded
     from ..config.server import ServerSettings
 
 log = logging.getLogger(__name__)
