@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from ..config import load_server
-from .shared_arguments import SERVER_FILE, add_config_file
-
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+from .shared_arguments import SERVER_FILE, Subparsers, add_command, config_file
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -26,9 +22,11 @@ def add_parser(subparsers: Subparsers) -> None:
         ("state", _run_state, "tell which schema the database has"),
         ("migrate", _run_migrate, "bring the database to the current schema, with a backup"),
     ):
-        action = actions.add_parser(name, help=text, description=text.capitalize() + ".")
-        add_config_file(action, SERVER_FILE)
-        action.set_defaults(func=run)
+        add_command(
+            *(actions, name, run, config_file(SERVER_FILE)),
+            help=text,
+            description=text.capitalize() + ".",
+        )
 
 
 def _url(options: argparse.Namespace) -> str:

@@ -17,15 +17,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..errors import SigulError, TransportError
 from ..secret import Secret
 from ..system.files import write_whole
 from ..system.programs import run as run_program
-
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+from .shared_arguments import Subparsers, add_command, argument
 
 BRIDGE_NAME: Final = "sigul-bridge.example.org"
 SERVER_NAME: Final = "sigul-server.example.org"
@@ -45,18 +43,19 @@ PASSWORD_CHARACTERS: Final = 24
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the `demo` command."""
-    parser = subparsers.add_parser(
+    add_command(
+        subparsers,
         "demo",
+        run,
+        argument(
+            "--directory", type=Path, default=Path(".demo"), help="where the site lies (.demo)"
+        ),
+        argument("--stop", action="store_true", help="stop the site; its files stay"),
         help="run a whole site here, to try it",
         description="Makes a site (certificates, database, an administrator, a first key) in one"
         " directory, starts bridge and server, signs a file and verifies it. Again: goes on with"
         " what is there.",
     )
-    parser.add_argument(
-        "--directory", type=Path, default=Path(".demo"), help="where the site lies (.demo)"
-    )
-    parser.add_argument("--stop", action="store_true", help="stop the site; its files stay")
-    parser.set_defaults(func=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .. import pki
 from ..checks import any_failed
@@ -26,9 +25,7 @@ from .pki_output import (
     print_rollover,
 )
 from .secret_input import Terminal
-
-if TYPE_CHECKING:
-    from .pki_arguments import Subparsers
+from .shared_arguments import Subparsers
 
 
 def add_parser(subparsers: Subparsers) -> None:

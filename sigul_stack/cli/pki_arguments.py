@@ -11,13 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from .commands.command import Argument, argument
-
-if TYPE_CHECKING:
-    # A subparsers action is generic in the type checker's eyes alone.
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+from .shared_arguments import Argument, Subparsers, add_command, argument
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -50,17 +46,17 @@ def declare(subparsers: Subparsers, runs: Mapping[str, Run]) -> None:
     )
     commands = parser.add_subparsers(dest="pki_command", required=True, metavar="COMMAND")
     for row in _COMMANDS:
-        added = commands.add_parser(
+        add_command(
+            commands,
             row.name,
+            runs[row.name],
+            *row.arguments,
             help=row.summary,
             # Wrapped here, because an example is to be copied as it stands.
             formatter_class=argparse.RawDescriptionHelpFormatter,
             description=textwrap.fill(row.description, _WIDTH),
             epilog=f"Example:\n  {row.example}",
         )
-        for item in row.arguments:
-            added.add_argument(*item.names, **item.settings)
-        added.set_defaults(func=runs[row.name])
 
 
 def _lifetime(text: str) -> timedelta:

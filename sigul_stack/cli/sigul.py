@@ -22,7 +22,7 @@ from .commands.registry import command_named, commands
 from .logs import set_up_client
 from .outcome import failed, occupy_standard_descriptors, print_lines, report
 from .secret_input import SecretReader, disable_core_dumps
-from .shared_arguments import add_config_file, add_verbose, add_version
+from .shared_arguments import VERSION, argument, config_file, program_parser, verbose
 
 log = logging.getLogger(__name__)
 
@@ -31,40 +31,43 @@ DEFAULT_CONFIG = "~/.sigul/client.conf"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sigul",
-        description="A client of a Sigul signing server.",
+    return program_parser(
+        "sigul",
+        "A client of a Sigul signing server.",
+        argument(
+            "--batch",
+            action="store_true",
+            help="ask nothing: read each secret from standard input, ended by a NUL byte",
+        ),
+        config_file(f"configuration file (default: {DEFAULT_CONFIG})"),
+        argument(
+            "-u",
+            "--user-name",
+            metavar="USER",
+            help="your name on the server, if not the configured",
+        ),
+        argument(
+            "-f",
+            "--passphrase-file",
+            metavar="FILE",
+            type=Path,
+            help="file with a bound passphrase, instead of asking for the key's passphrase",
+        ),
+        verbose(),
+        argument("--help-commands", action=_HelpCommands, help="list the commands"),
+        VERSION,
+        argument("--internal-protocol-version", type=int, help=argparse.SUPPRESS),
+        # One argument, for of two the first would swallow a `--` between them, which is the
+        # command's.
+        argument(
+            "command",
+            metavar="COMMAND",
+            nargs=argparse.PARSER,
+            help="what to do, and the command's own arguments",
+        ),
         epilog="`sigul --help-commands` lists the commands, `sigul COMMAND --help` tells about"
         " one.",
     )
-    parser.add_argument(
-        "--batch",
-        action="store_true",
-        help="ask nothing: read each secret from standard input, ended by a NUL byte",
-    )
-    add_config_file(parser, f"configuration file (default: {DEFAULT_CONFIG})")
-    parser.add_argument(
-        "-u", "--user-name", metavar="USER", help="your name on the server, if not the configured"
-    )
-    parser.add_argument(
-        "-f",
-        "--passphrase-file",
-        metavar="FILE",
-        type=Path,
-        help="file with a bound passphrase, instead of asking for the key's passphrase",
-    )
-    add_verbose(parser)
-    parser.add_argument("--help-commands", action=_HelpCommands, help="list the commands")
-    add_version(parser)
-    parser.add_argument("--internal-protocol-version", type=int, help=argparse.SUPPRESS)
-    # One argument, for of two the first would swallow a `--` between them, which is the command's.
-    parser.add_argument(
-        "command",
-        metavar="COMMAND",
-        nargs=argparse.PARSER,
-        help="what to do, and the command's own arguments",
-    )
-    return parser
 
 
 class _HelpCommands(argparse.Action):

@@ -19,17 +19,19 @@ from ..system.processes import ParentPipes, run_in_child
 from ..transport import nss
 from ..transport.status_socket import status_socket
 from .daemon import Control
-from .daemon_start import DaemonConfiguration, daemon_parser, run_daemon
+from .daemon_start import DaemonConfiguration, run_daemon
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the signing server; returns its exit code."""
-    parser = daemon_parser(
+    return run_daemon(
         "sigul_server",
         "Holds signing keys and serves the requests that a bridge passes on.",
         "server.conf",
+        load_server,
+        _work,
+        argv,
     )
-    return run_daemon("sigul_server", parser, load_server, _work, argv)
 
 
 def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from ...errors import DeadlineExceeded, PeerClosed, RemoteProtocolError
 from ...secret import Secret
 from ..outcome import print_bytes, print_lines
+from ..shared_arguments import argument
 from .arguments import KEY, PASSPHRASE, PASSPHRASE_OR_PASSWORD, PASSWORD, USER, date, matching
-from .command import CommandGroup, SecretPrompt, argument
+from .command import CommandGroup, SecretPrompt
 from .planning import Arguments, Call, Planning, Run
 
 if TYPE_CHECKING:

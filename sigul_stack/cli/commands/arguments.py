@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from .command import SecretPrompt, argument
+from ..shared_arguments import argument
+from .command import SecretPrompt
 from .planning import Arguments
 
 if TYPE_CHECKING:

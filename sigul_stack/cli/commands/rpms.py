@@ -20,8 +20,9 @@ from ...client.rpm_packages import Package, RPMOptions, zero_length
 from ...errors import SigulError
 from ...kojihub import NEVRA, Hub, HubAccess
 from ..outcome import Failures
+from ..shared_arguments import argument
 from .arguments import KEY, PASSPHRASE
-from .command import CommandGroup, SecretPrompt, argument
+from .command import CommandGroup, SecretPrompt
 from .many_files import make_directory
 from .planning import Arguments, Call, Planning, Run
 

@@ -9,8 +9,9 @@ from typing import BinaryIO
 from ...errors import SigulError
 from ...protocol.operations import CERTIFICATE_TYPES
 from ..outcome import print_bytes, print_lines
+from ..shared_arguments import argument
 from .arguments import KEY, OUTPUT, PASSPHRASE, PASSPHRASE_OR_PASSWORD, PASSWORD, matching
-from .command import CommandGroup, SecretPrompt, argument
+from .command import CommandGroup, SecretPrompt
 from .planning import Arguments, Call, Plan, Planning, Run, open_input
 
 COMMANDS = CommandGroup()
