@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -16,6 +16,7 @@ from ..errors import BackupError
 from .server_tools import become_the_server, load_configuration, run_tool
 from .shared_arguments import (
     SERVER_FILE,
+    Argument,
     Subparsers,
     add_command,
     argument,
@@ -28,81 +29,70 @@ _STREAM = "-"
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the `backup` command."""
-    parser = subparsers.add_parser(
+    actions = subparsers.add_parser(
         "backup",
         help="back a signing server up, check and restore backups",
         description="Saves a signing server's database and keys in one tar file, checks such files,"
         " and restores them. Run it as the server's user; as root it goes on as `unix-user`.",
+    ).add_subparsers(title="actions", metavar="ACTION", required=True)
+    _add_action(
+        *(actions, "create", _create, "make a backup; the server may run meanwhile"),
+        "a new file, a directory for one named after the time, or - for standard output",
+        config_file(SERVER_FILE),
+        argument(
+            "--recipient-file",
+            metavar="KEY",
+            type=Path,
+            help="encrypt to the OpenPGP public key in this file",
+        ),
+        argument(
+            "--with-configuration", action="store_true", help="include the server's configuration"
+        ),
+        argument(
+            "--with-nss",
+            action="store_true",
+            help="include the server's NSS database, and the file `nss-password` beside it",
+        ),
     )
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    source = argument("file", metavar="FILE", type=Path, help="the backup, or - for standard input")
-    for name, run, text, arguments in (
-        (
-            "create",
-            _create,
-            "make a backup; the server may run meanwhile",
-            (
-                argument(
-                    "file",
-                    metavar="FILE",
-                    type=Path,
-                    help="a new file, a directory for one named after the time, or - for standard"
-                    " output",
-                ),
-                verbose(),
-                config_file(SERVER_FILE),
-                argument(
-                    "--recipient-file",
-                    metavar="KEY",
-                    type=Path,
-                    help="encrypt to the OpenPGP public key in this file",
-                ),
-                argument(
-                    "--with-configuration",
-                    action="store_true",
-                    help="include the server's configuration",
-                ),
-                argument(
-                    "--with-nss",
-                    action="store_true",
-                    help="include the server's NSS database, and the file `nss-password` beside it",
-                ),
-            ),
+    _add_action(
+        *(actions, "restore", _restore, "restore a backup; the server must be stopped"),
+        "the backup, or - for standard input",
+        config_file(SERVER_FILE),
+        argument("--replace", action="store_true", help="move aside what is there already"),
+        argument(
+            "--others",
+            metavar="DIR",
+            type=Path,
+            help="put configuration and NSS database of the backup into this new directory",
         ),
-        (
-            "restore",
-            _restore,
-            "restore a backup; the server must be stopped",
-            (
-                source,
-                verbose(),
-                config_file(SERVER_FILE),
-                argument("--replace", action="store_true", help="move aside what is there already"),
-                argument(
-                    "--others",
-                    metavar="DIR",
-                    type=Path,
-                    help="put configuration and NSS database of the backup into this new directory",
-                ),
-            ),
-        ),
-        ("verify", _verify, "check a backup whole, as restore would", (source, verbose())),
-        (
-            "list",
-            _list,
-            "tell what a backup says that it holds",
-            (
-                source,
-                verbose(),
-                argument("--json", action="store_true", help="print the manifest"),
-            ),
-        ),
-    ):
-        add_command(
-            *(actions, name, partial(run_tool, run), *arguments),
-            help=text,
-            description=text.capitalize() + ".",
-        )
+    )
+    _add_action(
+        *(actions, "verify", _verify, "check a backup whole, as restore would"),
+        "the backup, or - for standard input",
+    )
+    _add_action(
+        *(actions, "list", _list, "tell what a backup says that it holds"),
+        "the backup, or - for standard input",
+        argument("--json", action="store_true", help="print the manifest"),
+    )
+
+
+def _add_action(
+    actions: Subparsers,
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    text: str,
+    file: str,
+    *arguments: Argument,
+) -> None:
+    add_command(
+        *(actions, name, partial(run_tool, run)),
+        argument("file", metavar="FILE", type=Path, help=file),
+        verbose(),
+        *arguments,
+        help=text,
+        description=text.capitalize() + ".",
+    )
 
 
 def _say(text: str) -> None:

@@ -40,8 +40,8 @@ class DaemonConfiguration(Generic[Settings]):
         self._directory = _current_directory()
         self._load: Callable[[], Loaded[Settings]] = load
         self._loaded: Loaded[Settings] = load()
-        nss = with_nss_password(self._loaded.settings.nss, SecretReader(batch=False))
-        self._password = nss.password
+        reader = SecretReader(batch=False)
+        self._password = with_nss_password(self._loaded.settings.nss, reader).password
         #: The settings at start.
         self.settings: Settings = self._completed(self._loaded)
         #: The user that the daemon becomes.
@@ -110,6 +110,8 @@ def run_daemon(
     # A daemon in the background changes to another directory.
     path = options.config_file.absolute() if options.config_file else None
     log_directory = options.internal_log_dir.absolute() if options.internal_log_dir else None
+    if log_directory is None and options.daemonize:  # else standard error is enough
+        log_directory = Path("/var/log")
     try:
         # Asked before the daemon may leave its terminal, used once it has.
         source = DaemonConfiguration(lambda: load(path))
@@ -132,13 +134,8 @@ def run_daemon(
             program,
             options.verbose,
             stream=stream,
-            directory=log_directory or _default_log_directory(options.daemonize),
+            directory=log_directory,
             owner=source.identity,
         ),
         identity=source.identity,
     ).run(start)
-
-
-def _default_log_directory(background: bool) -> Path | None:
-    """The directory that a daemon in the background logs to; else standard error is enough."""
-    return Path("/var/log") if background else None

@@ -66,21 +66,23 @@ def add_parser(subparsers: Subparsers) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Collect and write the bundle, and say what is in it."""
     from ..health.bundle import collect
 
     disable_core_dumps()
-    configurations = options.config_file or _those_there(_USUAL_CONFIGURATIONS)
-    logs = options.log or _those_there(_USUAL_LOGS)
-    texts = dict(collect(configurations, logs))
+    texts = dict(
+        collect(
+            options.config_file or _those_there(_USUAL_CONFIGURATIONS),
+            options.log or _those_there(_USUAL_LOGS),
+        )
+    )
     texts = {"README.txt": _README + "".join(f"{name}\n" for name in texts), **texts}
     _write(options.output, texts)
     print(f"wrote {options.output} (only its owner may read it), with:")
     for name in texts:
         print(f"  {name}")
     print("Look through it before you give it to anybody.")
-    return 0
 
 
 def _those_there(names: tuple[str, ...]) -> list[Path]:

@@ -33,13 +33,12 @@ The first line of the output is what Nagios and its kin read. Looking never dist
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the `health` command."""
-    parser = subparsers.add_parser(
+    components = subparsers.add_parser(
         "health",
         help="tell whether a bridge, server or client works",
         description="Tells whether a component works, by a finished and authenticated TLS handshake"
         " at least. Run it where the component runs, with its configuration and as its user.",
-    )
-    components = parser.add_subparsers(title="components", metavar="COMPONENT", required=True)
+    ).add_subparsers(title="components", metavar="COMPONENT", required=True)
     _add_component(
         components,
         "bridge",

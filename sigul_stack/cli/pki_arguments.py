@@ -15,7 +15,7 @@ from typing import Final
 
 from .shared_arguments import Argument, Subparsers, add_command, argument
 
-Run = Callable[[argparse.Namespace], int]
+Run = Callable[[argparse.Namespace], int | None]
 
 _ROLES: Final = ("bridge", "server", "client")
 _DAYS_A_YEAR: Final = 365
@@ -38,13 +38,12 @@ class PKICommand:
 
 def declare(subparsers: Subparsers, runs: Mapping[str, Run]) -> None:
     """Add the parsers of `pki` and of its commands; each command's `func` is the one in `runs`."""
-    parser = subparsers.add_parser(
+    commands = subparsers.add_parser(
         "pki",
         help="make, renew and check certificates in NSS databases",
         description="Makes a CA and leaf certificates, each in an NSS database that holds only what"
         " its owner needs; imports, lists, renews and checks them.",
-    )
-    commands = parser.add_subparsers(dest="pki_command", required=True, metavar="COMMAND")
+    ).add_subparsers(dest="pki_command", required=True, metavar="COMMAND")
     for row in _COMMANDS:
         add_command(
             commands,

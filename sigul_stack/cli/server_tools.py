@@ -59,8 +59,9 @@ def become_the_server_for_nss(settings: ServerSettings) -> None:
     Raises `ConfigurationError`.
     """
     if os.geteuid() == 0:
-        who = identity(settings.unix_user, settings.unix_group)
-        drop_privileges_unless_roots(who, settings.nss.path)
+        drop_privileges_unless_roots(
+            identity(settings.unix_user, settings.unix_group), settings.nss.path
+        )
 
 
 def become_the_server(settings: ServerSettings) -> None:

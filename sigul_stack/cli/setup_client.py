@@ -155,13 +155,12 @@ def _tell(database: NSSDatabase, nickname: str, directory: Path) -> None:
     )
     configuration = Path(absolute(DEFAULT_DIRECTORY)) / "client.conf"
     if not configuration.exists():
-        own_place = directory != configuration.parent
         print(
             f"Next, write {configuration}:\n\n"
             "[client]\nbridge-hostname: BRIDGE\nserver-hostname: SERVER\n"
             f"user-name: {found.common_name}"
             + (f"\nclient-cert-nickname: {nickname}" if nickname != DEFAULT_NICKNAME else "")
-            + (f"\n\n[nss]\nnss-dir: {directory}" if own_place else "")
+            + (f"\n\n[nss]\nnss-dir: {directory}" if directory != configuration.parent else "")
         )
 
 

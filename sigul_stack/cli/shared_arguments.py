@@ -66,11 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser, *arguments: Argument) -> None
 def add_command(
     subparsers: Subparsers,
     name: str,
-    run: Callable[[argparse.Namespace], int],
+    run: Callable[[argparse.Namespace], int | None],
     *arguments: Argument,
     **settings: Any,
 ) -> None:
-    """Add the command `name`, whose `func` is `run`; `settings` are those of `add_parser`."""
+    """Add the command `name`; `settings` are those of `add_parser`.
+
+    Its `func` is `run`, where None stands for exit code 0.
+    """
     parser = subparsers.add_parser(name, **settings)
     add_arguments(parser, *arguments)
-    parser.set_defaults(func=run)
+    parser.set_defaults(func=lambda options: run(options) or 0)

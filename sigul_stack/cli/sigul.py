@@ -88,22 +88,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     disable_core_dumps()
     parser = _parser()
     options = parser.parse_args(argv)
-    name, words = _command_line(options.command)
+    words = options.command
+    if words[0] == "--" and len(words) > 1:  # Python 3.13 has left it out
+        words = words[1:]
+    name = words[0]
     command = command_named(name)
     if command is None:
         parser.error(_unknown(name))
     from .commands.parsing import parse
 
-    arguments = parse(command, words)
+    arguments = parse(command, words[1:])
     set_up_client(options.verbose, sys.stderr)
     return report(lambda: _run(command, arguments, options))
-
-
-def _command_line(words: list[str]) -> tuple[str, list[str]]:
-    """The command's name and its own arguments, of all that stands behind the options."""
-    if words[0] == "--" and len(words) > 1:  # Python 3.13 has left it out
-        words = words[1:]
-    return words[0], words[1:]
 
 
 def _unknown(name: str) -> str:
@@ -119,10 +115,7 @@ def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
     from ..config.client import own_file
     from .commands.execution import CommandContext, execute
 
-    config = options.config_file
-    if config is None:
-        config = own_file()
-    loaded = load_client(config, user_name=options.user_name)
+    loaded = load_client(options.config_file or own_file(), user_name=options.user_name)
     for warning in loaded.warnings:
         log.warning("%s", warning)
     execute(

@@ -225,7 +225,6 @@ def sign_rpms(planning: Planning) -> Run:
     """
     arguments = planning.arguments
     found: dict[str, os.stat_result | NEVRA | SigulError] = {}
-    targets: dict[str, Path | None] = {}
     names: dict[str, str] = {}
     for rpm in arguments.rpm:
         try:
@@ -243,10 +242,11 @@ def sign_rpms(planning: Planning) -> Run:
             )
         names[name] = rpm
         found[rpm] = state
-        targets[rpm] = None if arguments.koji_only else arguments.output / name
-    if not targets:
+    if not names:
         _fail_all({rpm: error for rpm, error in found.items() if isinstance(error, SigulError)})
+    targets = {}
     if not arguments.koji_only:
+        targets = {rpm: arguments.output / name for name, rpm in names.items()}
         _check_targets(found, targets)
         make_directory(arguments.output)
     return lambda call: _sign_many(call, found, targets)
@@ -261,7 +261,7 @@ def _readable(path: Path) -> os.stat_result:
 
 
 def _check_targets(
-    found: Mapping[str, os.stat_result | NEVRA | SigulError], targets: Mapping[str, Path | None]
+    found: Mapping[str, os.stat_result | NEVRA | SigulError], targets: Mapping[str, Path]
 ) -> None:
     """Refuse to sign an RPM to a target that is another RPM to be signed.
 
@@ -271,8 +271,6 @@ def _check_targets(
         rpm: identity_of(state) for rpm, state in found.items() if isinstance(state, os.stat_result)
     }
     for rpm, target in targets.items():
-        if target is None:
-            continue
         there = identity(target)
         if there is not None and there in sources.values() and there != sources.get(rpm):
             raise SigulError(
@@ -295,7 +293,7 @@ def _fail_all(errors: Mapping[str, SigulError]) -> None:
 def _sign_many(
     call: Call,
     found: Mapping[str, os.stat_result | NEVRA | SigulError],
-    targets: Mapping[str, Path | None],
+    targets: Mapping[str, Path],
 ) -> None:
     """Sign what was found, in one request; a line on standard error for each that failed."""
     failures = Failures()
