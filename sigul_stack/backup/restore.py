@@ -59,15 +59,14 @@ def restore_backup(
     token = secrets.token_hex(4)
     finals.setdefault("database", settings.gnupg_home.with_name("database"))
     layout = {part: path.with_name(f".{path.name}.{token}") for part, path in finals.items()}
-    if options.others is not None:
-        others = options.others.with_name(f".{options.others.name}.{token}")
-        layout |= {part: others / part for part in OTHER_PARTS}
     with ExitStack() as cleanup:
-        for directory in layout.values():
-            cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
         if options.others is not None:
+            others = options.others.with_name(f".{options.others.name}.{token}")
             cleanup.callback(shutil.rmtree, others, ignore_errors=True)
             others.mkdir(mode=0o700)
+            layout |= {part: others / part for part in OTHER_PARTS}
+        for directory in layout.values():
+            cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
         unpack(stream, manifest, layout)
         check(manifest, layout)
         database = layout["database"] / Path(DATABASE).name

@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
             help="file with a bound passphrase, instead of asking for the key's passphrase",
         ),
         verbose(),
-        argument("--help-commands", action=_HelpCommands, help="list the commands"),
+        argument("--help-commands", action=_HelpCommands, nargs=0, help="list the commands"),
         VERSION,
         argument("--internal-protocol-version", type=int, help=argparse.SUPPRESS),
         # One argument, for of two the first would swallow a `--` between them, which is the
@@ -72,9 +72,6 @@ def _parser() -> argparse.ArgumentParser:
 
 class _HelpCommands(argparse.Action):
     """`--help-commands`: list all commands and end."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **how: object) -> None:
-        super().__init__(option_strings, dest, nargs=0, help=str(how["help"]))
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         width = max(len(command.name) for command in commands())

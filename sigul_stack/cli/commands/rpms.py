@@ -143,8 +143,9 @@ def _hub(settings: ClientSettings, instance: str | None) -> Iterator[Callable[[]
 
         @functools.cache
         def hub() -> Hub:
-            access = HubAccess(koji.config_of(instance), instance, koji.koji_timeout)
-            return resources.enter_context(Hub(access))
+            return resources.enter_context(
+                Hub(HubAccess(koji.config_of(instance), instance, koji.koji_timeout))
+            )
 
         yield hub
 

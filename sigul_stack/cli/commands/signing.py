@@ -117,8 +117,9 @@ def verify(planning: Planning) -> Run:
 
         from ...client.verify import verify as verify_with
 
-        public = call.client.get_public_key(call.arguments.key, **call.secrets)
-        good = verify_with(public, file, signature)
+        good = verify_with(
+            call.client.get_public_key(call.arguments.key, **call.secrets), file, signature
+        )
         made = datetime.datetime.fromtimestamp(good.made_at, datetime.UTC)
         who = f"key '{call.arguments.key}' ({good.fingerprint})"
         print_lines([f"Good signature by {who}, made {made:%F %T} UTC"])
