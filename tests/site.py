@@ -40,8 +40,9 @@ DAEMON_SECONDS = 30.0
 
 
 def module(name: str) -> list[str]:
-    """The command line of one of the package's programs."""
-    return [sys.executable, "-m", f"sigul_stack.cli.{name}"]
+    """The command line of one of the package's programs; `bridge` and `server` are the daemons."""
+    prefix = "sigul_" if name in ("bridge", "server") else ""
+    return [sys.executable, "-m", f"sigul_stack.cli.{prefix}{name}"]
 
 
 #: Below the ports that the kernel gives to outgoing connections, so that none of those can take a

@@ -48,10 +48,10 @@ def describe(file: Path, path: str, mode: int | None = None) -> MemberSource:
             "move it away",
         )
     with _opened(file) as stream:
-        found = stat.S_IMODE(os.fstat(stream.fileno()).st_mode) if mode is None else mode
-        digest = hashlib.file_digest(stream, "sha256")
-        member = Member(path, stream.tell(), digest.hexdigest(), found & manifests.MODES)
-    return MemberSource(file, member)
+        if mode is None:
+            mode = os.fstat(stream.fileno()).st_mode
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return MemberSource(file, Member(path, stream.tell(), digest, mode & manifests.MODES))
 
 
 def write(stream: BinaryIO, manifest: Manifest, sources: Sequence[MemberSource]) -> None:
@@ -79,8 +79,11 @@ def write(stream: BinaryIO, manifest: Manifest, sources: Sequence[MemberSource])
     _write_all(stream, _END * 2)
 
 
-def read_first(stream: BinaryIO) -> Manifest:
-    """The manifest of the backup in `stream`, which then stands before its files."""
+def read_manifest(stream: BinaryIO) -> Manifest:
+    """The manifest of the backup in `stream`, which then stands before its files.
+
+    That it is true is not checked. Raises `BackupError`.
+    """
     name, size = _read_head(stream)
     if name != manifests.NAME or size > manifests.MAX_BYTES:
         raise _no_backup()
@@ -127,9 +130,8 @@ def _filling(size: int) -> bytes:
 
 def _read_head(stream: BinaryIO) -> tuple[str, int]:
     """Name and size of the next member, which must be a plain file."""
-    block = _read(stream, _BLOCK)
     try:
-        head = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+        head = tarfile.TarInfo.frombuf(_read(stream, _BLOCK), "ascii", "strict")
     except (tarfile.HeaderError, ValueError):
         raise _no_backup() from None
     if head.type != tarfile.REGTYPE:

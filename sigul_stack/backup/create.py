@@ -123,16 +123,16 @@ def _write_state(
     made_by: str,
 ) -> None:
     url = database_url(settings)
-    with ExitStack() as cleanup:
-        database = cleanup.enter_context(closing(Database(url)))
-        if (state := schema_state(url)) is SchemaState.LEGACY_NO_KEYTYPE:
-            raise BackupError(
-                f"the database is {state.value}", "run `sigul-stack database migrate` first"
-            )
-        copy = Path(
-            cleanup.enter_context(tempfile.TemporaryDirectory(prefix="sigul-backup-")), "db"
+    if (state := schema_state(url)) is SchemaState.LEGACY_NO_KEYTYPE:
+        raise BackupError(
+            f"the database is {state.value}", "run `sigul-stack database migrate` first"
         )
-        cleanup.enter_context(_at_rest(settings, database))
+    with (
+        closing(Database(url)) as database,
+        tempfile.TemporaryDirectory(prefix="sigul-backup-") as directory,
+        _at_rest(settings, database),
+    ):
+        copy = Path(directory, "db")
         save(url, copy)
         users, accesses, keys = read_database(sqlite_url(copy))
         sources = [archive.describe(copy, DATABASE, 0o600), *_sources(settings, options)]

@@ -34,14 +34,6 @@ class RestoreOptions:
     others: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A place to restore to, and where its new content was unpacked."""
-
-    final: Path
-    staged: Path
-
-
 def restore_backup(
     settings: ServerSettings, stream: BinaryIO, options: RestoreOptions, *, now: datetime
 ) -> tuple[Manifest, list[Path]]:
@@ -63,27 +55,26 @@ def restore_backup(
             "the PostgreSQL database is not empty, and is not replaced by this program",
             "move it away with its own tools, and make an empty one",
         )
-    manifest = archive.read_first(stream)
+    manifest = archive.read_manifest(stream)
     token = secrets.token_hex(4)
     finals.setdefault("database", settings.gnupg_home.with_name("database"))
     layout = {part: path.with_name(f".{path.name}.{token}") for part, path in finals.items()}
-    if options.others is not None:
-        others = options.others.with_name(f".{options.others.name}.{token}")
-        layout |= {part: others / part for part in OTHER_PARTS}
     with ExitStack() as cleanup:
-        for directory in layout.values():
-            cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
         if options.others is not None:
+            others = options.others.with_name(f".{options.others.name}.{token}")
             cleanup.callback(shutil.rmtree, others, ignore_errors=True)
             others.mkdir(mode=0o700)
+            layout |= {part: others / part for part in OTHER_PARTS}
+        for directory in layout.values():
+            cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
         unpack(stream, manifest, layout)
         check(manifest, layout)
         database = layout["database"] / Path(DATABASE).name
-        places = [_Place(finals[part], layout[part]) for part in ("gnupg", "keys")]
+        staged = {finals[part]: layout[part] for part in ("gnupg", "keys")}
         if in_file:
             # The last, for a server without a database does not start.
-            places.append(_Place(settings.database_path, database))
-        aside = _exchange(places, now)
+            staged[settings.database_path] = database
+        aside = _exchange(staged, now)
         if not in_file:
             load(database, url)
         if options.others is not None:
@@ -118,22 +109,25 @@ def _is_empty_database(url: str) -> bool:
     return not users and not keys
 
 
-def _exchange(places: list[_Place], now: datetime) -> list[Path]:
-    """Move what is there aside, the database first, and what was unpacked in place, it last."""
+def _exchange(staged: dict[Path, Path], now: datetime) -> list[Path]:
+    """Move what is there aside, the database first, and what was unpacked in place, it last.
+
+    `staged` says for each place where its new content was unpacked.
+    """
     aside = []
     ending = f".before-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
     try:
-        for place in reversed(places):
-            for path in (place.final, *_journals(place.final)):
+        for place in reversed(staged):
+            for path in (place, *_journals(place)):
                 if not _is_free(path):
                     old = path.with_name(path.name + ending)
                     if os.path.lexists(old):
                         raise BackupError(f"'{old}' exists already", "try again in a second")
                     path.rename(old)
                     aside.append(old)
-        for place in places:
-            place.staged.rename(place.final)
-            sync(place.final.parent)
+        for place, unpacked in staged.items():
+            unpacked.rename(place)
+            sync(place.parent)
     except OSError as error:
         said = ", ".join(map(str, aside))
         raise BackupError(

@@ -23,12 +23,8 @@ from ..keystore.store import KeyStore, StoreMismatch
 from . import archive
 from .manifest import DATABASE, PARTS, KeyRecord, Manifest, damaged
 
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READABLE = (SchemaState.CURRENT, SchemaState.LEGACY)
-
-
-def read_manifest(stream: BinaryIO) -> Manifest:
-    """The manifest alone: nothing that it says is checked. Raises `BackupError`."""
-    return archive.read_first(stream)
 
 
 def verify_backup(stream: BinaryIO) -> Manifest:
@@ -39,7 +35,7 @@ def verify_backup(stream: BinaryIO) -> Manifest:
     """
     with tempfile.TemporaryDirectory(prefix="sigul-backup-") as name:
         layout = {part: Path(name, part) for part in PARTS}
-        manifest = archive.read_first(stream)
+        manifest = archive.read_manifest(stream)
         unpack(stream, manifest, layout)
         check(manifest, layout)
         return manifest
@@ -59,11 +55,11 @@ def unpack(stream: BinaryIO, manifest: Manifest, layout: Mapping[str, Path]) -> 
                 for _ in pieces:
                     pass
                 continue
-            inside = member.path.partition("/")[2]
-            file = layout[member.part] / inside
-            for directory in reversed(Path(inside).parents[:-1]):
+            inside = Path(member.path.partition("/")[2])
+            for directory in reversed(inside.parents[:-1]):
                 (layout[member.part] / directory).mkdir(mode=0o700, exist_ok=True)
-            with os.fdopen(_new_file(file), "wb") as output:
+            descriptor = os.open(layout[member.part] / inside, _NEW_FILE, 0o600)
+            with os.fdopen(descriptor, "wb") as output:
                 output.writelines(pieces)
                 output.flush()
                 os.fchmod(output.fileno(), member.mode | 0o600)
@@ -73,11 +69,6 @@ def unpack(stream: BinaryIO, manifest: Manifest, layout: Mapping[str, Path]) -> 
             f"the backup cannot be unpacked ({error})",
             "see that there is space, and that this user may write there",
         ) from error
-
-
-def _new_file(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(path, flags, 0o600)
 
 
 def _check_space(manifest: Manifest, part: str, directory: Path) -> None:
@@ -98,8 +89,11 @@ def check(manifest: Manifest, layout: Mapping[str, Path]) -> None:
     if state not in _READABLE or state.value != manifest.schema:
         raise damaged(f"its database is not what the manifest says, but: {state.value}")
     users, accesses, keys = read_database(url)
-    counted = (len(users), accesses, key_records(keys))
-    if counted != (manifest.users, manifest.accesses, manifest.keys):
+    if (len(users), accesses, key_records(keys)) != (
+        manifest.users,
+        manifest.accesses,
+        manifest.keys,
+    ):
         raise damaged("its database has other users or keys than the manifest says")
     if not any(user.admin for user in users):
         raise BackupError(

@@ -7,87 +7,92 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from .. import __version__
 from ..errors import BackupError
-from .outcome import report
-from .server_tools import become_the_server, begin, load_configuration
-from .shared_arguments import SERVER_FILE, add_config_file, add_verbose
-
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+from .server_tools import become_the_server, load_configuration, run_tool
+from .shared_arguments import (
+    SERVER_FILE,
+    Argument,
+    Subparsers,
+    add_command,
+    argument,
+    config_file,
+    verbose,
+)
 
 _STREAM = "-"
-
-_Work = Callable[[argparse.Namespace], None]
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the `backup` command."""
-    parser = subparsers.add_parser(
+    actions = subparsers.add_parser(
         "backup",
         help="back a signing server up, check and restore backups",
         description="Saves a signing server's database and keys in one tar file, checks such files,"
         " and restores them. Run it as the server's user; as root it goes on as `unix-user`.",
-    )
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    create = _action(
-        actions, "create", _create, "make a backup; the server may run meanwhile",
+    ).add_subparsers(title="actions", metavar="ACTION", required=True)
+    _add_action(
+        *(actions, "create", _create, "make a backup; the server may run meanwhile"),
         "a new file, a directory for one named after the time, or - for standard output",
-    )  # fmt: skip
-    add_config_file(create, SERVER_FILE)
-    create.add_argument(
-        "--recipient-file",
-        metavar="KEY",
-        type=Path,
-        help="encrypt to the OpenPGP public key in this file",
+        config_file(SERVER_FILE),
+        argument(
+            "--recipient-file",
+            metavar="KEY",
+            type=Path,
+            help="encrypt to the OpenPGP public key in this file",
+        ),
+        argument(
+            "--with-configuration", action="store_true", help="include the server's configuration"
+        ),
+        argument(
+            "--with-nss",
+            action="store_true",
+            help="include the server's NSS database, and the file `nss-password` beside it",
+        ),
     )
-    create.add_argument(
-        "--with-configuration", action="store_true", help="include the server's configuration"
-    )
-    create.add_argument(
-        "--with-nss",
-        action="store_true",
-        help="include the server's NSS database, and the file `nss-password` beside it",
-    )
-    restore = _action(
-        actions, "restore", _restore, "restore a backup; the server must be stopped",
+    _add_action(
+        *(actions, "restore", _restore, "restore a backup; the server must be stopped"),
         "the backup, or - for standard input",
-    )  # fmt: skip
-    add_config_file(restore, SERVER_FILE)
-    restore.add_argument("--replace", action="store_true", help="move aside what is there already")
-    restore.add_argument(
-        "--others",
-        metavar="DIR",
-        type=Path,
-        help="put configuration and NSS database of the backup into this new directory",
+        config_file(SERVER_FILE),
+        argument("--replace", action="store_true", help="move aside what is there already"),
+        argument(
+            "--others",
+            metavar="DIR",
+            type=Path,
+            help="put configuration and NSS database of the backup into this new directory",
+        ),
     )
-    _action(
-        actions, "verify", _verify, "check a backup whole, as restore would",
+    _add_action(
+        *(actions, "verify", _verify, "check a backup whole, as restore would"),
         "the backup, or - for standard input",
-    )  # fmt: skip
-    listing = _action(
-        actions, "list", _list, "tell what a backup says that it holds",
+    )
+    _add_action(
+        *(actions, "list", _list, "tell what a backup says that it holds"),
         "the backup, or - for standard input",
-    )  # fmt: skip
-    listing.add_argument("--json", action="store_true", help="print the manifest")
+        argument("--json", action="store_true", help="print the manifest"),
+    )
 
 
-def _action(
-    actions: Subparsers, name: str, run: _Work, text: str, file: str
-) -> argparse.ArgumentParser:
-    action = actions.add_parser(name, help=text, description=text.capitalize() + ".")
-    action.add_argument("file", metavar="FILE", type=Path, help=file)
-    add_verbose(action)
-    action.set_defaults(func=lambda options: _run(run, options))
-    return action
-
-
-def _run(run: _Work, options: argparse.Namespace) -> int:
-    begin(options.verbose)
-    return report(lambda: run(options))
+def _add_action(
+    actions: Subparsers,
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    text: str,
+    file: str,
+    *arguments: Argument,
+) -> None:
+    add_command(
+        *(actions, name, partial(run_tool, run)),
+        argument("file", metavar="FILE", type=Path, help=file),
+        verbose(),
+        *arguments,
+        help=text,
+        description=text.capitalize() + ".",
+    )
 
 
 def _say(text: str) -> None:

@@ -10,12 +10,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..config import PROGRAMS, load
-
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+from .shared_arguments import Subparsers, add_command, argument
 
 #: Where no program's configuration is, so that the named file alone counts.
 _NOWHERE: Final = Path("/dev/null")
@@ -23,16 +21,17 @@ _NOWHERE: Final = Path("/dev/null")
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the `check-config` command."""
-    parser = subparsers.add_parser(
+    add_command(
+        subparsers,
         "check-config",
+        run,
+        argument("program", choices=sorted(PROGRAMS), help="whose configuration it is"),
+        argument("file", type=Path, metavar="FILE", help=""),
         help="check a configuration file before it is put in place",
         description="Reads one configuration file, and the secrets in the files that it names, as"
         " the program would. Exit status 1 for what the program would warn about, too. Needs no"
         " network and opens no database.",
     )
-    parser.add_argument("program", choices=sorted(PROGRAMS), help="whose configuration it is")
-    parser.add_argument("file", type=Path, metavar="FILE")
-    parser.set_defaults(func=run)
 
 
 def run(options: argparse.Namespace) -> int:

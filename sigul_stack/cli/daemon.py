@@ -24,7 +24,7 @@ from ..config.identity import Identity
 from ..errors import ConfigurationError, SigulError
 from ..system.processes import FAILED, SignalPipe, receive_event, send_event
 from . import pidfile
-from .outcome import failed
+from .outcome import detach_standard_descriptors, failed
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class Daemon:
             os.setsid()
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             os.chdir("/")
-            _detach_streams()
+            detach_standard_descriptors()
             code = self._serve(work, None, pid_directory, writer)
             logging.shutdown()
         finally:
@@ -191,9 +191,8 @@ def _first_event(child: int, reader: int, timeout: float) -> tuple[bytes, bytes]
 
 def _end(child: int, *, patience: float) -> None:
     """Wait `patience` seconds for `child` to end by itself, then end it."""
-    for number, seconds in ((None, patience), (signal.SIGTERM, GIVE_UP_TIMEOUT)):
-        if number is not None:
-            os.kill(child, number)
+    for number, seconds in ((0, patience), (signal.SIGTERM, GIVE_UP_TIMEOUT)):
+        os.kill(child, number)  # 0 is no signal
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if os.waitpid(child, os.WNOHANG) != (0, 0):
@@ -201,14 +200,6 @@ def _end(child: int, *, patience: float) -> None:
             time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-
-
-def _detach_streams() -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-    if null > 2:
-        os.close(null)
 
 
 def default_pid_directory() -> Path:

@@ -16,7 +16,7 @@ from .daemon import Control, Daemon
 from .logs import set_up_daemon
 from .outcome import failed
 from .secret_input import SecretReader, disable_core_dumps, forbid_tracing, with_nss_password
-from .shared_arguments import add_config_file, add_verbose, add_version
+from .shared_arguments import VERSION, argument, config_file, program_parser, verbose
 
 if TYPE_CHECKING:
     from ..config.bridge import BridgeSettings
@@ -26,24 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Settings = TypeVar("Settings", "BridgeSettings", "ServerSettings")
-
-
-def daemon_parser(program: str, what: str, configuration: str) -> argparse.ArgumentParser:
-    """The parser of a daemon's options; `configuration` is the name of its system file."""
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description=what,
-        epilog="In the foreground it logs to standard error, one event a line. SIGTERM ends it:"
-        " requests under way finish first, up to shutdown-timeout. SIGHUP has it read configuration"
-        " and certificates again; no request is lost.",
-    )
-    add_version(parser)
-    add_config_file(parser, f"configuration file, read after /etc/sigul/{configuration}")
-    add_verbose(parser, "log more; twice for debugging")
-    parser.add_argument("-d", "--daemonize", action="store_true", help="run in the background")
-    parser.add_argument("--internal-log-dir", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--internal-pid-dir", type=Path, help=argparse.SUPPRESS)
-    return parser
 
 
 class DaemonConfiguration(Generic[Settings]):
@@ -58,8 +40,8 @@ class DaemonConfiguration(Generic[Settings]):
         self._directory = _current_directory()
         self._load: Callable[[], Loaded[Settings]] = load
         self._loaded: Loaded[Settings] = load()
-        nss = with_nss_password(self._loaded.settings.nss, SecretReader(batch=False))
-        self._password = nss.password
+        reader = SecretReader(batch=False)
+        self._password = with_nss_password(self._loaded.settings.nss, reader).password
         #: The settings at start.
         self.settings: Settings = self._completed(self._loaded)
         #: The user that the daemon becomes.
@@ -102,16 +84,34 @@ def _check(loaded: Loaded[Settings]) -> None:
 
 def run_daemon(
     program: str,
-    parser: argparse.ArgumentParser,
+    what: str,
+    configuration: str,
     load: Callable[[Path | None], Loaded[Settings]],
     work: Callable[[DaemonConfiguration[Settings], Control], None],
     argv: Sequence[str] | None,
 ) -> int:
-    """Run `work` as the daemon that the arguments ask for; returns the exit code."""
-    options = parser.parse_args(argv)
+    """Run `work` as the daemon that the arguments ask for; returns the exit code.
+
+    `what` the program does, and the name of its system file `configuration`, are for its help.
+    """
+    options = program_parser(
+        program,
+        what,
+        VERSION,
+        config_file(f"configuration file, read after /etc/sigul/{configuration}"),
+        verbose("log more; twice for debugging"),
+        argument("-d", "--daemonize", action="store_true", help="run in the background"),
+        argument("--internal-log-dir", type=Path, help=argparse.SUPPRESS),
+        argument("--internal-pid-dir", type=Path, help=argparse.SUPPRESS),
+        epilog="In the foreground it logs to standard error, one event a line. SIGTERM ends it:"
+        " requests under way finish first, up to shutdown-timeout. SIGHUP has it read configuration"
+        " and certificates again; no request is lost.",
+    ).parse_args(argv)
     # A daemon in the background changes to another directory.
     path = options.config_file.absolute() if options.config_file else None
     log_directory = options.internal_log_dir.absolute() if options.internal_log_dir else None
+    if log_directory is None and options.daemonize:  # else standard error is enough
+        log_directory = Path("/var/log")
     try:
         # Asked before the daemon may leave its terminal, used once it has.
         source = DaemonConfiguration(lambda: load(path))
@@ -134,13 +134,8 @@ def run_daemon(
             program,
             options.verbose,
             stream=stream,
-            directory=log_directory or _default_log_directory(options.daemonize),
+            directory=log_directory,
             owner=source.identity,
         ),
         identity=source.identity,
     ).run(start)
-
-
-def _default_log_directory(background: bool) -> Path | None:
-    """The directory that a daemon in the background logs to; else standard error is enough."""
-    return Path("/var/log") if background else None

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from ..config import load_server
-from .shared_arguments import SERVER_FILE, add_config_file
-
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+from .shared_arguments import SERVER_FILE, Subparsers, add_command, config_file
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the `database` command."""
-    parser = subparsers.add_parser(
+    actions = subparsers.add_parser(
         "database",
         help="look at a server's database, migrate it",
         description="Looks at the database that server.conf names, or brings it to the current"
         " schema. A backup is made beside it first (SQLite; for PostgreSQL use pg_dump).",
-    )
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    ).add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, run, text in (
         ("state", _run_state, "tell which schema the database has"),
         ("migrate", _run_migrate, "bring the database to the current schema, with a backup"),
     ):
-        action = actions.add_parser(name, help=text, description=text.capitalize() + ".")
-        add_config_file(action, SERVER_FILE)
-        action.set_defaults(func=run)
+        add_command(
+            *(actions, name, run, config_file(SERVER_FILE)),
+            help=text,
+            description=text.capitalize() + ".",
+        )
 
 
 def _url(options: argparse.Namespace) -> str:
@@ -37,18 +34,16 @@ def _url(options: argparse.Namespace) -> str:
     return database_url(load_server(options.config_file).settings)
 
 
-def _run_state(options: argparse.Namespace) -> int:
+def _run_state(options: argparse.Namespace) -> None:
     from ..database import schema_state
 
     print(schema_state(_url(options)).value)
-    return 0
 
 
-def _run_migrate(options: argparse.Namespace) -> int:
+def _run_migrate(options: argparse.Namespace) -> None:
     from ..database import migrate
 
     result = migrate(_url(options), clock=lambda: datetime.now(UTC))
     if result.backup is not None:
         print(f"backup: {result.backup}")
     print(f"schema: {result.before.value} -> {result.after.value}")
-    return 0

@@ -15,17 +15,14 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..errors import SigulError, TransportError
 from ..secret import Secret
 from ..system.files import write_whole
 from ..system.programs import run as run_program
-
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+from .shared_arguments import Subparsers, add_command, argument
 
 BRIDGE_NAME: Final = "sigul-bridge.example.org"
 SERVER_NAME: Final = "sigul-server.example.org"
@@ -45,32 +42,33 @@ PASSWORD_CHARACTERS: Final = 24
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the `demo` command."""
-    parser = subparsers.add_parser(
+    add_command(
+        subparsers,
         "demo",
+        run,
+        argument(
+            "--directory", type=Path, default=Path(".demo"), help="where the site lies (.demo)"
+        ),
+        argument("--stop", action="store_true", help="stop the site; its files stay"),
         help="run a whole site here, to try it",
         description="Makes a site (certificates, database, an administrator, a first key) in one"
         " directory, starts bridge and server, signs a file and verifies it. Again: goes on with"
         " what is there.",
     )
-    parser.add_argument(
-        "--directory", type=Path, default=Path(".demo"), help="where the site lies (.demo)"
-    )
-    parser.add_argument("--stop", action="store_true", help="stop the site; its files stay")
-    parser.set_defaults(func=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Start or stop the demo site; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Start or stop the demo site."""
     site = DemoSite(options.directory.absolute())
     if options.stop:
         stopped = site.stop()
         print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
-        return 0
+        return
     site.make()
     site.start()
     site.prove()
-    print(_SUMMARY.format(site=site.directory, programs=programs_directory(), key=KEY))
-    return 0
+    programs = Path(sys.executable).parent
+    print(_SUMMARY.format(site=site.directory, programs=programs, key=KEY))
 
 
 def _say(text: str) -> None:
@@ -90,26 +88,12 @@ A Sigul site is running: bridge, signing server, one administrator, one key.
   stop it          make demo-stop      (its files stay; `make demo` goes on with them)"""
 
 
-def programs_directory() -> Path:
-    """The directory of this installation's programs."""
-    return Path(sys.executable).parent
-
-
 def _module(name: str) -> list[str]:
     return [sys.executable, "-m", f"sigul_stack.cli.{name}"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Daemon:
-    program: str
-    module: str
-    configuration: str
-
-
-_DAEMONS: Final = (
-    _Daemon("sigul_bridge", "bridge", "bridge.conf"),
-    _Daemon("sigul_server", "server", "server.conf"),
-)
+#: The daemons' programs, which are also their modules' names, and their configuration files.
+_DAEMONS: Final = {"sigul_bridge": "bridge.conf", "sigul_server": "server.conf"}
 
 
 class DemoSite:
@@ -133,8 +117,8 @@ class DemoSite:
             _say("configuration written")
         for name in ("admin-password", "key-passphrase"):
             if not self._path(name).exists():
-                secret = Secret.random(PASSWORD_CHARACTERS)
-                write_whole(self._path(name), secret.reveal(), replace=False)
+                password = Secret.random(PASSWORD_CHARACTERS).reveal()
+                write_whole(self._path(name), password, replace=False)
         self._make_database()
 
     def _make_database(self) -> None:
@@ -196,47 +180,46 @@ class DemoSite:
 
     def start(self) -> None:
         """Start bridge and server, where they are not running."""
-        for daemon in _DAEMONS:
-            if self._pid(daemon) is not None:
-                _say(f"{daemon.program} is running")
+        for program, configuration in _DAEMONS.items():
+            if self._pid(program) is not None:
+                _say(f"{program} is running")
                 continue
             self._run(
                 [
-                    *_module(daemon.module),
-                    *("-d", "-c", str(self._path(daemon.configuration))),
+                    *_module(program),
+                    *("-d", "-c", str(self._path(configuration))),
                     f"--internal-log-dir={self._path('log')}",
                     f"--internal-pid-dir={self._path('run')}",
                 ]
             )
-            _say(f"{daemon.program} started")
+            _say(f"{program} started")
 
     def stop(self) -> list[str]:
         """End what runs; returns the names of the programs that did."""
         stopped = []
-        for daemon in reversed(_DAEMONS):
-            pid = self._pid(daemon)
-            if pid is None:
+        for program in reversed(_DAEMONS):
+            if (pid := self._pid(program)) is None:
                 continue
             os.kill(pid, signal.SIGTERM)
             end = time.monotonic() + END_SECONDS
-            while self._pid(daemon) is not None:
+            while self._pid(program) is not None:
                 if time.monotonic() > end:
                     raise SigulError(
-                        f"{daemon.program} (process {pid}) did not end within {END_SECONDS:g} s",
+                        f"{program} (process {pid}) did not end within {END_SECONDS:g} s",
                         f"see {self._path('log')}",
                     )
                 time.sleep(0.05)
-            stopped.append(daemon.program)
+            stopped.append(program)
         return stopped
 
-    def _pid(self, daemon: _Daemon) -> int | None:
+    def _pid(self, program: str) -> int | None:
         """The process of a daemon that runs."""
         try:
-            pid = int(self._path(f"run/{daemon.program}.pid").read_text())
+            pid = int(self._path(f"run/{program}.pid").read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (OSError, ValueError):
             return None
-        return pid if f"sigul_stack.cli.{daemon.module}".encode() in command else None
+        return pid if f"sigul_stack.cli.{program}".encode() in command else None
 
     # ------------------------------------------------------------------------------------ proving
 
@@ -248,8 +231,7 @@ class DemoSite:
         _say(f"list-users, through the double TLS: {' '.join(users.split())}")
         public = self._path("demo-key.asc")
         if not public.exists():
-            keys = self._sigul(["list-keys"], secrets=["admin-password"]).decode()
-            if f"{KEY} (" not in keys:
+            if f"{KEY} (".encode() not in self._sigul(["list-keys"], secrets=["admin-password"]):
                 self._sigul(["new-key", KEY], secrets=["admin-password", "key-passphrase"])
                 _say(f"key '{KEY}' made")
             armored = self._sigul(["get-public-key", KEY], secrets=["key-passphrase"])
@@ -264,8 +246,10 @@ class DemoSite:
         _say(f"{text.name} signed with key '{KEY}', and the signature verified with gpg")
 
     def _sigul(self, arguments: Sequence[str], secrets: Sequence[str]) -> bytes:
-        client = [*_module("sigul"), "--batch", "-c", str(self._path("client.conf"))]
-        return self._run([*client, *arguments], secrets=secrets)
+        configuration = str(self._path("client.conf"))
+        return self._run(
+            [*_module("sigul"), "--batch", "-c", configuration, *arguments], secrets=secrets
+        )
 
     # -------------------------------------------------------------------------------------- tools
 
@@ -299,17 +283,13 @@ def usual_ports(directory: Path) -> tuple[int, int]:
 
 def _free_ports(directory: Path) -> tuple[int, int]:
     """Two free ports on 127.0.0.1, the usual ones of the site in `directory` if they are."""
-    usual = usual_ports(directory)
-    try:
-        for port in usual:
-            socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
+    for one, other in (usual_ports(directory), (0, 0)):
         try:
             with (
-                socket.create_server(("127.0.0.1", 0)) as one,
-                socket.create_server(("127.0.0.1", 0)) as other,
+                socket.create_server(("127.0.0.1", one)) as clients,
+                socket.create_server(("127.0.0.1", other)) as servers,
             ):
-                return one.getsockname()[1], other.getsockname()[1]
+                return clients.getsockname()[1], servers.getsockname()[1]
         except OSError as error:
-            raise TransportError(f"no free port on 127.0.0.1: {error.strerror}") from None
-    return usual
+            reason = error.strerror
+    raise TransportError(f"no free port on 127.0.0.1: {reason}")

@@ -11,15 +11,12 @@ import io
 import tarfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..errors import SigulError
 from ..system.files import whole_file
 from .secret_input import disable_core_dumps
-from .shared_arguments import add_config_file
-
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+from .shared_arguments import Subparsers, add_command, argument, config_file
 
 #: The directory that the bundle unpacks to.
 TOP: Final = "sigul-diagnostics"
@@ -38,52 +35,54 @@ give it to anybody: host names, user names of clients and paths are in it.
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the `diagnose` command."""
-    parser = subparsers.add_parser(
+    add_command(
+        subparsers,
         "diagnose",
+        run,
+        config_file(
+            "a component's configuration (can be repeated; without: those in /etc/sigul)",
+            action="append",
+            default=[],
+        ),
+        argument(
+            "--log",
+            metavar="FILE",
+            type=Path,
+            action="append",
+            default=[],
+            help="a log whose end is to be in it (can be repeated; without: those in /var/log)",
+        ),
+        argument(
+            "--output",
+            metavar="FILE",
+            type=Path,
+            default=Path(f"{TOP}.tar.gz"),
+            help="what to write (default: %(default)s)",
+        ),
         help="collect what a bug report needs, without secrets",
         description="Writes a file for a bug report: versions, configuration, doctor's reports,"
         " certificates, the database's layout and counts, listings of directories, ends of logs,"
         " status of daemons. Secrets are left out.",
     )
-    add_config_file(
-        parser,
-        "a component's configuration (can be repeated; without: those in /etc/sigul)",
-        action="append",
-        default=[],
-    )
-    parser.add_argument(
-        "--log",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        default=[],
-        help="a log whose end is to be in it (can be repeated; without: those in /var/log)",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        type=Path,
-        default=Path(f"{TOP}.tar.gz"),
-        help="what to write (default: %(default)s)",
-    )
-    parser.set_defaults(func=run)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Collect and write the bundle, and say what is in it."""
     from ..health.bundle import collect
 
     disable_core_dumps()
-    configurations = options.config_file or _those_there(_USUAL_CONFIGURATIONS)
-    logs = options.log or _those_there(_USUAL_LOGS)
-    texts = dict(collect(configurations, logs))
+    texts = dict(
+        collect(
+            options.config_file or _those_there(_USUAL_CONFIGURATIONS),
+            options.log or _those_there(_USUAL_LOGS),
+        )
+    )
     texts = {"README.txt": _README + "".join(f"{name}\n" for name in texts), **texts}
     _write(options.output, texts)
     print(f"wrote {options.output} (only its owner may read it), with:")
     for name in texts:
         print(f"  {name}")
     print("Look through it before you give it to anybody.")
-    return 0
 
 
 def _those_there(names: tuple[str, ...]) -> list[Path]:

@@ -7,66 +7,64 @@ What is looked at is in `sigul_stack.health`.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from .secret_input import NSS_PASSWORD, SecretReader, disable_core_dumps
-from .shared_arguments import add_config_file
-
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+from .shared_arguments import Subparsers, add_command, argument, config_file
 
 COMPONENTS = ("client", "bridge", "server")
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the `doctor` command."""
-    parser = subparsers.add_parser(
+    add_command(
+        subparsers,
         "doctor",
+        run,
+        argument(
+            "component",
+            nargs="?",
+            choices=COMPONENTS,
+            help="whose configuration it is (without: told by the file's name or sections)",
+        ),
+        config_file("its configuration file"),
+        argument("-u", "--user-name", metavar="USER", help="client: the user's name"),
+        argument(
+            "--name",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="a name that peers call the component (can be repeated): its certificate must have"
+            " it",
+        ),
+        argument(
+            "--deep",
+            action="store_true",
+            help="client: ask for the administrator's password and look at the user's rights",
+        ),
+        argument(
+            "--key",
+            metavar="KEY",
+            help="client: ask for the passphrase of KEY instead, and look at the rights on it",
+        ),
+        argument(
+            "--batch",
+            action="store_true",
+            help="as --deep; secrets come on standard input, each ended by NUL",
+        ),
+        argument(
+            "--timeout",
+            metavar="SECONDS",
+            type=_seconds,
+            default=15.0,
+            help="limit of each look at the network (default: %(default)g)",
+        ),
+        argument("--json", action="store_true", help="print the report as JSON"),
         help="find out why a client, a bridge or a server does not work",
         description="Walks the layers of a component, from its configuration to the rights of a"
         " user, and names the first that fails and its cure. Changes nothing.",
         epilog="Exit code: 0 all is well, 1 warnings, 2 something failed, 3 something could not be"
         " looked at.",
     )
-    parser.add_argument(
-        "component",
-        nargs="?",
-        choices=COMPONENTS,
-        help="whose configuration it is (without: told by the file's name or sections)",
-    )
-    add_config_file(parser, "its configuration file")
-    parser.add_argument("-u", "--user-name", metavar="USER", help="client: the user's name")
-    parser.add_argument(
-        "--name",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a name that peers call the component (can be repeated): its certificate must have it",
-    )
-    parser.add_argument(
-        "--deep",
-        action="store_true",
-        help="client: ask for the administrator's password and look at the user's rights",
-    )
-    parser.add_argument(
-        "--key",
-        metavar="KEY",
-        help="client: ask for the passphrase of KEY instead, and look at the rights on it",
-    )
-    parser.add_argument(
-        "--batch",
-        action="store_true",
-        help="as --deep; secrets come on standard input, each ended by NUL",
-    )
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=_seconds,
-        default=15.0,
-        help="limit of each look at the network (default: %(default)g)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.set_defaults(func=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -16,12 +16,10 @@ from ..config.values import strip_one_end
 from ..errors import ConfigurationError
 from ..secret import Secret
 from .secret_input import MAX_SECRET_LENGTH, disable_core_dumps, read_until_nul
-from .shared_arguments import add_config_file
+from .shared_arguments import Argument, Subparsers, add_arguments, argument, config_file
 
 if TYPE_CHECKING:
     from ..health.steps import CheckOptions
-
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _EPILOG = """\
 exit codes:
@@ -35,58 +33,51 @@ The first line of the output is what Nagios and its kin read. Looking never dist
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the `health` command."""
-    parser = subparsers.add_parser(
+    components = subparsers.add_parser(
         "health",
         help="tell whether a bridge, server or client works",
         description="Tells whether a component works, by a finished and authenticated TLS handshake"
         " at least. Run it where the component runs, with its configuration and as its user.",
-    )
-    components = parser.add_subparsers(title="components", metavar="COMPONENT", required=True)
-    bridge = _component(
+    ).add_subparsers(title="components", metavar="COMPONENT", required=True)
+    _add_component(
         components,
         "bridge",
         "Looks at the bridge's certificate, makes a handshake with its client port, connects to"
         " its server port, and asks the bridge which servers wait (status-socket). What is behind"
         " the inner session cannot be seen from a bridge: see `health client --deep`.",
     )
-    server = _component(
+    _add_component(
         components,
         "server",
         "Asks the server's supervisor for the workers that have made a handshake with the bridge"
         " and wait there (status-socket), and looks at the server's certificate.",
+        argument(
+            "--deep",
+            action="store_true",
+            help="look at database and key stores, too: of the right schema, and in agreement",
+        ),
     )
-    client = _component(
+    _add_component(
         components,
         "client",
         "Resolves the bridge's name, makes a handshake with it, and looks at the client's"
         " certificate.",
+        argument(
+            "--deep",
+            action="store_true",
+            help="send a harmless request through both layers, too: list-users with an"
+            " administrator's password, or with --key that key's public part with its passphrase;"
+            " the secret is read from standard input, ended by a NUL byte as for `sigul --batch`",
+        ),
+        argument("--key", metavar="KEY", help="with --deep: a key that the user may use"),
+        argument(
+            "--password-file", metavar="FILE", type=Path, help="with --deep: a file with the secret"
+        ),
+        argument("-u", "--user-name", metavar="USER", help="if not the configured user"),
     )
-    server.add_argument(
-        "--deep",
-        action="store_true",
-        help="look at database and key stores, too: of the right schema, and in agreement",
-    )
-    client.add_argument(
-        "--deep",
-        action="store_true",
-        help="send a harmless request through both layers, too: list-users with an administrator's"
-        " password, or with --key that key's public part with its passphrase; the secret is read"
-        " from standard input, ended by a NUL byte as for `sigul --batch`",
-    )
-    client.add_argument("--key", metavar="KEY", help="with --deep: a key that the user may use")
-    client.add_argument(
-        "--password-file", metavar="FILE", type=Path, help="with --deep: a file with the secret"
-    )
-    client.add_argument("-u", "--user-name", metavar="USER", help="if not the configured user")
-    for each in (bridge, server, client):
-        _limits_arguments(each)
 
 
-def _component(
-    components: Subparsers,
-    name: str,
-    text: str,
-) -> argparse.ArgumentParser:
+def _add_component(components: Subparsers, name: str, text: str, *arguments: Argument) -> None:
     parser = components.add_parser(
         name,
         help=f"look at a {name}",
@@ -94,29 +85,35 @@ def _component(
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_config_file(parser, f"configuration file, read after /etc/sigul/{name}.conf")
-    parser.add_argument("--json", action="store_true", help="write one JSON document instead")
-    parser.add_argument(
-        "--docker",
-        action="store_true",
-        help="exit codes for a container's health check"
-        + ("; no server attached is a warning then: the bridge starts first" * (name == "bridge")),
+    add_arguments(
+        parser,
+        config_file(f"configuration file, read after /etc/sigul/{name}.conf"),
+        argument("--json", action="store_true", help="write one JSON document instead"),
+        argument(
+            "--docker",
+            action="store_true",
+            help="exit codes for a container's health check"
+            + "; no server attached is a warning then: the bridge starts first"
+            * (name == "bridge"),
+        ),
+        *arguments,
+        _limit(
+            "--warn-handshake", "SECONDS", _seconds, 1.0, "warn of a handshake that takes longer"
+        ),
+        _limit("--fail-handshake", "SECONDS", _seconds, 5.0, "fail where one takes longer"),
+        _limit("--warn-days", "DAYS", int, 30, "warn of a certificate with fewer days left"),
+        _limit("--fail-days", "DAYS", int, 7, "fail where one has fewer"),
+        _limit("--timeout", "SECONDS", _seconds, 10.0, "be over by then, whatever happens"),
     )
     parser.set_defaults(func=partial(_run, name, parser.error))
-    return parser
 
 
-def _limits_arguments(parser: argparse.ArgumentParser) -> None:
-    for option, kind, default, metavar, text in (
-        ("--warn-handshake", _seconds, 1.0, "SECONDS", "warn of a handshake that takes longer"),
-        ("--fail-handshake", _seconds, 5.0, "SECONDS", "fail where one takes longer"),
-        ("--warn-days", int, 30, "DAYS", "warn of a certificate with fewer days left"),
-        ("--fail-days", int, 7, "DAYS", "fail where one has fewer"),
-        ("--timeout", _seconds, 10.0, "SECONDS", "be over by then, whatever happens"),
-    ):
-        parser.add_argument(
-            option, type=kind, default=default, metavar=metavar, help=f"{text} ({default:g})"
-        )
+def _limit(
+    option: str, metavar: str, kind: Callable[[str], float], default: float, help: str
+) -> Argument:
+    return argument(
+        option, metavar=metavar, type=kind, default=default, help=f"{help} ({default:g})"
+    )
 
 
 def _seconds(text: str) -> float:

@@ -72,6 +72,15 @@ def occupy_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDONLY if descriptor else os.O_WRONLY)
 
 
+def detach_standard_descriptors() -> None:
+    """Have descriptors 0, 1 and 2 lead nowhere."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(null, descriptor)
+    if null > 2:
+        os.close(null)
+
+
 def print_bytes(data: bytes) -> None:
     """Write `data` to standard output as it is. Raises `SigulError`."""
     try:

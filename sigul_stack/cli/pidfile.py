@@ -10,7 +10,6 @@ root; then a small process stays behind that does. Whoever is root works on the 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from ..config.identity import Identity, rights_for
 from ..errors import ConfigurationError, SigulError
+from .outcome import detach_standard_descriptors
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +99,7 @@ def _content(descriptor: int) -> str:
 def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            raise
+    except (BlockingIOError, PermissionError):
         return False
     return True
 
@@ -150,9 +148,7 @@ def _leave_a_remover(path: Path, identity: Identity) -> None:
             os.close(writer)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
-            null = os.open(os.devnull, os.O_RDWR)
-            for descriptor in (0, 1, 2):
-                os.dup2(null, descriptor)
+            detach_standard_descriptors()
             os.read(reader, 1)
             with rights_for(identity, path.parent):
                 _remove(path, daemon)

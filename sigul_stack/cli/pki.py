@@ -1,8 +1,8 @@
 """`sigul-stack pki`: certificates into NSS databases, and a look at what is in them.
 
-Each command is a function from its arguments to an exit status; what it does is in
-`sigul_stack.pki`, what its arguments are in `pki_arguments`. Results go to standard output, one
-line a thing or JSON; errors are raised for the program to print.
+Each command is a function of its arguments, and gives an exit status where that can be another than
+0; what it does is in `sigul_stack.pki`, what its arguments are in `pki_arguments`. Results go to
+standard output, one line a thing or JSON; errors are raised for the program to print.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .. import pki
 from ..checks import any_failed
@@ -26,9 +25,7 @@ from .pki_output import (
     print_rollover,
 )
 from .secret_input import Terminal
-
-if TYPE_CHECKING:
-    from .pki_arguments import Subparsers
+from .shared_arguments import Subparsers
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -51,7 +48,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
 
 
-def run_site(args: argparse.Namespace) -> int:
+def run_site(args: argparse.Namespace) -> None:
     """`pki site`."""
     site = pki.make_site(
         args.dir,
@@ -65,19 +62,26 @@ def run_site(args: argparse.Namespace) -> int:
         authority_password=_given_password(args.ca_password_file),
         permissions=_permissions(args),
     )
-    made = [("ca", site.authority_directory, site.authority_made.value)]
-    for item in site.components:
-        made.append((f"{item.role.value} {item.name}", item.directory, item.made.value))
+    made = [
+        ("ca", site.authority_directory, site.authority_made.value),
+        *(
+            (f"{item.role.value} {item.name}", item.directory, item.made.value)
+            for item in site.components
+        ),
+    ]
     if args.json:
-        keys = ("what", "directory", "result")
-        print_json([dict(zip(keys, map(str, row), strict=True)) for row in made])
+        print_json(
+            [
+                {"what": what, "directory": str(directory), "result": result}
+                for what, directory, result in made
+            ]
+        )
     else:
         for what, directory, result in made:
             print(f"{result:8} {what}: {directory}")
-    return 0
 
 
-def run_init_ca(args: argparse.Namespace) -> int:
+def run_init_ca(args: argparse.Namespace) -> None:
     """`pki init-ca`."""
     permissions = _permissions(args)
     password = _database_password(args.dir, args.password_file, permissions)
@@ -85,10 +89,9 @@ def run_init_ca(args: argparse.Namespace) -> int:
         *(args.dir, password), name=args.name, lifetime=args.years, permissions=permissions
     )
     print(f"made the CA in {args.dir}; its certificate is {authority.pem_file}")
-    return 0
 
 
-def run_issue(args: argparse.Namespace) -> int:
+def run_issue(args: argparse.Namespace) -> None:
     """`pki issue`."""
     role = pki.Role(args.role)
     request = pki.LeafRequest(role, args.name, _split(args.san), args.years, args.key_bits)
@@ -100,10 +103,9 @@ def run_issue(args: argparse.Namespace) -> int:
         pki.put_leaf(store, leaf, nickname, authorities=authority.trusted)
     pki.register(authority, [database.directory])
     print_certificate("issued", database.find(nickname), database)
-    return 0
 
 
-def run_import(args: argparse.Namespace) -> int:
+def run_import(args: argparse.Namespace) -> None:
     """`pki import`."""
     bundle = _bundle(args)
     given = tuple(item for path in args.ca for item in pki.read_certificates(path))
@@ -125,7 +127,6 @@ def run_import(args: argparse.Namespace) -> int:
     for item in database.certificates():
         if item.nickname == args.nickname or item.certificate in given:
             print_certificate("imported", item, database)
-    return 0
 
 
 def _bundle(args: argparse.Namespace) -> pki.Bundle | None:
@@ -155,8 +156,12 @@ def run_list(args: argparse.Namespace) -> int:
                     file=sys.stderr,
                 )
         if args.json:
-            described = [certificate_json(item) for item in certificates]
-            listed.append({"database": str(directory), "certificates": described})
+            listed.append(
+                {
+                    "database": str(directory),
+                    "certificates": [certificate_json(item) for item in certificates],
+                }
+            )
         else:
             print(directory)
             for item in certificates:
@@ -179,7 +184,7 @@ def run_check(args: argparse.Namespace) -> int:
     return 1 if any_failed(checks) else 0
 
 
-def run_renew(args: argparse.Namespace) -> int:
+def run_renew(args: argparse.Namespace) -> None:
     """`pki renew`."""
     database = _existing(args)
     renewed = pki.renew_leaf(
@@ -189,19 +194,17 @@ def run_renew(args: argparse.Namespace) -> int:
         names=_split(args.san),
     )
     print_certificate("renewed", renewed, database)
-    return 0
 
 
-def run_renew_ca(args: argparse.Namespace) -> int:
+def run_renew_ca(args: argparse.Namespace) -> None:
     """`pki renew-ca`."""
     authority = _open_authority(args)
     authority.renew_self(args.years)
     end = authority.certificate.not_valid_after_utc
     print(f"renewed the CA in {args.ca}, valid until {end:%Y-%m-%d}: {authority.pem_file}")
-    return 0
 
 
-def run_rollover(args: argparse.Namespace) -> int:
+def run_rollover(args: argparse.Namespace) -> None:
     """`pki rollover`."""
     rollover = pki.Rollover(_open_authority(args), lambda path: _database_password(path, None))
     if args.step == "begin" and not rollover.directories(args.into):
@@ -219,18 +222,15 @@ def run_rollover(args: argparse.Namespace) -> int:
         case _:
             done = []
     print_rollover(rollover, done, as_json=args.json)
-    return 0
 
 
-def run_remove(args: argparse.Namespace) -> int:
+def run_remove(args: argparse.Namespace) -> None:
     """`pki remove`."""
-    database = _existing(args)
-    database.remove(args.nickname)
+    _existing(args).remove(args.nickname)
     print(f"removed '{args.nickname}' from {args.directory}")
-    return 0
 
 
-def run_convert(args: argparse.Namespace) -> int:
+def run_convert(args: argparse.Namespace) -> None:
     """`pki convert`."""
     database = pki.NSSDatabase(args.directory)
     if database.recognise() is pki.DatabaseKind.DBM:
@@ -238,7 +238,6 @@ def run_convert(args: argparse.Namespace) -> int:
     database.convert()
     held = ", ".join(item.nickname for item in database.certificates())
     print(f"converted {args.directory}, which holds {held}; cert8.db and key3.db are still there")
-    return 0
 
 
 def _split(names: list[str]) -> tuple[str, ...]:
@@ -289,11 +288,13 @@ def _existing(args: argparse.Namespace) -> pki.NSSDatabase:
 
 def _target(args: argparse.Namespace) -> pki.NSSDatabase:
     """The database of `--into`, whose password is made where there is no database yet."""
-    password = _database_password(args.into, args.password_file, _permissions(args))
-    return pki.NSSDatabase(args.into, password)
+    return pki.NSSDatabase(
+        args.into, _database_password(args.into, args.password_file, _permissions(args))
+    )
 
 
 def _open_authority(args: argparse.Namespace) -> pki.Authority:
     pki.NSSDatabase(args.ca).require()
-    password = _database_password(args.ca, args.ca_password_file)
-    return pki.Authority.open(args.ca, password, nickname=args.ca_nickname)
+    return pki.Authority.open(
+        args.ca, _database_password(args.ca, args.ca_password_file), nickname=args.ca_nickname
+    )

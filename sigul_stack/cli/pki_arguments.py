@@ -11,15 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from .commands.command import Argument, argument
+from .shared_arguments import Argument, Subparsers, add_command, argument
 
-if TYPE_CHECKING:
-    # A subparsers action is generic in the type checker's eyes alone.
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-Run = Callable[[argparse.Namespace], int]
+Run = Callable[[argparse.Namespace], int | None]
 
 _ROLES: Final = ("bridge", "server", "client")
 _DAYS_A_YEAR: Final = 365
@@ -42,25 +38,24 @@ class PKICommand:
 
 def declare(subparsers: Subparsers, runs: Mapping[str, Run]) -> None:
     """Add the parsers of `pki` and of its commands; each command's `func` is the one in `runs`."""
-    parser = subparsers.add_parser(
+    commands = subparsers.add_parser(
         "pki",
         help="make, renew and check certificates in NSS databases",
         description="Makes a CA and leaf certificates, each in an NSS database that holds only what"
         " its owner needs; imports, lists, renews and checks them.",
-    )
-    commands = parser.add_subparsers(dest="pki_command", required=True, metavar="COMMAND")
+    ).add_subparsers(dest="pki_command", required=True, metavar="COMMAND")
     for row in _COMMANDS:
-        added = commands.add_parser(
+        add_command(
+            commands,
             row.name,
+            runs[row.name],
+            *row.arguments,
             help=row.summary,
             # Wrapped here, because an example is to be copied as it stands.
             formatter_class=argparse.RawDescriptionHelpFormatter,
             description=textwrap.fill(row.description, _WIDTH),
             epilog=f"Example:\n  {row.example}",
         )
-        for item in row.arguments:
-            added.add_argument(*item.names, **item.settings)
-        added.set_defaults(func=runs[row.name])
 
 
 def _lifetime(text: str) -> timedelta:

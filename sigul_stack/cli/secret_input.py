@@ -158,13 +158,10 @@ class SecretReader:
                     terminal.say("The two are not the same; try again.")
         raise SecretInputError(f"{what}: the two entries never agreed", "start again")
 
-    @contextlib.contextmanager
-    def _asker(self) -> Iterator[Asker]:
+    def _asker(self) -> contextlib.AbstractContextManager[Asker]:
         if self._terminal is not None:
-            yield self._terminal
-        else:
-            with Terminal.controlling() as terminal:
-                yield terminal
+            return contextlib.nullcontext(self._terminal)
+        return Terminal.controlling()
 
 
 def read_until_nul(descriptor: int, what: str) -> Secret:

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from ..errors import ConfigurationError, RequestRefused, Status
-from .outcome import report
 from .secret_input import NSS_PASSWORD, SecretReader, read_word
 from .server_tools import (
     become_the_server,
     become_the_server_for_nss,
-    begin,
     load_configuration,
+    run_tool,
     tool_parser,
 )
+from .shared_arguments import argument
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,17 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = tool_parser(
         "sigul_server_add_admin",
         "Adds an administrator to the server's database, asking for name and password.",
+        argument(
+            "--batch",
+            action="store_true",
+            help="ask nothing: read the name (without -n) and the password from standard input,"
+            " each ended by a NUL byte",
+        ),
+        argument("-n", "--name", metavar="NAME", help="the administrator's user name"),
     )
-    parser.add_argument(
-        "--batch",
-        action="store_true",
-        help="ask nothing: read the name (without -n) and the password from standard input, each"
-        " ended by a NUL byte",
-    )
-    parser.add_argument("-n", "--name", metavar="NAME", help="the administrator's user name")
-    options = parser.parse_args(argv)
-    begin(options.verbose)
-    return report(lambda: _run(options))
+    return run_tool(_run, parser.parse_args(argv))
 
 
 def _run(options: Namespace) -> None:

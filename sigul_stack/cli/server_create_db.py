@@ -6,8 +6,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from .outcome import report
-from .server_tools import become_the_server, begin, load_configuration, tool_parser
+from .server_tools import become_the_server, load_configuration, run_tool, tool_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,9 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Makes the database that the server's configuration names. One that is there is kept, and"
         " is an error. Next: sigul_server_add_admin.",
     )
-    options = parser.parse_args(argv)
-    begin(options.verbose)
-    return report(lambda: _run(options))
+    return run_tool(_run, parser.parse_args(argv))
 
 
 def _run(options: Namespace) -> None:

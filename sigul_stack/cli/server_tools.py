@@ -6,14 +6,22 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from .logs import set_up_client
-from .outcome import occupy_standard_descriptors
+from .outcome import occupy_standard_descriptors, report
 from .secret_input import disable_core_dumps
-from .shared_arguments import SERVER_FILE, add_config_file, add_verbose, add_version
+from .shared_arguments import (
+    SERVER_FILE,
+    VERSION,
+    Argument,
+    config_file,
+    program_parser,
+    verbose,
+)
 
 if TYPE_CHECKING:
     from ..config.fields import Loaded
@@ -22,20 +30,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def tool_parser(program: str, what: str) -> argparse.ArgumentParser:
-    """The parser of such a program, with the options that all of them have."""
-    parser = argparse.ArgumentParser(prog=program, description=what)
-    add_config_file(parser, SERVER_FILE)
-    add_verbose(parser)
-    add_version(parser)
-    return parser
+def tool_parser(program: str, what: str, *arguments: Argument) -> argparse.ArgumentParser:
+    """The parser of such a program, with the options that all of them have before `arguments`."""
+    return program_parser(program, what, config_file(SERVER_FILE), verbose(), VERSION, *arguments)
 
 
-def begin(verbosity: int) -> None:
-    """Set up the process: no core files, log lines on standard error."""
+def run_tool(work: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+    """Do `work` without core files, with log lines on standard error; the exit code."""
     occupy_standard_descriptors()
     disable_core_dumps()
-    set_up_client(verbosity, sys.stderr)
+    set_up_client(options.verbose, sys.stderr)
+    return report(lambda: work(options))
 
 
 def load_configuration(path: Path | None) -> Loaded[ServerSettings]:
@@ -54,8 +59,9 @@ def become_the_server_for_nss(settings: ServerSettings) -> None:
     Raises `ConfigurationError`.
     """
     if os.geteuid() == 0:
-        who = identity(settings.unix_user, settings.unix_group)
-        drop_privileges_unless_roots(who, settings.nss.path)
+        drop_privileges_unless_roots(
+            identity(settings.unix_user, settings.unix_group), settings.nss.path
+        )
 
 
 def become_the_server(settings: ServerSettings) -> None:

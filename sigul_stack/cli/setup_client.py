@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 from ..config.values import absolute
 from ..errors import ConfigurationError
 from .commands.planning import open_input
-from .outcome import report
 from .secret_input import NSS_PASSWORD, SecretReader
-from .server_tools import begin
-from .shared_arguments import add_verbose, add_version
+from .server_tools import run_tool
+from .shared_arguments import VERSION, argument, program_parser, verbose
 
 if TYPE_CHECKING:
     from ..pki import Bundle, NSSDatabase
@@ -32,57 +31,49 @@ _MAX_FILE = 1 << 20
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Set up a client's NSS database; returns the exit code."""
-    options = _parser().parse_args(argv)
-    begin(options.verbose)
-    return report(lambda: _run(options))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sigul_setup_client",
-        description="Makes the NSS database of a Sigul client and puts the user's certificate with"
-        " its private key, and the CA's certificate, into it. Asks for what is not given.",
+    parser = program_parser(
+        "sigul_setup_client",
+        "Makes the NSS database of a Sigul client and puts the user's certificate with its private"
+        " key, and the CA's certificate, into it. Asks for what is not given.",
+        argument(
+            "--nss-dir",
+            metavar="DIRECTORY",
+            default=DEFAULT_DIRECTORY,
+            help=f"the database's directory (default: {DEFAULT_DIRECTORY})",
+        ),
+        argument(
+            "--certificate",
+            metavar="FILE",
+            type=Path,
+            help="your certificate: a PKCS#12 file with its key, or a PEM file",
+        ),
+        argument(
+            "--key", metavar="FILE", type=Path, help="its private key in PEM, if in another file"
+        ),
+        argument(
+            "--ca",
+            metavar="FILE",
+            type=Path,
+            nargs="+",
+            help="the CA's certificate in PEM (needed unless it is in the PKCS#12 file)",
+        ),
+        argument(
+            "--nickname",
+            default=DEFAULT_NICKNAME,
+            help="client-cert-nickname of client.conf (default: %(default)s)",
+        ),
+        argument("--replace", action="store_true", help="replace the certificate of that nickname"),
+        argument(
+            "--batch",
+            action="store_true",
+            help="ask nothing: read each password from standard input, ended by a NUL byte",
+        ),
+        verbose("tell more"),
+        VERSION,
         epilog="Passwords, in the order in which they are asked for: of the file with the"
         " certificate or key, if it has one; of the NSS database.",
     )
-    parser.add_argument(
-        "--nss-dir",
-        metavar="DIRECTORY",
-        default=DEFAULT_DIRECTORY,
-        help=f"the database's directory (default: {DEFAULT_DIRECTORY})",
-    )
-    parser.add_argument(
-        "--certificate",
-        metavar="FILE",
-        type=Path,
-        help="your certificate: a PKCS#12 file with its key, or a PEM file",
-    )
-    parser.add_argument(
-        "--key", metavar="FILE", type=Path, help="its private key in PEM, if in another file"
-    )
-    parser.add_argument(
-        "--ca",
-        metavar="FILE",
-        type=Path,
-        nargs="+",
-        help="the CA's certificate in PEM (needed unless it is in the PKCS#12 file)",
-    )
-    parser.add_argument(
-        "--nickname",
-        default=DEFAULT_NICKNAME,
-        help="client-cert-nickname of client.conf (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--replace", action="store_true", help="replace the certificate of that nickname"
-    )
-    parser.add_argument(
-        "--batch",
-        action="store_true",
-        help="ask nothing: read each password from standard input, ended by a NUL byte",
-    )
-    add_verbose(parser, "tell more")
-    add_version(parser)
-    return parser
+    return run_tool(_run, parser.parse_args(argv))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -164,13 +155,12 @@ def _tell(database: NSSDatabase, nickname: str, directory: Path) -> None:
     )
     configuration = Path(absolute(DEFAULT_DIRECTORY)) / "client.conf"
     if not configuration.exists():
-        own_place = directory != configuration.parent
         print(
             f"Next, write {configuration}:\n\n"
             "[client]\nbridge-hostname: BRIDGE\nserver-hostname: SERVER\n"
             f"user-name: {found.common_name}"
             + (f"\nclient-cert-nickname: {nickname}" if nickname != DEFAULT_NICKNAME else "")
-            + (f"\n\n[nss]\nnss-dir: {directory}" if own_place else "")
+            + (f"\n\n[nss]\nnss-dir: {directory}" if directory != configuration.parent else "")
         )
 
 

@@ -1,27 +1,79 @@
-"""Arguments that several programs and subcommands have."""
+"""Command lines as data: arguments, and what makes parsers of them for all programs."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from .. import __version__
+
+#: A subparsers action is generic in the type checker's eyes alone.
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 #: Help of `-c` where it names a server's file.
 SERVER_FILE: Final = "the server's configuration file, read after /etc/sigul/server.conf"
 
 
-def add_config_file(parser: argparse.ArgumentParser, help: str, **settings: Any) -> None:
-    """Add `-c FILE`; `settings` are more of `argparse`'s, such as `action`."""
-    parser.add_argument("-c", "--config-file", metavar="FILE", type=Path, help=help, **settings)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Argument:
+    """A word or an option of a command line: what `argparse` is to make of which names."""
+
+    names: tuple[str, ...]
+    settings: dict[str, Any]
 
 
-def add_verbose(parser: argparse.ArgumentParser, help: str = "tell more (twice: all)") -> None:
-    """Add `-v`, which counts."""
-    parser.add_argument("-v", "--verbose", action="count", default=0, help=help)
+def argument(*names: str, help: str, **settings: Any) -> Argument:
+    """An argument, in the words of `argparse.ArgumentParser.add_argument`."""
+    return Argument(names, {"help": help, **settings})
 
 
-def add_version(parser: argparse.ArgumentParser) -> None:
-    """Add `--version`."""
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+def config_file(help: str, **settings: Any) -> Argument:
+    """`-c FILE`; `settings` are more of `argparse`'s, such as `action`."""
+    return argument("-c", "--config-file", metavar="FILE", type=Path, help=help, **settings)
+
+
+def verbose(help: str = "tell more (twice: all)") -> Argument:
+    """`-v`, which counts."""
+    return argument("-v", "--verbose", action="count", default=0, help=help)
+
+
+VERSION: Final = argument(
+    "--version",
+    action="version",
+    version=f"%(prog)s {__version__}",
+    help="show program's version number and exit",
+)
+
+
+def program_parser(
+    program: str, description: str, *arguments: Argument, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    """The parser of a whole program."""
+    parser = argparse.ArgumentParser(prog=program, description=description, epilog=epilog)
+    add_arguments(parser, *arguments)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser, *arguments: Argument) -> None:
+    """Add `arguments` to `parser`, in this order."""
+    for item in arguments:
+        parser.add_argument(*item.names, **item.settings)
+
+
+def add_command(
+    subparsers: Subparsers,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    *arguments: Argument,
+    **settings: Any,
+) -> None:
+    """Add the command `name`; `settings` are those of `add_parser`.
+
+    Its `func` is `run`, where None stands for exit code 0.
+    """
+    parser = subparsers.add_parser(name, **settings)
+    add_arguments(parser, *arguments)
+    parser.set_defaults(func=lambda options: run(options) or 0)

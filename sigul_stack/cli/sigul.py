@@ -22,7 +22,7 @@ from .commands.registry import command_named, commands
 from .logs import set_up_client
 from .outcome import failed, occupy_standard_descriptors, print_lines, report
 from .secret_input import SecretReader, disable_core_dumps
-from .shared_arguments import add_config_file, add_verbose, add_version
+from .shared_arguments import VERSION, argument, config_file, program_parser, verbose
 
 log = logging.getLogger(__name__)
 
@@ -31,47 +31,47 @@ DEFAULT_CONFIG = "~/.sigul/client.conf"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sigul",
-        description="A client of a Sigul signing server.",
+    return program_parser(
+        "sigul",
+        "A client of a Sigul signing server.",
+        argument(
+            "--batch",
+            action="store_true",
+            help="ask nothing: read each secret from standard input, ended by a NUL byte",
+        ),
+        config_file(f"configuration file (default: {DEFAULT_CONFIG})"),
+        argument(
+            "-u",
+            "--user-name",
+            metavar="USER",
+            help="your name on the server, if not the configured",
+        ),
+        argument(
+            "-f",
+            "--passphrase-file",
+            metavar="FILE",
+            type=Path,
+            help="file with a bound passphrase, instead of asking for the key's passphrase",
+        ),
+        verbose(),
+        argument("--help-commands", action=_HelpCommands, nargs=0, help="list the commands"),
+        VERSION,
+        argument("--internal-protocol-version", type=int, help=argparse.SUPPRESS),
+        # One argument, for of two the first would swallow a `--` between them, which is the
+        # command's.
+        argument(
+            "command",
+            metavar="COMMAND",
+            nargs=argparse.PARSER,
+            help="what to do, and the command's own arguments",
+        ),
         epilog="`sigul --help-commands` lists the commands, `sigul COMMAND --help` tells about"
         " one.",
     )
-    parser.add_argument(
-        "--batch",
-        action="store_true",
-        help="ask nothing: read each secret from standard input, ended by a NUL byte",
-    )
-    add_config_file(parser, f"configuration file (default: {DEFAULT_CONFIG})")
-    parser.add_argument(
-        "-u", "--user-name", metavar="USER", help="your name on the server, if not the configured"
-    )
-    parser.add_argument(
-        "-f",
-        "--passphrase-file",
-        metavar="FILE",
-        type=Path,
-        help="file with a bound passphrase, instead of asking for the key's passphrase",
-    )
-    add_verbose(parser)
-    parser.add_argument("--help-commands", action=_HelpCommands, help="list the commands")
-    add_version(parser)
-    parser.add_argument("--internal-protocol-version", type=int, help=argparse.SUPPRESS)
-    # One argument, for of two the first would swallow a `--` between them, which is the command's.
-    parser.add_argument(
-        "command",
-        metavar="COMMAND",
-        nargs=argparse.PARSER,
-        help="what to do, and the command's own arguments",
-    )
-    return parser
 
 
 class _HelpCommands(argparse.Action):
     """`--help-commands`: list all commands and end."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **how: object) -> None:
-        super().__init__(option_strings, dest, nargs=0, help=str(how["help"]))
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         width = max(len(command.name) for command in commands())
@@ -85,22 +85,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     disable_core_dumps()
     parser = _parser()
     options = parser.parse_args(argv)
-    name, words = _command_line(options.command)
+    words = options.command
+    if words[0] == "--" and len(words) > 1:  # Python 3.13 has left it out
+        words = words[1:]
+    name = words[0]
     command = command_named(name)
     if command is None:
         parser.error(_unknown(name))
     from .commands.parsing import parse
 
-    arguments = parse(command, words)
+    arguments = parse(command, words[1:])
     set_up_client(options.verbose, sys.stderr)
     return report(lambda: _run(command, arguments, options))
-
-
-def _command_line(words: list[str]) -> tuple[str, list[str]]:
-    """The command's name and its own arguments, of all that stands behind the options."""
-    if words[0] == "--" and len(words) > 1:  # Python 3.13 has left it out
-        words = words[1:]
-    return words[0], words[1:]
 
 
 def _unknown(name: str) -> str:
@@ -116,10 +112,7 @@ def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
     from ..config.client import own_file
     from .commands.execution import CommandContext, execute
 
-    config = options.config_file
-    if config is None:
-        config = own_file()
-    loaded = load_client(config, user_name=options.user_name)
+    loaded = load_client(options.config_file or own_file(), user_name=options.user_name)
     for warning in loaded.warnings:
         log.warning("%s", warning)
     execute(

@@ -16,15 +16,19 @@ from ..system.processes import ParentPipes
 from ..transport import nss
 from ..transport.status_socket import status_socket
 from .daemon import Control
-from .daemon_start import DaemonConfiguration, daemon_parser, run_daemon
+from .daemon_start import DaemonConfiguration, run_daemon
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the bridge; returns its exit code."""
-    parser = daemon_parser(
-        "sigul_bridge", "Connects Sigul clients with signing servers.", "bridge.conf"
+    return run_daemon(
+        "sigul_bridge",
+        "Connects Sigul clients with signing servers.",
+        "bridge.conf",
+        load_bridge,
+        _work,
+        argv,
     )
-    return run_daemon("sigul_bridge", parser, load_bridge, _work, argv)
 
 
 def _work(source: DaemonConfiguration[BridgeSettings], control: Control) -> None:

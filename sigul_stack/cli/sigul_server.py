@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ..config import load_server
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
@@ -19,31 +20,26 @@ from ..system.processes import ParentPipes, run_in_child
 from ..transport import nss
 from ..transport.status_socket import status_socket
 from .daemon import Control
-from .daemon_start import DaemonConfiguration, daemon_parser, run_daemon
+from .daemon_start import DaemonConfiguration, run_daemon
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the signing server; returns its exit code."""
-    parser = daemon_parser(
+    return run_daemon(
         "sigul_server",
         "Holds signing keys and serves the requests that a bridge passes on.",
         "server.conf",
+        load_server,
+        _work,
+        argv,
     )
-    return run_daemon("sigul_server", parser, load_server, _work, argv)
 
 
 def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None:
     settings = source.settings
-
-    def start() -> None:
-        _become_with_nss(settings)
-        prepare(settings)
-
-    def clean_up() -> None:
-        _become(settings)
-        shut_down(settings)
-
-    run_in_child(start, "checking the server's data", stop=control.stop)
+    run_in_child(
+        partial(_run_with_nss, prepare, settings), "checking the server's data", stop=control.stop
+    )
     try:
         supervisor = Supervisor(
             _plan(settings),
@@ -57,7 +53,11 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
             control.ready()
             supervisor.run(status)
     finally:
-        run_in_child(clean_up, "ending the server's helpers", stop=control.stop)
+        run_in_child(
+            partial(_run_as_user, shut_down, settings),
+            "ending the server's helpers",
+            stop=control.stop,
+        )
 
 
 def _plan(settings: ServerSettings) -> ServerPlan:
@@ -65,26 +65,28 @@ def _plan(settings: ServerSettings) -> ServerPlan:
     # The database's driver is imported here: each worker would spend a third of its time on that.
     Database(database_url(settings)).close()
 
-    def look() -> None:
-        _become_with_nss(settings)
-        check(settings)
-
     def serve(parent: ParentPipes) -> None:
         certificate = _become_with_nss(settings)
         Worker(settings, parent).run(certificate)
 
-    def mend() -> None:
-        _become(settings)
-        repair(settings)
-
     return ServerPlan(
         serve,
-        check=look,
-        repair=mend,
+        check=partial(_run_with_nss, check, settings),
+        repair=partial(_run_as_user, repair, settings),
         workers=settings.workers,
         max_requests=settings.max_requests,
         shutdown_timeout=settings.shutdown_timeout,
     )
+
+
+def _run_with_nss(work: Callable[[ServerSettings], None], settings: ServerSettings) -> None:
+    _become_with_nss(settings)
+    work(settings)
+
+
+def _run_as_user(work: Callable[[ServerSettings], None], settings: ServerSettings) -> None:
+    _become(settings)
+    work(settings)
 
 
 def _become_with_nss(settings: ServerSettings) -> nss.TLSIdentity:

@@ -9,20 +9,19 @@ from collections.abc import Callable, Sequence
 from ..errors import SigulError
 from . import backup, check_config, database, demo, diagnose, doctor, health, pki
 from .logs import set_up_client
-from .shared_arguments import add_version
+from .shared_arguments import VERSION, program_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the subcommands; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="sigul-stack",
-        description="Sets up and looks after a Sigul site: certificates, database, backups, and a"
-        " site to try.",
+    parser = program_parser(
+        "sigul-stack",
+        "Sets up and looks after a Sigul site: certificates, database, backups, and a site to try.",
+        VERSION,
         epilog="The classic programs stand beside this one: sigul (the client), sigul_bridge,"
         " sigul_server, sigul_server_create_db, sigul_server_add_admin, sigul_setup_client;"
         " each has --help.",
     )
-    add_version(parser)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (pki, database, backup, check_config, health, doctor, diagnose, demo):
         module.add_parser(subparsers)

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..errors import ConfigurationError
+from . import unknown
 from .fields import Loaded, Program
 from .ini import Advice, ConfigFiles, look_for
 
@@ -111,21 +112,16 @@ def read(
             f"there is no configuration: '{system_file}' {state} and no other file was named",
             "write it, or name one with -c",
         )
-    hidden = (_hidden(system_file),) if there is None else ()
+    odd = []
+    if there is None:
+        odd.append(
+            Advice(
+                f"{system_file}: this user may not look for it, so nothing of it is read",
+                f"let the user enter '{system_file.parent}'",
+            )
+        )
     files = ConfigFiles(paths)
-    known = program.sections()
-    if all(section in known for _, section in files.sections()) and all(
-        program.knows(entry.section, entry.option) for entry in files.entries()
-    ):
-        return files, hidden
-    from .unknown import warnings
-
-    others = [make() for name, make in PROGRAMS.items() if name != program.name]
-    return files, (*hidden, *warnings(files, program, others))
-
-
-def _hidden(system_file: Path) -> Advice:
-    return Advice(
-        f"{system_file}: this user may not look for it, so nothing of it is read",
-        f"let the user enter '{system_file.parent}'",
+    odd += unknown.warnings(
+        files, program, lambda: [make() for name, make in PROGRAMS.items() if name != program.name]
     )
+    return files, tuple(odd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 from dataclasses import dataclass, field
@@ -77,15 +78,14 @@ def from_files(
 
     `user_name`, if given, takes the place of the option. Raises `ConfigurationError`.
     """
-    settings = build(
+    return build(
         ClientSettings,
         files,
         user_name=user_name or _user_name(files),
         nss=load_nss(files, DEFAULT_NSS_DIRECTORY),
         binding=load_binding(files),
         koji=build(KojiSettings, files),
-    )
-    return settings, ()
+    ), ()
 
 
 PROGRAM: Final = Program(
@@ -100,12 +100,9 @@ def _user_name(files: ConfigFiles) -> str:
     entry = files.get("client", "user-name")
     if entry is not None and entry.text:
         return values.text(entry)
-    try:
+    with contextlib.suppress(KeyError):
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        pass
-    name = os.environ.get("LOGNAME") or os.environ.get("USER")
-    if name:
+    if name := os.environ.get("LOGNAME") or os.environ.get("USER"):
         return name
     missing = entry or ConfigEntry(files.last(), "client", "user-name", "")
     raise missing.error(

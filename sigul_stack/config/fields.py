@@ -16,6 +16,7 @@ import enum
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
@@ -72,15 +73,16 @@ class Option:
             return ()
         return (self.name, self.name + "-file") if self.form is OptionForm.SECRET else (self.name,)
 
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """The names under which an option may stand that cannot be given beside this one."""
+        return (self.excludes, self.excludes + "-file") if self.excludes else ()
+
     def covers(self, name: str) -> bool:
         """Whether `name` is this option."""
         if self.form is OptionForm.FAMILY:
             return any(name.startswith(p) and len(name) > len(p) for p in self.prefixes)
         return name in self.names
-
-
-def _field(declared: Option, **default: Any) -> Any:
-    return dataclasses.field(metadata={_KEY: declared}, kw_only=True, **default)
 
 
 def option(
@@ -98,13 +100,13 @@ def option(
     `excludes` names another option of the section that cannot be given beside this one.
     """
     declared = Option(section, name, parse, help, needs=needs, excludes=excludes)
-    field: T = _field(declared, default=default)
-    return field
+    return dataclasses.field(default=default, metadata={_KEY: declared}, kw_only=True)
 
 
 def required(section: str, parse: Callable[[ConfigEntry], T], help: str, *, name: str = "") -> T:
     """A field for an option that has to be given."""
-    field: T = _field(Option(section, name, parse, help))
+    declared = Option(section, name, parse, help)
+    field: T = dataclasses.field(metadata={_KEY: declared}, kw_only=True)
     return field
 
 
@@ -113,8 +115,7 @@ def secret_option(section: str, help: str, *, name: str = "", excludes: str = ""
     declared = Option(
         section, name, values.any_secret, help, form=OptionForm.SECRET, excludes=excludes
     )
-    field: Secret | None = _field(declared, default=None)
-    return field
+    return dataclasses.field(default=None, metadata={_KEY: declared}, kw_only=True)
 
 
 def family(
@@ -133,22 +134,22 @@ def family(
     declared = Option(
         section, "", parse, help, OptionForm.FAMILY, prefixes=prefixes, strip_prefix=strip_prefix
     )
-    field: Mapping[str, T] = _field(declared, default_factory=lambda: MappingProxyType({}))
-    return field
+    return dataclasses.field(
+        default_factory=lambda: MappingProxyType({}), metadata={_KEY: declared}, kw_only=True
+    )
 
 
 def options_of(cls: type[Any]) -> dict[str, Option]:
     """Every option that `cls` declares: field name → option, in the order of declaration."""
-    found = {}
-    for field in dataclasses.fields(cls):
-        declared: Option | None = field.metadata.get(_KEY)
-        if declared is not None:
-            found[field.name] = dataclasses.replace(
-                declared,
-                section=declared.section or cls.SECTION,
-                name=declared.name or field.name.replace("_", "-"),
-            )
-    return found
+    return {
+        field.name: dataclasses.replace(
+            declared,
+            section=declared.section or cls.SECTION,
+            name=declared.name or field.name.replace("_", "-"),
+        )
+        for field in dataclasses.fields(cls)
+        if (declared := field.metadata.get(_KEY)) is not None
+    }
 
 
 def build(cls: type[S], files: ConfigFiles, **given: object) -> S:
@@ -185,24 +186,22 @@ def counting_entry(declared: Option, files: ConfigFiles) -> ConfigEntry | None:
     one file: `ConfigurationError`.
     """
     own = None
-    for name in declared.names:
-        own = later(own, files.get(declared.section, name), files)
-    if own is not None and declared.excludes:
-        for name in (declared.excludes, declared.excludes + "-file"):
-            if later(own, files.get(declared.section, name), files) is not own:
+    for entry in files.find(declared.section, declared.names):
+        own = later(own, entry, files)
+    if own is not None:
+        for other in files.find(declared.section, declared.excluded):
+            if later(own, other, files) is other:
                 return None
     return own
 
 
-def later(
-    first: ConfigEntry | None, second: ConfigEntry | None, files: ConfigFiles
-) -> ConfigEntry | None:
+def later(first: ConfigEntry | None, second: ConfigEntry, files: ConfigFiles) -> ConfigEntry:
     """The one of two entries that counts: of the later file.
 
     Both in one file: `ConfigurationError`.
     """
-    if first is None or second is None:
-        return first or second
+    if first is None:
+        return second
     if first.path == second.path:
         raise first.error(f"stands beside {second.option}", "give one of the two, not both")
     return max(first, second, key=lambda entry: files.paths.index(entry.path))
@@ -227,29 +226,21 @@ class Loaded(Generic[S]):
     warnings: tuple[Advice, ...]
     files: ConfigFiles
 
-    def _is_replaced(self, declared: Option, entry: ConfigEntry | None) -> bool:
-        """Whether another option that excludes `declared` is what counts."""
-        others = (declared.excludes, declared.excludes + "-file")
-        there = any(self.files.get(declared.section, name) is not None for name in others)
-        return there and (entry is None or counting_entry(declared, self.files) is None)
-
     def check_paths(self) -> None:
         """Check that each directory that a daemon needs is there; not the NSS database's.
 
         Raises `ConfigurationError` naming the first that is missing and how to make it.
         """
         for name, declared in options_of(type(self.settings)).items():
-            entry = self.files.get(declared.section, declared.name)
             path = getattr(self.settings, name)
             if declared.needs is Needs.NOTHING or path is None:
                 continue
-            if declared.needs is Needs.NAMED_DIRECTORY and entry is None:
-                continue
-            if declared.excludes and self._is_replaced(declared, entry):
+            entry = counting_entry(declared, self.files)
+            replaced = any(self.files.find(declared.section, declared.excluded))
+            if entry is None and (replaced or declared.needs is Needs.NAMED_DIRECTORY):
                 continue
             directory: Path = path.parent if declared.needs is Needs.PARENT else path
-            problem = _problem_of(directory)
-            if problem is None:
+            if (problem := _problem_of(directory)) is None:
                 continue
             where = place(self.files.last(), declared.section, declared.name)
             raise ConfigurationError(
@@ -292,8 +283,7 @@ class Program(Generic[S]):
 
     def options(self) -> Iterator[Option]:
         """Every option of the program."""
-        for cls in self.classes:
-            yield from options_of(cls).values()
+        return chain.from_iterable(options_of(cls).values() for cls in self.classes)
 
     def sections(self) -> set[str]:
         """The names of all sections of the program."""

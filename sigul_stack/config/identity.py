@@ -36,11 +36,7 @@ def identity(unix_user: str | None, unix_group: str | None) -> Identity | None:
     """
     if unix_user is None and unix_group is None:
         return None
-    account = None
-    uid = os.getuid()
-    if unix_user is not None:
-        account = _account(unix_user)
-        uid = account.pw_uid if account else int(unix_user)
+    account = None if unix_user is None else _account(unix_user)
     if unix_group is not None:
         gid = _group(unix_group)
     elif account is not None:
@@ -52,8 +48,8 @@ def identity(unix_user: str | None, unix_group: str | None) -> Identity | None:
             "set unix-group as well",
         )
     if account is not None:
-        return Identity(uid, gid, tuple(os.getgrouplist(account.pw_name, gid)))
-    return Identity(uid, gid, (gid,))
+        return Identity(account.pw_uid, gid, tuple(os.getgrouplist(account.pw_name, gid)))
+    return Identity(os.getuid() if unix_user is None else int(unix_user), gid, (gid,))
 
 
 def _number(text: str, option: str) -> int | None:
@@ -104,12 +100,7 @@ def drop_privileges(identity: Identity | None) -> None:
     user, group = (identity.uid,) * 3, (identity.gid,) * 3
     if os.getresuid() == user and os.getresgid() == group:
         return
-    try:
-        os.setgroups(identity.groups)
-        os.setresgid(*group)
-        os.setresuid(*user)
-    except PermissionError as error:
-        raise _may_not_become(identity) from error
+    _set_ids(identity, user, group)
 
 
 def drop_privileges_unless_roots(identity: Identity | None, directory: Path) -> None:
@@ -147,12 +138,7 @@ def rights_for(identity: Identity | None, directory: Path) -> Iterator[None]:
         yield
         return
     group, groups = os.getegid(), os.getgroups()
-    try:
-        os.setgroups(identity.groups)
-        os.setegid(identity.gid)
-        os.seteuid(identity.uid)
-    except PermissionError as error:
-        raise _may_not_become(identity) from error
+    _set_ids(identity, (-1, identity.uid, -1), (-1, identity.gid, -1))
     try:
         yield
     finally:
@@ -184,9 +170,18 @@ def _is_roots_alone(path: Path) -> bool:
     return True
 
 
-def _may_not_become(identity: Identity) -> ConfigurationError:
-    return ConfigurationError(
-        f"this process (user {os.geteuid()}) may not become user {identity.uid}, group"
-        f" {identity.gid}",
-        "start it as root, or leave unix-user and unix-group empty",
-    )
+def _set_ids(identity: Identity, users: tuple[int, int, int], groups: tuple[int, int, int]) -> None:
+    """Take the groups of `identity`, and real, effective and saved IDs; -1 leaves one as it is.
+
+    Raises `ConfigurationError` where the process may not.
+    """
+    try:
+        os.setgroups(identity.groups)
+        os.setresgid(*groups)
+        os.setresuid(*users)
+    except PermissionError as error:
+        raise ConfigurationError(
+            f"this process (user {os.geteuid()}) may not become user {identity.uid}, group"
+            f" {identity.gid}",
+            "start it as root, or leave unix-user and unix-group empty",
+        ) from error

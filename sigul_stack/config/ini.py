@@ -11,8 +11,9 @@ Every entry remembers its file, so that whatever is wrong with it later can be s
 from __future__ import annotations
 
 import configparser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from ..errors import ConfigurationError
@@ -140,11 +141,13 @@ class ConfigFiles:
             entries = self._entries.get((configparser.DEFAULTSECT, option.lower()))
         return entries[-1] if entries else None
 
+    def find(self, section: str, options: Iterable[str]) -> Iterator[ConfigEntry]:
+        """The entries that count for those of `options` that are there."""
+        return filter(None, (self.get(section, option) for option in options))
+
     def section(self, section: str) -> Iterator[ConfigEntry]:
         """The entries of `section` that count, in the order they were first written."""
-        for (name, _), entries in self._entries.items():
-            if name == section:
-                yield entries[-1]
+        return (entries[-1] for (name, _), entries in self._entries.items() if name == section)
 
     def sections(self) -> tuple[tuple[Path, str], ...]:
         """Each file's sections, `[DEFAULT]` left out."""
@@ -152,8 +155,7 @@ class ConfigFiles:
 
     def entries(self) -> Iterator[ConfigEntry]:
         """Every entry of every file, those that a later one overrides too."""
-        for entries in self._entries.values():
-            yield from entries
+        return chain.from_iterable(self._entries.values())
 
     def last(self) -> Path:
         """The file in which an option that is missing would best be written."""

@@ -163,13 +163,8 @@ def from_files(
     files: ConfigFiles, _user_name: str | None
 ) -> tuple[ServerSettings, tuple[Advice, ...]]:
     """The settings that `files` give, and warnings about them. Raises `ConfigurationError`."""
-    settings = build(
-        ServerSettings,
-        files,
-        nss=load_nss(files, DAEMON_NSS_DIRECTORY),
-        binding=load_binding(files),
-    )
-    return settings, ()
+    nss, binding = load_nss(files, DAEMON_NSS_DIRECTORY), load_binding(files)
+    return build(ServerSettings, files, nss=nss, binding=binding), ()
 
 
 PROGRAM: Final = Program("server", (ServerSettings, NSSSettings, BindingSettings), from_files)

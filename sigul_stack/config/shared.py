@@ -23,6 +23,7 @@ OLD_TLS_VERSIONS = ("ssl2", "ssl3", "tls1.0", "tls1.1")
 
 #: Binding methods whose parameters may stand in `[binding]` (as `METHOD_PARAMETER`).
 BINDING_METHODS = ("test", "pkcs11", "keyring", "keyctl", "tpm")
+_PARAMETER_PREFIXES = tuple(f"{method}_" for method in BINDING_METHODS)
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,6 @@ class DaemonSettings:
     )
 
 
-def _nss_directory(entry: ConfigEntry) -> str:
-    return nss_directory(values.text(entry), entry)
-
-
 def nss_directory(name: str, entry: ConfigEntry | None = None) -> str:
     """`name` as NSS wants it: with its prefix (`sql:` where there is none), an absolute path."""
     prefix, colon, directory = name.partition(":")
@@ -97,7 +94,11 @@ class NSSSettings:
     """
 
     directory: str = option(
-        "nss", _nss_directory, "", "the directory of the NSS database", name="nss-dir"
+        "nss",
+        lambda entry: nss_directory(values.text(entry), entry),
+        "",
+        "the directory of the NSS database",
+        name="nss-dir",
     )
     password: Secret | None = secret_option(
         "nss", "the password of the NSS database (absent: asked at start)", name="nss-password"
@@ -145,10 +146,6 @@ def old_tls_warning(files: ConfigFiles) -> Advice | None:
     )
 
 
-def _position(entry: ConfigEntry) -> bool:
-    return values.choice("first", "last")(entry) == "first"
-
-
 @dataclass(frozen=True, slots=True)
 class BindingSettings:
     """`[binding]`: which binding methods may be used, and with what.
@@ -171,7 +168,7 @@ class BindingSettings:
     )
     forced_first: bool = option(
         "binding",
-        _position,
+        lambda entry: values.choice("first", "last")(entry) == "first",
         True,
         "whether the forced layers come `first` or `last`",
         name="forced-binding-methods-position",
@@ -185,7 +182,7 @@ class BindingSettings:
     )
     parameters: Mapping[str, str] = family(
         "binding",
-        tuple(f"{method}_" for method in BINDING_METHODS),
+        _PARAMETER_PREFIXES,
         lambda entry: entry.text,
         "METHOD_PARAMETER: what a binding method needs to know",
         strip_prefix=False,
@@ -198,25 +195,21 @@ def load_binding(files: ConfigFiles) -> BindingSettings:
     plain = {}
     pins: dict[str, ConfigEntry] = {}
     for entry in files.section("binding"):
-        if not entry.option.startswith(tuple(f"{method}_" for method in BINDING_METHODS)):
+        if not entry.option.startswith(_PARAMETER_PREFIXES):
             continue
         name = entry.option.removesuffix("-file")
-        if not name.endswith("_pin"):
+        if name.endswith("_pin"):
+            pins[name] = later(pins.get(name), entry, files)
+        else:
             plain[entry.option] = _parameter(entry)
-            continue
-        counting = later(pins.get(name), entry, files)
-        assert counting is not None  # noqa: S101 - one of two entries
-        pins[name] = counting
     settings = build(
         BindingSettings,
         files,
         parameters=MappingProxyType(plain),
         secrets=MappingProxyType({name: values.any_secret(pin) for name, pin in pins.items()}),
     )
-    for name in ("forced-binding-methods", "default-binding-methods"):
-        policy = files.get("binding", name)
-        if policy is not None:
-            _check_layers(policy, settings.enabled)
+    for policy in files.find("binding", ("forced-binding-methods", "default-binding-methods")):
+        _check_layers(policy, settings.enabled)
     return settings
 
 

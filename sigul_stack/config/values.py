@@ -141,19 +141,13 @@ def lines(entry: ConfigEntry) -> tuple[str, ...]:
 def choice(*allowed: str) -> Callable[[ConfigEntry], str]:
     """One of `allowed`, in any case; given back as it is written there."""
 
-    def parse(entry: ConfigEntry) -> str:
-        return _choose(entry, entry.text, allowed)
-
-    return parse
+    return lambda entry: _choose(entry, entry.text, allowed)
 
 
 def choices(*allowed: str) -> Callable[[ConfigEntry], tuple[str, ...]]:
     """A list of `allowed` words (see `words`), in any case."""
 
-    def parse(entry: ConfigEntry) -> tuple[str, ...]:
-        return tuple(_choose(entry, word, allowed) for word in words(entry))
-
-    return parse
+    return lambda entry: tuple(_choose(entry, word, allowed) for word in words(entry))
 
 
 def _choose(entry: ConfigEntry, word: str, allowed: tuple[str, ...]) -> str:

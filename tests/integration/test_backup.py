@@ -334,7 +334,7 @@ def test_a_damaged_backup_is_not_restored(
 def without_member(data: bytes, prefix: str) -> bytes:
     """The same backup, right in itself, without the files that begin with `prefix`."""
     stream = io.BytesIO(data)
-    manifest = archive.read_first(stream)
+    manifest = archive.read_manifest(stream)
     files = {item.path: b"".join(pieces) for item, pieces in archive.read_files(stream, manifest)}
     kept: list[Member] = [item for item in manifest.members if not item.path.startswith(prefix)]
     assert len(kept) < len(manifest.members)

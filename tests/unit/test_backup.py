@@ -16,7 +16,7 @@ import pytest
 
 from sigul_stack.backup import archive
 from sigul_stack.backup.manifest import KeyRecord, Manifest, Member, is_path, parse
-from sigul_stack.backup.unpack import read_manifest, unpack, verify_backup
+from sigul_stack.backup.unpack import unpack, verify_backup
 from sigul_stack.errors import BackupError
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -60,7 +60,7 @@ def tar(content: dict[str, bytes], manifest: Manifest | None = None) -> bytes:
 
 def unpacked(data: bytes, directory: Path) -> Manifest:
     stream = io.BytesIO(data)
-    manifest = archive.read_first(stream)
+    manifest = archive.read_manifest(stream)
     parts = ("database", "gnupg", "keys")
     unpack(stream, manifest, {part: directory / part for part in parts})
     return manifest
@@ -261,4 +261,4 @@ def test_a_backup_without_a_database_is_not_whole(tmp_path: Path) -> None:
     without = {path: data for path, data in CONTENT.items() if not path.startswith("database")}
     with pytest.raises(BackupError, match="its database is not what the manifest says"):
         verify_backup(io.BytesIO(tar(without)))
-    assert read_manifest(io.BytesIO(tar(without))).users == 1
+    assert archive.read_manifest(io.BytesIO(tar(without))).users == 1

@@ -303,7 +303,7 @@ def test_the_nss_password_is_not_given_at_the_prompt(machine: Machine, program: 
 
 def test_a_daemon_is_interrupted_at_the_prompt(machine: Machine) -> None:
     words = asking(machine, "server")
-    code, shown = machine.talk("server", *words, answers={"NSS database password: ": "\x03"})
+    code, shown = machine.talk("sigul_server", *words, answers={"NSS database password: ": "\x03"})
     assert (code, shown.split("\n", 1)[1].strip()) == (1, "Error: interrupted")
 
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from ...errors import DeadlineExceeded, PeerClosed, RemoteProtocolError
 from ...secret import Secret
 from ..outcome import print_bytes, print_lines
+from ..shared_arguments import argument
 from .arguments import KEY, PASSPHRASE, PASSPHRASE_OR_PASSWORD, PASSWORD, USER, date, matching
-from .command import CommandGroup, SecretPrompt, argument
+from .command import CommandGroup, SecretPrompt
 from .planning import Arguments, Call, Planning, Run
 
 if TYPE_CHECKING:
+    from ...client.api import Client
     from ...keystore.bindings import Layer
 
 log = logging.getLogger(__name__)
@@ -73,11 +75,24 @@ def _binding_misuse(arguments: Arguments) -> str | None:
     return None
 
 
-def _with_new_passphrase(planning: Planning, request: Callable[[Call, Secret], None]) -> Run:
-    """A run that calls `request` with the new passphrase: the one typed, or a random one in a file.
+def _with_new_passphrase(
+    planning: Planning, method: Callable[[Client], Callable[..., None]], *names: str
+) -> Run:
+    """A run of the client's `method` that gives a new passphrase to the access that `names` name.
 
-    Ends the process as a usage error where the random one would not be bound.
+    It is the one typed, or a random one in a file. Ends the process as a usage error where the
+    random one would not be bound.
     """
+
+    def request(call: Call, new_passphrase: Secret) -> None:
+        method(call.client)(
+            *names,
+            call.secrets["passphrase"],
+            new_passphrase,
+            server_binding=call.arguments.server_binding_method,
+            client_binding=call.arguments.client_binding_method,
+        )
+
     path: Path | None = planning.arguments.write_passphrase_file
     if path is None:
         return lambda call: request(call, call.secrets["new_passphrase"])
@@ -154,18 +169,10 @@ def list_key_users(call: Call) -> None:
 )
 def grant_key_access(planning: Planning) -> Run:
     """Give the user access with a new passphrase."""
-
-    def request(call: Call, new_passphrase: Secret) -> None:
-        call.client.grant_key_access(
-            call.arguments.key,
-            call.arguments.user,
-            call.secrets["passphrase"],
-            new_passphrase,
-            server_binding=call.arguments.server_binding_method,
-            client_binding=call.arguments.client_binding_method,
-        )
-
-    return _with_new_passphrase(planning, request)
+    arguments = planning.arguments
+    return _with_new_passphrase(
+        planning, lambda client: client.grant_key_access, arguments.key, arguments.user
+    )
 
 
 @COMMANDS.request(
@@ -232,14 +239,6 @@ def change_key_expiration(call: Call) -> None:
 )
 def change_passphrase(planning: Planning) -> Run:
     """Have a new passphrase unlock the user's access."""
-
-    def request(call: Call, new_passphrase: Secret) -> None:
-        call.client.change_passphrase(
-            call.arguments.key,
-            call.secrets["passphrase"],
-            new_passphrase,
-            server_binding=call.arguments.server_binding_method,
-            client_binding=call.arguments.client_binding_method,
-        )
-
-    return _with_new_passphrase(planning, request)
+    return _with_new_passphrase(
+        planning, lambda client: client.change_passphrase, planning.arguments.key
+    )

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from .command import SecretPrompt, argument
-from .planning import Arguments
+from ..shared_arguments import argument
+from .command import SecretPrompt
 
 if TYPE_CHECKING:
     import datetime
@@ -40,14 +40,6 @@ def matching(pattern: str, what: str) -> Callable[[str], str]:
     return matched
 
 
-def _gives_password(arguments: Arguments) -> bool:
-    return bool(arguments.password)
-
-
-def _gives_passphrase(arguments: Arguments) -> bool:
-    return not arguments.password
-
-
 USER: Final = argument("user", help="the user's name")
 KEY: Final = argument("key", help="the key's name")
 OUTPUT: Final = argument(
@@ -64,6 +56,11 @@ ADMIN_PASSWORD: Final = SecretPrompt("password", "Administrator's password")
 PASSPHRASE: Final = SecretPrompt("passphrase", "Key passphrase", from_file=True)
 #: With `PASSWORD`: either gives the right to what a key's users and administrators may do.
 PASSPHRASE_OR_PASSWORD: Final = (
-    SecretPrompt("passphrase", "Key passphrase", from_file=True, when=_gives_passphrase),
-    SecretPrompt("password", "User password", when=_gives_password),
+    SecretPrompt(
+        "passphrase",
+        "Key passphrase",
+        from_file=True,
+        when=lambda arguments: not arguments.password,
+    ),
+    SecretPrompt("password", "User password", when=lambda arguments: bool(arguments.password)),
 )

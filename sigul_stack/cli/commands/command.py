@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from ..shared_arguments import Argument
 from .planning import Arguments, Plan, Run
 
 #: The reason why arguments do not fit together, or None.
 Misuse = Callable[[Arguments], str | None]
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Argument:
-    """A word or an option of a command line: what `argparse` is to make of which names."""
-
-    names: tuple[str, ...]
-    settings: dict[str, Any]
-
-
-def argument(*names: str, help: str, **settings: Any) -> Argument:
-    """An argument, in the words of `argparse.ArgumentParser.add_argument`."""
-    return Argument(names, {"help": help, **settings})
 
 
 def always(_arguments: Arguments) -> bool:

@@ -44,14 +44,15 @@ def execute(command: Command, arguments: Arguments, context: CommandContext) -> 
     """Run `command`. Raises `SigulError`."""
     with contextlib.ExitStack() as resources:
         files = (context.passphrase_file, *(_own_file(it, arguments) for it in command.secrets))
-        planning = Planning(
-            arguments,
-            context.settings,
-            resources,
-            misuse=parser_of(command).error,
-            passphrase_files=[file for file in files if file is not None],
+        run = command.plan(
+            Planning(
+                arguments,
+                context.settings,
+                resources,
+                misuse=parser_of(command).error,
+                passphrase_files=[file for file in files if file is not None],
+            )
         )
-        run = command.plan(planning)
         if run is None:
             return
         client = _client(context)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..outcome import print_bytes, print_lines
+from ..shared_arguments import argument
 from .arguments import ADMIN_PASSWORD, KEY, date
-from .command import CommandGroup, SecretPrompt, argument
+from .command import CommandGroup, SecretPrompt
 from .planning import Call, Planning, Run
 
 COMMANDS = CommandGroup()

@@ -72,7 +72,6 @@ def parse(command: Command, words: Sequence[str]) -> Arguments:
     """
     parser = parser_of(command)
     arguments = parser.parse_intermixed_args(_protected(words))
-    reason = command.misuse(arguments) if command.misuse else None
-    if reason is not None:
+    if command.misuse and (reason := command.misuse(arguments)) is not None:
         parser.error(reason)
     return arguments

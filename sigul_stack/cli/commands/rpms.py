@@ -20,8 +20,9 @@ from ...client.rpm_packages import Package, RPMOptions, zero_length
 from ...errors import SigulError
 from ...kojihub import NEVRA, Hub, HubAccess
 from ..outcome import Failures
+from ..shared_arguments import argument
 from .arguments import KEY, PASSPHRASE
-from .command import CommandGroup, SecretPrompt, argument
+from .command import CommandGroup, SecretPrompt
 from .many_files import make_directory
 from .planning import Arguments, Call, Planning, Run
 
@@ -142,8 +143,9 @@ def _hub(settings: ClientSettings, instance: str | None) -> Iterator[Callable[[]
 
         @functools.cache
         def hub() -> Hub:
-            access = HubAccess(koji.config_of(instance), instance, koji.koji_timeout)
-            return resources.enter_context(Hub(access))
+            return resources.enter_context(
+                Hub(HubAccess(koji.config_of(instance), instance, koji.koji_timeout))
+            )
 
         yield hub
 
@@ -224,7 +226,6 @@ def sign_rpms(planning: Planning) -> Run:
     """
     arguments = planning.arguments
     found: dict[str, os.stat_result | NEVRA | SigulError] = {}
-    targets: dict[str, Path | None] = {}
     names: dict[str, str] = {}
     for rpm in arguments.rpm:
         try:
@@ -242,10 +243,11 @@ def sign_rpms(planning: Planning) -> Run:
             )
         names[name] = rpm
         found[rpm] = state
-        targets[rpm] = None if arguments.koji_only else arguments.output / name
-    if not targets:
+    if not names:
         _fail_all({rpm: error for rpm, error in found.items() if isinstance(error, SigulError)})
+    targets = {}
     if not arguments.koji_only:
+        targets = {rpm: arguments.output / name for name, rpm in names.items()}
         _check_targets(found, targets)
         make_directory(arguments.output)
     return lambda call: _sign_many(call, found, targets)
@@ -260,7 +262,7 @@ def _readable(path: Path) -> os.stat_result:
 
 
 def _check_targets(
-    found: Mapping[str, os.stat_result | NEVRA | SigulError], targets: Mapping[str, Path | None]
+    found: Mapping[str, os.stat_result | NEVRA | SigulError], targets: Mapping[str, Path]
 ) -> None:
     """Refuse to sign an RPM to a target that is another RPM to be signed.
 
@@ -270,8 +272,6 @@ def _check_targets(
         rpm: identity_of(state) for rpm, state in found.items() if isinstance(state, os.stat_result)
     }
     for rpm, target in targets.items():
-        if target is None:
-            continue
         there = identity(target)
         if there is not None and there in sources.values() and there != sources.get(rpm):
             raise SigulError(
@@ -294,7 +294,7 @@ def _fail_all(errors: Mapping[str, SigulError]) -> None:
 def _sign_many(
     call: Call,
     found: Mapping[str, os.stat_result | NEVRA | SigulError],
-    targets: Mapping[str, Path | None],
+    targets: Mapping[str, Path],
 ) -> None:
     """Sign what was found, in one request; a line on standard error for each that failed."""
     failures = Failures()

@@ -9,8 +9,9 @@ from typing import BinaryIO
 from ...errors import SigulError
 from ...protocol.operations import CERTIFICATE_TYPES
 from ..outcome import print_bytes, print_lines
+from ..shared_arguments import argument
 from .arguments import KEY, OUTPUT, PASSPHRASE, PASSPHRASE_OR_PASSWORD, PASSWORD, matching
-from .command import CommandGroup, SecretPrompt, argument
+from .command import CommandGroup, SecretPrompt
 from .planning import Arguments, Call, Plan, Planning, Run, open_input
 
 COMMANDS = CommandGroup()
@@ -116,8 +117,9 @@ def verify(planning: Planning) -> Run:
 
         from ...client.verify import verify as verify_with
 
-        public = call.client.get_public_key(call.arguments.key, **call.secrets)
-        good = verify_with(public, file, signature)
+        good = verify_with(
+            call.client.get_public_key(call.arguments.key, **call.secrets), file, signature
+        )
         made = datetime.datetime.fromtimestamp(good.made_at, datetime.UTC)
         who = f"key '{call.arguments.key}' ({good.fingerprint})"
         print_lines([f"Good signature by {who}, made {made:%F %T} UTC"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..outcome import print_lines
+from ..shared_arguments import argument
 from .arguments import ADMIN_PASSWORD, KEY, USER, YES_NO
-from .command import CommandGroup, SecretPrompt, argument
+from .command import CommandGroup, SecretPrompt
 from .planning import Call
 
 COMMANDS = CommandGroup()
