@@ -147,10 +147,8 @@ def _is_missing(path: Path) -> bool:
     """Tell whether there is no such file; False where that cannot be seen."""
     try:
         path.stat()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
     return False
 
 

@@ -66,10 +66,7 @@ class Reader:
             .select_from(_ACCESSES)
             .where(users.c.name == user, keys.c.name == key)
         ).first()
-        if row is None:
-            return None
-        held = self._key(row.name, row.keytype, row.fingerprint)
-        return KeyAccess(user, held, row.encrypted_passphrase, row.key_admin)
+        return None if row is None else KeyAccess(user, self._key(*row[:3]), *row[3:])
 
     def key_users(self, key: str) -> list[str]:
         """The names of all users with access to `key`, sorted; none where there is no such key."""
@@ -225,28 +222,23 @@ class Writer(Reader):
             )
 
     def _user_id(self, name: str) -> int:
-        row: int | None = self._connection.scalar(sa.select(users.c.id).where(users.c.name == name))
-        if row is None:
-            raise RequestRefused(Status.USER_NOT_FOUND)
-        return row
+        return self._id(users, users.c.name == name, Status.USER_NOT_FOUND)
 
     def _key_id(self, name: str) -> int:
-        row: int | None = self._connection.scalar(sa.select(keys.c.id).where(keys.c.name == name))
-        if row is None:
-            raise RequestRefused(Status.KEY_NOT_FOUND)
-        return row
+        return self._id(keys, keys.c.name == name, Status.KEY_NOT_FOUND)
 
     def _access_id(self, user: str, key: str) -> tuple[int, int]:
         """The ids of an access and of its key."""
         user_id, key_id = self._user_id(user), self._key_id(key)
-        row: int | None = self._connection.scalar(
-            sa.select(key_accesses.c.id).where(
-                key_accesses.c.user_id == user_id, key_accesses.c.key_id == key_id
-            )
-        )
+        held = sa.and_(key_accesses.c.user_id == user_id, key_accesses.c.key_id == key_id)
+        return self._id(key_accesses, held, Status.KEY_USER_NOT_FOUND), key_id
+
+    def _id(self, table: sa.Table, which: sa.ColumnElement[bool], missing: Status) -> int:
+        """The id of the row of `table` that is `which`. Raises `RequestRefused` without one."""
+        row: int | None = self._connection.scalar(sa.select(table.c.id).where(which))
         if row is None:
-            raise RequestRefused(Status.KEY_USER_NOT_FOUND)
-        return row, key_id
+            raise RequestRefused(missing)
+        return row
 
     def _store(self, statement: sa.Insert | sa.Update) -> None:
         """Run `statement`, which may meet a row that is there already."""
