@@ -18,11 +18,12 @@ def _list_key_users(context: RequestContext) -> Answer:
 def _requested_layers(context: RequestContext) -> tuple[Layer, ...]:
     """The binding layers for the new access: what the request names, forced and default ones."""
     secrets = context.request.secrets
-    requested = {}
     try:
-        for name in ("client-binding", "server-binding"):
-            if name in secrets:
-                requested[name] = load_layers(secrets.string(name))
+        requested = {
+            name: load_layers(secrets.string(name))
+            for name in ("client-binding", "server-binding")
+            if name in secrets
+        }
     except CannotBind as error:
         raise RequestRefused.because(error) from None
     # The client binds its own side itself; what it says of that is checked for form alone.
@@ -40,7 +41,7 @@ def _grant_key_access(context: RequestContext) -> Answer:
 def _revoke_key_access(context: RequestContext) -> Answer:
     request = context.request
     with context.services.database.write() as writer:
-        writer.delete_access(request.text("name"), request.text("key"), keep_last=True)
+        writer.delete_access(request.text("name"), request.text("key"))
     return Answer()
 
 

@@ -41,9 +41,8 @@ def _new_user(context: RequestContext) -> Answer:
 
 
 def _delete_user(context: RequestContext) -> Answer:
-    name = context.request.text("name")
     with context.services.database.write() as writer:
-        writer.delete_user(name)
+        writer.delete_user(context.request.text("name"))
     return Answer()
 
 

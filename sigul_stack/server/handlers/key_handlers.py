@@ -48,28 +48,29 @@ def _add_key(
 
 
 def _new_key(context: RequestContext) -> Answer:
-    request = context.request
+    request, keystore = context.request, context.services.keystore
     user_id = UserId(
         real=request.optional_unicode("name-real") or request.text("key"),
         comment=request.optional_unicode("name-comment") or "",
         email=request.optional_unicode("name-email") or "",
     )
     expires = _day(request.optional_text("expire-date"))
-
-    def make(key_type: KeyType, passphrase: Secret) -> NewKey:
-        return context.services.keystore.make(key_type, passphrase, user_id, expires)
-
-    return Answer(payload=_add_key(context, "passphrase", make).public)
+    new = _add_key(
+        context,
+        "passphrase",
+        lambda key_type, passphrase: keystore.make(key_type, passphrase, user_id, expires),
+    )
+    return Answer(payload=new.public)
 
 
 def _import_key(context: RequestContext) -> Answer:
-    data = context.request.payload.read(MIB)
-    file_passphrase = context.request.secret("passphrase")
-
-    def make(key_type: KeyType, passphrase: Secret) -> NewKey:
-        return context.services.keystore.import_(key_type, data, file_passphrase, passphrase)
-
-    _add_key(context, "new-passphrase", make)
+    data, keystore = context.request.payload.read(MIB), context.services.keystore
+    own = context.request.secret("passphrase")
+    _add_key(
+        context,
+        "new-passphrase",
+        lambda key_type, passphrase: keystore.import_(key_type, data, own, passphrase),
+    )
     return Answer()
 
 
