@@ -156,7 +156,10 @@ def _state(connection: sa.Connection, label: str) -> SchemaState:
     found = set(inspector.get_table_names())
     if not found:
         return SchemaState.EMPTY
-    revision = _revision(connection) if schema.VERSION_TABLE in found else None
+    version = sa.select(sa.column("version_num", sa.Text)).select_from(
+        sa.table(schema.VERSION_TABLE)
+    )
+    revision = connection.scalar(version) if schema.VERSION_TABLE in found else None
     if revision is not None and revision not in schema.KNOWN:
         return SchemaState.NEWER
     missing: set[str] = schema.metadata.tables.keys() - found
@@ -173,12 +176,6 @@ def _state(connection: sa.Connection, label: str) -> SchemaState:
     if missing:
         return SchemaState.LEGACY_NO_KEYTYPE
     return SchemaState.CURRENT if revision == schema.HEAD else SchemaState.LEGACY
-
-
-def _revision(connection: sa.Connection) -> str | None:
-    return connection.scalar(
-        sa.select(sa.column("version_num")).select_from(sa.table(schema.VERSION_TABLE))
-    )
 
 
 def _make_tables(target: Target) -> None:
@@ -198,11 +195,9 @@ def _run_steps(connection: sa.Connection, before: SchemaState) -> None:
     from alembic import command
     from alembic.util import CommandError
 
-    no_keytype = before is SchemaState.LEGACY_NO_KEYTYPE
+    old = before is SchemaState.LEGACY_NO_KEYTYPE
     try:
-        command.stamp(
-            _alembic(connection), schema.BEFORE_KEYTYPE if no_keytype else schema.LAYOUT_1_2
-        )
+        command.stamp(_alembic(connection), schema.BEFORE_KEYTYPE if old else schema.LAYOUT_1_2)
         command.upgrade(_alembic(connection), schema.HEAD)
     except CommandError as error:
         raise DatabaseError(f"The migration failed: {one_line(error)}", "report this") from error

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -78,13 +77,11 @@ class Reader:
 
     def count_accesses(self, user: str) -> int:
         """The number of keys that `user` has access to."""
-        return self._count(
-            sa.select(sa.func.count()).select_from(_ACCESSES).where(users.c.name == user)
-        )
+        return self._count(_ACCESSES, users.c.name == user)
 
-    def _count(self, query: sa.Select[Any]) -> int:
-        count: int = self._connection.execute(query).scalar_one()
-        return count
+    def _count(self, rows: sa.FromClause, *which: sa.ColumnElement[bool]) -> int:
+        count = sa.select(sa.func.count()).select_from(rows).where(*which)
+        return self._connection.execute(count).scalar_one()
 
     def _key(self, name: str, keytype: str, fingerprint: str) -> Key:
         try:
@@ -200,21 +197,16 @@ class Writer(Reader):
         key: its passphrase would be lost for good.
         """
         row, key_id = self._access_id(user, key)
-        if keep_last:
-            count = sa.select(sa.func.count()).select_from(key_accesses)
-            if self._count(count.where(key_accesses.c.key_id == key_id)) == 1:
-                raise RequestRefused(Status.ONLY_ONE_KEY_USER)
+        if keep_last and self._count(key_accesses, key_accesses.c.key_id == key_id) == 1:
+            raise RequestRefused(Status.ONLY_ONE_KEY_USER)
         self._connection.execute(key_accesses.delete().where(key_accesses.c.id == row))
 
     def _require_another_administrator(self, name: str) -> None:
         """Raise UNKNOWN_ERROR where nobody could administer any more without the user `name`."""
         user = self.user(name)
-        others = sa.select(sa.func.count()).select_from(users)
         # Who has no password is an administrator by name alone.
-        others = others.where(
-            users.c.name != name, users.c.admin, users.c.sha512_password.is_not(None)
-        )
-        if user is not None and user.admin and not self._count(others):
+        others = (users.c.name != name, users.c.admin, users.c.sha512_password.is_not(None))
+        if user is not None and user.admin and not self._count(users, *others):
             raise RequestRefused(
                 Status.UNKNOWN_ERROR,
                 f"'{shortened(name, 60)}' is the last administrator who has a password; make"

@@ -231,13 +231,13 @@ def _derive(base: bytes, index: int) -> bytes:
 
 def new_chain_secrets(random: Callable[[int], bytes]) -> dict[str, bytes]:
     """New base keys for both directions of `sign-rpms`, as inner fields."""
-    names = (
-        SUBREQUEST_HEADER_KEY,
-        SUBREQUEST_PAYLOAD_KEY,
-        SUBREPLY_HEADER_KEY,
-        SUBREPLY_PAYLOAD_KEY,
-    )
-    return {name: random(NEW_KEY_BYTES) for name in names}
+    return {
+        name: random(NEW_KEY_BYTES)
+        for name in (
+            *(SUBREQUEST_HEADER_KEY, SUBREQUEST_PAYLOAD_KEY),
+            *(SUBREPLY_HEADER_KEY, SUBREPLY_PAYLOAD_KEY),
+        )
+    }
 
 
 @dataclass(frozen=True, slots=True)

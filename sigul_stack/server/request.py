@@ -170,8 +170,9 @@ def receive(
         if isinstance(operation, RequestRefused):
             return Refused(_shown_name(fields), inner.keys, operation)
         if spool.failure is not None:
-            failure = RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
-            return Refused(operation.name, inner.keys, failure)
+            return Refused(
+                operation.name, inner.keys, RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
+            )
         unless_kept.pop_all()
     return Request(
         operation=operation,

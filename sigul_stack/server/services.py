@@ -74,9 +74,10 @@ class RequestContext:
 
         Raises `RequestRefused` where it cannot be bound.
         """
-        secret = self.request.secret(field)
         try:
-            return new_access(key_passphrase, secret, layers, self.services.registry)
+            return new_access(
+                key_passphrase, self.request.secret(field), layers, self.services.registry
+            )
         except CannotBind as error:
             raise RequestRefused.because(error) from None
 

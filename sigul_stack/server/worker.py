@@ -33,6 +33,7 @@ from ..transport.watchdog import Watchdog
 from .events import HANDSHAKE_SECONDS, WorkerEvent
 from .handlers import HANDLERS
 from .request import (
+    Answer,
     InnerReader,
     OpenInner,
     Refused,
@@ -125,8 +126,7 @@ class Worker:
             if connection.pending():
                 return False
             poll.register(connection.fileno(), select.POLLIN)
-        ready = [descriptor for descriptor, _events in poll.poll(seconds * 1000)]
-        return self._parent.fileno() in ready
+        return self._parent.fileno() in dict(poll.poll(seconds * 1000))
 
     def _serve(
         self, connection: nss.TLSConnection, identity: nss.TLSIdentity, database: Database
@@ -214,7 +214,7 @@ def serve_request(
             raise received.reason
         services = make_services(settings, database)
         granted = authorise(received, database, services.registry, services.name_check)
-        answer = HANDLERS[received.op](RequestContext(received, granted, services))
+        answer = HANDLERS[received.op](RequestContext(received, granted, services)) or Answer()
     except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
         send_error(chunked, received.keys, refusal_of(error, f"Request '{received.op}'"))
         return

@@ -103,8 +103,7 @@ def issue(
     )
     if _PURPOSES[kind]:
         builder = builder.add_extension(x509.ExtendedKeyUsage(_PURPOSES[kind]), critical=False)
-    certificate = builder.sign(issuer_key, hashes.SHA512())
-    return certificate.public_bytes(serialization.Encoding.PEM)
+    return builder.sign(issuer_key, hashes.SHA512()).public_bytes(serialization.Encoding.PEM)
 
 
 def chain_of(certificate: bytes, others: Iterable[bytes]) -> bytes:

@@ -30,27 +30,24 @@ def _requested_layers(context: RequestContext) -> tuple[Layer, ...]:
     return context.services.policy.layers(requested.get("server-binding", ()))
 
 
-def _grant_key_access(context: RequestContext) -> Answer:
+def _grant_key_access(context: RequestContext) -> None:
     key, passphrase = context.opened_key()
     sealed = context.sealed(passphrase, "new-passphrase", _requested_layers(context))
     with context.services.database.write() as writer:
         writer.add_access(context.request.text("name"), key.name, sealed, key_admin=False)
-    return Answer()
 
 
-def _revoke_key_access(context: RequestContext) -> Answer:
+def _revoke_key_access(context: RequestContext) -> None:
     request = context.request
     with context.services.database.write() as writer:
         writer.delete_access(request.text("name"), request.text("key"))
-    return Answer()
 
 
-def _change_passphrase(context: RequestContext) -> Answer:
+def _change_passphrase(context: RequestContext) -> None:
     key, passphrase = context.opened_key()
     sealed = context.sealed(passphrase, "new-passphrase", _requested_layers(context))
     with context.services.database.write() as writer:
         writer.modify_access(context.granted.user.name, key.name, encrypted_passphrase=sealed)
-    return Answer()
 
 
 HANDLERS = {

@@ -63,7 +63,7 @@ def _new_key(context: RequestContext) -> Answer:
     return Answer(payload=new.public)
 
 
-def _import_key(context: RequestContext) -> Answer:
+def _import_key(context: RequestContext) -> None:
     data, keystore = context.request.payload.read(MIB), context.services.keystore
     own = context.request.secret("passphrase")
     _add_key(
@@ -71,10 +71,9 @@ def _import_key(context: RequestContext) -> Answer:
         "new-passphrase",
         lambda key_type, passphrase: keystore.import_(key_type, data, own, passphrase),
     )
-    return Answer()
 
 
-def _delete_key(context: RequestContext) -> Answer:
+def _delete_key(context: RequestContext) -> None:
     services, key = context.services, context.key()
     home = services.settings.gnupg_home
     with (
@@ -82,22 +81,20 @@ def _delete_key(context: RequestContext) -> Answer:
         services.database.write() as writer,
     ):
         writer.delete_key(key.name)
-    return Answer()
 
 
-def _modify_key(context: RequestContext) -> Answer:
+def _modify_key(context: RequestContext) -> None:
     key, new_name = context.key(), context.request.optional_text("new-name")
     if new_name is not None and new_name != key.name:
         with context.services.database.write() as writer:
             writer.rename_key(key.name, new_name)
-    return Answer()
 
 
 def _get_public_key(context: RequestContext) -> Answer:
     return Answer(payload=context.services.keystore.public(context.key()))
 
 
-def _change_key_expiration(context: RequestContext) -> Answer:
+def _change_key_expiration(context: RequestContext) -> None:
     key, passphrase = context.opened_key()
     expires = _day(context.request.optional_text("expire-date"))
     text = context.request.optional_text("subkey")
@@ -108,7 +105,6 @@ def _change_key_expiration(context: RequestContext) -> Answer:
         context.services.keystore.expire(key, passphrase, expires, subkey)
     except KeystoreError as error:
         raise RequestRefused.because(error) from None
-    return Answer()
 
 
 def _day(text: str | None) -> date | None:
