@@ -29,7 +29,7 @@ def workshop(path: Path) -> Iterator[Path]:
 
 def empty_file(path: Path) -> Path:
     """Make the file `path`, which must not exist, for its owner alone. Raises `OSError`."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    path.touch(0o600, exist_ok=False)
     return path
 
 
@@ -81,12 +81,8 @@ def copy_file(source: Path, draft: Path) -> None:
 
 def _dress(draft: Path, original: os.stat_result) -> None:
     """Give `draft` the owner and mode of the original, and write it to the disk."""
-    descriptor = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        # Where the owner cannot be given, the copy stays with whoever made it, for nobody else.
-        with contextlib.suppress(PermissionError):
-            os.fchown(descriptor, original.st_uid, original.st_gid)
-            os.fchmod(descriptor, original.st_mode & 0o777)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    # Where the owner cannot be given, the copy stays with whoever made it, for nobody else.
+    with contextlib.suppress(PermissionError):
+        os.chown(draft, original.st_uid, original.st_gid)
+        draft.chmod(original.st_mode & 0o777)
+    sync(draft)

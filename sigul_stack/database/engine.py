@@ -87,20 +87,15 @@ class Engine:
 
         Raises `DatabaseError`, with what to do about it, for whatever the database reports.
         """
-        with self.translated(), self._engine.connect() as connection:
-            if isinstance(self.target, PostgreSQL) and purpose is Purpose.READ:
-                connection = connection.execution_options(
-                    isolation_level="REPEATABLE READ", postgresql_readonly=True
-                )
-            with connection.begin():
-                self._take_locks(connection, purpose)
-                yield connection
-
-    @contextmanager
-    def translated(self) -> Iterator[None]:
-        """Turn errors of SQLAlchemy and of the drivers into `DatabaseError`."""
         try:
-            yield
+            with self._engine.connect() as connection:
+                if isinstance(self.target, PostgreSQL) and purpose is Purpose.READ:
+                    connection = connection.execution_options(
+                        isolation_level="REPEATABLE READ", postgresql_readonly=True
+                    )
+                with connection.begin():
+                    self._take_locks(connection, purpose)
+                    yield connection
         except (SQLAlchemyError, sqlite3.Error) as error:
             raise explain(self.target, error, self._lock_wait) from error
 
@@ -112,8 +107,7 @@ class Engine:
         if isinstance(self.target, SQLiteFile):
             # A plain BEGIN that writes later can fail with "database is locked" at once, for
             # two such transactions would wait for each other: a writer says so when it begins.
-            begin = "BEGIN" if purpose is Purpose.READ else "BEGIN IMMEDIATE"
-            connection.exec_driver_sql(begin)
+            connection.exec_driver_sql("BEGIN" if purpose is Purpose.READ else "BEGIN IMMEDIATE")
             return
         connection.exec_driver_sql(
             f"SET LOCAL lock_timeout = {max(1, round(self._lock_wait * 1000))};"
@@ -149,7 +143,8 @@ def _postgresql_options(url: sa.URL) -> dict[str, Any]:
         "keepalives_interval": SILENCE_SECONDS // 6,
         "keepalives_count": 4,
     }
-    options: dict[str, Any] = {k: v for k, v in limits.items() if k not in url.query}
-    # Connections live for one transaction: a prepared statement would never be used again.
-    options["prepare_threshold"] = None
-    return options
+    return {
+        **{name: value for name, value in limits.items() if name not in url.query},
+        # Connections live for one transaction: a prepared statement would never be used again.
+        "prepare_threshold": None,
+    }

@@ -122,24 +122,24 @@ def _postgresql(target: PostgreSQL, cause: object, lock_wait: float) -> Database
             "check host, port, user and password in the URL, that PostgreSQL runs, and its "
             "pg_hba.conf",
         )
-    if state == "55P03":  # lock_not_available: our lock_timeout
-        cure = (
-            f"others kept it locked for more than {lock_wait:g} s: the view pg_stat_activity "
-            "names them; once they are gone, requests work again"
-        )
-    elif state in ("57014", "40P01"):  # query_canceled (our statement_timeout), deadlock_detected
-        cure = (
-            "nothing was changed; the view pg_stat_activity shows what else the server is doing; "
-            "once that has ended, requests work again"
-        )
-    elif state == "25006":  # read_only_sql_transaction
-        cure = "connect to the primary server, not to a standby"
-    elif state == "42501":  # insufficient_privilege
-        cure = "the user in the URL must own the database or its tables"
-    elif state.startswith("53"):  # insufficient resources
+    busy = (
+        "nothing was changed; the view pg_stat_activity shows what else the server is doing; "
+        "once that has ended, requests work again"
+    )
+    by_state = {
+        # lock_not_available: our lock_timeout
+        "55P03": f"others kept it locked for more than {lock_wait:g} s: the view pg_stat_activity "
+        "names them; once they are gone, requests work again",
+        "57014": busy,  # query_canceled: our statement_timeout
+        "40P01": busy,  # deadlock_detected
+        # read_only_sql_transaction
+        "25006": "connect to the primary server, not to a standby",
+        # insufficient_privilege
+        "42501": "the user in the URL must own the database or its tables",
+    }
+    cure = by_state.get(state, _UNFORESEEN)
+    if state.startswith("53"):  # insufficient resources
         cure = "the PostgreSQL server ran out of space or connections: see its log"
-    else:
-        cure = _UNFORESEEN
     return DatabaseError(f"{target.label}: {said}", cure, state)
 
 
@@ -147,10 +147,8 @@ def _is_missing(path: Path) -> bool:
     """Tell whether there is no such file; False where that cannot be seen."""
     try:
         path.stat()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
     return False
 
 

@@ -69,10 +69,8 @@ def create(url: str) -> None:
     """
     target = parse(url)
     try:
-        if isinstance(target, PostgreSQL):
-            _make_tables(target)
-        elif target.path.exists():
-            # Perhaps an empty file that somebody put there for its owner's sake.
+        # A file that is there is perhaps an empty one, put there for its owner's sake.
+        if isinstance(target, PostgreSQL) or target.path.exists():
             _make_tables(target)
         else:
             with copies.workshop(target.path) as directory:
@@ -93,8 +91,7 @@ def migrate(url: str, *, clock: Callable[[], datetime]) -> MigrationResult:
     `clock` gives. Raises `DatabaseError` where there is nothing to migrate or it fails; then
     nothing was changed.
     """
-    target = parse(url)
-    state = schema_state(url)
+    target, state = parse(url), schema_state(url)
     _check_migratable(target.label, state)
     if state is SchemaState.CURRENT:
         return MigrationResult(None, state, state)
@@ -159,16 +156,17 @@ def _state(connection: sa.Connection, label: str) -> SchemaState:
     found = set(inspector.get_table_names())
     if not found:
         return SchemaState.EMPTY
-    revision = _revision(connection) if schema.VERSION_TABLE in found else None
+    version = sa.select(sa.column("version_num", sa.Text)).select_from(
+        sa.table(schema.VERSION_TABLE)
+    )
+    revision = connection.scalar(version) if schema.VERSION_TABLE in found else None
     if revision is not None and revision not in schema.KNOWN:
         return SchemaState.NEWER
-    missing: set[str] = set()
-    for table in schema.metadata.sorted_tables:
-        if table.name not in found:
-            missing.add(table.name)
-            continue
-        there = {column["name"] for column in inspector.get_columns(table.name)}
-        missing |= {f"{table.name}.{name}" for name in set(table.c.keys()) - there}
+    missing: set[str] = schema.metadata.tables.keys() - found
+    for table in schema.metadata.tables.values():
+        if table.name in found:
+            there = {column["name"] for column in inspector.get_columns(table.name)}
+            missing |= {f"{table.name}.{name}" for name in set(table.c.keys()) - there}
     if missing - {"keys.keytype"}:
         raise DatabaseError(
             f"{label}: not a Sigul server's database, or a damaged one: it lacks "
@@ -178,12 +176,6 @@ def _state(connection: sa.Connection, label: str) -> SchemaState:
     if missing:
         return SchemaState.LEGACY_NO_KEYTYPE
     return SchemaState.CURRENT if revision == schema.HEAD else SchemaState.LEGACY
-
-
-def _revision(connection: sa.Connection) -> str | None:
-    return connection.scalar(
-        sa.select(sa.column("version_num")).select_from(sa.table(schema.VERSION_TABLE))
-    )
 
 
 def _make_tables(target: Target) -> None:
@@ -203,11 +195,9 @@ def _run_steps(connection: sa.Connection, before: SchemaState) -> None:
     from alembic import command
     from alembic.util import CommandError
 
-    no_keytype = before is SchemaState.LEGACY_NO_KEYTYPE
+    old = before is SchemaState.LEGACY_NO_KEYTYPE
     try:
-        command.stamp(
-            _alembic(connection), schema.BEFORE_KEYTYPE if no_keytype else schema.LAYOUT_1_2
-        )
+        command.stamp(_alembic(connection), schema.BEFORE_KEYTYPE if old else schema.LAYOUT_1_2)
         command.upgrade(_alembic(connection), schema.HEAD)
     except CommandError as error:
         raise DatabaseError(f"The migration failed: {one_line(error)}", "report this") from error

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -66,10 +65,7 @@ class Reader:
             .select_from(_ACCESSES)
             .where(users.c.name == user, keys.c.name == key)
         ).first()
-        if row is None:
-            return None
-        held = self._key(row.name, row.keytype, row.fingerprint)
-        return KeyAccess(user, held, row.encrypted_passphrase, row.key_admin)
+        return None if row is None else KeyAccess(user, self._key(*row[:3]), *row[3:])
 
     def key_users(self, key: str) -> list[str]:
         """The names of all users with access to `key`, sorted; none where there is no such key."""
@@ -81,13 +77,11 @@ class Reader:
 
     def count_accesses(self, user: str) -> int:
         """The number of keys that `user` has access to."""
-        return self._count(
-            sa.select(sa.func.count()).select_from(_ACCESSES).where(users.c.name == user)
-        )
+        return self._count(_ACCESSES, users.c.name == user)
 
-    def _count(self, query: sa.Select[Any]) -> int:
-        count: int = self._connection.execute(query).scalar_one()
-        return count
+    def _count(self, rows: sa.FromClause, *which: sa.ColumnElement[bool]) -> int:
+        count = sa.select(sa.func.count()).select_from(rows).where(*which)
+        return self._connection.execute(count).scalar_one()
 
     def _key(self, name: str, keytype: str, fingerprint: str) -> Key:
         try:
@@ -203,21 +197,16 @@ class Writer(Reader):
         key: its passphrase would be lost for good.
         """
         row, key_id = self._access_id(user, key)
-        if keep_last:
-            count = sa.select(sa.func.count()).select_from(key_accesses)
-            if self._count(count.where(key_accesses.c.key_id == key_id)) == 1:
-                raise RequestRefused(Status.ONLY_ONE_KEY_USER)
+        if keep_last and self._count(key_accesses, key_accesses.c.key_id == key_id) == 1:
+            raise RequestRefused(Status.ONLY_ONE_KEY_USER)
         self._connection.execute(key_accesses.delete().where(key_accesses.c.id == row))
 
     def _require_another_administrator(self, name: str) -> None:
         """Raise UNKNOWN_ERROR where nobody could administer any more without the user `name`."""
         user = self.user(name)
-        others = sa.select(sa.func.count()).select_from(users)
         # Who has no password is an administrator by name alone.
-        others = others.where(
-            users.c.name != name, users.c.admin, users.c.sha512_password.is_not(None)
-        )
-        if user is not None and user.admin and not self._count(others):
+        others = (users.c.name != name, users.c.admin, users.c.sha512_password.is_not(None))
+        if user is not None and user.admin and not self._count(users, *others):
             raise RequestRefused(
                 Status.UNKNOWN_ERROR,
                 f"'{shortened(name, 60)}' is the last administrator who has a password; make"
@@ -225,28 +214,23 @@ class Writer(Reader):
             )
 
     def _user_id(self, name: str) -> int:
-        row: int | None = self._connection.scalar(sa.select(users.c.id).where(users.c.name == name))
-        if row is None:
-            raise RequestRefused(Status.USER_NOT_FOUND)
-        return row
+        return self._id(users, users.c.name == name, Status.USER_NOT_FOUND)
 
     def _key_id(self, name: str) -> int:
-        row: int | None = self._connection.scalar(sa.select(keys.c.id).where(keys.c.name == name))
-        if row is None:
-            raise RequestRefused(Status.KEY_NOT_FOUND)
-        return row
+        return self._id(keys, keys.c.name == name, Status.KEY_NOT_FOUND)
 
     def _access_id(self, user: str, key: str) -> tuple[int, int]:
         """The ids of an access and of its key."""
         user_id, key_id = self._user_id(user), self._key_id(key)
-        row: int | None = self._connection.scalar(
-            sa.select(key_accesses.c.id).where(
-                key_accesses.c.user_id == user_id, key_accesses.c.key_id == key_id
-            )
-        )
+        held = sa.and_(key_accesses.c.user_id == user_id, key_accesses.c.key_id == key_id)
+        return self._id(key_accesses, held, Status.KEY_USER_NOT_FOUND), key_id
+
+    def _id(self, table: sa.Table, which: sa.ColumnElement[bool], missing: Status) -> int:
+        """The id of the row of `table` that is `which`. Raises `RequestRefused` without one."""
+        row: int | None = self._connection.scalar(sa.select(table.c.id).where(which))
         if row is None:
-            raise RequestRefused(Status.KEY_USER_NOT_FOUND)
-        return row, key_id
+            raise RequestRefused(missing)
+        return row
 
     def _store(self, statement: sa.Insert | sa.Update) -> None:
         """Run `statement`, which may meet a row that is there already."""

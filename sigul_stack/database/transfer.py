@@ -58,20 +58,20 @@ def load(path: Path, url: str) -> None:
 
 def _copy_rows(source: Target, target: Target) -> None:
     """Copy all rows; tables come in an order in which none refers to a later one."""
-    tables = schema.metadata.sorted_tables
     with (
         Engine(source).transaction(Purpose.READ) as reader,
         Engine(target).transaction(Purpose.WRITE) as writer,
     ):
-        for table in tables:
+        for table in schema.metadata.sorted_tables:
             if writer.execute(sa.select(table.c.id).limit(1)).first() is not None:
                 raise DatabaseError(
                     f"{target.label}: there are {table.name} in this database", "name an empty one"
                 )
             rows = [dict(row._mapping) for row in reader.execute(sa.select(table))]
-            if rows:
-                writer.execute(sa.insert(table), rows)
-            if rows and isinstance(target, PostgreSQL):
+            if not rows:
+                continue
+            writer.execute(sa.insert(table), rows)
+            if isinstance(target, PostgreSQL):
                 # The numbers came with the rows; the next one is counted from there.
                 writer.execute(
                     sa.text("SELECT setval(pg_get_serial_sequence(:table, 'id'), :last)"),

@@ -57,7 +57,7 @@ def _entries(entries: Mapping[str, bytes]) -> bytes:
     for key, variant in entries.items():
         text = key.encode("utf-8") + b"\0"
         body = text + bytes(-len(text) % _ALIGNMENT) + variant
-        size = _offset_size_for(len(body), 1)
+        size = _offset_size(len(body), 1)
         parts.append((body + len(text).to_bytes(size, "little"), _ALIGNMENT))
     return _join(parts)
 
@@ -68,12 +68,12 @@ def _join(parts: Sequence[tuple[bytes, int]]) -> bytes:
     for part, alignment in parts:
         body += bytes(-len(body) % alignment) + part
         ends.append(len(body))
-    size = _offset_size_for(len(body), len(ends))
+    size = _offset_size(len(body), len(ends))
     return body + b"".join(end.to_bytes(size, "little") for end in ends)
 
 
-def _offset_size_for(length: int, offsets: int) -> int:
-    """Bytes of an offset in a container of `length` bytes before its `offsets`."""
+def _offset_size(length: int, offsets: int = 0) -> int:
+    """Bytes of an offset in a container of `length` bytes, to which `offsets` will be added."""
     return next(size for size in (1, 2, 4, 8) if length + offsets * size < 1 << 8 * size)
 
 
@@ -86,12 +86,11 @@ def _parse_entries(data: bytes) -> dict[str, bytes]:
         raise _damaged(f"they have more than {MAX_BYTES} bytes")
     entries = {}
     for entry in _split(data, _ALIGNMENT):
-        size = _offset_size(len(entry))
-        key_end = int.from_bytes(entry[len(entry) - size :], "little")
-        text, nul, rest = entry[: len(entry) - size][:key_end].partition(b"\0")
-        start = key_end + -key_end % _ALIGNMENT
-        variant = entry[start : len(entry) - size]
-        if not entry or key_end > len(entry) - size or not nul or rest or b"\0" not in variant:
+        end = len(entry) - _offset_size(len(entry))
+        key_end = int.from_bytes(entry[end:], "little")
+        text, nul, rest = entry[:end][:key_end].partition(b"\0")
+        variant = entry[key_end + -key_end % _ALIGNMENT : end]
+        if not entry or key_end > end or not nul or rest or b"\0" not in variant:
             raise _damaged("an entry is damaged")
         try:
             key = text.decode("utf-8")
@@ -127,10 +126,6 @@ def _split(data: bytes, alignment: int) -> list[bytes]:
         parts.append(data[start:end])
         start = end
     return parts
-
-
-def _offset_size(length: int) -> int:
-    return next(size for size in (1, 2, 4, 8) if length < 1 << 8 * size)
 
 
 def _damaged(what: str) -> ProtocolError:

@@ -70,20 +70,20 @@ def _split_body(kind: int, data: bytes) -> tuple[int, bytes, bytes]:
     """As `split_packet`, behind a head in the format of today."""
     parts = []
     while True:
-        first, data = _take(data, 1)
-        lead, partial = first[0], False
+        (lead,), data = _take(data, 1)
+        partial = 224 <= lead < 255
         if lead < 192:
             length = lead
         elif lead < 224:
-            second, data = _take(data, 1)
-            length = (lead - 192 << 8) + second[0] + 192
+            (second,), data = _take(data, 1)
+            length = (lead - 192 << 8) + second + 192
         elif lead == 255:
             four, data = _take(data, 4)
             length = int.from_bytes(four, "big")
+        elif kind in _STREAMED:
+            length = 1 << (lead & 0x1F)
         else:
-            partial, length = True, 1 << (lead & 0x1F)
-            if kind not in _STREAMED:
-                raise MalformedPacket(f"packet {kind} comes in parts")
+            raise MalformedPacket(f"packet {kind} comes in parts")
         part, data = _take(data, length)
         parts.append(part)
         if not partial:

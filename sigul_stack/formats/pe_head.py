@@ -67,8 +67,7 @@ def check_headers(length: int, read_at: ReadAt) -> None:
 
 def _parse_optional_header(optional: bytes) -> tuple[int, int, int]:
     """The size of all headers, and place and size of the signatures."""
-    magic = int.from_bytes(optional[:2], "little")
-    directories = _DIRECTORIES.get(magic)
+    directories = _DIRECTORIES.get(int.from_bytes(optional[:2], "little"))
     if directories is None:
         raise InvalidImage("it is neither PE32 nor PE32+")
     entry = directories + 8 * _CERTIFICATE_TABLE

@@ -240,17 +240,15 @@ class Head:
 def read_head() -> Generator[int, bytes, Head]:
     """Parse a package's head. Raises `CorruptRPM`."""
     lead = yield LEAD_BYTES
-    magic, major, _minor, _kind = struct.unpack_from(">4sBBH", lead)
-    if magic != _LEAD_MAGIC:
+    if not lead.startswith(_LEAD_MAGIC):
         raise CorruptRPM("the file is not an RPM")
-    if major not in (3, 4) or int.from_bytes(lead[78:80], "big") != _HEADER_SIGNATURE:
+    if lead[4] not in (3, 4) or int.from_bytes(lead[78:80], "big") != _HEADER_SIGNATURE:
         raise CorruptRPM("the RPM is of a package format that is not supported", "rebuild it")
     signature = yield from read_header(Region.SIGNATURE)
     padding = _padding(len(signature.raw))
     if padding and any((yield padding)):
         raise CorruptRPM("the RPM has something between its headers")
-    main = yield from read_header(Region.MAIN)
-    return Head(lead, signature, main)
+    return Head(lead, signature, (yield from read_header(Region.MAIN)))
 
 
 def read_header(region: Region) -> Generator[int, bytes, Header]:
@@ -272,44 +270,37 @@ def read_header(region: Region) -> Generator[int, bytes, Header]:
 
 
 def _entries(body: bytes, count: int, region: Region) -> Iterator[HeaderEntry]:
-    size = count * _INDEX.size
-    tag, kind, offset, length = _INDEX.unpack_from(body)
-    end = len(body) - size - _INDEX.size
-    if (tag, kind, offset, length) != (region, EntryType.BIN, end, _INDEX.size):
+    size, end = count * _INDEX.size, len(body) - _INDEX.size
+    if _INDEX.unpack_from(body) != (region, EntryType.BIN, end - size, _INDEX.size):
         raise CorruptRPM("the RPM's header has entries outside of its region")
-    trailer = _INDEX.unpack_from(body, len(body) - _INDEX.size)
-    if trailer != (region, EntryType.BIN, -size, _INDEX.size):
+    if _INDEX.unpack_from(body, end) != (region, EntryType.BIN, -size, _INDEX.size):
         raise CorruptRPM("the RPM's header has a region that does not cover it")
-    data = memoryview(body)[size:]
-    at = 0
-    for number in range(1, count):
-        tag, kind, offset, values = _INDEX.unpack_from(body, number * _INDEX.size)
-        if not at <= offset <= end:
+    at = size
+    for tag, kind, offset, values in _INDEX.iter_unpack(body[_INDEX.size : size]):
+        start = size + offset
+        if not at <= start <= end:
             raise CorruptRPM(f"the RPM's header entry {tag} lies where it must not")
-        at = _data_end(data, kind, offset, values, end)
+        at = _data_end(body, kind, start, values, end)
         if not values or at > end:
             raise CorruptRPM(f"the RPM's header entry {tag} does not fit into the header")
-        yield HeaderEntry(tag, kind, values, bytes(data[offset:at]))
+        yield HeaderEntry(tag, kind, values, body[start:at])
 
 
-def _data_end(data: memoryview, kind: int, offset: int, count: int, end: int) -> int:
-    """Offset of the end of an entry's data; past `end` where that cannot be."""
+def _data_end(body: bytes, kind: int, start: int, count: int, end: int) -> int:
+    """The end of an entry's data, which begin at `start`; past `end` where that cannot be.
+
+    Alignment is the same in `body` as in the data: the index before those is of 16-byte entries.
+    """
     if kind in _WIDTHS:
-        return end + 1 if offset % _WIDTHS[kind] else offset + _WIDTHS[kind] * count
-    if kind == EntryType.STRING:
-        if count != 1:
-            return end + 1
-    elif kind not in _STRINGS or count > min(end - offset, MAX_TEXTS):
+        return end + 1 if start % _WIDTHS[kind] else start + _WIDTHS[kind] * count
+    most = 1 if kind == EntryType.STRING else min(end - start, MAX_TEXTS)
+    if kind not in (EntryType.STRING, *_STRINGS) or count > most:
         return end + 1
-    whole = data.obj
-    assert isinstance(whole, bytes)  # noqa: S101 - a view of bytes, made above
-    base = len(whole) - len(data)
-    at = base + offset
     for _ in range(count):
-        at = whole.find(b"\0", at, base + end) + 1
-        if not at:
+        start = body.find(b"\0", start, end) + 1
+        if not start:
             return end + 1
-    return at - base
+    return start
 
 
 def encode_header(region: Region, entries: Iterable[HeaderEntry]) -> bytes:
@@ -338,7 +329,7 @@ def signed_header(old: Header, added: Iterable[HeaderEntry]) -> bytes:
         for tag, entry in old.entries.items()
         if tag not in _OPENPGP_SIGNATURES and tag != reserved
     }
-    entries.update((entry.tag, entry) for entry in added)
+    entries |= {entry.tag: entry for entry in added}
     whole = encode_header(Region.SIGNATURE, entries.values())
     room = len(old.raw) - len(whole) - _INDEX.size
     if reserved not in old or room <= 0:

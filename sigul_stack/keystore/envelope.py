@@ -24,7 +24,6 @@ import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
@@ -162,8 +161,7 @@ def open_envelope(envelope: bytes, passphrase: Secret) -> Secret:
             own = decryptor.update(encrypted_key) + decryptor.finalize()
             # A wrong passphrase shows here already, as a cipher that does not go with the
             # length; only the key that it gives then counts, so that time tells nothing.
-            fits = _AES_KEY_BYTES.get(own[0]) == len(own) - 1
-            key = own[1:] if fits else key
+            key = own[1:] if _AES_KEY_BYTES.get(own[0]) == len(own) - 1 else key
         return Secret(_content(_decrypt(sealed, key)))
     except MalformedPacket as error:
         raise KeystoreError(
@@ -214,9 +212,9 @@ def _parse_session_key(body: bytes) -> tuple[int, _StringToKey, bytes]:
 def _decrypt(sealed: bytes, key: bytes) -> bytes:
     decryptor = aes_cfb(key).decryptor()
     clear = decryptor.update(sealed) + decryptor.finalize()
-    packet, digest = clear[-_MDC : -_MDC + len(_MDC_HEAD)], clear[-_MDC + len(_MDC_HEAD) :]
-    expected = hashlib.sha1(clear[: -len(digest)], usedforsecurity=False).digest()
-    if not hmac.compare_digest(packet + digest, _MDC_HEAD + expected):
+    covered = clear[: len(clear) - _MDC + len(_MDC_HEAD)]
+    digest = hashlib.sha1(covered, usedforsecurity=False).digest()
+    if not hmac.compare_digest(clear[-_MDC:], _MDC_HEAD + digest):
         raise WrongPassphrase("the passphrase does not unlock the key", "check who it belongs to")
     return clear[_PREFIX:-_MDC]
 
@@ -233,17 +231,7 @@ def _content(packets: bytes) -> bytes:
     return body[6 + body[1] :]
 
 
-class _Decompressor(Protocol):
-    """The decompressors of `zlib` and `bz2`."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
-
-
-_DECOMPRESSORS: dict[int, Callable[[], _Decompressor]] = {
+_DECOMPRESSORS: dict[int, Callable[[], zlib._Decompress | bz2.BZ2Decompressor]] = {
     1: lambda: zlib.decompressobj(-zlib.MAX_WBITS),
     2: zlib.decompressobj,
     3: bz2.BZ2Decompressor,

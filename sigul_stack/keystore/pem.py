@@ -204,8 +204,10 @@ class PemStore:
     def certificates(self, fingerprint: str) -> frozenset[str]:
         """The names of the key's certificates."""
         with storage_errors(self.path):
-            paths = self.path.glob(f"{_checked(fingerprint)}.cert.*.pem")
-            return frozenset(path.name.split(".")[2] for path in paths)
+            return frozenset(
+                path.name.split(".")[2]
+                for path in self.path.glob(f"{_checked(fingerprint)}.cert.*.pem")
+            )
 
     def all_certificates(self) -> list[bytes]:
         """The certificates of all keys, PEM. Raises `KeystoreError`."""

@@ -181,5 +181,5 @@ def open_access(access: bytes | None, user_passphrase: Secret, registry: Registr
     Raises `WrongPassphrase`, which takes as long and says the same where there is no access;
     `CannotUnbind`, and `KeystoreError` for a damaged access.
     """
-    envelope = UNOPENABLE if access is None else access
-    return unbind(open_envelope(envelope, user_passphrase), registry)
+    opened = open_envelope(UNOPENABLE if access is None else access, user_passphrase)
+    return unbind(opened, registry)

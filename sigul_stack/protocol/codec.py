@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import datetime
 import re
-import struct
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TypeVar
 
@@ -25,8 +24,6 @@ PROTOCOL_VERSION = 1
 MAX_FIELD_BYTES = 255
 
 U8_BYTES, U32_BYTES, U64_BYTES = 1, 4, 8
-_U32 = struct.Struct(">I")
-_U64 = struct.Struct(">Q")
 
 T = TypeVar("T")
 #: Yields the number of bytes wanted, is sent just those, returns a `T`.
@@ -40,27 +37,26 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 def pack_u32(value: int) -> bytes:
     """`value` as four bytes. Raises `ProtocolError` unless it is 0 to 2³²-1."""
-    return _pack(_U32, value)
+    return _pack(value, U32_BYTES)
 
 
 def pack_u64(value: int) -> bytes:
     """`value` as eight bytes. Raises `ProtocolError` unless it is 0 to 2⁶⁴-1."""
-    return _pack(_U64, value)
+    return _pack(value, U64_BYTES)
 
 
-def _pack(form: struct.Struct, value: int) -> bytes:
+def _pack(value: int, size: int) -> bytes:
     try:
-        return form.pack(value)
-    except struct.error:
-        raise LocalProtocolError(f"{value} does not fit into {form.size} bytes") from None
+        return value.to_bytes(size, "big")
+    except OverflowError:
+        raise LocalProtocolError(f"{value} does not fit into {size} bytes") from None
 
 
 def unpack_u32(data: bytes) -> int:
     """The integer in exactly four bytes."""
     if len(data) != U32_BYTES:
         raise RemoteProtocolError(f"an integer field has {len(data)} bytes instead of {U32_BYTES}")
-    value: int = _U32.unpack(data)[0]
-    return value
+    return int.from_bytes(data, "big")
 
 
 def read_u32() -> Parser[int]:
@@ -70,8 +66,7 @@ def read_u32() -> Parser[int]:
 
 def read_u64() -> Parser[int]:
     """Parse a u64."""
-    value: int = _U64.unpack((yield U64_BYTES))[0]
-    return value
+    return int.from_bytes((yield U64_BYTES), "big")
 
 
 class Fields(Mapping[str, bytes]):
@@ -142,8 +137,6 @@ def is_safe_text(text: str) -> bool:
 
 def printable(text: str) -> str:
     """`text` as one line: what a terminal or log would take for more than text is escaped."""
-    if text.isprintable():
-        return text
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
@@ -199,32 +192,24 @@ def encode_fields(fields: Mapping[str, bytes]) -> bytes:
     for name, value in fields.items():
         if not 1 <= len(name) <= MAX_FIELD_BYTES or not is_safe_text(name):
             raise LocalProtocolError(f"{name!r} cannot be a field's name")
-        key = name.encode("ascii")
         if len(value) > MAX_FIELD_BYTES:
             raise LocalProtocolError(
                 f"field '{name}' has {len(value)} bytes; the protocol allows {MAX_FIELD_BYTES}"
             )
-        out.append(len(key))
-        out += key
-        out.append(len(value))
-        out += value
+        out += bytes((len(name),)) + name.encode("ascii")
+        out += bytes((len(value),)) + value
     return bytes(out)
 
 
 def read_fields() -> Parser[Fields]:
     """Parse a field map; rejects an empty, unprintable or repeated key."""
-    count = (yield U8_BYTES)[0]
     values: dict[str, bytes] = {}
-    for _ in range(count):
+    for _ in range((yield U8_BYTES)[0]):
         key_length = (yield U8_BYTES)[0]
         if key_length == 0:
             raise RemoteProtocolError("a field has an empty name")
-        raw_key = yield key_length
-        try:
-            name = raw_key.decode("ascii")
-        except UnicodeDecodeError:
-            name = ""
-        if not name or not is_safe_text(name):
+        name = (yield key_length).decode("ascii", "replace")
+        if not is_safe_text(name):
             raise RemoteProtocolError("a field's name is not printable ASCII")
         if name in values:
             raise RemoteProtocolError(f"field '{name}' is repeated")

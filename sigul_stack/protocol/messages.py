@@ -104,12 +104,15 @@ def encode_inner_fields(
     header_data: bytes, payload_hash: bytes | None, keys: ReplyKeys, secrets: Mapping[str, bytes]
 ) -> bytes:
     """The one field map of the inner session."""
-    fields = {**secrets, HEADER_HASH: hashlib.sha512(header_data).digest()}
-    if payload_hash is not None:
-        fields[PAYLOAD_HASH] = payload_hash
-    fields[HEADER_KEY] = keys.header
-    fields[PAYLOAD_KEY] = keys.payload
-    return encode_fields(fields)
+    return encode_fields(
+        {
+            **secrets,
+            HEADER_HASH: hashlib.sha512(header_data).digest(),
+            **({} if payload_hash is None else {PAYLOAD_HASH: payload_hash}),
+            HEADER_KEY: keys.header,
+            PAYLOAD_KEY: keys.payload,
+        }
+    )
 
 
 def read_inner_fields() -> Parser[InnerFields]:
@@ -228,13 +231,13 @@ def _derive(base: bytes, index: int) -> bytes:
 
 def new_chain_secrets(random: Callable[[int], bytes]) -> dict[str, bytes]:
     """New base keys for both directions of `sign-rpms`, as inner fields."""
-    names = (
-        SUBREQUEST_HEADER_KEY,
-        SUBREQUEST_PAYLOAD_KEY,
-        SUBREPLY_HEADER_KEY,
-        SUBREPLY_PAYLOAD_KEY,
-    )
-    return {name: random(NEW_KEY_BYTES) for name in names}
+    return {
+        name: random(NEW_KEY_BYTES)
+        for name in (
+            *(SUBREQUEST_HEADER_KEY, SUBREQUEST_PAYLOAD_KEY),
+            *(SUBREPLY_HEADER_KEY, SUBREPLY_PAYLOAD_KEY),
+        )
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -47,6 +47,19 @@ class Form(enum.Enum):
     BOOLEAN = "boolean"
     BLOB = "bytes"
     INTEGER = "u32"
+
+
+#: What is asked of a text of that form besides being safe.
+_TEXT_CHECKS: Final[Mapping[Form, Callable[[str], bool]]] = MappingProxyType(
+    {
+        Form.FILENAME: is_safe_filename,
+        Form.IDENTIFIER: is_safe_identifier,
+        Form.DATE: is_date,
+        Form.NUMBER: str.isdecimal,
+        Form.YEARS: lambda text: text.endswith("y") and text[:-1].isdecimal(),
+        Form.CERTIFICATE_TYPE: CERTIFICATE_TYPES.__contains__,
+    }
+)
 
 
 class Rights(enum.Enum):
@@ -91,34 +104,17 @@ class Field:
         match self.form:
             case Form.BOOLEAN:
                 fields.boolean(self.name)
-                return
             case Form.INTEGER:
                 fields.integer(self.name)
-                return
             case Form.BLOB:
-                return
+                pass
             case Form.UNICODE:
                 if any(unicodedata.category(char) == "Cc" for char in fields.string(self.name)):
                     raise RemoteProtocolError(f"field '{self.name}' holds a control character")
-                return
-        text = fields.safe_string(self.name)
-        match self.form:
-            case Form.FILENAME:
-                right = is_safe_filename(text)
-            case Form.IDENTIFIER:
-                right = is_safe_identifier(text)
-            case Form.DATE:
-                right = is_date(text)
-            case Form.NUMBER:
-                right = text.isdecimal()
-            case Form.YEARS:
-                right = text.endswith("y") and text[:-1].isdecimal()
-            case Form.CERTIFICATE_TYPE:
-                right = text in CERTIFICATE_TYPES
-            case _:
-                right = True
-        if not right:
-            raise RemoteProtocolError(f"field '{self.name}' is not a {self.form.value}")
+            case form:
+                text = fields.safe_string(self.name)
+                if form in _TEXT_CHECKS and not _TEXT_CHECKS[form](text):
+                    raise RemoteProtocolError(f"field '{self.name}' is not a {form.value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +150,11 @@ class Operation:
 
         `configured_limit` (bytes), where given, lowers the limit further.
         """
-        limit = self.max_payload
-        if configured_limit is not None:
-            limit = min(limit, configured_limit)
+        limit = (
+            self.max_payload
+            if configured_limit is None
+            else min(self.max_payload, configured_limit)
+        )
         if length > limit:
             raise RemoteProtocolError(
                 f"a payload of {length} bytes is over the limit of {limit} bytes"
@@ -324,12 +322,10 @@ _SIGNING: Final = (
 )
 
 
-def _by_name(operations: Iterable[Operation]) -> MappingProxyType[str, Operation]:
-    return MappingProxyType({operation.name: operation for operation in operations})
-
-
 #: Every operation, by name.
-OPERATIONS: Final = _by_name((*_ADMINISTRATION, *_KEYS_AND_USERS, *_SIGNING))
+OPERATIONS: Final = MappingProxyType(
+    {row.name: row for row in (*_ADMINISTRATION, *_KEYS_AND_USERS, *_SIGNING)}
+)
 
 
 class UnknownOperation(ProtocolError):
@@ -364,9 +360,9 @@ def check_subrequest(fields: Fields) -> None:
 
 
 def _check_fields(fields: Fields, rows: Iterable[Field], whose: str) -> None:
-    by_name = {field.name: field for field in rows}
+    known = {field.name: field for field in rows}
     for name in fields:
-        if name not in by_name:
+        if name not in known:
             raise RemoteProtocolError(f"{whose} has no field '{name}'")
-    for field in by_name.values():
+    for field in known.values():
         field.check(fields)

@@ -163,23 +163,23 @@ class Batch:
             spool.finish()
             authenticated = hmac.compare_digest(mac.digest(), chunked.read_exactly(DIGEST_BYTES))
             if spool.failure is not None:
-                failure = RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
-                return RefusedSubrequest(header.fields, failure)
+                return RefusedSubrequest(
+                    header.fields, RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
+                )
             unless_kept.pop_all()
         return Subrequest(header.fields, spool.file, authenticated)
 
     def _over_limit(self, length: int, total: int) -> RequestRefused | None:
-        settings = self._settings
-        if settings.max_file_payload_size is not None and length > settings.max_file_payload_size:
-            setting, limit = "max-file-payload-size", settings.max_file_payload_size
-        elif total + length > settings.max_rpms_payloads_size:
-            setting, limit = "max-rpms-payloads-size", settings.max_rpms_payloads_size
-        else:
-            return None
-        return RequestRefused(
-            Status.UNKNOWN_ERROR,
-            f"with its {length} bytes it is over the server's {setting} of {limit} bytes",
-        )
+        for setting, limit, size in (
+            ("max-file-payload-size", self._settings.max_file_payload_size, length),
+            ("max-rpms-payloads-size", self._settings.max_rpms_payloads_size, total + length),
+        ):
+            if limit is not None and size > limit:
+                return RequestRefused(
+                    Status.UNKNOWN_ERROR,
+                    f"with its {length} bytes it is over the server's {setting} of {limit} bytes",
+                )
+        return None
 
     # -------------------------------------------------------------------------------- answering
 

@@ -13,9 +13,9 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+from ..config.server import ServerSettings
 from ..errors import (
     ProtocolError,
     RemoteProtocolError,
@@ -56,16 +56,6 @@ class InnerReader(Protocol):
 
 
 OpenInner = Callable[[ChunkedStream], AbstractContextManager[InnerReader]]
-
-
-@dataclass(frozen=True, slots=True)
-class PayloadLimits:
-    """Limits on a request's payload. Sizes in bytes, the time in seconds."""
-
-    max_file_payload: int | None
-    in_memory_payload: int
-    spool_directory: Path | None
-    idle_timeout: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +132,7 @@ class Answer:
 
 
 def receive(
-    chunked: ChunkedStream, open_inner: OpenInner, limits: PayloadLimits
+    chunked: ChunkedStream, open_inner: OpenInner, settings: ServerSettings
 ) -> Refused | Request:
     """Receive one request, inner session included, and check its integrity.
 
@@ -157,14 +147,20 @@ def receive(
         raise
     operation = _operation(fields)
     length = chunked.parse(read_u64())
-    _check_length(operation, length, limits)
+    if isinstance(operation, Operation):
+        operation.check_payload(length, settings.max_file_payload_size)
+    elif length > MAX_REFUSED_PAYLOAD:
+        raise RemoteProtocolError(str(operation), f"its payload of {length} bytes is not read")
     spool = Spool(
-        length, in_memory_limit=limits.in_memory_payload, directory=limits.spool_directory
+        length,
+        in_memory_limit=settings.max_memory_payload_size,
+        directory=settings.spool_directory,
     )
     with contextlib.ExitStack() as unless_kept:
         unless_kept.enter_context(spool.file)
-        pieces = receive_pieces(chunked, length, "the request", idle_timeout=limits.idle_timeout)
-        for piece in pieces:
+        for piece in receive_pieces(
+            chunked, length, "the request", idle_timeout=settings.idle_timeout
+        ):
             spool.write(piece)
         payload_hash = spool.finish()
         with open_inner(chunked) as session:
@@ -174,8 +170,9 @@ def receive(
         if isinstance(operation, RequestRefused):
             return Refused(_shown_name(fields), inner.keys, operation)
         if spool.failure is not None:
-            failure = RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
-            return Refused(operation.name, inner.keys, failure)
+            return Refused(
+                operation.name, inner.keys, RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
+            )
         unless_kept.pop_all()
     return Request(
         operation=operation,
@@ -205,15 +202,6 @@ def _operation(fields: Fields) -> Operation | RequestRefused:
     except ProtocolError as error:
         return RequestRefused.because(error)
     return operation
-
-
-def _check_length(
-    operation: Operation | RequestRefused, length: int, limits: PayloadLimits
-) -> None:
-    if isinstance(operation, Operation):
-        operation.check_payload(length, limits.max_file_payload)
-    elif length > MAX_REFUSED_PAYLOAD:
-        raise RemoteProtocolError(str(operation), f"its payload of {length} bytes is not read")
 
 
 def _check_integrity(
@@ -249,7 +237,7 @@ def refusal_of(error: Exception, what: str) -> RequestRefused:
 
 def send_error(chunked: ChunkedStream, keys: ReplyKeys, refused: RequestRefused) -> None:
     """Send a reply with an error status, and its message if it has one."""
-    _send(chunked, keys, refused.status, Answer(message_field(refused)))
+    send_answer(chunked, keys, Answer(message_field(refused)), refused.status)
 
 
 def message_field(refused: RequestRefused) -> dict[str, bytes]:
@@ -257,12 +245,10 @@ def message_field(refused: RequestRefused) -> dict[str, bytes]:
     return {} if refused.message is None else {"message": refused.message.encode()}
 
 
-def send_answer(chunked: ChunkedStream, keys: ReplyKeys, answer: Answer) -> None:
-    """Send an OK reply. Raises `LocalProtocolError` where a field is too long for one."""
-    _send(chunked, keys, Status.OK, answer)
-
-
-def _send(chunked: ChunkedStream, keys: ReplyKeys, status: int, answer: Answer) -> None:
+def send_answer(
+    chunked: ChunkedStream, keys: ReplyKeys, answer: Answer, status: int = Status.OK
+) -> None:
+    """Send a reply. Raises `LocalProtocolError` where a field is too long for one."""
     fields = {name: encode_value(value) for name, value in answer.fields.items()}
     chunked.write(messages.encode_reply_header(status, fields, keys.header))
     payload = answer.payload

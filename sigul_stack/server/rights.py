@@ -67,7 +67,6 @@ def authorise(
     Raises `RequestRefused` (AUTHENTICATION_FAILED).
     """
     name = request.text("user")
-    allowed = name_check.allows(request.client_name, name)
     operation = request.operation
     rights = operation.rights
     granted: Granted | str
@@ -82,9 +81,8 @@ def authorise(
             needs_key_admin=rights.needs_key_admin,
         )
     else:
-        password = request.optional_secret("password") or _NO_SECRET
-        granted = _by_password(database, name, password)
-    if not allowed:
+        granted = _by_password(database, name, request.optional_secret("password") or _NO_SECRET)
+    if not name_check.allows(request.client_name, name):
         raise _refuse(
             f"the certificate of '{request.client_name}' does not allow it to speak for '{name}'"
             " (lenient-username-check, proxy-usernames)"

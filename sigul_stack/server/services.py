@@ -61,10 +61,10 @@ class RequestContext:
         key, passphrase = self.opened_key()
         return OpenPGPKey(self.services.keystore.gnupg, key.fingerprint, passphrase)
 
-    def key(self, field: str = "key") -> Key:
-        """The key that a field names. Raises `RequestRefused` where there is none."""
+    def key(self) -> Key:
+        """The key that the request names. Raises `RequestRefused` where there is none."""
         with self.services.database.read() as reader:
-            key = reader.key(self.request.text(field))
+            key = reader.key(self.request.text("key"))
         if key is None:
             raise RequestRefused(Status.KEY_NOT_FOUND)
         return key
@@ -74,9 +74,10 @@ class RequestContext:
 
         Raises `RequestRefused` where it cannot be bound.
         """
-        secret = self.request.secret(field)
         try:
-            return new_access(key_passphrase, secret, layers, self.services.registry)
+            return new_access(
+                key_passphrase, self.request.secret(field), layers, self.services.registry
+            )
         except CannotBind as error:
             raise RequestRefused.because(error) from None
 
@@ -103,19 +104,18 @@ def make_services(settings: ServerSettings, database: Database) -> Services:
 
 def make_keystore(settings: ServerSettings) -> KeyStore:
     """The key store that the settings describe."""
-    gnupg = GnuPGHome(
-        settings.gnupg_home,
-        settings=KeySettings(
-            key_type=settings.gnupg_key_type,
-            key_length=settings.gnupg_key_length,
-            subkey_type=settings.gnupg_subkey_type,
-            subkey_length=settings.gnupg_subkey_length,
-            key_usage=settings.gnupg_key_usage,
-        ),
-        time_limit=settings.signing_timeout,
-    )
     return KeyStore(
-        gnupg,
+        GnuPGHome(
+            settings.gnupg_home,
+            settings=KeySettings(
+                key_type=settings.gnupg_key_type,
+                key_length=settings.gnupg_key_length,
+                subkey_type=settings.gnupg_subkey_type,
+                subkey_length=settings.gnupg_subkey_length,
+                key_usage=settings.gnupg_key_usage,
+            ),
+            time_limit=settings.signing_timeout,
+        ),
         PemStore(
             settings.keys_storage,
             settings=PemSettings(

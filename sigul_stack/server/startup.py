@@ -29,7 +29,10 @@ def _services(settings: ServerSettings) -> Iterator[Services]:
 
 def prepare(settings: ServerSettings) -> None:
     """Check and complete the server's data. Raises `SigulError` saying what is wrong with it."""
-    _tell_missing_tools(settings)
+    for tool in tools_of("server", settings.binding.enabled):
+        if tool.find() is None:
+            # Asked for, those operations fail with the same words.
+            log.warning("%s; until then not available: %s", tool.missing(), tool.unavailable)
     result = ensure_usable(database_url(settings), clock=lambda: datetime.now(UTC))
     if result.backup is not None:
         log.warning("The database was migrated; as it was before, it is in '%s'", result.backup)
@@ -53,13 +56,6 @@ def check(settings: ServerSettings) -> None:
         services.registry.check()
         with services.database.read() as reader:
             reader.keys()
-
-
-def _tell_missing_tools(settings: ServerSettings) -> None:
-    """Log which operations this machine cannot do; asked for, they fail with the same words."""
-    for tool in tools_of("server", settings.binding.enabled):
-        if tool.find() is None:
-            log.warning("%s; until then not available: %s", tool.missing(), tool.unavailable)
 
 
 def repair(settings: ServerSettings) -> None:

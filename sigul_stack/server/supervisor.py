@@ -158,8 +158,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
 
     def _try_plan(self, plan: ServerPlan) -> None:
         """Have a child look whether workers could serve by `plan`."""
-        check = WorkerChild(plan, busy=True, is_check=True)
-        self._fork(check, lambda _parent: plan.check())
+        self._fork(WorkerChild(plan, busy=True, is_check=True), lambda _parent: plan.check())
 
     def _is_settled(self) -> bool:
         return not any(child.is_check for child in self._children.values())
@@ -172,8 +171,10 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         if attached.plan is not self._plan:
             return
         idle = self._idle()
-        old = [item for item in idle if item.plan is not self._plan and item.control is not None]
-        old.sort(key=lambda item: item.attached_at is not None)  # those that do not wait yet first
+        old = sorted(
+            (item for item in idle if item.plan is not self._plan and item.control is not None),
+            key=lambda item: item.attached_at is not None,  # those that do not wait yet first
+        )
         new = sum(item.plan is self._plan and item.attached_at is not None for item in idle)
         for child in old if new >= self._plan.workers else old[:1]:
             child.close_control()
@@ -213,8 +214,8 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
                 " in the middle of a request" if child.busy else "",
             )
             if child.busy:
-                repair = self._plan.repair
-                self._fork(WorkerChild(self._plan, busy=True), lambda _parent: repair())
+                plan = self._plan
+                self._fork(WorkerChild(plan, busy=True), lambda _parent: plan.repair())
         if not child.busy and child.plan is self._plan:
             self._back_off.failed()
 

@@ -12,7 +12,7 @@ import random
 import select
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import Final
 
 from ..config.server import ServerSettings
@@ -36,9 +36,7 @@ from .request import (
     Answer,
     InnerReader,
     OpenInner,
-    PayloadLimits,
     Refused,
-    Request,
     receive,
     refusal_of,
     send_answer,
@@ -85,7 +83,14 @@ class Worker:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                connection = self._dial(identity)
+                connection = nss.dial_bridge(
+                    self._settings,
+                    self._settings.nss,
+                    identity,
+                    patience=OLD_BRIDGE_SECONDS,
+                    wake=self._parent.fileno(),
+                    watchdog=self._watchdog,
+                )
             except TransportError as error:
                 if self._wait(None, 0):
                     return
@@ -96,8 +101,9 @@ class Worker:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
             pause = FIRST_PAUSE_SECONDS
-            seconds = HANDSHAKE_SECONDS.pack(connection.handshake_seconds)
-            self._parent.send(WorkerEvent.ATTACHED, seconds)
+            self._parent.send(
+                WorkerEvent.ATTACHED, HANDSHAKE_SECONDS.pack(connection.handshake_seconds)
+            )
             log.info("Waiting for a request at the bridge")
             _warm_up(database)
             if self._wait(connection, WAITING_SECONDS) and not connection.has_input():
@@ -112,16 +118,6 @@ class Worker:
                 return
             self._parent.send(WorkerEvent.DETACHED)
 
-    def _dial(self, identity: nss.TLSIdentity) -> nss.TLSConnection:
-        return nss.dial_bridge(
-            self._settings,
-            self._settings.nss,
-            identity,
-            patience=OLD_BRIDGE_SECONDS,
-            wake=self._parent.fileno(),
-            watchdog=self._watchdog,
-        )
-
     def _wait(self, connection: nss.TLSConnection | None, seconds: float) -> bool:
         """Wait for input on `connection` or the time to pass; True if the control pipe ended."""
         poll = select.poll()
@@ -130,15 +126,13 @@ class Worker:
             if connection.pending():
                 return False
             poll.register(connection.fileno(), select.POLLIN)
-        ready = [descriptor for descriptor, _events in poll.poll(seconds * 1000)]
-        return self._parent.fileno() in ready
+        return self._parent.fileno() in dict(poll.poll(seconds * 1000))
 
     def _serve(
         self, connection: nss.TLSConnection, identity: nss.TLSIdentity, database: Database
     ) -> bool:
         """Serve a request; False where the bridge only ended the connection instead."""
-        settings = self._settings
-        chunked = ChunkedStream(connection, settings.idle_timeout)
+        chunked = ChunkedStream(connection, self._settings.idle_timeout)
         # The bridge goes on only when it knows that the request has reached a live machine.
         connection.acknowledge()
         try:
@@ -150,12 +144,10 @@ class Worker:
         self._parent.send(WorkerEvent.BUSY)
         request_id.set(f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
 
-        def open_inner(stream: ChunkedStream) -> AbstractContextManager[InnerReader]:
-            return self._open_inner(stream, identity, bridge=connection.peer)
-
+        open_inner = partial(self._open_inner, identity=identity, bridge=connection.peer)
         try:
             try:
-                serve_request(chunked, open_inner, settings, database)
+                serve_request(chunked, open_inner, self._settings, database)
             except UnknownVersion as error:
                 log.warning("The request was refused: %s", error)
             # Some bridges go on only when the server has ended; none has more to say to it.
@@ -173,15 +165,14 @@ class Worker:
 
     @contextlib.contextmanager
     def _open_inner(
-        self, chunked: ChunkedStream, identity: nss.TLSIdentity, *, bridge: Peer
+        self, chunked: ChunkedStream, *, identity: nss.TLSIdentity, bridge: Peer
     ) -> Iterator[InnerReader]:
-        settings = self._settings
         log.info("[DOUBLE_TLS] Starting TLS handshake")
         with inner_session(
             chunked,
-            settings.nss,
+            self._settings.nss,
             identity,
-            timeout=settings.handshake_timeout,
+            timeout=self._settings.handshake_timeout,
             server_hostname=None,
             watchdog=self._watchdog,
         ) as session:
@@ -217,28 +208,15 @@ def serve_request(
     database: Database,
 ) -> None:
     """Receive, authorise, handle and answer one request. Raises where it cannot be answered."""
-    received = receive(
-        chunked,
-        open_inner,
-        PayloadLimits(
-            max_file_payload=settings.max_file_payload_size,
-            in_memory_payload=settings.max_memory_payload_size,
-            spool_directory=settings.spool_directory,
-            idle_timeout=settings.idle_timeout,
-        ),
-    )
+    received = receive(chunked, open_inner, settings)
     try:
         if isinstance(received, Refused):
             raise received.reason
-        answer = _handle(received, settings, database)
+        services = make_services(settings, database)
+        granted = authorise(received, database, services.registry, services.name_check)
+        answer = HANDLERS[received.op](RequestContext(received, granted, services)) or Answer()
     except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
         send_error(chunked, received.keys, refusal_of(error, f"Request '{received.op}'"))
         return
     send_answer(chunked, received.keys, answer)
     log.info("Request '%s' of user '%s' done", received.op, received.text("user"))
-
-
-def _handle(request: Request, settings: ServerSettings, database: Database) -> Answer:
-    services = make_services(settings, database)
-    granted = authorise(request, database, services.registry, services.name_check)
-    return HANDLERS[request.op](RequestContext(request, granted, services))

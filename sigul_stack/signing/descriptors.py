@@ -52,8 +52,7 @@ def output_descriptor(target: IO[bytes]) -> Iterator[int]:
     descriptor = _descriptor(target)
     target.flush()
     if descriptor is not None and _is_regular(descriptor):
-        start = os.lseek(descriptor, 0, os.SEEK_CUR)
-        end = start
+        end = os.lseek(descriptor, 0, os.SEEK_CUR)
         try:
             yield descriptor
             end = os.lseek(descriptor, 0, os.SEEK_CUR)

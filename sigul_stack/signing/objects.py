@@ -65,7 +65,7 @@ def sign_commit(key: OpenPGPKey, commit: IO[bytes], commit_id: str) -> bytes:
 
 
 def sign_manifest(
-    key: OpenPGPKey, manifest: IO[bytes], reference: str, timestamp: int, target: IO[bytes]
+    key: OpenPGPKey, manifest: IO[bytes], target: IO[bytes], *, reference: str, timestamp: int
 ) -> None:
     """Write a signature of a container image's `manifest`, published as `reference`, to `target`.
 

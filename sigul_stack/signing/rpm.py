@@ -19,6 +19,7 @@ import io
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO, Final
 
 from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, shortened
@@ -248,10 +249,8 @@ def _check_header(head: Head) -> None:
 
 def _md5(package: BinaryIO, offset: int) -> bytes:
     package.seek(offset)
-    digest = hashlib.md5(usedforsecurity=False)
-    while piece := package.read(_COPY_BYTES):
-        digest.update(piece)
-    return digest.digest()
+    weak = partial(hashlib.md5, usedforsecurity=False)
+    return hashlib.file_digest(package, weak).digest()  # type: ignore[arg-type]
 
 
 def _file_signatures(signer: FileSigner, main: Header) -> list[HeaderEntry]:
@@ -259,14 +258,14 @@ def _file_signatures(signer: FileSigner, main: Header) -> list[HeaderEntry]:
     if digests is None:  # a package without files
         return []
     algorithm = main.integer(MainTag.FILE_DIGEST_ALGORITHM) or _MD5_ALGORITHM
-    signatures = []
-    for digest in digests:
-        try:
-            # Directories, links and the like have none.
-            signed = signer.sign(algorithm, bytes.fromhex(digest)) if digest else b""
-        except ValueError:
-            raise CorruptRPM("a file's digest is not hexadecimal") from None
-        signatures.append(signed.hex())
+    try:
+        # Directories, links and the like have none.
+        signatures = [
+            signer.sign(algorithm, bytes.fromhex(digest)).hex() if digest else ""
+            for digest in digests
+        ]
+    except ValueError:
+        raise CorruptRPM("a file's digest is not hexadecimal") from None
     longest = max(len(signature) for signature in signatures) // 2
     return [
         HeaderEntry.strings(SignatureTag.FILE_SIGNATURES, signatures),

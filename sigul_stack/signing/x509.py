@@ -12,22 +12,18 @@ from __future__ import annotations
 import datetime
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 
 from ..errors import KeystoreError, RequestRefused, Status, shortened
-from ..keystore.pem import PrivateKey
+from ..keystore.pem import PrivateKey, PublicKey
 
 DAYS_A_YEAR = 365
 #: The last moment that a certificate can name (RFC 5280, 4.1.2.5).
 _LAST_MOMENT = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
-
-PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
 class CertificateType(enum.StrEnum):
@@ -55,29 +51,24 @@ _PURPOSES: dict[CertificateType, Sequence[x509.ObjectIdentifier]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateTerms:
-    """Terms of a certificate that is asked for: `subject` is an RFC 4514 string."""
-
-    subject: str
-    years: int
-    kind: CertificateType
-
-
 def issue(
-    wanted: CertificateTerms,
     subject_key: bytes,
     issuer_key: PrivateKey,
     issuer_certificate: bytes | None,
+    *,
+    subject: str,
+    kind: CertificateType,
+    years: int,
     now: datetime.datetime,
 ) -> bytes:
     """The certificate, PEM, for the public key `subject_key` (PEM), valid from `now` (UTC).
 
+    `subject` is an RFC 4514 string.
     `issuer_certificate` (PEM) is the one of `issuer_key` that issues; None means a self-signed
     certificate, which only the key itself can have. Raises `RequestRefused` with a message for
     whatever does not fit, and `KeystoreError` for damaged files.
     """
-    subject = _name(wanted.subject)
+    name = _name(subject)
     public = _public_key(subject_key)
     own_identifier = x509.SubjectKeyIdentifier.from_public_key(public)
     if issuer_certificate is None:
@@ -86,23 +77,23 @@ def issue(
                 "a certificate without issuer certificate is self-signed: name the issuer key as"
                 " subject key as well, or one of its certificates as issuer"
             )
-        issuer, issuer_identifier = subject, own_identifier
+        issuer, issuer_identifier = name, own_identifier
     else:
         issuer, issuer_identifier = _issuer(issuer_certificate, issuer_key, now)
     builder = (
         x509.CertificateBuilder()
-        .subject_name(subject)
+        .subject_name(name)
         .issuer_name(issuer)
         .public_key(public)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now)
-        .not_valid_after(_end(now, wanted.years))
+        .not_valid_after(_end(now, years))
         .add_extension(
-            x509.BasicConstraints(ca=wanted.kind is CertificateType.CA, path_length=None),
+            x509.BasicConstraints(ca=kind is CertificateType.CA, path_length=None),
             critical=True,
         )
         .add_extension(
-            x509.KeyUsage(**{usage: usage in _KEY_USAGE[wanted.kind] for usage in _ALL_USAGES}),
+            x509.KeyUsage(**{usage: usage in _KEY_USAGE[kind] for usage in _ALL_USAGES}),
             critical=True,
         )
         .add_extension(own_identifier, critical=False)
@@ -110,12 +101,9 @@ def issue(
             x509.AuthorityKeyIdentifier(issuer_identifier.digest, None, None), critical=False
         )
     )
-    if _PURPOSES[wanted.kind]:
-        builder = builder.add_extension(
-            x509.ExtendedKeyUsage(_PURPOSES[wanted.kind]), critical=False
-        )
-    certificate = builder.sign(issuer_key, hashes.SHA512())
-    return certificate.public_bytes(serialization.Encoding.PEM)
+    if _PURPOSES[kind]:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(_PURPOSES[kind]), critical=False)
+    return builder.sign(issuer_key, hashes.SHA512()).public_bytes(serialization.Encoding.PEM)
 
 
 def chain_of(certificate: bytes, others: Iterable[bytes]) -> bytes:

@@ -17,6 +17,7 @@ from sigul_stack.client import core
 from sigul_stack.client.core import MAX_MEMORY_REPLY, Reply, RequestSender
 from sigul_stack.config.bridge import BridgeSettings
 from sigul_stack.config.client import ClientSettings
+from sigul_stack.config.server import ServerSettings
 from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import (
     DeadlineExceeded,
@@ -34,7 +35,6 @@ from sigul_stack.protocol.messages import ReplyKeys, read_inner_fields, read_req
 from sigul_stack.secret import Secret
 from sigul_stack.server.request import (
     Answer,
-    PayloadLimits,
     Refused,
     Request,
     receive,
@@ -412,11 +412,16 @@ class Site:
         self, end: MemoryStream, answer: Callable[[Request], Answer | RequestRefused]
     ) -> None:
         chunked = ChunkedStream(end, LONG)
-        limits = PayloadLimits(
-            max_file_payload=None, in_memory_payload=1000, spool_directory=None, idle_timeout=LONG
+        settings = ServerSettings(
+            bridge_hostname="bridge.example.org",
+            nss=NSSSettings(directory="sql:/nonexistent"),
+            max_file_payload_size=None,
+            max_memory_payload_size=1000,
+            spool_directory=None,
+            idle_timeout=LONG,
         )
         try:
-            request = receive(chunked, plain_inner, limits)
+            request = receive(chunked, plain_inner, settings)
         except (TransportError, ProtocolError) as error:
             self.errors.append(error)
             end.abort()

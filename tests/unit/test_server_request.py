@@ -20,6 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sigul_stack.config.server import ServerSettings
+from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import (
     DeadlineExceeded,
     PeerClosed,
@@ -34,7 +36,6 @@ from sigul_stack.protocol.operations import OPERATIONS
 from sigul_stack.server.request import (
     MAX_REFUSED_PAYLOAD,
     Answer,
-    PayloadLimits,
     Refused,
     Request,
     receive,
@@ -68,8 +69,13 @@ from tests.wire import (
 
 #: The largest payload kept in memory here, and the limit on all, in bytes.
 IN_MEMORY, IN_FILE = 1000, 3_000_000
-LIMITS = PayloadLimits(
-    max_file_payload=IN_FILE, in_memory_payload=IN_MEMORY, spool_directory=None, idle_timeout=5.0
+LIMITS = ServerSettings(
+    bridge_hostname="bridge.example.org",
+    nss=NSSSettings(directory="sql:/nonexistent"),
+    max_file_payload_size=IN_FILE,
+    max_memory_payload_size=IN_MEMORY,
+    spool_directory=None,
+    idle_timeout=5.0,
 )
 
 
@@ -92,7 +98,7 @@ def wire(request: SampleRequest, inner_fields: Mapping[str, bytes] | None = None
 
 
 def outcome(
-    chunked: ChunkedStream, limits: PayloadLimits, open_descriptors: list[int] | None = None
+    chunked: ChunkedStream, limits: ServerSettings, open_descriptors: list[int] | None = None
 ) -> Refused | Request | SigulError:
     """The request that comes on `chunked`, or why it is none.
 
@@ -118,7 +124,7 @@ def count_descriptors() -> int:
 
 @contextlib.contextmanager
 def received(
-    data: bytes, limits: PayloadLimits = LIMITS, split: int | None = None
+    data: bytes, limits: ServerSettings = LIMITS, split: int | None = None
 ) -> Iterator[tuple[Request, MemoryStream]]:
     """The request in `data`, and what the bridge has heard."""
     with bridge(data, INNER_END, split=split) as (chunked, far):
@@ -128,7 +134,7 @@ def received(
             yield request, far
 
 
-def rejected(data: bytes, limits: PayloadLimits = LIMITS) -> tuple[SigulError, list[bytes]]:
+def rejected(data: bytes, limits: ServerSettings = LIMITS) -> tuple[SigulError, list[bytes]]:
     """Why the server takes `data` for no request, and the outer chunks that it answers with."""
     with bridge(data) as (chunked, far):
         reason = outcome(chunked, limits)
@@ -136,7 +142,7 @@ def rejected(data: bytes, limits: PayloadLimits = LIMITS) -> tuple[SigulError, l
         return reason, of_stream(heard(far), Stream.OUTER)
 
 
-def refused(request: SampleRequest, limits: PayloadLimits = LIMITS) -> RequestRefused:
+def refused(request: SampleRequest, limits: ServerSettings = LIMITS) -> RequestRefused:
     """What the server would answer to `request`, authenticated."""
     with bridge(wire(request), INNER_END) as (chunked, _far):
         found = outcome(chunked, limits)
@@ -317,7 +323,7 @@ def test_a_payload_over_its_limit_is_refused_before_any_of_it_is_read(
 
 
 def test_without_a_configured_limit_the_operations_own_holds() -> None:
-    limits = dataclasses.replace(LIMITS, max_file_payload=None)
+    limits = dataclasses.replace(LIMITS, max_file_payload_size=None)
     reason, _answer = rejected(outer(sign_text(b"").header + u64(1024**3 + 1)), limits)
     assert isinstance(reason, ProtocolError)
     assert "limit of 1073741824 bytes" in str(reason)

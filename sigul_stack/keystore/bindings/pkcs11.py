@@ -172,9 +172,8 @@ def _reason(finished: Finished) -> str:
 
 def make(settings: MethodSettings) -> BindingMethod:
     """The method with the tokens of `[binding]`. Raises `ConfigurationError`."""
-    tokens = {}
-    for name in settings.parameters.get("pkcs11_tokens", "").replace(",", " ").lower().split():
-        tokens[name] = _make_token(name, settings)
+    names = settings.parameters.get("pkcs11_tokens", "").replace(",", " ").lower().split()
+    tokens = {name: _make_token(name, settings) for name in names}
     if not tokens:
         raise ConfigurationError(
             "[binding] pkcs11_tokens names no token",

@@ -88,8 +88,10 @@ class TPMMethod:
                 *("tpm2_load", "-C", str(directory / "primary"), "-u", str(directory / "public")),
                 *("-r", str(directory / "private"), "-c", str(directory / "sealed")),
             )
-            auth = [] if pcrs is None else ["-p", f"pcr:{pcrs}"]
-            key = self._run("tpm2_unseal", "-c", str(directory / "sealed"), *auth)
+            key = self._run(
+                *("tpm2_unseal", "-c", str(directory / "sealed")),
+                *([] if pcrs is None else ["-p", f"pcr:{pcrs}"]),
+            )
         try:
             return Secret(
                 _cipher(key).decrypt(encrypted[:_NONCE_SIZE], encrypted[_NONCE_SIZE:], None)

@@ -35,7 +35,8 @@ class _BoundValue:
 
 def is_bound(passphrase: Secret | bytes) -> bool:
     """True if `passphrase` is a bound one, by its first character."""
-    return _bytes(passphrase)[:1] in (b"{", b"[")
+    text = passphrase.reveal() if isinstance(passphrase, Secret) else passphrase
+    return text.startswith((b"{", b"["))
 
 
 def bind(secret: Secret, layers: Sequence[Layer], registry: Registry) -> Secret:
@@ -99,10 +100,9 @@ def _open_layer(alternatives: Sequence[_BoundValue], registry: Registry) -> Secr
     for bound in alternatives:
         try:
             method = registry.get(bound.method)
-            if method is None:
-                reasons.append(f"{bound.method} is not in [binding] enabled")
-                continue
-            return method.unbind(bound.value, bound.arguments)
+            if method is not None:
+                return method.unbind(bound.value, bound.arguments)
+            reasons.append(f"{bound.method} is not in [binding] enabled")
         except (KeystoreError, ConfigurationError) as error:
             _log.info("cannot unbind with %s: %s", bound.method, error)
             reasons.append(f"{bound.method}: {error}")
@@ -154,7 +154,3 @@ def _is_text(found: object) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _bytes(passphrase: Secret | bytes) -> bytes:
-    return passphrase.reveal() if isinstance(passphrase, Secret) else passphrase

@@ -12,7 +12,6 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import quote_from_bytes
 
 from ...errors import KeystoreError, WrongPassphrase
@@ -48,12 +47,7 @@ class AgentConnection:
     def __enter__(self) -> AgentConnection:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._socket.close()
 
     def change_passphrase(self, keygrip: str, old: Secret, new: Secret) -> None:

@@ -70,8 +70,7 @@ def prepare_directory(path: Path) -> None:
             f" chown -R {os.geteuid()} '{path}' && chmod 700 '{path}'"
         )
     if new:
-        configuration = AGENT_CONFIGURATION.encode("ascii")
-        write_whole(path / AGENT_CONFIGURATION_NAME, configuration, replace=False)
+        write_whole(path / AGENT_CONFIGURATION_NAME, AGENT_CONFIGURATION.encode(), replace=False)
     else:
         _check_configuration(path)
 

@@ -104,9 +104,8 @@ class GnuPGHome(GnuPG):
                 outcome = scratch.run(
                     ["--full-generate-key"], passphrase=passphrase, stdin=descriptor
                 )
-            made = outcome.status.of("KEY_CREATED")
             keys = scratch.list_keys()
-            if outcome.returncode or not made or len(keys) != 1:
+            if outcome.returncode or not outcome.status.of("KEY_CREATED") or len(keys) != 1:
                 raise outcome.failure(
                     "making a GnuPG key",
                     "check the user ID, the expiry date and [gnupg] in the server's configuration",

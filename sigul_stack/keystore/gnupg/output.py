@@ -53,12 +53,9 @@ class StatusLines:
 
 def parse_status(text: str) -> StatusLines:
     """The status lines in what gpg wrote to its status descriptor."""
-    lines = []
-    for line in text.split("\n"):
-        if line.startswith(_STATUS):
-            keyword, *arguments = line.removeprefix(_STATUS).split(" ")
-            lines.append(StatusLine(keyword, tuple(arguments)))
-    return StatusLines(tuple(lines))
+    lines = (line.removeprefix(_STATUS) for line in text.split("\n") if line.startswith(_STATUS))
+    words = (line.split(" ") for line in lines)
+    return StatusLines(tuple(StatusLine(keyword, tuple(rest)) for keyword, *rest in words))
 
 
 @dataclass(frozen=True, slots=True)

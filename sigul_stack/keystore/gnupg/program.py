@@ -153,9 +153,8 @@ class GnuPG:
             time_limit=_QUICK,
         )
         if finished.returncode:
-            reason = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
             raise KeystoreError(
-                f"gpgconf {' '.join(arguments)} failed in {self.path} ({reason[-1]})",
+                f"gpgconf {' '.join(arguments)} failed in {self.path} ({finished.reason})",
                 "check the GnuPG home, and that gpg-agent is installed",
             )
         return finished.stdout

@@ -48,8 +48,9 @@ def scratch_home(home: GnuPG) -> Iterator[GnuPG]:
             try_lock(cleanup.enter_context(opened(path)))
         scratch = GnuPG(path, time_limit=home.time_limit)
         cleanup.callback(_remove, scratch)
-        configuration = SCRATCH_AGENT_CONFIGURATION.encode("ascii")
-        write_whole(path / AGENT_CONFIGURATION_NAME, configuration, replace=False)
+        write_whole(
+            path / AGENT_CONFIGURATION_NAME, SCRATCH_AGENT_CONFIGURATION.encode(), replace=False
+        )
         yield scratch
 
 

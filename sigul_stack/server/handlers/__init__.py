@@ -16,7 +16,8 @@ from . import (
     signing_handlers,
 )
 
-Handler = Callable[[RequestContext], Answer]
+#: None is an answer without fields and payload.
+Handler = Callable[[RequestContext], Answer | None]
 
 #: The handler of every operation in the table of operations, by name.
 HANDLERS: Mapping[str, Handler] = MappingProxyType(

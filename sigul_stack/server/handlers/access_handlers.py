@@ -18,38 +18,36 @@ def _list_key_users(context: RequestContext) -> Answer:
 def _requested_layers(context: RequestContext) -> tuple[Layer, ...]:
     """The binding layers for the new access: what the request names, forced and default ones."""
     secrets = context.request.secrets
-    requested = {}
     try:
-        for name in ("client-binding", "server-binding"):
-            if name in secrets:
-                requested[name] = load_layers(secrets.string(name))
+        requested = {
+            name: load_layers(secrets.string(name))
+            for name in ("client-binding", "server-binding")
+            if name in secrets
+        }
     except CannotBind as error:
         raise RequestRefused.because(error) from None
     # The client binds its own side itself; what it says of that is checked for form alone.
     return context.services.policy.layers(requested.get("server-binding", ()))
 
 
-def _grant_key_access(context: RequestContext) -> Answer:
+def _grant_key_access(context: RequestContext) -> None:
     key, passphrase = context.opened_key()
     sealed = context.sealed(passphrase, "new-passphrase", _requested_layers(context))
     with context.services.database.write() as writer:
         writer.add_access(context.request.text("name"), key.name, sealed, key_admin=False)
-    return Answer()
 
 
-def _revoke_key_access(context: RequestContext) -> Answer:
+def _revoke_key_access(context: RequestContext) -> None:
     request = context.request
     with context.services.database.write() as writer:
-        writer.delete_access(request.text("name"), request.text("key"), keep_last=True)
-    return Answer()
+        writer.delete_access(request.text("name"), request.text("key"))
 
 
-def _change_passphrase(context: RequestContext) -> Answer:
+def _change_passphrase(context: RequestContext) -> None:
     key, passphrase = context.opened_key()
     sealed = context.sealed(passphrase, "new-passphrase", _requested_layers(context))
     with context.services.database.write() as writer:
         writer.modify_access(context.granted.user.name, key.name, encrypted_passphrase=sealed)
-    return Answer()
 
 
 HANDLERS = {

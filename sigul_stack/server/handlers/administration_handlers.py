@@ -13,8 +13,7 @@ from ..services import RequestContext
 def names_answer(counted_as: str, names: Iterable[str]) -> Answer:
     """A list of names as replies carry it: their number, and each ended by NUL."""
     listed = list(names)
-    payload = b"".join(name.encode("utf-8") + b"\0" for name in listed)
-    return Answer({counted_as: len(listed)}, payload)
+    return Answer({counted_as: len(listed)}, b"".join(name.encode() + b"\0" for name in listed))
 
 
 def _list_users(context: RequestContext) -> Answer:
@@ -31,20 +30,17 @@ def _new_password_hash(context: RequestContext) -> bytes | None:
         raise RequestRefused.because(error) from None
 
 
-def _new_user(context: RequestContext) -> Answer:
+def _new_user(context: RequestContext) -> None:
     request = context.request
     with context.services.database.write() as writer:
         writer.add_user(
             request.text("name"), _new_password_hash(context), bool(request.flag("admin"))
         )
-    return Answer()
 
 
-def _delete_user(context: RequestContext) -> Answer:
-    name = context.request.text("name")
+def _delete_user(context: RequestContext) -> None:
     with context.services.database.write() as writer:
-        writer.delete_user(name)
-    return Answer()
+        writer.delete_user(context.request.text("name"))
 
 
 def _user_info(context: RequestContext) -> Answer:
@@ -55,7 +51,7 @@ def _user_info(context: RequestContext) -> Answer:
     return Answer({"admin": user.admin})
 
 
-def _modify_user(context: RequestContext) -> Answer:
+def _modify_user(context: RequestContext) -> None:
     request = context.request
     with context.services.database.write() as writer:
         writer.modify_user(
@@ -64,7 +60,6 @@ def _modify_user(context: RequestContext) -> Answer:
             password_hash=_new_password_hash(context),
             admin=request.flag("admin"),
         )
-    return Answer()
 
 
 def _key_user_info(context: RequestContext) -> Answer:
@@ -80,13 +75,12 @@ def _key_user_info(context: RequestContext) -> Answer:
     return Answer({"key-admin": access.key_admin})
 
 
-def _modify_key_user(context: RequestContext) -> Answer:
+def _modify_key_user(context: RequestContext) -> None:
     request = context.request
     with context.services.database.write() as writer:
         writer.modify_access(
             request.text("name"), request.text("key"), key_admin=request.flag("key-admin")
         )
-    return Answer()
 
 
 def _list_keys(context: RequestContext) -> Answer:

@@ -56,15 +56,13 @@ def _sign_certificate(context: RequestContext) -> Answer:
         )
     issuer_name = request.optional_text("issuer-certificate-name")
     certificate = x509.issue(
-        x509.CertificateTerms(
-            subject=request.text("subject"),
-            years=int(request.text("validity")[:-1]),
-            kind=x509.CertificateType(request.text("certificate-type")),
-        ),
         store.public(subject.fingerprint),
         store.load(issuer.fingerprint, passphrase),
         None if issuer_name is None else _named_certificate(context, issuer, issuer_name),
-        datetime.datetime.now(datetime.UTC),
+        subject=request.text("subject"),
+        kind=x509.CertificateType(request.text("certificate-type")),
+        years=int(request.text("validity")[:-1]),
+        now=datetime.datetime.now(datetime.UTC),
     )
     store.add_certificate(subject.fingerprint, name, certificate)
     return Answer(payload=certificate)

@@ -48,32 +48,32 @@ def _add_key(
 
 
 def _new_key(context: RequestContext) -> Answer:
-    request = context.request
+    request, keystore = context.request, context.services.keystore
     user_id = UserId(
         real=request.optional_unicode("name-real") or request.text("key"),
         comment=request.optional_unicode("name-comment") or "",
         email=request.optional_unicode("name-email") or "",
     )
     expires = _day(request.optional_text("expire-date"))
-
-    def make(key_type: KeyType, passphrase: Secret) -> NewKey:
-        return context.services.keystore.make(key_type, passphrase, user_id, expires)
-
-    return Answer(payload=_add_key(context, "passphrase", make).public)
-
-
-def _import_key(context: RequestContext) -> Answer:
-    data = context.request.payload.read(MIB)
-    file_passphrase = context.request.secret("passphrase")
-
-    def make(key_type: KeyType, passphrase: Secret) -> NewKey:
-        return context.services.keystore.import_(key_type, data, file_passphrase, passphrase)
-
-    _add_key(context, "new-passphrase", make)
-    return Answer()
+    new = _add_key(
+        context,
+        "passphrase",
+        lambda key_type, passphrase: keystore.make(key_type, passphrase, user_id, expires),
+    )
+    return Answer(payload=new.public)
 
 
-def _delete_key(context: RequestContext) -> Answer:
+def _import_key(context: RequestContext) -> None:
+    data, keystore = context.request.payload.read(MIB), context.services.keystore
+    own = context.request.secret("passphrase")
+    _add_key(
+        context,
+        "new-passphrase",
+        lambda key_type, passphrase: keystore.import_(key_type, data, own, passphrase),
+    )
+
+
+def _delete_key(context: RequestContext) -> None:
     services, key = context.services, context.key()
     home = services.settings.gnupg_home
     with (
@@ -81,22 +81,20 @@ def _delete_key(context: RequestContext) -> Answer:
         services.database.write() as writer,
     ):
         writer.delete_key(key.name)
-    return Answer()
 
 
-def _modify_key(context: RequestContext) -> Answer:
+def _modify_key(context: RequestContext) -> None:
     key, new_name = context.key(), context.request.optional_text("new-name")
     if new_name is not None and new_name != key.name:
         with context.services.database.write() as writer:
             writer.rename_key(key.name, new_name)
-    return Answer()
 
 
 def _get_public_key(context: RequestContext) -> Answer:
     return Answer(payload=context.services.keystore.public(context.key()))
 
 
-def _change_key_expiration(context: RequestContext) -> Answer:
+def _change_key_expiration(context: RequestContext) -> None:
     key, passphrase = context.opened_key()
     expires = _day(context.request.optional_text("expire-date"))
     text = context.request.optional_text("subkey")
@@ -107,7 +105,6 @@ def _change_key_expiration(context: RequestContext) -> Answer:
         context.services.keystore.expire(key, passphrase, expires, subkey)
     except KeystoreError as error:
         raise RequestRefused.because(error) from None
-    return Answer()
 
 
 def _day(text: str | None) -> date | None:

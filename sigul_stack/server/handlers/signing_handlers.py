@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import BinaryIO
 
 from ...formats import commitmeta
@@ -28,9 +29,7 @@ def _sign_text(context: RequestContext) -> Answer:
 
 def _sign_data(context: RequestContext) -> Answer:
     armor = bool(context.request.flag("armor"))
-    return _with_output(
-        context, lambda key, payload, output: key.detach_sign(payload, output, armor=armor)
-    )
+    return _with_output(context, partial(OpenPGPKey.detach_sign, armor=armor))
 
 
 def _decrypt(context: RequestContext) -> Answer:
@@ -43,11 +42,9 @@ def _sign_git_tag(context: RequestContext) -> Answer:
 
 def _sign_container(context: RequestContext) -> Answer:
     reference = context.request.text("docker-reference")
-
-    def sign(key: OpenPGPKey, manifest: BinaryIO, output: BinaryIO) -> None:
-        objects.sign_manifest(key, manifest, reference, int(time.time()), output)
-
-    return _with_output(context, sign)
+    return _with_output(
+        context, partial(objects.sign_manifest, reference=reference, timestamp=int(time.time()))
+    )
 
 
 def _sign_ostree(context: RequestContext) -> Answer:
