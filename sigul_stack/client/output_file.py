@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from ..errors import SigulError
+from ..system.files import opened
 
 #: Bytes of a payload on its way to a stream that are kept in memory; the rest goes to disk.
 SPOOL_IN_MEMORY = 1 << 20
@@ -121,20 +122,10 @@ def _opened(
 @contextlib.contextmanager
 def _in_device(target: Path, name: str, binary: bool) -> Iterator[BinaryIO]:
     with (
-        _for_writing(target) as descriptor,
+        opened(target, os.O_WRONLY | os.O_NOCTTY) as descriptor,
         _spooled(descriptor, name, binary=binary) as file,
     ):
         yield file
-
-
-@contextlib.contextmanager
-def _for_writing(target: Path) -> Iterator[int]:
-    """A descriptor of what is there already."""
-    descriptor = os.open(target, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _error(name: str, error: OSError) -> OutputError:
@@ -258,7 +249,7 @@ def _replaced(target: Path, *, whole: bool = False) -> Iterator[BinaryIO]:
             raise
         # The directory is not ours to make files in, but the file may be ours to write.
         with (
-            _for_writing(target) as descriptor,
+            opened(target, os.O_WRONLY | os.O_NOCTTY) as descriptor,
             _spooled(descriptor, str(target), binary=False) as file,
         ):
             yield file

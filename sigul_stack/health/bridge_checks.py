@@ -34,28 +34,26 @@ class BridgeChecks:
             Step(Layer.PORTS, self.server_port, (), HEALTH),
         )
 
-    def roles(self) -> Iterator[Check]:
+    def roles(self) -> Check:
         """Check that it can tell a server from a client, and cannot be taken for one itself."""
         servers = self._settings.server_cn
         if not servers:
             # Whether that is wanted, the configuration's warning has asked already.
-            yield warning(
+            return warning(
                 Layer.ROLES,
                 "any certificate of the CA may play the signing server",
                 "set server-cn in [bridge] to the common name in the server's certificate",
             )
-            return
         for name in servers:
             if covers(name, self._own.leaf.certificate):
-                yield failed(
+                return failed(
                     Layer.ROLES,
                     f"the bridge's certificate also names the server ({name}): whoever takes the"
                     " bridge could play the server and be told passphrases",
                     "give the server a name of its own (it need not resolve), and issue the"
                     " bridge's certificate without it (docs/security.md)",
                 )
-                return
-        yield ok(Layer.ROLES, f"only {', '.join(servers)} may play the server")
+        return ok(Layer.ROLES, f"only {', '.join(servers)} may play the server")
 
     def free_ports(self) -> Iterator[Check]:
         """Check that each port can be listened on, or that a bridge of this name does."""
@@ -123,12 +121,11 @@ class BridgeChecks:
                 "send the bridge SIGHUP, or start it again",
             )
 
-    def server_port(self) -> Iterator[Check]:
+    def server_port(self) -> Check:
         """Check that the port for servers takes connections."""
         port = self._settings.server_listen_port
-        host = own_address(self._settings.listen_address)
-        probes.connect(host, port, self._context.seconds())
-        yield ok(Layer.PORTS, f"port {port} takes connections of servers")
+        probes.connect(own_address(self._settings.listen_address), port, self._context.seconds())
+        return ok(Layer.PORTS, f"port {port} takes connections of servers")
 
 
 def own_address(addresses: tuple[str, ...]) -> str:

@@ -139,26 +139,27 @@ class BridgeConnectionChecks:
             Step(Layer.OUTER, outer, below_tls, modes),
         )
 
-    def resolution(self) -> Iterator[Check]:
+    def resolution(self) -> Check:
         """Check that the name that is dialled has an address."""
         addresses = dict.fromkeys(str(item[4][0]) for item in resolve(self._host, self._port))
-        yield ok(Layer.RESOLUTION, f"{self._host} is {', '.join(addresses)}")
+        return ok(Layer.RESOLUTION, f"{self._host} is {', '.join(addresses)}")
 
-    def tcp(self) -> Iterator[Check]:
+    def tcp(self) -> Check:
         """Check that something takes connections there."""
         where = f"{self._host}:{self._port}"
         try:
             seconds = probes.connect(self._host, self._port, self._context.seconds())
         except TransportError as error:
             if (found := _UNREACHABLE.get(error.symbol)) is not None:
-                yield failed(Layer.TCP, f"{where} {found[0]}", found[1])
-                return
-            cure = "mend the way there: routes, networks of containers, bridge-address"
-            yield failed(Layer.TCP, error.problem, cure)
-            return
-        yield ok(Layer.TCP, f"{where} takes connections", connect_seconds=round(seconds, 4))
+                return failed(Layer.TCP, f"{where} {found[0]}", found[1])
+            return failed(
+                Layer.TCP,
+                error.problem,
+                "mend the way there: routes, networks of containers, bridge-address",
+            )
+        return ok(Layer.TCP, f"{where} takes connections", connect_seconds=round(seconds, 4))
 
-    def without_certificate(self) -> Iterator[Check]:
+    def without_certificate(self) -> Check:
         """Check that the bridge is who it should be, without showing it a certificate."""
         seconds = self._context.seconds()
         try:
@@ -170,9 +171,8 @@ class BridgeConnectionChecks:
                 timeout=seconds,
             )
         except TransportError as error:
-            yield failed_handshake(Layer.OUTER, error, self._hostname, seconds)
-            return
-        yield ok(
+            return failed_handshake(Layer.OUTER, error, self._hostname, seconds)
+        return ok(
             Layer.OUTER,
             f"{self._hostname} is a bridge whose certificate is right; whether it takes ours was"
             " not tried, so that no request is lost",

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from ..checks import Check, Report
+from ..checks import Report
 from ..config import PROGRAMS, load
 from ..config.bridge import BridgeSettings
 from ..config.client import ClientSettings, own_file
@@ -132,10 +132,7 @@ def _setup(context: CheckContext[Any], bindings: tuple[str, ...]) -> tuple[Step,
 
 
 def _secrets(context: CheckContext[Any], own: NSSChecks) -> Step:
-    def look() -> list[Check]:
-        return [*secret_checks(context), *own.secrets()]
-
-    return Step(Layer.SECRETS, look, (), DOCTOR)
+    return Step(Layer.SECRETS, lambda: [*secret_checks(context), *own.secrets()], (), DOCTOR)
 
 
 #: The layers that doctor names where there are no settings to look with.

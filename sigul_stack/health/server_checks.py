@@ -37,7 +37,7 @@ class ServerChecks:
             Step(Layer.KEY_STORE, self.keys, (Layer.SERVER_DATABASE,), deep),
         )
 
-    def database(self) -> Iterator[Check]:
+    def database(self) -> Check:
         """Check that it opens, has a layout that a server takes, and an administrator."""
         from ..database import Database, SchemaState, schema_state
         from ..server.services import database_url
@@ -45,41 +45,36 @@ class ServerChecks:
         url = database_url(self._settings)
         state = schema_state(url)
         if state in (SchemaState.MISSING, SchemaState.EMPTY):
-            yield failed(
+            return failed(
                 Layer.SERVER_DATABASE,
                 f"there is {state.value}",
                 "make it with sigul_server_create_db, and an administrator with"
                 " sigul_server_add_admin; or restore it from a backup, or correct database-path",
             )
-            return
         if state is SchemaState.NEWER:
-            yield failed(
+            return failed(
                 Layer.SERVER_DATABASE,
                 "a newer version of sigul-stack has changed the database",
                 "install that version, or restore the backup that it made beside the database",
             )
-            return
         if state is SchemaState.LEGACY_NO_KEYTYPE:
-            yield warning(
+            return warning(
                 Layer.SERVER_DATABASE,
                 f"it was {state.value}, and is brought up to date when the server starts",
                 "sigul-stack database migrate does it now, with a backup",
             )
-            return
         with contextlib.closing(Database(url)) as database, database.read() as reader:
             users, keys = reader.users(), reader.keys()
         if not any(user.admin for user in users):
-            yield failed(
+            return failed(
                 Layer.SERVER_DATABASE,
                 "there is no administrator in it",
                 "make one with sigul_server_add_admin",
             )
-            return
         found = f"it opens (layout: {state.value}), {len(users)} users, {len(keys)} keys"
         if state is SchemaState.LEGACY and self._context.mode is Mode.HEALTH:
-            yield warning(Layer.SERVER_DATABASE, found, "sigul-stack database migrate renews it")
-            return
-        yield ok(Layer.SERVER_DATABASE, found, users=len(users), keys=len(keys))
+            return warning(Layer.SERVER_DATABASE, found, "sigul-stack database migrate renews it")
+        return ok(Layer.SERVER_DATABASE, found, users=len(users), keys=len(keys))
 
     def directories(self) -> Iterator[Check]:
         """Check that the directories are the daemon's own, and nobody else's to read."""
