@@ -109,7 +109,7 @@ class HubAccess:
     timeout: float
 
 
-class Hub:
+class Hub(contextlib.AbstractContextManager["Hub"]):
     """A session with a hub, to be closed. Nothing is sent before the first call."""
 
     def __init__(self, access: HubAccess) -> None:
@@ -122,9 +122,6 @@ class Hub:
         self._url = str(self._options["server"])
         self._session = _session(self._koji, self._url, self._options, self._left)
         self._checked = False
-
-    def __enter__(self) -> Hub:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -147,8 +144,10 @@ class Hub:
 
         Raises `KojiError` that names `what` where they do not suffice.
         """
-        told = f"{what} took longer than {seconds:g} s (download-timeout)"
-        self._limit = (time.monotonic() + seconds, told)
+        self._limit = (
+            time.monotonic() + seconds,
+            f"{what} took longer than {seconds:g} s (download-timeout)",
+        )
         try:
             yield
         finally:
@@ -288,9 +287,9 @@ class Hub:
         answer = self._call("queryRPMSigs", rpm_id=rpm.number, sigkey=key)
         if not isinstance(answer, list):
             raise KojiError(f"Koji at {self._url} does not tell which signatures there are")
-        rows = [_mapping(row) for row in answer]
         return any(
-            row.get("sigkey") == key and digest in (None, row.get("sighash")) for row in rows
+            row.get("sigkey") == key and digest in (None, row.get("sighash"))
+            for row in [_mapping(item) for item in answer]
         )
 
     # -------------------------------------------------------------------------------------- calls

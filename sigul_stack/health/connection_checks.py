@@ -275,14 +275,15 @@ class RequestChecks:
 
     def _client(self) -> Client:
         seconds = self._context.seconds()
-        settings = dataclasses.replace(
-            self._settings,
-            nss=self._own.settings,
-            connect_timeout=seconds,
-            handshake_timeout=seconds,
-            reply_timeout=seconds,
+        return Client(
+            dataclasses.replace(
+                self._settings,
+                nss=self._own.settings,
+                connect_timeout=seconds,
+                handshake_timeout=seconds,
+                reply_timeout=seconds,
+            )
         )
-        return Client(settings)
 
     def _answered(self, begin: float) -> Check:
         seconds = time.monotonic() - begin
@@ -326,8 +327,8 @@ class RequestChecks:
         user, client = self._settings.user_name, self._client()
         try:
             if self._key is None:
-                users = len(client.list_users(secret))
-                right = f"an administrator's password (list-users: {users} users)"
+                users = client.list_users(secret)
+                right = f"an administrator's password (list-users: {len(users)} users)"
             else:
                 size = len(client.get_public_key(self._key, passphrase=secret))
                 right = (

@@ -124,10 +124,9 @@ _LISTS: Final[dict[str, Callable[[CheckContext[Any]], tuple[Step, ...]]]] = {
 
 
 def _setup(context: CheckContext[Any], bindings: tuple[str, ...]) -> tuple[Step, ...]:
-    tools = partial(tool_checks, context.component, bindings)
     return (
         Step(Layer.CONFIGURATION, partial(file_checks, context), (), DOCTOR),
-        Step(Layer.TOOLS, tools, (), DOCTOR),
+        Step(Layer.TOOLS, partial(tool_checks, context.component, bindings), (), DOCTOR),
     )
 
 
@@ -154,5 +153,5 @@ def _without_settings(component: str, mode: Mode, error: SigulError) -> Report:
     nss = (Layer.DATABASE, Layer.PASSWORD, Layer.CERTIFICATE, Layer.KEY)
     layers = (*nss, *_LAYERS[component]) if mode is Mode.DOCTOR else ()
     rest = [Step(layer, tuple, (Layer.CONFIGURATION,)) for layer in layers]
-    first = Step(Layer.CONFIGURATION, lambda: [failure(Layer.CONFIGURATION, error)])
+    first = Step(Layer.CONFIGURATION, lambda: failure(Layer.CONFIGURATION, error))
     return walk(component, [first, *rest])

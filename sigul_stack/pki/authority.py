@@ -170,8 +170,7 @@ class Authority:
         # The role is in the subject because NSS tells certificates apart by it: a bridge and a
         # server on one host would else be one subject with two keys.
         subject = _name(unit=request.role.value, common=request.name)
-        certificate = self._certify(subject, key, extensions, request.lifetime, now)
-        return Leaf(certificate, key)
+        return Leaf(self._certify(subject, key, extensions, request.lifetime, now), key)
 
     def renew(
         self,
@@ -259,8 +258,9 @@ class Authority:
         identifiers = [_extension(x509.SubjectKeyIdentifier.from_public_key(public))]
         # An old CA without an identifier is found by its name alone.
         if (issuer := extension(own, x509.SubjectKeyIdentifier)) is not None:
-            known = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer)
-            identifiers.append(_extension(known))
+            identifiers.append(
+                _extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer))
+            )
         return _sign(
             self._key, own.subject, subject, public, (begin, end), extensions + identifiers
         )

@@ -127,8 +127,7 @@ class Rollover:
 
     def directories(self, further: Iterable[Path] = ()) -> list[Path]:
         """The databases that take part, and `further` ones, each once."""
-        every = (*_registered(self.authority), *(_place(path) for path in further))
-        return list(dict.fromkeys(every))
+        return list(dict.fromkeys((*_registered(self.authority), *map(_place, further))))
 
     def progress(self) -> list[RolloverProgress]:
         """The progress of each database that takes part and is there."""
@@ -338,7 +337,7 @@ def register(authority: Authority, directories: Iterable[Path]) -> None:
     """Have these databases take part in the CA's rollover, where one is under way."""
     if not authority.others:
         return
-    every = dict.fromkeys((*_registered(authority), *(_place(path) for path in directories)))
+    every = dict.fromkeys((*_registered(authority), *map(_place, directories)))
     # Relative, so that the control directory may be moved or reached by another path.
     base = authority.database.directory.resolve()
     content = json.dumps({"databases": [os.path.relpath(path, base) for path in every]}, indent=2)
@@ -351,8 +350,10 @@ def _registered(authority: Authority) -> list[Path]:
     base = authority.database.directory.resolve()
     path = base / REGISTER
     try:
-        listed = json.loads(path.read_text())["databases"]
-        return [Path(os.path.normpath(base / str(item))) for item in listed]
+        return [
+            Path(os.path.normpath(base / str(item)))
+            for item in json.loads(path.read_text())["databases"]
+        ]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:

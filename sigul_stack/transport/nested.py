@@ -181,10 +181,7 @@ class InnerSession:
             self._chunked.stream.abort()
             self._pump.join()
         self._chunked.drop_inner()
-        self._raise_cause(failed)
-
-    def _raise_cause(self, failed: BaseException | None) -> None:
-        """Raise what broke the pump: it is the reason for what the TLS session says of it."""
+        # What broke the pump is the reason for what the TLS session says of it.
         cause = self._pump.error
         if cause is None or (failed is not None and not isinstance(failed, SigulError)):
             return

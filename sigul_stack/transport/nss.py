@@ -113,8 +113,9 @@ class TLSConnection:
         tls.set_ssl_option(nss_ssl.SSL_REQUEST_CERTIFICATE, True)
         tls.set_ssl_option(nss_ssl.SSL_REQUIRE_CERTIFICATE, nss_ssl.SSL_REQUIRE_ALWAYS)
         try:
-            kind = identity.certificate.find_kea_type()
-            tls.config_secure_server(identity.certificate, identity.key, kind)
+            tls.config_secure_server(
+                identity.certificate, identity.key, identity.certificate.find_kea_type()
+            )
         except NSPRError as error:
             raise NSSError(
                 f"the certificate '{identity.nickname}' cannot serve TLS connections: {error}"
