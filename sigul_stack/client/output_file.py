@@ -100,7 +100,10 @@ def _errors(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _error(name, error) from error
+        raise OutputError(
+            f"'{name}' cannot be written: {error.strerror or error}",
+            "nothing was changed: choose another place, or make room there",
+        ) from error
 
 
 def _opened(
@@ -110,8 +113,7 @@ def _opened(
         sys.stdout.flush()
         return _spooled(1, name, binary=binary)
     target = _follow(path)
-    match = _stream(target)
-    if match:
+    if match := _stream(target):
         number = _STREAMS[match["name"]] if match["name"] else int(match["number"])
         return _spooled(number, name, binary=binary)
     if _is_regular_or_new(target):
@@ -126,13 +128,6 @@ def _in_device(target: Path, name: str, binary: bool) -> Iterator[BinaryIO]:
         _spooled(descriptor, name, binary=binary) as file,
     ):
         yield file
-
-
-def _error(name: str, error: OSError) -> OutputError:
-    return OutputError(
-        f"'{name}' cannot be written: {error.strerror or error}",
-        "nothing was changed: choose another place, or make room there",
-    )
 
 
 def _follow(path: Path) -> Path:
@@ -267,7 +262,7 @@ def _new_name() -> str:
     return f".sigul-{secrets.token_hex(8)}.tmp"
 
 
-class _Draft:
+class _Draft(contextlib.AbstractContextManager["_Draft"]):
     """A file without a name, or, where the file system has none such, with a temporary one."""
 
     def __init__(self, directory: Path, mode: int) -> None:
@@ -325,9 +320,6 @@ class _Draft:
         # Only with a directory's descriptor does Python call linkat(2), which can follow links.
         os.link(source, name, src_dir_fd=here, dst_dir_fd=here, follow_symlinks=True)
 
-    def __enter__(self) -> _Draft:
-        return self
-
     def __exit__(self, *_: object) -> None:
         if self._name is not None:
             with contextlib.suppress(FileNotFoundError):
@@ -342,11 +334,9 @@ def write_new_file(path: Path, content: bytes) -> None:
 
     Raises `OutputError`, also where there is such a file already.
     """
-    try:
-        with _Draft(path.parent, 0o600) as draft:
-            draft.file.write(content)
+    with _errors(str(path)), _Draft(path.parent, 0o600) as draft:
+        draft.file.write(content)
+        try:
             draft.publish(path.name, replace=False)
-    except FileExistsError:
-        raise OutputError(f"'{path}' exists already", "name a new file, or remove it") from None
-    except OSError as error:
-        raise _error(str(path), error) from error
+        except FileExistsError:
+            raise OutputError(f"'{path}' exists already", "name a new file, or remove it") from None

@@ -127,10 +127,7 @@ def _check_directory(directory: str) -> None:
         new, old = (path / "cert9.db").exists(), (path / "cert8.db").exists()
     except OSError as error:
         raise _no_database(directory, error.strerror or str(error)) from None
-    if prefix == "dbm":
-        if old:  # some NSS still opens it
-            return
-    elif new:
+    if old if prefix == "dbm" else new:  # some NSS still opens the old one
         return
     if new or old:
         raise _other_format(path, current=new)
