@@ -42,6 +42,9 @@ _NEVRA: Final = re.compile(
     r"\.(?P<arch>[A-Za-z0-9_]+)"
 )
 
+#: The parts of an RPM's name that it always has; each may be part of an address.
+NEVRA_PARTS: Final = ("name", "version", "release", "arch")
+
 #: Kerberos takes its key table from the environment: one login at a time.
 _kerberos_lock = threading.Lock()
 
@@ -72,9 +75,7 @@ class NEVRA:
     @property
     def is_harmless(self) -> bool:
         """Tell whether all of it may be part of an address."""
-        return all(
-            _WORD.fullmatch(part) for part in (self.name, self.version, self.release, self.arch)
-        )
+        return all(_WORD.fullmatch(getattr(self, part)) for part in NEVRA_PARTS)
 
     @property
     def file_name(self) -> str:
@@ -108,7 +109,7 @@ class HubAccess:
     timeout: float
 
 
-class Hub:
+class Hub(contextlib.AbstractContextManager["Hub"]):
     """A session with a hub, to be closed. Nothing is sent before the first call."""
 
     def __init__(self, access: HubAccess) -> None:
@@ -121,9 +122,6 @@ class Hub:
         self._url = str(self._options["server"])
         self._session = _session(self._koji, self._url, self._options, self._left)
         self._checked = False
-
-    def __enter__(self) -> Hub:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -146,8 +144,10 @@ class Hub:
 
         Raises `KojiError` that names `what` where they do not suffice.
         """
-        told = f"{what} took longer than {seconds:g} s (download-timeout)"
-        self._limit = (time.monotonic() + seconds, told)
+        self._limit = (
+            time.monotonic() + seconds,
+            f"{what} took longer than {seconds:g} s (download-timeout)",
+        )
         try:
             yield
         finally:
@@ -167,19 +167,13 @@ class Hub:
 
     def rpm(self, nevra: NEVRA) -> HubRPM:
         """The RPM `nevra`. Raises `KojiError` where there is none."""
-        wanted = {
-            "name": nevra.name,
-            "version": nevra.version,
-            "release": nevra.release,
-            "arch": nevra.arch,
-        }
+        wanted = {part: getattr(nevra, part) for part in NEVRA_PARTS}
         answer = self._call("getRPM", wanted)
         if answer is None:
             raise KojiError(f"Koji at {self._url} has no RPM {nevra}", "check its name")
         row = _mapping(answer)
-        epoch = row.get("epoch")
         found = NEVRA(
-            epoch=None if epoch is None else str(_number(row, "epoch")),
+            epoch=None if row.get("epoch") is None else str(_number(row, "epoch")),
             **{part: _text(row, part) for part in wanted},
         )
         if any(getattr(found, part) != wanted[part] for part in wanted):
@@ -205,8 +199,8 @@ class Hub:
         default = build.get("volume_name") in (None, "DEFAULT")
         volume = [] if default else ["vol", _word(build, "volume_name")]
         words = [_word(build, name) for name in ("name", "version", "release")]
-        words = [*volume, "packages", *words, rpm.nevra.arch, rpm.nevra.file_name]
-        return "/".join([top.rstrip("/"), *map(quote, words)])
+        path = [*volume, "packages", *words, rpm.nevra.arch, rpm.nevra.file_name]
+        return "/".join([top.rstrip("/"), *map(quote, path)])
 
     def download(self, address: str, target: BinaryIO, *, limit: int) -> int:
         """Write what is at `address` to `target`, at most `limit` bytes; how many there were."""
@@ -293,9 +287,9 @@ class Hub:
         answer = self._call("queryRPMSigs", rpm_id=rpm.number, sigkey=key)
         if not isinstance(answer, list):
             raise KojiError(f"Koji at {self._url} does not tell which signatures there are")
-        rows = [_mapping(row) for row in answer]
         return any(
-            row.get("sigkey") == key and digest in (None, row.get("sighash")) for row in rows
+            row.get("sigkey") == key and digest in (None, row.get("sighash"))
+            for row in [_mapping(item) for item in answer]
         )
 
     # -------------------------------------------------------------------------------------- calls
@@ -303,8 +297,7 @@ class Hub:
     def _call(self, method: str, *arguments: object, **named: object) -> object:
         self._check_version()
         with self._errors(method):
-            answer: object = self._session.callMethod(method, *arguments, **named)
-        return answer
+            return self._session.callMethod(method, *arguments, **named)
 
     def _check_version(self) -> None:
         if self._checked:
@@ -352,17 +345,15 @@ def _options(koji: Any, access: HubAccess) -> Mapping[str, Any]:
     config = None if access.config is None else str(access.config)
     if config is not None and not os.access(config, os.R_OK):
         raise KojiError(f"the configuration file '{config}' cannot be read")
-    names = [_PROFILE] if access.instance is None else [access.instance, _PROFILE]
-    if config is None:
+    options: Mapping[str, Any]
+    try:
+        options = koji.read_config(access.instance or _PROFILE, user_config=config)
+    except koji.ConfigurationError:
         # Of Koji's own files, no other section may stand for an instance's.
-        names = names[:1]
-    *first, last = names
-    for name in first:
-        with contextlib.suppress(koji.ConfigurationError):
-            found: Mapping[str, Any] = koji.read_config(name, user_config=config)
-            return found
-    found = koji.read_config(last, user_config=config)
-    return found
+        if config is None:
+            raise
+        options = koji.read_config(_PROFILE, user_config=config)
+    return options
 
 
 def _session(koji: Any, url: str, options: Mapping[str, Any], left: Callable[[], float]) -> Any:

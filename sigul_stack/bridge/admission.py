@@ -8,7 +8,6 @@ host that opens silent connections by the hundred ends only its own.
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import threading
 from collections import Counter
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..errors import TransportError
-from ..transport.stream import Deadline, Peer
+from ..transport.stream import Deadline, Peer, readable
 
 
 class OnlyLooked(Exception):
@@ -36,9 +35,7 @@ class PendingPeer:
 
         Raises `OnlyLooked` where it ends without one, `DeadlineExceeded`, `TransportError`.
         """
-        poll = select.poll()
-        poll.register(self.tcp, select.POLLIN)
-        if not poll.poll(deadline.remaining() * 1000):
+        if not readable([self.tcp.fileno()], deadline.remaining()):
             raise deadline.exceeded()
         with contextlib.suppress(ConnectionResetError):  # how some port checks end
             if self.tcp.recv(1, socket.MSG_PEEK):
@@ -95,18 +92,14 @@ class Arrivals:
 
     def enter(self, kind: str) -> Callable[[], None]:
         """Count one more; returns a function that ends that, however often it is called."""
+        self._add(kind, 1)
+        left = contextlib.ExitStack()
+        left.callback(self._add, kind, -1)
+        return left.close
+
+    def _add(self, kind: str, count: int) -> None:
         with self._lock:
-            self._counts[kind] += 1
-        ended = False
-
-        def leave() -> None:
-            nonlocal ended
-            with self._lock:
-                if not ended:
-                    self._counts[kind] -= 1
-                ended = True
-
-        return leave
+            self._counts[kind] += count
 
     def __getitem__(self, kind: str) -> int:
         return self._counts[kind]

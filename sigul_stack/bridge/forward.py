@@ -147,9 +147,11 @@ class Forwarding:
         Both connections are over afterwards, closed in order where all went well. Raises what
         ended the request before that; then the caller frees them.
         """
-        context = contextvars.copy_context()
         downstream = threading.Thread(
-            target=context.run, args=(self._downstream,), name="forward-reply", daemon=True
+            target=contextvars.copy_context().run,
+            args=(self._downstream,),
+            name="forward-reply",
+            daemon=True,
         )
         downstream.start()
         try:
@@ -211,8 +213,7 @@ class Forwarding:
                     # reply's own limits end the wait. But one whose secrets the server still waits
                     # for has left, and must not keep it.
                     later = set(RequestState) - {RequestState.INNER_SESSION}
-                    answered = self._progress.wait_for(later, CLIENT_GONE_SECONDS)
-                    patience = None if answered else 0
+                    patience = None if self._progress.wait_for(later, CLIENT_GONE_SECONDS) else 0
             if data:
                 self._moved_at = time.monotonic()
                 return data

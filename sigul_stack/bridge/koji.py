@@ -17,7 +17,7 @@ from typing import BinaryIO, Final, cast
 from ..config.shared import BridgeKojiSettings
 from ..errors import RemoteProtocolError, SigulError
 from ..formats.rpm_head import Head, Header, padded, read_head
-from ..kojihub import NEVRA, Hub, HubAccess, KojiError
+from ..kojihub import NEVRA, NEVRA_PARTS, Hub, HubAccess, KojiError
 from ..protocol.codec import Fields, run_parser
 
 log = logging.getLogger(__name__)
@@ -159,13 +159,12 @@ def _flag(fields: Fields, name: str) -> bool:
 
 def _named(fields: Fields) -> NEVRA:
     """The RPM that a request or subrequest names."""
-    parts = {}
-    for part in ("name", "version", "release", "arch"):
-        if f"rpm-{part}" not in fields:
-            raise KojiError("the client does not name the RPM", "use one that does")
-        parts[part] = fields.safe_string(f"rpm-{part}")
-    epoch = fields.safe_string("rpm-epoch") if "rpm-epoch" in fields else None
-    nevra = NEVRA(parts["name"], epoch, parts["version"], parts["release"], parts["arch"])
+    if any(f"rpm-{part}" not in fields for part in NEVRA_PARTS):
+        raise KojiError("the client does not name the RPM", "use one that does")
+    nevra = NEVRA(
+        epoch=fields.safe_string("rpm-epoch") if "rpm-epoch" in fields else None,
+        **{part: fields.safe_string(f"rpm-{part}") for part in NEVRA_PARTS},
+    )
     if not nevra.is_harmless:
         raise KojiError("the RPM's name, version, release or arch has a character that it may not")
     return nevra
@@ -177,11 +176,8 @@ def _nevra_of(head: Head) -> NEVRA:
     name, version, release, arch = (main.string(tag) for tag in (1000, 1001, 1002, 1022))
     if name is None or version is None or release is None or arch is None:
         raise KojiError("the signed RPM does not say which one it is")
-    epoch = main.integer(1003)
-    source = 1044 not in main
-    return NEVRA(
-        name, "" if epoch is None else str(epoch), version, release, "src" if source else arch
-    )
+    epoch, source = str(main.integer(1003) or ""), 1044 not in main
+    return NEVRA(name, epoch, version, release, "src" if source else arch)
 
 
 def _head_of(file: BinaryIO) -> Head:

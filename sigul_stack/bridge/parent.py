@@ -81,8 +81,7 @@ class Ports:
 
     def close_all_but(self, plan: BridgePlan | None) -> None:
         """Close the sockets that `plan` does not need; children that have them keep them."""
-        needed = plan.ports if plan is not None else ()
-        for port in [port for port in self._sockets if port not in needed]:
+        for port in set(self._sockets).difference(plan.ports if plan is not None else ()):
             for listener in self._sockets.pop(port):
                 listener.close()
 

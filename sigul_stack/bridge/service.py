@@ -13,7 +13,6 @@ import contextlib
 import itertools
 import logging
 import os
-import select
 import socket
 import threading
 import time
@@ -29,7 +28,7 @@ from ..metrics import BridgeCount
 from ..protocol.status import MAX_LISTED, BridgeStatus, WaitingServer
 from ..system.processes import ParentPipes
 from ..transport import nss
-from ..transport.stream import ByteStream, Deadline
+from ..transport.stream import ByteStream, Deadline, readable
 from ..transport.tcp import printable_address
 from ..transport.watchdog import Watchdog
 from .admission import Arrivals, Handshakes, OnlyLooked, PendingPeer, Roles
@@ -95,16 +94,12 @@ class Bridge:
 
     def _accept_once(self, parent: ParentPipes, kinds: set[str], seconds: float | None) -> bool:
         """Accept peers of these kinds for at most `seconds`; True where a command has come."""
-        poll = select.poll()
         by_descriptor = {
             listener.fileno(): listener
             for listener, kind in self._listeners.items()
             if kind in kinds
         }
-        for descriptor in (parent.fileno(), *by_descriptor):
-            poll.register(descriptor, select.POLLIN)
-        milliseconds = None if seconds is None else seconds * 1000
-        ready = {descriptor for descriptor, _events in poll.poll(milliseconds)}
+        ready = readable((parent.fileno(), *by_descriptor), seconds)
         for descriptor in ready & by_descriptor.keys():
             self._accept(by_descriptor[descriptor])
         return parent.fileno() in ready
@@ -147,7 +142,7 @@ class Bridge:
         self._resources.close()
         end = time.monotonic() + self._settings.shutdown_timeout
         while self._resources.quota.connected and time.monotonic() < end:
-            if select.select([parent], [], [], _DRAIN_POLL_SECONDS)[0]:
+            if readable([parent.fileno()], _DRAIN_POLL_SECONDS):
                 receive_command(parent)
         if self._resources.quota.connected:
             log.warning(
@@ -240,8 +235,9 @@ class Bridge:
 
     def _shake_hands(self, kind: str, pending: PendingPeer, connection: nss.TLSConnection) -> None:
         settings = self._settings
-        what = f"TLS handshake with {connection.peer.address}"
-        deadline = Deadline(settings.handshake_timeout, what)
+        deadline = Deadline(
+            settings.handshake_timeout, f"TLS handshake with {connection.peer.address}"
+        )
         log.info("[BRIDGE_TLS] Starting TLS handshake with %s", kind)
         title = kind.capitalize()
         try:

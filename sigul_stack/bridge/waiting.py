@@ -7,8 +7,8 @@ out. Requests are served in the order in which they began to wait.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import select
 import socket
 import threading
 import time
@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from ..errors import DeadlineExceeded, TransportError
 from ..metrics import BridgeCount, Counters
-from ..transport.stream import ByteStream, Deadline
+from ..transport.stream import ByteStream, Deadline, readable
 
 log = logging.getLogger(__name__)
 
@@ -169,10 +169,9 @@ class WaitingServers:
         server.discard()
 
     def _wake(self) -> None:
-        try:
+        # Where this fails, the watcher has the last one still to read, or has ended.
+        with contextlib.suppress(OSError):
             self._wake_write.send(b"\0")
-        except OSError:
-            return  # the watcher has not read the last one yet and will look at all, or has ended
 
     def _watch(self) -> None:
         while True:
@@ -180,10 +179,7 @@ class WaitingServers:
                 if self._closed:
                     return
                 by_descriptor = {server.fileno(): server for server in self._servers}
-            poll = select.poll()
-            for descriptor in (self._wake_read.fileno(), *by_descriptor):
-                poll.register(descriptor, select.POLLIN)
-            for descriptor, _events in poll.poll():
+            for descriptor in readable((self._wake_read.fileno(), *by_descriptor)):
                 if descriptor == self._wake_read.fileno():
                     self._wake_read.recv(4096)
                     continue

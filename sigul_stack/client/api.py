@@ -196,8 +196,9 @@ class Client(RequestSender):
             name_email=name_email,
             expire_date=_date(expire_date),
         )
-        secrets = _secrets(password=password, passphrase=passphrase)
-        return self.call("new-key", fields, secrets).payload
+        return self.call(
+            "new-key", fields, _secrets(password=password, passphrase=passphrase)
+        ).payload
 
     def import_key(
         self,
@@ -271,8 +272,7 @@ class Client(RequestSender):
         password: Secret | None = None,
     ) -> None:
         """Take the user `name` the access to `key`; needs one of the two secrets."""
-        fields = {"key": key, "name": name}
-        self.call("revoke-key-access", fields, _rights(passphrase, password))
+        self.call("revoke-key-access", {"key": key, "name": name}, _rights(passphrase, password))
 
     def get_public_key(
         self, key: str, *, passphrase: Secret | None = None, password: Secret | None = None
@@ -484,8 +484,9 @@ class Client(RequestSender):
         from ..formats import commitmeta
 
         commitmeta.with_signatures(metadata, [])
-        fields = {"key": key, "ostree-hash": name}
-        reply = self._work("sign-ostree", fields, passphrase, commit, None)
+        reply = self._work(
+            "sign-ostree", {"key": key, "ostree-hash": name}, passphrase, commit, None
+        )
         if not metadata:
             return reply
         return commitmeta.with_signatures(metadata, commitmeta.signatures_in(reply))

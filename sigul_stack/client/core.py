@@ -83,8 +83,7 @@ class Reply:
 def refusal(status: int, fields: Fields) -> RequestRefused:
     """The error that a reply with this `status`, which is not OK, tells of."""
     message = fields.get("message")
-    text = message.decode("utf-8", "backslashreplace") if message else None
-    return RequestRefused(status, text)
+    return RequestRefused(status, message.decode("utf-8", "backslashreplace") if message else None)
 
 
 @contextlib.contextmanager

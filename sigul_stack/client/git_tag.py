@@ -98,9 +98,8 @@ def _git(directory: Path, *arguments: str, given: bytes = b"") -> bytes:
     """The output of git. Raises `SigulError` with its own words where it fails."""
     done = _run(directory, *arguments, given=given)
     if done.returncode:
-        said = done.stderr.strip().splitlines()
         # Advice may follow the line that says what is wrong.
-        fatal = [line for line in said if line.startswith("fatal:")]
+        fatal = [line for line in done.stderr.splitlines() if line.startswith("fatal:")]
         reason = fatal[-1] if fatal else done.reason
         raise SigulError(f"git {arguments[0]} failed: {reason}")
     return done.stdout

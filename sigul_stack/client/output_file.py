@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from ..errors import SigulError
+from ..system.files import opened
 
 #: Bytes of a payload on its way to a stream that are kept in memory; the rest goes to disk.
 SPOOL_IN_MEMORY = 1 << 20
@@ -99,7 +100,10 @@ def _errors(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _error(name, error) from error
+        raise OutputError(
+            f"'{name}' cannot be written: {error.strerror or error}",
+            "nothing was changed: choose another place, or make room there",
+        ) from error
 
 
 def _opened(
@@ -109,8 +113,7 @@ def _opened(
         sys.stdout.flush()
         return _spooled(1, name, binary=binary)
     target = _follow(path)
-    match = _stream(target)
-    if match:
+    if match := _stream(target):
         number = _STREAMS[match["name"]] if match["name"] else int(match["number"])
         return _spooled(number, name, binary=binary)
     if _is_regular_or_new(target):
@@ -121,27 +124,10 @@ def _opened(
 @contextlib.contextmanager
 def _in_device(target: Path, name: str, binary: bool) -> Iterator[BinaryIO]:
     with (
-        _for_writing(target) as descriptor,
+        opened(target, os.O_WRONLY | os.O_NOCTTY) as descriptor,
         _spooled(descriptor, name, binary=binary) as file,
     ):
         yield file
-
-
-@contextlib.contextmanager
-def _for_writing(target: Path) -> Iterator[int]:
-    """A descriptor of what is there already."""
-    descriptor = os.open(target, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _error(name: str, error: OSError) -> OutputError:
-    return OutputError(
-        f"'{name}' cannot be written: {error.strerror or error}",
-        "nothing was changed: choose another place, or make room there",
-    )
 
 
 def _follow(path: Path) -> Path:
@@ -258,7 +244,7 @@ def _replaced(target: Path, *, whole: bool = False) -> Iterator[BinaryIO]:
             raise
         # The directory is not ours to make files in, but the file may be ours to write.
         with (
-            _for_writing(target) as descriptor,
+            opened(target, os.O_WRONLY | os.O_NOCTTY) as descriptor,
             _spooled(descriptor, str(target), binary=False) as file,
         ):
             yield file
@@ -276,7 +262,7 @@ def _new_name() -> str:
     return f".sigul-{secrets.token_hex(8)}.tmp"
 
 
-class _Draft:
+class _Draft(contextlib.AbstractContextManager["_Draft"]):
     """A file without a name, or, where the file system has none such, with a temporary one."""
 
     def __init__(self, directory: Path, mode: int) -> None:
@@ -334,9 +320,6 @@ class _Draft:
         # Only with a directory's descriptor does Python call linkat(2), which can follow links.
         os.link(source, name, src_dir_fd=here, dst_dir_fd=here, follow_symlinks=True)
 
-    def __enter__(self) -> _Draft:
-        return self
-
     def __exit__(self, *_: object) -> None:
         if self._name is not None:
             with contextlib.suppress(FileNotFoundError):
@@ -351,11 +334,9 @@ def write_new_file(path: Path, content: bytes) -> None:
 
     Raises `OutputError`, also where there is such a file already.
     """
-    try:
-        with _Draft(path.parent, 0o600) as draft:
-            draft.file.write(content)
+    with _errors(str(path)), _Draft(path.parent, 0o600) as draft:
+        draft.file.write(content)
+        try:
             draft.publish(path.name, replace=False)
-    except FileExistsError:
-        raise OutputError(f"'{path}' exists already", "name a new file, or remove it") from None
-    except OSError as error:
-        raise _error(str(path), error) from error
+        except FileExistsError:
+            raise OutputError(f"'{path}' exists already", "name a new file, or remove it") from None

@@ -22,7 +22,6 @@ from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, encode_value, pack_u32, pack_u64, unpack_u32
 from ..protocol.messages import (
     ChainKeys,
-    SubHeader,
     encode_sub_header,
     read_sub_header,
 )
@@ -70,9 +69,11 @@ class RPMExchange:
 
     def run(self, chunked: ChunkedStream) -> None:
         """Send all, receive all. Every package has been told of afterwards. Never raises."""
-        context = contextvars.copy_context()
         sender = threading.Thread(
-            target=context.run, args=(self._send_all, chunked), name="send-rpms", daemon=True
+            target=contextvars.copy_context().run,
+            args=(self._send_all, chunked),
+            name="send-rpms",
+            daemon=True,
         )
         sender.start()
         try:
@@ -184,7 +185,9 @@ class RPMExchange:
             refused = header.refusal
             if refused is None:
                 header.verify(keys)
-            index = self._index(header)
+            index = unpack_u32(header.fields.blob("id"))
+            if index >= len(self._packages):
+                raise RemoteProtocolError("the server answered for an RPM that it was not sent")
             body = AuthenticatedPayload(chunked, keys.payload, "the subreply")
             status = header.fields.integer("status")
             if refused is not None:
@@ -202,12 +205,6 @@ class RPMExchange:
                 body.copy(_ignore)
                 self._tell(index, refusal(status, header.fields))
             number += 1
-
-    def _index(self, header: SubHeader) -> int:
-        index = unpack_u32(header.fields.blob("id"))
-        if index >= len(self._packages):
-            raise RemoteProtocolError("the server answered for an RPM that it was not sent")
-        return index
 
     def _keep(self, index: int, body: AuthenticatedPayload) -> None:
         """Put a signed package in its place, once it is authentic."""

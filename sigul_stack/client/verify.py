@@ -114,5 +114,4 @@ def _gpg(
     )  # fmt: skip
     if arguments[0] == "--import" and done.returncode:
         raise SigulError(f"gpg does not take the server's public key: {done.reason}")
-    lines = done.status.splitlines()
-    return [line.split()[1:] for line in lines if line.startswith("[GNUPG:] ")]
+    return [line.split()[1:] for line in done.status.splitlines() if line.startswith("[GNUPG:] ")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from ..checks import Check, failed, ok, warning
 from ..config.bridge import BridgeSettings
@@ -17,13 +18,12 @@ from .nss_checks import NSSChecks
 from .steps import DOCTOR, HEALTH, CheckContext, Layer, Step
 
 
+@dataclass(frozen=True, slots=True)
 class BridgeChecks:
-    """Checks of one bridge."""
+    """Checks of one bridge; `own` are those of its NSS database."""
 
-    def __init__(self, context: CheckContext[BridgeSettings], own: NSSChecks) -> None:
-        self._context = context
-        self._settings = context.settings
-        self._own = own
+    context: CheckContext[BridgeSettings]
+    own: NSSChecks
 
     def steps(self) -> tuple[Step, ...]:
         """The layers, in order."""
@@ -34,37 +34,35 @@ class BridgeChecks:
             Step(Layer.PORTS, self.server_port, (), HEALTH),
         )
 
-    def roles(self) -> Iterator[Check]:
+    def roles(self) -> Check:
         """Check that it can tell a server from a client, and cannot be taken for one itself."""
-        servers = self._settings.server_cn
+        servers = self.context.settings.server_cn
         if not servers:
             # Whether that is wanted, the configuration's warning has asked already.
-            yield warning(
+            return warning(
                 Layer.ROLES,
                 "any certificate of the CA may play the signing server",
                 "set server-cn in [bridge] to the common name in the server's certificate",
             )
-            return
         for name in servers:
-            if covers(name, self._own.leaf.certificate):
-                yield failed(
+            if covers(name, self.own.leaf.certificate):
+                return failed(
                     Layer.ROLES,
                     f"the bridge's certificate also names the server ({name}): whoever takes the"
                     " bridge could play the server and be told passphrases",
                     "give the server a name of its own (it need not resolve), and issue the"
                     " bridge's certificate without it (docs/security.md)",
                 )
-                return
-        yield ok(Layer.ROLES, f"only {', '.join(servers)} may play the server")
+        return ok(Layer.ROLES, f"only {', '.join(servers)} may play the server")
 
     def free_ports(self) -> Iterator[Check]:
         """Check that each port can be listened on, or that a bridge of this name does."""
         for port, peers in (
-            (self._settings.client_listen_port, "clients"),
-            (self._settings.server_listen_port, "servers"),
+            (self.context.settings.client_listen_port, "clients"),
+            (self.context.settings.server_listen_port, "servers"),
         ):
             try:
-                for listener in listen(self._settings.listen_address, port):
+                for listener in listen(self.context.settings.listen_address, port):
                     listener.close()
             except TransportError as error:
                 if error.symbol == "EADDRINUSE":
@@ -80,15 +78,15 @@ class BridgeChecks:
 
     def _taken(self, port: int, peers: str) -> Check:
         """The check of a port that is taken, by a bridge with this certificate or not."""
-        name = _dialled_name(self._own.leaf)
-        for address in self._settings.listen_address:
+        name = _dialled_name(self.own.leaf)
+        for address in self.context.settings.listen_address:
             with contextlib.suppress(TransportError):
                 probes.greet(
                     own_address((address,)),
                     port,
                     hostname=name,
-                    settings=self._own.settings,
-                    timeout=self._context.seconds(),
+                    settings=self.own.settings,
+                    timeout=self.context.seconds(),
                 )
                 found = f"port {port} (for {peers}): a bridge named {name} listens"
                 return ok(Layer.PORTS, found, running=True)
@@ -101,10 +99,13 @@ class BridgeChecks:
 
     def client_port(self) -> Iterator[Check]:
         """Check a handshake with the bridge's own port for clients, and the certificate shown."""
-        leaf = self._own.leaf
-        host, port = own_address(self._settings.listen_address), self._settings.client_listen_port
+        leaf = self.own.leaf
+        host, port = (
+            own_address(self.context.settings.listen_address),
+            self.context.settings.client_listen_port,
+        )
         if not leaf.is_for_tls_client:
-            seconds = probes.connect(host, port, self._context.seconds())
+            seconds = probes.connect(host, port, self.context.seconds())
             yield warning(
                 Layer.OUTER,
                 f"port {port} takes connections, but the bridge's certificate may not be a TLS"
@@ -113,7 +114,7 @@ class BridgeChecks:
                 connect_seconds=round(seconds, 6),
             )
             return
-        check, done = shake_hands(self._own, host, port, _dialled_name(leaf))
+        check, done = shake_hands(self.own, host, port, _dialled_name(leaf))
         yield check
         if done is not None and done.peer.fingerprint != leaf.fingerprint:
             yield warning(
@@ -123,12 +124,13 @@ class BridgeChecks:
                 "send the bridge SIGHUP, or start it again",
             )
 
-    def server_port(self) -> Iterator[Check]:
+    def server_port(self) -> Check:
         """Check that the port for servers takes connections."""
-        port = self._settings.server_listen_port
-        host = own_address(self._settings.listen_address)
-        probes.connect(host, port, self._context.seconds())
-        yield ok(Layer.PORTS, f"port {port} takes connections of servers")
+        port = self.context.settings.server_listen_port
+        probes.connect(
+            own_address(self.context.settings.listen_address), port, self.context.seconds()
+        )
+        return ok(Layer.PORTS, f"port {port} takes connections of servers")
 
 
 def own_address(addresses: tuple[str, ...]) -> str:

@@ -243,18 +243,15 @@ def _certificate(item: CertificateInfo) -> dict[str, object]:
         "names": list(item.names),
         "issuer": item.certificate.issuer.rfc4514_string(),
         # Apart, for a long hexadecimal number looks like a secret.
-        "serial": ":".join(_pairs(item.serial)),
+        "serial": bytes.fromhex(item.serial.zfill(len(item.serial) + len(item.serial) % 2)).hex(
+            ":"
+        ),
         "not_before": item.not_before.isoformat(),
         "not_after": item.not_after.isoformat(),
         "authority": item.is_authority,
         "has_private_key": item.has_private_key,
         "trust": item.trust,
     }
-
-
-def _pairs(number: str) -> list[str]:
-    even = number if len(number) % 2 == 0 else f"0{number}"
-    return [even[place : place + 2] for place in range(0, len(even), 2)]
 
 
 def _database(settings: ServerSettings) -> str:

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from ..checks import Check, failed, ok, warning
 from ..config import PROGRAMS
-from ..config.fields import Loaded, OptionForm
-from ..config.ini import ConfigEntry, ConfigFiles
+from ..config.fields import OptionForm
+from ..config.ini import ConfigFiles
 from ..errors import ConfigurationError
 from ..tools import GPG, GPG_AGENT, GPGCONF, tools_of
 from .steps import CheckContext, Layer
@@ -44,15 +44,13 @@ def file_checks(context: CheckContext[Any]) -> Iterator[Check]:
         yield warning(Layer.CONFIGURATION, advice.problem, advice.cure)
     if context.component != "client":
         loaded.check_paths()
-    files = ", ".join(str(path) for path in loaded.files.paths)
-    yield ok(Layer.CONFIGURATION, f"read from {files}")
+    yield ok(Layer.CONFIGURATION, f"read from {', '.join(map(str, loaded.files.paths))}")
 
 
 def tool_checks(component: str, bindings: tuple[str, ...]) -> Iterator[Check]:
     """Check that the programs that operations need are there."""
     for tool in tools_of(component, bindings):
-        path = tool.find()
-        if path is not None:
+        if (path := tool.find()) is not None:
             version = tool.version()
             yield ok(
                 Layer.TOOLS,
@@ -78,8 +76,12 @@ def tool_checks(component: str, bindings: tuple[str, ...]) -> Iterator[Check]:
 
 def secret_checks(context: CheckContext[Any]) -> Iterator[Check]:
     """Check that neither the files nor those that they name tell a secret to everybody."""
+    options = PROGRAMS[context.component]().options()
+    secrets = [item for item in options if item.form is OptionForm.SECRET]
     clean = True
-    for entry in _secret_entries(context.loaded, context.component):
+    for entry in context.loaded.files.entries():
+        if not (is_pin(entry.option) or any(item.covers(entry.option) for item in secrets)):
+            continue
         is_file = entry.option.endswith("-file")
         path = Path(entry.text).expanduser() if is_file else entry.path
         if not entry.text or not _is_open_to_all(path):
@@ -116,14 +118,6 @@ def password_file_checks(path: Path) -> Iterator[Check]:
 def is_pin(option: str) -> bool:
     """Tell whether an option of `[binding]` holds a token's PIN or names the file with it."""
     return option.removesuffix("-file").endswith("_pin")
-
-
-def _secret_entries(loaded: Loaded[Any], component: str) -> Iterator[ConfigEntry]:
-    """Every entry of the files that holds a secret, or names a file that does."""
-    options = [item for item in PROGRAMS[component]().options() if item.form is OptionForm.SECRET]
-    for entry in loaded.files.entries():
-        if is_pin(entry.option) or any(option.covers(entry.option) for option in options):
-            yield entry
 
 
 def _is_open_to_all(path: Path) -> bool:

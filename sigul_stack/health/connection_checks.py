@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -111,6 +112,7 @@ def shake_hands(
     return check, done
 
 
+@dataclass(frozen=True, slots=True)
 class BridgeConnectionChecks:
     """Checks of the way from a client or server to its bridge.
 
@@ -118,20 +120,14 @@ class BridgeConnectionChecks:
     able to play; None for a server, whose certificate is not shown.
     """
 
-    def __init__(
-        self, settings: ClientSettings | ServerSettings, own: NSSChecks, server_name: str | None
-    ) -> None:
-        self._hostname = settings.bridge_hostname
-        self._host = settings.bridge_address or settings.bridge_hostname
-        self._port = settings.bridge_port
-        self._own = own
-        self._context = own.context
-        self._server_name = server_name
+    settings: ClientSettings | ServerSettings
+    own: NSSChecks
+    server_name: str | None
 
     def steps(self) -> tuple[Step, ...]:
         """The layers, in order."""
-        modes = DOCTOR if self._server_name is None else BOTH
-        outer = self.without_certificate if self._server_name is None else self.handshake
+        modes = DOCTOR if self.server_name is None else BOTH
+        outer = self.without_certificate if self.server_name is None else self.handshake
         below_tls = (Layer.DATABASE, Layer.KEY, Layer.RESOLUTION, Layer.TCP)
         return (
             Step(Layer.RESOLUTION, self.resolution, (Layer.CONFIGURATION,), modes),
@@ -139,69 +135,69 @@ class BridgeConnectionChecks:
             Step(Layer.OUTER, outer, below_tls, modes),
         )
 
-    def resolution(self) -> Iterator[Check]:
-        """Check that the name that is dialled has an address."""
-        addresses = dict.fromkeys(str(item[4][0]) for item in resolve(self._host, self._port))
-        yield ok(Layer.RESOLUTION, f"{self._host} is {', '.join(addresses)}")
+    @property
+    def _dialled(self) -> tuple[str, int]:
+        settings = self.settings
+        return settings.bridge_address or settings.bridge_hostname, settings.bridge_port
 
-    def tcp(self) -> Iterator[Check]:
+    def resolution(self) -> Check:
+        """Check that the name that is dialled has an address."""
+        addresses = dict.fromkeys(str(item[4][0]) for item in resolve(*self._dialled))
+        return ok(Layer.RESOLUTION, f"{self._dialled[0]} is {', '.join(addresses)}")
+
+    def tcp(self) -> Check:
         """Check that something takes connections there."""
-        where = f"{self._host}:{self._port}"
+        where = "{}:{}".format(*self._dialled)
         try:
-            seconds = probes.connect(self._host, self._port, self._context.seconds())
+            seconds = probes.connect(*self._dialled, self.own.context.seconds())
         except TransportError as error:
             if (found := _UNREACHABLE.get(error.symbol)) is not None:
-                yield failed(Layer.TCP, f"{where} {found[0]}", found[1])
-                return
-            cure = "mend the way there: routes, networks of containers, bridge-address"
-            yield failed(Layer.TCP, error.problem, cure)
-            return
-        yield ok(Layer.TCP, f"{where} takes connections", connect_seconds=round(seconds, 4))
-
-    def without_certificate(self) -> Iterator[Check]:
-        """Check that the bridge is who it should be, without showing it a certificate."""
-        seconds = self._context.seconds()
-        try:
-            probes.greet(
-                self._host,
-                self._port,
-                hostname=self._hostname,
-                settings=self._own.settings,
-                timeout=seconds,
+                return failed(Layer.TCP, f"{where} {found[0]}", found[1])
+            return failed(
+                Layer.TCP,
+                error.problem,
+                "mend the way there: routes, networks of containers, bridge-address",
             )
+        return ok(Layer.TCP, f"{where} takes connections", connect_seconds=round(seconds, 4))
+
+    def without_certificate(self) -> Check:
+        """Check that the bridge is who it should be, without showing it a certificate."""
+        name, seconds = self.settings.bridge_hostname, self.own.context.seconds()
+        try:
+            probes.greet(*self._dialled, hostname=name, settings=self.own.settings, timeout=seconds)
         except TransportError as error:
-            yield failed_handshake(Layer.OUTER, error, self._hostname, seconds)
-            return
-        yield ok(
+            return failed_handshake(Layer.OUTER, error, name, seconds)
+        return ok(
             Layer.OUTER,
-            f"{self._hostname} is a bridge whose certificate is right; whether it takes ours was"
+            f"{name} is a bridge whose certificate is right; whether it takes ours was"
             " not tried, so that no request is lost",
         )
 
     def handshake(self) -> Iterator[Check]:
         """Check that a handshake is finished, and for doctor the certificate that it showed."""
-        check, done = shake_hands(self._own, self._host, self._port, self._hostname)
-        if done is None or self._context.mode is Mode.HEALTH:
+        check, done = shake_hands(self.own, *self._dialled, self.settings.bridge_hostname)
+        if done is None or self.own.context.mode is Mode.HEALTH:
             yield check
             return
         left = done.certificate.days_left()
         yield dataclasses.replace(check, values={**check.values, "days_left": left})
-        if left < self._context.limits.warn_days:
+        if left < self.own.context.limits.warn_days:
             yield warning(
                 Layer.OUTER,
                 f"the bridge's certificate expires in {left} days",
                 "renew it there (sigul-stack pki renew)",
             )
-        if self._server_name and covers(self._server_name, done.certificate.certificate):
+        if self.server_name and covers(self.server_name, done.certificate.certificate):
             yield failed(
                 Layer.OUTER,
-                f"the bridge's certificate also names the server ({self._server_name}): this"
+                f"the bridge's certificate also names the server ({self.server_name}): this"
                 " bridge could play the server and be told passphrases",
                 "give the server a name of its own (it need not resolve), and issue the bridge's"
                 " certificate without it",
             )
 
 
+@dataclass(frozen=True, slots=True)
 class RequestChecks:
     """Checks of both layers of TLS and of the rights of a user, by requests.
 
@@ -209,16 +205,17 @@ class RequestChecks:
     random password. It occupies one worker for a moment and leaves one line in the server's log.
     """
 
-    def __init__(self, context: CheckContext[ClientSettings], own: NSSChecks) -> None:
-        self._context = context
-        self._settings = context.settings
-        self._own = own
-        self._key = context.options.key
+    context: CheckContext[ClientSettings]
+    own: NSSChecks
+
+    @property
+    def _key(self) -> str | None:
+        return self.context.options.key
 
     def steps(self) -> tuple[Step, ...]:
         """The layers, in order; those of rights where a secret is to be had."""
         inner = Step(Layer.INNER, self.inner, (Layer.OUTER,), DOCTOR)
-        read_secret = self._context.options.read_secret
+        read_secret = self.context.options.read_secret
         if read_secret is None:
             return (inner,)
         rights, both = partial(self.rights, read_secret), partial(self.both, read_secret)
@@ -239,7 +236,7 @@ class RequestChecks:
             else:
                 yield failed(
                     Layer.INNER,
-                    f"{self._settings.server_hostname} answered, but not as a server should:"
+                    f"{self.context.settings.server_hostname} answered, but not as a server should:"
                     f" {refused}",
                     "its log says why",
                 )
@@ -274,28 +271,29 @@ class RequestChecks:
         return read_secret(f"Passphrase of key '{key}'" if key else "Administrator's password")
 
     def _client(self) -> Client:
-        seconds = self._context.seconds()
-        settings = dataclasses.replace(
-            self._settings,
-            nss=self._own.settings,
-            connect_timeout=seconds,
-            handshake_timeout=seconds,
-            reply_timeout=seconds,
+        seconds = self.context.seconds()
+        return Client(
+            dataclasses.replace(
+                self.context.settings,
+                nss=self.own.settings,
+                connect_timeout=seconds,
+                handshake_timeout=seconds,
+                reply_timeout=seconds,
+            )
         )
-        return Client(settings)
 
     def _answered(self, begin: float) -> Check:
         seconds = time.monotonic() - begin
         return ok(
             Layer.INNER,
-            f"the server '{self._settings.server_hostname}' answered through both layers in"
+            f"the server '{self.context.settings.server_hostname}' answered through both layers in"
             f" {seconds:.3f} s",
             request_seconds=round(seconds, 6),
         )
 
     def _unanswered(self, error: SigulError) -> Check:
-        name = self._settings.server_hostname
-        seconds = self._context.limits.timeout_seconds
+        name = self.context.settings.server_hostname
+        seconds = self.context.limits.timeout_seconds
         if isinstance(error, PeerClosed):
             return failed(
                 Layer.INNER,
@@ -323,11 +321,11 @@ class RequestChecks:
 
     def _granted(self, secret: Secret) -> Check:
         """The check of a request's rights. Raises `SigulError` where no server answers."""
-        user, client = self._settings.user_name, self._client()
+        user, client = self.context.settings.user_name, self._client()
         try:
             if self._key is None:
-                users = len(client.list_users(secret))
-                right = f"an administrator's password (list-users: {users} users)"
+                users = client.list_users(secret)
+                right = f"an administrator's password (list-users: {len(users)} users)"
             else:
                 size = len(client.get_public_key(self._key, passphrase=secret))
                 right = (
@@ -343,7 +341,7 @@ class RequestChecks:
             return failed(Layer.RIGHTS, f"the server refuses: {refused}", "its log says why")
         log = "the server's log has the reason, in a line with `Authentication failed:`"
         all_alike = f"(all are answered alike: {refused})"
-        owner = self._own.leaf.common_name
+        owner = self.own.leaf.common_name
         if owner != user:
             return failed(
                 Layer.RIGHTS,

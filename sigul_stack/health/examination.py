@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from ..checks import Check, Report
+from ..checks import Report
 from ..config import PROGRAMS, load
 from ..config.bridge import BridgeSettings
 from ..config.client import ClientSettings, own_file
@@ -124,18 +124,14 @@ _LISTS: Final[dict[str, Callable[[CheckContext[Any]], tuple[Step, ...]]]] = {
 
 
 def _setup(context: CheckContext[Any], bindings: tuple[str, ...]) -> tuple[Step, ...]:
-    tools = partial(tool_checks, context.component, bindings)
     return (
         Step(Layer.CONFIGURATION, partial(file_checks, context), (), DOCTOR),
-        Step(Layer.TOOLS, tools, (), DOCTOR),
+        Step(Layer.TOOLS, partial(tool_checks, context.component, bindings), (), DOCTOR),
     )
 
 
 def _secrets(context: CheckContext[Any], own: NSSChecks) -> Step:
-    def look() -> list[Check]:
-        return [*secret_checks(context), *own.secrets()]
-
-    return Step(Layer.SECRETS, look, (), DOCTOR)
+    return Step(Layer.SECRETS, lambda: [*secret_checks(context), *own.secrets()], (), DOCTOR)
 
 
 #: The layers that doctor names where there are no settings to look with.
@@ -157,5 +153,5 @@ def _without_settings(component: str, mode: Mode, error: SigulError) -> Report:
     nss = (Layer.DATABASE, Layer.PASSWORD, Layer.CERTIFICATE, Layer.KEY)
     layers = (*nss, *_LAYERS[component]) if mode is Mode.DOCTOR else ()
     rest = [Step(layer, tuple, (Layer.CONFIGURATION,)) for layer in layers]
-    first = Step(Layer.CONFIGURATION, lambda: [failure(Layer.CONFIGURATION, error)])
+    first = Step(Layer.CONFIGURATION, lambda: failure(Layer.CONFIGURATION, error))
     return walk(component, [first, *rest])

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from ..checks import Check, State, any_failed, failed, ok, warning
+from ..config.shared import NSSSettings
 from ..errors import NSSError, SigulError, WrongNSSPassword
 from ..pki.certificate_info import CertificateInfo, current_time, from_der
 from ..pki.inspection import Topic, date_check, inspect_database
@@ -59,11 +61,11 @@ class NSSChecks:
     def __init__(self, context: CheckContext[Any], role: Role, nickname: str) -> None:
         self.context = context
         #: With the password, once it was asked for.
-        self.settings = context.settings.nss
+        self.settings: NSSSettings = context.settings.nss
         self._role = role
         self._nickname = nickname
         self._held: list[CertificateInfo] = []
-        self._inspected: dict[Layer, list[Check]] = {}
+        self._inspected: defaultdict[Layer, list[Check]] = defaultdict(list)
 
     def steps(self) -> tuple[Step, ...]:
         """The layers of the database, in order."""
@@ -76,11 +78,6 @@ class NSSChecks:
             Step(Layer.CERTIFICATE, self.dates, (Layer.DATABASE,), HEALTH),
         )
 
-    @property
-    def _directory(self) -> Path:
-        path: Path = self.settings.path
-        return path
-
     def _database(self) -> NSSDatabase:
         return NSSDatabase(self.settings.directory, self.settings.password)
 
@@ -92,7 +89,7 @@ class NSSChecks:
         That it is read-only or another user's is fine.
         """
         self._database().require()
-        directory = self._directory
+        directory = self.settings.path
         if self.settings.directory.startswith("dbm:"):
             yield failed(
                 Layer.DATABASE,
@@ -121,16 +118,16 @@ class NSSChecks:
 
     def password(self) -> Iterator[Check]:
         """Check that it opens the database, and that its file holds nothing else."""
-        if self.settings.password is None:
-            self.settings = dataclasses.replace(self.settings, password=self._asked())
+        given = self.settings.password
+        secret = self._asked() if given is None else given
+        self.settings = dataclasses.replace(self.settings, password=secret)
         place, path = self._place()
-        value = self.settings.password.reveal()
+        value = secret.reveal()
         if any(byte in value for byte in b"\r\n\0"):
-            opens = self._opens(value.strip(_STRAY))
             yield failed(
                 Layer.PASSWORD,
                 f"{place} has a line end or NUL byte too many"
-                + ("; without it, it opens this database" if opens else ""),
+                + ("; without it, it opens this database" if self._opens(value) else ""),
                 f"write the password into '{path}' and nothing else: printf %s, not echo",
             )
             return
@@ -158,9 +155,11 @@ class NSSChecks:
             "set nss-password-file in [nss], or run this on a terminal",
         )
 
-    def _opens(self, password: bytes) -> bool:
+    def _opens(self, value: bytes) -> bool:
+        """Tell whether the password opens the database without what does not belong to it."""
+        password = Secret(value.strip(_STRAY))
         try:
-            NSSDatabase(self.settings.directory, Secret(password)).check_password()
+            NSSDatabase(self.settings.directory, password).check_password()
         except NSSError:
             return False
         return True
@@ -178,14 +177,13 @@ class NSSChecks:
     def _wrong_password(self, value: bytes, place: str, path: Path | None) -> Check:
         written = f", written {_written(path)}" if path is not None else ""
         # The file of the database that has stayed unchanged for longest.
-        there = [self._directory / name for name in ("pkcs11.txt", "key4.db", "cert9.db")]
+        there = [self.settings.path / name for name in ("pkcs11.txt", "key4.db", "cert9.db")]
         oldest = min(filter(Path.exists, there), key=lambda file: file.stat().st_mtime)
         finding = (
             f"this password does not open this database (made {_written(oldest)}{written}):"
-            f" {place}, '{self._directory}'"
+            f" {place}, '{self.settings.path}'"
         )
-        clean = value.strip(_STRAY)
-        if clean != value and self._opens(clean):
+        if value.strip(_STRAY) != value and self._opens(value):
             return failed(
                 Layer.PASSWORD,
                 f"{finding}; without the blanks around it, it does",
@@ -204,9 +202,8 @@ class NSSChecks:
         ):
             if check.layer != Topic.PASSWORD:
                 layer = _LAYERS.get(Topic(check.layer), Layer.CERTIFICATE)
-                found = self._inspected.setdefault(layer, [])
-                found.append(dataclasses.replace(check, layer=layer))
-        yield from self._inspected.get(Layer.CERTIFICATE, [])
+                self._inspected[layer].append(dataclasses.replace(check, layer=layer))
+        yield from self._inspected[Layer.CERTIFICATE]
         for item in self._held:
             days = (item.not_after - item.not_before).days
             if days > (LONG_AUTHORITY_DAYS if item.is_authority else LONG_LEAF_DAYS):
@@ -219,30 +216,32 @@ class NSSChecks:
 
     def key(self) -> Iterator[Check]:
         """Check that it is there, and that NSS in this process opens it as the component does."""
-        found = self._inspected.get(Layer.KEY, [])
+        found = self._inspected[Layer.KEY]
         yield from found
         if not any_failed(found):
             self._open()
 
     def secrets(self) -> list[Check]:
         """The checks of what of the database lies open, or does not belong into it."""
-        return self._inspected.get(Layer.SECRETS, [])
+        return self._inspected[Layer.SECRETS]
 
     # ----------------------------------------------------------------------------------- health
 
-    def opening(self) -> Iterator[Check]:
+    def opening(self) -> Check:
         """Check that NSS in this process opens the database, with certificate and key."""
         try:
             self._open()
         except WrongNSSPassword:
-            yield failed(
+            return failed(
                 Layer.DATABASE,
-                f"this password does not open the NSS database '{self._directory}'"
-                f" (of {_written(self._directory / 'key4.db')})",
+                f"this password does not open the NSS database '{self.settings.path}'"
+                f" (of {_written(self.settings.path / 'key4.db')})",
                 _NOT_OPENED_CURE,
             )
         else:
-            yield ok(Layer.DATABASE, f"'{self._nickname}' and its key are there, and can be opened")
+            return ok(
+                Layer.DATABASE, f"'{self._nickname}' and its key are there, and can be opened"
+            )
 
     def dates(self) -> Iterator[Check]:
         """Check that the certificate and its CAs are valid for a while."""

@@ -8,6 +8,7 @@ the configurations hold or name, whatever way they are encoded, and what looks l
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -161,14 +162,10 @@ def _password_in(text: str) -> Iterator[bytes]:
 
 
 def _content(path: Path) -> Iterator[bytes]:
-    try:
+    with contextlib.suppress(OSError):
         if path.is_file() and path.stat().st_size <= _MAX_SECRET_FILE:
             data = path.read_bytes()
-            yield data
-            yield from data.splitlines()
-            yield from data.split(b"\0")
-    except OSError:
-        return
+            yield from (data, *data.splitlines(), *data.split(b"\0"))
 
 
 def shown_configuration(component: str, files: ConfigFiles) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,72 +19,66 @@ from .steps import DOCTOR, HEALTH, CheckContext, Layer, Mode, Step
 _SHARED: Final = frozenset(map(Path, ("/", "/var", "/var/lib", "/srv", "/opt", "/home", "/root")))
 
 
+@dataclass(frozen=True, slots=True)
 class ServerChecks:
     """Checks of one server's stores."""
 
-    def __init__(self, context: CheckContext[ServerSettings]) -> None:
-        self._context = context
-        self._settings = context.settings
+    context: CheckContext[ServerSettings]
 
     def steps(self) -> tuple[Step, ...]:
         """The layers, in order.
 
         They come before NSS: some start programs, and no process forks once it has opened NSS.
         """
-        deep = HEALTH if self._context.options.deep else frozenset()
+        deep = HEALTH if self.context.options.deep else frozenset()
         return (
             Step(Layer.SERVER_DATABASE, self.database, (Layer.CONFIGURATION,), DOCTOR | deep),
             Step(Layer.KEY_STORE, self.directories, (Layer.CONFIGURATION,), DOCTOR),
             Step(Layer.KEY_STORE, self.keys, (Layer.SERVER_DATABASE,), deep),
         )
 
-    def database(self) -> Iterator[Check]:
+    def database(self) -> Check:
         """Check that it opens, has a layout that a server takes, and an administrator."""
         from ..database import Database, SchemaState, schema_state
         from ..server.services import database_url
 
-        url = database_url(self._settings)
+        url = database_url(self.context.settings)
         state = schema_state(url)
         if state in (SchemaState.MISSING, SchemaState.EMPTY):
-            yield failed(
+            return failed(
                 Layer.SERVER_DATABASE,
                 f"there is {state.value}",
                 "make it with sigul_server_create_db, and an administrator with"
                 " sigul_server_add_admin; or restore it from a backup, or correct database-path",
             )
-            return
         if state is SchemaState.NEWER:
-            yield failed(
+            return failed(
                 Layer.SERVER_DATABASE,
                 "a newer version of sigul-stack has changed the database",
                 "install that version, or restore the backup that it made beside the database",
             )
-            return
         if state is SchemaState.LEGACY_NO_KEYTYPE:
-            yield warning(
+            return warning(
                 Layer.SERVER_DATABASE,
                 f"it was {state.value}, and is brought up to date when the server starts",
                 "sigul-stack database migrate does it now, with a backup",
             )
-            return
         with contextlib.closing(Database(url)) as database, database.read() as reader:
             users, keys = reader.users(), reader.keys()
         if not any(user.admin for user in users):
-            yield failed(
+            return failed(
                 Layer.SERVER_DATABASE,
                 "there is no administrator in it",
                 "make one with sigul_server_add_admin",
             )
-            return
         found = f"it opens (layout: {state.value}), {len(users)} users, {len(keys)} keys"
-        if state is SchemaState.LEGACY and self._context.mode is Mode.HEALTH:
-            yield warning(Layer.SERVER_DATABASE, found, "sigul-stack database migrate renews it")
-            return
-        yield ok(Layer.SERVER_DATABASE, found, users=len(users), keys=len(keys))
+        if state is SchemaState.LEGACY and self.context.mode is Mode.HEALTH:
+            return warning(Layer.SERVER_DATABASE, found, "sigul-stack database migrate renews it")
+        return ok(Layer.SERVER_DATABASE, found, users=len(users), keys=len(keys))
 
     def directories(self) -> Iterator[Check]:
         """Check that the directories are the daemon's own, and nobody else's to read."""
-        settings = self._settings
+        settings = self.context.settings
         owner = identity(settings.unix_user, settings.unix_group)
         uid = os.geteuid() if owner is None else owner.uid
         clean = True
@@ -116,9 +111,9 @@ class ServerChecks:
 
     def _places(self) -> Check:
         """A hint for backups: does what has to be saved lie in one place?"""
-        paths = [self._settings.gnupg_home, self._settings.keys_storage]
-        if self._settings.database_url is None:
-            paths.append(self._settings.database_path)
+        paths = [self.context.settings.gnupg_home, self.context.settings.keys_storage]
+        if self.context.settings.database_url is None:
+            paths.append(self.context.settings.database_path)
         common = Path(os.path.commonpath(paths))
         if common in _SHARED:
             listed = ", ".join(f"'{path}'" for path in paths)
@@ -130,10 +125,10 @@ class ServerChecks:
         from ..database import Database
         from ..server.services import database_url, make_keystore
 
-        url = database_url(self._settings)
+        url = database_url(self.context.settings)
         with contextlib.closing(Database(url)) as database, database.read() as reader:
             keys = reader.keys()
-        mismatches = make_keystore(self._settings).check_consistency(keys)
+        mismatches = make_keystore(self.context.settings).check_consistency(keys)
         for item in mismatches:
             yield warning(Layer.KEY_STORE, item.problem, item.cure)
         if not mismatches:

@@ -69,7 +69,7 @@ class Step:
     """
 
     layer: Layer
-    look: Callable[[], Iterable[Check]]
+    look: Callable[[], Check | Iterable[Check]]
     needs: tuple[Layer, ...] = ()
     modes: frozenset[Mode] = BOTH
 
@@ -181,7 +181,8 @@ def _looked(step: Step, cause: Layer | None) -> Iterator[Check]:
         yield Check(step.layer, State.UNKNOWN, "not looked at", f"mend first: {cause.value}")
         return
     try:
-        yield from step.look()
+        found = step.look()
+        yield from (found,) if isinstance(found, Check) else found
     except SigulError as error:
         yield failure(step.layer, error)
 
@@ -195,7 +196,7 @@ def walk_within(seconds: float, component: str, steps: Sequence[Step]) -> Report
     begun: list[Layer] = []
     ended: list[Report | BaseException] = []
 
-    def look(step: Step) -> Iterable[Check]:
+    def look(step: Step) -> Check | Iterable[Check]:
         begun.append(step.layer)
         return step.look()
 

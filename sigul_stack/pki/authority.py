@@ -12,7 +12,7 @@ one that issues has its own, the other has the same with `-next` or `-old` after
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,7 @@ from .certificate_info import (
     CertificateInfo,
     common_name,
     current_time,
+    extension,
     to_pem,
 )
 from .contents import AUTHORITY_NICKNAME
@@ -115,11 +116,19 @@ class Authority:
         `WrongNSSPassword`, or `NSSError` saying what is missing.
         """
         database = NSSDatabase(directory, password)
-        able = [item for item in database.certificates() if _can_issue(item)]
-        # A CA that was renewed has several certificates with one nickname.
-        able.sort(key=lambda item: item.not_after)
-        every = {item.nickname: item for item in able}
-        others = {name: _others_of(name, every) for name in every}
+        able = [item for item in database.certificates() if item.has_private_key]
+        # A CA that was renewed has several certificates with one nickname: the newest counts.
+        every = {
+            item.nickname: item
+            for item in sorted(able, key=lambda item: item.not_after)
+            if item.is_authority
+        }
+        others = {
+            name: tuple(
+                every[name + end] for end in (NEXT_SUFFIX, OLD_SUFFIX) if name + end in every
+            )
+            for name in every
+        }
         passive = {item.nickname for found in others.values() for item in found}
         found = [
             item
@@ -161,8 +170,7 @@ class Authority:
         # The role is in the subject because NSS tells certificates apart by it: a bridge and a
         # server on one host would else be one subject with two keys.
         subject = _name(unit=request.role.value, common=request.name)
-        certificate = self._certify(subject, key, extensions, request.lifetime, now)
-        return Leaf(certificate, key)
+        return Leaf(self._certify(subject, key, extensions, request.lifetime, now), key)
 
     def renew(
         self,
@@ -178,17 +186,11 @@ class Authority:
         `names` are added to its names. Raises `NSSError`, `ConfigurationError`.
         """
         key = certificate.public_key()
-        if new_key:
-            bits = key.key_size if isinstance(key, rsa.RSAPublicKey) else LEAF_KEY_BITS
-            made = rsa.generate_private_key(_PUBLIC_EXPONENT, bits)
-        renewed = self._certify(
-            certificate.subject,
-            made if new_key else key,
-            _inherited(certificate, names),
-            lifetime,
-            now,
-        )
-        return Leaf(renewed, made if new_key else None)
+        bits = key.key_size if isinstance(key, rsa.RSAPublicKey) else LEAF_KEY_BITS
+        made = rsa.generate_private_key(_PUBLIC_EXPONENT, bits) if new_key else None
+        extensions = _inherited(certificate, names)
+        renewed = self._certify(certificate.subject, made or key, extensions, lifetime, now)
+        return Leaf(renewed, made)
 
     def renew_self(self, lifetime: timedelta, *, now: datetime | None = None) -> None:
         """Give the CA itself a new certificate: same name, same key, so all leaves stay valid.
@@ -197,17 +199,15 @@ class Authority:
         """
         begin = (now or current_time()) - BACKDATED
         old = self.certificate
-        kept = [_extension(item.value, critical=item.critical) for item in old.extensions]
-        present = {item.oid for item in old.extensions}
-        usual = _authority_extensions(self._key)
-        extensions = kept + [item for item in usual if item[0].oid not in present]
+        kept = {item.oid: (item.value, item.critical) for item in old.extensions}
+        usual = {item[0].oid: item for item in _authority_extensions(self._key)}
         renewed = _sign(
             self._key,
             old.subject,
             old.subject,
             self._key.public_key(),
             (begin, begin + BACKDATED + lifetime),
-            extensions,
+            list((usual | kept).values()),
         )
         self.database.add_authority(renewed)
         self.certificate = renewed
@@ -256,13 +256,11 @@ class Authority:
         begin = max(now - BACKDATED, own.not_valid_before_utc)
         end = min(now + lifetime, own.not_valid_after_utc)
         identifiers = [_extension(x509.SubjectKeyIdentifier.from_public_key(public))]
-        try:
-            issuer = own.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-        except x509.ExtensionNotFound:
-            pass  # An old CA without an identifier is found by its name alone.
-        else:
-            known = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer)
-            identifiers.append(_extension(known))
+        # An old CA without an identifier is found by its name alone.
+        if (issuer := extension(own, x509.SubjectKeyIdentifier)) is not None:
+            identifiers.append(
+                _extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer))
+            )
         return _sign(
             self._key, own.subject, subject, public, (begin, end), extensions + identifiers
         )
@@ -302,15 +300,6 @@ def _authority_extensions(key: PrivateKey) -> list[_Extension]:
     ]
 
 
-def _can_issue(item: CertificateInfo) -> bool:
-    return item.has_private_key and item.is_authority
-
-
-def _others_of(nickname: str, every: Mapping[str, CertificateInfo]) -> tuple[CertificateInfo, ...]:
-    names = (nickname + suffix for suffix in (NEXT_SUFFIX, OLD_SUFFIX))
-    return tuple(every[name] for name in names if name in every)
-
-
 def _sign(
     key: PrivateKey,
     issuer: x509.Name,
@@ -328,8 +317,8 @@ def _sign(
         .not_valid_before(validity[0])
         .not_valid_after(validity[1])
     )
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical)
+    for value, critical in extensions:
+        builder = builder.add_extension(value, critical)
     return builder.sign(key, hashes.SHA256())
 
 
@@ -346,15 +335,13 @@ def _inherited(certificate: x509.Certificate, names: Iterable[str]) -> list[_Ext
         for item in certificate.extensions
         if isinstance(item.value, kinds)
     }
-    added = [general_name(text) for text in names]
-    if added:
-        held = found.get(x509.SubjectAlternativeName, (None, False))[0]
-        old = list(held) if isinstance(held, x509.SubjectAlternativeName) else []
-        every = old + [item for item in added if item not in old]
+    if added := [general_name(text) for text in names]:
+        every = dict.fromkeys(
+            [*(extension(certificate, x509.SubjectAlternativeName) or ()), *added]
+        )
         found[x509.SubjectAlternativeName] = _extension(x509.SubjectAlternativeName(every))
-    if x509.BasicConstraints not in found:
-        constraints = x509.BasicConstraints(ca=False, path_length=None)
-        found[x509.BasicConstraints] = _extension(constraints, critical=True)
+    constraints = x509.BasicConstraints(ca=False, path_length=None)
+    found.setdefault(x509.BasicConstraints, _extension(constraints, critical=True))
     return list(found.values())
 
 
@@ -363,10 +350,8 @@ def _extension(value: x509.ExtensionType, *, critical: bool = False) -> _Extensi
 
 
 def _name(*, common: str, unit: str | None = None) -> x509.Name:
-    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common)]
-    if unit is not None:
-        attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit))
-    return x509.Name(attributes)
+    parts = {NameOID.ORGANIZATIONAL_UNIT_NAME: unit, NameOID.COMMON_NAME: common}
+    return x509.Name([x509.NameAttribute(oid, text) for oid, text in parts.items() if text])
 
 
 def _key_usage(

@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -18,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..errors import NSSError
+
+E = TypeVar("E", bound=x509.ExtensionType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,8 @@ class CertificateInfo:
     @property
     def is_for_tls_client(self) -> bool:
         """Tell whether it may be a TLS client's: it says so, or restricts no use."""
-        try:
-            usages = self.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
-        except x509.ExtensionNotFound:
-            return True
-        return ExtendedKeyUsageOID.CLIENT_AUTH in usages.value
+        usages = extension(self.certificate, x509.ExtendedKeyUsage)
+        return usages is None or ExtendedKeyUsageOID.CLIENT_AUTH in usages
 
     @property
     def fingerprint(self) -> str:
@@ -96,6 +96,14 @@ def current_time() -> datetime:
     return datetime.now(UTC)
 
 
+def extension(certificate: x509.Certificate, kind: type[E]) -> E | None:
+    """The certificate's extension of this kind; None where it has none."""
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
 def common_name(name: x509.Name) -> str:
     """The CN in `name`; the empty text where it has none."""
     found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
@@ -104,14 +112,12 @@ def common_name(name: x509.Name) -> str:
 
 def alternative_names(certificate: x509.Certificate) -> tuple[str, ...]:
     """The certificate's host names and IP addresses, as text."""
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except x509.ExtensionNotFound:
+    names = extension(certificate, x509.SubjectAlternativeName)
+    if names is None:
         return ()
-    addresses = extension.value.get_values_for_type(x509.IPAddress)
     return (
-        *extension.value.get_values_for_type(x509.DNSName),
-        *(str(address) for address in addresses),
+        *names.get_values_for_type(x509.DNSName),
+        *map(str, names.get_values_for_type(x509.IPAddress)),
     )
 
 
@@ -120,9 +126,7 @@ def covers(name: str, certificate: x509.Certificate) -> bool:
 
     As TLS does it: without alternative names the CN counts; `*` stands for one whole first label.
     """
-    held = alternative_names(certificate)
-    if not held:
-        held = (common_name(certificate.subject),)
+    held = alternative_names(certificate) or (common_name(certificate.subject),)
     wanted = name.lower().rstrip(".")
     try:
         address = ipaddress.ip_address(wanted)
@@ -137,11 +141,8 @@ def is_authority(certificate: x509.Certificate) -> bool:
 
     Old CAs made with certutil say nothing about it; then it is one if it issued itself.
     """
-    try:
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    except x509.ExtensionNotFound:
-        return issued(certificate, certificate)
-    return constraints.value.ca
+    constraints = extension(certificate, x509.BasicConstraints)
+    return issued(certificate, certificate) if constraints is None else constraints.ca
 
 
 def issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:

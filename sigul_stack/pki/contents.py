@@ -63,8 +63,9 @@ def put_authority(
     namesakes = [item for item in entries if item.certificate.subject == certificate.subject]
     if namesakes:
         nickname = namesakes[0].nickname
-        key = certificate.public_key()
-        kept = [item for item in namesakes if item.certificate.public_key() != key]
+        kept = [
+            item for item in namesakes if item.certificate.public_key() != certificate.public_key()
+        ]
         if len(kept) < len(namesakes):
             store.delete_certificates(nickname)
             for item in kept:

@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ..checks import Check, State, Value, failed, ok, warning
 from ..errors import NSSError, WrongNSSPassword
-from .certificate_info import CertificateInfo, covers, current_time, issued
+from .certificate_info import CertificateInfo, covers, current_time, extension, issued
 from .leaf import Role
 from .nss_directory import NSSDatabase
 from .password_files import PASSWORD_FILE_NAME
@@ -56,29 +56,30 @@ def inspect_database(
     failed check, the last one then.
     """
     try:
-        database.require()
-    except NSSError as error:
-        return [failed(Topic.DATABASE, error.problem, error.cure)]
-    try:
         held = database.certificates()
         strays = database.other_key_ids()
     except WrongNSSPassword as error:
         return [failed(Topic.PASSWORD, error.problem, error.cure)]
     except NSSError as error:
         return [failed(Topic.DATABASE, error.problem, error.cure)]
-    checks = [ok(Topic.PASSWORD, "the password opens the database"), *_files(database)]
+    checks = [ok(Topic.PASSWORD, "the password opens the database"), _files(database)]
     wanted = nickname or role.nickname
     own = [item for item in held if item.nickname == wanted]
     if own:
         leaf = max(own, key=lambda item: item.not_after)
-        checks.append(ok(Topic.CERTIFICATE, f"'{wanted}' is there"))
         now = now or current_time()
 
         def of_days(days: int) -> State:
             return State.WARNING if days < warn_days else State.OK
 
-        checks += _leaf(leaf, role, tuple(names), of_days, now)
-        checks += _authority(leaf, held, role, of_days, now)
+        checks += [
+            ok(Topic.CERTIFICATE, f"'{wanted}' is there"),
+            _key(leaf),
+            date_check(leaf, now, "renew it with sigul-stack pki renew", of_days),
+            _names(leaf, role, tuple(names)),
+            _usage(leaf, role),
+            *_authority(leaf, held, role, of_days, now),
+        ]
     else:
         there = ", ".join(item.nickname for item in held) or "none"
         checks.append(
@@ -88,25 +89,17 @@ def inspect_database(
                 "issue it with sigul-stack pki issue, or name the right one",
             )
         )
-    return checks + list(_nothing_else(held, strays, wanted))
+    return [*checks, *_nothing_else(held, strays, wanted)]
 
 
-def _leaf(
-    leaf: CertificateInfo, role: Role, names: tuple[str, ...], of_days: _OfDays, now: datetime
-) -> Iterator[Check]:
-    yield (
-        ok(Topic.KEY, f"'{leaf.nickname}' has its private key")
-        if leaf.has_private_key
-        else failed(
-            Topic.KEY,
-            f"'{leaf.nickname}' has no private key here",
-            "import certificate and key together (sigul-stack pki import), or renew it with"
-            " --new-key",
-        )
+def _key(leaf: CertificateInfo) -> Check:
+    if leaf.has_private_key:
+        return ok(Topic.KEY, f"'{leaf.nickname}' has its private key")
+    return failed(
+        Topic.KEY,
+        f"'{leaf.nickname}' has no private key here",
+        "import certificate and key together (sigul-stack pki import), or renew it with --new-key",
     )
-    yield date_check(leaf, now, "renew it with sigul-stack pki renew", of_days)
-    yield from _names(leaf, role, names)
-    yield from _usage(leaf, role)
 
 
 def date_check(item: CertificateInfo, now: datetime, cure: str, of_days: _OfDays) -> Check:
@@ -132,55 +125,46 @@ def date_check(item: CertificateInfo, now: datetime, cure: str, of_days: _OfDays
     return Check(Topic.DATES, state, finding, f"{cure} before then", values)
 
 
-def _names(leaf: CertificateInfo, role: Role, names: tuple[str, ...]) -> Iterator[Check]:
+def _names(leaf: CertificateInfo, role: Role, names: tuple[str, ...]) -> Check:
     if not role.is_dialled:
-        wrong = [name for name in names if name != leaf.common_name]
-        yield (
-            failed(
+        finding = f"'{leaf.nickname}' is for the user '{leaf.common_name}'"
+        if wrong := [name for name in names if name != leaf.common_name]:
+            return failed(
                 Topic.NAMES,
-                f"'{leaf.nickname}' is for the user '{leaf.common_name}', not '{wrong[0]}'",
+                f"{finding}, not '{wrong[0]}'",
                 "the server compares that with user-name: issue one for the right user",
             )
-            if wrong
-            else ok(Topic.NAMES, f"'{leaf.nickname}' is for the user '{leaf.common_name}'")
-        )
-        return
+        return ok(Topic.NAMES, finding)
     missing = [name for name in names if not covers(name, leaf.certificate)]
     held = ", ".join(leaf.names) or leaf.common_name
     if missing:
-        yield failed(
+        return failed(
             Topic.NAMES,
             f"'{leaf.nickname}' does not name {', '.join(missing)} (it names: {held}), so whoever"
             " dials that gets SSL_ERROR_BAD_CERT_DOMAIN",
             "renew it with --san",
         )
-    elif not leaf.names:
-        yield warning(
+    if not leaf.names:
+        return warning(
             Topic.NAMES,
             f"'{leaf.nickname}' has its host name in the CN only, which newer peers do not accept",
             f"renew it with --san {leaf.common_name}",
         )
-    else:
-        yield ok(Topic.NAMES, f"'{leaf.nickname}' names {held}")
+    return ok(Topic.NAMES, f"'{leaf.nickname}' names {held}")
 
 
-def _usage(leaf: CertificateInfo, role: Role) -> Iterator[Check]:
-    extensions = leaf.certificate.extensions
-    try:
-        usages = set(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-    except x509.ExtensionNotFound:
-        yield ok(Topic.USAGE, f"'{leaf.nickname}' may be used for anything")
-        return
-    needed = [usage for usage in role.usages if usage not in usages]
-    if needed:
-        yield failed(
+def _usage(leaf: CertificateInfo, role: Role) -> Check:
+    usages = extension(leaf.certificate, x509.ExtendedKeyUsage)
+    if usages is None:
+        return ok(Topic.USAGE, f"'{leaf.nickname}' may be used for anything")
+    if needed := [usage for usage in role.usages if usage not in usages]:
+        return failed(
             Topic.USAGE,
             f"'{leaf.nickname}' is not meant for a {role.value}: its extended key usage lacks"
             f" {', '.join(_USAGE_NAMES[usage] for usage in needed)}",
             f"issue it with --role {role.value}",
         )
-    else:
-        yield ok(Topic.USAGE, f"'{leaf.nickname}' may be used as a {role.value}'s")
+    return ok(Topic.USAGE, f"'{leaf.nickname}' may be used as a {role.value}'s")
 
 
 _USAGE_NAMES: Final = {
@@ -228,31 +212,30 @@ def _authority(
             yield dates
 
 
-def _files(database: NSSDatabase) -> Iterator[Check]:
+def _files(database: NSSDatabase) -> Check:
     path = database.directory / PASSWORD_FILE_NAME
     try:
         mode, content = path.stat().st_mode, path.read_bytes()
     except OSError:
         mode, content = 0, b""
     if mode & 0o007:
-        yield failed(
+        return failed(
             Topic.FILES, f"everybody may read the password in '{path}'", f"chmod 0600 '{path}'"
         )
-    elif content.endswith((b"\n", b"\0")):
-        yield warning(
+    if content.endswith((b"\n", b"\0")):
+        return warning(
             Topic.FILES,
             f"'{path}' ends with a line end, which other programs take for part of the password",
             "write it without one",
         )
-    elif (database.directory / "key4.db").stat().st_mode & 0o007:
-        yield warning(
+    if (database.directory / "key4.db").stat().st_mode & 0o007:
+        return warning(
             Topic.FILES,
             f"everybody may read the private keys in '{database.directory}', protected by their"
             " password alone",
             "chmod 0600 its files",
         )
-    else:
-        yield ok(Topic.FILES, "nobody else may read the private key")
+    return ok(Topic.FILES, "nobody else may read the private key")
 
 
 def _nothing_else(held: list[CertificateInfo], strays: list[str], nickname: str) -> Iterator[Check]:

@@ -7,6 +7,7 @@ bridge (TLS client) and is the TLS server of the inner session; a client is a TL
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import ipaddress
 import re
@@ -136,10 +137,8 @@ def check_common_name(text: str) -> None:
 
 def general_name(text: str) -> x509.GeneralName:
     """A host name or IP address as it stands in a certificate. Raises `ConfigurationError`."""
-    try:
+    with contextlib.suppress(ValueError):
         return x509.IPAddress(ipaddress.ip_address(text))
-    except ValueError:
-        pass
     if not _is_host(text):
         raise ConfigurationError(
             f"{text!r} is neither a host name nor an IP address",

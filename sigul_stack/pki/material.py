@@ -6,6 +6,7 @@ Gives `Bundle`s that hold only what belongs together; nothing here touches an NS
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -51,8 +52,12 @@ def read_pkcs12(path: Path, password: Secret | None) -> Bundle:
             "export both into it (openssl pkcs12 -export -in cert.pem -inkey key.pem)",
         )
     key = usable_key(held.key, f"the key in '{path}'")
-    chain = tuple(item.certificate for item in held.additional_certs)
-    return _bundle(held.cert.certificate, chain, Leaf(held.cert.certificate, key), path)
+    certificate = held.cert.certificate
+    if key.public_key() != certificate.public_key():
+        raise NSSError(
+            f"certificate and key in '{path}' do not belong together", "export them anew"
+        )
+    return _bundle(Leaf(certificate, key), (item.certificate for item in held.additional_certs))
 
 
 def read_pem(certificate_file: Path, key_file: Path, password: Secret | None) -> Bundle:
@@ -85,8 +90,8 @@ def read_pem(certificate_file: Path, key_file: Path, password: Secret | None) ->
     # The leaf comes first as a rule, but a chain in another order is as good.
     for certificate in certificates:
         if certificate.public_key() == key.public_key():
-            chain = tuple(item for item in certificates if item != certificate)
-            return _bundle(certificate, chain, Leaf(certificate, key), certificate_file)
+            others = (item for item in certificates if item != certificate)
+            return _bundle(Leaf(certificate, key), others)
     raise NSSError(
         f"the private key '{key_file}' belongs to none of the certificates in '{certificate_file}'",
         "give the pair that was made together",
@@ -113,13 +118,7 @@ def authority_trust(
     return [(item, TRUSTED_AUTHORITY if item in trusted else NO_TRUST) for item in every]
 
 
-def _bundle(
-    certificate: x509.Certificate, chain: tuple[x509.Certificate, ...], leaf: Leaf, path: Path
-) -> Bundle:
-    if leaf.key is not None and leaf.key.public_key() != certificate.public_key():
-        raise NSSError(
-            f"certificate and key in '{path}' do not belong together", "export them anew"
-        )
+def _bundle(leaf: Leaf, chain: Iterable[x509.Certificate]) -> Bundle:
     return Bundle(leaf, tuple(item for item in chain if is_authority(item)))
 
 

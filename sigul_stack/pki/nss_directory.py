@@ -28,7 +28,7 @@ from ..system.files import locked, sync
 from .certificate_info import CertificateInfo, issued, key_id
 from .contents import put_authority, put_leaf
 from .leaf import Leaf
-from .nss_store import NSSStore, PrivateKey, StoredCertificate
+from .nss_store import NSSStore, PrivateKey
 from .password_files import Permissions, make_directory
 
 #: In the order in which a change puts them in place; the last makes a database of the rest.
@@ -111,7 +111,15 @@ class NSSDatabase:
         """
         store = self._store()
         keys = store.key_ids() if self.password is not None else None
-        return [_describe(entry, keys) for entry in store.entries()]
+        return [
+            CertificateInfo(
+                entry.nickname,
+                entry.trust,
+                "u" in entry.trust if keys is None else key_id(entry.certificate) in keys,
+                entry.certificate,
+            )
+            for entry in store.entries()
+        ]
 
     def find(self, nickname: str) -> CertificateInfo:
         """The certificate with this nickname, the newest of several. Raises `NSSError`."""
@@ -202,11 +210,10 @@ class NSSDatabase:
                     _copy(self.directory / name, stage / name)
             yield NSSStore(stage, self.password, shown=self.directory)
             _keep_protection(self.directory / "key4.db", stage / "key4.db")
+            wanted = permissions or Permissions()
             for name in _FILES:
-                wanted = permissions or Permissions()
-                if self._has(name):
-                    wanted = wanted.over(self.directory / name)
-                self._put(stage / name, wanted)
+                kept = wanted.over(self.directory / name) if self._has(name) else wanted
+                self._put(stage / name, kept)
 
     @contextlib.contextmanager
     def making(self, permissions: Permissions | None = None) -> Iterator[NSSStore]:
@@ -335,8 +342,3 @@ def _keep_protection(old: Path, new: Path) -> None:
                 "INSERT INTO metaData SELECT * FROM old.metaData"
                 " WHERE id LIKE 'sig_cert_%' AND id NOT IN (SELECT id FROM metaData)"
             )
-
-
-def _describe(entry: StoredCertificate, keys: dict[str, str] | None) -> CertificateInfo:
-    has_private_key = "u" in entry.trust if keys is None else key_id(entry.certificate) in keys
-    return CertificateInfo(entry.nickname, entry.trust, has_private_key, entry.certificate)

@@ -184,10 +184,12 @@ class NSSStore:
     def merge_old_format(self, source: Path) -> None:
         """Bring all of the `dbm` database in `source`, of the same password, into this one."""
         # Without a prefix: with `dbm:` certutil merges nothing, and says success.
-        where = ("--source-dir", str(source.absolute()), "--upgrade-id", "sigul-stack")
         with self._password_file() as password:
-            token = ("--upgrade-token-name", "dbm", "-@", password)
-            self._change("--upgrade-merge", *where, *token)
+            self._change(
+                "--upgrade-merge",
+                *("--source-dir", str(source.absolute()), "--upgrade-id", "sigul-stack"),
+                *("--upgrade-token-name", "dbm", "-@", password),
+            )
 
     # ------------------------------------------------------------------------------- running
 

@@ -53,9 +53,8 @@ def run_tool(
             "mount it (mount -t proc proc /proc)",
         )
     environment = {"LC_ALL": "C.UTF-8"}
-    limits = [iterations, _iterations_of_environment()]
-    if wanted := [limit for limit in limits if limit is not None]:
-        environment[_MAX_ITERATIONS] = str(min(wanted))
+    if limits := list(filter(None, (iterations, _iterations_of_environment()))):
+        environment[_MAX_ITERATIONS] = str(min(limits))
     words = [named(item) if isinstance(item, int) else item for item in arguments]
     try:
         return run(

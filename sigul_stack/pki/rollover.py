@@ -127,24 +127,21 @@ class Rollover:
 
     def directories(self, further: Iterable[Path] = ()) -> list[Path]:
         """The databases that take part, and `further` ones, each once."""
-        every = (*_registered(self.authority), *(_place(path) for path in further))
-        return list(dict.fromkeys(every))
+        return list(dict.fromkeys((*_registered(self.authority), *map(_place, further))))
 
     def progress(self) -> list[RolloverProgress]:
         """The progress of each database that takes part and is there."""
-        found = []
-        for database in self._there(self.directories()):
-            held = database.certificates()
-            old = self.old
-            found.append(
-                RolloverProgress(
-                    database.directory,
-                    trusts_new=_trusts(held, self.new),
-                    trusts_old=old is not None and _trusts(held, old),
-                    issued_by_new=all(issued(self.new, item.certificate) for item in _leaves(held)),
-                )
+        old = self.old
+        return [
+            RolloverProgress(
+                database.directory,
+                trusts_new=_trusts(held, self.new),
+                trusts_old=old is not None and _trusts(held, old),
+                issued_by_new=all(issued(self.new, item.certificate) for item in _leaves(held)),
             )
-        return found
+            for database in self._there(self.directories())
+            for held in (database.certificates(),)
+        ]
 
     # ------------------------------------------------------------------------------ the steps
 
@@ -274,16 +271,11 @@ class Rollover:
 
     # ------------------------------------------------------------------------------- components
 
-    def _database(self, directory: Path) -> NSSDatabase:
-        database = NSSDatabase(directory)
-        if database.recognise() is not DatabaseKind.MISSING:
-            database.password = self._passwords(directory)
-        return database
-
     def _there(self, directories: Iterable[Path]) -> list[NSSDatabase]:
-        every = [self._database(path) for path in directories]
+        every = [NSSDatabase(path) for path in directories]
         found = [item for item in every if item.recognise() is not DatabaseKind.MISSING]
         for database in found:
+            database.password = self._passwords(database.directory)
             database.require()
         return found
 
@@ -313,10 +305,9 @@ class Rollover:
         for item in _leaves(database.certificates()):
             if issued(self.new, item.certificate):
                 continue
-            lifetime = self._lifetime(item.certificate)
             renew_leaf(
                 *(self.authority, database, item.nickname),
-                lifetime=lifetime,
+                lifetime=self._lifetime(item.certificate),
                 new_key=new_key,
                 now=now,
             )
@@ -338,16 +329,15 @@ class Rollover:
     # --------------------------------------------------------------------------------- messages
 
     def _command(self, step: str, directories: Sequence[Path] = ()) -> str:
-        words = ["sigul-stack pki rollover", step, "--ca", str(self.authority.database.directory)]
-        into = ["--into", *map(str, directories)] if directories else []
-        return " ".join((*words, *into))
+        into = " ".join(map(str, ("", "--into", *directories))) if directories else ""
+        return f"sigul-stack pki rollover {step} --ca {self.authority.database.directory}{into}"
 
 
 def register(authority: Authority, directories: Iterable[Path]) -> None:
     """Have these databases take part in the CA's rollover, where one is under way."""
     if not authority.others:
         return
-    every = dict.fromkeys((*_registered(authority), *(_place(path) for path in directories)))
+    every = dict.fromkeys((*_registered(authority), *map(_place, directories)))
     # Relative, so that the control directory may be moved or reached by another path.
     base = authority.database.directory.resolve()
     content = json.dumps({"databases": [os.path.relpath(path, base) for path in every]}, indent=2)
@@ -360,8 +350,10 @@ def _registered(authority: Authority) -> list[Path]:
     base = authority.database.directory.resolve()
     path = base / REGISTER
     try:
-        listed = json.loads(path.read_text())["databases"]
-        return [Path(os.path.normpath(base / str(item))) for item in listed]
+        return [
+            Path(os.path.normpath(base / str(item)))
+            for item in json.loads(path.read_text())["databases"]
+        ]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -85,15 +85,6 @@ class Site:
         raise LookupError(user)
 
 
-@dataclass(frozen=True, slots=True)
-class _Terms:
-    """Settings that hold for every leaf of the site."""
-
-    authority: Authority
-    permissions: Permissions
-    now: datetime | None
-
-
 def make_site(
     directory: Path | str,
     *,
@@ -128,8 +119,10 @@ def make_site(
             )
         requests.append((root / "clients" / user, LeafRequest(Role.CLIENT, user, (), lifetime)))
     authority, made = _authority(root / "ca", authority_password, authority_lifetime, now)
-    terms = _Terms(authority, permissions or Permissions(), now)
-    components = [_component(place, request, terms) for place, request in requests]
+    components = [
+        _component(place, request, authority, permissions or Permissions(), now)
+        for place, request in requests
+    ]
     return Site(root / "ca", made, components[0], components[1], tuple(components[2:]))
 
 
@@ -148,48 +141,56 @@ def _authority(
     return Authority.create(directory, password, lifetime=lifetime, now=now), Made.MADE
 
 
-def _component(directory: Path, request: LeafRequest, terms: _Terms) -> Component:
+def _component(
+    directory: Path,
+    request: LeafRequest,
+    authority: Authority,
+    permissions: Permissions,
+    now: datetime | None,
+) -> Component:
     database = NSSDatabase(directory)
     nickname = request.role.nickname
     if database.recognise() is DatabaseKind.MISSING:
-        leaf = terms.authority.issue(request, now=terms.now)
-        database.password = make_password_file(directory, terms.permissions)
-        with database.making(terms.permissions) as store:
-            put_leaf(store, leaf, nickname, authorities=terms.authority.trusted)
+        leaf = authority.issue(request, now=now)
+        database.password = make_password_file(directory, permissions)
+        with database.making(permissions) as store:
+            put_leaf(store, leaf, nickname, authorities=authority.trusted)
         made = Made.MADE
     else:
         database.require()
         database.password = _password(directory)
-        made = _mend(database, request, terms)
+        made = _mend(database, request, authority, now)
     return Component(request.role, request.name, directory, nickname, made)
 
 
-def _mend(database: NSSDatabase, request: LeafRequest, terms: _Terms) -> Made:
+def _mend(
+    database: NSSDatabase, request: LeafRequest, authority: Authority, now: datetime | None
+) -> Made:
     """Keep an existing database, or renew its leaf. Raises `NSSError` where that is no cure."""
     nickname, dialled = request.role.nickname, request.role.is_dialled
     checks = inspect_database(
-        database, request.role, names=() if dialled else (request.name,), now=terms.now
+        database, request.role, names=() if dialled else (request.name,), now=now
     )
     for check in checks:
         if check.state is State.FAILED and check.layer != Topic.DATES:
             raise NSSError(f"'{database.directory}' is there, but: {check.finding}", check.cure)
-    leaf, trusted = database.find(nickname), terms.authority.trusted
+    leaf, trusted = database.find(nickname), authority.trusted
     if not any(issued(item, leaf.certificate) for item in trusted):
         raise NSSError(
             f"'{nickname}' in '{database.directory}' was issued by another CA",
             "have it issued by"
-            f" this one: sigul-stack pki renew --ca {terms.authority.database.directory}"
+            f" this one: sigul-stack pki renew --ca {authority.database.directory}"
             f" {database.directory} --nickname {nickname}",
         )
-    names = [str(name.value) for name in request.alternative_names]
+    names = (str(name.value) for name in request.alternative_names)
     missing = [name for name in names if not covers(name, leaf.certificate)]
-    left = leaf.not_after - (terms.now or current_time())
+    left = leaf.not_after - (now or current_time())
     if missing or left < min(timedelta(days=WARN_DAYS), request.lifetime / 3):
         renew_leaf(
-            *(terms.authority, database, nickname),
+            *(authority, database, nickname),
             lifetime=request.lifetime,
             names=missing,
-            now=terms.now,
+            now=now,
         )
         return Made.RENEWED
     held = {item.certificate for item in database.certificates()}

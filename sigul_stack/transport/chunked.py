@@ -7,6 +7,7 @@ end it late, or never.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from typing import Final, TypeVar
 
@@ -111,12 +112,10 @@ class ChunkedStream:
                     raise
                 raise deadline.exceeded() from None
         piece = self._outer.popleft()
-        self._kept -= len(piece)
         if len(piece) > limit:
-            rest = piece[limit:]
-            self._outer.appendleft(rest)
-            self._kept += len(rest)
+            self._outer.appendleft(piece[limit:])
             piece = piece[:limit]
+        self._kept -= len(piece)
         return piece
 
     def read_exactly(self, count: int, deadline: Deadline | None = None) -> bytes:
@@ -191,8 +190,6 @@ class ChunkedStream:
         not read yet.
         """
         deadline = Deadline(timeout, "waiting for the peer to close")
-        try:
+        with contextlib.suppress(Exception):  # whatever went wrong, the connection is over
             while self.stream.read(READ_BYTES, deadline.remaining()):
                 pass
-        except Exception:  # noqa: BLE001 - whatever went wrong, the connection is over
-            return

@@ -12,7 +12,6 @@ The pair is AF_INET because NSS asks a server's socket for an IPv4 or IPv6 name;
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from ..protocol.chunks import END_OF_INNER
 from ..protocol.codec import Parser, run_parser
 from .chunked import ChunkedStream, T
 from .nss import TLSConnection, TLSIdentity
-from .stream import READ_BYTES, Deadline, Peer
+from .stream import READ_BYTES, Deadline, Peer, readable
 from .watchdog import Watchdog
 
 #: Connections that may queue at the loopback listener: more than ours, so that a stranger who is
@@ -101,18 +100,14 @@ class _Pump(threading.Thread):
     def _step(self) -> bool:
         """Move what there is; False once the caller's side has closed."""
         self._deliver()
-        watched = [self._far.fileno()]
-        if not self._chunked.inner_ended:
-            watched.append(self._chunked.stream.fileno())
-        ready: list[int] = []
-        if self._chunked.stream.pending() and len(watched) > 1:
-            ready = [watched[1]]
+        far, stream = self._far.fileno(), self._chunked.stream.fileno()
+        if self._chunked.inner_ended:
+            ready = readable([far], self._deadline.remaining())
+        elif self._chunked.stream.pending():
+            ready = {stream}
         else:
-            poll = select.poll()
-            for descriptor in watched:
-                poll.register(descriptor, select.POLLIN)
-            ready = [item for item, _events in poll.poll(self._deadline.remaining() * 1000)]
-        if watched[0] in ready:
+            ready = readable([far, stream], self._deadline.remaining())
+        if far in ready:
             try:
                 data = self._far.recv(READ_BYTES)
             except ConnectionError:
@@ -120,7 +115,7 @@ class _Pump(threading.Thread):
             if not data:
                 return False
             self._chunked.write_inner(data)
-        if len(watched) > 1 and watched[1] in ready:
+        if stream in ready:
             self._chunked.receive(self._deadline.remaining())
         return True
 
@@ -186,10 +181,7 @@ class InnerSession:
             self._chunked.stream.abort()
             self._pump.join()
         self._chunked.drop_inner()
-        self._raise_cause(failed)
-
-    def _raise_cause(self, failed: BaseException | None) -> None:
-        """Raise what broke the pump: it is the reason for what the TLS session says of it."""
+        # What broke the pump is the reason for what the TLS session says of it.
         cause = self._pump.error
         if cause is None or (failed is not None and not isinstance(failed, SigulError)):
             return

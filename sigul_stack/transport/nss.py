@@ -29,7 +29,7 @@ from .nss_database import load_identity as load_identity
 from .nss_database import look_up
 from .nss_database import open_database as open_database
 from .nss_errors import error_name, translate
-from .stream import Peer
+from .stream import Peer, readable
 from .tcp import connect_tcp, has_gone, is_acknowledged, prepare_socket, reset_on_close
 from .watchdog import Watchdog
 
@@ -113,8 +113,9 @@ class TLSConnection:
         tls.set_ssl_option(nss_ssl.SSL_REQUEST_CERTIFICATE, True)
         tls.set_ssl_option(nss_ssl.SSL_REQUIRE_CERTIFICATE, nss_ssl.SSL_REQUIRE_ALWAYS)
         try:
-            kind = identity.certificate.find_kea_type()
-            tls.config_secure_server(identity.certificate, identity.key, kind)
+            tls.config_secure_server(
+                identity.certificate, identity.key, identity.certificate.find_kea_type()
+            )
         except NSPRError as error:
             raise NSSError(
                 f"the certificate '{identity.nickname}' cannot serve TLS connections: {error}"
@@ -124,7 +125,6 @@ class TLSConnection:
     def _handshake(
         self, *, as_server: bool, timeout: float, patience: float = 0, wake: int | None = None
     ) -> None:
-        what = f"TLS handshake with {self._address}"
         begin = time.monotonic()
         try:
             self._tls.reset_handshake(as_server)
@@ -135,6 +135,7 @@ class TLSConnection:
             self.peer = self._peer()
             self.handshake_seconds = time.monotonic() - begin
         except NSPRError as error:
+            what = f"TLS handshake with {self._address}"
             raise self._failure(error, what, timeout) from None
         finally:
             self.read_due = None
@@ -165,10 +166,7 @@ class TLSConnection:
 
     def _is_answering(self, seconds: float, wake: int | None) -> bool:
         """Wait for input; False after `seconds`. `TransportError` if `wake` becomes readable."""
-        poll = select.poll()
-        for descriptor in (self.fileno(), *(() if wake is None else (wake,))):
-            poll.register(descriptor, select.POLLIN)
-        ready = [descriptor for descriptor, _events in poll.poll(seconds * 1000)]
+        ready = readable((self.fileno(), *(() if wake is None else (wake,))), seconds)
         if wake in ready:
             raise TransportError(f"the wait for {self._address} was called off")
         return bool(ready)
@@ -254,9 +252,7 @@ class TLSConnection:
 
     def has_input(self) -> bool:
         """See `ByteStream.has_input`."""
-        poll = select.poll()
-        poll.register(self._os, select.POLLIN)
-        return self.pending() or bool(poll.poll(0))
+        return self.pending() or bool(readable([self.fileno()], 0))
 
     def has_gone(self) -> bool:
         """See `ByteStream.has_gone`."""
@@ -276,10 +272,8 @@ class TLSConnection:
     def abort(self) -> None:
         """See `ByteStream.abort`."""
         self._aborted = True
-        try:
+        with contextlib.suppress(OSError):
             self._os.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
 
     def reset_on_close(self) -> None:
         """See `ByteStream.reset_on_close`."""

@@ -54,7 +54,7 @@ def open_database(settings: NSSSettings, *, ask: AskPassword | None = None) -> N
             raise NSSError("NSS is already open in this process with other settings")
         return
     _check_directory(settings.directory)
-    answer = _PasswordAnswer(settings.password, ask)
+    answer = _PasswordAnswer(settings, ask)
     nss.set_password_callback(answer)
     try:
         # A link is followed here, once: where it is turned to another state of the database in this
@@ -69,13 +69,8 @@ def open_database(settings: NSSSettings, *, ask: AskPassword | None = None) -> N
         # NSS's error is none, or another, where the callback gave up, so the callback is asked.
         if answer.failed is not None:
             raise answer.failed from None
-        if answer.missing:
-            raise NSSError(
-                f"the NSS database {settings.directory} needs a password",
-                "set nss-password or nss-password-file in [nss]",
-            ) from None
-        if answer.refused or error_name(error) in _WRONG_PASSWORD:
-            raise WrongNSSPassword("Provided NSS password is incorrect") from None
+        if error_name(error) in _WRONG_PASSWORD:
+            raise _wrong_password() from None
         raise _not_opened(settings.directory, error) from None
     _process = _Process(os.getpid(), settings, held)
 
@@ -88,35 +83,40 @@ def library_version() -> str:
 class _PasswordAnswer:
     """NSS's password callback: answers once, gives up where the answer was wrong."""
 
-    def __init__(self, password: Secret | None, ask: AskPassword | None) -> None:
-        self._password = password
+    def __init__(self, settings: NSSSettings, ask: AskPassword | None) -> None:
+        self._directory = settings.directory
+        self._password = settings.password
         self._ask = ask
-        self.refused = False
-        self.missing = False
-        #: What asking raised: it cannot pass through NSS, which is C, and is raised afterwards.
+        #: The error that cannot pass through NSS, which is C, and is to be raised afterwards.
         self.failed: BaseException | None = None
 
     def __call__(self, _slot: object, retry: bool, *_data: object) -> str | None:
-        if self.failed is not None:
-            return None
-        if retry:
-            self.refused = True
-            return None
-        if self._password is None and self._ask is not None:
+        if self.failed is None:
             try:
-                self._password = self._ask()
+                return self._answer(retry)
             except BaseException as error:  # noqa: BLE001 - Ctrl-C too; raised again later
                 self.failed = error
-                return None
+        return None
+
+    def _answer(self, retry: bool) -> str:
+        if retry:
+            raise _wrong_password()
+        if self._password is None and self._ask is not None:
+            self._password = self._ask()
         if self._password is None:
-            self.missing = True
-            return None
+            raise NSSError(
+                f"the NSS database {self._directory} needs a password",
+                "set nss-password or nss-password-file in [nss]",
+            )
         try:
             return self._password.reveal().decode()
         except UnicodeDecodeError:
             # python-nss passes on text alone.
-            self.refused = True
-            return None
+            raise _wrong_password() from None
+
+
+def _wrong_password() -> WrongNSSPassword:
+    return WrongNSSPassword("Provided NSS password is incorrect")
 
 
 def _check_directory(directory: str) -> None:
@@ -127,10 +127,7 @@ def _check_directory(directory: str) -> None:
         new, old = (path / "cert9.db").exists(), (path / "cert8.db").exists()
     except OSError as error:
         raise _no_database(directory, error.strerror or str(error)) from None
-    if prefix == "dbm":
-        if old:  # some NSS still opens it
-            return
-    elif new:
+    if old if prefix == "dbm" else new:  # some NSS still opens the old one
         return
     if new or old:
         raise _other_format(path, current=new)
@@ -187,14 +184,16 @@ def load_identity(nickname: str) -> TLSIdentity:
         raise NSSError("open the NSS database before loading a certificate from it")
     where = f"'{_process.settings.directory}'"
     try:
-        certificate, key = look_up(nickname)
-    except _NoCertificate:
+        certificate = nss.find_cert_from_nickname(nickname)
+    except NSPRError:
         held = ", ".join(sorted({str(item.subject_common_name) for item in _process.held}))
         raise NSSError(
             f"the NSS database {where} has no certificate with the nickname '{nickname}'"
             f" (it holds certificates for: {held or 'nobody'})",
             "see: sigul-stack pki list",
         ) from None
+    try:
+        key = nss.find_key_by_any_cert(certificate)
     except NSPRError as error:
         raise NSSError(
             f"the certificate '{nickname}' in {where} has no private key there ({error})",
@@ -203,14 +202,7 @@ def load_identity(nickname: str) -> TLSIdentity:
     return TLSIdentity(nickname, certificate, key)
 
 
-class _NoCertificate(Exception):
-    """The database has no certificate of that nickname."""
-
-
 def look_up(nickname: str) -> tuple[Any, Any]:
-    """A certificate and its private key. Raises `_NoCertificate`, or `NSPRError` without a key."""
-    try:
-        certificate = nss.find_cert_from_nickname(nickname)
-    except NSPRError:
-        raise _NoCertificate from None
+    """A certificate and its private key. Raises `NSPRError`."""
+    certificate = nss.find_cert_from_nickname(nickname)
     return certificate, nss.find_key_by_any_cert(certificate)

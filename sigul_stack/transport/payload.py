@@ -64,8 +64,9 @@ def receive_pieces(
     """
     deadline = None
     if idle_timeout is not None:
-        seconds = idle_timeout + length / MIN_PAYLOAD_RATE
-        deadline = Deadline(seconds, f"receiving a payload of {length} bytes")
+        deadline = Deadline(
+            idle_timeout + length / MIN_PAYLOAD_RATE, f"receiving a payload of {length} bytes"
+        )
     left = length
     while left:
         if deadline is not None:

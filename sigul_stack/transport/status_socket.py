@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import socket
 import stat
 import threading
@@ -22,7 +21,7 @@ from typing import Final
 
 from ..config.identity import Identity, rights_for
 from ..errors import ConfigurationError, RemoteProtocolError, TransportError
-from .stream import Deadline
+from .stream import Deadline, readable
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +85,7 @@ class StatusSocket:
         with peer, contextlib.suppress(OSError):
             peer.setblocking(False)
             data = self._document()
-            sent = peer.send(data)
-            if sent < len(data):
+            if peer.send(data) < len(data):
                 log.warning("The status of %d bytes was cut off: too long", len(data))
 
     def serve(self) -> None:
@@ -96,10 +94,8 @@ class StatusSocket:
         self._thread.start()
 
     def _run(self) -> None:
-        poll = select.poll()
-        for descriptor in (self.fileno(), self._wake_read.fileno()):
-            poll.register(descriptor, select.POLLIN)
-        while self._wake_read.fileno() not in [ready for ready, _events in poll.poll()]:
+        wake = self._wake_read.fileno()
+        while wake not in readable((self.fileno(), wake)):
             self.answer()
 
     def close(self) -> None:
@@ -148,11 +144,8 @@ def status_socket(
     if path is None:
         yield None
         return
-    status = StatusSocket(path, document, owner)
-    try:
+    with contextlib.closing(StatusSocket(path, document, owner)) as status:
         yield status
-    finally:
-        status.close()
 
 
 def read_status(path: Path, timeout: float) -> bytes:

@@ -6,8 +6,9 @@ in seconds, which bounds the whole call however slowly the peer trickles.
 
 from __future__ import annotations
 
+import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,6 +89,14 @@ class ByteStream(Protocol):
 
     def close(self) -> None:
         """End the connection in order, or quietly where it is already broken. Never raises."""
+
+
+def readable(descriptors: Iterable[int], seconds: float | None = None) -> set[int]:
+    """Wait until some of the descriptors have input; those that have, none after `seconds`."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return {item for item, _events in poll.poll(None if seconds is None else seconds * 1000)}
 
 
 class Deadline:
