@@ -161,12 +161,10 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
         return self._next is None and self._takes_servers is self._serving
 
     def _fork(self, plan: BridgePlan) -> None:
-        listeners = self._ports.of(plan)
-
         def work(parent: ParentPipes) -> None:
             # A port that this child does not serve would else stay open without anybody there.
             self._ports.close_all_but(plan)
-            plan.serve(listeners, parent)
+            plan.serve(self._ports.of(plan), parent)
 
         child = ServingChild(plan)
         if self._start(child, work):

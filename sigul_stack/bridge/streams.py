@@ -224,7 +224,7 @@ class ReplyFilter(_OuterFilter):
             if reason is not None:
                 # The server can say only that no RPM came.
                 length = yield from self._parse(read_u64())
-                yield from self._refused(bridge_subrefusal(number, reason), length)
+                yield from self._refused(reason, number, length)
             elif self._koji.stores and subheader.fields.integer("status") == Status.OK:
                 yield from self._stored(subheader.encode(), number)
             else:
@@ -239,9 +239,14 @@ class ReplyFilter(_OuterFilter):
         yield from self._payload(length, keep=keep)
         self._emit((yield (True, DIGEST_BYTES)))
 
-    def _refused(self, chunks: list[bytes], left: int) -> _Steps[None]:
-        """Say something else than the server does, of whose payload `left` bytes are dropped."""
-        self._chunks += chunks
+    def _refused(self, reason: str, number: bytes | None, left: int) -> _Steps[None]:
+        """Say `reason` in the place of the server's answer, of which `left` bytes are dropped.
+
+        It is of the subrequest with this `id`; where None, of the request.
+        """
+        self._chunks += (
+            bridge_refusal(reason) if number is None else bridge_subrefusal(number, reason)
+        )
         yield from self._payload(left, keep=False)
         yield (True, DIGEST_BYTES)
 
@@ -259,10 +264,7 @@ class ReplyFilter(_OuterFilter):
         reason = self._koji.store(signature, head, number)
         if reason is not None:
             self.is_error = number is None
-            refusal = (
-                bridge_refusal(reason) if number is None else bridge_subrefusal(number, reason)
-            )
-            yield from self._refused(refusal, left)
+            yield from self._refused(reason, number, left)
             return
         keep = self._keep_payload
         self._emit(header)

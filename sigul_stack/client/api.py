@@ -429,8 +429,9 @@ class Client(RequestSender):
             subreplies=ChainKeys.of_subreplies(Fields(chain)),
             done=done,
         )
-        secrets = options.secrets(passphrase)
-        secrets.update((name, Secret(value)) for name, value in chain.items())
+        secrets = options.secrets(passphrase) | {
+            name: Secret(value) for name, value in chain.items()
+        }
         self.call("sign-rpms", options.fields(key), secrets, converse=exchange.run)
 
     def _work(

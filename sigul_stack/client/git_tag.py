@@ -85,13 +85,11 @@ def read_tag(directory: Path, name: str) -> Tag:
     if len(lines) < 2 or lines[1] != b"type commit":
         raise SigulError(f"'{name}' is not a tag of a commit", "only those are signed")
     header, blank, message = content.partition(b"\n\n")
-    signature = _SIGNATURE.search(message)
-    if signature:
-        message = message[: signature.start()]
+    message, signatures = _SIGNATURE.subn(b"", message)
     unsigned = header + blank + message
     if not unsigned.endswith(b"\n"):
         unsigned += b"\n"  # a signature begins a line
-    return Tag(directory, reference, object_id, unsigned, signature is not None)
+    return Tag(directory, reference, object_id, unsigned, was_signed=signatures > 0)
 
 
 def _git(directory: Path, *arguments: str, given: bytes = b"") -> bytes:

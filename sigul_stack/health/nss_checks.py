@@ -18,7 +18,7 @@ from typing import Any, Final
 from ..checks import Check, State, any_failed, failed, ok, warning
 from ..config.shared import NSSSettings
 from ..errors import NSSError, SigulError, WrongNSSPassword
-from ..pki.certificate_info import CertificateInfo, current_time, from_der
+from ..pki.certificate_info import CertificateInfo, current_time, from_der, newest
 from ..pki.inspection import Topic, date_check, inspect_database
 from ..pki.leaf import Role
 from ..pki.nss_directory import NSSDatabase
@@ -136,9 +136,8 @@ class NSSChecks:
         except WrongNSSPassword:
             yield self._wrong_password(value, place, path)
             return
-        own = [item for item in self._held if item.nickname == self._nickname]
-        if own:
-            self.leaf = max(own, key=lambda item: item.not_after)
+        if (leaf := newest(self._held, self._nickname)) is not None:
+            self.leaf = leaf
         yield ok(Layer.PASSWORD, f"{place} opens the database" if value else "there is none")
         if path is not None:
             yield from password_file_checks(path)

@@ -11,7 +11,7 @@ import base64
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -33,23 +33,6 @@ _MAX_SECRET_FILE: Final = 4096
 #: Names of options and files that are most likely to be of secrets.
 _TELLING: Final = re.compile(r"passw|passphrase|secret|token|credential|_pin\b|\bpin\b", re.I)
 
-_PEM: Final = re.compile(
-    r"-----BEGIN (?:[A-Z ]*PRIVATE KEY[A-Z ]*|PGP MESSAGE)-----.*?(?:-----END [A-Z ]+-----|\Z)",
-    re.S,
-)
-#: `password=x`, `"pin": "x"`, `Passphrase x`: the word is kept, what it gives is not.
-_GIVEN: Final = re.compile(
-    r"(?P<word>\b\w*(?:passw(?:or)?d|passphrase|secret(?!s)|token|credential|pin-value|_pin)\w*"
-    r"[\"']?\s*[:=]\s*)(?P<value>\"[^\"]*\"|'[^']*'|\S+)",
-    re.I,
-)
-#: `postgresql://user:password@host`.
-_URL: Final = re.compile(r"(?P<head>\b[a-z][a-z0-9+]*://[^\s/:@]*:)[^\s@]+(?=@)", re.I)
-_CRYPT: Final = re.compile(r"\$[0-9a-z]{1,3}\$[^\s\"']{20,}")
-#: What may be as random as a key or a password made at random: with what base64 has besides, first.
-_RANDOM: Final = (re.compile(r"[A-Za-z0-9+/]{40,}={0,2}"), re.compile(r"[A-Za-z0-9+_-]{20,}={0,2}"))
-_HEXADECIMAL: Final = re.compile(r"(?<![0-9A-Za-z])(?:[0-9a-f]{80,}|[0-9A-F]{80,})(?![0-9A-Za-z])")
-
 
 class Redactor:
     """Takes secrets out of texts. `secrets` are those that are known."""
@@ -62,13 +45,8 @@ class Redactor:
     def clean(self, text: str) -> str:
         """`text` without the known secrets, and without what looks like one."""
         text = self.known(text)
-        text = _PEM.sub(REMOVED, text)
-        text = _CRYPT.sub(REMOVED, text)
-        text = _URL.sub(rf"\g<head>{REMOVED}", text)
-        text = _GIVEN.sub(_keep_path, text)
-        text = _HEXADECIMAL.sub(REMOVED, text)
-        for words in _RANDOM:
-            text = words.sub(lambda found: REMOVED if _is_random(found[0]) else found[0], text)
+        for form, shown in _LOOKS_SECRET:
+            text = form.sub(shown, text)
         return text
 
     def known(self, text: str) -> str:
@@ -84,16 +62,54 @@ def _keep_path(found: re.Match[str]) -> str:
     return found[0] if value.startswith(("/", "~")) else found["word"] + REMOVED
 
 
-def _is_random(word: str) -> bool:
-    """Tell whether a word changes between its kinds of letters as often as only random ones do.
+def _remove_random(found: re.Match[str]) -> str:
+    """Remove a word that changes between its kinds of letters as often as only random ones do.
 
     Two of three neighbours in base64 are of different kinds. In paths, names and times hardly any
     are, and in hexadecimal numbers, of which there are fingerprints and keygrips, one in two.
     """
+    word = found[0]
     kinds = ["aA0-"[letter.isupper() + 2 * letter.isdigit()] if letter.isalnum() else "-"
              for letter in word]  # fmt: skip
     changes = sum(one != other for one, other in pairwise(kinds))
-    return {"a", "A"} <= set(kinds) and changes > 0.35 * len(word)
+    return REMOVED if {"a", "A"} <= set(kinds) and changes > 0.35 * len(word) else word
+
+
+#: What looks like a secret, and what stands there instead; looked for in this order.
+_LOOKS_SECRET: Final[tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]] = (
+    (
+        re.compile(
+            r"-----BEGIN (?:[A-Z ]*PRIVATE KEY[A-Z ]*|PGP MESSAGE)-----"
+            r".*?(?:-----END [A-Z ]+-----|\Z)",
+            re.S,
+        ),
+        REMOVED,
+    ),
+    # What crypt(3) gives.
+    (re.compile(r"\$[0-9a-z]{1,3}\$[^\s\"']{20,}"), REMOVED),
+    # `postgresql://user:password@host`.
+    (
+        re.compile(r"(?P<head>\b[a-z][a-z0-9+]*://[^\s/:@]*:)[^\s@]+(?=@)", re.I),
+        rf"\g<head>{REMOVED}",
+    ),
+    # `password=x`, `"pin": "x"`, `Passphrase x`: the word is kept, what it gives is not.
+    (
+        re.compile(
+            r"(?P<word>\b\w*(?:passw(?:or)?d|passphrase|secret(?!s)|token|credential|pin-value|_pin)"
+            r"\w*[\"']?\s*[:=]\s*)(?P<value>\"[^\"]*\"|'[^']*'|\S+)",
+            re.I,
+        ),
+        _keep_path,
+    ),
+    # Hexadecimal.
+    (
+        re.compile(r"(?<![0-9A-Za-z])(?:[0-9a-f]{80,}|[0-9A-F]{80,})(?![0-9A-Za-z])"),
+        REMOVED,
+    ),
+    # As random as a key or a password made at random: with what base64 has besides, first.
+    (re.compile(r"[A-Za-z0-9+/]{40,}={0,2}"), _remove_random),
+    (re.compile(r"[A-Za-z0-9+_-]{20,}={0,2}"), _remove_random),
+)
 
 
 def _forms(secret: bytes) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Generic, TypeVar
@@ -194,7 +195,7 @@ def walk_within(seconds: float, component: str, steps: Sequence[Step]) -> Report
     """
     checks: list[Check] = []
     begun: list[Layer] = []
-    ended: list[Report | BaseException] = []
+    ended: Future[Report] = Future()
 
     def look(step: Step) -> Check | Iterable[Check]:
         begun.append(step.layer)
@@ -202,21 +203,17 @@ def walk_within(seconds: float, component: str, steps: Sequence[Step]) -> Report
 
     def run() -> None:
         try:
-            ended.append(walk(component, noted, checks.append))
+            ended.set_result(walk(component, noted, checks.append))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            ended.append(error)
+            ended.set_exception(error)
 
     noted = [replace(step, look=partial(look, step)) for step in steps]
-    thread = threading.Thread(target=run, name="health", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not ended:
-        late = failed(
-            begun[-1] if begun else steps[0].layer,
-            f"this was not over when the whole look had lasted for its limit of {seconds:g} s",
-            "see what it waits for: sigul-stack doctor; --timeout sets the limit",
-        )
-        return Report(component, (*checks, late))
-    if isinstance(ended[0], BaseException):
-        raise ended[0]
-    return ended[0]
+    threading.Thread(target=run, name="health", daemon=True).start()
+    if wait([ended], seconds).done:
+        return ended.result()
+    late = failed(
+        begun[-1] if begun else steps[0].layer,
+        f"this was not over when the whole look had lasted for its limit of {seconds:g} s",
+        "see what it waits for: sigul-stack doctor; --timeout sets the limit",
+    )
+    return Report(component, (*checks, late))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -89,6 +90,12 @@ class CertificateInfo:
     def expired(self, now: datetime | None = None) -> bool:
         """Tell whether its time is over."""
         return self.not_after < (now or current_time())
+
+
+def newest(held: Iterable[CertificateInfo], nickname: str) -> CertificateInfo | None:
+    """The certificate with this nickname, the one that is valid longest of several."""
+    found = (item for item in held if item.nickname == nickname)
+    return max(found, key=lambda item: item.not_after, default=None)
 
 
 def current_time() -> datetime:

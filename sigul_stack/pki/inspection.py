@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ..checks import Check, State, Value, failed, ok, warning
 from ..errors import NSSError, WrongNSSPassword
-from .certificate_info import CertificateInfo, covers, current_time, extension, issued
+from .certificate_info import CertificateInfo, covers, current_time, extension, issued, newest
 from .leaf import Role
 from .nss_directory import NSSDatabase
 from .password_files import PASSWORD_FILE_NAME
@@ -64,9 +64,8 @@ def inspect_database(
         return [failed(Topic.DATABASE, error.problem, error.cure)]
     checks = [ok(Topic.PASSWORD, "the password opens the database"), _files(database)]
     wanted = nickname or role.nickname
-    own = [item for item in held if item.nickname == wanted]
-    if own:
-        leaf = max(own, key=lambda item: item.not_after)
+    leaf = newest(held, wanted)
+    if leaf is not None:
         now = now or current_time()
 
         def of_days(days: int) -> State:

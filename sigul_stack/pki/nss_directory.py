@@ -25,7 +25,7 @@ from cryptography import x509
 from ..errors import NSSError
 from ..secret import Secret
 from ..system.files import locked, sync
-from .certificate_info import CertificateInfo, issued, key_id
+from .certificate_info import CertificateInfo, issued, key_id, newest
 from .contents import put_authority, put_leaf
 from .leaf import Leaf
 from .nss_store import NSSStore, PrivateKey
@@ -124,14 +124,14 @@ class NSSDatabase:
     def find(self, nickname: str) -> CertificateInfo:
         """The certificate with this nickname, the newest of several. Raises `NSSError`."""
         every = self.certificates()
-        found = [item for item in every if item.nickname == nickname]
-        if not found:
+        found = newest(every, nickname)
+        if found is None:
             held = ", ".join(sorted({item.nickname for item in every}))
             raise NSSError(
                 f"'{self.directory}' has no certificate with the nickname '{nickname}'"
                 f" (it has: {held or 'none'})"
             )
-        return max(found, key=lambda item: item.not_after)
+        return found
 
     def other_key_ids(self) -> list[str]:
         """The ids of private keys that have no certificate in here."""

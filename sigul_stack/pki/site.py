@@ -129,16 +129,13 @@ def make_site(
 def _authority(
     directory: Path, password: Secret | None, lifetime: timedelta, now: datetime | None
 ) -> tuple[Authority, Made]:
-    existing = NSSDatabase(directory).recognise() is not DatabaseKind.MISSING
-    if password is None:
-        password = (
-            _password(directory) if existing else make_password_file(directory, Permissions())
-        )
-    if existing:
-        authority = Authority.open(directory, password)
-        authority.write_pem()
-        return authority, Made.KEPT
-    return Authority.create(directory, password, lifetime=lifetime, now=now), Made.MADE
+    if NSSDatabase(directory).recognise() is DatabaseKind.MISSING:
+        if password is None:
+            password = make_password_file(directory, Permissions())
+        return Authority.create(directory, password, lifetime=lifetime, now=now), Made.MADE
+    authority = Authority.open(directory, _password(directory) if password is None else password)
+    authority.write_pem()
+    return authority, Made.KEPT
 
 
 def _component(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable
 
@@ -65,18 +64,12 @@ class MemoryStream:
 
     def read(self, limit: int, timeout: float) -> bytes:
         """See `ByteStream.read`."""
-        end = time.monotonic() + timeout
         pipe = self._in
         with pipe.changed:
-            while not pipe.data:
-                if pipe.broken:
-                    raise PeerClosed("the peer ended the connection without a close-notify")
-                if pipe.ended:
-                    return b""
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise DeadlineExceeded(f"nothing was received for {timeout:g} s")
-                pipe.changed.wait(left)
+            if not pipe.changed.wait_for(pipe.is_readable, timeout):
+                raise DeadlineExceeded(f"nothing was received for {timeout:g} s")
+            if pipe.broken and not pipe.data:
+                raise PeerClosed("the peer ended the connection without a close-notify")
             count = min(limit, self.split or limit)
             piece = bytes(pipe.data[:count])
             del pipe.data[:count]

@@ -14,8 +14,6 @@ from typing import Protocol
 
 from ..errors import DeadlineExceeded
 
-Clock = Callable[[], float]
-
 #: The amount to ask for where any will do, in bytes.
 READ_BYTES = 256 * 1024
 
@@ -102,7 +100,9 @@ def readable(descriptors: Iterable[int], seconds: float | None = None) -> set[in
 class Deadline:
     """A limit on several steps together: each step asks what remains of it."""
 
-    def __init__(self, seconds: float, what: str, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, seconds: float, what: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._seconds = seconds
         self._what = what
         self._clock = clock
