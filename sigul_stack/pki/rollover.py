@@ -131,17 +131,18 @@ class Rollover:
 
     def progress(self) -> list[RolloverProgress]:
         """The progress of each database that takes part and is there."""
-        old = self.old
-        return [
-            RolloverProgress(
-                database.directory,
-                trusts_new=_trusts(held, self.new),
-                trusts_old=old is not None and _trusts(held, old),
-                issued_by_new=all(issued(self.new, item.certificate) for item in _leaves(held)),
+        found = []
+        for database in self._there(self.directories()):
+            held = database.certificates()
+            found.append(
+                RolloverProgress(
+                    database.directory,
+                    trusts_new=_trusts(held, self.new),
+                    trusts_old=self.old is not None and _trusts(held, self.old),
+                    issued_by_new=all(issued(self.new, item.certificate) for item in _leaves(held)),
+                )
             )
-            for database in self._there(self.directories())
-            for held in (database.certificates(),)
-        ]
+        return found
 
     # ------------------------------------------------------------------------------ the steps
 
@@ -329,8 +330,9 @@ class Rollover:
     # --------------------------------------------------------------------------------- messages
 
     def _command(self, step: str, directories: Sequence[Path] = ()) -> str:
-        into = " ".join(map(str, ("", "--into", *directories))) if directories else ""
-        return f"sigul-stack pki rollover {step} --ca {self.authority.database.directory}{into}"
+        words = ["sigul-stack pki rollover", step, "--ca", str(self.authority.database.directory)]
+        into = ["--into", *map(str, directories)] if directories else []
+        return " ".join((*words, *into))
 
 
 def register(authority: Authority, directories: Iterable[Path]) -> None:
