@@ -56,7 +56,12 @@ def back_up(database: Path, now: datetime) -> Path:
     with workshop(real) as directory:
         draft = empty_file(directory / real.name)
         copy_file(real, draft)
-        _dress(draft, real.stat())
+        original = real.stat()
+        # Where the owner cannot be given, the copy stays with whoever made it, for nobody else.
+        with contextlib.suppress(PermissionError):
+            os.chown(draft, original.st_uid, original.st_gid)
+            draft.chmod(original.st_mode & 0o777)
+        sync(draft)
         draft.rename(backup)
     sync(backup.parent)
     return backup
@@ -77,12 +82,3 @@ def copy_file(source: Path, draft: Path) -> None:
         raise DatabaseError(
             f"{source}: it is damaged ({found}), so it was not changed", "restore it from a backup"
         )
-
-
-def _dress(draft: Path, original: os.stat_result) -> None:
-    """Give `draft` the owner and mode of the original, and write it to the disk."""
-    # Where the owner cannot be given, the copy stays with whoever made it, for nobody else.
-    with contextlib.suppress(PermissionError):
-        os.chown(draft, original.st_uid, original.st_gid)
-        draft.chmod(original.st_mode & 0o777)
-    sync(draft)

@@ -45,8 +45,9 @@ def check_headers(length: int, read_at: ReadAt) -> None:
     (at,) = struct.unpack_from("<I", dos, 0x3C)
     if at < _DOS_HEADER:
         raise InvalidImage("its PE header is inside its DOS header")
-    coff = _read(read_at, at, _COFF_HEADER)
-    signature, _machine, sections, optional_size = struct.unpack("<4sHH12xH2x", coff)
+    signature, sections, optional_size = struct.unpack(
+        "<4s2xH12xH2x", _read(read_at, at, _COFF_HEADER)
+    )
     if signature != b"PE\0\0":
         raise InvalidImage("it has no PE header")
     optional = _read(read_at, at + _COFF_HEADER, optional_size)

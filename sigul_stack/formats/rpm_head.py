@@ -308,8 +308,7 @@ def encode_header(region: Region, entries: Iterable[HeaderEntry]) -> bytes:
     index, data = bytearray(), bytearray()
     ordered = sorted(entries, key=lambda entry: entry.tag)
     for entry in ordered:
-        width = _WIDTHS.get(entry.type, 1)
-        data += bytes(-len(data) % width)
+        data += bytes(-len(data) % _WIDTHS.get(entry.type, 1))
         index += _INDEX.pack(entry.tag, entry.type, len(data), entry.count)
         data += entry.data
     count = len(ordered) + 1

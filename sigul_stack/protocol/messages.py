@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ..errors import BridgeRefused, ProtocolError, RemoteProtocolError, Status, shortened
@@ -76,11 +76,8 @@ def read_request_header() -> Parser[Fields]:
 class ReplyKeys:
     """The HMAC keys that a client chose for the reply to its request; each ≥ 64 bytes."""
 
-    header: bytes
-    payload: bytes
-
-    def __repr__(self) -> str:
-        return "ReplyKeys(…)"
+    header: bytes = field(repr=False)
+    payload: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +88,10 @@ class InnerFields:
     `rpm-sigmd5` may do. `secrets` are the remaining fields, by name.
     """
 
-    header_hash: bytes
-    payload_hash: bytes | None
-    keys: ReplyKeys
+    header_hash: bytes = field(repr=False)
+    payload_hash: bytes | None = field(repr=False)
+    keys: ReplyKeys = field(repr=False)
     secrets: Fields
-
-    def __repr__(self) -> str:
-        return f"InnerFields(secrets={self.secrets!r})"
 
 
 def encode_inner_fields(
@@ -179,8 +173,7 @@ def read_reply_header() -> Parser[ReplyHeader]:
     status = yield from read_u32()
     if status == Status.UNKNOWN_VERSION:
         raise UnknownVersion(PROTOCOL_VERSION)
-    fields = yield from read_fields()
-    return ReplyHeader(status, fields, (yield DIGEST_BYTES))
+    return ReplyHeader(status, (yield from read_fields()), (yield DIGEST_BYTES))
 
 
 def bridge_refusal(message: str) -> list[bytes]:
@@ -202,11 +195,8 @@ def _message(fields: Fields) -> str:
 class ChainKeys:
     """Base keys of one direction of `sign-rpms`; message number i has keys of its own."""
 
-    header: bytes
-    payload: bytes
-
-    def __repr__(self) -> str:
-        return "ChainKeys(…)"
+    header: bytes = field(repr=False)
+    payload: bytes = field(repr=False)
 
     @classmethod
     def of_subrequests(cls, secrets: Fields) -> ChainKeys:
@@ -282,5 +272,4 @@ def bridge_subrefusal(number: bytes, message: str) -> list[bytes]:
 
 def read_sub_header() -> Parser[SubHeader]:
     """Parse a subrequest's or subreply's fields and HMAC, unverified."""
-    fields = yield from read_fields()
-    return SubHeader(fields, (yield DIGEST_BYTES))
+    return SubHeader((yield from read_fields()), (yield DIGEST_BYTES))

@@ -322,10 +322,12 @@ _SIGNING: Final = (
 )
 
 
+def _by_name(operations: Iterable[Operation]) -> MappingProxyType[str, Operation]:
+    return MappingProxyType({operation.name: operation for operation in operations})
+
+
 #: Every operation, by name.
-OPERATIONS: Final = MappingProxyType(
-    {row.name: row for row in (*_ADMINISTRATION, *_KEYS_AND_USERS, *_SIGNING)}
-)
+OPERATIONS: Final = _by_name((*_ADMINISTRATION, *_KEYS_AND_USERS, *_SIGNING))
 
 
 class UnknownOperation(ProtocolError):

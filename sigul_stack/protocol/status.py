@@ -70,8 +70,10 @@ class ServerStatus:
 
 def encode_status(status: BridgeStatus | ServerStatus) -> bytes:
     """The document as bytes."""
-    component = "bridge" if isinstance(status, BridgeStatus) else "server"
-    document = {"component": component, **dataclasses.asdict(status)}
+    document = {
+        "component": "bridge" if isinstance(status, BridgeStatus) else "server",
+        **dataclasses.asdict(status),
+    }
     return json.dumps(document).encode() + b"\n"
 
 

@@ -85,8 +85,9 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         stop: SignalPipe,
         reload: SignalPipe,
     ) -> None:
-        back_off = BackOff(first=FIRST_PAUSE_SECONDS)
-        super().__init__(plan, renew, stop=stop, reload=reload, back_off=back_off)
+        super().__init__(
+            plan, renew, stop=stop, reload=reload, back_off=BackOff(first=FIRST_PAUSE_SECONDS)
+        )
         self._counters = Counters(ServerCount)
         self._started = datetime.now(UTC)
         self._status: StatusSocket | None = None

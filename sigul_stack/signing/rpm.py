@@ -19,7 +19,6 @@ import io
 import logging
 import os
 from dataclasses import dataclass
-from functools import partial
 from typing import BinaryIO, Final
 
 from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, shortened
@@ -236,21 +235,23 @@ def _compare(head: Head, expected: ExpectedPackage) -> None:
 def _check_header(head: Head) -> None:
     """Compare the main header with its digests, one of which there must be."""
     raw = head.main.raw
+    sha1 = hashlib.sha1(raw, usedforsecurity=False)
     digests = (
-        (SignatureTag.SHA256_HEADER, hashlib.sha256(raw).hexdigest()),
-        (SignatureTag.SHA1_HEADER, hashlib.sha1(raw, usedforsecurity=False).hexdigest()),
+        (head.signature.string(SignatureTag.SHA256_HEADER), hashlib.sha256(raw).hexdigest()),
+        (head.signature.string(SignatureTag.SHA1_HEADER), sha1.hexdigest()),
     )
-    known = [(head.signature.string(tag), digest) for tag, digest in digests]
-    if not any(recorded for recorded, _ in known):
+    if not any(recorded for recorded, _ in digests):
         raise CorruptRPM("the RPM has no digest of its header", "rebuild it with a newer rpm")
-    if any(recorded not in (None, digest) for recorded, digest in known):
+    if any(recorded not in (None, digest) for recorded, digest in digests):
         raise CorruptRPM("the RPM's header does not match its digest")
 
 
 def _md5(package: BinaryIO, offset: int) -> bytes:
     package.seek(offset)
-    weak = partial(hashlib.md5, usedforsecurity=False)
-    return hashlib.file_digest(package, weak).digest()  # type: ignore[arg-type]
+    digest = hashlib.md5(usedforsecurity=False)
+    while piece := package.read(_COPY_BYTES):
+        digest.update(piece)
+    return digest.digest()
 
 
 def _file_signatures(signer: FileSigner, main: Header) -> list[HeaderEntry]:

@@ -113,8 +113,7 @@ class BindingPolicy:
 def _load_layer(found: object) -> Layer:
     if isinstance(found, str):
         return parse_layer(found)
-    alternatives = found if isinstance(found, list) else [found]
-    return _layer([_load_use(alternative) for alternative in alternatives])
+    return _layer([_load_use(one) for one in (found if isinstance(found, list) else [found])])
 
 
 def _load_use(found: object) -> MethodUse:

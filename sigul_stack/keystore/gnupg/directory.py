@@ -148,8 +148,11 @@ def _private_directory() -> Path:
             "use a shorter one",
         ) from error
     # In a directory that anybody may write to, somebody else may have come first.
-    owned = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
-    if not owned or stat.S_IMODE(found.st_mode) & 0o077:
+    if (
+        not stat.S_ISDIR(found.st_mode)
+        or found.st_uid != os.geteuid()
+        or stat.S_IMODE(found.st_mode) & 0o077
+    ):
         raise KeystoreError(
             f"{directory} is not a directory that user {os.geteuid()} alone may use", "remove it"
         )

@@ -74,15 +74,16 @@ def _sign_pe(context: RequestContext) -> Answer:
     certificate = _named_certificate(context, key, context.request.text("cert-name"))
     # A key that does not open is told apart from an image that cannot be signed.
     store.load(key.fingerprint, passphrase)
-    signed = pe.sign_image(
-        store.private_file(key.fingerprint),
-        passphrase,
-        x509.chain_of(certificate, store.all_certificates()),
-        context.request.payload,
-        directory=settings.spool_directory,
-        time_limit=settings.signing_timeout,
+    return Answer(
+        payload=pe.sign_image(
+            store.private_file(key.fingerprint),
+            passphrase,
+            x509.chain_of(certificate, store.all_certificates()),
+            context.request.payload,
+            directory=settings.spool_directory,
+            time_limit=settings.signing_timeout,
+        )
     )
-    return Answer(payload=signed)
 
 
 HANDLERS = {"sign-certificate": _sign_certificate, "sign-pe": _sign_pe}

@@ -75,9 +75,10 @@ def _import_key(context: RequestContext) -> None:
 
 def _delete_key(context: RequestContext) -> None:
     services, key = context.services, context.key()
-    home = services.settings.gnupg_home
     with (
-        key_change(home, services.keystore, services.database, removing=key),
+        key_change(
+            services.settings.gnupg_home, services.keystore, services.database, removing=key
+        ),
         services.database.write() as writer,
     ):
         writer.delete_key(key.name)

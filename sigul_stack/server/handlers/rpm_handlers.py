@@ -95,8 +95,11 @@ def _sign_rpms(context: RequestContext) -> Answer:
                 require_still(granted, context.services.database)
         output = context.services.scratch()
         try:
-            described = _expected(subrequest.fields, authenticated=subrequest.authenticated)
-            signer.sign(subrequest.payload, described, output)
+            signer.sign(
+                subrequest.payload,
+                _expected(subrequest.fields, authenticated=subrequest.authenticated),
+                output,
+            )
         except BaseException:
             output.close()
             raise

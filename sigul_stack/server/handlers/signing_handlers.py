@@ -28,8 +28,9 @@ def _sign_text(context: RequestContext) -> Answer:
 
 
 def _sign_data(context: RequestContext) -> Answer:
-    armor = bool(context.request.flag("armor"))
-    return _with_output(context, partial(OpenPGPKey.detach_sign, armor=armor))
+    return _with_output(
+        context, partial(OpenPGPKey.detach_sign, armor=bool(context.request.flag("armor")))
+    )
 
 
 def _decrypt(context: RequestContext) -> Answer:
@@ -41,9 +42,13 @@ def _sign_git_tag(context: RequestContext) -> Answer:
 
 
 def _sign_container(context: RequestContext) -> Answer:
-    reference = context.request.text("docker-reference")
     return _with_output(
-        context, partial(objects.sign_manifest, reference=reference, timestamp=int(time.time()))
+        context,
+        partial(
+            objects.sign_manifest,
+            reference=context.request.text("docker-reference"),
+            timestamp=int(time.time()),
+        ),
     )
 
 
