@@ -34,7 +34,11 @@ LIMIT = 1 << 20
 def running(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site with admin's gnupg keys `k` and `other`, and an ECC key `ecc`."""
     site = Site.copy(template, tmp_path_factory.mktemp("many") / "site")
-    site.extra = {"server": {"server": f"max-file-payload-size: {LIMIT}\n"}}
+    site.extra = {
+        "server": {"server": f"max-file-payload-size: {LIMIT}\n"},
+        # Under load libnss_wrapper, which has the site's names, fails threads that ask at once.
+        "client": {"client": "bridge-address: 127.0.0.1\n"},
+    }
     site.configure()
     with site.running():
         for key in ("k", "other"):
