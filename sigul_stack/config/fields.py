@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -262,7 +263,8 @@ def _problem_of(directory: Path) -> str | None:
     return "is not a directory"
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots, which have no place for what is cached.
+@dataclass(frozen=True)
 class Program(Generic[S]):
     """One program's configuration: `NAME.conf`, the classes that declare its options, its loader.
 
@@ -281,14 +283,15 @@ class Program(Generic[S]):
         """The name of its file."""
         return f"{self.name}.conf"
 
-    def options(self) -> Iterator[Option]:
-        """Every option of the program."""
-        return chain.from_iterable(options_of(cls).values() for cls in self.classes)
+    @functools.cached_property
+    def options(self) -> tuple[Option, ...]:
+        """Every option of the program. Each entry of a file is looked for here, at each start."""
+        return tuple(chain.from_iterable(options_of(cls).values() for cls in self.classes))
 
     def sections(self) -> set[str]:
         """The names of all sections of the program."""
-        return {option.section for option in self.options()}
+        return {option.section for option in self.options}
 
     def knows(self, section: str, name: str) -> bool:
         """Whether option `name` of `section` means something to the program."""
-        return any(o.section == section and o.covers(name) for o in self.options())
+        return any(o.section == section and o.covers(name) for o in self.options)

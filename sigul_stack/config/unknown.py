@@ -53,11 +53,11 @@ def _section_cure(section: str, known: set[str], others: Sequence[Program[Any]])
 
 
 def _option_cure(entry: ConfigEntry, program: Program[Any], others: Sequence[Program[Any]]) -> str:
-    for option in program.options():
+    for option in program.options:
         if option.covers(entry.option):
             return f"it belongs in section [{option.section}]"
     for other in others:
-        for option in other.options():
+        for option in other.options:
             if option.covers(entry.option):
                 return f"it belongs in section [{option.section}] of {other.file}"
     if close := _closest(entry.option, _names(program, entry.section)):
@@ -71,7 +71,7 @@ def _option_cure(entry: ConfigEntry, program: Program[Any], others: Sequence[Pro
 def _names(program: Program[Any], section: str) -> list[str]:
     return [
         name
-        for option in program.options()
+        for option in program.options
         if option.section == section
         for name in (*option.prefixes, *option.names)
     ]

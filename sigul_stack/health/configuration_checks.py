@@ -76,7 +76,7 @@ def tool_checks(component: str, bindings: tuple[str, ...]) -> Iterator[Check]:
 
 def secret_checks(context: CheckContext[Any]) -> Iterator[Check]:
     """Check that neither the files nor those that they name tell a secret to everybody."""
-    options = PROGRAMS[context.component]().options()
+    options = PROGRAMS[context.component]().options
     secrets = [item for item in options if item.form is OptionForm.SECRET]
     clean = True
     for entry in context.loaded.files.entries():

@@ -163,7 +163,7 @@ def _is_secret(entry: ConfigEntry) -> bool:
     return any(
         option.form is OptionForm.SECRET and option.covers(entry.option)
         for program in PROGRAMS.values()
-        for option in program().options()
+        for option in program().options
     )
 
 

@@ -56,7 +56,7 @@ def _option_faults(
     from sigul_stack.errors import ConfigurationError
 
     entry = ConfigEntry(Path(f"{component}_options"), section, name, _text(value))
-    declared = [o for o in program.options() if o.section == section and o.covers(name)]
+    declared = [o for o in program.options if o.section == section and o.covers(name)]
     file = name.endswith("-file")
     if not declared:
         yield f"{entry.place} is unknown; docs/configuration.md has what {program.file} knows"
