@@ -112,6 +112,9 @@ PK12UTIL: Final = Tool(
     "pk12util", "libnss3-tools", ("sigul-stack pki", "sigul_setup_client"), _EVERYBODY, "", ()
 )
 
+#: What to do where a tool of a server ran out of the time that it is given.
+RAISE_SIGNING_TIMEOUT: Final = "raise the server's signing-timeout if it has more work than that"
+
 #: Every tool there is, in the order in which reports show them.
 TOOLS: Final = (
     GPG, GPGCONF, GPG_AGENT, RPMKEYS, OSSLSIGNCODE, GPG_VERIFY, GIT, OPENSSL, OPENSSL_PKCS11,

@@ -23,7 +23,7 @@ from ..keystore.storage import storage_errors
 from ..secret import Secret
 from ..system.files import opened, try_lock
 from ..system.programs import memory_file, run, secret_pipe
-from ..tools import OSSLSIGNCODE
+from ..tools import OSSLSIGNCODE, RAISE_SIGNING_TIMEOUT
 from .descriptors import bytes_left, input_descriptor
 
 #: How much of an image osslsigncode works off in a second on the slowest supported machine.
@@ -66,6 +66,7 @@ def sign_image(
                 *("-in", f"/proc/self/fd/{source}", "-out", str(output)),
             ],
             package=OSSLSIGNCODE.package,
+            timeout_cure=RAISE_SIGNING_TIMEOUT,
             time_limit=time_limit + bytes_left(source) / BYTES_PER_SECOND,
             inherit=[chain, secret, source],
         )

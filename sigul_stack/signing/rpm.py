@@ -36,7 +36,7 @@ from ..formats.rpm_head import (
 )
 from ..protocol.codec import printable, run_parser
 from ..system.programs import run
-from ..tools import RPMKEYS
+from ..tools import RAISE_SIGNING_TIMEOUT, RPMKEYS
 from .descriptors import input_descriptor
 from .ima import FileSigner
 from .openpgp import OpenPGPKey
@@ -154,6 +154,7 @@ class RPMSigner:
             done = run(
                 [*_CHECK, f"/proc/self/fd/{descriptor}"],
                 package=RPMKEYS.package,
+                timeout_cure=RAISE_SIGNING_TIMEOUT,
                 time_limit=self.key.home.time_limit + size / _BYTES_PER_SECOND,
                 inherit=[descriptor],
             )

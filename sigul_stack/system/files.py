@@ -90,8 +90,8 @@ def _remove_abandoned(path: Path) -> None:
     """Remove the drafts of `path` that nobody has locked: who wrote them was killed."""
     for draft in path.parent.glob(f".{glob.escape(path.name)}.*"):
         with contextlib.suppress(OSError), opened(draft, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            draft.unlink()
+            if try_lock(descriptor):
+                draft.unlink()
 
 
 def try_lock(descriptor: int) -> bool:

@@ -34,8 +34,6 @@ _READ_SIZE = 1 << 16
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
-_RAISE_SIGNING_TIMEOUT: Final = "raise the server's signing-timeout if it has more work than that"
-
 
 class ToolTimeout(KeystoreError):
     """A program did not finish in time and was killed. The same call may succeed later."""
@@ -99,7 +97,7 @@ def run(
     status_option: str | None = None,
     environment: Mapping[str, str] = _NOTHING,
     directory: Path | None = None,
-    timeout_cure: str = _RAISE_SIGNING_TIMEOUT,
+    timeout_cure: str = "",
 ) -> Finished:
     """Run a program to its end; how it ended is for the caller to judge.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from ...errors import KeystoreError
 from ...secret import Secret
 from ...system.programs import run, secret_pipe
-from ...tools import GPG
+from ...tools import GPG, RAISE_SIGNING_TIMEOUT
 from .agent import AgentConnection
 from .directory import short_path
 from .output import ListedKey, StatusLines, parse_keys, parse_status
@@ -83,6 +83,7 @@ class GnuPG:
                     *arguments,
                 ],
                 package=GPG.package,
+                timeout_cure=RAISE_SIGNING_TIMEOUT,
                 time_limit=time_limit or self.time_limit,
                 stdin=stdin,
                 stdout=stdout,
@@ -150,6 +151,7 @@ class GnuPG:
         finished = run(
             ["gpgconf", "--homedir", str(short_path(self.path)), *arguments],
             package=GPG.package,
+            timeout_cure=RAISE_SIGNING_TIMEOUT,
             time_limit=_QUICK,
         )
         if finished.returncode:
