@@ -10,11 +10,25 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Protocol, runtime_checkable
 
 from ..system.programs import memory_file
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A file that wants to know while a program writes to it, and may refuse to grow further."""
+
+    def grown(self) -> None:
+        """Look at the size; what it raises ends the program."""
+        ...
+
+
+def watch_of(target: IO[bytes]) -> Callable[[], None] | None:
+    """What to call while a program writes to `target`; None where it is not `Watched`."""
+    return target.grown if isinstance(target, Watched) else None
 
 
 def _descriptor(file: IO[bytes]) -> int | None:

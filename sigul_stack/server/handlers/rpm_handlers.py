@@ -112,6 +112,7 @@ def _sign_rpms(context: RequestContext) -> Answer:
             subrequests=ChainKeys.of_subrequests(request.secrets),
             subreplies=ChainKeys.of_subreplies(request.secrets),
             sign=sign,
+            account=context.services.account,
         )
     except ProtocolError as error:
         raise RequestRefused.because(error) from None
