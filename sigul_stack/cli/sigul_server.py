@@ -18,6 +18,7 @@ from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import ServerPlan, Supervisor
 from ..server.worker import Worker
 from ..system.processes import ParentPipes, run_in_child
+from ..system.turns import Turns
 from ..transport import nss
 from ..transport.status_socket import status_socket
 from .daemon import Control
@@ -43,7 +44,8 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
     )
     try:
         # All workers of a former configuration may be there beside those of the next one.
-        slots = Slots(max(USUAL_SLOTS, 2 * (settings.workers + settings.max_requests)))
+        count = max(USUAL_SLOTS, 2 * (settings.workers + settings.max_requests))
+        slots = Slots(count, Turns())
         supervisor = Supervisor(
             _plan(settings, slots),
             lambda: _plan(source.read_again(), slots),

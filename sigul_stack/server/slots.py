@@ -1,4 +1,4 @@
-"""What a server's workers tell each other: memory that they share, one slot for each of them.
+"""What a server's workers share: memory with one slot for each of them, and a turn.
 
 A slot is four words of 8 bytes: whether it is taken; the bytes that its worker's request has in the
 spool; whether that request has yet to prove its rights; and a hash of the name in its client's
@@ -13,7 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
+
+from ..errors import SigulError
+from ..system.turns import Turns
 
 #: Slots where nobody says how many: more than most servers ever have workers.
 USUAL_SLOTS: Final = 1024
@@ -28,12 +32,16 @@ def name_hash(name: str) -> int:
 
 
 class Slots:
-    """All slots; `own` is the one of this process, which the supervisor sets behind a fork."""
+    """All slots; `own` is the one of this process, which the supervisor sets behind a fork.
 
-    def __init__(self, count: int = USUAL_SLOTS) -> None:
+    Without `turns`, whoever wants a turn has it at once.
+    """
+
+    def __init__(self, count: int = USUAL_SLOTS, turns: Turns | None = None) -> None:
         # Anonymous and shared: the same memory in this process and in all that it forks.
         self._words = memoryview(mmap.mmap(-1, count * _WORDS * 8)).cast("Q")
         self._count = count
+        self._turns = turns
         self.own = 0
 
     # ---------------------------------------------------------------------------- the supervisor's
@@ -69,6 +77,15 @@ class Slots:
     def set_proven(self) -> None:
         """The own request has proven its rights."""
         self._set(_UNPROVEN, 0)
+
+    def turn(self, seconds: float, error: SigulError) -> AbstractContextManager[None]:
+        """The turn at what needs much memory; those of one name in a certificate are in one line.
+
+        Raises `error` where it does not come in `seconds`.
+        """
+        if self._turns is None:
+            return nullcontext()
+        return self._turns.turn(self._words[self.own * _WORDS + _NAME], seconds, error)
 
     def _set(self, word: int, value: int) -> None:
         self._words[self.own * _WORDS + word] = value

@@ -101,30 +101,29 @@ class Account:
         file_system = os.fstatvfs(descriptor)
         free = file_system.f_bavail * file_system.f_frsize - count
         usual = min(USUAL_MIN_FREE, file_system.f_blocks * file_system.f_frsize // MIN_FREE_PART)
-        floor = self._limits.spool_min_free or usual
-        if free < floor:
+        limit = self._limits.spool_min_free or usual
+        if free < limit:
             return RequestRefused(
                 Status.UNKNOWN_ERROR,
-                f"the server's spool is full: {floor} bytes of its file system stay free"
+                f"the server's spool is full: {limit} bytes of its file system stay free"
                 " (spool-min-free); try again later",
             )
         if most is not None and slots.spooled > most:
             return RequestRefused(
                 Status.UNKNOWN_ERROR,
-                f"the server's spool is full: all requests together are over its max-spool-size of"
-                f" {most} bytes; try again later",
+                "the server's spool is full: all requests together are over its max-spool-size;"
+                " try again later",
             )
         if (fault := self._over_user_limit()) is not None or slots.is_proven:
             return fault
-        left = free - floor
+        left = free - limit
         if most is not None:
             left = min(left, most // 2 - slots.spooled_unproven)
         if slots.mine > left:
             return RequestRefused(
                 Status.UNKNOWN_ERROR,
-                "a request may hold no more of the server's spool than it leaves for others before"
-                f" its rights are proven ({max(0, left)} bytes are left; max-spool-size,"
-                " spool-min-free); try again later",
+                "before its rights are proven, a request may have no more of the server's spool"
+                " than it leaves for others (max-spool-size, spool-min-free); try again later",
             )
         return None
 
@@ -218,9 +217,11 @@ class Spool:
 
     def _fail(self, error: OSError) -> None:
         log.error("Storing the payload failed: %s", error.strerror)
-        reason = shortened(error.strerror or "input/output error", 120)
         self.forget(
-            RequestRefused(Status.UNKNOWN_ERROR, f"the server cannot store the payload: {reason}")
+            RequestRefused(
+                Status.UNKNOWN_ERROR,
+                f"the server cannot store the payload: {shortened(str(error.strerror), 120)}",
+            )
         )
 
     def forget(self, failure: RequestRefused) -> None:

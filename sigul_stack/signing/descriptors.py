@@ -31,7 +31,7 @@ def watch_of(target: IO[bytes]) -> Callable[[], None] | None:
     return target.grown if isinstance(target, Watched) else None
 
 
-def _descriptor(file: IO[bytes]) -> int | None:
+def descriptor_of(file: IO[bytes]) -> int | None:
     """The descriptor behind `file`, if there is one."""
     try:
         return file.fileno()
@@ -46,7 +46,7 @@ def _is_regular(descriptor: int) -> bool:
 @contextmanager
 def input_descriptor(source: IO[bytes]) -> Iterator[int]:
     """A descriptor that gives what `source` has from its present position on."""
-    descriptor = _descriptor(source)
+    descriptor = descriptor_of(source)
     if descriptor is None:
         with memory_file(source.read()) as descriptor:
             yield descriptor
@@ -63,7 +63,7 @@ def output_descriptor(target: IO[bytes]) -> Iterator[int]:
 
     If the block fails, nothing of what was written there is left.
     """
-    descriptor = _descriptor(target)
+    descriptor = descriptor_of(target)
     target.flush()
     if descriptor is not None and _is_regular(descriptor):
         end = os.lseek(descriptor, 0, os.SEEK_CUR)

@@ -76,7 +76,7 @@ def secret_pipe(secret: Secret) -> Iterator[int]:
 
 
 @contextmanager
-def memory_file(content: bytes = b"") -> Iterator[int]:
+def memory_file(content: bytes | memoryview = b"") -> Iterator[int]:
     """A descriptor of an anonymous file in memory with `content`, at its beginning."""
     descriptor = os.memfd_create("sigul")
     try:
