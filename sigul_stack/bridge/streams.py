@@ -14,7 +14,8 @@ from collections.abc import Generator
 from typing import BinaryIO, TypeVar
 
 from ..errors import ProtocolError, RemoteProtocolError, Status
-from ..formats.rpm_head import CorruptRPM, Head, Header, Region, read_head, read_header
+from ..formats.rpm_head import CorruptRPM, Head, Header, read_head, read_header
+from ..formats.rpm_tags import Region
 from ..protocol.authentication import DIGEST_BYTES
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, Parser, pack_u32, pack_u64, read_u64
@@ -256,7 +257,7 @@ class ReplyFilter(_OuterFilter):
         head: Head | None = None
         if self._koji.head_signing:
             signature: Header = yield from self._parse(read_header(Region.SIGNATURE), limit=length)
-            raw = signature.raw
+            raw = bytes(signature.raw)
         else:
             head = yield from self._parse(read_head(), limit=length)
             signature, raw = head.signature, head.raw

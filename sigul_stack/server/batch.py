@@ -34,7 +34,7 @@ from ..protocol.operations import Operation, fault_of_subrequest
 from ..transport.chunked import ChunkedStream
 from ..transport.payload import receive_pieces, send_payload
 from .request import message_field, refusal_of
-from .spool import Spool
+from .spool import Account, Spool
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,9 @@ class Batch:
         subrequests: ChainKeys,
         subreplies: ChainKeys,
         sign: Sign,
+        account: Account | None = None,
     ) -> None:
+        self._account = account or Account()
         self._settings = settings
         self._operation = operation
         self._subrequests = subrequests
@@ -154,6 +156,7 @@ class Batch:
             length,
             in_memory_limit=self._settings.max_memory_payload_size,
             directory=self._settings.spool_directory,
+            account=self._account,
         )
         with contextlib.ExitStack() as unless_kept:
             unless_kept.enter_context(spool.file)
@@ -163,9 +166,7 @@ class Batch:
             spool.finish()
             authenticated = hmac.compare_digest(mac.digest(), chunked.read_exactly(DIGEST_BYTES))
             if spool.failure is not None:
-                return RefusedSubrequest(
-                    header.fields, RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
-                )
+                return RefusedSubrequest(header.fields, spool.failure)
             unless_kept.pop_all()
         return Subrequest(header.fields, spool.file, authenticated)
 
