@@ -12,6 +12,7 @@ from ..config.identity import drop_privileges, drop_privileges_unless_roots, ide
 from ..config.server import ServerSettings
 from ..database import Database
 from ..protocol.status import encode_status
+from ..server.guesses import GuessGuard, GuessTable
 from ..server.services import database_url
 from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import ServerPlan, Supervisor
@@ -40,10 +41,12 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
     run_in_child(
         partial(_run_with_nss, prepare, settings), "checking the server's data", stop=control.stop
     )
+    # Shared by all workers, whichever reading of the configuration they serve by.
+    guesses = GuessTable()
     try:
         supervisor = Supervisor(
-            _plan(settings),
-            lambda: _plan(source.read_again()),
+            _plan(settings, guesses),
+            lambda: _plan(source.read_again(), guesses),
             stop=control.stop,
             reload=control.reload,
         )
@@ -60,14 +63,15 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
         )
 
 
-def _plan(settings: ServerSettings) -> ServerPlan:
+def _plan(settings: ServerSettings, guesses: GuessTable) -> ServerPlan:
     identity(settings.unix_user, settings.unix_group)  # a name that is wrong is told now
     # The database's driver is imported here: each worker would spend a third of its time on that.
     Database(database_url(settings)).close()
 
     def serve(parent: ParentPipes) -> None:
         certificate = _become_with_nss(settings)
-        Worker(settings, parent).run(certificate)
+        guard = GuessGuard(guesses, settings.max_secret_delay, parent.send)
+        Worker(settings, parent, guard.watch).run(certificate)
 
     return ServerPlan(
         serve,

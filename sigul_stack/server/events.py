@@ -16,6 +16,10 @@ class WorkerEvent(bytes, enum.Enum):
     DETACHED = b"D"
     #: A request has come.
     BUSY = b"B"
+    #: A password or passphrase was wrong.
+    WRONG_SECRET = b"W"
+    #: A request was refused because of wrong secrets before it.
+    DELAYED = b"L"
 
 
 #: The length of a handshake, in seconds.

@@ -8,13 +8,15 @@ from typing import BinaryIO
 
 from ..config.server import ServerSettings
 from ..database import Database, Key, KeyType, sqlite_url
-from ..errors import RequestRefused, Status
+from ..errors import KeystoreError, RequestRefused, Status
 from ..keystore.bindings import BindingPolicy, CannotBind, Layer, Registry, enabled_methods
 from ..keystore.gnupg import GnuPGHome, KeySettings
+from ..keystore.passwords import require_length
 from ..keystore.pem import PemSettings, PemStore
 from ..keystore.store import KeyStore, new_access
 from ..secret import Secret
 from ..signing.openpgp import OpenPGPKey
+from .guesses import Watch, unwatched
 from .request import Request
 from .rights import Granted, KeyGranted, NameCheck
 from .spool import scratch_file
@@ -30,6 +32,7 @@ class Services:
     registry: Registry
     policy: BindingPolicy
     name_check: NameCheck
+    watch: Watch
 
     def scratch(self) -> BinaryIO:
         """An empty file without a name, for a payload on its way out."""
@@ -69,15 +72,26 @@ class RequestContext:
             raise RequestRefused(Status.KEY_NOT_FOUND)
         return key
 
+    def new_secret(self, field: str) -> Secret:
+        """The new password or passphrase in a secret field.
+
+        Raises `RequestRefused` where it is shorter than this server takes.
+        """
+        secret = self.request.secret(field)
+        try:
+            require_length(secret, self.services.settings.min_secret_length)
+        except KeystoreError as error:
+            raise RequestRefused.because(error) from None
+        return secret
+
     def sealed(self, key_passphrase: Secret, field: str, layers: Sequence[Layer]) -> bytes:
         """A user's access: the key's passphrase, bound, and locked with that in a secret field.
 
-        Raises `RequestRefused` where it cannot be bound.
+        Raises `RequestRefused` where it cannot be bound, or the secret is too short.
         """
+        secret = self.new_secret(field)
         try:
-            return new_access(
-                key_passphrase, self.request.secret(field), layers, self.services.registry
-            )
+            return new_access(key_passphrase, secret, layers, self.services.registry)
         except CannotBind as error:
             raise RequestRefused.because(error) from None
 
@@ -89,7 +103,9 @@ def database_url(settings: ServerSettings) -> str:
     return sqlite_url(settings.database_path)
 
 
-def make_services(settings: ServerSettings, database: Database) -> Services:
+def make_services(
+    settings: ServerSettings, database: Database, watch: Watch = unwatched
+) -> Services:
     """The services that the settings describe. Raises `SigulError` for a bad binding list."""
     binding = settings.binding
     return Services(
@@ -99,6 +115,7 @@ def make_services(settings: ServerSettings, database: Database) -> Services:
         registry=enabled_methods(binding.enabled, binding.parameters, binding.secrets),
         policy=BindingPolicy.parse(binding.forced, binding.forced_first, binding.default),
         name_check=NameCheck(settings.lenient_username_check, frozenset(settings.proxy_usernames)),
+        watch=watch,
     )
 
 

@@ -194,6 +194,10 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             self._taken_at = now
             self._back_off.reset()
             self._counters.add(ServerCount.REQUESTS)
+        elif code == WorkerEvent.WRONG_SECRET:
+            self._counters.add(ServerCount.WRONG_SECRETS)
+        elif code == WorkerEvent.DELAYED:
+            self._counters.add(ServerCount.DELAYED)
 
     def _handle_end(self, child: WorkerChild, code: int) -> None:
         if child.is_check:

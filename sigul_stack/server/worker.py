@@ -31,6 +31,7 @@ from ..transport.nested import inner_session
 from ..transport.stream import Peer
 from ..transport.watchdog import Watchdog
 from .events import HANDSHAKE_SECONDS, WorkerEvent
+from .guesses import Watch, unwatched
 from .handlers import HANDLERS
 from .request import (
     Answer,
@@ -66,12 +67,15 @@ class Worker:
     """The work of one process, from dialling to its end.
 
     The control pipe of `parent` ends when the supervisor wants idle workers to end, or has itself
-    ended. Events go to the supervisor.
+    ended. Events go to the supervisor. `watch` is told of each check of a secret.
     """
 
-    def __init__(self, settings: ServerSettings, parent: ParentPipes) -> None:
+    def __init__(
+        self, settings: ServerSettings, parent: ParentPipes, watch: Watch = unwatched
+    ) -> None:
         self._settings = settings
         self._parent = parent
+        self._watch = watch
         self._watchdog = Watchdog()
 
     def run(self, identity: nss.TLSIdentity) -> None:
@@ -147,7 +151,7 @@ class Worker:
         open_inner = partial(self._open_inner, identity=identity, bridge=connection.peer)
         try:
             try:
-                serve_request(chunked, open_inner, self._settings, database)
+                serve_request(chunked, open_inner, self._settings, database, self._watch)
             except UnknownVersion as error:
                 log.warning("The request was refused: %s", error)
             # Some bridges go on only when the server has ended; none has more to say to it.
@@ -206,14 +210,15 @@ def serve_request(
     open_inner: OpenInner,
     settings: ServerSettings,
     database: Database,
+    watch: Watch = unwatched,
 ) -> None:
     """Receive, authorise, handle and answer one request. Raises where it cannot be answered."""
     received = receive(chunked, open_inner, settings)
     try:
         if isinstance(received, Refused):
             raise received.reason
-        services = make_services(settings, database)
-        granted = authorise(received, database, services.registry, services.name_check)
+        services = make_services(settings, database, watch)
+        granted = authorise(received, database, services.registry, services.name_check, watch)
         answer = HANDLERS[received.op](RequestContext(received, granted, services)) or Answer()
     except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
         send_error(chunked, received.keys, refusal_of(error, f"Request '{received.op}'"))
