@@ -41,6 +41,10 @@ class ServerCount(enum.StrEnum):
     SPOOL_REFUSALS = "spool_refusals_total"
     #: Finished handshakes with the bridge.
     ATTACHED = "attached_total"
+    #: Requests with a wrong password or passphrase, or of users who do not have the right.
+    WRONG_SECRETS = "wrong_secrets_total"
+    #: Requests refused, unseen, because wrong secrets came before them.
+    DELAYED = "delayed_after_wrong_secrets_total"
 
 
 Name = TypeVar("Name", bound=enum.StrEnum)

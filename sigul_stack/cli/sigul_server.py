@@ -12,11 +12,12 @@ from ..config.identity import drop_privileges, drop_privileges_unless_roots, ide
 from ..config.server import ServerSettings
 from ..database import Database
 from ..protocol.status import encode_status
+from ..server.guesses import GuessTable
 from ..server.services import database_url
 from ..server.slots import USUAL_SLOTS, Slots
 from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import ServerPlan, Supervisor
-from ..server.worker import Worker
+from ..server.worker import Shared, Worker
 from ..system.processes import ParentPipes, run_in_child
 from ..system.turns import Turns
 from ..transport import nss
@@ -42,16 +43,16 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
     run_in_child(
         partial(_run_with_nss, prepare, settings), "checking the server's data", stop=control.stop
     )
+    # All workers of a former configuration may be there beside those of the next one.
+    count = max(USUAL_SLOTS, 2 * (settings.workers + settings.max_requests))
+    shared = Shared(Slots(count, Turns()), GuessTable())
     try:
-        # All workers of a former configuration may be there beside those of the next one.
-        count = max(USUAL_SLOTS, 2 * (settings.workers + settings.max_requests))
-        slots = Slots(count, Turns())
         supervisor = Supervisor(
-            _plan(settings, slots),
-            lambda: _plan(source.read_again(), slots),
+            _plan(settings, shared),
+            lambda: _plan(source.read_again(), shared),
             stop=control.stop,
             reload=control.reload,
-            slots=slots,
+            slots=shared.slots,
         )
         with status_socket(
             settings.status_socket, lambda: encode_status(supervisor.status()), source.identity
@@ -66,14 +67,14 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
         )
 
 
-def _plan(settings: ServerSettings, slots: Slots) -> ServerPlan:
+def _plan(settings: ServerSettings, shared: Shared) -> ServerPlan:
     identity(settings.unix_user, settings.unix_group)  # a name that is wrong is told now
     # The database's driver is imported here: each worker would spend a third of its time on that.
     Database(database_url(settings)).close()
 
     def serve(parent: ParentPipes) -> None:
         certificate = _become_with_nss(settings)
-        Worker(settings, parent, slots).run(certificate)
+        Worker(settings, parent, shared).run(certificate)
 
     return ServerPlan(
         serve,

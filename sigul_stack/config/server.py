@@ -78,6 +78,26 @@ class ServerSettings(BridgeAddress, DaemonSettings):
     proxy_usernames: tuple[str, ...] = option(
         "server", values.words, (), "common names that may send requests for any user"
     )
+    min_secret_length: int = option(
+        "server",
+        values.integer(1, 255, "characters"),
+        1,
+        "characters that a new password or passphrase has at least",
+        new_site="12",
+    )
+    max_secret_delay: float = option(
+        "server",
+        values.seconds,
+        60.0,
+        "seconds of the longest delay after wrong passwords or passphrases",
+    )
+    accept_sigmd5_alone: bool = option(
+        "server",
+        values.boolean,
+        True,
+        "whether rpm-sigmd5, which is MD5, may stand for the digest of an RPM to sign",
+        new_site="no",
+    )
     workers: int = option(
         "server", values.integer(1, 1024), 4, "connections that wait at the bridge"
     )

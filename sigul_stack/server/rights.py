@@ -2,7 +2,8 @@
 
 Invariant: every failure is the one answer AUTHENTICATION_FAILED, without a message, and costs as
 much as a success: a password hash or a passphrase's unlocking runs whether the user, the key and
-the access exist or not. The log says which it was.
+the access exist or not. The log says which it was. Only what `guesses` refuses has a message, and
+costs nothing: that depends on former failures alone, which are all alike, too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..keystore.bindings import CannotUnbind, Registry
 from ..keystore.passwords import verify_password
 from ..keystore.store import open_access
 from ..secret import Secret
+from .guesses import Watch, unwatched
 from .request import Request
 
 log = logging.getLogger(__name__)
@@ -61,24 +63,45 @@ def authorise(
     database: Database,
     registry: Registry,
     name_check: NameCheck,
+    watch: Watch = unwatched,
 ) -> Granted:
-    """Check the rights that the request's operation needs.
+    """Check the rights that the request's operation needs, while `watch` sees how that ends.
 
     Raises `RequestRefused` (AUTHENTICATION_FAILED).
     """
     name = request.text("user")
     operation = request.operation
     rights = operation.rights
-    granted: Granted | str
     passphrase = request.optional_secret("passphrase") if rights.by_passphrase else None
-    if passphrase is not None or not rights.by_password:
+    by_passphrase = passphrase is not None or not rights.by_password
+    given = passphrase if by_passphrase else request.optional_secret("password")
+    watched = name, request.text(operation.key_field) if by_passphrase else ""
+    # What cannot be right is no guess at anybody's secret, and counts against the client alone:
+    # of names that it may not speak for there are as many as it likes.
+    if not given or not name_check.allows(request.client_name, name):
+        watched = "", ""
+    with watch(request.client_name, *watched):
+        return _authorise(request, database, registry, name_check, by_passphrase=by_passphrase)
+
+
+def _authorise(
+    request: Request,
+    database: Database,
+    registry: Registry,
+    name_check: NameCheck,
+    *,
+    by_passphrase: bool,
+) -> Granted:
+    name, operation = request.text("user"), request.operation
+    granted: Granted | str
+    if by_passphrase:
         granted = _by_passphrase(
             database,
             registry,
             name,
             request.text(operation.key_field),
-            passphrase or _NO_SECRET,
-            needs_key_admin=rights.needs_key_admin,
+            request.optional_secret("passphrase") or _NO_SECRET,
+            needs_key_admin=operation.rights.needs_key_admin,
         )
     else:
         granted = _by_password(database, name, request.optional_secret("password") or _NO_SECRET)
@@ -98,22 +121,25 @@ def authorise_further_key(
     passphrase_field: str,
     database: Database,
     registry: Registry,
+    watch: Watch = unwatched,
 ) -> KeyGranted:
     """Check a key user's rights on a second key, once `authorise` has let the request in.
 
     Raises `RequestRefused` (AUTHENTICATION_FAILED).
     """
-    granted = _by_passphrase(
-        database,
-        registry,
-        request.text("user"),
-        request.text(key_field),
-        request.optional_secret(passphrase_field) or _NO_SECRET,
-        needs_key_admin=False,
-    )
-    if isinstance(granted, str):
-        raise _refuse(granted)
-    return granted
+    user, key = request.text("user"), request.text(key_field)
+    with watch(request.client_name, user, key):
+        granted = _by_passphrase(
+            database,
+            registry,
+            user,
+            key,
+            request.optional_secret(passphrase_field) or _NO_SECRET,
+            needs_key_admin=False,
+        )
+        if isinstance(granted, str):
+            raise _refuse(granted)
+        return granted
 
 
 def require_still(granted: KeyGranted, database: Database) -> None:

@@ -8,13 +8,15 @@ from typing import BinaryIO
 
 from ..config.server import ServerSettings
 from ..database import Database, Key, KeyType, sqlite_url
-from ..errors import RequestRefused, Status
+from ..errors import KeystoreError, RequestRefused, Status
 from ..keystore.bindings import BindingPolicy, CannotBind, Layer, Registry, enabled_methods
 from ..keystore.gnupg import GnuPGHome, KeySettings
+from ..keystore.passwords import require_length
 from ..keystore.pem import PemSettings, PemStore
 from ..keystore.store import KeyStore, new_access
 from ..secret import Secret
 from ..signing.openpgp import OpenPGPKey
+from .guesses import Watch, unwatched
 from .request import Request
 from .rights import Granted, KeyGranted, NameCheck
 from .spool import Account, SpoolFile, SpoolLimits
@@ -31,6 +33,7 @@ class Services:
     policy: BindingPolicy
     name_check: NameCheck
     account: Account
+    watch: Watch
 
     def scratch(self) -> BinaryIO:
         """An empty file without a name, for a payload on its way out; it counts in `account`."""
@@ -70,15 +73,26 @@ class RequestContext:
             raise RequestRefused(Status.KEY_NOT_FOUND)
         return key
 
+    def new_secret(self, field: str) -> Secret:
+        """The new password or passphrase in a secret field.
+
+        Raises `RequestRefused` where it is shorter than this server takes.
+        """
+        secret = self.request.secret(field)
+        try:
+            require_length(secret, self.services.settings.min_secret_length)
+        except KeystoreError as error:
+            raise RequestRefused.because(error) from None
+        return secret
+
     def sealed(self, key_passphrase: Secret, field: str, layers: Sequence[Layer]) -> bytes:
         """A user's access: the key's passphrase, bound, and locked with that in a secret field.
 
-        Raises `RequestRefused` where it cannot be bound.
+        Raises `RequestRefused` where it cannot be bound, or the secret is too short.
         """
+        secret = self.new_secret(field)
         try:
-            return new_access(
-                key_passphrase, self.request.secret(field), layers, self.services.registry
-            )
+            return new_access(key_passphrase, secret, layers, self.services.registry)
         except CannotBind as error:
             raise RequestRefused.because(error) from None
 
@@ -98,7 +112,10 @@ def spool_limits(settings: ServerSettings) -> SpoolLimits:
 
 
 def make_services(
-    settings: ServerSettings, database: Database, account: Account | None = None
+    settings: ServerSettings,
+    database: Database,
+    account: Account | None = None,
+    watch: Watch = unwatched,
 ) -> Services:
     """The services that the settings describe; files of theirs count in `account`.
 
@@ -113,6 +130,7 @@ def make_services(
         policy=BindingPolicy.parse(binding.forced, binding.forced_first, binding.default),
         name_check=NameCheck(settings.lenient_username_check, frozenset(settings.proxy_usernames)),
         account=account or Account(spool_limits(settings)),
+        watch=watch,
     )
 
 

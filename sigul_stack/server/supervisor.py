@@ -13,6 +13,7 @@ bridge always has one to give a request to; where new ones cannot attach, the ol
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -211,8 +212,9 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             self._taken_at = now
             self._back_off.reset()
             self._counters.add(ServerCount.REQUESTS)
-        elif code == WorkerEvent.SPOOL_REFUSED:
-            self._counters.add(ServerCount.SPOOL_REFUSALS)
+        elif code == WorkerEvent.COUNTED:
+            with contextlib.suppress(ValueError):  # no number that there is
+                self._counters.add(ServerCount(body.decode()))
 
     def _handle_end(self, child: WorkerChild, code: int) -> None:
         if child.is_check:

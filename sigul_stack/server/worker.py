@@ -12,6 +12,7 @@ import random
 import select
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -23,6 +24,7 @@ from ..errors import (
     TransportError,
 )
 from ..logcontext import request_id
+from ..metrics import ServerCount
 from ..protocol.messages import UnknownVersion
 from ..system.processes import ParentPipes
 from ..transport import nss
@@ -31,6 +33,7 @@ from ..transport.nested import inner_session
 from ..transport.stream import Peer
 from ..transport.watchdog import Watchdog
 from .events import HANDSHAKE_SECONDS, WorkerEvent
+from .guesses import GuessGuard, GuessTable, Watch, unwatched
 from .handlers import HANDLERS
 from .request import (
     Answer,
@@ -64,22 +67,35 @@ WAITING_SECONDS: Final = 6 * 3600.0
 CLOSE_SECONDS: Final = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The memory that all workers of a server share, whichever configuration they serve by."""
+
+    slots: Slots = field(default_factory=lambda: Slots(1))
+    guesses: GuessTable = field(default_factory=GuessTable)
+
+
 class Worker:
     """The work of one process, from dialling to its end.
 
     The control pipe of `parent` ends when the supervisor wants idle workers to end, or has itself
-    ended. Events go to the supervisor. `slots` are what all workers share.
+    ended. Events go to the supervisor. What is not `shared` with others is this worker's alone.
     """
 
     def __init__(
-        self, settings: ServerSettings, parent: ParentPipes, slots: Slots | None = None
+        self, settings: ServerSettings, parent: ParentPipes, shared: Shared | None = None
     ) -> None:
         self._settings = settings
         self._parent = parent
+        shared = shared or Shared()
         self._account = Account(
-            spool_limits(settings), slots, lambda: parent.send(WorkerEvent.SPOOL_REFUSED)
+            spool_limits(settings), shared.slots, lambda: self._count(ServerCount.SPOOL_REFUSALS)
         )
+        self._guard = GuessGuard(shared.guesses, settings.max_secret_delay, self._count)
         self._watchdog = Watchdog()
+
+    def _count(self, what: ServerCount) -> None:
+        self._parent.send(WorkerEvent.COUNTED, what.encode())
 
     def run(self, identity: nss.TLSIdentity) -> None:
         """Serve one request, or none if the control pipe ends first."""
@@ -155,7 +171,9 @@ class Worker:
         open_inner = partial(self._open_inner, identity=identity, bridge=connection.peer)
         try:
             try:
-                serve_request(chunked, open_inner, self._settings, database, self._account)
+                serve_request(
+                    chunked, open_inner, self._settings, database, self._account, self._guard.watch
+                )
             except UnknownVersion as error:
                 log.warning("The request was refused: %s", error)
             # Some bridges go on only when the server has ended; none has more to say to it.
@@ -215,6 +233,7 @@ def serve_request(
     settings: ServerSettings,
     database: Database,
     account: Account | None = None,
+    watch: Watch = unwatched,
 ) -> None:
     """Receive, authorise, handle and answer one request. Raises where it cannot be answered.
 
@@ -225,8 +244,8 @@ def serve_request(
     try:
         if isinstance(received, Refused):
             raise received.reason
-        services = make_services(settings, database, account)
-        granted = authorise(received, database, services.registry, services.name_check)
+        services = make_services(settings, database, account, watch)
+        granted = authorise(received, database, services.registry, services.name_check, watch)
         account.slots.set_proven()
         answer = HANDLERS[received.op](RequestContext(received, granted, services)) or Answer()
     except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer

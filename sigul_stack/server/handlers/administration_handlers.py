@@ -23,9 +23,11 @@ def _list_users(context: RequestContext) -> Answer:
 
 def _new_password_hash(context: RequestContext) -> bytes | None:
     """The hash to store; None, which no password opens, where there is no `new-password`."""
-    password = context.request.optional_secret("new-password")
+    if context.request.optional_secret("new-password") is None:
+        return None
+    password = context.new_secret("new-password")
     try:
-        return None if password is None else hash_password(password)
+        return hash_password(password)
     except KeystoreError as error:
         raise RequestRefused.because(error) from None
 

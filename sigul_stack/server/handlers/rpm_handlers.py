@@ -63,6 +63,7 @@ def _file_rights(context: RequestContext) -> KeyGranted | None:
         "file-signing-key-passphrase",
         context.services.database,
         context.services.registry,
+        context.services.watch,
     )
 
 
@@ -75,8 +76,18 @@ def _file_signer(context: RequestContext, granted: KeyGranted) -> FileSigner:
     return FileSigner(PemSigner(store.load(granted.key.fingerprint, granted.passphrase)))
 
 
-def _expected(fields: Fields, *, authenticated: bool) -> ExpectedPackage:
-    """The package that the fields of a request or subrequest describe."""
+def _expected(context: RequestContext, fields: Fields, *, authenticated: bool) -> ExpectedPackage:
+    """The package that the fields of a request or subrequest describe.
+
+    Raises `RequestRefused` where nothing but MD5 speaks for it, and this server does not take that.
+    """
+    alone = not authenticated and "rpm-sigmd5" in fields
+    if alone and not context.services.settings.accept_sigmd5_alone:
+        raise RequestRefused(
+            Status.UNAUTHENTICATED_RPM,
+            "its rpm-sigmd5 is MD5, which this server does not take alone (accept-sigmd5-alone);"
+            " send the RPM from a file",
+        )
 
     def text(name: str) -> str | None:
         return fields.safe_string(name) if name in fields else None
@@ -97,7 +108,7 @@ def _sign_rpm(context: RequestContext) -> Answer:
     request, output = context.request, context.services.scratch()
     signer.sign(
         request.payload,
-        _expected(request.fields, authenticated=request.payload_authenticated),
+        _expected(context, request.fields, authenticated=request.payload_authenticated),
         output,
     )
     return Answer(payload=output)
@@ -116,7 +127,7 @@ def _sign_rpms(context: RequestContext) -> Answer:
         try:
             signer.sign(
                 subrequest.payload,
-                _expected(subrequest.fields, authenticated=subrequest.authenticated),
+                _expected(context, subrequest.fields, authenticated=subrequest.authenticated),
                 output,
             )
         except BaseException:
