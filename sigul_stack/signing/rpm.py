@@ -18,6 +18,7 @@ import hashlib
 import io
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
@@ -80,11 +81,13 @@ class RPMSigner:
     """Signs packages with `key`, and their files with `files` where that is given.
 
     `v3` asks for a signature over header and payload, too; with `head_only` packages are heads
-    without a payload, and so are the answers. Safe to use from several threads.
+    without a payload, and so are the answers. `permit` is called with the name in a package's own
+    header before it is signed, and raises where it is not to be. Safe to use from several threads.
     """
 
     key: OpenPGPKey
     files: FileSigner | None = None
+    permit: Callable[[str | None], None] = lambda _name: None
     v3: bool = False
     head_only: bool = False
 
@@ -108,6 +111,7 @@ class RPMSigner:
             head = _read_head(package, size)
             _compare(head, expected)
             self._check(package, size, head, expected)
+            self.permit(head.main.string(MainTag.NAME))
             added = self._signatures(package, head)
         except ProtocolError as error:
             raise RequestRefused.because(error, Status.CORRUPT_RPM) from None
