@@ -192,6 +192,16 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "keys", values.choice(*CURVES), "SECP256R1", "the curve of a new ECC key"
     )
     rsa_key_size: int = option("keys", _key_bits, 2048, "bits of a new RSA key")
+    require_subject_key_access: bool = option(
+        "keys",
+        values.boolean,
+        False,
+        "whether who has a certificate signed needs an access to the subject key, too",
+        new_site="yes",
+    )
+    max_certificates_per_key: int = option(
+        "keys", values.integer(1, 10_000), 100, "certificates that a key may have"
+    )
     keys_storage: Path = option(
         "keys",
         values.path,

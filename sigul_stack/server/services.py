@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..config.server import ServerSettings
-from ..database import Database, Key, KeyType, sqlite_url
+from ..database import Database, Key, KeyType, Writer, sqlite_url
 from ..errors import KeystoreError, RequestRefused, Status
 from ..keystore.bindings import BindingPolicy, CannotBind, Layer, Registry, enabled_methods
 from ..keystore.gnupg import GnuPGHome, KeySettings
@@ -18,7 +19,7 @@ from ..secret import Secret
 from ..signing.openpgp import OpenPGPKey
 from .guesses import Watch, unwatched
 from .request import Request
-from .rights import Granted, KeyGranted, NameCheck
+from .rights import Granted, KeyGranted, NameCheck, require_still, require_still_in
 from .spool import Account, SpoolFile, SpoolLimits
 
 
@@ -40,37 +41,77 @@ class Services:
         return SpoolFile(self.settings.spool_directory, self.account)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestContext:
-    """One authorised request, as a handler gets it."""
+    """One authorised request, as a handler gets it.
+
+    `changed` tells whether it has changed the database: that is answered whatever became of the
+    right since, which the change itself may have ended.
+    """
 
     request: Request
     granted: Granted
     services: Services
+    changed: bool = False
+
+    @contextmanager
+    def write(self) -> Iterator[Writer]:
+        """A transaction for changes, by who still has the right: looked at in the same one.
+
+        Raises `RequestRefused` (AUTHENTICATION_FAILED) where it was taken back meanwhile.
+        """
+        with self.services.database.write() as writer:
+            require_still_in(self.granted, writer)
+            yield writer
+        self.changed = True
+
+    def require_still(self) -> None:
+        """Raise `RequestRefused` where the right was taken back meanwhile.
+
+        To be called after a wait, before a key is used, the key store changed or an answer sent.
+        """
+        require_still(self.granted, self.services.database)
+
+    def opened(self) -> KeyGranted:
+        """The right on the key that the request's passphrase opened.
+
+        Raises `RequestRefused` where the operation is not for keys of that type.
+        """
+        if not isinstance(self.granted, KeyGranted):
+            raise RequestRefused(Status.AUTHENTICATION_FAILED)
+        self._of_type(self.granted.key)
+        return self.granted
 
     def opened_key(self) -> tuple[Key, Secret]:
         """The key that the request's passphrase opened, and the key's own passphrase.
 
         Raises `RequestRefused` where the operation is not for keys of that type.
         """
-        if not isinstance(self.granted, KeyGranted):
-            raise RequestRefused(Status.AUTHENTICATION_FAILED)
-        key, types = self.granted.key, self.request.operation.key_types
-        if types and key.keytype not in types:
-            raise RequestRefused(Status.UNSUPPORTED_KEYTYPE)
-        return key, self.granted.passphrase
+        granted = self.opened()
+        return granted.key, granted.passphrase
 
     def openpgp_key(self) -> OpenPGPKey:
         """The key that the request's passphrase opened, for an operation of OpenPGP keys alone."""
         key, passphrase = self.opened_key()
-        return OpenPGPKey(self.services.keystore.gnupg, key.fingerprint, passphrase)
+        return OpenPGPKey(
+            self.services.keystore.gnupg, key.fingerprint, passphrase, self.require_still
+        )
 
     def key(self) -> Key:
-        """The key that the request names. Raises `RequestRefused` where there is none."""
+        """The key that the request names, whether a passphrase or a password gave the right.
+
+        Raises `RequestRefused` where there is none, or the operation is not for keys of that type.
+        """
         with self.services.database.read() as reader:
             key = reader.key(self.request.text("key"))
         if key is None:
             raise RequestRefused(Status.KEY_NOT_FOUND)
+        return self._of_type(key)
+
+    def _of_type(self, key: Key) -> Key:
+        types = self.request.operation.key_types
+        if types and key.keytype not in types:
+            raise RequestRefused(Status.UNSUPPORTED_KEYTYPE)
         return key
 
     def new_secret(self, field: str) -> Secret:
@@ -156,6 +197,7 @@ def make_keystore(settings: ServerSettings) -> KeyStore:
                 ),
                 curve=settings.ecc_default_curve,
                 rsa_key_size=settings.rsa_key_size,
+                max_certificates=settings.max_certificates_per_key,
             ),
         ),
     )

@@ -245,9 +245,19 @@ def serve_request(
         if isinstance(received, Refused):
             raise received.reason
         services = make_services(settings, database, account, watch)
-        granted = authorise(received, database, services.registry, services.name_check, watch)
+        granted = authorise(
+            received,
+            database,
+            services.registry,
+            services.name_check,
+            watch,
+            with_accesses=settings.require_subject_key_access,
+        )
         account.slots.set_proven()
-        answer = HANDLERS[received.op](RequestContext(received, granted, services)) or Answer()
+        context = RequestContext(received, granted, services)
+        answer = HANDLERS[received.op](context) or Answer()
+        if not context.changed:
+            context.require_still()
     except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
         send_error(chunked, received.keys, refusal_of(error, f"Request '{received.op}'"))
         return
