@@ -39,6 +39,7 @@ from sigul_stack.protocol.codec import Fields, Parser, read_fields
 from sigul_stack.secret import Secret
 from sigul_stack.transport import nss
 from sigul_stack.transport.nested import loopback_pair
+from tests.crowd import Crowd, CrowdScript
 from tests.wire import chunk, field_map, hmac512, parse_prefix, sha512, u32, u64
 
 #: Limit of every wait of a peer, in seconds, unless its script says otherwise.
@@ -862,6 +863,7 @@ _PEERS: dict[str, tuple[type, Callable[[Place, Any], Any]]] = {
     "client": (ClientScript, OldClient),
     "server": (ServerScript, OldServer),
     "bridge": (BridgeScript, OldBridge),
+    "crowd": (CrowdScript, Crowd),
 }
 
 

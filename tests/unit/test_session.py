@@ -60,7 +60,7 @@ class Desk:
 
     def _pair(self) -> None:
         self.paired += 1
-        assert self.resources.quota.in_flight == 1
+        assert self.resources.budget.in_flight == 1
 
     def totals(self) -> dict[str, int]:
         """The counters that are not 0, without `_total`."""
@@ -77,8 +77,8 @@ def desk(settings: BridgeSettings = SETTINGS) -> Iterator[Desk]:
     found = Desk(settings)
     try:
         yield found
-        assert (found.resources.quota.in_flight, found.resources.quota.connected) == (0, 0)
-        assert not found.resources.quota._counts
+        assert (found.resources.budget.in_flight, found.resources.budget.connected) == (0, 0)
+        assert not found.resources.budget._counts
     finally:
         found.resources.close()
 
