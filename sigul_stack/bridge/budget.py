@@ -146,7 +146,7 @@ class Budget:
         """Count a client that is being refused; tells whether there is time to wait for it."""
         name = client.peer.common_name
         with self._changed:
-            waits = not self._closed and self._counts[_Held.REFUSAL, name] < REFUSALS_PER_USER
+            waits = self._counts[_Held.REFUSAL, name] < REFUSALS_PER_USER
         with self._holding(name, {_Held.REFUSAL: int(waits)}):
             yield waits
 

@@ -28,6 +28,6 @@ def refuse(client: ByteStream, reason: str, budget: Budget) -> None:
         for chunk in bridge_refusal(reason):
             chunked.write(chunk)
         chunked.end()
+        client.end_writing()
         if has_time:
-            client.end_writing()
             chunked.wait_for_close(REFUSED_SECONDS)
