@@ -41,6 +41,8 @@ class ServerCount(enum.StrEnum):
     REQUESTS = "requests_total"
     WORKERS_STARTED = "workers_started_total"
     WORKERS_CRASHED = "workers_crashed_total"
+    #: Times that a request was refused room in the spool.
+    SPOOL_REFUSALS = "spool_refusals_total"
     #: Finished handshakes with the bridge.
     ATTACHED = "attached_total"
 

@@ -141,36 +141,57 @@ class DemoSite:
         _say(f"database made, with the administrator '{ADMIN}'")
 
     def _write_configuration(self) -> None:
+        from ..config import PROGRAMS
+
         client_port, server_port = _free_ports(self.directory)
         site = self.directory
 
-        def nss(directory: str) -> str:
-            return (
-                f"[nss]\nnss-dir: {site}/pki/{directory}\n"
-                f"nss-password-file: {site}/pki/{directory}/nss-password\n"
-                "nss-max-tls: tls1.3\n"
+        def section(program: str, name: str, text: str) -> str:
+            """A section: its lines, and those that any new site has there."""
+            strict = PROGRAMS[program]().new_site(name)
+            return f"[{name}]\n{text}" + "".join(f"{o}: {v}\n" for o, v in strict.items()) + "\n"
+
+        def nss(program: str, directory: str) -> str:
+            return section(
+                program,
+                "nss",
+                f"nss-dir: {site}/pki/{directory}\n"
+                f"nss-password-file: {site}/pki/{directory}/nss-password\n",
             )
 
         self._write(
             "bridge.conf",
-            f"[bridge]\nserver-cn: {SERVER_NAME}\nlisten-address: 127.0.0.1\n"
-            f"client-listen-port: {client_port}\nserver-listen-port: {server_port}\n\n"
-            + nss("bridge"),
+            section(
+                "bridge",
+                "bridge",
+                f"server-cn: {SERVER_NAME}\nlisten-address: 127.0.0.1\n"
+                f"client-listen-port: {client_port}\nserver-listen-port: {server_port}\n",
+            )
+            + nss("bridge", "bridge"),
         )
         self._write(
             "server.conf",
-            f"[server]\nbridge-hostname: {BRIDGE_NAME}\nbridge-address: 127.0.0.1\n"
-            f"bridge-port: {server_port}\nspool-directory: {site}/server/spool\n\n"
-            f"[database]\ndatabase-path: {site}/server/server.sqlite\n\n"
-            f"[gnupg]\ngnupg-home: {site}/server/gnupg\n\n"
-            f"[keys]\nkeys-storage: {site}/server/keys\n\n" + nss("server"),
+            section(
+                "server",
+                "server",
+                f"bridge-hostname: {BRIDGE_NAME}\nbridge-address: 127.0.0.1\n"
+                f"bridge-port: {server_port}\nspool-directory: {site}/server/spool\n",
+            )
+            + section("server", "database", f"database-path: {site}/server/server.sqlite\n")
+            + section("server", "gnupg", f"gnupg-home: {site}/server/gnupg\n")
+            + section("server", "keys", f"keys-storage: {site}/server/keys\n")
+            + nss("server", "server"),
         )
         # The client's last: it tells that all were written.
         self._write(
             "client.conf",
-            f"[client]\nbridge-hostname: {BRIDGE_NAME}\nbridge-address: 127.0.0.1\n"
-            f"bridge-port: {client_port}\nserver-hostname: {SERVER_NAME}\nuser-name: {ADMIN}\n\n"
-            + nss(f"clients/{ADMIN}"),
+            section(
+                "client",
+                "client",
+                f"bridge-hostname: {BRIDGE_NAME}\nbridge-address: 127.0.0.1\n"
+                f"bridge-port: {client_port}\nserver-hostname: {SERVER_NAME}\nuser-name: {ADMIN}\n",
+            )
+            + nss("client", f"clients/{ADMIN}"),
         )
 
     def _write(self, name: str, text: str) -> None:

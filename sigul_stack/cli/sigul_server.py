@@ -13,10 +13,12 @@ from ..config.server import ServerSettings
 from ..database import Database
 from ..protocol.status import encode_status
 from ..server.services import database_url
+from ..server.slots import USUAL_SLOTS, Slots
 from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import ServerPlan, Supervisor
 from ..server.worker import Worker
 from ..system.processes import ParentPipes, run_in_child
+from ..system.turns import Turns
 from ..transport import nss
 from ..transport.status_socket import status_socket
 from .daemon import Control
@@ -41,11 +43,15 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
         partial(_run_with_nss, prepare, settings), "checking the server's data", stop=control.stop
     )
     try:
+        # All workers of a former configuration may be there beside those of the next one.
+        count = max(USUAL_SLOTS, 2 * (settings.workers + settings.max_requests))
+        slots = Slots(count, Turns())
         supervisor = Supervisor(
-            _plan(settings),
-            lambda: _plan(source.read_again()),
+            _plan(settings, slots),
+            lambda: _plan(source.read_again(), slots),
             stop=control.stop,
             reload=control.reload,
+            slots=slots,
         )
         with status_socket(
             settings.status_socket, lambda: encode_status(supervisor.status()), source.identity
@@ -60,14 +66,14 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
         )
 
 
-def _plan(settings: ServerSettings) -> ServerPlan:
+def _plan(settings: ServerSettings, slots: Slots) -> ServerPlan:
     identity(settings.unix_user, settings.unix_group)  # a name that is wrong is told now
     # The database's driver is imported here: each worker would spend a third of its time on that.
     Database(database_url(settings)).close()
 
     def serve(parent: ParentPipes) -> None:
         certificate = _become_with_nss(settings)
-        Worker(settings, parent).run(certificate)
+        Worker(settings, parent, slots).run(certificate)
 
     return ServerPlan(
         serve,

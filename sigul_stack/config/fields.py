@@ -55,7 +55,11 @@ class Needs(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One declared option. `help` is a phrase for people, with the unit where there is one."""
+    """One declared option. `help` is a phrase for people, with the unit where there is one.
+
+    `new_site` is what the files of a new site say, where that is stricter than its absence, which
+    has to mean what it always meant.
+    """
 
     section: str
     name: str
@@ -66,6 +70,7 @@ class Option:
     excludes: str = ""
     prefixes: tuple[str, ...] = ()
     strip_prefix: bool = True
+    new_site: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -95,12 +100,14 @@ def option(
     name: str = "",
     needs: Needs = Needs.NOTHING,
     excludes: str = "",
+    new_site: str = "",
 ) -> T:
     """A field for an option that is `default` when absent.
 
-    `excludes` names another option of the section that cannot be given beside this one.
+    `excludes` names another option of the section that cannot be given beside this one; `new_site`
+    is as in `Option`.
     """
-    declared = Option(section, name, parse, help, needs=needs, excludes=excludes)
+    declared = Option(section, name, parse, help, needs=needs, excludes=excludes, new_site=new_site)
     return dataclasses.field(default=default, metadata={_KEY: declared}, kw_only=True)
 
 
@@ -291,6 +298,10 @@ class Program(Generic[S]):
     def sections(self) -> set[str]:
         """The names of all sections of the program."""
         return {option.section for option in self.options}
+
+    def new_site(self, section: str) -> dict[str, str]:
+        """The options that a new site's file gives in `section`, and their values as text."""
+        return {o.name: o.new_site for o in self.options if o.section == section and o.new_site}
 
     def knows(self, section: str, name: str) -> bool:
         """Whether option `name` of `section` means something to the program."""

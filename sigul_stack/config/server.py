@@ -46,6 +46,7 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         None,
         "bytes of a payload that is stored in a file (absent: each operation's own limit, which is"
         " 1073741824 for most)",
+        new_site=str(1024**3),
     )
     max_memory_payload_size: int = option(
         "server", values.size, 1024**2, "bytes of a payload that is kept in memory"
@@ -106,6 +107,29 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "directory for payloads while they are worked on (absent: the system's for temporary"
         " files)",
         needs=Needs.DIRECTORY,
+    )
+    max_spool_size: int | None = option(
+        "server",
+        values.size,
+        None,
+        "bytes that all requests together may have in the spool directory, a half of them those"
+        " whose rights are not proven yet (absent: what is free)",
+        new_site=str(16 * 1024**3),
+    )
+    max_spool_size_per_user: int | None = option(
+        "server",
+        values.size,
+        None,
+        "bytes that the requests of one name in a client's certificate may have in the spool"
+        " directory together (absent: no limit of their own)",
+        new_site=str(8 * 1024**3),
+    )
+    spool_min_free: int | None = option(
+        "server",
+        values.size,
+        None,
+        "bytes of the spool directory's file system that payloads leave free (absent: 268435456,"
+        " or a sixteenth of a smaller file system)",
     )
     database_path: Path = option(
         "database",
@@ -171,7 +195,15 @@ def from_files(
 ) -> tuple[ServerSettings, tuple[Advice, ...]]:
     """The settings that `files` give, and warnings about them. Raises `ConfigurationError`."""
     nss, binding = load_nss(files, DAEMON_NSS_DIRECTORY), load_binding(files)
-    return build(ServerSettings, files, nss=nss, binding=binding), ()
+    settings = build(ServerSettings, files, nss=nss, binding=binding)
+    if settings.max_file_payload_size is not None:
+        return settings, ()
+    warning = Advice(
+        f"{files.last()}: [server] max-file-payload-size is not set: anybody with a certificate may"
+        " send up to 1 TiB before any right is proven",
+        "add `max-file-payload-size: 1073741824`, or what your largest file needs",
+    )
+    return settings, (warning,)
 
 
 PROGRAM: Final = Program("server", (ServerSettings, NSSSettings, BindingSettings), from_files)

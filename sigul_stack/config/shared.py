@@ -115,6 +115,7 @@ class NSSSettings:
         "tls1.2",
         "the newest TLS version allowed",
         name="nss-max-tls",
+        new_site="tls1.3",
     )
 
     @property

@@ -35,7 +35,7 @@ from ..transport.chunked import ChunkedStream
 from ..transport.payload import receive_pieces, send_payload
 from ..transport.rate import SERVER_FIRST_SECONDS, RateMeter
 from .request import message_field, refusal_of
-from .spool import Spool
+from .spool import Account, Spool
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,9 @@ class Batch:
         subrequests: ChainKeys,
         subreplies: ChainKeys,
         sign: Sign,
+        account: Account | None = None,
     ) -> None:
+        self._account = account or Account()
         self._settings = settings
         self._operation = operation
         self._subrequests = subrequests
@@ -157,6 +159,7 @@ class Batch:
             length,
             in_memory_limit=self._settings.max_memory_payload_size,
             directory=self._settings.spool_directory,
+            account=self._account,
         )
         with contextlib.ExitStack() as unless_kept:
             unless_kept.enter_context(spool.file)
@@ -166,9 +169,7 @@ class Batch:
             spool.finish()
             authenticated = hmac.compare_digest(mac.digest(), chunked.read_exactly(DIGEST_BYTES))
             if spool.failure is not None:
-                return RefusedSubrequest(
-                    header.fields, RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
-                )
+                return RefusedSubrequest(header.fields, spool.failure)
             unless_kept.pop_all()
         return Subrequest(header.fields, spool.file, authenticated)
 

@@ -16,6 +16,8 @@ class WorkerEvent(bytes, enum.Enum):
     DETACHED = b"D"
     #: A request has come.
     BUSY = b"B"
+    #: A request was refused room in the spool.
+    SPOOL_REFUSED = b"S"
 
 
 #: The length of a handshake, in seconds.

@@ -17,7 +17,7 @@ from ..secret import Secret
 from ..signing.openpgp import OpenPGPKey
 from .request import Request
 from .rights import Granted, KeyGranted, NameCheck
-from .spool import scratch_file
+from .spool import Account, SpoolFile, SpoolLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,11 @@ class Services:
     registry: Registry
     policy: BindingPolicy
     name_check: NameCheck
+    account: Account
 
     def scratch(self) -> BinaryIO:
-        """An empty file without a name, for a payload on its way out."""
-        return scratch_file(self.settings.spool_directory)
+        """An empty file without a name, for a payload on its way out; it counts in `account`."""
+        return SpoolFile(self.settings.spool_directory, self.account)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +90,20 @@ def database_url(settings: ServerSettings) -> str:
     return sqlite_url(settings.database_path)
 
 
-def make_services(settings: ServerSettings, database: Database) -> Services:
-    """The services that the settings describe. Raises `SigulError` for a bad binding list."""
+def spool_limits(settings: ServerSettings) -> SpoolLimits:
+    """The limits on the spool that the settings describe."""
+    return SpoolLimits(
+        settings.max_spool_size, settings.max_spool_size_per_user, settings.spool_min_free
+    )
+
+
+def make_services(
+    settings: ServerSettings, database: Database, account: Account | None = None
+) -> Services:
+    """The services that the settings describe; files of theirs count in `account`.
+
+    Raises `SigulError` for a bad binding list.
+    """
     binding = settings.binding
     return Services(
         settings=settings,
@@ -99,6 +112,7 @@ def make_services(settings: ServerSettings, database: Database) -> Services:
         registry=enabled_methods(binding.enabled, binding.parameters, binding.secrets),
         policy=BindingPolicy.parse(binding.forced, binding.forced_first, binding.default),
         name_check=NameCheck(settings.lenient_username_check, frozenset(settings.proxy_usernames)),
+        account=account or Account(spool_limits(settings)),
     )
 
 

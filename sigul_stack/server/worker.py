@@ -43,7 +43,9 @@ from .request import (
     send_error,
 )
 from .rights import authorise
-from .services import RequestContext, database_url, make_services
+from .services import RequestContext, database_url, make_services, spool_limits
+from .slots import Slots
+from .spool import Account
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +68,17 @@ class Worker:
     """The work of one process, from dialling to its end.
 
     The control pipe of `parent` ends when the supervisor wants idle workers to end, or has itself
-    ended. Events go to the supervisor.
+    ended. Events go to the supervisor. `slots` are what all workers share.
     """
 
-    def __init__(self, settings: ServerSettings, parent: ParentPipes) -> None:
+    def __init__(
+        self, settings: ServerSettings, parent: ParentPipes, slots: Slots | None = None
+    ) -> None:
         self._settings = settings
         self._parent = parent
+        self._account = Account(
+            spool_limits(settings), slots, lambda: parent.send(WorkerEvent.SPOOL_REFUSED)
+        )
         self._watchdog = Watchdog()
 
     def run(self, identity: nss.TLSIdentity) -> None:
@@ -142,12 +149,13 @@ class Worker:
             connection.discard()
             return False
         self._parent.send(WorkerEvent.BUSY)
+        self._account.slots.begin()
         request_id.set(f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
 
         open_inner = partial(self._open_inner, identity=identity, bridge=connection.peer)
         try:
             try:
-                serve_request(chunked, open_inner, self._settings, database)
+                serve_request(chunked, open_inner, self._settings, database, self._account)
             except UnknownVersion as error:
                 log.warning("The request was refused: %s", error)
             # Some bridges go on only when the server has ended; none has more to say to it.
@@ -206,14 +214,20 @@ def serve_request(
     open_inner: OpenInner,
     settings: ServerSettings,
     database: Database,
+    account: Account | None = None,
 ) -> None:
-    """Receive, authorise, handle and answer one request. Raises where it cannot be answered."""
-    received = receive(chunked, open_inner, settings)
+    """Receive, authorise, handle and answer one request. Raises where it cannot be answered.
+
+    What it has in the spool counts in `account`.
+    """
+    account = account or Account(spool_limits(settings))
+    received = receive(chunked, open_inner, settings, account)
     try:
         if isinstance(received, Refused):
             raise received.reason
-        services = make_services(settings, database)
+        services = make_services(settings, database, account)
         granted = authorise(received, database, services.registry, services.name_check)
+        account.slots.set_proven()
         answer = HANDLERS[received.op](RequestContext(received, granted, services)) or Answer()
     except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
         send_error(chunked, received.keys, refusal_of(error, f"Request '{received.op}'"))

@@ -25,7 +25,7 @@ _NICKNAMES = {
 }
 _DATABASES = {
     "client": "clients/admin",
-    "crowd": "clients/alice",
+    "crowd": "clients/admin",
     "server": "server",
     "bridge": "bridge",
 }
@@ -87,9 +87,10 @@ class Peer:
         """Begin to follow a script."""
         self._tell(dumps(script))
 
-    def go(self) -> None:
-        """Let a script that waits for the test go on."""
-        self._tell("")
+    def go(self, count: int = 1) -> None:
+        """Let a script that waits for the test go on; of a crowd, so many of its clients."""
+        for _ in range(count):
+            self._tell("")
 
     def _tell(self, line: str) -> None:
         assert self.popen.stdin is not None

@@ -25,6 +25,8 @@ from typing import Any
 import pytest
 import yaml
 
+from sigul_stack.config import PROGRAMS
+
 TOP = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 CHECK = TOP / "scripts" / "check-role-defaults"
@@ -127,6 +129,22 @@ def check_defaults(roles: Path) -> subprocess.CompletedProcess[str]:
 
 
 # --- Documented variables ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("component", PROGRAMS)
+def test_a_new_site_has_the_strict_options(component: str) -> None:
+    """What the role writes into a file is what each option declares for new sites."""
+    variables = yaml.safe_load((TOP / f"roles/{component}/vars/main.yml").read_text())
+    written = variables[f"_{component}_configuration"]
+    program = PROGRAMS[component]()
+    strict = {name: program.new_site(name) for name in sorted(program.sections())}
+    assert any(strict.values())
+    for section, options in strict.items():
+        told = {name: written.get(section, {}).get(name) for name in options}
+        as_text = {
+            name: {True: "yes", False: "no"}.get(value, str(value)) for name, value in told.items()
+        }
+        assert as_text == options, section
 
 
 def test_defaults_are_as_documented() -> None:

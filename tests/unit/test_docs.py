@@ -413,6 +413,8 @@ def test_every_option_is_documented_with_its_default(name: str) -> None:
         row = rows.get(own) or rows[several]
         assert row.default == default_text(option, default), wanted
         assert row.meaning.endswith("."), wanted
+        assert ("New sites: " in row.meaning) == bool(option.new_site), wanted
+        assert not option.new_site or f"New sites: `{option.new_site}`" in row.meaning, wanted
         units = {values.seconds: "seconds", values.size: "bytes", values.port: "TCP port"}
         if option.form is OptionForm.SECRET:
             assert row.unit == "*secret*", wanted

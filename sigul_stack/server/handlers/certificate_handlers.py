@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 
 from ...database import Key
 from ...errors import RequestRefused, Status, shortened
@@ -74,6 +75,7 @@ def _sign_pe(context: RequestContext) -> Answer:
     certificate = _named_certificate(context, key, context.request.text("cert-name"))
     # A key that does not open is told apart from an image that cannot be signed.
     store.load(key.fingerprint, passphrase)
+    _take_room(context)
     return Answer(
         payload=pe.sign_image(
             store.private_file(key.fingerprint),
@@ -84,6 +86,16 @@ def _sign_pe(context: RequestContext) -> Answer:
             time_limit=settings.signing_timeout,
         )
     )
+
+
+def _take_room(context: RequestContext) -> None:
+    """Take room in the spool for a signed image, whose file osslsigncode makes by itself.
+
+    It is given back with the process. Raises `RequestRefused`.
+    """
+    size = context.request.payload.seek(0, os.SEEK_END) + pe.MAX_SIGNATURE_BYTES
+    with context.services.scratch() as beside:
+        context.services.account.take(size, beside.fileno())
 
 
 HANDLERS = {"sign-certificate": _sign_certificate, "sign-pe": _sign_pe}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import BinaryIO, Final
 
 from ...database import KeyType
 from ...errors import ProtocolError, RequestRefused, Status
@@ -16,6 +18,10 @@ from ..request import Answer
 from ..rights import KeyGranted, authorise_further_key, require_still
 from ..services import RequestContext
 
+#: How long an RPM waits for its turn, in times of `signing-timeout`: the one before it has that for
+#: its files' signatures, and again for each program that works on it.
+TURN_TIMES: Final = 4
+
 
 def _signer(context: RequestContext, files: KeyGranted | None) -> RPMSigner:
     """The keys and options of a request to sign RPMs; `files` is what `_file_rights` gave.
@@ -27,6 +33,19 @@ def _signer(context: RequestContext, files: KeyGranted | None) -> RPMSigner:
         key=context.openpgp_key(),
         v3=bool(context.request.flag("v3-signature")),
         head_only=bool(context.request.flag("head-signing")),
+        turn=partial(_turn, context),
+    )
+
+
+def _turn(context: RequestContext) -> AbstractContextManager[None]:
+    """The turn at an RPM with a large head, which takes much memory."""
+    return context.services.account.slots.turn(
+        TURN_TIMES * context.services.settings.signing_timeout,
+        RequestRefused(
+            Status.UNKNOWN_ERROR,
+            "the server works on one RPM with so large a head at a time, and others took too long;"
+            " try again later",
+        ),
     )
 
 
@@ -112,6 +131,7 @@ def _sign_rpms(context: RequestContext) -> Answer:
             subrequests=ChainKeys.of_subrequests(request.secrets),
             subreplies=ChainKeys.of_subreplies(request.secrets),
             sign=sign,
+            account=context.services.account,
         )
     except ProtocolError as error:
         raise RequestRefused.because(error) from None
