@@ -960,7 +960,6 @@ _PEERS: dict[str, tuple[type, Callable[[Place, Any], Any]]] = {
     "crowd": (CrowdScript, Crowd),
     "server": (ServerScript, OldServer),
     "bridge": (BridgeScript, OldBridge),
-    "crowd": (CrowdScript, Crowd),
 }
 
 

@@ -14,14 +14,9 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
-<<<<<<< HEAD
 from ..errors import ProtocolError, RemoteProtocolError, Status, TransportError
-from ..formats.rpm_head import CorruptRPM, Head, Header, Region, read_head, read_header
-=======
-from ..errors import ProtocolError, RemoteProtocolError, Status
 from ..formats.rpm_head import CorruptRPM, Head, Header, read_head, read_header
 from ..formats.rpm_tags import Region
->>>>>>> main
 from ..protocol.authentication import DIGEST_BYTES
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, Parser, pack_u32, pack_u64, read_u64
