@@ -1,7 +1,7 @@
 """Counting what happens in a daemon: plain numbers that any thread may change. No I/O in here.
 
 A number only ever grows, from 0 at the daemon's start. What goes up and down is counted where it is
-limited: by a bridge's `RequestQuota` and pool, by a server's supervisor.
+limited: by a bridge's `Budget` and pool, by a server's supervisor.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ class BridgeCount(enum.StrEnum):
     PROBES = "probes_total"
     #: Handshakes that failed, took too long, or whose peer may not play that part.
     HANDSHAKES_REFUSED = "handshakes_refused_total"
+    #: Connections, requests and downloads refused because their name has its share already.
+    OVER_BUDGET = "over_budget_total"
+    #: Requests ended because their client sent, or read, slower than the minimum rate.
+    TOO_SLOW = "too_slow_total"
     #: Requests of users who are not in a group that is required of them.
     GROUP_REFUSALS = "group_refusals_total"
     #: Requests refused because nobody could be asked about groups.

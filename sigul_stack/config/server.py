@@ -13,6 +13,7 @@ from .fields import Needs, Program, build, option, secret_option
 from .ini import Advice, ConfigFiles
 from .shared import (
     DAEMON_NSS_DIRECTORY,
+    MIN_PAYLOAD_RATE,
     BindingSettings,
     BridgeAddress,
     DaemonSettings,
@@ -106,6 +107,12 @@ class ServerSettings(BridgeAddress, DaemonSettings):
     )
     idle_timeout: float = option(
         "server", values.seconds, 600.0, "seconds of the longest silence inside a request"
+    )
+    min_payload_rate: int = option(
+        "server",
+        values.size,
+        MIN_PAYLOAD_RATE,
+        "bytes a second that a request's payload must come with, after the first seconds",
     )
     shutdown_timeout: float = option(
         "server",
