@@ -122,6 +122,18 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Say what was left out, after the last test."""
+    """Say how honest requests fared under attack, and what was left out, after the last test."""
+    for line in latencies(terminalreporter):
+        terminalreporter.write_line(f"LATENCY {line}")
     for line in config.stash.get(_LEFT_OUT, []):
         terminalreporter.write_line(line, red=True, bold=True)
+
+
+def latencies(terminalreporter: pytest.TerminalReporter) -> list[str]:
+    """What tests have told of latency (tests/hostile/work.py): a line for each attack."""
+    return [
+        str(text)
+        for report in terminalreporter.getreports("passed")
+        for name, text in report.user_properties
+        if name == "latency"
+    ]

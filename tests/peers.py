@@ -6,7 +6,7 @@ NSS can be opened once in a process and not before a fork, so each peer is a pro
 reads scripts from standard input, one JSON object a line (`ClientScript`, `ServerScript` and
 `BridgeScript` name what can be in one), follows each to its end, and writes JSON lines to standard
 output: `{"event": …}` on the way, `{"result": …}` at its end. Bytes are `{"hex": …}`.
-`tests.faults.scripted` is the other end of these pipes.
+`tests.faults.scripted` is the other end of these pipes. A `crowd` is many clients in one process.
 
 By default they behave like peers of 1.x (docs/protocol.md, "Habits of peers"): chunks of 4096
 bytes, replies read strictly chunk by chunk, no outer end from a client, a serial bridge. They read
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import secrets as random
 import select
 import socket
@@ -86,10 +87,15 @@ def loads(line: str) -> Any:
     return json.loads(line, object_hook=_from_json)
 
 
+#: Held by who writes, and by who waits for the test: clients of a crowd are threads.
+_writing, _waiting = threading.Lock(), threading.Lock()
+
+
 def say(**message: object) -> None:
     """Tell the test something."""
-    sys.stdout.write(dumps(message) + "\n")
-    sys.stdout.flush()
+    with _writing:
+        sys.stdout.write(dumps(message) + "\n")
+        sys.stdout.flush()
 
 
 def event(name: str, **further: object) -> None:
@@ -98,9 +104,13 @@ def event(name: str, **further: object) -> None:
 
 
 def wait_for_go() -> None:
-    """Wait until the test says that the script goes on; the end of input ends the peer."""
-    if not sys.stdin.readline():
-        raise SystemExit(0)
+    """Wait until the test says that the script goes on; the end of input ends the peer.
+
+    In a crowd each word of the test's is for one of those that wait.
+    """
+    with _waiting:
+        if not sys.stdin.readline():
+            os._exit(0)
 
 
 # ------------------------------------------------------------------------------------ the scripts
@@ -127,7 +137,8 @@ class ClientScript(Ending):
     (close-notify, inner end), `never` (neither), `late` (the close-notify follows the inner end).
     `stop`: `reply` (reads nothing of the reply), `error` (closes once it has read an error's
     header), `request` (the outer part only), `connected` (nothing at all is sent). `leave`:
-    `abort` or `notify`.
+    `abort` or `notify`. `hear`: what the bridge says by itself is read whenever it comes, also
+    where sending fails; then `connected` and `request` wait for that word instead of the test's.
     """
 
     op: str = "list-users"
@@ -157,6 +168,27 @@ class ClientScript(Ending):
     inner_nickname: str | None = None
     #: Whether the test has to say before the reply is read.
     hold: bool = False
+    hear: bool = False
+    #: Where not 0, the payload goes out so many bytes at once, `pause` seconds after each.
+    trickle: int = 0
+    pause: float = 0.0
+    #: Seconds before each TLS record that is read.
+    read_pause: float = 0.0
+    #: Seconds that what `hear` waits for may take.
+    patience: float = PATIENCE
+
+
+@dataclass(frozen=True)
+class CrowdScript:
+    """Clients that all begin at once, each by one of `scripts` (see `ClientScript`).
+
+    The result is a list: of each client its result, its error, and how many `seconds` it took. What
+    was on its wire is left out.
+    """
+
+    scripts: tuple[Mapping[str, Any], ...]
+    #: How many follow each of the scripts.
+    each: int = 1
 
 
 @dataclass(frozen=True)
@@ -235,6 +267,7 @@ class Wire:
         self._ending: Ending = script if ending else Ending()
         self._chunk: int = script.chunk
         self._record: int | None = getattr(script, "record", None)
+        self._read_pause: float = getattr(script, "read_pause", 0.0)
         self._data = bytearray()
         self._written = 0
         self._lock = threading.RLock()
@@ -243,6 +276,7 @@ class Wire:
 
     def receive(self, timeout: float = PATIENCE) -> None:
         """Read one TLS record. Sets `ended` at the connection's end, orderly or not."""
+        time.sleep(self._read_pause)
         try:
             data = self.stream.read(RECORD, timeout)
         except PeerClosed:
@@ -466,17 +500,42 @@ class OldClient:
         how = script.leave
         try:
             if script.stop == "connected":
-                event("stalled")
-                wait_for_go()
+                self._stall(wire)
             else:
                 self._exchange(wire)
         except Cut:
             how = script.how
+        except (SigulError, Violation, OSError) as error:
+            # It may have been told why before its sending failed.
+            with contextlib.suppress(SigulError, Violation, OSError):
+                if script.hear:
+                    self._read_reply(wire)
+            if "bridge" not in self.said:
+                raise error
         finally:
             self.said["sent"] = wire.sent
             self.said["records"] = wire.records
             self.said["offsets"] = wire.offsets
             wire.leave(how)
+
+    def _stall(self, wire: Wire) -> None:
+        """Do nothing until the test says so, or, where the script is to `hear`, the bridge."""
+        event("stalled")
+        if self._script.hear:
+            self._read_reply(wire)
+        else:
+            wait_for_go()
+
+    def _send_payload(self, wire: Wire) -> None:
+        script = self._script
+        if not script.trickle:
+            wire.send(Stream.OUTER, self._payload)
+            return
+        for start in range(0, len(self._payload), script.trickle):
+            wire.send(Stream.OUTER, self._payload[start : start + script.trickle])
+            if start == 0:
+                event("trickling")
+            time.sleep(script.pause)
 
     def _exchange(self, wire: Wire) -> None:
         script = self._script
@@ -489,12 +548,11 @@ class OldClient:
         else:
             wire.send(Stream.OUTER, head)
             if self._payload:
-                wire.send(Stream.OUTER, self._payload)
+                self._send_payload(wire)
             if script.outer_end:
                 wire.send(Stream.OUTER, b"")
             if script.stop == "request":
-                event("stalled")
-                wait_for_go()
+                self._stall(wire)
                 return
             self._whisper(Inner(wire))
         if script.hold:
@@ -564,8 +622,11 @@ class OldClient:
         inner.finish(script.finish)
 
     def _read_reply(self, wire: Wire) -> None:
-        """Read a reply as the strictest client does: each part in chunks of its own."""
-        header = wire.next_outer()
+        """Read a reply as the strictest client does: each part in chunks of its own.
+
+        `said` has a `bridge`'s own refusal, if the script is to `hear` one.
+        """
+        header = wire.next_outer(self._script.patience)
         require(len(header) >= 4, "the reply's header is cut within its status")
         status = int.from_bytes(header[:4], "big")
         self.said["status"] = status
@@ -573,6 +634,9 @@ class OldClient:
             return
         fields, code = parse_prefix(read_fields(), header[4:])
         require(len(code) == 64, "the header's chunk is not status, fields and code alone")
+        if self._script.hear and status != 0 and code == bytes(64):
+            self.said["bridge"] = dict(fields).get("message", b"").decode()
+            return
         require(code == hmac512(self._keys[0], header[:-64]), "the header's code is wrong")
         self.said["fields"] = dict(fields)
         if status != 0 and self._script.stop == "error":
@@ -592,6 +656,39 @@ class OldClient:
         self.said["payload"] = bytes(payload)
         require(wire.next_outer() == b"", "the outer end does not follow the reply")
         self.said["ended"] = True
+
+
+class Crowd:
+    """Many clients that follow a `CrowdScript`, each in a thread."""
+
+    def __init__(self, place: Place, script: CrowdScript) -> None:
+        self._place = place
+        self._scripts = [item for item in script.scripts for _ in range(script.each)]
+        self.said: list[dict[str, Any]] = [{} for _ in self._scripts]
+
+    def run(self) -> None:
+        """Begin all at once, and wait until all have ended; `said` has what became of each."""
+        threads = [
+            threading.Thread(target=self._follow, args=(number,), daemon=True)
+            for number in range(len(self._scripts))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _follow(self, number: int) -> None:
+        actor = OldClient(self._place, ClientScript(**self._scripts[number]))
+        began = time.monotonic()
+        failure = None
+        try:
+            actor.run()
+        except (SigulError, Violation, OSError) as error:
+            failure = f"{type(error).__name__}: {error}"
+        for name in ("sent", "records", "offsets"):
+            actor.said.pop(name, None)
+        seconds = round(time.monotonic() - began, 3)
+        self.said[number] = {"result": actor.said, "error": failure, "seconds": seconds}
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -860,6 +957,7 @@ class _Pair:
 
 _PEERS: dict[str, tuple[type, Callable[[Place, Any], Any]]] = {
     "client": (ClientScript, OldClient),
+    "crowd": (CrowdScript, Crowd),
     "server": (ServerScript, OldServer),
     "bridge": (BridgeScript, OldBridge),
 }
@@ -867,7 +965,9 @@ _PEERS: dict[str, tuple[type, Callable[[Place, Any], Any]]] = {
 
 def _scripts() -> Iterator[dict[str, Any]]:
     while line := sys.stdin.readline():
-        yield loads(line)
+        # An empty one was for a client of a crowd that no longer waited.
+        if line.strip():
+            yield loads(line)
 
 
 def main() -> int:

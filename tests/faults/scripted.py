@@ -19,10 +19,16 @@ PEER_SECONDS = 40.0
 TOP = Path(__file__).parents[2]
 _NICKNAMES = {
     "client": "sigul-client-cert",
+    "crowd": "sigul-client-cert",
     "server": "sigul-server-cert",
     "bridge": "sigul-bridge-cert",
 }
-_DATABASES = {"client": "clients/admin", "server": "server", "bridge": "bridge"}
+_DATABASES = {
+    "client": "clients/admin",
+    "crowd": "clients/admin",
+    "server": "server",
+    "bridge": "bridge",
+}
 
 
 class Peer:
@@ -43,7 +49,7 @@ class Peer:
         tls: str = "tls1.2",
         prefix: tuple[str, ...] = (),
     ) -> None:
-        default = site.client_port if kind == "client" else site.server_port
+        default = site.client_port if kind in ("client", "crowd") else site.server_port
         command = [
             *prefix, sys.executable, "-m", "tests.peers", kind,
             "--database", str(site.path("pki") / (database or _DATABASES[kind])),
@@ -81,9 +87,10 @@ class Peer:
         """Begin to follow a script."""
         self._tell(dumps(script))
 
-    def go(self) -> None:
-        """Let a script that waits for the test go on."""
-        self._tell("")
+    def go(self, count: int = 1) -> None:
+        """Let a script that waits for the test go on; of a crowd, so many of its clients."""
+        for _ in range(count):
+            self._tell("")
 
     def _tell(self, line: str) -> None:
         assert self.popen.stdin is not None
