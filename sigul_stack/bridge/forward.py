@@ -30,6 +30,7 @@ from ..protocol.chunks import (
 )
 from ..transport.payload import MIN_PAYLOAD_RATE
 from ..transport.stream import READ_BYTES, ByteStream
+from .register import Visit
 from .streams import ReplyFilter, RequestFilter
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,8 @@ class Forwarding:
     """A client and a server joined for one request.
 
     `idle_timeout` is the longest time in seconds in which neither direction moves; `close_timeout`
-    the seconds that the client has to close once its reply is complete.
+    the seconds that the client has to close once its reply is complete. The client of a `visit`
+    that is ended is left to be told why.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Forwarding:
         *,
         idle_timeout: float,
         close_timeout: float,
+        visit: Visit | None = None,
     ) -> None:
         self._client = client
         self._server = server
@@ -134,6 +137,7 @@ class Forwarding:
         self._reply = reply
         self._idle_timeout = idle_timeout
         self._close_timeout = close_timeout
+        self._visit = visit
         self._progress = Progress()
         self._error: Exception | None = None
         self._moved_at = time.monotonic()
@@ -162,7 +166,9 @@ class Forwarding:
             self._progress.advance(RequestEvent.CLIENT_END)
             downstream.join()
         if self._error is not None:
-            for stream in (self._client, self._server):
+            for stream in (
+                (self._server,) if self._is_to_be_told() else (self._client, self._server)
+            ):
                 # What was written before may be an answer, and would be lost with a reset.
                 stream.is_acknowledged(LAST_WORDS_SECONDS)
                 stream.reset_on_close()
@@ -270,6 +276,8 @@ class Forwarding:
                     self._write_client(self._inner_chunk(piece))
                     continue
                 self._progress.advance(RequestEvent.REPLY)
+                if self._visit is not None:
+                    self._visit.replied = True
                 with self._working():
                     found = self._reply.feed(piece)
                 for chunk in found:
@@ -343,5 +351,11 @@ class Forwarding:
         """End both connections without a close-notify; the other direction's thread fails too."""
         if self._progress.advance(RequestEvent.ERROR):
             self._error = error
-            self._client.abort()
+            if not self._is_to_be_told():
+                self._client.abort()
             self._server.abort()
+
+    def _is_to_be_told(self) -> bool:
+        """Tell whether the client is to hear why its request ends."""
+        visit = self._visit
+        return visit is not None and bool(visit.reason) and not visit.replied

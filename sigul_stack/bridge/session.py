@@ -29,6 +29,7 @@ from .forward import Forwarding
 from .groups import Groups, NotInGroup, SourceFailed
 from .koji import KojiSession
 from .quota import RequestQuota
+from .register import Register, Visit
 from .streams import ReplyFilter, RequestFilter
 from .waiting import WaitingServers
 
@@ -47,6 +48,7 @@ class BridgeResources:
     def __init__(self, settings: BridgeSettings) -> None:
         self.settings = settings
         self.counters = Counters(BridgeCount)
+        self.register = Register(self.counters)
         self.waiting = WaitingServers(settings.max_waiting_servers, self.counters)
         self.quota = RequestQuota(settings.max_clients, settings.max_requests_per_user)
         required = settings.required_fas_group or settings.koji.required_groups
@@ -90,30 +92,32 @@ class RequestSession:
         Raises `OnlyLooked` where there is none, and what kept it from its orderly end; the caller
         ends the connection then.
         """
+        with self._resources.register.visit(self._client, self._refuse) as visit:
+            self._run(visit)
+
+    def _run(self, visit: Visit) -> None:
         deadline = Deadline(self._settings.header_timeout, "sending the request's header")
         if not self._chunked.begin(deadline):
             raise OnlyLooked
         with self._resources.quota.request():
             try:
-                self._serve(self._receive_head(deadline))
+                self._serve(self._receive_head(deadline, visit), visit)
             except BaseException:
                 self._resources.counters.add(BridgeCount.REQUESTS_FAILED)
                 raise
 
-    def _receive_head(self, deadline: Deadline) -> _Head:
+    def _receive_head(self, deadline: Deadline, visit: Visit) -> _Head:
         fields = self._chunked.parse(read_request_header(), deadline)
         operation = operation_of(fields)
         operation.check(fields)
         length = self._chunked.parse(read_u64(), deadline)
         operation.check_payload(length)
         self._resources.counters.add(BridgeCount.REQUESTS)
-        log.info(
-            "Request '%s' of user '%s', payload %d bytes", operation.name, fields["user"].decode(),
-            length,
-        )  # fmt: skip
+        visit.op, visit.user = operation.name, fields["user"].decode()
+        log.info("Request '%s' of user '%s', payload %d bytes", operation.name, visit.user, length)
         return _Head(fields, operation, length)
 
-    def _serve(self, head: _Head) -> None:
+    def _serve(self, head: _Head, visit: Visit) -> None:
         with contextlib.ExitStack() as stack:
             fetched: BinaryIO | None = None
             length = head.length
@@ -132,11 +136,12 @@ class RequestSession:
             server = self._dispatch(encode_request_header(head.fields) + pack_u64(length), wait)
             self._paired()
             try:
+                visit.paired(server)
                 if fetched is not None:
                     towards = ChunkedStream(server, self._settings.idle_timeout)
                     for piece in payload_pieces(fetched, length):
                         towards.write(piece)
-                self._forward(server, head, koji)
+                self._forward(server, head, koji, visit)
             except BaseException:
                 server.discard()
                 raise
@@ -194,7 +199,7 @@ class RequestSession:
             log.info("Paired with server %s (%s)", server.peer.common_name, server.peer.address)
             return server
 
-    def _forward(self, server: ByteStream, head: _Head, koji: KojiSession) -> None:
+    def _forward(self, server: ByteStream, head: _Head, koji: KojiSession, visit: Visit) -> None:
         settings = self._settings
         keep = "return-data" not in head.fields or head.fields.boolean("return-data")
         early, decoder = self._chunked.hand_over()
@@ -205,4 +210,5 @@ class RequestSession:
             ReplyFilter(head.operation, koji, keep_payload=keep),
             idle_timeout=settings.idle_timeout,
             close_timeout=settings.close_timeout,
+            visit=visit,
         ).run(early, decoder)

@@ -11,13 +11,14 @@ from ..config import load_server
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from ..config.server import ServerSettings
 from ..database import Database
-from ..protocol.status import encode_status
+from ..protocol.status import encode_ended, encode_status
 from ..server.services import database_url
 from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import ServerPlan, Supervisor
 from ..server.worker import Worker
 from ..system.processes import ParentPipes, run_in_child
 from ..transport import nss
+from ..transport.nss_certificates import Look
 from ..transport.status_socket import status_socket
 from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
@@ -48,7 +49,10 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
             reload=control.reload,
         )
         with status_socket(
-            settings.status_socket, lambda: encode_status(supervisor.status()), source.identity
+            settings.status_socket,
+            lambda: encode_status(supervisor.status()),
+            source.identity,
+            commands={"end": lambda name: encode_ended(supervisor.end(name))},
         ) as status:
             control.ready()
             supervisor.run(status)
@@ -69,10 +73,15 @@ def _plan(settings: ServerSettings) -> ServerPlan:
         certificate = _become_with_nss(settings)
         Worker(settings, parent).run(certificate)
 
+    def look(certificates: Look, tell: Callable[[bytes], None]) -> None:
+        _become_with_nss(settings)
+        certificates.run(tell)
+
     return ServerPlan(
         serve,
         check=partial(_run_with_nss, check, settings),
         repair=partial(_run_as_user, repair, settings),
+        look=look,
         workers=settings.workers,
         max_requests=settings.max_requests,
         shutdown_timeout=settings.shutdown_timeout,

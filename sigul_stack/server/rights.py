@@ -116,15 +116,24 @@ def authorise_further_key(
     return granted
 
 
-def require_still(granted: KeyGranted, database: Database) -> None:
+def require_still(granted: Granted, database: Database) -> None:
     """Check that the access which `granted` a key is there still, for the same key.
+
+    Of an administrator: that he is one still.
 
     For a request that lasts: what `authorise` found may have been taken back since, with the
     access, the user or the key. A new name of user or key counts as well, as it would in a new
     request. Raises `RequestRefused` (AUTHENTICATION_FAILED), and `DatabaseError` where that cannot
     be told.
     """
-    user, key = granted.user.name, granted.key
+    user = granted.user.name
+    if not isinstance(granted, KeyGranted):
+        with database.read() as reader:
+            now = reader.user(user)
+        if now is None or not now.admin:
+            raise _refuse(f"user '{user}' is no longer an administrator")
+        return
+    key = granted.key
     with database.read() as reader:
         access = reader.access(user, key.name)
     if access is None or access.key != key:

@@ -15,6 +15,7 @@ from ..keystore.pem import PemSettings, PemStore
 from ..keystore.store import KeyStore, new_access
 from ..secret import Secret
 from ..signing.openpgp import OpenPGPKey
+from .ending import Watch
 from .request import Request
 from .rights import Granted, KeyGranted, NameCheck
 from .spool import scratch_file
@@ -43,6 +44,7 @@ class RequestContext:
     request: Request
     granted: Granted
     services: Services
+    watch: Watch
 
     def opened_key(self) -> tuple[Key, Secret]:
         """The key that the request's passphrase opened, and the key's own passphrase.

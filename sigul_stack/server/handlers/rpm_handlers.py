@@ -38,13 +38,15 @@ def _file_rights(context: RequestContext) -> KeyGranted | None:
     """
     if "file-signing-key" not in context.request.fields:
         return None
-    return authorise_further_key(
+    granted = authorise_further_key(
         context.request,
         "file-signing-key",
         "file-signing-key-passphrase",
         context.services.database,
         context.services.registry,
     )
+    context.watch.add(granted)
+    return granted
 
 
 def _file_signer(context: RequestContext, granted: KeyGranted) -> FileSigner:
@@ -102,6 +104,7 @@ def _sign_rpms(context: RequestContext) -> Answer:
             )
         except BaseException:
             output.close()
+            context.watch.check()  # then that is why
             raise
         return output
 
