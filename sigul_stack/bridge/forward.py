@@ -276,10 +276,10 @@ class Forwarding:
                     self._write_client(self._inner_chunk(piece))
                     continue
                 self._progress.advance(RequestEvent.REPLY)
-                if self._visit is not None:
-                    self._visit.replied = True
                 with self._working():
                     found = self._reply.feed(piece)
+                if found and self._visit is not None:
+                    self._visit.replied = True
                 for chunk in found:
                     assert isinstance(chunk, bytes)  # noqa: S101 - only requests have files
                     self._write_client(encode_chunk(Stream.OUTER, chunk))

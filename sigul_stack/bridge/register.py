@@ -67,12 +67,12 @@ class Visit:
 
     def cut(self) -> None:
         """Have all that its thread does with its connections fail."""
-        server = self.server
-        if server is not None:
-            server.abort()
+        insisting = threading.Thread(target=self._insist, name="end-request", daemon=True)
+        insisting.start()
+        self._insisting = insisting
+        if self.server is not None:
+            self.server.abort()
         self.client.end_reading()
-        self._insisting = threading.Thread(target=self._insist, name="end-request", daemon=True)
-        self._insisting.start()
 
     def _insist(self) -> None:
         if not self.over.wait(PATIENCE_SECONDS):

@@ -49,7 +49,7 @@ ENDED: Final = 3
 TAKES_RIGHTS: Final = frozenset(
     {
         "modify-user", "delete-user", "modify-key", "delete-key",
-        "modify-key-access", "revoke-key-access",
+        "modify-key-user", "revoke-key-access",
     }
 )  # fmt: skip
 

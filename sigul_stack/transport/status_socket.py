@@ -48,6 +48,8 @@ _RETRY_SECONDS: Final = 0.02
 
 #: What makes the answer to a command, given its argument.
 Command = Callable[[str], bytes]
+#: What stands for a request that was begun and not ended: no request has a line's end in it.
+_UNFINISHED: Final = b"\n"
 _NO_COMMANDS: Final[Mapping[str, Command]] = MappingProxyType({})
 
 
@@ -147,7 +149,9 @@ class StatusSocket:
         try:
             data = peer.recv(MAX_REQUEST_BYTES + 1)
         except BlockingIOError:
-            return None if time.monotonic() < asking.due else bytes(asking.said)
+            if time.monotonic() < asking.due:
+                return None
+            return _UNFINISHED if asking.said else b""
         except OSError:
             return b""
         asking.said += data

@@ -1,7 +1,7 @@
 """Requests under way whose rights are taken back: they end at once, with the reason.
 
 Trent's request is held where it can last: in the middle of a tool, waiting for the next RPM, waiting
-for a server. Meanwhile alice and bob sign.
+for a server, being sent. Meanwhile alice and bob sign.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def test_rpms_that_are_yet_to_come_are_not_waited_for(
     take_back: Callable[[Site], None],
     tmp_path: Path,
 ) -> None:
-    held, second = between_two_rpms(field, tmp_path)
+    held, _second = between_two_rpms(field, tmp_path)
     with honest_at(field.site).during(f"{take_back.__name__} between two RPMs"):
         take_back(field.site)
         field.server.wait_for("the request is ended", seconds=END_SECONDS)
