@@ -59,12 +59,14 @@ def _list(options: argparse.Namespace) -> None:
     for data in _ask(options.config_file, "status"):
         found += decode_status(data).requests
     print_lines(
-        printable(
-            f"{item.seconds:.0f} s: {item.op or 'no operation yet'} of"
-            f" '{item.user}' with the certificate of '{item.common_name}'"
-        )
+        printable(f"{item.seconds:.0f} s: {_what(item)}")
         for item in sorted(found, key=lambda item: -item.seconds)
     )
+
+
+def _what(item: RequestUnderWay) -> str:
+    what = f"{item.op} of '{item.user}'" if item.op else "no request yet,"
+    return f"{what} with the certificate of '{item.common_name}'"
 
 
 def _end(options: argparse.Namespace) -> None:

@@ -155,8 +155,7 @@ class Watch:
             elif now - self._unreadable_since > UNREADABLE_SECONDS:
                 raise RequestRefused(
                     Status.UNKNOWN_ERROR,
-                    f"the server could not look at your rights for {UNREADABLE_SECONDS:g} s; its"
-                    " log says why",
+                    "the server could not look at your rights for too long; its log says why",
                 ) from error
         else:
             self._unreadable_since = None

@@ -1,4 +1,4 @@
-"""What a worker and its supervisor say to each other (`system.processes`)."""
+"""Events and commands between a worker and its supervisor (`system.processes`)."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ def encode_client(common_name: str, user: str, op: str) -> bytes:
 
 
 def decode_client(body: bytes) -> tuple[str, str, str]:
-    """What `encode_client` was given, as far as it was not cut."""
+    """The names that `encode_client` was given, as far as they were not cut."""
     common_name, user, op = body.decode("utf-8", "replace").split("\0")
     return common_name, user, op

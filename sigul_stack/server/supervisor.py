@@ -141,7 +141,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         )
 
     def _requests(self, now: float) -> tuple[RequestUnderWay, ...]:
-        """What is under way at `now`, the oldest first, as far as it is listed."""
+        """List what is under way at `now`, the oldest first, up to MAX_LISTED."""
         known = [child for child in self._children.values() if child.client is not None]
         return tuple(
             RequestUnderWay(*child.client, round(now - child.busy_since, 3))

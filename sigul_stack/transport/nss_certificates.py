@@ -39,7 +39,7 @@ class Look:
 
     @property
     def bad(self) -> set[bytes]:
-        """What was not found good, by SHA-256."""
+        """The SHA-256 of each that was not found good."""
         return self.asked.keys() - self.good
 
 
