@@ -11,7 +11,7 @@ from ..config import load_server
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from ..config.server import ServerSettings
 from ..database import Database
-from ..protocol.status import encode_status
+from ..protocol.status import encode_ended, encode_status
 from ..server.guesses import GuessTable
 from ..server.services import database_url
 from ..server.slots import USUAL_SLOTS, Slots
@@ -21,6 +21,7 @@ from ..server.worker import Shared, Worker
 from ..system.processes import ParentPipes, run_in_child
 from ..system.turns import Turns
 from ..transport import nss
+from ..transport.nss_certificates import Look
 from ..transport.status_socket import status_socket
 from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
@@ -55,7 +56,10 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
             slots=shared.slots,
         )
         with status_socket(
-            settings.status_socket, lambda: encode_status(supervisor.status()), source.identity
+            settings.status_socket,
+            lambda: encode_status(supervisor.status()),
+            source.identity,
+            commands={"end": lambda name: encode_ended(supervisor.end(name))},
         ) as status:
             control.ready()
             supervisor.run(status)
@@ -76,10 +80,15 @@ def _plan(settings: ServerSettings, shared: Shared) -> ServerPlan:
         certificate = _become_with_nss(settings)
         Worker(settings, parent, shared).run(certificate)
 
+    def look(certificates: Look, tell: Callable[[bytes], None]) -> None:
+        _become_with_nss(settings)
+        certificates.run(tell)
+
     return ServerPlan(
         serve,
         check=partial(_run_with_nss, check, settings),
         repair=partial(_run_as_user, repair, settings),
+        look=look,
         workers=settings.workers,
         max_requests=settings.max_requests,
         shutdown_timeout=settings.shutdown_timeout,

@@ -68,13 +68,13 @@ _TABLE_BYTES: Final = _ROWS * _PLACES * _ENTRY.size
 _TABLE_LOCK: Final = _TABLE_BYTES
 _TURNS: Final = _TABLE_LOCK + 1
 
-#: Watches a check of a secret: of the client of this name, as this user, for this secret. The block
+#: Guards a check of a secret: of the client of this name, as this user, for this secret. The block
 #: raises `RequestRefused` where the secret is wrong.
-Watch = Callable[[str, str, str], AbstractContextManager[None]]
+Guard = Callable[[str, str, str], AbstractContextManager[None]]
 
 
-def unwatched(_client_name: str, _user: str, _secret: str) -> AbstractContextManager[None]:
-    """A `Watch` that lets everybody guess."""
+def unguarded(_client_name: str, _user: str, _secret: str) -> AbstractContextManager[None]:
+    """A `Guard` that lets everybody guess."""
     return contextlib.nullcontext()
 
 
@@ -239,7 +239,7 @@ class GuessGuard:
 
     @contextlib.contextmanager
     def watch(self, client_name: str, user: str, secret: str) -> Iterator[None]:
-        """See `Watch`. Raises `RequestRefused` (AUTHENTICATION_FAILED) while a delay runs."""
+        """See `Guard`. Raises `RequestRefused` (AUTHENTICATION_FAILED) while a delay runs."""
         names = self._table.name(client_name, user), self._table.name(client_name, user, secret)
         with self._turn(names, f"'{client_name}' as user '{user}'"):
             try:

@@ -25,7 +25,7 @@ from ..keystore.passwords import verify_password
 from ..keystore.store import open_access
 from ..protocol.rights import Object, Rights
 from ..secret import Secret
-from .guesses import Watch, unwatched
+from .guesses import Guard, unguarded
 from .limits import allows, require_allowed
 from .request import Request
 
@@ -115,15 +115,15 @@ def authorise(
     database: Database,
     registry: Registry,
     name_check: NameCheck,
-    watch: Watch = unwatched,
+    guard: Guard = unguarded,
     *,
     with_accesses: bool = True,
 ) -> Granted:
     """Check the rights that the request's operation needs on all things that the request names.
 
-    `watch` is told of each secret and how that did. Without `with_accesses` none is needed on a key for which no secret is sent (`Rights.ACCESS`),
-    as servers of 1.x had it. Raises `RequestRefused` (AUTHENTICATION_FAILED): without a message,
-    unless who asks has proven an access that is limited.
+    `guard` is told of each secret and how that did. Without `with_accesses` none is needed on a key
+    for which no secret is sent (`Rights.ACCESS`), as servers of 1.x had it. Raises `RequestRefused`
+    (AUTHENTICATION_FAILED): without a message, unless who asks has proven an access that is limited.
     """
     name = request.text("user")
     operation = request.operation
@@ -136,11 +136,11 @@ def authorise(
     # of names that it may not speak for there are as many as it likes.
     if not given or not name_check.allows(request.client_name, name):
         watched = "", ""
-    with watch(request.client_name, *watched):
+    with guard(request.client_name, *watched):
         granted = _by_secret(request, database, registry, name_check, by_passphrase=by_passphrase)
     _require_allowed(granted)
     further = {
-        item.field: _further(request, item, database, registry, watch)
+        item.field: _further(request, item, database, registry, guard)
         for item in _further_keys(request, with_accesses=with_accesses)
     }
     return replace(granted, further=further) if further else granted
@@ -192,7 +192,7 @@ def _further_keys(request: Request, *, with_accesses: bool) -> Iterator[Object]:
 
 
 def _further(
-    request: Request, item: Object, database: Database, registry: Registry, watch: Watch
+    request: Request, item: Object, database: Database, registry: Registry, guard: Guard
 ) -> AccessGranted:
     """The right on one more key. Raises `RequestRefused`."""
     user, key = request.text("user"), request.text(item.field)
@@ -200,7 +200,7 @@ def _further(
     if item.right is Rights.ACCESS:
         granted = _proven(_by_access(database, user, key, request.op))
     else:
-        with watch(request.client_name, user, key):
+        with guard(request.client_name, user, key):
             granted = _proven(
                 _by_passphrase(
                     database,

@@ -17,7 +17,8 @@ from ..keystore.pem import PemSettings, PemStore
 from ..keystore.store import KeyStore, new_access
 from ..secret import Secret
 from ..signing.openpgp import OpenPGPKey
-from .guesses import Watch, unwatched
+from .ending import Watch
+from .guesses import Guard, unguarded
 from .request import Request
 from .rights import Granted, KeyGranted, NameCheck, require_still, require_still_in
 from .spool import Account, SpoolFile, SpoolLimits
@@ -34,7 +35,7 @@ class Services:
     policy: BindingPolicy
     name_check: NameCheck
     account: Account
-    watch: Watch
+    guard: Guard
 
     def scratch(self) -> BinaryIO:
         """An empty file without a name, for a payload on its way out; it counts in `account`."""
@@ -52,6 +53,7 @@ class RequestContext:
     request: Request
     granted: Granted
     services: Services
+    watch: Watch
     changed: bool = False
 
     @contextmanager
@@ -60,10 +62,11 @@ class RequestContext:
 
         Raises `RequestRefused` (AUTHENTICATION_FAILED) where it was taken back meanwhile.
         """
-        with self.services.database.write() as writer:
-            require_still_in(self.granted, writer)
-            yield writer
-        self.changed = True
+        with self.watch.changing():
+            with self.services.database.write() as writer:
+                require_still_in(self.granted, writer)
+                yield writer
+            self.changed = True
 
     def require_still(self) -> None:
         """Raise `RequestRefused` where the right was taken back meanwhile.
@@ -156,7 +159,7 @@ def make_services(
     settings: ServerSettings,
     database: Database,
     account: Account | None = None,
-    watch: Watch = unwatched,
+    guard: Guard = unguarded,
 ) -> Services:
     """The services that the settings describe; files of theirs count in `account`.
 
@@ -171,7 +174,7 @@ def make_services(
         policy=BindingPolicy.parse(binding.forced, binding.forced_first, binding.default),
         name_check=NameCheck(settings.lenient_username_check, frozenset(settings.proxy_usernames)),
         account=account or Account(spool_limits(settings)),
-        watch=watch,
+        guard=guard,
     )
 
 

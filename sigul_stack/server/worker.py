@@ -32,8 +32,9 @@ from ..transport.chunked import ChunkedStream
 from ..transport.nested import inner_session
 from ..transport.stream import Peer
 from ..transport.watchdog import Watchdog
+from .ending import Watch
 from .events import HANDSHAKE_SECONDS, WorkerEvent
-from .guesses import GuessGuard, GuessTable, Watch, unwatched
+from .guesses import Guard, GuessGuard, GuessTable, unguarded
 from .handlers import HANDLERS
 from .request import (
     Answer,
@@ -170,12 +171,21 @@ class Worker:
 
         open_inner = partial(self._open_inner, identity=identity, bridge=connection.peer)
         try:
+            watch = Watch(chunked, self._parent, database)
             try:
                 serve_request(
-                    chunked, open_inner, self._settings, database, self._account, self._guard.watch
+                    chunked,
+                    open_inner,
+                    self._settings,
+                    database,
+                    watch,
+                    self._account,
+                    self._guard.watch,
                 )
             except UnknownVersion as error:
                 log.warning("The request was refused: %s", error)
+            finally:
+                watch.finish()
             # Some bridges go on only when the server has ended; none has more to say to it.
             connection.end_writing()
             chunked.wait_for_close(CLOSE_SECONDS)
@@ -214,6 +224,7 @@ class Worker:
                 "[DOUBLE_TLS] TLS handshake completed successfully (client '%s')",
                 session.peer.common_name,
             )
+            self._parent.send_parts(WorkerEvent.CERTIFICATE, session.peer.certificate)
             yield session
 
 
@@ -232,8 +243,9 @@ def serve_request(
     open_inner: OpenInner,
     settings: ServerSettings,
     database: Database,
+    watch: Watch,
     account: Account | None = None,
-    watch: Watch = unwatched,
+    guard: Guard = unguarded,
 ) -> None:
     """Receive, authorise, handle and answer one request. Raises where it cannot be answered.
 
@@ -244,22 +256,27 @@ def serve_request(
     try:
         if isinstance(received, Refused):
             raise received.reason
-        services = make_services(settings, database, account, watch)
+        watch.begin(received)
+        services = make_services(settings, database, account, guard)
         granted = authorise(
             received,
             database,
             services.registry,
             services.name_check,
-            watch,
+            guard,
             with_accesses=settings.require_subject_key_access,
         )
         account.slots.set_proven()
-        context = RequestContext(received, granted, services)
+        watch.add(granted)
+        context = RequestContext(received, granted, services, watch)
         answer = HANDLERS[received.op](context) or Answer()
         if not context.changed:
             context.require_still()
     except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
-        send_error(chunked, received.keys, refusal_of(error, f"Request '{received.op}'"))
+        refused = refusal_of(error, f"Request '{received.op}'")
+        watch.begin_reply()
+        send_error(chunked, received.keys, refused)
         return
+    watch.begin_reply()
     send_answer(chunked, received.keys, answer)
     log.info("Request '%s' of user '%s' done", received.op, received.text("user"))

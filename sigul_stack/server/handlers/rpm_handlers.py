@@ -119,6 +119,7 @@ def _sign_rpms(context: RequestContext) -> Answer:
             context.require_still()
         except BaseException:
             output.close()
+            context.watch.check()  # then that is why
             raise
         return output
 
