@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,18 @@ def test_many_names_are_one_where_a_certificate_may_speak_for_none(
     # Nor is another one: that would have three guesses of its own.
     assert guess_until_refused(client, guess("bob", KEY)) < FREE
     assert fetch(proxied.site, "bob", KEY, "bob") == ""
+
+
+def test_a_new_configuration_forgets_nothing(guarded: Ground, attacker: AttackerFactory) -> None:
+    """Workers of the new one know what those of the old one have counted."""
+    server = guarded.server
+    client = attacker(guarded.site, "trent")
+    assert guess_until_refused(client, guess()) >= FREE
+    workers = server.text.count("Waiting for a request at the bridge")
+    server.popen.send_signal(signal.SIGHUP)
+    server.wait_for("The configuration is taken")
+    server.wait_for("Waiting for a request at the bridge", workers + 4)
+    assert guess_until_refused(client, guess()) < FREE
 
 
 def test_doctor_is_no_guesser(guarded: Ground) -> None:
