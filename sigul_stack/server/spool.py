@@ -5,7 +5,8 @@ What cannot be stored does not end the request: the rest is taken and forgotten,
 can be told.
 
 Files are accounted for (`Account`) as they grow, in steps of `STEP_BYTES`, the first of which is
-free: a length that is only announced counts nothing, and small results are never refused. Limits, from the narrowest to the widest:
+free: a length that is only announced counts nothing, and small results are never refused. Limits,
+from the narrowest to the widest:
 
 * a request that has not proven its rights holds at most what is left for others, of the free space
   above the floor, and of half of `max-spool-size`, which is all that such requests get together;
