@@ -33,6 +33,7 @@ from ..protocol.messages import (
 from ..protocol.operations import Operation, fault_of_subrequest
 from ..transport.chunked import ChunkedStream
 from ..transport.payload import receive_pieces, send_payload
+from ..transport.rate import SERVER_FIRST_SECONDS, RateMeter
 from .request import message_field, refusal_of
 from .spool import Account, Spool
 
@@ -82,6 +83,10 @@ class Batch:
         self._subrequests = subrequests
         self._subreplies = subreplies
         self._sign = sign
+        # One for all: RPM by RPM, a trickle would begin with new credit.
+        self._meter = RateMeter(
+            settings.min_payload_rate, "the subrequests' payloads came", SERVER_FIRST_SECONDS
+        )
         self._places = threading.BoundedSemaphore(PLACES_A_THREAD * settings.signing_threads)
         self._lock = threading.Lock()
         self._answered = 0
@@ -143,9 +148,7 @@ class Batch:
         refusal = (
             self._over_limit(length, total) if fault is None else RequestRefused.because(fault)
         )
-        pieces = receive_pieces(
-            chunked, length, "the subrequest", idle_timeout=self._settings.idle_timeout
-        )
+        pieces = receive_pieces(chunked, length, "the subrequest", self._meter)
         if refusal is not None:
             for _ in pieces:
                 pass

@@ -32,6 +32,7 @@ from ..protocol.operations import MIB, Operation, UnknownOperation, operation_of
 from ..secret import Secret
 from ..transport.chunked import ChunkedStream, T
 from ..transport.payload import receive_pieces, send_payload
+from ..transport.rate import SERVER_FIRST_SECONDS, RateMeter
 from ..transport.stream import Peer
 from .spool import Account, Spool
 
@@ -163,9 +164,10 @@ def receive(
     )
     with contextlib.ExitStack() as unless_kept:
         unless_kept.enter_context(spool.file)
-        for piece in receive_pieces(
-            chunked, length, "the request", idle_timeout=settings.idle_timeout
-        ):
+        meter = RateMeter(
+            settings.min_payload_rate, "the request's payload came", SERVER_FIRST_SECONDS
+        )
+        for piece in receive_pieces(chunked, length, "the request", meter):
             spool.write(piece)
         payload_hash = spool.finish()
         with open_inner(chunked) as session:

@@ -11,6 +11,7 @@ import os
 import selectors
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -36,6 +37,11 @@ _WATCH_SECONDS = 0.05
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
+#: Those that `run` has started in this process and that have not ended; None once none may start.
+_running: set[subprocess.Popen[bytes]] | None = set()
+#: Held while one is started or ended.
+_changing = threading.Lock()
+
 
 class ToolTimeout(KeystoreError):
     """A program did not finish in time and was killed. The same call may succeed later."""
@@ -57,6 +63,18 @@ class Finished:
         """The last line of its messages, else its exit code: what an error message says of it."""
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
         return lines[-1] if lines else f"exit code {self.returncode}"
+
+
+def end_all() -> None:
+    """Kill the programs that run in other threads, for good: from now on none is started.
+
+    For a process that is about to end.
+    """
+    global _running
+    with _changing:
+        running, _running = _running or set(), None
+        for process in running:
+            _kill(process)
 
 
 @contextmanager
@@ -128,16 +146,20 @@ def run(
             options = [status_option, str(status), *options]
         try:
             # A session of its own makes the process group that is killed, and has no terminal.
-            process = subprocess.Popen(
-                [program, *options],
-                stdin=source,
-                stdout=subprocess.PIPE if stdout is None else stdout,
-                stderr=subprocess.PIPE,
-                pass_fds=inherited,
-                start_new_session=True,
-                cwd=directory,
-                env={**_environment(), **environment},
-            )
+            with _changing:
+                if _running is None:
+                    raise KeystoreError(f"{program} is not started: this process is ending")
+                process = subprocess.Popen(
+                    [program, *options],
+                    stdin=source,
+                    stdout=subprocess.PIPE if stdout is None else stdout,
+                    stderr=subprocess.PIPE,
+                    pass_fds=inherited,
+                    start_new_session=True,
+                    cwd=directory,
+                    env={**_environment(), **environment},
+                )
+                _running.add(process)
         except OSError as error:
             # The same error tells of a missing directory.
             if isinstance(error, FileNotFoundError) and (directory is None or directory.is_dir()):
@@ -212,15 +234,23 @@ def _collect(
     return {name: bytes(data) for name, data in found.items()}
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill what is left of the process and its group."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        try:
-            process.wait(_KILL_LIMIT)
-        except subprocess.TimeoutExpired:
-            raise KeystoreError(
-                f"process {process.pid} does not end even when killed",
-                "look at its disk or mount",
-            ) from None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of the process and its group, and wait until it is gone."""
+    with _changing:
+        if _running is not None:
+            _running.discard(process)
+        _kill(process)
+    try:
+        process.wait(_KILL_LIMIT)
+    except subprocess.TimeoutExpired:
+        raise KeystoreError(
+            f"process {process.pid} does not end even when killed",
+            "look at its disk or mount",
+        ) from None

@@ -53,7 +53,7 @@ class Ground:
 @pytest.fixture(scope="session")
 def hostile_template(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A site with its people and their keys, which is made once and does not run."""
-    site = Site.make(tmp_path_factory.mktemp("hostile") / "site", CERTIFICATES)
+    site = Site.make(tmp_path_factory.mktemp("hostile") / "site", CERTIFICATES, secret_delay=None)
     password = site.admin_password
     with site.running():
         for user in (*HONEST, "trent"):
