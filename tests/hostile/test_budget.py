@@ -100,7 +100,10 @@ def test_replies_that_are_read_in_a_trickle(
     quiet: Site, honest_at: HonestFactory, attacker: AttackerFactory
 ) -> None:
     """They hold their servers until their credit is used up."""
-    quiet.extra["bridge"] = {"bridge": "min-payload-rate: 8388608\n"}
+    quiet.extra["bridge"] = {
+        "bridge": "min-payload-rate: 8388608\n",
+        "daemon": f"status-socket: {quiet.path('run/bridge.status')}\n",
+    }
     quiet.configure()
     script = {
         "op": "sign-text", "user": "trent", "fields": {"key": TRENTS_KEY.encode()},
@@ -114,6 +117,26 @@ def test_replies_that_are_read_in_a_trickle(
             crowd.start(scripts=[large], each=4)
             bridge.wait_for("the client read its reply slower than 8388608 bytes/s", 4, seconds=90)
         assert totals(quiet)["too_slow_total"] == 4
+
+
+def test_our_client_shows_the_reason_though_it_is_still_sending(
+    quiet: Site, attacker: AttackerFactory
+) -> None:
+    """The refusal is there before the request has begun; the payload is larger than all buffers."""
+    quiet.extra["bridge"] = {"bridge": "max-connections-per-user: 1\n"}
+    quiet.configure()
+    with quiet.path("large").open("wb") as file:
+        file.truncate(256 * 1024**2)
+    with quiet.running():
+        crowd = attacker(quiet, "trent", "crowd")
+        crowd.start(scripts=[ENDLESS])
+        crowd.wait_for("stalled")
+        refused = quiet.sigul(
+            "sign-data", "-o", str(quiet.path("signature")), TRENTS_KEY, str(quiet.path("large")),
+            secrets=["wrong"], config="trent.conf", code=1,
+        )  # fmt: skip
+    assert b"'trent' has 1 connections here" in refused.stderr
+    assert b"max-connections-per-user" in refused.stderr
 
 
 def test_more_requests_a_second_than_are_allowed(
