@@ -55,10 +55,11 @@ def hash_password(password: Secret) -> bytes:
 def require_length(secret: Secret, least: int) -> None:
     """Raise `KeystoreError` where a new password or passphrase has fewer than `least` characters.
 
-    Secrets are UTF-8; what is not counts as a character a sequence of bytes that is none.
+    Secrets are UTF-8; what is not counts as a character for each piece that is none. One character
+    asks for nothing: what is empty is refused where it would be used, in words of its own.
     """
     length = len(secret.reveal().decode("utf-8", "replace"))
-    if length < least:
+    if length < least and least > 1:
         raise KeystoreError(
             f"a new password or passphrase has at least {least} characters at this server"
             f" (min-secret-length), and this one has {length}",

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ..database import Database
-from ..errors import DatabaseError, RequestRefused, SigulError, Status
+from ..errors import DatabaseError, RequestRefused, Status
 from ..logcontext import request_id
 from ..protocol.messages import ReplyKeys
 from ..system import programs
@@ -41,6 +41,8 @@ LOOK_SECONDS: Final = 1.0
 UNREADABLE_SECONDS: Final = 60.0
 #: The time that a reply under way has to refuse what is under way in it, in seconds.
 REFUSAL_SECONDS: Final = 0.5
+#: Seconds for the supervisor to find out whether a certificate is good.
+STALE_SECONDS: Final = 30.0
 #: Seconds for the bridge to close after a refusal.
 CLOSE_SECONDS: Final = 2.0
 #: The exit code of a worker whose request was ended.
@@ -83,15 +85,42 @@ class Watch:
     def begin(self, request: Request) -> None:
         """Begin to watch a request that has come completely, and tell the supervisor whose it is.
 
-        Whether its rights last is looked at once they are `add`ed.
+        Whether its rights last is looked at once they are `add`ed. Raises `RequestRefused` where
+        the supervisor does not let it begin.
         """
         user = request.text("user")
         self._keys = request.keys
         self._what = f"Request '{request.op}' of user '{user}'"
         self._parent.send(WorkerEvent.CLIENT, encode_client(request.client_name, user, request.op))
+        self._wait_where_stale()
         threading.Thread(
             target=self._run, args=(request_id.get(),), name="watch", daemon=True
         ).start()
+
+    def _wait_where_stale(self) -> None:
+        """Wait until the client's certificate is found good, where this process cannot tell.
+
+        Its NSS is as old as the process. A client that had itself connected before its certificate
+        was distrusted would else be served by it.
+        """
+        control = [self._parent.fileno()]
+        seconds = 0.0
+        while readable(control, seconds):
+            content = self._parent.command()
+            if not content:
+                return  # the server ends; its requests may finish
+            command = WorkerCommand(content)
+            if command is WorkerCommand.GOOD:
+                return
+            if command is not WorkerCommand.STALE:
+                log.warning("%s: %s; it does not begin", self._what, _REASONS[command])
+                raise _REFUSALS[command]
+            seconds = STALE_SECONDS
+        if seconds:
+            raise RequestRefused(
+                Status.UNKNOWN_ERROR,
+                "the server could not look at your certificate in time; its log says why",
+            )
 
     def add(self, granted: Granted) -> None:
         """Watch rights that the request goes on with."""
@@ -130,11 +159,13 @@ class Watch:
         control = {self._parent.fileno()}
         while not self._finished.is_set():
             if readable(control, LOOK_SECONDS):
-                command = self._parent.command()
-                if not command:
+                content = self._parent.command()
+                if not content:
                     control.clear()  # the server ends; its requests may finish
                     continue
-                self._end(_REFUSALS[WorkerCommand(command)], _REASONS[WorkerCommand(command)])
+                command = WorkerCommand(content)
+                if command in _REFUSALS:
+                    self._end(_REFUSALS[command], _REASONS[command])
                 continue
             try:
                 self._look()
@@ -179,7 +210,7 @@ class Watch:
                     self._refuse(refused)
                 elif self._finished.wait(REFUSAL_SECONDS):
                     return
-            except SigulError as error:
+            except Exception as error:  # noqa: BLE001 - it ends whatever comes
                 log.info("The client did not hear why: %s", error)
             self._chunked.stream.abort()
             # The other threads may be anywhere; nothing of theirs is to go on.

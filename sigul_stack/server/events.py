@@ -27,12 +27,16 @@ class WorkerEvent(bytes, enum.Enum):
 
 
 class WorkerCommand(bytes, enum.Enum):
-    """A command to a worker that serves a request: end it, because …"""
+    """A command to a worker that serves a request."""
 
-    #: … somebody at the server wants that (`sigul-stack requests end`).
-    END = b"E"
-    #: … the client's certificate is no longer good.
+    #: Newer certificates are in use than it has opened: go on once the client's is found good.
+    STALE = b"S"
+    #: The client's certificate is good.
+    GOOD = b"G"
+    #: End the request: the client's certificate is no longer good.
     DISTRUSTED = b"D"
+    #: End the request: somebody at the server wants that (`sigul-stack requests end`).
+    END = b"E"
 
 
 #: The length of a handshake, in seconds.

@@ -168,6 +168,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         return len(theirs)
 
     def _end_request(self, child: WorkerChild, command: WorkerCommand) -> None:
+        self._counters.add(ServerCount.REQUESTS_ENDED)
         child.is_ended = True
         child.deadline = time.monotonic() + END_SECONDS
         child.command(command)
@@ -264,7 +265,9 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             if child.client is None or number not in look.asked or child.plan is plan:
                 continue
             child.seen_by = plan
-            if number in look.bad and not child.is_ended:
+            if number in look.good:
+                child.command(WorkerCommand.GOOD)
+            elif not child.is_ended:
                 log.warning("The certificate of '%s' is no longer good", child.client[0])
                 self._end_request(child, WorkerCommand.DISTRUSTED)
 
@@ -296,6 +299,8 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         elif code == WorkerEvent.BUSY:
             child.busy = True
             child.busy_since = now
+            if child.plan is not self._plan:
+                child.command(WorkerCommand.STALE)
             self._taken_at = now
             self._back_off.reset()
             self._counters.add(ServerCount.REQUESTS)
@@ -316,6 +321,9 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
                 log.info("The configuration is taken; new workers take the old ones' places")
                 self._plan = child.plan
                 self._back_off.reset()
+                for other in self._children.values():
+                    if other.busy_since and other.client is None:
+                        other.command(WorkerCommand.STALE)
             else:
                 self._keep_plan(child.failure or f"its check ended with exit code {code}")
             return
@@ -325,7 +333,8 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             self._take_look(child.plan, child.look)
             return
         if code == ENDED or (code < 0 and child.is_ended):
-            self._counters.add(ServerCount.REQUESTS_ENDED)
+            if not child.is_ended:
+                self._counters.add(ServerCount.REQUESTS_ENDED)
             self._repair()
         elif code < 0:
             self._counters.add(ServerCount.WORKERS_CRASHED)

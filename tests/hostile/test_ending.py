@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from sigul_stack.errors import Status
 from sigul_stack.pki import NSSDatabase, read_password
 from sigul_stack.protocol.status import decode_status
 from sigul_stack.transport.status_socket import read_status
@@ -114,6 +115,14 @@ def delete_user(site: Site) -> None:
 def delete_key(site: Site) -> None:
     """Delete the key."""
     site.sigul("delete-key", TRENTS_KEY, secrets=[site.admin_password])
+
+
+def certutil(database: Path, *words: str) -> None:
+    """Run certutil on a database."""
+    subprocess.run(
+        ["certutil", *words, "-d", f"sql:{database}", "-f", str(database / "nss-password")],
+        check=True, timeout=PROGRAM_SECONDS, stdin=subprocess.DEVNULL, capture_output=True,
+    )  # fmt: skip
 
 
 def distrust(site: Site, *databases: str, user: str = "trent") -> None:
@@ -223,6 +232,39 @@ def test_a_distrusted_certificate_ends_a_signature_in_the_making(
     assert not field.site.path("stolen").exists()
 
 
+@pytest.mark.parametrize("distrusted", ["trent", "the CA", "mallory"])
+def test_who_had_connected_before_is_served_only_with_a_good_certificate(
+    field: Ground, attacker: AttackerFactory, distrusted: str
+) -> None:
+    """The worker that has trent's request has opened NSS before; some changes NSS sees then."""
+    client = attacker(field.site, "trent")
+    client.start(
+        op="sign-data", user="trent", fields={"key": TRENTS_KEY.encode()}, payload=b"data",
+        secrets={"passphrase": passphrase("trent", TRENTS_KEY).encode()}, hold_secrets=True,
+    )  # fmt: skip
+    client.wait_for("sent")
+    field.bridge.wait_for("Paired with server")
+    if distrusted == "the CA":
+        certutil(field.site.path("pki/server"), "-M", "-n", "sigul-ca", "-t", "p,p,p")
+    else:
+        distrust(field.site, "server", user=distrusted)
+    field.server.popen.send_signal(signal.SIGHUP)
+    field.server.wait_for("The configuration is taken")
+    client.go()
+    if distrusted == "trent":
+        told = client.outcome()
+        refused_there = "SSL_ERROR_ACCESS_DENIED_ALERT" in str(told["error"])
+        assert refused_there or told["result"]["status"] == Status.AUTHENTICATION_FAILED
+    elif distrusted == "the CA":
+        assert client.result()["status"] == Status.AUTHENTICATION_FAILED
+        field.server.wait_for("its client's certificate is no longer good; it does not begin")
+        assert ended(field.site, "server") == 1
+    else:
+        told = client.result()
+        assert (told["status"], told["ended"]) == (Status.OK, True)
+        assert ended(field.site, "server") == 0
+
+
 def test_a_server_that_is_distrusted_gets_no_further(field: Ground, gate: Gate) -> None:
     """Its client is told that the server was it; the server's own connections end."""
     held, _gpg = in_a_tool(field, gate)
@@ -248,14 +290,6 @@ def test_a_database_that_cannot_be_read_for_a_moment_ends_nothing(
     _, errors = held.popen.communicate(timeout=PROGRAM_SECONDS)
     assert (held.popen.returncode, errors) == (0, b"")
     assert ended(field.site, "server") == 0
-
-
-def certutil(database: Path, *words: str) -> None:
-    """Run certutil on a database."""
-    subprocess.run(
-        ["certutil", *words, "-d", f"sql:{database}", "-f", str(database / "nss-password")],
-        check=True, timeout=PROGRAM_SECONDS, stdin=subprocess.DEVNULL, capture_output=True,
-    )  # fmt: skip
 
 
 LOOK = """
