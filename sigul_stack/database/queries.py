@@ -256,8 +256,8 @@ class Writer(Reader):
             raise RequestRefused(
                 Status.UNKNOWN_ERROR,
                 f"the server's database user may not make the table '{access_limits.name}', which"
-                " limits of accesses need; have the database's owner GRANT CREATE ON SCHEMA public"
-                " to it",
+                " limits of accesses need; have it own the other tables, and GRANT CREATE ON SCHEMA"
+                " public to it",
             ) from error
         self._connection.execute(
             access_limits.delete().where(access_limits.c.key_access_id == access_id)

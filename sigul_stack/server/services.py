@@ -98,6 +98,9 @@ class RequestContext:
 
         Raises `RequestRefused` where there is none, or the operation is not for keys of that type.
         """
+        if isinstance(self.granted, KeyGranted):
+            # Not another one that has the name by now.
+            return self._of_type(self.granted.key)
         with self.services.database.read() as reader:
             key = reader.key(self.request.text("key"))
         if key is None:
