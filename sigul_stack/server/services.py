@@ -59,7 +59,8 @@ class RequestContext:
         with self.services.database.write() as writer:
             require_still_in(self.granted, writer)
             yield writer
-        self.changed = True
+            # Before anybody can see the change, which may be one of the right itself.
+            self.changed = True
 
     def require_still(self) -> None:
         """Raise `RequestRefused` where the right was taken back meanwhile.

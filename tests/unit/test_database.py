@@ -350,6 +350,8 @@ class Behaviour:
         with filled.write() as writer:
             writer.modify_access("alice", "release", limits=UNLIMITED)
         assert not has_limits(url)
+        with filled.read() as reader:
+            assert reader.count_limits() == (0, 0)
         limits = AccessLimits(frozenset({"sign-rpm", "decrypt"}), ("b?[x]", "a*"))
         with filled.write() as writer:
             writer.modify_access("alice", "release", limits=limits)
@@ -357,6 +359,8 @@ class Behaviour:
         assert schema_state(url) is SchemaState.CURRENT
         assert found() == AccessLimits(limits.operations, ("a*", "b?[x]"))
         assert found("root") == UNLIMITED
+        with filled.read() as reader:
+            assert reader.count_limits() == (1, 0)
         # What is not named stays; another passphrase does not matter.
         with filled.write() as writer:
             writer.modify_access("alice", "release", encrypted_passphrase=b"new", key_admin=True)
@@ -793,6 +797,8 @@ def test_limits_leave_the_three_tables_as_they_are(file: Path, tmp_path: Path) -
     assert execute(file, limits) == []
     # A row that is left from without a trigger is not the next access's.
     execute(file, "INSERT INTO key_access_limits VALUES (1, 'sign-text', NULL)")
+    with Database(sqlite_url(file)).read() as reader:
+        assert reader.count_limits() == (0, 1)
     execute(file, "INSERT INTO key_accesses VALUES (1, 1, 1, x'00', 0)")
     assert execute(file, limits) == []
 
