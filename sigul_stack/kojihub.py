@@ -42,6 +42,8 @@ _NEVRA: Final = re.compile(
     r"\.(?P<arch>[A-Za-z0-9_]+)"
 )
 
+#: A length in bytes, as HTTP has it.
+_LENGTH: Final = re.compile("[0-9]{1,18}")
 #: The parts of an RPM's name that it always has; each may be part of an address.
 NEVRA_PARTS: Final = ("name", "version", "release", "arch")
 
@@ -202,8 +204,19 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         path = [*volume, "packages", *words, rpm.nevra.arch, rpm.nevra.file_name]
         return "/".join([top.rstrip("/"), *map(quote, path)])
 
-    def download(self, address: str, target: BinaryIO, *, limit: int) -> int:
-        """Write what is at `address` to `target`, at most `limit` bytes; how many there were."""
+    def download(
+        self,
+        address: str,
+        target: BinaryIO,
+        *,
+        limit: int,
+        promise: Callable[[int], None] = lambda _length: None,
+    ) -> int:
+        """Write what is at `address` to `target`, at most `limit` bytes; how many there were.
+
+        `promise` is told first how many will come at most, and may wait, or raise what is raised
+        then.
+        """
         import requests
 
         same_host = urlsplit(address).netloc == urlsplit(self._url).netloc
@@ -220,6 +233,12 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             ) as answer,
         ):
             answer.raise_for_status()
+            told = answer.headers.get("Content-Length")
+            expected = int(told) if told is not None and _LENGTH.fullmatch(told) else limit
+            if expected > limit:
+                raise KojiError(f"{address} has more than the {limit} bytes that are allowed")
+            promise(expected)
+            limit = expected
             # What has come, and not a piece of full size: one that trickles is noticed.
             while piece := answer.raw.read1(_PIECE):
                 count += len(piece)
@@ -227,7 +246,6 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
                     raise KojiError(f"{address} has more than the {limit} bytes that are allowed")
                 self._left()
                 target.write(piece)
-            told = answer.headers.get("Content-Length")
             if told is not None and told != str(count):
                 raise KojiError(f"{address} broke off after {count} of {told} bytes")
         return count
@@ -317,7 +335,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         where = f"Koji at {self._url}" if hasattr(self, "_url") else "Koji"
         try:
             yield
-        except KojiError:
+        except SigulError:
             raise
         except Exception as error:
             # Anything may come out of a library that reads what a hub says.

@@ -1,7 +1,7 @@
 """Counting what happens in a daemon: plain numbers that any thread may change. No I/O in here.
 
 A number only ever grows, from 0 at the daemon's start. What goes up and down is counted where it is
-limited: by a bridge's `RequestQuota` and pool, by a server's supervisor.
+limited: by a bridge's `Budget` and pool, by a server's supervisor.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ class BridgeCount(enum.StrEnum):
     PROBES = "probes_total"
     #: Handshakes that failed, took too long, or whose peer may not play that part.
     HANDSHAKES_REFUSED = "handshakes_refused_total"
+    #: Connections, requests and downloads refused because their name has its share already.
+    OVER_BUDGET = "over_budget_total"
+    #: Requests ended because their client sent, or read, slower than the minimum rate.
+    TOO_SLOW = "too_slow_total"
     #: Requests of users who are not in a group that is required of them.
     GROUP_REFUSALS = "group_refusals_total"
     #: Requests refused because nobody could be asked about groups.
@@ -39,10 +43,16 @@ class ServerCount(enum.StrEnum):
     REQUESTS = "requests_total"
     WORKERS_STARTED = "workers_started_total"
     WORKERS_CRASHED = "workers_crashed_total"
+    #: Times that a request was refused room in the spool.
+    SPOOL_REFUSALS = "spool_refusals_total"
     #: Requests whose rights or certificate were taken back, or that somebody at the server ended.
     REQUESTS_ENDED = "requests_ended_total"
     #: Finished handshakes with the bridge.
     ATTACHED = "attached_total"
+    #: Requests with a wrong password or passphrase, or of users who do not have the right.
+    WRONG_SECRETS = "wrong_secrets_total"
+    #: Requests refused, unseen, because wrong secrets came before them.
+    DELAYED = "delayed_after_wrong_secrets_total"
 
 
 Name = TypeVar("Name", bound=enum.StrEnum)

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from sigul_stack.bridge.budget import Download
 from sigul_stack.bridge.koji import KojiSession
 from sigul_stack.bridge.streams import ReplyFilter, RequestFilter
 from sigul_stack.config.shared import BridgeKojiSettings
-from sigul_stack.errors import DeadlineExceeded, PeerClosed, RemoteProtocolError
+from sigul_stack.errors import DeadlineExceeded, PeerClosed, RemoteProtocolError, TransportError
 from sigul_stack.protocol.chunks import END_OF_INNER, Stream
 from sigul_stack.protocol.codec import Fields, Parser, run_parser
 from sigul_stack.protocol.messages import ChainKeys, ReplyKeys
@@ -256,11 +257,16 @@ def parse_prefix(parser: Parser[T], data: bytes) -> tuple[T, bytes]:
 # --------------------------------------------------------------------------- the bridge's filters
 
 
+def no_place() -> Download:
+    """A place for an RPM from Koji, where there is none."""
+    raise TransportError("there is no hub")
+
+
 class NoKoji(KojiSession):
     """A session that finds no hub, and stores nothing."""
 
     def __init__(self) -> None:
-        super().__init__(BridgeKojiSettings(), Fields({}), "ann")
+        super().__init__(BridgeKojiSettings(), Fields({}), "ann", no_place)
 
     def fetch_for(self, fields: Fields, limit: int) -> None:
         """See `KojiSession.fetch_for`."""

@@ -5,7 +5,11 @@ request its `RequestState`; `TRANSITIONS` has all that can become of it. The rep
 decides the end: the client is told, the server is let go, and the client has a moment to close
 first, so that no reset throws away what it has not read. Nothing waits for either inner end:
 clients end theirs late, or never. A close-notify is sent only when all is well; a request that
-fails ends in a reset of both connections, so that a peer in the middle of sending notices.
+fails ends in a reset of both connections, so that a peer in the middle of sending notices. A client
+that has heard nothing of its reply yet, and is the one at fault, is told why before.
+
+A client must keep to a minimum rate, whenever it is the one that is waited for: in the middle of
+its payload or of a subrequest, and while it reads. Between two subrequests it may pause.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Iterator
-from typing import BinaryIO, Final
+from typing import Final
 
 from ..errors import DeadlineExceeded, PeerClosed, RemoteProtocolError, TransportError
 from ..protocol.chunks import (
@@ -28,8 +32,9 @@ from ..protocol.chunks import (
     Stream,
     encode_chunk,
 )
-from ..transport.payload import MIN_PAYLOAD_RATE
+from ..transport.rate import RateMeter
 from ..transport.stream import READ_BYTES, ByteStream
+from .koji import FetchedRPM
 from .register import Visit
 from .streams import ReplyFilter, RequestFilter
 
@@ -40,6 +45,11 @@ log = logging.getLogger(__name__)
 CLIENT_GONE_SECONDS: Final = 2.0
 
 
+#: Longest pause between two subrequests, once all that came are answered, in seconds. A client may
+#: ask Koji about the next RPM meanwhile.
+PAUSE_SECONDS: Final = 180.0
+#: Shortest wait, in seconds, where a limit is over in this moment.
+_LEAST_WAIT_SECONDS: Final = 0.01
 #: Seconds for what was written to a peer to arrive before its connection is reset.
 LAST_WORDS_SECONDS: Final = 1.0
 
@@ -116,8 +126,8 @@ class Forwarding:
     """A client and a server joined for one request.
 
     `idle_timeout` is the longest time in seconds in which neither direction moves; `close_timeout`
-    the seconds that the client has to close once its reply is complete. The client of a `visit`
-    that is ended is left to be told why.
+    the seconds that the client has to close once its reply is complete; `min_rate` the bytes a
+    second that it must send or take. Of a `visit` that is ended, the client is left to be told why.
     """
 
     def __init__(
@@ -129,7 +139,8 @@ class Forwarding:
         *,
         idle_timeout: float,
         close_timeout: float,
-        visit: Visit | None = None,
+        min_rate: int,
+        visit: Visit,
     ) -> None:
         self._client = client
         self._server = server
@@ -137,7 +148,11 @@ class Forwarding:
         self._reply = reply
         self._idle_timeout = idle_timeout
         self._close_timeout = close_timeout
+        self._sends = RateMeter(min_rate, "the client sent its request")
+        self._takes = RateMeter(min_rate, "the client read its reply")
         self._visit = visit
+        #: The client is to be told of the error.
+        self._tells = False
         self._progress = Progress()
         self._error: Exception | None = None
         self._moved_at = time.monotonic()
@@ -161,44 +176,35 @@ class Forwarding:
         try:
             self._upstream(early, decoder)
         except Exception as error:  # noqa: BLE001 - raised below, once no thread uses the sockets
-            self._fail(error)
+            self._fail(error, tell=not isinstance(error, PeerClosed))
         finally:
             self._progress.advance(RequestEvent.CLIENT_END)
             downstream.join()
         if self._error is not None:
-            for stream in (
-                (self._server,) if self._is_to_be_told() else (self._client, self._server)
-            ):
-                # What was written before may be an answer, and would be lost with a reset.
-                stream.is_acknowledged(LAST_WORDS_SECONDS)
-                stream.reset_on_close()
+            if self._tells and not self._visit.reason and not self._visit.replied:
+                self._visit.refuse(str(self._error))
+            if not (self._tells and self._visit.reason):
+                self._client.abort()
+                self._let_go(self._client)
+            self._let_go(self._server)
             raise self._error
         self._client.close()
         self._server.close()
 
+    @staticmethod
+    def _let_go(stream: ByteStream) -> None:
+        """Have a connection reset once what was written before has arrived: it may be an answer."""
+        stream.is_acknowledged(LAST_WORDS_SECONDS)
+        stream.reset_on_close()
+
     # ---------------------------------------------------------------------------- client → server
 
     def _upstream(self, early: list[tuple[Stream, bytes]], decoder: ChunkDecoder) -> None:
-        # Only while more of a message is due: the time between those of a batch, and the time in
-        # which the server takes nothing because it works on one, are not the client's.
-        waited = 0.0
-        received = 0
         self._send_up(early)
         while True:
-            started = time.monotonic()
             data = self._read_client()
-            waited += time.monotonic() - started
-            if self._request.at_boundary:
-                # Between two messages a client may well be silent.
-                waited, received = 0.0, 0
             if not data:
                 return
-            received += len(data)
-            allowed = self._idle_timeout + received / MIN_PAYLOAD_RATE
-            if not self._request.finished and waited > allowed:
-                raise DeadlineExceeded(
-                    f"the client sent its payload slower than {MIN_PAYLOAD_RATE} bytes/s"
-                )
             self._send_up(list(decoder.feed(data)))
 
     def _read_client(self) -> bytes:
@@ -206,11 +212,9 @@ class Forwarding:
         while True:
             patience: float | None = CLIENT_GONE_SECONDS
             try:
-                data = self._client.read(READ_BYTES, self._idle_timeout)
+                data = self._read_in_time()
             except DeadlineExceeded:
-                if self._idle():
-                    raise
-                continue
+                raise
             except TransportError:
                 data = b""
             else:
@@ -221,11 +225,52 @@ class Forwarding:
                     later = set(RequestState) - {RequestState.INNER_SESSION}
                     patience = None if self._progress.wait_for(later, CLIENT_GONE_SECONDS) else 0
             if data:
-                self._moved_at = time.monotonic()
                 return data
             if not self._progress.wait_for(_OVER, patience):
                 raise PeerClosed("the client left before its reply was complete")
             return b""
+
+    def _read_in_time(self) -> bytes:
+        """Read from the client. Raises `TooSlow`, or another `DeadlineExceeded` after a silence."""
+        while True:
+            # Between two messages, and while the server works, a client may well be silent.
+            meter = None if self._request.at_boundary else self._sends
+            silence = self._silence_left(self._longest_silence())
+            limit = silence if meter is None else min(silence, meter.limit())
+            begin = time.monotonic()
+            try:
+                data = self._client.read(READ_BYTES, max(limit, _LEAST_WAIT_SECONDS))
+            except DeadlineExceeded:
+                if self._progress.state is RequestState.FAILED:
+                    raise
+                data = None
+            now = time.monotonic()
+            if meter is not None:
+                meter.waited(now - begin, len(data or b""))
+            if data is not None:
+                if data:
+                    self._moved_at = now
+                return data
+            longest = self._longest_silence()
+            if self._silence_left(longest) <= 0:
+                raise DeadlineExceeded(f"client and server were silent for {longest:g} s")
+
+    def _longest_silence(self) -> float:
+        """The limit in seconds on the silence that there is just now."""
+        if (
+            self._request.at_boundary
+            and not self._request.finished
+            and self._progress.state is RequestState.WORKING
+            and self._request.subrequests <= self._reply.subreplies
+        ):
+            return min(PAUSE_SECONDS, self._idle_timeout)
+        return self._idle_timeout
+
+    def _silence_left(self, longest: float) -> float:
+        """Seconds until nothing has moved, or been worked on, for the `longest` time."""
+        if self._working_threads:
+            return longest
+        return longest - (time.monotonic() - self._moved_at)
 
     def _send_up(self, pieces: list[tuple[Stream, bytes]]) -> None:
         for stream, piece in pieces:
@@ -244,9 +289,9 @@ class Forwarding:
             else:
                 raise RemoteProtocolError("the client ended its request in the middle")
 
-    def _send_file(self, file: BinaryIO) -> None:
-        with file:
-            while data := file.read(MAX_WRITTEN_CHUNK):
+    def _send_file(self, fetched: FetchedRPM) -> None:
+        with fetched:
+            while data := fetched.file.read(MAX_WRITTEN_CHUNK):
                 self._write_server(encode_chunk(Stream.OUTER, data))
                 self._moved_at = time.monotonic()
 
@@ -278,7 +323,7 @@ class Forwarding:
                 self._progress.advance(RequestEvent.REPLY)
                 with self._working():
                     found = self._reply.feed(piece)
-                if found and self._visit is not None:
+                if found:
                     self._visit.replied = True
                 for chunk in found:
                     assert isinstance(chunk, bytes)  # noqa: S101 - only requests have files
@@ -301,10 +346,12 @@ class Forwarding:
 
     def _read_server(self) -> bytes:
         while True:
+            # The other thread is to notice first, for it can tell the client.
+            left = self._silence_left(self._idle_timeout + LAST_WORDS_SECONDS)
             try:
-                data = self._server.read(READ_BYTES, self._idle_timeout)
+                data = self._server.read(READ_BYTES, max(left, _LEAST_WAIT_SECONDS))
             except DeadlineExceeded:
-                if self._idle():
+                if self._silence_left(self._idle_timeout + LAST_WORDS_SECONDS) <= 0:
                     raise
                 continue
             if not data:
@@ -315,13 +362,18 @@ class Forwarding:
             return data
 
     def _write_client(self, chunk: bytes) -> None:
+        begin = time.monotonic()
+        limit = self._takes.limit(len(chunk))
         try:
-            self._client.write(chunk, self._idle_timeout)
-        except TransportError:
+            self._client.write(chunk, min(limit, self._idle_timeout))
+        except TransportError as error:
             if self._progress.state not in _WELL and not self._reply.is_error:
+                if isinstance(error, DeadlineExceeded) and limit < self._idle_timeout:
+                    raise self._takes.exceeded() from None
                 raise
             log.info("The client left before it had read the end of its reply")
-        self._moved_at = time.monotonic()
+        now = self._moved_at = time.monotonic()
+        self._takes.waited(now - begin, len(chunk))
 
     # ------------------------------------------------------------------------------------- either
 
@@ -344,18 +396,14 @@ class Forwarding:
                 self._working_threads -= 1
             self._moved_at = time.monotonic()
 
-    def _idle(self) -> bool:
-        return not self._working_threads and time.monotonic() - self._moved_at >= self._idle_timeout
+    def _fail(self, error: Exception, *, tell: bool = False) -> None:
+        """End both connections without a close-notify; the other direction's thread fails too.
 
-    def _fail(self, error: Exception) -> None:
-        """End both connections without a close-notify; the other direction's thread fails too."""
+        A client that is to be told, and can be, is left for `run` to do so.
+        """
         if self._progress.advance(RequestEvent.ERROR):
             self._error = error
-            if not self._is_to_be_told():
-                self._client.abort()
+            self._tells = (tell or bool(self._visit.reason)) and not self._visit.replied
             self._server.abort()
-
-    def _is_to_be_told(self) -> bool:
-        """Tell whether the client is to hear why its request ends."""
-        visit = self._visit
-        return visit is not None and bool(visit.reason) and not visit.replied
+            if not self._tells:
+                self._client.abort()

@@ -10,8 +10,10 @@ one logs in.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
+from collections.abc import Callable
 from typing import BinaryIO, Final, cast
 
 from ..config.shared import BridgeKojiSettings
@@ -19,6 +21,7 @@ from ..errors import RemoteProtocolError, SigulError
 from ..formats.rpm_head import Head, Header, padded, read_head
 from ..kojihub import NEVRA, NEVRA_PARTS, Hub, HubAccess, KojiError
 from ..protocol.codec import Fields, run_parser
+from .budget import Download
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +29,37 @@ log = logging.getLogger(__name__)
 _MD5: Final = 1004
 
 
+class FetchedRPM(contextlib.AbstractContextManager["FetchedRPM"]):
+    """An RPM from Koji, of `length` bytes, in a `file` at its start; its place ends with it."""
+
+    def __init__(self, file: BinaryIO, length: int, place: Download) -> None:
+        self.file = file
+        self.length = length
+        self._place = place
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Have the file gone, and its room free; again is nothing."""
+        self.file.close()
+        self._place.close()
+
+
 class KojiSession:
     """Fetches and stores for one request. `user` is whom the bridge knows the client as.
 
-    Raises `ConfigurationError` where the request's instance is none of the bridge's.
+    `get_place` waits for a place for one RPM more. Raises `ConfigurationError` where the request's
+    instance is none of the bridge's.
     """
 
-    def __init__(self, settings: BridgeKojiSettings, request: Fields, user: str) -> None:
+    def __init__(
+        self,
+        settings: BridgeKojiSettings,
+        request: Fields,
+        user: str,
+        get_place: Callable[[], Download],
+    ) -> None:
         instance = request.safe_string("koji-instance") if "koji-instance" in request else None
         self._settings = settings
         self._access = HubAccess(settings.config_of(instance), instance, settings.koji_timeout)
@@ -46,32 +73,45 @@ class KojiSession:
         self._writer: Hub | None = None
         self._names: dict[bytes, Fields] = {}
         self._failures: dict[bytes, str] = {}
+        self._get_place = get_place
+        #: The RPM that was fetched last: the one before it has been sent by then.
+        self._fetched: FetchedRPM | None = None
 
     def close(self) -> None:
-        """End the sessions, once no thread uses them."""
+        """End the sessions, once no thread uses them, and what was fetched and not sent."""
+        if self._fetched is not None:
+            self._fetched.close()
         for hub in (self._reader, self._writer):
             if hub is not None:
                 hub.close()
 
     # ----------------------------------------------------------------------------------- fetching
 
-    def fetch(self, fields: Fields, limit: int) -> tuple[BinaryIO, int]:
-        """Fetch the RPM that `fields` name, at most `limit` bytes, as a file and its length.
+    def fetch(self, fields: Fields, limit: int) -> FetchedRPM:
+        """Fetch the RPM that `fields` name, at most `limit` bytes.
 
-        All of it takes `download-timeout` at most, for in a batch the server waits meanwhile.
-        Raises `KojiError`, `ProtocolError`.
+        Once it has its place it takes `download-timeout` at most, for in a batch the server waits
+        meanwhile. Raises `KojiError`, `ProtocolError`, `TransportError`.
         """
         nevra = _named(fields)
         if self.head_signing:
             raise KojiError("an RPM from Koji is signed whole", "leave head-signing out")
-        if self._reader is None:
-            self._reader = Hub(self._access)
-        with self._reader.within(self._settings.download_timeout, f"fetching {nevra}"):
-            return self._fetch(self._reader, nevra, fields.get("rpm-sigmd5"), limit)
+        place = self._get_place()
+        try:
+            if self._reader is None:
+                self._reader = Hub(self._access)
+            with self._reader.within(self._settings.download_timeout, f"fetching {nevra}"):
+                self._fetched = self._fetch(
+                    self._reader, nevra, fields.get("rpm-sigmd5"), limit, place
+                )
+        except BaseException:
+            place.close()
+            raise
+        return self._fetched
 
     def _fetch(
-        self, hub: Hub, nevra: NEVRA, wanted: bytes | None, limit: int
-    ) -> tuple[BinaryIO, int]:
+        self, hub: Hub, nevra: NEVRA, wanted: bytes | None, limit: int, place: Download
+    ) -> FetchedRPM:
         rpm = hub.rpm(nevra)
         if wanted is not None and wanted != rpm.sigmd5:
             raise KojiError(f"Koji's {nevra} is another RPM: it does not have that rpm-sigmd5")
@@ -79,7 +119,8 @@ class KojiSession:
         directory = self._settings.download_directory
         file = cast(BinaryIO, tempfile.TemporaryFile(dir=directory))  # noqa: SIM115 - the caller's
         try:
-            length = hub.download(address, file, limit=limit)
+            length = hub.download(address, file, limit=limit, promise=place.promise)
+            place.has_come(length)
             if _head_of(file).signature.blob(_MD5) != rpm.sigmd5:
                 raise KojiError(f"{address} is not the RPM that Koji has a record of")
             file.seek(0)
@@ -87,15 +128,19 @@ class KojiSession:
             file.close()
             raise
         log.info("Fetched %s from Koji, %d bytes", nevra, length)
-        return file, length
+        return FetchedRPM(file, length, place)
 
-    def fetch_for(self, fields: Fields, limit: int) -> tuple[BinaryIO, int] | None:
+    def fetch_for(self, fields: Fields, limit: int) -> FetchedRPM | None:
         """`fetch` for a subrequest; None where that fails, and then `reason` says why."""
         try:
             return self.fetch(fields, limit)
         except (SigulError, OSError) as error:
-            self._failures[fields["id"]] = _reason(error, fields["id"])
+            self.refuse(fields["id"], error)
             return None
+
+    def refuse(self, number: bytes, error: Exception) -> None:
+        """Have the bridge answer the subrequest with this `id`, which gets no RPM, by `error`."""
+        self._failures[number] = _reason(error, number)
 
     def note(self, fields: Fields) -> None:
         """Remember a subrequest's RPM where its answer will not name it."""

@@ -76,7 +76,7 @@ class Bridge:
         resources = self._resources
         return describe(
             resources.waiting.waiting(),
-            resources.quota.in_flight,
+            resources.budget.in_flight,
             resources.counters.values(),
             self._started,
             time.monotonic(),
@@ -196,14 +196,14 @@ class Bridge:
                 handshakes.end_all()
         self._resources.close()
         end = time.monotonic() + self._settings.shutdown_timeout
-        while self._resources.quota.connected and time.monotonic() < end:
+        while self._resources.budget.connected and time.monotonic() < end:
             self._tell_certificates(parent)
             if readable([parent.fileno()], _DRAIN_POLL_SECONDS):
                 self._receive(parent)
-        if self._resources.quota.connected:
+        if self._resources.budget.connected:
             log.warning(
                 "%d requests were not finished within %g s and are cut off",
-                self._resources.quota.connected,
+                self._resources.budget.connected,
                 self._settings.shutdown_timeout,
             )
         self._watchdog.stop()
@@ -245,8 +245,7 @@ class Bridge:
                     log.info("[BRIDGE_REQUEST] Waiting for the client to connect")
                     self._resources.waiting.add(peer, peer.handshake_seconds)
                 else:
-                    with self._resources.quota.connection(peer):
-                        RequestSession(peer, self._resources, leave).run()
+                    RequestSession(peer, self._resources, leave).run()
         except OnlyLooked:
             self._resources.counters.add(BridgeCount.PROBES)
             log.debug("The connection ended before it said anything: a check, no request")

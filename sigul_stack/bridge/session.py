@@ -1,6 +1,7 @@
 """One client's request at the bridge, from its first byte to the end of its reply.
 
-    header ─▶ groups, Koji ─▶ (refused) or: a turn ─▶ a server that has the header ─▶ forwarded
+    connected ─▶ header ─▶ groups ─▶ a turn ─▶ Koji ─▶ a server that has the header ─▶ forwarded
+        ╰──────────┴─────────┴────────┴────────┴─── refused, with the reason
 
 Must not know sockets, TLS or other clients: it reads and writes streams, and shares with other
 requests what `BridgeResources` holds.
@@ -10,25 +11,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from functools import partial
+from typing import Final
 
 from ..config.bridge import BridgeSettings
-from ..errors import ConfigurationError, RemoteProtocolError, SigulError, TransportError
-from ..kojihub import KojiError
+from ..errors import PeerClosed, ProtocolError, RemoteProtocolError, SigulError, TransportError
 from ..metrics import BridgeCount, Counters
 from ..protocol.codec import Fields, pack_u64, read_u64
-from ..protocol.messages import bridge_refusal, encode_request_header, read_request_header
+from ..protocol.messages import UnknownVersion, encode_request_header, read_request_header
 from ..protocol.operations import Operation, operation_of
 from ..transport.chunked import ChunkedStream
 from ..transport.payload import payload_pieces
+from ..transport.rate import TooSlow
 from ..transport.stream import ByteStream, Deadline
 from .admission import OnlyLooked
+from .budget import Budget, Download
 from .forward import Forwarding
 from .groups import Groups, NotInGroup, SourceFailed
 from .koji import KojiSession
-from .quota import RequestQuota
+from .refusal import refuse
 from .register import Register, Visit
 from .streams import ReplyFilter, RequestFilter
 from .waiting import WaitingServers
@@ -38,8 +41,6 @@ log = logging.getLogger(__name__)
 #: Time for a waiting server's machine to acknowledge a request's head, in seconds: enough for the
 #: head to be sent again a few times.
 ACKNOWLEDGE_SECONDS: Final = 3.0
-#: Time for a client to read why it is refused, and to close, in seconds.
-REFUSED_SECONDS: Final = 2.0
 
 
 class BridgeResources:
@@ -49,15 +50,17 @@ class BridgeResources:
         self.settings = settings
         self.counters = Counters(BridgeCount)
         self.register = Register(self.counters)
-        self.waiting = WaitingServers(settings.max_waiting_servers, self.counters)
-        self.quota = RequestQuota(settings.max_clients, settings.max_requests_per_user)
+        self.waiting = WaitingServers(
+            settings.max_waiting_servers, self.counters, settings.server_reserve
+        )
+        self.budget = Budget(settings, self.counters)
         required = settings.required_fas_group or settings.koji.required_groups
         self.groups = Groups(settings.groups) if required else None
 
     def close(self) -> None:
         """End all waiting for servers and turns."""
         self.waiting.close()
-        self.quota.close()
+        self.budget.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,8 @@ class RequestSession:
         self._settings = resources.settings
         self._paired = paired
         self._chunked = ChunkedStream(client, self._settings.header_timeout)
+        #: A server has the request: from now on `Forwarding` speaks to the client.
+        self._is_forwarded = False
 
     def run(self) -> None:
         """Serve the request; the client's connection has been closed then.
@@ -92,19 +97,43 @@ class RequestSession:
         Raises `OnlyLooked` where there is none, and what kept it from its orderly end; the caller
         ends the connection then.
         """
-        with self._resources.register.visit(self._client, self._refuse) as visit:
-            self._run(visit)
+        with (
+            self._resources.register.visit(self._client, self._refuse) as visit,
+            self._told(visit),
+            self._resources.budget.connection(self._client),
+        ):
+            deadline = self._header_deadline()
+            if not self._chunked.begin(deadline):
+                raise OnlyLooked
+            with self._resources.budget.request(self._client):
+                try:
+                    self._serve(deadline, visit)
+                except BaseException:
+                    self._resources.counters.add(BridgeCount.REQUESTS_FAILED)
+                    raise
 
-    def _run(self, visit: Visit) -> None:
-        deadline = Deadline(self._settings.header_timeout, "sending the request's header")
-        if not self._chunked.begin(deadline):
-            raise OnlyLooked
-        with self._resources.quota.request():
-            try:
-                self._serve(self._receive_head(deadline, visit), visit)
-            except BaseException:
-                self._resources.counters.add(BridgeCount.REQUESTS_FAILED)
+    def _header_deadline(self) -> Deadline:
+        return Deadline(self._settings.header_timeout, "sending the request's header")
+
+    @contextlib.contextmanager
+    def _told(self, visit: Visit) -> Iterator[None]:
+        """Tell the client what the block raises; raise it as an error of a connection.
+
+        But for what `forward` raises, which has told it then, or could not; and a visit that is
+        ended has its own reason.
+        """
+        try:
+            yield
+        except (PeerClosed, UnknownVersion):
+            raise
+        except (SigulError, OSError) as error:
+            if self._is_forwarded or visit.reason:
                 raise
+                raise
+            self._refuse(str(error))
+            if isinstance(error, TransportError | ProtocolError):
+                raise
+            raise RemoteProtocolError(f"The request is refused: {error}") from None
 
     def _receive_head(self, deadline: Deadline, visit: Visit) -> _Head:
         fields = self._chunked.parse(read_request_header(), deadline)
@@ -117,34 +146,52 @@ class RequestSession:
         log.info("Request '%s' of user '%s', payload %d bytes", operation.name, visit.user, length)
         return _Head(fields, operation, length)
 
-    def _serve(self, head: _Head, visit: Visit) -> None:
+    def _serve(self, deadline: Deadline, visit: Visit) -> None:
+        settings, budget = self._settings, self._resources.budget
+        # A client that was made to wait has all its time still.
+        if budget.await_rate(self._client, Deadline(settings.server_wait_timeout, "waiting")):
+            deadline = self._header_deadline()
+        head = self._receive_head(deadline, visit)
+        self._check_groups(head.fields)
         with contextlib.ExitStack() as stack:
-            fetched: BinaryIO | None = None
+            wait = Deadline(settings.server_wait_timeout, "waiting for a signing server")
+            stack.enter_context(budget.turn(self._client, head.length, wait))
+            koji = KojiSession(
+                settings.koji, head.fields, self._client.peer.common_name, self._download
+            )
+            stack.callback(koji.close)
+            fetched = None
             length = head.length
-            try:
-                self._check_groups(head.fields)
-                koji = KojiSession(self._settings.koji, head.fields, self._client.peer.common_name)
-                stack.callback(koji.close)
-                if head.is_fetched:
-                    fetched, length = koji.fetch(head.fields, head.operation.max_payload)
-                    stack.enter_context(fetched)
-            except (KojiError, ConfigurationError, NotInGroup, SourceFailed, OSError) as error:
-                self._refuse(str(error))
-                raise RemoteProtocolError(f"The request is refused: {error}") from None
-            wait = Deadline(self._settings.server_wait_timeout, "waiting for a signing server")
-            stack.enter_context(self._resources.quota.turn(self._client, wait))
+            if head.is_fetched:
+                fetched = koji.fetch(head.fields, head.operation.max_payload)
+                length = fetched.length
+            # What Koji took is not the servers' fault.
+            wait = Deadline(settings.server_wait_timeout, "waiting for a signing server")
             server = self._dispatch(encode_request_header(head.fields) + pack_u64(length), wait)
+            stack.callback(self._resources.waiting.give_back, self._client)
             self._paired()
+            self._is_forwarded = True
             try:
                 visit.paired(server)
                 if fetched is not None:
-                    towards = ChunkedStream(server, self._settings.idle_timeout)
-                    for piece in payload_pieces(fetched, length):
-                        towards.write(piece)
+                    towards = ChunkedStream(server, settings.idle_timeout)
+                    with fetched:
+                        for piece in payload_pieces(fetched.file, length):
+                            towards.write(piece)
                 self._forward(server, head, koji, visit)
-            except BaseException:
+            except BaseException as error:
                 server.discard()
+                if isinstance(error, TooSlow):
+                    self._resources.counters.add(BridgeCount.TOO_SLOW)
                 raise
+
+    def _download(self) -> Download:
+        """A place for an RPM from Koji."""
+        settings = self._settings
+        limit = min(settings.server_wait_timeout, settings.koji.download_timeout)
+        return self._resources.budget.download(
+            self._client, Deadline(limit, "waiting for a download")
+        )
 
     def _check_groups(self, fields: Fields) -> None:
         """Raise `NotInGroup` or `SourceFailed` where the client may not send this request.
@@ -170,15 +217,9 @@ class RequestSession:
                     "the bridge's log says why",
                 ) from None
 
-    def _refuse(self, message: str) -> None:
+    def _refuse(self, reason: str) -> None:
         """Tell the client why its request ends here, as far as it listens."""
-        with contextlib.suppress(TransportError):
-            for chunk in bridge_refusal(message):
-                self._chunked.write(chunk)
-            self._chunked.end()
-            self._client.end_writing()
-            # What it has sent meanwhile would have the kernel throw away what it has not read.
-            self._chunked.wait_for_close(REFUSED_SECONDS)
+        refuse(self._client, reason, self._resources.budget)
 
     def _dispatch(self, head: bytes, deadline: Deadline) -> ByteStream:
         """A waiting server that has been sent the request's head."""
@@ -195,6 +236,7 @@ class RequestSession:
                 # It died in this very moment and has seen no request: the next one will do.
                 log.warning("Waiting server %s failed: %s", server.peer.common_name, error)
                 server.discard()
+                self._resources.waiting.give_back(self._client)
                 continue
             log.info("Paired with server %s (%s)", server.peer.common_name, server.peer.address)
             return server
@@ -203,12 +245,19 @@ class RequestSession:
         settings = self._settings
         keep = "return-data" not in head.fields or head.fields.boolean("return-data")
         early, decoder = self._chunked.hand_over()
-        Forwarding(
-            self._client,
-            server,
-            RequestFilter(head.operation, head.length, settings.max_rpms_payloads_size, koji),
-            ReplyFilter(head.operation, koji, keep_payload=keep),
-            idle_timeout=settings.idle_timeout,
-            close_timeout=settings.close_timeout,
-            visit=visit,
-        ).run(early, decoder)
+        holding = partial(self._resources.budget.payload, self._client)
+        with contextlib.closing(
+            RequestFilter(
+                head.operation, head.length, settings.max_rpms_payloads_size, koji, holding
+            )
+        ) as request:
+            Forwarding(
+                self._client,
+                server,
+                request,
+                ReplyFilter(head.operation, koji, keep_payload=keep),
+                idle_timeout=settings.idle_timeout,
+                close_timeout=settings.close_timeout,
+                min_rate=settings.min_payload_rate,
+                visit=visit,
+            ).run(early, decoder)

@@ -10,11 +10,13 @@ What has to be fetched or stored is asked of the request's `KojiSession`.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import BinaryIO, TypeVar
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
-from ..errors import ProtocolError, RemoteProtocolError, Status
-from ..formats.rpm_head import CorruptRPM, Head, Header, Region, read_head, read_header
+from ..errors import ProtocolError, RemoteProtocolError, Status, TransportError
+from ..formats.rpm_head import CorruptRPM, Head, Header, read_head, read_header
+from ..formats.rpm_tags import Region
 from ..protocol.authentication import DIGEST_BYTES
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, Parser, pack_u32, pack_u64, read_u64
@@ -26,15 +28,23 @@ from ..protocol.messages import (
     read_sub_header,
 )
 from ..protocol.operations import Operation, fault_of_subrequest
-from .koji import KojiSession
+from .koji import FetchedRPM, KojiSession
 
 T = TypeVar("T")
 
 #: Asks for a count of bytes: gathered into one piece (True), or up to so many as they come (False).
 _Ask = tuple[bool, int]
 _Steps = Generator[_Ask, bytes, T]
-#: A chunk to send on, or a file whose content is to be sent in chunks, and closed.
-Piece = bytes | BinaryIO
+#: A chunk to send on, or an RPM whose content is to be sent in chunks, and closed.
+Piece = bytes | FetchedRPM
+
+
+#: Why an RPM passes without its content where there is no room for it.
+_NO_ROOM = TransportError(
+    "the requests of this certificate have more bytes under way than they may"
+    " (max-bytes-in-flight-per-user)",
+    "send them one after the other",
+)
 
 
 class _OuterFilter:
@@ -58,6 +68,10 @@ class _OuterFilter:
 
     def _run(self) -> _Steps[None]:
         raise NotImplementedError
+
+    def close(self) -> None:
+        """End it, in the middle of a message too: what it counts there is counted no more."""
+        self._steps.close()
 
     def feed(self, data: bytes) -> list[Piece]:
         """Take `data`; return what to send on.
@@ -135,16 +149,25 @@ class RequestFilter(_OuterFilter):
 
     `length` is the payload's, in bytes. With subrequests, `max_total` limits all their payloads
     together, in bytes, and the stream goes on until its end: an RPM over the limit is let through
-    without its content.
+    without its content. So is one for which `holding`, a block in which its length counts, tells
+    that there is no room.
     """
 
     def __init__(
-        self, operation: Operation, length: int, max_total: int, koji: KojiSession
+        self,
+        operation: Operation,
+        length: int,
+        max_total: int,
+        koji: KojiSession,
+        holding: Callable[[int], AbstractContextManager[bool]] = lambda _length: nullcontext(True),
     ) -> None:
         self._operation = operation
         self._length = length
         self._max_total = max_total
         self._koji = koji
+        self._holding = holding
+        #: The subrequests that have come completely.
+        self.subrequests = 0
         super().__init__()
 
     def _run(self) -> _Steps[None]:
@@ -162,17 +185,20 @@ class RequestFilter(_OuterFilter):
                 )
             if not odd:
                 self._koji.note(header.fields)
-                if not length and "rpm-name" in header.fields:
-                    total += self._fetch(header.fields, self._max_total - total)
-                    self._emit((yield (True, DIGEST_BYTES)))
-                    continue
-            # One RPM too many costs that RPM alone: the server is told of it, without content.
-            keep = total + length <= self._max_total
-            if keep:
-                total += length
-            self._emit(pack_u64(length if keep else 0))
-            yield from self._payload(length, keep=keep)
+            if odd or length or "rpm-name" not in header.fields:
+                with self._holding(length) as has_room:
+                    # One RPM too many costs that RPM alone: the server gets it without content.
+                    keep = total + length <= self._max_total and has_room
+                    if keep:
+                        total += length
+                    elif not (odd or has_room):
+                        self._koji.refuse(header.fields["id"], _NO_ROOM)
+                    self._emit(pack_u64(length if keep else 0))
+                    yield from self._payload(length, keep=keep)
+            else:
+                total += self._fetch(header.fields, self._max_total - total)
             self._emit((yield (True, DIGEST_BYTES)))
+            self.subrequests += 1
 
     def _fetch(self, fields: Fields, limit: int) -> int:
         """Fetch an RPM and send it on; returns its length. The client's MAC is of no payload."""
@@ -180,10 +206,9 @@ class RequestFilter(_OuterFilter):
         if found is None:
             self._emit(pack_u64(0))
             return 0
-        file, length = found
-        self._emit(pack_u64(length))
-        self._emit(file)
-        return length
+        self._emit(pack_u64(found.length))
+        self._emit(found)
+        return found.length
 
 
 class ReplyFilter(_OuterFilter):
@@ -200,6 +225,8 @@ class ReplyFilter(_OuterFilter):
         self._koji = koji
         #: The reply is an error, whose header is all that its client may read.
         self.is_error = False
+        #: The subrequests that have been answered.
+        self.subreplies = 0
         super().__init__()
 
     def _run(self) -> _Steps[None]:
@@ -231,6 +258,7 @@ class ReplyFilter(_OuterFilter):
                 self._emit(subheader.encode())
                 yield from self._body(keep=self._keep_payload)
             self._koji.forget(number)
+            self.subreplies += 1
 
     def _body(self, *, keep: bool) -> _Steps[None]:
         """Payload length, payload and code. A dropped payload has length 0 but keeps its code."""
@@ -256,7 +284,7 @@ class ReplyFilter(_OuterFilter):
         head: Head | None = None
         if self._koji.head_signing:
             signature: Header = yield from self._parse(read_header(Region.SIGNATURE), limit=length)
-            raw = signature.raw
+            raw = bytes(signature.raw)
         else:
             head = yield from self._parse(read_head(), limit=length)
             signature, raw = head.signature, head.raw

@@ -2,22 +2,24 @@
 
 Invariant: only a live, authenticated server is handed out. A waiting server has nothing to say, so
 one whose stream has input has gone; it is looked for all the time and once more when it is handed
-out. Requests are served in the order in which they began to wait.
+out. Of the requests that wait, that of the name with the fewest servers comes first, and the last
+servers are left to names that have none: nobody who waits for one does so behind another's dozen.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import socket
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..errors import DeadlineExceeded, TransportError
+from ..errors import DeadlineExceeded, PeerClosed, TransportError
 from ..metrics import BridgeCount, Counters
 from ..transport.stream import ByteStream, Deadline, readable
 
@@ -30,38 +32,58 @@ T = TypeVar("T")
 
 
 class WaitingLine:
-    """Requests that wait for the same thing, in the order in which they came.
+    """Requests that wait for the same thing: in order for each name, and fair between the names.
 
-    `changed` is the condition of what they wait for; it is held at each call.
+    `changed` is the condition of what they wait for; it is held at each call. `rank` tells how much
+    a client's name has of it already: who has least comes first, of those the one that waits
+    longest. None: the name may have no more just now. It may raise, which ends the waiting.
     """
 
-    def __init__(self, changed: threading.Condition) -> None:
+    def __init__(self, changed: threading.Condition, rank: Callable[[str], int | None]) -> None:
         self._changed = changed
-        self._tickets: deque[object] = deque()
+        self._rank = rank
+        self._numbers = itertools.count()
+        self._tickets: dict[str, deque[int]] = {}
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return sum(map(len, self._tickets.values()))
+
+    def count(self, name: str) -> int:
+        """The requests of `name` that wait."""
+        return len(self._tickets.get(name, ()))
 
     def wait(
         self, attempt: Callable[[], T | None], client: ByteStream, deadline: Deadline, what: str
     ) -> T:
-        """Wait for the request of `client` to be the first and `attempt` to give something.
+        """Wait for the request of `client` to be the next and `attempt` to give something.
 
-        `what` is that, in words. Raises `DeadlineExceeded`, `TransportError` where the client goes,
-        and what `attempt` raises.
+        `what` is that, in words. Raises `DeadlineExceeded`, `PeerClosed` where the client goes, and
+        what `attempt` raises.
         """
-        ticket = object()
-        self._tickets.append(ticket)
+        name = client.peer.common_name
+        ticket = next(self._numbers)
+        self._tickets.setdefault(name, deque()).append(ticket)
         try:
             while True:
-                if self._tickets[0] is ticket and (found := attempt()) is not None:
+                if self._is_next(name, ticket) and (found := attempt()) is not None:
                     return found
                 if client.has_gone():
-                    raise TransportError(f"the client left while it waited for {what}")
+                    raise PeerClosed(f"the client left while it waited for {what}")
                 self._changed.wait(min(deadline.remaining(), CLIENT_CHECK_SECONDS))
         finally:
-            self._tickets.remove(ticket)
+            self._tickets[name].remove(ticket)
+            if not self._tickets[name]:
+                del self._tickets[name]
             self._changed.notify_all()
+
+    def _is_next(self, name: str, ticket: int) -> bool:
+        if self._tickets[name][0] != ticket or (mine := self._rank(name)) is None:
+            return False
+        for other, tickets in self._tickets.items():
+            rank = mine if other == name else self._rank(other)
+            if rank is not None and (rank, tickets[0]) < (mine, ticket):
+                return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +95,24 @@ class Arrival:
 
 
 class WaitingServers:
-    """The pool. `limit` is the most connections that may wait in it."""
+    """The pool. `limit` is the most connections that may wait in it.
 
-    def __init__(self, limit: int, counters: Counters[BridgeCount]) -> None:
+    A name leaves as many waiting as it has already, up to `reserve`; and always fewer than have
+    been waiting at once, so that a site with one worker has no reserve.
+    """
+
+    def __init__(self, limit: int, counters: Counters[BridgeCount], reserve: int = 0) -> None:
         self._limit = limit
+        self._reserve = reserve
         self._counters = counters
         #: In the order of coming.
         self._servers: dict[ByteStream, Arrival] = {}
         self._changed = threading.Condition()
-        self._line = WaitingLine(self._changed)
+        self._line = WaitingLine(self._changed, self._rank)
+        #: By client's name, the servers that it has.
+        self._taken: Counter[str] = Counter()
+        #: The most that have waited at once since no client had any.
+        self._most_waiting = 0
         self._closed = False
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
@@ -106,15 +137,20 @@ class WaitingServers:
                     " max-waiting-servers, or lower the servers' workers"
                 )
             self._servers[server] = Arrival(time.monotonic(), handshake_seconds)
+            self._most_waiting = max(self._most_waiting, len(self._servers))
             self._changed.notify_all()
         self._counters.add(BridgeCount.SERVERS_ATTACHED)
         self._wake()
 
     def take(self, deadline: Deadline, client: ByteStream) -> ByteStream:
-        """A live server for `client`. Raises `DeadlineExceeded`, or `TransportError` if it goes."""
+        """A live server for `client`, to be told of by `give_back` once the client has it no more.
+
+        Raises `DeadlineExceeded`, or `TransportError` if the client goes or the bridge ends.
+        """
+        name = client.peer.common_name
         with self._changed:
             try:
-                return self._line.wait(self._pop_live, client, deadline, "a server")
+                server = self._line.wait(lambda: self._pop_live(name), client, deadline, "a server")
             except DeadlineExceeded:
                 raise DeadlineExceeded(
                     "no signing server became free in time: is one running and connected to this"
@@ -122,10 +158,27 @@ class WaitingServers:
                 ) from None
             finally:
                 self._wake()
+            self._taken[name] += 1
+            return server
+
+    def give_back(self, client: ByteStream) -> None:
+        """Note that `client` has one server less, which does not wait again."""
+        name = client.peer.common_name
+        with self._changed:
+            self._taken[name] -= 1
+            if not self._taken[name]:
+                del self._taken[name]
+            if not self._taken:
+                self._most_waiting = len(self._servers)
+            self._changed.notify_all()
 
     def trim(self, surplus: int) -> None:
-        """Close `surplus` servers in order, the last to come first, so that they dial again."""
+        """Close `surplus` servers in order, the last to come first, so that they dial again.
+
+        From then on there is no reserve: each that is left is for one of the clients that are.
+        """
         with self._changed:
+            self._reserve = 0
             closed = [self._servers.popitem()[0] for _ in range(min(surplus, len(self._servers)))]
         self._wake()
         for server in closed:
@@ -160,9 +213,15 @@ class WaitingServers:
         if self._closed:
             raise TransportError("the bridge is ending")
 
-    def _pop_live(self) -> ByteStream | None:
+    def _rank(self, name: str) -> int | None:
+        """The servers that `name` has; None where those that wait are left to others."""
         self._check_open()
-        while self._servers:
+        taken = self._taken[name]
+        reserve = min(taken, self._reserve, self._most_waiting - 1)
+        return None if len(self._servers) <= reserve else taken
+
+    def _pop_live(self, name: str) -> ByteStream | None:
+        while self._servers and self._rank(name) is not None:
             server = next(iter(self._servers))
             del self._servers[server]
             if not server.has_input():

@@ -12,11 +12,14 @@ from ..config.identity import drop_privileges, drop_privileges_unless_roots, ide
 from ..config.server import ServerSettings
 from ..database import Database
 from ..protocol.status import encode_ended, encode_status
+from ..server.guesses import GuessTable
 from ..server.services import database_url
+from ..server.slots import USUAL_SLOTS, Slots
 from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import ServerPlan, Supervisor
-from ..server.worker import Worker
+from ..server.worker import Shared, Worker
 from ..system.processes import ParentPipes, run_in_child
+from ..system.turns import Turns
 from ..transport import nss
 from ..transport.nss_certificates import Look
 from ..transport.status_socket import status_socket
@@ -41,12 +44,16 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
     run_in_child(
         partial(_run_with_nss, prepare, settings), "checking the server's data", stop=control.stop
     )
+    # All workers of a former configuration may be there beside those of the next one.
+    count = max(USUAL_SLOTS, 2 * (settings.workers + settings.max_requests))
+    shared = Shared(Slots(count, Turns()), GuessTable())
     try:
         supervisor = Supervisor(
-            _plan(settings),
-            lambda: _plan(source.read_again()),
+            _plan(settings, shared),
+            lambda: _plan(source.read_again(), shared),
             stop=control.stop,
             reload=control.reload,
+            slots=shared.slots,
         )
         with status_socket(
             settings.status_socket,
@@ -64,14 +71,14 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
         )
 
 
-def _plan(settings: ServerSettings) -> ServerPlan:
+def _plan(settings: ServerSettings, shared: Shared) -> ServerPlan:
     identity(settings.unix_user, settings.unix_group)  # a name that is wrong is told now
     # The database's driver is imported here: each worker would spend a third of its time on that.
     Database(database_url(settings)).close()
 
     def serve(parent: ParentPipes) -> None:
         certificate = _become_with_nss(settings)
-        Worker(settings, parent).run(certificate)
+        Worker(settings, parent, shared).run(certificate)
 
     def look(certificates: Look, tell: Callable[[bytes], None]) -> None:
         _become_with_nss(settings)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ..errors import SigulError
-from ..formats.rpm_head import CorruptRPM, Head, Region, read_head, read_header
+from ..formats.rpm_head import CorruptRPM, Head, read_head, read_header
+from ..formats.rpm_tags import Region
 from ..kojihub import NEVRA, HubRPM
 from ..protocol.codec import run_parser
 from ..secret import Secret
@@ -141,7 +142,7 @@ def splice(package: BinaryIO, head: Head, signature: bytes, output: BinaryIO) ->
     padding = reply.read()
     if len(padding) > MAX_PADDING or any(padding):
         raise CorruptRPM("the server sent more than a signature header")
-    output.write(head.before_main(header.raw))
+    output.write(head.before_main(bytes(header.raw)))
     package.seek(head.main_offset)
     while piece := package.read(_COPY_BYTES):
         output.write(piece)

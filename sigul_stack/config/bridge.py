@@ -14,6 +14,7 @@ from .fields import Program, build, option, secret_option
 from .ini import Advice, ConfigFiles
 from .shared import (
     DAEMON_NSS_DIRECTORY,
+    MIN_PAYLOAD_RATE,
     BridgeKojiSettings,
     DaemonSettings,
     NSSSettings,
@@ -137,11 +138,48 @@ class BridgeSettings(DaemonSettings):
         "bridge", values.count, 128, "peers that may be in their TLS handshake at once, a port"
     )
     max_clients: int = option("bridge", values.count, 256, "clients that may be connected at once")
+    client_reserve: int = option(
+        "bridge",
+        values.integer(0, 65536),
+        32,
+        "of max-clients, the last that only names with few connections get"
+        " (a quarter of them at most)",
+    )
+    max_connections_per_user: int = option(
+        "bridge",
+        values.count,
+        64,
+        "connections of one client certificate's name that may be here at once",
+    )
+    max_request_rate: int = option(
+        "bridge",
+        values.count,
+        25,
+        "requests a second of one name that begin without delay, beyond the first few",
+    )
     max_requests_per_user: int = option(
         "bridge",
         values.count,
         12,
         "requests of one client certificate's name that may be with servers at once",
+    )
+    max_bytes_in_flight_per_user: int = option(
+        "bridge",
+        values.size,
+        16 * 1024**3,
+        "bytes that the requests of one name may send to servers at once; a single one, any number",
+    )
+    server_reserve: int = option(
+        "bridge",
+        values.integer(0, 65536),
+        2,
+        "waiting servers that a name leaves to others, as many as it has of them already at most",
+    )
+    min_payload_rate: int = option(
+        "bridge",
+        values.size,
+        MIN_PAYLOAD_RATE,
+        "bytes a second that a client must send or take, after the first seconds",
     )
     max_waiting_servers: int = option(
         "bridge", values.count, 64, "server connections that may wait at once"

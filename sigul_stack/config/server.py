@@ -13,6 +13,7 @@ from .fields import Needs, Program, build, option, secret_option
 from .ini import Advice, ConfigFiles
 from .shared import (
     DAEMON_NSS_DIRECTORY,
+    MIN_PAYLOAD_RATE,
     BindingSettings,
     BridgeAddress,
     DaemonSettings,
@@ -45,6 +46,7 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         None,
         "bytes of a payload that is stored in a file (absent: each operation's own limit, which is"
         " 1073741824 for most)",
+        new_site=str(1024**3),
     )
     max_memory_payload_size: int = option(
         "server", values.size, 1024**2, "bytes of a payload that is kept in memory"
@@ -77,6 +79,26 @@ class ServerSettings(BridgeAddress, DaemonSettings):
     proxy_usernames: tuple[str, ...] = option(
         "server", values.words, (), "common names that may send requests for any user"
     )
+    min_secret_length: int = option(
+        "server",
+        values.integer(1, 255, "characters"),
+        1,
+        "characters that a new password or passphrase has at least",
+        new_site="12",
+    )
+    max_secret_delay: float = option(
+        "server",
+        values.seconds,
+        60.0,
+        "seconds of the longest delay after wrong passwords or passphrases",
+    )
+    accept_sigmd5_alone: bool = option(
+        "server",
+        values.boolean,
+        True,
+        "whether rpm-sigmd5, which is MD5, may stand for the digest of an RPM to sign",
+        new_site="no",
+    )
     workers: int = option(
         "server", values.integer(1, 1024), 4, "connections that wait at the bridge"
     )
@@ -85,6 +107,12 @@ class ServerSettings(BridgeAddress, DaemonSettings):
     )
     idle_timeout: float = option(
         "server", values.seconds, 600.0, "seconds of the longest silence inside a request"
+    )
+    min_payload_rate: int = option(
+        "server",
+        values.size,
+        MIN_PAYLOAD_RATE,
+        "bytes a second that a request's payload must come with, after the first seconds",
     )
     shutdown_timeout: float = option(
         "server",
@@ -99,6 +127,29 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "directory for payloads while they are worked on (absent: the system's for temporary"
         " files)",
         needs=Needs.DIRECTORY,
+    )
+    max_spool_size: int | None = option(
+        "server",
+        values.size,
+        None,
+        "bytes that all requests together may have in the spool directory, a half of them those"
+        " whose rights are not proven yet (absent: what is free)",
+        new_site=str(16 * 1024**3),
+    )
+    max_spool_size_per_user: int | None = option(
+        "server",
+        values.size,
+        None,
+        "bytes that the requests of one name in a client's certificate may have in the spool"
+        " directory together (absent: no limit of their own)",
+        new_site=str(8 * 1024**3),
+    )
+    spool_min_free: int | None = option(
+        "server",
+        values.size,
+        None,
+        "bytes of the spool directory's file system that payloads leave free (absent: 268435456,"
+        " or a sixteenth of a smaller file system)",
     )
     database_path: Path = option(
         "database",
@@ -148,6 +199,16 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "keys", values.choice(*CURVES), "SECP256R1", "the curve of a new ECC key"
     )
     rsa_key_size: int = option("keys", _key_bits, 2048, "bits of a new RSA key")
+    require_subject_key_access: bool = option(
+        "keys",
+        values.boolean,
+        False,
+        "whether who has a certificate signed needs an access to the subject key, too",
+        new_site="yes",
+    )
+    max_certificates_per_key: int = option(
+        "keys", values.integer(1, 10_000), 100, "certificates that a key may have"
+    )
     keys_storage: Path = option(
         "keys",
         values.path,
@@ -164,7 +225,15 @@ def from_files(
 ) -> tuple[ServerSettings, tuple[Advice, ...]]:
     """The settings that `files` give, and warnings about them. Raises `ConfigurationError`."""
     nss, binding = load_nss(files, DAEMON_NSS_DIRECTORY), load_binding(files)
-    return build(ServerSettings, files, nss=nss, binding=binding), ()
+    settings = build(ServerSettings, files, nss=nss, binding=binding)
+    if settings.max_file_payload_size is not None:
+        return settings, ()
+    warning = Advice(
+        f"{files.last()}: [server] max-file-payload-size is not set: anybody with a certificate may"
+        " send up to 1 TiB before any right is proven",
+        "add `max-file-payload-size: 1073741824`, or what your largest file needs",
+    )
+    return settings, (warning,)
 
 
 PROGRAM: Final = Program("server", (ServerSettings, NSSSettings, BindingSettings), from_files)

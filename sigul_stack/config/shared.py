@@ -17,6 +17,9 @@ from .ini import Advice, ConfigEntry, ConfigFiles
 #: Where a daemon's `nss-dir` is when no file says.
 DAEMON_NSS_DIRECTORY = "/var/lib/sigul"
 
+#: Slowest payload that is put up with where `min-payload-rate` says nothing, in bytes a second.
+MIN_PAYLOAD_RATE = 16 * 1024
+
 TLS_VERSIONS = ("tls1.2", "tls1.3")
 #: Versions that old configurations may still allow; TLS 1.2 is the floor whatever they say.
 OLD_TLS_VERSIONS = ("ssl2", "ssl3", "tls1.0", "tls1.1")
@@ -292,6 +295,18 @@ class BridgeKojiSettings(KojiSettings):
         None,
         "where RPMs are kept while they are signed (absent: the system's temporary directory)",
         needs=Needs.NAMED_DIRECTORY,
+    )
+    max_downloads_per_user: int = option(
+        "koji",
+        values.count,
+        4,
+        "RPMs of one client certificate's name that may be fetched, or lie here, at once",
+    )
+    max_download_size: int = option(
+        "koji",
+        values.size,
+        2 * 1024**3,
+        "bytes of all fetched RPMs that lie here at once, half of them for one name at most",
     )
 
     required_groups: Mapping[str, str] = family(

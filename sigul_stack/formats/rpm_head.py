@@ -16,8 +16,10 @@ are refused: a signature over the main header covers the region only. Data of en
 order of the entries and never overlaps, as rpm itself wants it, so that what is read here is
 bounded by what has arrived.
 
-A parser here is a generator: it yields how many bytes it wants next, is sent exactly that many,
-and returns its value. What a package means to a signer is `signing.rpm`.
+A head is parsed in place: entries are views of its bytes, and nothing is copied that nobody asks
+for. A package in a file is best mapped into memory and given to `parse_head`. For streams there
+are parsers that are generators: each yields how many bytes it wants next, is sent exactly that
+many, and returns its value. What a package means to a signer is `signing.rpm`.
 """
 
 from __future__ import annotations
@@ -25,18 +27,24 @@ from __future__ import annotations
 import struct
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from types import MappingProxyType
 from typing import Final
 
 from ..errors import ProtocolError
+from .rpm_tags import EntryType, Region, SignatureTag
 
 LEAD_BYTES: Final = 96
-#: Most bytes of a header, index and data together; rpm's own limits are higher.
+#: Bytes of a header before its index.
+INTRO_BYTES: Final = 16
+#: Most bytes of a header's data. A file costs a main header some 160 bytes, so that this is for
+#: 400,000 files, several times what the largest packages have; rpm's own limit is 256 MiB.
+MAX_MAIN_HEADER: Final = 64 * 1024**2
+#: The signature header grows with the files only by their signatures; this is rpm's own limit.
 MAX_SIGNATURE_HEADER: Final = 64 * 1024**2
-MAX_MAIN_HEADER: Final = 128 * 1024**2
-#: Most entries of a header: rpm's own limit.
-MAX_ENTRIES: Final = 0xFFFF
+#: Most entries of a header: several times the number of all tags that rpm knows.
+MAX_ENTRIES: Final = 1024
+#: Most bytes of a text that stands alone: names, versions, digests.
+MAX_TEXT_BYTES: Final = 4096
 #: Most texts of one entry: of files, far more than any package has.
 MAX_TEXTS: Final = 1 << 22
 
@@ -45,26 +53,17 @@ _HEADER_MAGIC: Final = b"\x8e\xad\xe8\x01\0\0\0\0"
 _INTRO: Final = struct.Struct(">8sII")
 _INDEX: Final = struct.Struct(">IIiI")
 _SIGNATURE_ALIGNMENT: Final = 8
+#: How much of an array of texts is looked at, at a time, in bytes.
+_PIECE: Final = 4096
+
+#: Bytes, or a view of a part of others.
+Buffer = bytes | memoryview
 #: `signature_type` in the lead: the signature is a header of its own.
 _HEADER_SIGNATURE: Final = 5
 
 
 class CorruptRPM(ProtocolError):
     """Bytes that are no RPM package of version 4, or not all of one."""
-
-
-class EntryType(IntEnum):
-    """Types of an entry's data."""
-
-    CHAR = 1
-    INT8 = 2
-    INT16 = 3
-    INT32 = 4
-    INT64 = 5
-    STRING = 6
-    BIN = 7
-    STRING_ARRAY = 8
-    I18NSTRING = 9
 
 
 _WIDTHS: Final[Mapping[int, int]] = MappingProxyType(
@@ -78,47 +77,6 @@ _WIDTHS: Final[Mapping[int, int]] = MappingProxyType(
     }
 )
 _STRINGS: Final = (EntryType.STRING_ARRAY, EntryType.I18NSTRING)
-
-
-class Region(IntEnum):
-    """The tag of a header's region, which tells the two kinds of header apart."""
-
-    SIGNATURE = 62
-    MAIN = 63
-
-
-class SignatureTag(IntEnum):
-    """Tags of entries in the signature header."""
-
-    DSA_HEADER = 267  # despite its name, of any algorithm but RSA
-    RSA_HEADER = 268
-    SHA1_HEADER = 269
-    LONG_SIZE = 270
-    SHA256_HEADER = 273
-    FILE_SIGNATURES = 274
-    FILE_SIGNATURE_LENGTH = 275
-    OPENPGP = 278
-    SIZE = 1000
-    PGP = 1002
-    MD5 = 1004
-    GPG = 1005
-    PGP5 = 1006
-    RESERVED_SPACE = 1008
-
-
-class MainTag(IntEnum):
-    """Tags of entries in the main header."""
-
-    NAME = 1000
-    VERSION = 1001
-    RELEASE = 1002
-    EPOCH = 1003
-    ARCH = 1022
-    FILE_DIGESTS = 1035
-    SOURCE_RPM = 1044
-    FILE_DIGEST_ALGORITHM = 5011
-    PAYLOAD_DIGEST = 5092
-    FORMAT = 5114
 
 
 _OPENPGP_SIGNATURES: Final = frozenset(
@@ -136,7 +94,7 @@ class HeaderEntry:
     tag: int
     type: int
     count: int
-    data: bytes
+    data: Buffer
 
     @classmethod
     def binary(cls, tag: int, data: bytes) -> HeaderEntry:
@@ -160,24 +118,41 @@ class Header:
     """A header: its entries by tag, without the region's, and its bytes as they came."""
 
     entries: Mapping[int, HeaderEntry]
-    raw: bytes
+    raw: Buffer
 
     def __contains__(self, tag: int) -> bool:
         return tag in self.entries
 
     def blob(self, tag: int) -> bytes | None:
         """The bytes of entry `tag`, or None."""
-        return self._of(tag, EntryType.BIN)
+        data = self._of(tag, EntryType.BIN)
+        return None if data is None else bytes(data)
 
     def string(self, tag: int) -> str | None:
         """The text of entry `tag`, or None."""
         data = self._of(tag, EntryType.STRING)
-        return None if data is None else _text(data[:-1])
+        if data is None:
+            return None
+        if len(data) > MAX_TEXT_BYTES:
+            raise CorruptRPM(f"the RPM's header entry {tag} has a text of {len(data)} bytes")
+        return _text(bytes(data[:-1]))
 
     def strings(self, tag: int) -> list[str] | None:
         """The texts of entry `tag`, or None."""
-        data = self._of(tag, EntryType.STRING_ARRAY)
-        return None if data is None else [_text(item) for item in data[:-1].split(b"\0")]
+        return list(self.each_string(tag)) if tag in self.entries else None
+
+    def each_string(self, tag: int) -> Iterator[str]:
+        """The texts of entry `tag` one by one; none where it is not there.
+
+        Raises `CorruptRPM` where one has more than `MAX_TEXT_BYTES`.
+        """
+        data = self._of(tag, EntryType.STRING_ARRAY) or b""
+        rest = b""
+        for at in range(0, len(data), _PIECE):
+            *whole, rest = (rest + bytes(data[at : at + _PIECE])).split(b"\0")
+            if len(rest) > MAX_TEXT_BYTES:
+                raise CorruptRPM(f"the RPM's header entry {tag} has a text that is too long")
+            yield from map(_text, whole)
 
     def integer(self, tag: int) -> int | None:
         """The one u32 of entry `tag`, or None."""
@@ -193,7 +168,7 @@ class Header:
         data = self._of(tag, EntryType.INT64)
         return None if data is None else int.from_bytes(data[:8], "big")
 
-    def _of(self, tag: int, kind: EntryType) -> bytes | None:
+    def _of(self, tag: int, kind: EntryType) -> Buffer | None:
         entry = self.entries.get(tag)
         if entry is None:
             return None
@@ -220,7 +195,7 @@ class Head:
     def main_offset(self) -> int:
         """Offset of the main header in the package, in bytes."""
         length = len(self.signature.raw)
-        return LEAD_BYTES + length + _padding(length)
+        return LEAD_BYTES + length + padding(length)
 
     @property
     def length(self) -> int:
@@ -230,97 +205,177 @@ class Head:
     @property
     def raw(self) -> bytes:
         """The head's bytes, as they came."""
-        return self.before_main(self.signature.raw) + self.main.raw
+        return b"".join((self.lead, padded(self.signature.raw), self.main.raw))
 
     def before_main(self, signature: bytes) -> bytes:
         """Lead and another signature header: what comes before the main header then."""
         return self.lead + padded(signature)
 
 
+# --- Reading -----------------------------------------------------------------------------------
+
+
 def read_head() -> Generator[int, bytes, Head]:
     """Parse a package's head. Raises `CorruptRPM`."""
     lead = yield LEAD_BYTES
-    if not lead.startswith(_LEAD_MAGIC):
-        raise CorruptRPM("the file is not an RPM")
-    if lead[4] not in (3, 4) or int.from_bytes(lead[78:80], "big") != _HEADER_SIGNATURE:
-        raise CorruptRPM("the RPM is of a package format that is not supported", "rebuild it")
+    _check_lead(lead)
     signature = yield from read_header(Region.SIGNATURE)
-    padding = _padding(len(signature.raw))
-    if padding and any((yield padding)):
-        raise CorruptRPM("the RPM has something between its headers")
+    zeros = padding(len(signature.raw))
+    if zeros and any((yield zeros)):
+        raise CorruptRPM(_BETWEEN)
     return Head(lead, signature, (yield from read_header(Region.MAIN)))
 
 
 def read_header(region: Region) -> Generator[int, bytes, Header]:
     """Parse one header. Raises `CorruptRPM`."""
-    intro = yield _INTRO.size
+    intro = yield INTRO_BYTES
+    body = yield header_length(intro, region) - INTRO_BYTES
+    return _parse_header(memoryview(intro + body), region)
+
+
+def head_length(data: Buffer) -> int:
+    """The length of the head of the package that begins with `data`, in bytes, by what it says.
+
+    Raises `CorruptRPM`, also where `data` are shorter.
+    """
+    _lead, signature, main = _split_head(memoryview(data))
+    length = len(signature)
+    return LEAD_BYTES + length + padding(length) + len(main)
+
+
+def parse_head(data: Buffer) -> Head:
+    """The head of the package that begins with `data`; it refers to them. Raises `CorruptRPM`."""
+    lead, signature, main = _split_head(memoryview(data))
+    return Head(lead, _parse_header(signature, Region.SIGNATURE), _parse_header(main, Region.MAIN))
+
+
+def parse_signature(data: Buffer) -> Header:
+    """The signature header alone of the package that begins with `data`, as `parse_head`."""
+    return _parse_header(_split_head(memoryview(data))[1], Region.SIGNATURE)
+
+
+def header_length(intro: Buffer, region: Region) -> int:
+    """The length in bytes of the header that begins with `intro`. Raises `CorruptRPM`."""
     magic, count, length = _INTRO.unpack(intro)
     if magic != _HEADER_MAGIC:
         raise CorruptRPM("the RPM has no header where one should be")
     limit = MAX_SIGNATURE_HEADER if region is Region.SIGNATURE else MAX_MAIN_HEADER
     if not 1 <= count <= MAX_ENTRIES or not _INDEX.size <= length <= limit:
         raise CorruptRPM(f"the RPM has a header of {count} entries and {length} bytes")
-    body = yield count * _INDEX.size + length
+    return INTRO_BYTES + int(count) * _INDEX.size + int(length)
+
+
+_BETWEEN: Final = "the RPM has something between its headers"
+
+
+def _check_lead(lead: bytes) -> None:
+    if not lead.startswith(_LEAD_MAGIC):
+        raise CorruptRPM("the file is not an RPM")
+    if lead[4] not in (3, 4) or int.from_bytes(lead[78:80], "big") != _HEADER_SIGNATURE:
+        raise CorruptRPM("the RPM is of a package format that is not supported", "rebuild it")
+
+
+def _split_head(data: memoryview) -> tuple[bytes, memoryview, memoryview]:
+    """Lead, signature header and main header of a package."""
+
+    def take(start: int, count: int) -> memoryview:
+        if start + count > len(data):
+            raise CorruptRPM("the RPM is truncated")
+        return data[start : start + count]
+
+    lead = bytes(take(0, LEAD_BYTES))
+    _check_lead(lead)
+    at = LEAD_BYTES
+    signature = take(at, header_length(take(at, INTRO_BYTES), Region.SIGNATURE))
+    at += len(signature)
+    zeros = take(at, padding(len(signature)))
+    if any(zeros):
+        raise CorruptRPM(_BETWEEN)
+    at += len(zeros)
+    return lead, signature, take(at, header_length(take(at, INTRO_BYTES), Region.MAIN))
+
+
+def _parse_header(raw: memoryview, region: Region) -> Header:
     entries = {}
-    for entry in _entries(body, count, region):
+    for entry in _entries(raw, region):
         if entry.tag in entries:
             raise CorruptRPM(f"the RPM's header has entry {entry.tag} twice")
         entries[entry.tag] = entry
-    return Header(MappingProxyType(entries), intro + body)
+    return Header(MappingProxyType(entries), raw)
 
 
-def _entries(body: bytes, count: int, region: Region) -> Iterator[HeaderEntry]:
-    size, end = count * _INDEX.size, len(body) - _INDEX.size
-    if _INDEX.unpack_from(body) != (region, EntryType.BIN, end - size, _INDEX.size):
+def _entries(raw: memoryview, region: Region) -> Iterator[HeaderEntry]:
+    _magic, count, _length = _INTRO.unpack_from(raw)
+    size, end = count * _INDEX.size, len(raw) - _INDEX.size
+    index, data = raw[INTRO_BYTES:], INTRO_BYTES + size
+    if _INDEX.unpack_from(index) != (region, EntryType.BIN, end - data, _INDEX.size):
         raise CorruptRPM("the RPM's header has entries outside of its region")
-    if _INDEX.unpack_from(body, end) != (region, EntryType.BIN, -size, _INDEX.size):
+    if _INDEX.unpack_from(raw, end) != (region, EntryType.BIN, -size, _INDEX.size):
         raise CorruptRPM("the RPM's header has a region that does not cover it")
-    at = size
-    for tag, kind, offset, values in _INDEX.iter_unpack(body[_INDEX.size : size]):
-        start = size + offset
+    at = data
+    for tag, kind, offset, values in _INDEX.iter_unpack(index[_INDEX.size : size]):
+        start = data + offset
         if not at <= start <= end:
             raise CorruptRPM(f"the RPM's header entry {tag} lies where it must not")
-        at = _data_end(body, kind, start, values, end)
+        at = _data_end(raw, kind, start, values, end)
         if not values or at > end:
             raise CorruptRPM(f"the RPM's header entry {tag} does not fit into the header")
-        yield HeaderEntry(tag, kind, values, body[start:at])
+        yield HeaderEntry(tag, kind, values, raw[start:at])
 
 
-def _data_end(body: bytes, kind: int, start: int, count: int, end: int) -> int:
+def _data_end(raw: memoryview, kind: int, start: int, count: int, end: int) -> int:
     """The end of an entry's data, which begin at `start`; past `end` where that cannot be.
 
-    Alignment is the same in `body` as in the data: the index before those is of 16-byte entries.
+    Alignment is the same in `raw` as in the data: what is before those has a multiple of 16 bytes.
     """
     if kind in _WIDTHS:
         return end + 1 if start % _WIDTHS[kind] else start + _WIDTHS[kind] * count
     most = 1 if kind == EntryType.STRING else min(end - start, MAX_TEXTS)
     if kind not in (EntryType.STRING, *_STRINGS) or count > most:
         return end + 1
-    for _ in range(count):
-        start = body.find(b"\0", start, end) + 1
-        if not start:
-            return end + 1
-    return start
+    # Whole pieces are counted at once: what somebody sends may be millions of empty texts.
+    while start < end:
+        piece = bytes(raw[start : min(start + _PIECE, end)])
+        there = piece.count(0)
+        if there >= count:
+            at = 0
+            for _ in range(count):
+                at = piece.index(0, at) + 1
+            return start + at
+        count -= there
+        start += len(piece)
+    return end + 1
+
+
+# --- Writing -----------------------------------------------------------------------------------
+
+
+def _parts(region: Region, entries: Iterable[HeaderEntry]) -> list[Buffer]:
+    """A header in parts, the large ones of which are the entries' own data."""
+    index, data, size = bytearray(), list[Buffer](), 0
+    ordered = sorted(entries, key=lambda entry: entry.tag)
+    for entry in ordered:
+        gap = -size % _WIDTHS.get(entry.type, 1)
+        index += _INDEX.pack(entry.tag, entry.type, size + gap, entry.count)
+        data += (bytes(gap), entry.data)
+        size += gap + len(entry.data)
+    count = len(ordered) + 1
+    start = _INDEX.pack(region, EntryType.BIN, size, _INDEX.size)
+    data.append(_INDEX.pack(region, EntryType.BIN, -count * _INDEX.size, _INDEX.size))
+    intro = _INTRO.pack(_HEADER_MAGIC, count, size + _INDEX.size)
+    return [intro, start, bytes(index), *data]
 
 
 def encode_header(region: Region, entries: Iterable[HeaderEntry]) -> bytes:
     """A header with these entries, by tag, in a region that covers them all."""
-    index, data = bytearray(), bytearray()
-    ordered = sorted(entries, key=lambda entry: entry.tag)
-    for entry in ordered:
-        data += bytes(-len(data) % _WIDTHS.get(entry.type, 1))
-        index += _INDEX.pack(entry.tag, entry.type, len(data), entry.count)
-        data += entry.data
-    count = len(ordered) + 1
-    start = _INDEX.pack(region, EntryType.BIN, len(data), _INDEX.size)
-    data += _INDEX.pack(region, EntryType.BIN, -count * _INDEX.size, _INDEX.size)
-    return _INTRO.pack(_HEADER_MAGIC, count, len(data)) + start + bytes(index + data)
+    return b"".join(_parts(region, entries))
 
 
 def signed_header(old: Header, added: Iterable[HeaderEntry]) -> bytes:
     """The signature header `old` with the entries `added`, without the signatures it had.
 
-    It is as long as the old one as far as the space that rpmbuild reserved in there goes.
+    It is as long as the old one as far as the space that rpmbuild reserved in there goes. Raises
+    `CorruptRPM` where it would be longer than a reader takes.
     """
     reserved = SignatureTag.RESERVED_SPACE
     entries = {
@@ -329,20 +384,27 @@ def signed_header(old: Header, added: Iterable[HeaderEntry]) -> bytes:
         if tag not in _OPENPGP_SIGNATURES and tag != reserved
     }
     entries |= {entry.tag: entry for entry in added}
-    whole = encode_header(Region.SIGNATURE, entries.values())
-    room = len(old.raw) - len(whole) - _INDEX.size
+    parts = _parts(Region.SIGNATURE, entries.values())
+    length = sum(map(len, parts))
+    if length > MAX_SIGNATURE_HEADER:
+        raise CorruptRPM(
+            f"its signature header would have {length} bytes, more than rpm reads",
+            "sign it without a file-signing-key",
+        )
+    room = len(old.raw) - length - _INDEX.size
     if reserved not in old or room <= 0:
-        return whole
+        return b"".join(parts)
     # Behind everything else, so that its length is free.
     return encode_header(
         Region.SIGNATURE, [*entries.values(), HeaderEntry.binary(reserved, bytes(room))]
     )
 
 
-def padded(signature: bytes) -> bytes:
+def padded(signature: Buffer) -> bytes:
     """A signature header as it lies in a file: with zeros up to a multiple of 8 bytes."""
-    return signature + bytes(_padding(len(signature)))
+    return b"".join((signature, bytes(padding(len(signature)))))
 
 
-def _padding(length: int) -> int:
+def padding(length: int) -> int:
+    """How many zeros follow a signature header of that length in a file."""
     return -length % _SIGNATURE_ALIGNMENT

@@ -33,8 +33,9 @@ from ..protocol.messages import (
 from ..protocol.operations import Operation, fault_of_subrequest
 from ..transport.chunked import ChunkedStream
 from ..transport.payload import receive_pieces, send_payload
+from ..transport.rate import SERVER_FIRST_SECONDS, RateMeter
 from .request import message_field, refusal_of
-from .spool import Spool
+from .spool import Account, Spool
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +75,18 @@ class Batch:
         subrequests: ChainKeys,
         subreplies: ChainKeys,
         sign: Sign,
+        account: Account | None = None,
     ) -> None:
+        self._account = account or Account()
         self._settings = settings
         self._operation = operation
         self._subrequests = subrequests
         self._subreplies = subreplies
         self._sign = sign
+        # One for all: RPM by RPM, a trickle would begin with new credit.
+        self._meter = RateMeter(
+            settings.min_payload_rate, "the subrequests' payloads came", SERVER_FIRST_SECONDS
+        )
         self._places = threading.BoundedSemaphore(PLACES_A_THREAD * settings.signing_threads)
         self._lock = threading.Lock()
         self._answered = 0
@@ -141,9 +148,7 @@ class Batch:
         refusal = (
             self._over_limit(length, total) if fault is None else RequestRefused.because(fault)
         )
-        pieces = receive_pieces(
-            chunked, length, "the subrequest", idle_timeout=self._settings.idle_timeout
-        )
+        pieces = receive_pieces(chunked, length, "the subrequest", self._meter)
         if refusal is not None:
             for _ in pieces:
                 pass
@@ -154,6 +159,7 @@ class Batch:
             length,
             in_memory_limit=self._settings.max_memory_payload_size,
             directory=self._settings.spool_directory,
+            account=self._account,
         )
         with contextlib.ExitStack() as unless_kept:
             unless_kept.enter_context(spool.file)
@@ -163,9 +169,7 @@ class Batch:
             spool.finish()
             authenticated = hmac.compare_digest(mac.digest(), chunked.read_exactly(DIGEST_BYTES))
             if spool.failure is not None:
-                return RefusedSubrequest(
-                    header.fields, RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
-                )
+                return RefusedSubrequest(header.fields, spool.failure)
             unless_kept.pop_all()
         return Subrequest(header.fields, spool.file, authenticated)
 

@@ -13,10 +13,12 @@ back, and it ends no request whose reply is complete.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from ..database import Database
@@ -46,15 +48,6 @@ CLOSE_SECONDS: Final = 2.0
 #: The exit code of a worker whose request was ended.
 ENDED: Final = 3
 
-#: Operations whose success may take the rights away by which they were asked for. They are short,
-#: and their changes are made in one transaction, which looks at what it finds.
-TAKES_RIGHTS: Final = frozenset(
-    {
-        "modify-user", "delete-user", "modify-key", "delete-key",
-        "modify-key-user", "revoke-key-access",
-    }
-)  # fmt: skip
-
 _REFUSALS: Final = {
     WorkerCommand.END: RequestRefused(
         Status.UNKNOWN_ERROR, "the request was ended by whoever runs the server; ask them why"
@@ -76,8 +69,10 @@ class Watch:
         self._database = database
         self._keys: ReplyKeys | None = None
         self._what = ""
-        self._takes_rights = False
-        self._granted: tuple[Granted, ...] = ()
+        #: Held while rights are looked at, or changed by the request itself.
+        self._looking = threading.Lock()
+        self._has_changed = False
+        self._granted: Granted | None = None
         self._unreadable_since: float | None = None
         #: Held while one of the two threads decides what becomes of the reply.
         self._deciding = threading.Lock()
@@ -96,7 +91,6 @@ class Watch:
         user = request.text("user")
         self._keys = request.keys
         self._what = f"Request '{request.op}' of user '{user}'"
-        self._takes_rights = request.op in TAKES_RIGHTS
         self._parent.send(WorkerEvent.CLIENT, encode_client(request.client_name, user, request.op))
         self._wait_where_stale()
         threading.Thread(
@@ -130,7 +124,17 @@ class Watch:
 
     def add(self, granted: Granted) -> None:
         """Watch rights that the request goes on with."""
-        self._granted = (*self._granted, granted)
+        self._granted = granted
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Have the block change the database, and look at no rights from then on.
+
+        The change itself looks at them, and may be what ends them.
+        """
+        with self._looking:
+            yield
+            self._has_changed = True
 
     def check(self) -> None:
         """Raise `RequestRefused` where the request is being ended."""
@@ -173,11 +177,11 @@ class Watch:
 
     def _look(self) -> None:
         """Raise `RequestRefused` where the rights have ended, or cannot be told for too long."""
-        if self._takes_rights:
+        if not self._looking.acquire(blocking=False):
             return
         try:
-            for granted in self._granted:
-                require_still(granted, self._database)
+            if self._granted is not None and not self._has_changed:
+                require_still(self._granted, self._database)
         except DatabaseError as error:
             now = time.monotonic()
             if self._unreadable_since is None:
@@ -190,6 +194,8 @@ class Watch:
                 ) from error
         else:
             self._unreadable_since = None
+        finally:
+            self._looking.release()
 
     def _end(self, refused: RequestRefused, why: str) -> None:
         """End the request, and this process, unless the reply is complete by then."""

@@ -16,10 +16,12 @@ class WorkerEvent(bytes, enum.Enum):
     DETACHED = b"D"
     #: A request has come.
     BUSY = b"B"
+    #: Something to count: the body names one of `metrics.ServerCount`.
+    COUNTED = b"N"
     #: The client's certificate in DER, or its next part; it is whole where CLIENT comes.
     CERTIFICATE = b"C"
     #: The inner session has told whose request it is. Body: `encode_client`.
-    CLIENT = b"N"
+    CLIENT = b"U"
     #: A certificate is good. Body: its SHA-256.
     GOOD = b"G"
 

@@ -32,8 +32,9 @@ from ..protocol.operations import MIB, Operation, UnknownOperation, operation_of
 from ..secret import Secret
 from ..transport.chunked import ChunkedStream, T
 from ..transport.payload import receive_pieces, send_payload
+from ..transport.rate import SERVER_FIRST_SECONDS, RateMeter
 from ..transport.stream import Peer
-from .spool import Spool
+from .spool import Account, Spool
 
 log = logging.getLogger(__name__)
 
@@ -132,12 +133,15 @@ class Answer:
 
 
 def receive(
-    chunked: ChunkedStream, open_inner: OpenInner, settings: ServerSettings
+    chunked: ChunkedStream,
+    open_inner: OpenInner,
+    settings: ServerSettings,
+    account: Account | None = None,
 ) -> Refused | Request:
     """Receive one request, inner session included, and check its integrity.
 
-    Raises `ProtocolError` where it is invalid and cannot be answered; an unknown version has been
-    answered then.
+    Its payload counts in `account`, which is told whose request it is. Raises `ProtocolError` where
+    it is invalid and cannot be answered; an unknown version has been answered then.
     """
     try:
         fields = chunked.parse(messages.read_request_header())
@@ -151,28 +155,32 @@ def receive(
         operation.check_payload(length, settings.max_file_payload_size)
     elif length > MAX_REFUSED_PAYLOAD:
         raise RemoteProtocolError(str(operation), f"its payload of {length} bytes is not read")
+    account = account or Account()
     spool = Spool(
         length,
         in_memory_limit=settings.max_memory_payload_size,
         directory=settings.spool_directory,
+        account=account,
     )
     with contextlib.ExitStack() as unless_kept:
         unless_kept.enter_context(spool.file)
-        for piece in receive_pieces(
-            chunked, length, "the request", idle_timeout=settings.idle_timeout
-        ):
+        meter = RateMeter(
+            settings.min_payload_rate, "the request's payload came", SERVER_FIRST_SECONDS
+        )
+        for piece in receive_pieces(chunked, length, "the request", meter):
             spool.write(piece)
         payload_hash = spool.finish()
         with open_inner(chunked) as session:
             inner = session.parse(messages.read_inner_fields())
             client_name = session.peer.common_name
+        refusal = account.identify(client_name)
+        if refusal is not None and spool.failure is None:
+            spool.forget(refusal)
         _check_integrity(inner, operation, fields, payload_hash)
         if isinstance(operation, RequestRefused):
             return Refused(_shown_name(fields), inner.keys, operation)
         if spool.failure is not None:
-            return Refused(
-                operation.name, inner.keys, RequestRefused(Status.UNKNOWN_ERROR, spool.failure)
-            )
+            return Refused(operation.name, inner.keys, spool.failure)
         unless_kept.pop_all()
     return Request(
         operation=operation,

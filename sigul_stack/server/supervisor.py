@@ -15,6 +15,7 @@ not take it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -41,6 +42,7 @@ from ..transport.nss_certificates import MAX_CERTIFICATE_BYTES, Look
 from ..transport.status_socket import StatusSocket
 from .ending import ENDED
 from .events import HANDSHAKE_SECONDS, WorkerCommand, WorkerEvent, decode_client
+from .slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,8 @@ class WorkerChild(Child):
     #: It serves a request, or does anything else that is not to be interrupted.
     busy: bool = False
     is_check: bool = False
+    #: Its slot in what workers share.
+    slot: int = 0
     #: The time at which it attached to the bridge (`time.monotonic`); None where it has not.
     attached_at: float | None = None
     handshake_seconds: float = 0.0
@@ -105,6 +109,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         *,
         stop: SignalPipe,
         reload: SignalPipe,
+        slots: Slots | None = None,
     ) -> None:
         super().__init__(
             plan, renew, stop=stop, reload=reload, back_off=BackOff(first=FIRST_PAUSE_SECONDS)
@@ -112,6 +117,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         self._counters = Counters(ServerCount)
         self._started = datetime.now(UTC)
         self._status: StatusSocket | None = None
+        self._slots = slots or Slots()
         self._taken_at = -REFILL_DELAY_SECONDS
 
     def status(self) -> ServerStatus:
@@ -209,12 +215,24 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         return [child for child in self._children.values() if not child.busy]
 
     def _fork(self, child: WorkerChild, work: Callable[[ParentPipes], None]) -> bool:
+        child.slot = self._slots.take()
+
         def run(parent: ParentPipes) -> None:
+            self._slots.own = child.slot
             if self._status is not None:
                 self._status.forget()
             work(parent)
 
-        return self._start(child, run)
+        started = self._start(child, run)
+        if not started:
+            self._slots.clear(child.slot)
+        return started
+
+    def _reap(self, child: WorkerChild) -> int:
+        code = super()._reap(child)
+        # Whatever it held is gone with it, however it ended.
+        self._slots.clear(child.slot)
+        return code
 
     def _try_plan(self, plan: ServerPlan) -> None:
         """Have a child look whether workers could serve by `plan`."""
@@ -286,6 +304,9 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             self._taken_at = now
             self._back_off.reset()
             self._counters.add(ServerCount.REQUESTS)
+        elif code == WorkerEvent.COUNTED:
+            with contextlib.suppress(ValueError):  # no number that there is
+                self._counters.add(ServerCount(body.decode()))
         elif code == WorkerEvent.CERTIFICATE:
             # A hostile client's may be long: what is cut is no good certificate.
             child.certificate = (child.certificate + body)[: MAX_CERTIFICATE_BYTES + 1]

@@ -10,14 +10,28 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Protocol, runtime_checkable
 
 from ..system.programs import memory_file
 
 
-def _descriptor(file: IO[bytes]) -> int | None:
+@runtime_checkable
+class Watched(Protocol):
+    """A file that wants to know while a program writes to it, and may refuse to grow further."""
+
+    def grown(self) -> None:
+        """Look at the size; what it raises ends the program."""
+        ...
+
+
+def watch_of(target: IO[bytes]) -> Callable[[], None] | None:
+    """What to call while a program writes to `target`; None where it is not `Watched`."""
+    return target.grown if isinstance(target, Watched) else None
+
+
+def descriptor_of(file: IO[bytes]) -> int | None:
     """The descriptor behind `file`, if there is one."""
     try:
         return file.fileno()
@@ -32,7 +46,7 @@ def _is_regular(descriptor: int) -> bool:
 @contextmanager
 def input_descriptor(source: IO[bytes]) -> Iterator[int]:
     """A descriptor that gives what `source` has from its present position on."""
-    descriptor = _descriptor(source)
+    descriptor = descriptor_of(source)
     if descriptor is None:
         with memory_file(source.read()) as descriptor:
             yield descriptor
@@ -49,7 +63,7 @@ def output_descriptor(target: IO[bytes]) -> Iterator[int]:
 
     If the block fails, nothing of what was written there is left.
     """
-    descriptor = _descriptor(target)
+    descriptor = descriptor_of(target)
     target.flush()
     if descriptor is not None and _is_regular(descriptor):
         end = os.lseek(descriptor, 0, os.SEEK_CUR)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -30,7 +30,7 @@ from ..keystore.gnupg import GnuPG
 from ..keystore.gnupg.program import GnuPGResult
 from ..secret import Secret
 from ..system.programs import memory_file
-from .descriptors import bytes_left, input_descriptor, output_descriptor
+from .descriptors import bytes_left, input_descriptor, output_descriptor, watch_of
 
 _log = logging.getLogger(__name__)
 
@@ -55,12 +55,14 @@ class OpenPGPKey:
 
     A source or target is a binary file object: see `descriptors`. Every method raises
     `WrongPassphrase` if the passphrase is not the key's, and `KeystoreError` where gpg or the key
-    store failed. Safe to use from several threads.
+    store failed. Safe to use from several threads. `before_use` is called before gpg is, each time,
+    and raises where the key is not to be used any more.
     """
 
     home: GnuPG
     fingerprint: str
     passphrase: Secret
+    before_use: Callable[[], None] = lambda: None
 
     def clear_sign(self, source: IO[bytes], target: IO[bytes]) -> None:
         """Write the text in `source`, clear-signed, to `target`.
@@ -87,7 +89,10 @@ class OpenPGPKey:
     def _sign(self, source: IO[bytes], target: IO[bytes], *command: str) -> None:
         with input_descriptor(source) as stdin, output_descriptor(target) as stdout:
             outcome = self._run(
-                ["--local-user", self.fingerprint, *_DIGEST, *command], stdin, stdout
+                ["--local-user", self.fingerprint, *_DIGEST, *command],
+                stdin,
+                stdout,
+                watch=watch_of(target),
             )
             if outcome.status.says_wrong_passphrase():
                 raise self._wrong_passphrase()
@@ -136,6 +141,7 @@ class OpenPGPKey:
                 stdin,
                 stdout,
                 ring,
+                watch=watch_of(target),
             )
             if _says_wrong_key_passphrase(outcome):
                 raise self._wrong_passphrase()
@@ -146,7 +152,15 @@ class OpenPGPKey:
                 time.sleep(max(0.0, began + enough - time.monotonic()))
                 raise RequestRefused(Status.DECRYPT_FAILED)
 
-    def _run(self, arguments: Sequence[str], stdin: int, stdout: int, *inherit: int) -> GnuPGResult:
+    def _run(
+        self,
+        arguments: Sequence[str],
+        stdin: int,
+        stdout: int,
+        *inherit: int,
+        watch: Callable[[], None] | None,
+    ) -> GnuPGResult:
+        self.before_use()
         return self.home.run(
             arguments,
             passphrase=self.passphrase,
@@ -154,6 +168,7 @@ class OpenPGPKey:
             stdout=stdout,
             inherit=inherit,
             time_limit=self.home.time_limit + bytes_left(stdin) / BYTES_PER_SECOND,
+            watch=watch,
         )
 
     def _wrong_passphrase(self) -> KeystoreError:

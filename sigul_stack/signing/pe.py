@@ -29,6 +29,9 @@ from .descriptors import bytes_left, input_descriptor
 #: How much of an image osslsigncode works off in a second on the slowest supported machine.
 BYTES_PER_SECOND = 10 << 20
 
+#: How much larger than the image its signature and certificates may make the output, in bytes.
+MAX_SIGNATURE_BYTES = 1 << 20
+
 _PREFIX = "sigul-pe-"
 _NO_IMAGE = "this is no PE image that can be signed: "
 

@@ -4,6 +4,9 @@ A package is read here, not by rpm's library: its head is parsed with limits, co
 the request says of it, and checked against the digests in its signature header; `rpmkeys` then
 checks all of the package once more, by itself. Only then is anything signed.
 
+A head is mapped into memory, not read. A few times its size is needed all the same, by gpg, rpmkeys
+and file signatures; so that packages with a large head take turns.
+
 The signature is made over the main header, which holds the payload's digest. A package without
 such a digest, or a request for it (`v3`), gets the older signature over header and payload
 besides. Head signing is given the package's head alone and makes a new signature header.
@@ -15,29 +18,33 @@ it goes, as rpmsign has it. Old signatures are replaced; everything else in it s
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
+import mmap
 import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, shortened
 from ..formats.openpgp_packets import RSA, MalformedPacket, signature_algorithm
 from ..formats.rpm_head import (
+    MAX_SIGNATURE_HEADER,
     CorruptRPM,
     Head,
     Header,
     HeaderEntry,
-    MainTag,
-    SignatureTag,
-    padded,
-    read_head,
+    head_length,
+    padding,
+    parse_head,
     signed_header,
 )
-from ..protocol.codec import printable, run_parser
-from ..system.programs import run
+from ..formats.rpm_tags import EntryType, MainTag, SignatureTag
+from ..protocol.codec import printable
+from ..system.programs import memory_file, run
 from ..tools import RAISE_SIGNING_TIMEOUT, RPMKEYS
-from .descriptors import input_descriptor
+from .descriptors import descriptor_of, input_descriptor
 from .ima import FileSigner
 from .openpgp import OpenPGPKey
 
@@ -46,6 +53,8 @@ _log = logging.getLogger(__name__)
 #: How much of a package is digested in a second on the slowest machine that is supported.
 _BYTES_PER_SECOND: Final = 10 << 20
 _COPY_BYTES: Final = 1 << 20
+#: Packages with larger heads take turns, in bytes: those have more than 25,000 files.
+LARGE_HEAD: Final = 4 << 20
 
 #: OpenPGP's number of MD5, which files are named by where the header says nothing else.
 _MD5_ALGORITHM: Final = 1
@@ -80,13 +89,17 @@ class RPMSigner:
     """Signs packages with `key`, and their files with `files` where that is given.
 
     `v3` asks for a signature over header and payload, too; with `head_only` packages are heads
-    without a payload, and so are the answers. Safe to use from several threads.
+    without a payload, and so are the answers. `permit` is called with the name in a package's own
+    header before it is signed, and raises where it is not to be. `turn` is held while a package is
+    worked on whose head has more than `LARGE_HEAD` bytes. Safe to use from several threads.
     """
 
     key: OpenPGPKey
     files: FileSigner | None = None
+    permit: Callable[[str | None], None] = lambda _name: None
     v3: bool = False
     head_only: bool = False
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def sign(self, package: BinaryIO, expected: ExpectedPackage, output: BinaryIO) -> None:
         """Write `package`, signed, to `output`; with `head_only` only its new signature header.
@@ -105,18 +118,26 @@ class RPMSigner:
             # Nothing speaks for these bytes, so none of them are looked at.
             raise RequestRefused(Status.UNAUTHENTICATED_RPM)
         try:
-            head = _read_head(package, size)
-            _compare(head, expected)
-            self._check(package, size, head, expected)
-            added = self._signatures(package, head)
+            data = _mapped(package)
+            with self.turn() if head_length(data) > LARGE_HEAD else nullcontext():
+                self._sign(package, size, parse_head(data), expected, output)
         except ProtocolError as error:
             raise RequestRefused.because(error, Status.CORRUPT_RPM) from None
-        header = signed_header(head.signature, added)
+
+    def _sign(
+        self, package: BinaryIO, size: int, head: Head, expected: ExpectedPackage, output: BinaryIO
+    ) -> None:
+        _compare(head, expected)
+        self._check(package, size, head, expected)
+        self.permit(head.main.string(MainTag.NAME))
+        header = signed_header(head.signature, self._signatures(package, head))
+        if not self.head_only:
+            _write(output, head.lead)
+        _write(output, header)
+        # As it lies in a file, so that whoever puts it back need not know of the padding.
+        _write(output, bytes(padding(len(header))))
         if self.head_only:
-            # As it lies in a file, so that whoever puts it back need not know of the padding.
-            _write(output, padded(header))
             return
-        _write(output, head.before_main(header))
         package.seek(head.main_offset)
         while piece := package.read(_COPY_BYTES):
             _write(output, piece)
@@ -172,8 +193,16 @@ class RPMSigner:
                 Status.UNKNOWN_ERROR,
                 "a signature over the payload needs the whole RPM; sign it without head-signing",
             )
-        added = [] if self.files is None else _file_signatures(self.files, head.main)
-        signature = self.key.detached_signature(io.BytesIO(head.main.raw))
+        added = (
+            []
+            if self.files is None
+            else _file_signatures(self.files, head.main, self.key.home.time_limit)
+        )
+        with (
+            memory_file(head.main.raw) as descriptor,
+            open(descriptor, "rb", buffering=0, closefd=False) as main,
+        ):
+            signature = self.key.detached_signature(main)
         added.append(
             HeaderEntry.binary(
                 SignatureTag.RSA_HEADER if _is_rsa(signature) else SignatureTag.DSA_HEADER,
@@ -191,22 +220,13 @@ class RPMSigner:
         return added
 
 
-def _read_head(package: BinaryIO, size: int) -> Head:
-    package.seek(0)
-    left = size
-
-    def read_exactly(count: int) -> bytes:
-        nonlocal left
-        left -= count
-        # Asked first, so that nothing is made room for that has not come.
-        data = package.read(count) if left >= 0 else b""
-        while data and len(data) < count and (more := package.read(count - len(data))):
-            data += more
-        if len(data) != count:
-            raise CorruptRPM("the RPM is truncated")
-        return data
-
-    return run_parser(read_head(), read_exactly)
+def _mapped(package: BinaryIO) -> memoryview:
+    """A package's bytes, of which only those are read that are looked at."""
+    descriptor = descriptor_of(package)
+    if descriptor is None:
+        package.seek(0)
+        return memoryview(package.read())
+    return memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
 
 
 def _compare(head: Head, expected: ExpectedPackage) -> None:
@@ -255,24 +275,45 @@ def _md5(package: BinaryIO, offset: int) -> bytes:
     return digest.digest()
 
 
-def _file_signatures(signer: FileSigner, main: Header) -> list[HeaderEntry]:
-    digests = main.strings(MainTag.FILE_DIGESTS)
-    if digests is None:  # a package without files
+def _file_signatures(signer: FileSigner, main: Header, time_limit: float) -> list[HeaderEntry]:
+    """The entries with the files' signatures, which are made within `time_limit` seconds."""
+    if MainTag.FILE_DIGESTS not in main:  # a package without files
         return []
     algorithm = main.integer(MainTag.FILE_DIGEST_ALGORITHM) or _MD5_ALGORITHM
-    try:
+    deadline = time.monotonic() + time_limit
+    signatures, count, longest = bytearray(), 0, 0
+    for digest in main.each_string(MainTag.FILE_DIGESTS):
         # Directories, links and the like have none.
-        signatures = [
-            signer.sign(algorithm, bytes.fromhex(digest)).hex() if digest else ""
-            for digest in digests
-        ]
-    except ValueError:
-        raise CorruptRPM("a file's digest is not hexadecimal") from None
-    longest = max(len(signature) for signature in signatures) // 2
+        if digest:
+            signature = signer.sign(algorithm, _digest(digest))
+            longest = max(longest, len(signature))
+            signatures += signature.hex().encode("ascii")
+        signatures += b"\0"
+        count += 1
+        if len(signatures) > MAX_SIGNATURE_HEADER:
+            raise CorruptRPM("it has more files than an RPM has room for signatures")
+        if time.monotonic() > deadline:
+            raise RequestRefused(
+                Status.UNKNOWN_ERROR,
+                f"signing the RPM's files took longer than the server's signing-timeout: {count} of"
+                " them were done; raise it, or sign with an ECC key",
+            )
     return [
-        HeaderEntry.strings(SignatureTag.FILE_SIGNATURES, signatures),
+        HeaderEntry(
+            SignatureTag.FILE_SIGNATURES,
+            EntryType.STRING_ARRAY,
+            count,
+            memoryview(signatures),
+        ),
         HeaderEntry.integer(SignatureTag.FILE_SIGNATURE_LENGTH, longest),
     ]
+
+
+def _digest(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise CorruptRPM("a file's digest is not hexadecimal") from None
 
 
 def _is_rsa(signature: bytes) -> bool:
@@ -286,7 +327,7 @@ def _is_rsa(signature: bytes) -> bool:
         ) from None
 
 
-def _write(output: BinaryIO, data: bytes) -> None:
+def _write(output: BinaryIO, data: bytes | memoryview) -> None:
     """Write all of `data`: an unbuffered file may take less at once."""
     left = memoryview(data)
     while left:

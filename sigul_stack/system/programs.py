@@ -13,7 +13,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,8 @@ MAX_PIPED_SECRET = 4096
 #: How long a killed process may take to vanish, in seconds.
 _KILL_LIMIT = 10.0
 _READ_SIZE = 1 << 16
+#: How often what a program writes elsewhere is looked at, in seconds.
+_WATCH_SECONDS = 0.05
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -92,7 +94,7 @@ def secret_pipe(secret: Secret) -> Iterator[int]:
 
 
 @contextmanager
-def memory_file(content: bytes = b"") -> Iterator[int]:
+def memory_file(content: bytes | memoryview = b"") -> Iterator[int]:
     """A descriptor of an anonymous file in memory with `content`, at its beginning."""
     descriptor = os.memfd_create("sigul")
     try:
@@ -116,6 +118,7 @@ def run(
     environment: Mapping[str, str] = _NOTHING,
     directory: Path | None = None,
     timeout_cure: str = "",
+    watch: Callable[[], None] | None = None,
 ) -> Finished:
     """Run a program to its end; how it ended is for the caller to judge.
 
@@ -124,7 +127,8 @@ def run(
     descriptor, or data), writes descriptor `stdout` (None: captured), inherits the descriptors
     `inherit` and runs in `directory` (None: the current one). `environment` is added to PATH, and
     the C locale in UTC. `status_option` makes it write machine readable messages: that option is
-    put before the others, with the number of a descriptor.
+    put before the others, with the number of a descriptor. `watch` is called many times a second
+    while it runs, and once it has ended: what that raises ends the program, and is raised.
 
     Raises `ToolMissing`, `ToolTimeout`, and `KeystoreError` where it cannot be started or writes
     too much.
@@ -175,7 +179,7 @@ def run(
                 readers[name] = pipe.fileno()
         cleanup.callback(_end, process)
         try:
-            found = _collect(readers, deadline)
+            found = _collect(readers, deadline, watch)
             returncode = process.wait(max(0.0, deadline - time.monotonic()))
         except (TimeoutError, subprocess.TimeoutExpired):
             raise ToolTimeout(
@@ -186,6 +190,8 @@ def run(
                 f"{program} wrote more than {MAX_OUTPUT} bytes of messages and was stopped",
                 "what it was given is not what it is for",
             ) from None
+    if watch is not None:
+        watch()
     return Finished(
         returncode,
         found.get("stdout", b""),
@@ -203,14 +209,20 @@ class _TooMuch(Exception):
     """A program writes without end."""
 
 
-def _collect(readers: Mapping[str, int], deadline: float) -> dict[str, bytes]:
+def _collect(
+    readers: Mapping[str, int], deadline: float, watch: Callable[[], None] | None
+) -> dict[str, bytes]:
     """Read each of the descriptors `readers` to its end."""
     found = {name: bytearray() for name in readers}
     with selectors.DefaultSelector() as selector:
         for name, descriptor in readers.items():
             selector.register(descriptor, selectors.EVENT_READ, found[name])
         while selector.get_map():
-            if not (ready := selector.select(deadline - time.monotonic())):
+            left = deadline - time.monotonic()
+            if watch is not None:
+                watch()
+            ready = selector.select(left if watch is None else min(left, _WATCH_SECONDS))
+            if not ready and time.monotonic() >= deadline:
                 raise TimeoutError
             for key, _ in ready:
                 data = os.read(key.fd, _READ_SIZE)

@@ -8,19 +8,17 @@ No payload is held in memory or read twice (docs/protocol.md, "A request").
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
-from ..errors import PeerClosed, RemoteProtocolError, SigulError
+from ..errors import DeadlineExceeded, PeerClosed, RemoteProtocolError, SigulError
 from ..protocol.authentication import DIGEST_BYTES, Digest, check_digest, new_hmac
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import pack_u64, read_u64
 from .chunked import ChunkedStream
+from .rate import RateMeter
 from .stream import Deadline
-
-#: Slowest payload that is put up with, in bytes a second, beyond one idle timeout: a peer that
-#: trickles on purpose must not keep others waiting for ever.
-MIN_PAYLOAD_RATE: Final = 16 * 1024
 
 
 def payload_pieces(source: BinaryIO, length: int) -> Iterator[bytes]:
@@ -55,27 +53,33 @@ def send_payload(chunked: ChunkedStream, payload: BinaryIO, key: bytes) -> None:
 
 
 def receive_pieces(
-    chunked: ChunkedStream, length: int, message: str, *, idle_timeout: float | None = None
+    chunked: ChunkedStream, length: int, message: str, meter: RateMeter | None = None
 ) -> Iterator[bytes]:
     """A payload of `length` bytes as it comes; `message` ("the request") is for errors.
 
-    With an `idle_timeout`, in seconds, raises `DeadlineExceeded` where it comes slower than
-    `MIN_PAYLOAD_RATE`; raises `PeerClosed` where it ends too early.
+    Raises `TooSlow` where it comes slower than `meter` allows; `PeerClosed` where it ends too
+    early.
     """
-    deadline = None
-    if idle_timeout is not None:
-        deadline = Deadline(
-            idle_timeout + length / MIN_PAYLOAD_RATE, f"receiving a payload of {length} bytes"
-        )
     left = length
     while left:
-        if deadline is not None:
-            deadline.remaining()
-        piece = chunked.read(left)
+        piece = chunked.read(left) if meter is None else _read_metered(chunked, left, meter)
         if not piece:
             raise PeerClosed(f"{message} ended {left} bytes before its payload did")
         yield piece
         left -= len(piece)
+
+
+def _read_metered(chunked: ChunkedStream, left: int, meter: RateMeter) -> bytes:
+    limit = min(meter.limit(), chunked.timeout)
+    begin = time.monotonic()
+    try:
+        piece = chunked.read(left, Deadline(limit, "waiting for more of a payload"))
+    except DeadlineExceeded:
+        if limit == chunked.timeout:
+            raise
+        raise meter.exceeded() from None
+    meter.waited(time.monotonic() - begin, len(piece))
+    return piece
 
 
 class AuthenticatedPayload:

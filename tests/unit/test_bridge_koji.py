@@ -11,7 +11,15 @@ from sigul_stack.errors import ProtocolError
 from sigul_stack.formats.rpm_head import Head, Header, HeaderEntry, Region, encode_header, padded
 from sigul_stack.protocol.codec import Fields
 from sigul_stack.protocol.operations import OPERATIONS
-from tests.wire import SUBREPLY_KEYS, SUBREQUEST_KEYS, reply, request_filter, sub_parts, u32
+from tests.wire import (
+    SUBREPLY_KEYS,
+    SUBREQUEST_KEYS,
+    no_place,
+    reply,
+    request_filter,
+    sub_parts,
+    u32,
+)
 
 SIGN_RPM, SIGN_RPMS = OPERATIONS["sign-rpm"], OPERATIONS["sign-rpms"]
 NO_LIMIT = 2**40
@@ -27,8 +35,9 @@ class Recorded(KojiSession):
 
     def __init__(self) -> None:
         super().__init__(
-            BridgeKojiSettings(), Fields({"head-signing": b"\1", "import-signature": b"\1"}), "ann"
-        )
+            BridgeKojiSettings(), Fields({"head-signing": b"\1", "import-signature": b"\1"}), "ann",
+            no_place,
+        )  # fmt: skip
         self.stored: list[bytes] = []
 
     def store(self, signature: Header, head: Head | None, number: bytes | None) -> str | None:

@@ -102,7 +102,10 @@ def test_bridge_defaults(bridge: Callable[[str], Loaded[BridgeSettings]]) -> Non
 def test_server_defaults(server: Load) -> None:
     loaded = server("")
     settings = loaded.settings
-    assert loaded.warnings == ()
+    (warning,) = loaded.warnings
+    assert "[server] max-file-payload-size is not set" in warning
+    assert (settings.max_spool_size, settings.max_spool_size_per_user) == (None, None)
+    assert settings.spool_min_free is None
     assert settings.bridge_port == 44333
     assert settings.max_file_payload_size is None
     assert settings.max_memory_payload_size == 1048576
@@ -226,6 +229,14 @@ def test_no_option_of_1_2_is_unknown(name: str, tmp_path: Path) -> None:
     )
     assert warnings == ()
     assert len(list(files.entries())) > 15
+
+
+def test_a_server_file_of_1_2_gives_no_warning(tmp_path: Path) -> None:
+    file = tmp_path / "server.conf"
+    text = held("configuration-1.2", "server.conf").read_text()
+    # Its PKCS#11 library is looked for where the tests run.
+    file.write_text(text[: text.index("[binding]")])
+    assert load_server(file, system_directory=tmp_path / "none").warnings == ()
 
 
 def test_a_bridge_without_server_cn_warns(tmp_path: Path) -> None:
@@ -401,7 +412,7 @@ def test_both_ports_alike(bridge: Callable[[str], Loaded[BridgeSettings]]) -> No
 
 
 def test_an_old_tls_version_is_raised_to_the_floor(server: Load) -> None:
-    loaded = server("[nss]\nnss-min-tls: tls1.0\n")
+    loaded = server("max-file-payload-size: 1\n[nss]\nnss-min-tls: tls1.0\n")
     assert loaded.settings.nss.min_tls == "tls1.2"
     assert len(loaded.warnings) == 1
     assert "tls1.0 is older than Sigul allows" in loaded.warnings[0]
@@ -474,7 +485,7 @@ def test_settings_never_show_their_secrets(server: Load) -> None:
 def test_binding(server: Load, tmp_path: Path) -> None:
     (tmp_path / "pin").write_text("4321\n")
     loaded = server(
-        "[binding]\nenabled: test, pkcs11\n"
+        "max-file-payload-size: 1\n[binding]\nenabled: test, pkcs11\n"
         "forced-binding-methods: pkcs11,token=a|test\n    test,may_unbind=1\n"
         "forced-binding-methods-position: last\ndefault-binding-methods:\n    test\n"
         "pkcs11_tokens: a,b\npkcs11_A_pubkey: /a.pem\npkcs11_a_pin: 1234\n"

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from sigul_stack.bridge import forward
 from sigul_stack.bridge.forward import TRANSITIONS, Forwarding, RequestEvent, RequestState
+from sigul_stack.bridge.register import Visit
 from sigul_stack.errors import (
     DeadlineExceeded,
     PeerClosed,
@@ -35,6 +36,7 @@ from sigul_stack.transport import memory
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import MemoryStream
 from sigul_stack.transport.nested import loopback_pair
+from sigul_stack.transport.rate import RateMeter, TooSlow
 from tests.wire import (
     INNER_END,
     OUTER_END,
@@ -70,6 +72,8 @@ class Joint:
     forwarding: Forwarding
     writes_to_client: list[bytes]
     writes_to_server: list[bytes]
+    #: What the client was told by the bridge itself.
+    refusals: list[str]
 
     def run(self) -> None:
         """Forward a request whose header took all that had arrived."""
@@ -90,10 +94,12 @@ def join(
     idle_timeout: float = LONG,
     close_timeout: float = LONG,
     keep_payload: bool = True,
+    min_rate: int = 16_384,
 ) -> Joint:
     """A client with a request for `op` whose header has gone, and the server that took it."""
     client_near, client = memory.pair()
     server_near, server = memory.pair()
+    refusals: list[str] = []
     joint = Joint(
         client,
         server,
@@ -104,9 +110,12 @@ def join(
             reply_filter(OPERATIONS[op], keep_payload=keep_payload),
             idle_timeout=idle_timeout,
             close_timeout=close_timeout,
+            min_rate=min_rate,
+            visit=Visit(client_near, refusals.append),
         ),
         [],
         [],
+        refusals,
     )
     client_near.on_write = joint.writes_to_client.append
     server_near.on_write = joint.writes_to_server.append
@@ -591,24 +600,111 @@ def test_silence_of_one_side_is_none_while_the_other_moves() -> None:
     assert b"".join(of_stream(got["reply"], Stream.OUTER)) == data
 
 
-def test_a_client_that_trickles_its_payload_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "MIN_PAYLOAD_RATE", 10_000_000)
-    joint = join(length=1_000_000, idle_timeout=0.3)
-    stop = threading.Event()
+def impatient(joint: Joint) -> None:
+    """Have a client's credit used up in moments."""
+    joint.forwarding._sends = RateMeter(10_000_000, "the client sent its request", 0.3)
+    joint.forwarding._takes = RateMeter(10_000_000, "the client read its reply", 0.3)
 
-    def client() -> None:
-        while not stop.wait(0.02):
-            try:
-                joint.client.write(outer(b"x"), LONG)
-            except TransportError:
-                return
 
-    with in_background(client):
+def trickle(stream: MemoryStream, stop: threading.Event, piece: bytes = outer(b"x")) -> None:
+    """Write a piece now and then, until the stream has ended or the test is over."""
+    while not stop.wait(0.02):
         try:
-            with pytest.raises(DeadlineExceeded, match="slower than"):
+            stream.write(piece, LONG)
+        except TransportError:
+            return
+
+
+@pytest.mark.parametrize(
+    ("op", "begin"),
+    [("sign-text", b""), ("sign-rpms", outer(b"\xff"))],
+    ids=["payload", "subrequest"],
+)
+def test_a_client_that_trickles_is_cut_off_and_told(op: str, begin: bytes) -> None:
+    joint = join(op, length=0 if begin else 1_000_000)
+    impatient(joint)
+    stop = threading.Event()
+    if begin:
+        joint.client.write(begin, LONG)
+    # Where no byte may come of the payload, one of the inner stream does not help either.
+    piece = inner(b"x") if begin else outer(b"x")
+    with in_background(lambda: trickle(joint.client, stop, piece)):
+        try:
+            with pytest.raises(TooSlow, match="sent its request slower than 10000000 bytes/s"):
                 joint.run()
         finally:
             stop.set()
+    assert len(joint.refusals) == 1
+    assert "min-payload-rate" in joint.refusals[0]
+    joint.assert_aborted()
+
+
+def test_time_in_which_the_server_takes_nothing_is_not_the_clients() -> None:
+    joint = join(length=1_000_000)
+    impatient(joint)
+    payload = outer(bytes(500_000))
+    near_server = joint.forwarding._server
+    assert isinstance(near_server, MemoryStream)
+    near_server.on_write = lambda _data: time.sleep(0.4)
+
+    def client() -> None:
+        joint.client.write(payload + payload, LONG)
+        read_through_outer_end(joint.client)
+        joint.client.close()
+
+    def server() -> None:
+        read_until(joint.server, lambda data: len(data) >= 2 * len(payload) - 8)
+        whole_reply_of(joint.server, INNER_END + outer(reply()))
+
+    with in_background(client, server):
+        joint.run()
+    assert joint.refusals == []
+
+
+def test_a_client_that_reads_its_reply_in_a_trickle_keeps_no_server() -> None:
+    client_end, client = loopback_pair()
+    near = SocketStream(client_end)
+    near_server, server = memory.pair()
+    told: list[str] = []
+    forwarding = Forwarding(
+        near,
+        near_server,
+        request_filter(OPERATIONS["sign-data"], 0, 2**40),
+        reply_filter(OPERATIONS["sign-data"]),
+        idle_timeout=60,
+        close_timeout=60,
+        min_rate=64 * 1024**2,
+        visit=Visit(near, told.append),
+    )
+    forwarding._takes = RateMeter(64 * 1024**2, "the client read its reply", 0.3)
+    server.write(INNER_END + outer(*reply_parts(0, {}, bytes(48 * 1024**2))), LONG)
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.wait(0.02):
+            with contextlib.suppress(OSError):
+                client.recv(1)
+
+    with client, in_background(read):
+        try:
+            with pytest.raises(TooSlow, match="read its reply slower than"):
+                forwarding.run([], ChunkDecoder())
+        finally:
+            stop.set()
+            near.discard()
+    # A reply that has begun cannot be taken back.
+    assert told == []
+
+
+def test_a_client_may_not_pause_for_ever_between_subrequests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forward, "PAUSE_SECONDS", 0.3)
+    joint = join("sign-rpms")
+    with in_background(lambda: joint.server.write(INNER_END + outer(reply()), LONG)):
+        joint.client.write(inner(b"secrets") + INNER_END, LONG)
+        with pytest.raises(DeadlineExceeded, match=r"silent for 0\.3 s"):
+            joint.run()
 
 
 # -------------------------------------------------------------------------------------- `sign-rpms`
@@ -744,6 +840,8 @@ def test_a_client_that_is_sending_when_its_request_fails_has_an_error_at_once() 
         reply_filter(OPERATIONS["sign-data"]),
         idle_timeout=60,
         close_timeout=60,
+        min_rate=16_384,
+        visit=Visit(near, lambda _reason: None),
     )
     ended: list[float] = []
 

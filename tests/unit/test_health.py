@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from sigul_stack.bridge.quota import RequestQuota
+from sigul_stack.bridge.budget import Budget
 from sigul_stack.bridge.service import describe
 from sigul_stack.bridge.waiting import Arrival
 from sigul_stack.checks import Check, Report, State, failed, ok, warning
+from sigul_stack.config.bridge import BridgeSettings
+from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import ConfigurationError, DeadlineExceeded, ProtocolError, TransportError
 from sigul_stack.health.bridge_checks import own_address
 from sigul_stack.health.report_text import as_json, exit_code, health_text
@@ -201,22 +203,22 @@ def test_what_is_no_status_is_refused(data: bytes) -> None:
 
 def test_a_bridge_is_described_by_what_it_knows() -> None:
     counters = Counters(BridgeCount)
-    quota = RequestQuota(max_clients=1, max_per_user=1)
-    with quota.request():
+    budget = Budget(BridgeSettings(nss=NSSSettings(directory="sql:/none")), counters)
+    with budget.request(memory.pair()[0]):
         for _ in range(2):
             counters.add(BridgeCount.REQUESTS)
         near, _far = memory.pair()
         near.peer = Peer("server", "", "192.0.2.1:5")
         many = [(near, Arrival(10.0, 0.25))] * (MAX_LISTED + 1)
         began = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-        status = describe(many, quota.in_flight, counters.values(), began, 14.5)
+        status = describe(many, budget.in_flight, counters.values(), began, 14.5)
     assert status.servers_waiting == MAX_LISTED + 1
     assert len(status.servers) == MAX_LISTED
     assert status.servers[0] == WaitingServer("server", "192.0.2.1:5", 4.5, 0.25)
     assert status.requests_in_flight == 1
     assert status.totals["requests_total"] == 2
     assert "requests_in_flight" not in status.totals
-    assert quota.in_flight == 0
+    assert budget.in_flight == 0
 
 
 # ----------------------------------------------------------------------------------- status socket

@@ -9,19 +9,32 @@ from pathlib import Path
 
 import pytest
 
+from sigul_stack.bridge import forward
 from sigul_stack.bridge.admission import OnlyLooked
+from sigul_stack.bridge.budget import REFUSALS_PER_USER, OverBudget
+from sigul_stack.bridge.refusal import refuse
 from sigul_stack.bridge.session import BridgeResources, RequestSession
 from sigul_stack.config.bridge import BridgeSettings, GroupSettings
 from sigul_stack.config.shared import NSSSettings
-from sigul_stack.errors import BridgeRefused, DeadlineExceeded, PeerClosed, RemoteProtocolError
+from sigul_stack.errors import (
+    BridgeRefused,
+    DeadlineExceeded,
+    PeerClosed,
+    ProtocolError,
+    RemoteProtocolError,
+    TransportError,
+)
 from sigul_stack.protocol.chunks import Stream
-from sigul_stack.protocol.messages import read_reply_header
+from sigul_stack.protocol.messages import UnknownVersion, read_reply_header
 from sigul_stack.transport import memory
 from sigul_stack.transport.memory import MemoryStream
+from sigul_stack.transport.rate import TooSlow
 from tests.wire import (
     INNER_END,
     LIST_USERS,
     OUTER_END,
+    eventually,
+    field_map,
     in_background,
     inner,
     of_stream,
@@ -29,6 +42,8 @@ from tests.wire import (
     parse_whole,
     reply,
     sign_text,
+    u32,
+    u64,
 )
 
 LONG = 10.0
@@ -60,7 +75,7 @@ class Desk:
 
     def _pair(self) -> None:
         self.paired += 1
-        assert self.resources.quota.in_flight == 1
+        assert self.resources.budget.in_flight == 1
 
     def totals(self) -> dict[str, int]:
         """The counters that are not 0, without `_total`."""
@@ -77,8 +92,8 @@ def desk(settings: BridgeSettings = SETTINGS) -> Iterator[Desk]:
     found = Desk(settings)
     try:
         yield found
-        assert (found.resources.quota.in_flight, found.resources.quota.connected) == (0, 0)
-        assert not found.resources.quota._counts
+        assert (found.resources.budget.in_flight, found.resources.budget.connected) == (0, 0)
+        assert not found.resources.budget._counts
     finally:
         found.resources.close()
 
@@ -202,3 +217,110 @@ def test_without_a_server_the_client_is_not_kept_for_ever() -> None:
             bridge.run(near)
         assert bridge.paired == 0
         assert bridge.totals() == {"requests": 1, "requests_failed": 1}
+
+
+# --------------------------------------------------------------------------- whoever is refused
+
+
+def told(client: MemoryStream) -> str:
+    """What the bridge itself said to a client before it ended the connection."""
+    data = b""
+    with contextlib.suppress(PeerClosed):
+        while piece := client.read(100_000, LONG):
+            data += piece
+    (header, *_rest) = of_stream(data, Stream.OUTER)
+    with pytest.raises(BridgeRefused) as refused:
+        parse_whole(read_reply_header(), header).check_origin()
+    return str(refused.value)
+
+
+def test_who_waits_for_a_server_in_vain_is_told() -> None:
+    with desk(dataclasses.replace(SETTINGS, server_wait_timeout=0.1)) as bridge:
+        near, client = client_of(outer(LIST_USERS.outer))
+        with pytest.raises(DeadlineExceeded):
+            bridge.run(near)
+        assert "no signing server became free in time" in told(client)
+
+
+def test_who_has_too_many_connections_is_told_before_it_has_said_anything() -> None:
+    with desk(dataclasses.replace(SETTINGS, max_connections_per_user=1)) as bridge:
+        held, _held_client = client_of()
+        near, client = client_of()
+        client.end_writing()
+        with bridge.resources.budget.connection(held):
+            with pytest.raises(OverBudget):
+                bridge.run(near)
+            assert "'ann' has 1 connections here" in told(client)
+            assert bridge.totals() == {"over_budget": 1}
+            # Whoever it is whose place is free: not this one's.
+            other, other_client = client_of(name="bob")
+            other_client.close()
+            with pytest.raises(OnlyLooked):
+                bridge.run(other)
+
+
+def test_who_waits_while_the_bridge_ends_is_told() -> None:
+    with desk() as bridge:
+        near, client = client_of(outer(LIST_USERS.outer))
+
+        def end() -> None:
+            assert eventually(lambda: len(bridge.resources.waiting._line) == 1)
+            bridge.resources.close()
+
+        with in_background(end), pytest.raises(TransportError, match="bridge is ending"):
+            bridge.run(near)
+        assert "the bridge is ending" in told(client)
+
+
+def test_whose_header_is_invalid_or_late_is_told() -> None:
+    with desk(dataclasses.replace(SETTINGS, header_timeout=0.2)) as bridge:
+        for said, reason in (
+            (outer(u32(1) + field_map({"op": b"sign-everything", "user": b"ann"}) + u64(0)),
+             "operation 'sign-everything' is unknown"),
+            (outer(u32(1)), "sending the request's header took longer"),
+        ):  # fmt: skip
+            near, client = client_of(said)
+            with pytest.raises((ProtocolError, DeadlineExceeded)):
+                bridge.run(near)
+            assert reason in told(client)
+
+
+def test_whose_version_is_unknown_is_not_told_in_the_words_of_another() -> None:
+    with desk() as bridge:
+        near, client = client_of(outer(u32(7) + bytes(100)))
+        with pytest.raises(UnknownVersion):
+            bridge.run(near)
+        assert not client.has_input()
+
+
+def test_who_sends_too_slowly_is_told_and_counted() -> None:
+    request = sign_text(b"text" * 5000)
+    settings = dataclasses.replace(SETTINGS, min_payload_rate=2**40, idle_timeout=60)
+    with desk(settings) as bridge:
+        server = bridge.server()
+        near, client = client_of(outer(request.outer[:200]))
+        slow = forward.RateMeter
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(forward, "RateMeter", lambda rate, doing: slow(rate, doing, 0.2))
+            with pytest.raises(TooSlow):
+                bridge.run(near)
+        assert "slower than 1099511627776 bytes/s (min-payload-rate)" in told(client)
+        assert bridge.totals() == {
+            "requests": 1, "requests_failed": 1, "servers_attached": 1, "too_slow": 1,
+        }  # fmt: skip
+        assert not bridge.resources.waiting._taken
+        with pytest.raises(PeerClosed):
+            read_rest(server)
+
+
+def test_one_of_many_refused_is_not_waited_for() -> None:
+    """The fifth of one name at a time is told and ended at once; nobody waits for it to close."""
+    with desk() as bridge:
+        budget = bridge.resources.budget
+        near, client = client_of()
+        with contextlib.ExitStack() as stack:
+            for _ in range(REFUSALS_PER_USER):
+                assert stack.enter_context(budget.refusal(near))
+            refuse(near, "too many", budget)
+        near.discard()
+        assert "too many" in told(client)

@@ -351,6 +351,99 @@ def test_a_client_with_data_to_send_goes_on_waiting(
     assert got == [server]
 
 
+# ---------------------------------------------------------------------------------------- fairness
+
+
+def test_of_those_that_wait_the_name_with_the_fewest_servers_is_next(ends: Ends) -> None:
+    """However many of one name wait, and for however long: a newcomer is not behind them."""
+    pool = WaitingServers(64, Counters(BridgeCount))
+    order: list[str] = []
+    lock = threading.Lock()
+
+    def wait(name: str) -> None:
+        pool.take(soon(), memory.pair(memory.nobody(name))[0])
+        with lock:
+            order.append(name)
+
+    threads = []
+    for number, name in enumerate(["ann"] * 4 + ["bob"] * 3 + ["eve"]):
+        threads.append(threading.Thread(target=wait, args=(name,), daemon=True))
+        threads[-1].start()
+        assert eventually(functools.partial(waiting_requests, pool, number + 1))
+    for count in range(1, len(threads) + 1):
+        pool.add(ends.make()[0])
+        assert eventually(lambda count=count: len(order) == count)
+    for thread in threads:
+        thread.join(LONG)
+    assert order == ["ann", "bob", "eve", "ann", "bob", "ann", "bob", "ann"]
+    pool.close()
+
+
+def test_two_names_do_not_get_all_servers(ends: Ends) -> None:
+    """Each leaves as many as it has already, up to the reserve, to those who have fewer."""
+    pool = WaitingServers(64, Counters(BridgeCount), reserve=2)
+    ann, bob, eve = (memory.pair(memory.nobody(name))[0] for name in ("ann", "bob", "eve"))
+    for _ in range(4):
+        pool.add(ends.make()[0])
+    for client in (ann, ann, bob):
+        pool.take(at_once(), client)
+    for client in (ann, bob):
+        with pytest.raises(DeadlineExceeded):
+            pool.take(at_once(), client)
+    assert len(pool) == 1
+    pool.take(at_once(), eve)
+    # One that is free again is left to somebody else, too, until a second one waits.
+    pool.give_back(bob)
+    pool.add(ends.make()[0])
+    with pytest.raises(DeadlineExceeded):
+        pool.take(at_once(), ann)
+    pool.add(ends.make()[0])
+    pool.take(at_once(), eve)
+    for client in (ann, ann, eve, eve):
+        pool.give_back(client)
+    assert not pool._taken
+    pool.close()
+
+
+def test_where_one_server_waits_at_a_time_there_is_no_reserve(ends: Ends) -> None:
+    pool = WaitingServers(64, Counters(BridgeCount), reserve=2)
+    client = memory.pair(memory.nobody("ann"))[0]
+    for _ in range(4):
+        pool.add(ends.make()[0])
+        pool.take(soon(), client)
+    pool.close()
+
+
+def test_what_the_reserve_goes_by_is_learned_anew_when_nobody_has_a_server(ends: Ends) -> None:
+    """A site that has fewer workers than it had is not held up by a reserve of that time."""
+    pool = WaitingServers(64, Counters(BridgeCount), reserve=2)
+    client = memory.pair(memory.nobody("ann"))[0]
+    for _ in range(3):
+        pool.add(ends.make()[0])
+    pool.take(soon(), client)
+    pool.trim(2)
+    pool._reserve = 2
+    pool.add(ends.make()[0])
+    with pytest.raises(DeadlineExceeded):
+        pool.take(at_once(), client)
+    pool.give_back(client)
+    pool.take(soon(), client)
+    pool.add(ends.make()[0])
+    pool.take(soon(), client)
+    pool.close()
+
+
+def test_a_bridge_that_is_left_keeps_no_server_in_reserve(ends: Ends) -> None:
+    pool = WaitingServers(64, Counters(BridgeCount), reserve=2)
+    client = memory.pair(memory.nobody("ann"))[0]
+    for _ in range(4):
+        pool.add(ends.make()[0])
+    pool.trim(0)
+    for _ in range(4):
+        pool.take(at_once(), client)
+    pool.close()
+
+
 # ------------------------------------------------------------------------------------------- limits
 
 

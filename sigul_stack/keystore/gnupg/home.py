@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,12 +157,15 @@ class GnuPGHome(GnuPG):
         passphrase: Secret,
         expires: datetime.date | None,
         subkey: int = 0,
+        permit: Callable[[], None] = lambda: None,
     ) -> None:
         """Have the key, or its `subkey` (counted from 1), expire on that day; None means never.
 
+        `permit` is called when nobody else changes the home, and raises where it is not to be.
         Raises `KeystoreError`: there is no such key or subkey, or gpg refuses the date.
         """
         with storage_errors(self.path), locked_keys(self.path, self.time_limit):
+            permit()
             part = self._existing(fingerprint, subkey).parts[subkey]
             outcome = self.run(
                 [

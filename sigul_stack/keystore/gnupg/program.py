@@ -9,7 +9,7 @@ use the same one.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,11 +61,12 @@ class GnuPG:
         stdout: int | None = None,
         inherit: Sequence[int] = (),
         time_limit: float | None = None,
+        watch: Callable[[], None] | None = None,
     ) -> GnuPGResult:
         """Run gpg with `arguments`; what its failing means is for the caller to say.
 
-        `passphrase` is for every secret key that it uses; the descriptors are as in
-        `process.run`. Raises `ToolMissing`, and `KeystoreError` where gpg does not end or writes
+        `passphrase` is for every secret key that it uses; the descriptors and `watch` are as in
+        `programs.run`. Raises `ToolMissing`, and `KeystoreError` where gpg does not end or writes
         without end.
         """
         with ExitStack() as cleanup:
@@ -89,6 +90,7 @@ class GnuPG:
                 stdout=stdout,
                 inherit=inherit,
                 status_option="--status-fd",
+                watch=watch,
             )
         return GnuPGResult(
             finished.returncode, parse_status(finished.status), finished.stderr, finished.stdout
