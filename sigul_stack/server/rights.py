@@ -123,7 +123,7 @@ def authorise(
 
     `guard` is told of each secret and how that did. Without `with_accesses` none is needed on a key
     for which no secret is sent (`Rights.ACCESS`), as servers of 1.x had it. Raises `RequestRefused`
-    (AUTHENTICATION_FAILED): without a message, unless who asks has proven an access that is limited.
+    (AUTHENTICATION_FAILED): without a message, unless who asks has proven a limited access.
     """
     name = request.text("user")
     operation = request.operation
