@@ -20,7 +20,6 @@ from sigul_stack.errors import BridgeRefused, PeerClosed, RemoteProtocolError, T
 from sigul_stack.metrics import BridgeCount, ServerCount
 from sigul_stack.protocol.chunks import Stream
 from sigul_stack.protocol.messages import read_reply_header
-from sigul_stack.protocol.operations import OPERATIONS
 from sigul_stack.protocol.status import (
     BridgeStatus,
     RequestUnderWay,
@@ -29,7 +28,6 @@ from sigul_stack.protocol.status import (
     encode_ended,
     encode_status,
 )
-from sigul_stack.server.ending import TAKES_RIGHTS
 from sigul_stack.server.events import decode_client, encode_client
 from sigul_stack.transport.memory import MemoryStream
 from sigul_stack.transport.status_socket import (
@@ -226,10 +224,6 @@ def test_a_worker_tells_whose_request_it_serves(name: str) -> None:
     common_name, user, op = decode_client(encode_client(name, "user", "sign-data"))
     assert name.startswith(common_name.rstrip("\ufffd"))
     assert (user, op) == ("user", "sign-data")
-
-
-def test_operations_that_take_rights_away_are_operations() -> None:
-    assert OPERATIONS.keys() >= TAKES_RIGHTS
 
 
 # ----------------------------------------------------------------------------------- status socket
