@@ -83,16 +83,16 @@ def test_two_certificates_that_keep_to_the_lowest_rate(
 ) -> None:
     """They break no rule, and hold what they may hold; others are served all the time."""
     crowds = [attacker(ground.site, name, "crowd") for name in TWO]
-    piece, seconds = 18_000, 25
+    piece, seconds = 18_000, 15
     script = {
         **ENDLESS, "zeros": piece * seconds, "trickle": piece, "pause": 1.0, "patience": 60.0,
     }  # fmt: skip
     with honest.during("two certificates at the lowest rate", least=5):
         for crowd in crowds:
-            crowd.start(scripts=[script], each=12)
+            crowd.start(scripts=[script], each=9)
         said = told(*crowds)
     # Once their bytes are at an end they are too slow.
-    assert count(said, "min-payload-rate") == 24, said
+    assert count(said, "min-payload-rate") == 18, said
 
 
 # More than 5 s: what the kernel takes on the way has to be used up first.
