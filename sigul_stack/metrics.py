@@ -18,6 +18,8 @@ class BridgeCount(enum.StrEnum):
     REQUESTS = "requests_total"
     #: Requests that did not come to an orderly end.
     REQUESTS_FAILED = "requests_failed_total"
+    #: Of them, those that somebody at the bridge ended, or whose certificate was no longer good.
+    REQUESTS_ENDED = "requests_ended_total"
     #: Connections that ended before a byte of a request: port checks and health checks.
     PROBES = "probes_total"
     #: Handshakes that failed, took too long, or whose peer may not play that part.
@@ -43,8 +45,14 @@ class ServerCount(enum.StrEnum):
     WORKERS_CRASHED = "workers_crashed_total"
     #: Times that a request was refused room in the spool.
     SPOOL_REFUSALS = "spool_refusals_total"
+    #: Requests whose rights or certificate were taken back, or that somebody at the server ended.
+    REQUESTS_ENDED = "requests_ended_total"
     #: Finished handshakes with the bridge.
     ATTACHED = "attached_total"
+    #: Requests with a wrong password or passphrase, or of users who do not have the right.
+    WRONG_SECRETS = "wrong_secrets_total"
+    #: Requests refused, unseen, because wrong secrets came before them.
+    DELAYED = "delayed_after_wrong_secrets_total"
 
 
 Name = TypeVar("Name", bound=enum.StrEnum)

@@ -166,8 +166,9 @@ class ClientScript(Ending):
     flood: int = 0
     #: The certificate to present inside, where it is another one than outside.
     inner_nickname: str | None = None
-    #: Whether the test has to say before the reply is read.
+    #: Whether the test has to say before the reply is read, and before the inner session begins.
     hold: bool = False
+    hold_secrets: bool = False
     hear: bool = False
     #: Where not 0, the payload goes out so many bytes at once, `pause` seconds after each.
     trickle: int = 0
@@ -554,6 +555,9 @@ class OldClient:
             if script.stop == "request":
                 self._stall(wire)
                 return
+            if script.hold_secrets:
+                event("sent")
+                wait_for_go()
             self._whisper(Inner(wire))
         if script.hold:
             event("whispered")

@@ -196,6 +196,9 @@ class Site:
     listen_address: str = "127.0.0.1"
     #: Further lines, by file and section: {"server": {"server": "workers: 1"}}.
     extra: dict[str, dict[str, str]] = field(default_factory=dict)
+    #: The server's max-secret-delay, in seconds; None: its own. Tests give many wrong secrets in a
+    #: row; those of the delay are in tests/hostile.
+    secret_delay: float | None = 0.001
     processes: list[Process] = field(default_factory=list)
     #: What stands before every command line, such as `nsenter` and its options.
     prefix: tuple[str, ...] = ()
@@ -234,6 +237,7 @@ class Site:
             admin=template.admin,
             admin_password=template.admin_password,
             extra={name: dict(lines) for name, lines in template.extra.items()},
+            secret_delay=template.secret_delay,
         )
         site.configure()
         return site
@@ -256,11 +260,12 @@ class Site:
                 "nss": self.nss_lines("bridge"),
             },
         )
+        delay = "" if self.secret_delay is None else f"max-secret-delay: {self.secret_delay}\n"
         self.write_configuration(
             "server",
             {
                 "server": f"bridge-hostname: {self.bridge_name}\nbridge-port: {self.server_port}\n"
-                f"spool-directory: {self.path('server/spool')}\n",
+                f"spool-directory: {self.path('server/spool')}\n{delay}",
                 "database": f"database-path: {self.path('server/server.sqlite')}\n",
                 "gnupg": f"gnupg-home: {self.path('server/gnupg')}\n",
                 "keys": f"keys-storage: {self.path('server/keys')}\n",

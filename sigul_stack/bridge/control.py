@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 import os
+from typing import Final
 
 from ..system.processes import ParentPipes
 
@@ -18,6 +19,11 @@ class BridgeEvent(bytes, enum.Enum):
     READY = b"R"
     #: It takes no more servers, so that the next process may.
     HANDED_OVER = b"H"
+    #: A part of a certificate in DER, of a peer that is here; WHOLE follows the last one.
+    CERTIFICATE = b"C"
+    WHOLE = b"W"
+    #: A certificate is good: from a process that looks at them again. Body: its SHA-256.
+    GOOD = b"G"
 
 
 class BridgeCommand(bytes, enum.Enum):
@@ -29,6 +35,12 @@ class BridgeCommand(bytes, enum.Enum):
     HAND_OVER = b"O"
     #: The bridge is to end: accept nothing, let requests finish, end.
     END = b"E"
+    #: A certificate is no longer good: end what its holder has here. Its SHA-256 follows.
+    DISTRUST = b"D"
+
+
+#: Bytes of the SHA-256 that follows `BridgeCommand.DISTRUST`.
+DIGEST_BYTES: Final = 32
 
 
 def receive_command(parent: ParentPipes) -> BridgeCommand:
@@ -39,3 +51,8 @@ def receive_command(parent: ParentPipes) -> BridgeCommand:
         logging.shutdown()
         os._exit(1)
     return BridgeCommand(content)
+
+
+def receive_digest(parent: ParentPipes) -> bytes:
+    """The SHA-256 behind a `DISTRUST` that was received, which came in one piece with it."""
+    return os.read(parent.fileno(), DIGEST_BYTES)

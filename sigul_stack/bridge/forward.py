@@ -20,7 +20,7 @@ import enum
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from ..errors import DeadlineExceeded, PeerClosed, RemoteProtocolError, TransportError
@@ -35,6 +35,7 @@ from ..protocol.chunks import (
 from ..transport.rate import RateMeter
 from ..transport.stream import READ_BYTES, ByteStream
 from .koji import FetchedRPM
+from .register import Visit
 from .streams import ReplyFilter, RequestFilter
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class Forwarding:
 
     `idle_timeout` is the longest time in seconds in which neither direction moves; `close_timeout`
     the seconds that the client has to close once its reply is complete; `min_rate` the bytes a
-    second that it must send or take. `refuse` tells the client why its request ends.
+    second that it must send or take. Of a `visit` that is ended, the client is left to be told why.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class Forwarding:
         idle_timeout: float,
         close_timeout: float,
         min_rate: int,
-        refuse: Callable[[str], None],
+        visit: Visit,
     ) -> None:
         self._client = client
         self._server = server
@@ -149,9 +150,7 @@ class Forwarding:
         self._close_timeout = close_timeout
         self._sends = RateMeter(min_rate, "the client sent its request")
         self._takes = RateMeter(min_rate, "the client read its reply")
-        self._refuse = refuse
-        #: The reply's first byte is on its way to the client.
-        self._reply_begun = False
+        self._visit = visit
         #: The client is to be told of the error.
         self._tells = False
         self._progress = Progress()
@@ -182,16 +181,21 @@ class Forwarding:
             self._progress.advance(RequestEvent.CLIENT_END)
             downstream.join()
         if self._error is not None:
-            if self._tells and not self._reply_begun:
-                self._refuse(str(self._error))
-            self._client.abort()
-            for stream in (self._client, self._server):
-                # What was written before may be an answer, and would be lost with a reset.
-                stream.is_acknowledged(LAST_WORDS_SECONDS)
-                stream.reset_on_close()
+            if self._tells and not self._visit.reason and not self._visit.replied:
+                self._visit.refuse(str(self._error))
+            if not (self._tells and self._visit.reason):
+                self._client.abort()
+                self._let_go(self._client)
+            self._let_go(self._server)
             raise self._error
         self._client.close()
         self._server.close()
+
+    @staticmethod
+    def _let_go(stream: ByteStream) -> None:
+        """Have a connection reset once what was written before has arrived: it may be an answer."""
+        stream.is_acknowledged(LAST_WORDS_SECONDS)
+        stream.reset_on_close()
 
     # ---------------------------------------------------------------------------- client → server
 
@@ -319,9 +323,10 @@ class Forwarding:
                 self._progress.advance(RequestEvent.REPLY)
                 with self._working():
                     found = self._reply.feed(piece)
+                if found:
+                    self._visit.replied = True
                 for chunk in found:
                     assert isinstance(chunk, bytes)  # noqa: S101 - only requests have files
-                    self._reply_begun = True
                     self._write_client(encode_chunk(Stream.OUTER, chunk))
                 ended = not piece
             if ended:
@@ -398,7 +403,7 @@ class Forwarding:
         """
         if self._progress.advance(RequestEvent.ERROR):
             self._error = error
-            self._tells = tell and not self._reply_begun
+            self._tells = (tell or bool(self._visit.reason)) and not self._visit.replied
             self._server.abort()
             if not self._tells:
                 self._client.abort()

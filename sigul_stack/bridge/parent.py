@@ -12,6 +12,10 @@ child is started beside the serving one, and takes over without a moment in whic
 Invariant: the ports stay open from start to end; one child at a time takes servers, so that no
 client waits at one child while all servers wait at the other. A child ends when its pipe from the
 parent does. Where the next child cannot start, the serving one goes on.
+
+An old child tells the certificates of those that are still there. Another child, which opens NSS
+anew as well, looks at them (`Look`), and the old one ends what belongs to those that are no longer
+good: each time that certificates were taken into use, for as long as the old child lives.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from ..errors import SigulError
@@ -34,6 +39,7 @@ from ..system.processes import (
     ProcessFamily,
     SignalPipe,
 )
+from ..transport.nss_certificates import LOOK_SECONDS, MAX_CERTIFICATE_BYTES, Look
 from ..transport.tcp import listen
 from .control import BridgeCommand, BridgeEvent
 
@@ -56,10 +62,12 @@ class BridgePlan:
     """A configuration as one reading of it gave it, ready to be served by.
 
     `serve` is a child's work: it gets the listening sockets and its ends of the pipes to the
-    parent. `shutdown_timeout` is in seconds.
+    parent. `look` opens NSS and tells which certificates are good. `shutdown_timeout` is in
+    seconds.
     """
 
     serve: Callable[[Listeners, ParentPipes], None]
+    look: Callable[[Look, Callable[[bytes], None]], None]
     ports: tuple[Port, ...]
     shutdown_timeout: float
 
@@ -97,6 +105,13 @@ class ServingChild(Child):
     plan: BridgePlan
     #: The time at which it began to serve (`time.monotonic`).
     ready_at: float = 0.0
+    #: What of a certificate has come, and those that are whole: of its peers, once it is old.
+    part: bytes = field(default=b"", repr=False)
+    certificates: set[bytes] = field(default_factory=set, repr=False)
+    #: Those of them that have been looked at by the newest plan.
+    seen: set[bytes] = field(default_factory=set, repr=False)
+    #: What it looks at, where it is there for that.
+    look: Look | None = None
 
 
 class Parent(ProcessFamily[BridgePlan, ServingChild]):
@@ -140,7 +155,7 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
             self._started = True
             ready()
             while not self._wait(self._restart()):
-                pass
+                self._look_again()
 
     def _restart(self) -> float | None:
         """Start a child where there is none; seconds until one may be, where that is later."""
@@ -173,12 +188,38 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
         else:
             self._ports.close_all_but(self._plan)
 
-    def _handle_event(self, child: ServingChild, code: bytes, _body: bytes) -> None:
+    def _look_again(self) -> None:
+        """Have the certificates of those at old children looked at as the newest plan has them."""
+        children = [child for child in self._children.values() if child is not self._serving]
+        unseen = set[bytes]().union(*(child.certificates - child.seen for child in children))
+        if unseen and self._serving and not any(child.look is not None for child in children):
+            look, plan = Look.at(unseen), self._plan
+            looking = ServingChild(plan, look=look)
+            looking.deadline = time.monotonic() + LOOK_SECONDS
+            self._start(
+                looking,
+                lambda parent: plan.look(look, partial(parent.send, BridgeEvent.GOOD)),
+            )
+
+    def _take_look(self, plan: BridgePlan, look: Look) -> None:
+        """Have old children end what belongs to certificates that `look` has not found good."""
+        if plan is not self._plan:
+            return  # there are newer ones: they are looked at once more
+        for child in self._children.values():
+            for number, certificate in look.asked.items():
+                if certificate in child.certificates - child.seen:
+                    child.seen.add(certificate)
+                    if number in look.bad:
+                        child.command(BridgeCommand.DISTRUST + number)
+
+    def _handle_event(self, child: ServingChild, code: bytes, body: bytes) -> None:
         now = time.monotonic()
         if code == BridgeEvent.READY:
             child.ready_at = now
             child.deadline = None
             self._plan = child.plan
+            for other in self._children.values():
+                other.seen.clear()
             self._ports.close_all_but(child.plan)
             old, self._serving, self._next = self._serving, child, None
             if old is None:
@@ -191,6 +232,14 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
             child.deadline = now + child.plan.shutdown_timeout + HAND_OVER_SECONDS
             if child is self._takes_servers:
                 self._assign_servers()
+        elif code == BridgeEvent.CERTIFICATE:
+            # A hostile peer's may be long: what is cut is no good certificate.
+            child.part = (child.part + body)[: MAX_CERTIFICATE_BYTES + 1]
+        elif code == BridgeEvent.WHOLE:
+            child.certificates.add(child.part)
+            child.part = b""
+        elif code == BridgeEvent.GOOD and child.look is not None:
+            child.look.good.add(body)
 
     def _assign_servers(self) -> None:
         self._takes_servers = self._serving
@@ -198,6 +247,11 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
             self._serving.command(BridgeCommand.TAKE_SERVERS)
 
     def _handle_end(self, child: ServingChild, code: int) -> None:
+        if child.look is not None:
+            if child.failure:
+                log.error("Certificates cannot be looked at again: %s", child.failure)
+            self._take_look(child.plan, child.look)
+            return
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         if child is self._next:
             self._next = None
@@ -220,7 +274,8 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
 
     def _dismiss(self, child: ServingChild) -> float:
         child.command(BridgeCommand.END)
-        limit = child.plan.shutdown_timeout if child is not self._next else 0.0
+        serves = child is not self._next and child.look is None
+        limit = child.plan.shutdown_timeout if serves else 0.0
         return limit + KILL_AFTER_SECONDS
 
     def _end(self) -> None:

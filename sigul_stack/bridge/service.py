@@ -25,14 +25,15 @@ from ..config.bridge import BridgeSettings
 from ..errors import DeadlineExceeded, SigulError, TransportError
 from ..logcontext import request_id
 from ..metrics import BridgeCount
-from ..protocol.status import MAX_LISTED, BridgeStatus, WaitingServer
+from ..protocol.codec import printable
+from ..protocol.status import MAX_LISTED, BridgeStatus, RequestUnderWay, WaitingServer
 from ..system.processes import ParentPipes
 from ..transport import nss
 from ..transport.stream import ByteStream, Deadline, readable
 from ..transport.tcp import printable_address
 from ..transport.watchdog import Watchdog
 from .admission import Arrivals, Handshakes, OnlyLooked, PendingPeer, Roles
-from .control import BridgeCommand, BridgeEvent, receive_command
+from .control import BridgeCommand, BridgeEvent, receive_command, receive_digest
 from .session import BridgeResources, RequestSession
 from .waiting import Arrival
 
@@ -65,6 +66,8 @@ class Bridge:
         self._watchdog = Watchdog()
         self._numbers = itertools.count(1)
         self._started = datetime.now(UTC)
+        #: Fingerprints of the certificates that the parent was told, to be looked at again.
+        self._told: set[str] = set()
         self._identity = nss.load_identity(settings.bridge_cert_nickname)
         log.info("[BRIDGE_REQUEST] Waiting for the server to connect")
 
@@ -77,17 +80,68 @@ class Bridge:
             resources.counters.values(),
             self._started,
             time.monotonic(),
+            resources.register.listed(time.monotonic()),
         )
+
+    def end(self, name: str) -> int:
+        """End what the clients with this name in their certificate have here; how many requests."""
+        count = self._resources.register.end(
+            lambda visit: visit.client.peer.common_name == name,
+            "it was ended by whoever runs the bridge; ask them why",
+        )
+        log.warning("%d requests of '%s' are ended, as was asked for", count, printable(name))
+        return count
+
+    def _distrust(self, fingerprint: str) -> None:
+        """End what the holder of a certificate has here, whose time is over."""
+        count = self._resources.register.end(
+            lambda visit: visit.client.peer.fingerprint == fingerprint,
+            "your certificate is no longer good here",
+        ) + self._resources.register.end(
+            lambda visit: visit.server is not None and visit.server.peer.fingerprint == fingerprint,
+            "the certificate of the signing server that served it is no longer good; try again",
+        )
+        waiting = self._resources.waiting.dismiss(
+            lambda server: server.peer.fingerprint == fingerprint
+        )
+        log.warning(
+            "The certificate with SHA-256 %s is no longer good: %d requests and %d waiting servers"
+            " are ended", fingerprint, count, waiting,
+        )  # fmt: skip
+
+    def _tell_certificates(self, parent: ParentPipes) -> None:
+        """Tell the parent the certificates of all that are here, each once.
+
+        It has them looked at as the next process has them, which has taken over.
+        """
+        peers = [server.peer for server, _arrival in self._resources.waiting.waiting()]
+        for visit in self._resources.register.visits():
+            server = visit.server
+            peers += [visit.client.peer, *(() if server is None else (server.peer,))]
+        for peer in peers:
+            if peer.fingerprint not in self._told:
+                self._told.add(peer.fingerprint)
+                parent.send_parts(BridgeEvent.CERTIFICATE, peer.certificate)
+                parent.send(BridgeEvent.WHOLE)
+
+    def _receive(self, parent: ParentPipes) -> BridgeCommand | None:
+        """The next command, for which the caller waits; None where it has been followed."""
+        command = receive_command(parent)
+        if command is not BridgeCommand.DISTRUST:
+            return command
+        self._distrust(receive_digest(parent).hex())
+        return None
 
     def run(self, parent: ParentPipes) -> None:
         """Accept and serve as the parent commands; then let requests finish, up to a limit."""
         kinds = {"client"}
         while True:
             if self._accept_once(parent, kinds, None):
-                command = receive_command(parent)
-                if command is not BridgeCommand.TAKE_SERVERS:
+                command = self._receive(parent)
+                if command is BridgeCommand.TAKE_SERVERS:
+                    kinds.add("server")
+                elif command is not None:
                     break
-                kinds.add("server")
         if command is BridgeCommand.HAND_OVER:
             command = self._hand_over(parent, kinds)
         self._end(parent, at_once=command is BridgeCommand.END)
@@ -123,8 +177,9 @@ class Bridge:
             commanded = self._accept_once(
                 parent, {"server"} if wanted else set(), _DRAIN_POLL_SECONDS
             )
-            if commanded and receive_command(parent) is BridgeCommand.END:
+            if commanded and self._receive(parent) is BridgeCommand.END:
                 return BridgeCommand.END
+            self._tell_certificates(parent)
         self._close_listeners("server")
         parent.send(BridgeEvent.HANDED_OVER)
         return BridgeCommand.HAND_OVER
@@ -142,8 +197,9 @@ class Bridge:
         self._resources.close()
         end = time.monotonic() + self._settings.shutdown_timeout
         while self._resources.budget.connected and time.monotonic() < end:
+            self._tell_certificates(parent)
             if readable([parent.fileno()], _DRAIN_POLL_SECONDS):
-                receive_command(parent)
+                self._receive(parent)
         if self._resources.budget.connected:
             log.warning(
                 "%d requests were not finished within %g s and are cut off",
@@ -256,6 +312,7 @@ def describe(
     totals: Mapping[str, int],
     started: datetime,
     now: float,
+    requests: tuple[RequestUnderWay, ...] = (),
 ) -> BridgeStatus:
     """The status of a bridge at `now` (`time.monotonic`), made of what it knows."""
     return BridgeStatus(
@@ -274,4 +331,5 @@ def describe(
         ),
         requests_in_flight=in_flight,
         totals=totals,
+        requests=requests,
     )

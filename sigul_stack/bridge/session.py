@@ -32,6 +32,7 @@ from .forward import Forwarding
 from .groups import Groups, NotInGroup, SourceFailed
 from .koji import KojiSession
 from .refusal import refuse
+from .register import Register, Visit
 from .streams import ReplyFilter, RequestFilter
 from .waiting import WaitingServers
 
@@ -48,6 +49,7 @@ class BridgeResources:
     def __init__(self, settings: BridgeSettings) -> None:
         self.settings = settings
         self.counters = Counters(BridgeCount)
+        self.register = Register(self.counters)
         self.waiting = WaitingServers(
             settings.max_waiting_servers, self.counters, settings.server_reserve
         )
@@ -95,13 +97,17 @@ class RequestSession:
         Raises `OnlyLooked` where there is none, and what kept it from its orderly end; the caller
         ends the connection then.
         """
-        with self._told(), self._resources.budget.connection(self._client):
+        with (
+            self._resources.register.visit(self._client, self._refuse) as visit,
+            self._told(visit),
+            self._resources.budget.connection(self._client),
+        ):
             deadline = self._header_deadline()
             if not self._chunked.begin(deadline):
                 raise OnlyLooked
             with self._resources.budget.request(self._client):
                 try:
-                    self._serve(deadline)
+                    self._serve(deadline, visit)
                 except BaseException:
                     self._resources.counters.add(BridgeCount.REQUESTS_FAILED)
                     raise
@@ -110,42 +116,41 @@ class RequestSession:
         return Deadline(self._settings.header_timeout, "sending the request's header")
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self, visit: Visit) -> Iterator[None]:
         """Tell the client what the block raises; raise it as an error of a connection.
 
-        But for what `forward` raises, which has told it then, or could not.
+        But for what `forward` raises, which has told it then, or could not; and a visit that is
+        ended has its own reason.
         """
         try:
             yield
         except (PeerClosed, UnknownVersion):
             raise
         except (SigulError, OSError) as error:
-            if self._is_forwarded:
+            if self._is_forwarded or visit.reason:
                 raise
             self._refuse(str(error))
             if isinstance(error, TransportError | ProtocolError):
                 raise
             raise RemoteProtocolError(f"The request is refused: {error}") from None
 
-    def _receive_head(self, deadline: Deadline) -> _Head:
+    def _receive_head(self, deadline: Deadline, visit: Visit) -> _Head:
         fields = self._chunked.parse(read_request_header(), deadline)
         operation = operation_of(fields)
         operation.check(fields)
         length = self._chunked.parse(read_u64(), deadline)
         operation.check_payload(length)
         self._resources.counters.add(BridgeCount.REQUESTS)
-        log.info(
-            "Request '%s' of user '%s', payload %d bytes", operation.name, fields["user"].decode(),
-            length,
-        )  # fmt: skip
+        visit.op, visit.user = operation.name, fields["user"].decode()
+        log.info("Request '%s' of user '%s', payload %d bytes", operation.name, visit.user, length)
         return _Head(fields, operation, length)
 
-    def _serve(self, deadline: Deadline) -> None:
+    def _serve(self, deadline: Deadline, visit: Visit) -> None:
         settings, budget = self._settings, self._resources.budget
         # A client that was made to wait has all its time still.
         if budget.await_rate(self._client, Deadline(settings.server_wait_timeout, "waiting")):
             deadline = self._header_deadline()
-        head = self._receive_head(deadline)
+        head = self._receive_head(deadline, visit)
         self._check_groups(head.fields)
         with contextlib.ExitStack() as stack:
             wait = Deadline(settings.server_wait_timeout, "waiting for a signing server")
@@ -166,12 +171,13 @@ class RequestSession:
             self._paired()
             self._is_forwarded = True
             try:
+                visit.paired(server)
                 if fetched is not None:
                     towards = ChunkedStream(server, settings.idle_timeout)
                     with fetched:
                         for piece in payload_pieces(fetched.file, length):
                             towards.write(piece)
-                self._forward(server, head, koji)
+                self._forward(server, head, koji, visit)
             except BaseException as error:
                 server.discard()
                 if isinstance(error, TooSlow):
@@ -234,7 +240,7 @@ class RequestSession:
             log.info("Paired with server %s (%s)", server.peer.common_name, server.peer.address)
             return server
 
-    def _forward(self, server: ByteStream, head: _Head, koji: KojiSession) -> None:
+    def _forward(self, server: ByteStream, head: _Head, koji: KojiSession, visit: Visit) -> None:
         settings = self._settings
         keep = "return-data" not in head.fields or head.fields.boolean("return-data")
         early, decoder = self._chunked.hand_over()
@@ -252,5 +258,5 @@ class RequestSession:
                 idle_timeout=settings.idle_timeout,
                 close_timeout=settings.close_timeout,
                 min_rate=settings.min_payload_rate,
-                refuse=self._refuse,
+                visit=visit,
             ).run(early, decoder)

@@ -192,6 +192,17 @@ class WaitingServers:
         for server in closed:
             server.close()
 
+    def dismiss(self, theirs: Callable[[ByteStream], bool]) -> int:
+        """End the connections of waiting servers that are `theirs`; how many they were."""
+        with self._changed:
+            dismissed = [server for server in self._servers if theirs(server)]
+            for server in dismissed:
+                del self._servers[server]
+        self._wake()
+        for server in dismissed:
+            server.discard()
+        return len(dismissed)
+
     def close(self) -> None:
         """End all waiting; servers are closed in order, so that they dial again later."""
         with self._changed:

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: Namespace) -> None:
     from ..database import Database, ensure_usable
-    from ..keystore.passwords import hash_password
+    from ..keystore.passwords import hash_password, require_length
     from ..server.services import database_url
     from ..transport import nss
 
@@ -53,10 +53,12 @@ def _run(options: Namespace) -> None:
     become_the_server(settings)
     ensure_usable(url, clock=lambda: datetime.now(UTC))
     name = _checked(options.name or _ask_name(options.batch))
-    password = hash_password(reader.read_new("Administrator's password"))
+    password = reader.read_new("Administrator's password")
+    require_length(password, settings.min_secret_length)
+    hashed = hash_password(password)
     try:
         with Database(url).write() as writer:
-            writer.add_user(name, password, admin=True)
+            writer.add_user(name, hashed, admin=True)
     except RequestRefused as error:
         if error.status != Status.ALREADY_EXISTS:
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..bridge.control import BridgeEvent
 from ..bridge.parent import BridgePlan, Listeners, Parent
@@ -11,9 +11,10 @@ from ..bridge.service import Bridge
 from ..config import load_bridge
 from ..config.bridge import BridgeSettings
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
-from ..protocol.status import encode_status
+from ..protocol.status import encode_ended, encode_status
 from ..system.processes import ParentPipes
 from ..transport import nss
+from ..transport.nss_certificates import Look
 from ..transport.status_socket import status_socket
 from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
@@ -49,15 +50,25 @@ def _plan(settings: BridgeSettings) -> BridgePlan:
         bridge = Bridge(settings, listeners)
         drop_privileges(who)
         with status_socket(
-            settings.status_socket, lambda: encode_status(bridge.status())
+            settings.status_socket,
+            lambda: encode_status(bridge.status()),
+            commands={"end": lambda name: encode_ended(bridge.end(name))},
+            shared=True,
         ) as status:
             if status is not None:
                 status.serve()
             parent.send(BridgeEvent.READY)
             bridge.run(parent)
 
+    def look(certificates: Look, tell: Callable[[bytes], None]) -> None:
+        drop_privileges_unless_roots(who, settings.nss.path)
+        nss.open_database(settings.nss)
+        drop_privileges(who)
+        certificates.run(tell)
+
     return BridgePlan(
         serve,
+        look,
         (
             (settings.listen_address, settings.server_listen_port, "server"),
             (settings.listen_address, settings.client_listen_port, "client"),

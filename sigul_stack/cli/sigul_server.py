@@ -11,15 +11,17 @@ from ..config import load_server
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from ..config.server import ServerSettings
 from ..database import Database
-from ..protocol.status import encode_status
+from ..protocol.status import encode_ended, encode_status
+from ..server.guesses import GuessTable
 from ..server.services import database_url
 from ..server.slots import USUAL_SLOTS, Slots
 from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import ServerPlan, Supervisor
-from ..server.worker import Worker
+from ..server.worker import Shared, Worker
 from ..system.processes import ParentPipes, run_in_child
 from ..system.turns import Turns
 from ..transport import nss
+from ..transport.nss_certificates import Look
 from ..transport.status_socket import status_socket
 from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
@@ -42,19 +44,22 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
     run_in_child(
         partial(_run_with_nss, prepare, settings), "checking the server's data", stop=control.stop
     )
+    # All workers of a former configuration may be there beside those of the next one.
+    count = max(USUAL_SLOTS, 2 * (settings.workers + settings.max_requests))
+    shared = Shared(Slots(count, Turns()), GuessTable())
     try:
-        # All workers of a former configuration may be there beside those of the next one.
-        count = max(USUAL_SLOTS, 2 * (settings.workers + settings.max_requests))
-        slots = Slots(count, Turns())
         supervisor = Supervisor(
-            _plan(settings, slots),
-            lambda: _plan(source.read_again(), slots),
+            _plan(settings, shared),
+            lambda: _plan(source.read_again(), shared),
             stop=control.stop,
             reload=control.reload,
-            slots=slots,
+            slots=shared.slots,
         )
         with status_socket(
-            settings.status_socket, lambda: encode_status(supervisor.status()), source.identity
+            settings.status_socket,
+            lambda: encode_status(supervisor.status()),
+            source.identity,
+            commands={"end": lambda name: encode_ended(supervisor.end(name))},
         ) as status:
             control.ready()
             supervisor.run(status)
@@ -66,19 +71,24 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
         )
 
 
-def _plan(settings: ServerSettings, slots: Slots) -> ServerPlan:
+def _plan(settings: ServerSettings, shared: Shared) -> ServerPlan:
     identity(settings.unix_user, settings.unix_group)  # a name that is wrong is told now
     # The database's driver is imported here: each worker would spend a third of its time on that.
     Database(database_url(settings)).close()
 
     def serve(parent: ParentPipes) -> None:
         certificate = _become_with_nss(settings)
-        Worker(settings, parent, slots).run(certificate)
+        Worker(settings, parent, shared).run(certificate)
+
+    def look(certificates: Look, tell: Callable[[bytes], None]) -> None:
+        _become_with_nss(settings)
+        certificates.run(tell)
 
     return ServerPlan(
         serve,
         check=partial(_run_with_nss, check, settings),
         repair=partial(_run_as_user, repair, settings),
+        look=look,
         workers=settings.workers,
         max_requests=settings.max_requests,
         shutdown_timeout=settings.shutdown_timeout,

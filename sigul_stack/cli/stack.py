@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ..errors import SigulError
-from . import backup, check_config, database, demo, diagnose, doctor, health, pki
+from . import backup, check_config, database, demo, diagnose, doctor, health, pki, requests
 from .logs import set_up_client
 from .shared_arguments import VERSION, program_parser
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         " each has --help.",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (pki, database, backup, check_config, health, doctor, diagnose, demo):
+    for module in (pki, database, backup, check_config, health, doctor, diagnose, requests, demo):
         module.add_parser(subparsers)
     options = parser.parse_args(argv)
     set_up_client(0, sys.stderr)

@@ -34,9 +34,15 @@ class UserInfo:
 
 @dataclass(frozen=True, slots=True)
 class KeyUserInfo:
-    """A user's access to a key: whether it may manage the key's users."""
+    """A user's access to a key: whether it may manage the key's users, and its limits.
+
+    `only` are the operations that it is good for, `rpm_names` patterns of the names of the RPMs
+    that it signs; None where that is not limited.
+    """
 
     key_admin: bool
+    only: tuple[str, ...] | None = None
+    rpm_names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,28 @@ class KeyInfo:
         if parenthesis and rest.endswith(")"):
             return cls(name, rest[:-1])
         return cls(text, "gnupg")
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateInfo:
+    """A certificate of a key: its name, and what it is, in words."""
+
+    name: str
+    description: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.description})"
+
+    @classmethod
+    def parse(cls, text: str) -> CertificateInfo:
+        """The certificate that `NAME (DESCRIPTION)` tells of."""
+        name, _, rest = text.partition(" (")
+        return cls(name, rest.removesuffix(")"))
+
+
+def _listed(names: Sequence[str] | None) -> str | None:
+    """Names in a field: between commas; none at all is no limit."""
+    return None if names is None else ",".join(names)
 
 
 def _given(**fields: str | bool | None) -> dict[str, str | bool]:
@@ -150,17 +178,34 @@ class Client(RequestSender):
             if error.status == Status.KEY_USER_NOT_FOUND:
                 return None
             raise
-        return KeyUserInfo(reply.fields.boolean("key-admin"))
+
+        def limit(field: str) -> tuple[str, ...] | None:
+            return tuple(reply.fields.string(field).split(",")) if field in reply.fields else None
+
+        return KeyUserInfo(reply.fields.boolean("key-admin"), limit("only"), limit("rpm-names"))
 
     def modify_key_user(
-        self, password: Secret, name: str, key: str, *, key_admin: bool | None = None
+        self,
+        password: Secret,
+        name: str,
+        key: str,
+        *,
+        key_admin: bool | None = None,
+        only: Sequence[str] | None = None,
+        rpm_names: Sequence[str] | None = None,
     ) -> None:
-        """Change of the access of the user `name` to `key` what is given."""
-        self.call(
-            "modify-key-user",
-            _given(name=name, key=key, key_admin=key_admin),
-            _secrets(password=password),
+        """Change of the access of the user `name` to `key` what is given.
+
+        `only` and `rpm_names` are limits, as in `KeyUserInfo`; an empty one ends that limit.
+        """
+        fields = _given(
+            name=name,
+            key=key,
+            key_admin=key_admin,
+            only=_listed(only),
+            rpm_names=_listed(rpm_names),
         )
+        self.call("modify-key-user", fields, _secrets(password=password))
 
     # -------------------------------------------------------------------------------- keys
 
@@ -250,15 +295,19 @@ class Client(RequestSender):
         *,
         server_binding: Sequence[str] = (),
         client_binding: Sequence[str] = (),
+        only: Sequence[str] | None = None,
+        rpm_names: Sequence[str] | None = None,
     ) -> None:
         """Give the user `name` access to `key`, unlocked by `new_passphrase`.
+
+        `only` and `rpm_names` limit it, as in `KeyUserInfo`; absent, it is limited as one's own is.
 
         `server_binding` are the layers the server is to bind the access with, each as
         `method,key=value|…`; `client_binding` those that the client has bound the passphrase with.
         """
         self.call(
             "grant-key-access",
-            {"key": key, "name": name},
+            _given(key=key, name=name, only=_listed(only), rpm_names=_listed(rpm_names)),
             _secrets(passphrase=passphrase, new_passphrase=new_passphrase)
             | _bindings(server_binding, client_binding),
         )
@@ -315,6 +364,25 @@ class Client(RequestSender):
             _secrets(passphrase=passphrase, new_passphrase=new_passphrase)
             | _bindings(server_binding, client_binding),
         )
+
+    def list_certificates(
+        self, key: str, *, passphrase: Secret | None = None, password: Secret | None = None
+    ) -> list[CertificateInfo]:
+        """The certificates of `key`, sorted by name; needs one of the two secrets."""
+        reply = self.call("list-certificates", {"key": key}, _rights(passphrase, password))
+        return [CertificateInfo.parse(text) for text in reply.names("num-certificates")]
+
+    def delete_certificate(
+        self,
+        key: str,
+        name: str,
+        *,
+        passphrase: Secret | None = None,
+        password: Secret | None = None,
+    ) -> None:
+        """Delete the certificate `name` of `key`; needs one of the two secrets."""
+        fields = {"key": key, "cert-name": name}
+        self.call("delete-certificate", fields, _rights(passphrase, password))
 
     # -------------------------------------------------------------------- signing, decrypting
 

@@ -79,6 +79,26 @@ class ServerSettings(BridgeAddress, DaemonSettings):
     proxy_usernames: tuple[str, ...] = option(
         "server", values.words, (), "common names that may send requests for any user"
     )
+    min_secret_length: int = option(
+        "server",
+        values.integer(1, 255, "characters"),
+        1,
+        "characters that a new password or passphrase has at least",
+        new_site="12",
+    )
+    max_secret_delay: float = option(
+        "server",
+        values.seconds,
+        60.0,
+        "seconds of the longest delay after wrong passwords or passphrases",
+    )
+    accept_sigmd5_alone: bool = option(
+        "server",
+        values.boolean,
+        True,
+        "whether rpm-sigmd5, which is MD5, may stand for the digest of an RPM to sign",
+        new_site="no",
+    )
     workers: int = option(
         "server", values.integer(1, 1024), 4, "connections that wait at the bridge"
     )
@@ -179,6 +199,16 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "keys", values.choice(*CURVES), "SECP256R1", "the curve of a new ECC key"
     )
     rsa_key_size: int = option("keys", _key_bits, 2048, "bits of a new RSA key")
+    require_subject_key_access: bool = option(
+        "keys",
+        values.boolean,
+        False,
+        "whether who has a certificate signed needs an access to the subject key, too",
+        new_site="yes",
+    )
+    max_certificates_per_key: int = option(
+        "keys", values.integer(1, 10_000), 100, "certificates that a key may have"
+    )
     keys_storage: Path = option(
         "keys",
         values.path,

@@ -15,11 +15,13 @@ from sigul_stack.database.maintenance import (
     schema_state,
 )
 from sigul_stack.database.queries import Database, Reader, Writer
-from sigul_stack.database.records import Key, KeyAccess, KeyType, User
+from sigul_stack.database.records import UNLIMITED, AccessLimits, Key, KeyAccess, KeyType, User
 from sigul_stack.database.target import sqlite_url
 from sigul_stack.database.transfer import load, save
 
 __all__ = [
+    "UNLIMITED",
+    "AccessLimits",
     "Database",
     "Key",
     "KeyAccess",

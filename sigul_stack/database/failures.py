@@ -19,6 +19,8 @@ from sigul_stack.errors import DatabaseError
 
 _UNIQUE_SQLITE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY})
 _UNIQUE_POSTGRESQL = "23505"
+#: PostgreSQL's code where a role may not do a thing.
+INSUFFICIENT_PRIVILEGE = "42501"
 
 _UNFORESEEN = "this was not foreseen; `doctor` checks the database, the log has the details"
 
@@ -134,8 +136,7 @@ def _postgresql(target: PostgreSQL, cause: object, lock_wait: float) -> Database
         "40P01": busy,  # deadlock_detected
         # read_only_sql_transaction
         "25006": "connect to the primary server, not to a standby",
-        # insufficient_privilege
-        "42501": "the user in the URL must own the database or its tables",
+        INSUFFICIENT_PRIVILEGE: "the user in the URL must own the database or its tables",
     }
     cure = by_state.get(state, _UNFORESEEN)
     if state.startswith("53"):  # insufficient resources

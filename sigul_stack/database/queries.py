@@ -10,16 +10,23 @@ worker is quicker.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from sigul_stack.database.engine import LOCK_WAIT_SECONDS, Engine, Purpose
-from sigul_stack.database.failures import is_unique_violation
-from sigul_stack.database.records import Key, KeyAccess, KeyType, User
-from sigul_stack.database.schema import key_accesses, keys, users
+from sigul_stack.database.failures import INSUFFICIENT_PRIVILEGE, is_unique_violation
+from sigul_stack.database.records import UNLIMITED, AccessLimits, Key, KeyAccess, KeyType, User
+from sigul_stack.database.schema import (
+    access_limits,
+    has_limits,
+    key_accesses,
+    keys,
+    make_limits,
+    users,
+)
 from sigul_stack.database.target import parse
 from sigul_stack.errors import DatabaseError, RequestRefused, Status, shortened
 
@@ -61,11 +68,42 @@ class Reader:
     def access(self, user: str, key: str) -> KeyAccess | None:
         """The access of `user` to `key`; None where user, key or access are missing."""
         row = self._connection.execute(
-            sa.select(*_KEY, key_accesses.c.encrypted_passphrase, key_accesses.c.key_admin)
+            sa.select(
+                *_KEY,
+                key_accesses.c.encrypted_passphrase,
+                key_accesses.c.key_admin,
+                key_accesses.c.id,
+            )
             .select_from(_ACCESSES)
             .where(users.c.name == user, keys.c.name == key)
         ).first()
-        return None if row is None else KeyAccess(user, self._key(*row[:3]), *row[3:])
+        if row is None:
+            return None
+        sealed, key_admin, access_id = row[3:]
+        return KeyAccess(user, self._key(*row[:3]), sealed, key_admin, self._limits(access_id))
+
+    def _limits(self, access_id: int) -> AccessLimits:
+        if not has_limits(self._connection):
+            return UNLIMITED
+        row = self._connection.execute(
+            sa.select(access_limits.c.operations, access_limits.c.rpm_names).where(
+                access_limits.c.key_access_id == access_id
+            )
+        ).first()
+        if row is None:
+            return UNLIMITED
+        operations, rpm_names = (None if text is None else text.split(",") for text in row)
+        return AccessLimits(
+            None if operations is None else frozenset(operations),
+            None if rpm_names is None else tuple(rpm_names),
+        )
+
+    def count_limits(self) -> tuple[int, int]:
+        """The number of accesses that are limited, and of limits whose access is not there."""
+        if not has_limits(self._connection):
+            return 0, 0
+        there = access_limits.c.key_access_id.in_(sa.select(key_accesses.c.id))
+        return self._count(access_limits, there), self._count(access_limits, ~there)
 
     def key_users(self, key: str) -> list[str]:
         """The names of all users with access to `key`, sorted; none where there is no such key."""
@@ -165,8 +203,15 @@ class Writer(Reader):
         self._connection.execute(key_accesses.delete().where(key_accesses.c.key_id == row))
         self._connection.execute(keys.delete().where(keys.c.id == row))
 
-    def add_access(self, user: str, key: str, encrypted_passphrase: bytes, key_admin: bool) -> None:
-        """Give `user` access to `key`."""
+    def add_access(
+        self,
+        user: str,
+        key: str,
+        encrypted_passphrase: bytes,
+        key_admin: bool,
+        limits: AccessLimits = UNLIMITED,
+    ) -> None:
+        """Give `user` access to `key`, within `limits`."""
         self._store(
             key_accesses.insert().values(
                 user_id=self._user_id(user),
@@ -175,6 +220,8 @@ class Writer(Reader):
                 key_admin=key_admin,
             )
         )
+        if limits:
+            self._limit(self._access_id(user, key)[0], limits)
 
     def modify_access(
         self,
@@ -183,10 +230,13 @@ class Writer(Reader):
         *,
         encrypted_passphrase: bytes | None = None,
         key_admin: bool | None = None,
+        limits: AccessLimits | None = None,
     ) -> None:
         """Change what is given of an access; None leaves a thing as it is."""
         values = _given(encrypted_passphrase=encrypted_passphrase, key_admin=key_admin)
         row, _ = self._access_id(user, key)
+        if limits is not None:
+            self._limit(row, limits)
         if values:
             self._store(key_accesses.update().where(key_accesses.c.id == row).values(values))
 
@@ -200,6 +250,33 @@ class Writer(Reader):
         if keep_last and self._count(key_accesses, key_accesses.c.key_id == key_id) == 1:
             raise RequestRefused(Status.ONLY_ONE_KEY_USER)
         self._connection.execute(key_accesses.delete().where(key_accesses.c.id == row))
+
+    def _limit(self, access_id: int, limits: AccessLimits) -> None:
+        """Have the access limited so, and no further; makes the table for that where needed."""
+        if not limits and not has_limits(self._connection):
+            return
+        try:
+            make_limits(self._connection)
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
+                raise
+            raise RequestRefused(
+                Status.UNKNOWN_ERROR,
+                "the server's database user may not make the table 'key_access_limits', which"
+                " limits of accesses need; have it own the other tables, and GRANT CREATE ON SCHEMA"
+                " public to it",
+            ) from error
+        self._connection.execute(
+            access_limits.delete().where(access_limits.c.key_access_id == access_id)
+        )
+        if limits:
+            self._connection.execute(
+                access_limits.insert().values(
+                    key_access_id=access_id,
+                    operations=_listed(limits.operations),
+                    rpm_names=_listed(limits.rpm_names),
+                )
+            )
 
     def _require_another_administrator(self, name: str) -> None:
         """Raise UNKNOWN_ERROR where nobody could administer any more without the user `name`."""
@@ -246,6 +323,10 @@ class Writer(Reader):
                 raise RequestRefused(Status.ALREADY_EXISTS) from error
             raise
         savepoint.commit()
+
+
+def _listed(names: Iterable[str] | None) -> str | None:
+    return None if names is None else ",".join(sorted(names))
 
 
 def _given(**values: object) -> dict[str, object]:

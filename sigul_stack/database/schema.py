@@ -4,6 +4,9 @@ The layout is that of a Sigul 1.2 server, to the letter, so that either can open
 made: components are replaced one at a time, and sometimes back. A change here needs a
 migration, a new `HEAD`, the proof that a 1.2 server can live with it, and its rows in
 docs/storage.md, "Database", which says what each column means.
+
+Limits of accesses are no part of that layout: they have a table of their own, which is made when
+it is first needed and which a 1.2 server does not look at.
 """
 
 from __future__ import annotations
@@ -56,3 +59,47 @@ key_accesses = sa.Table(
     sa.Column("key_admin", sa.Boolean, nullable=False),
     sa.UniqueConstraint("key_id", "user_id"),
 )
+
+#: Made by `make_limits`; one row for an access that is limited. NULL is no limit, and a list stands
+#: between commas. Not in `metadata`: a database without it is complete.
+access_limits = sa.Table(
+    "key_access_limits",
+    sa.MetaData(),
+    sa.Column(
+        "key_access_id",
+        sa.Integer,
+        sa.ForeignKey(key_accesses.c.id, ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("operations", sa.Text),
+    sa.Column("rpm_names", sa.Text),
+)
+
+# SQLite keeps foreign keys for who asks for that, which a 1.2 server does not, and gives the number
+# of a deleted row to the next one: without this, an access that such a server grants would have the
+# limits of one that it took away. Triggers are kept for everybody. The first one is for a number
+# that came free while there was no trigger.
+_SQLITE_TRIGGERS: Final = (
+    "CREATE TRIGGER IF NOT EXISTS key_access_limits_insert AFTER INSERT ON key_accesses BEGIN"
+    " DELETE FROM key_access_limits WHERE key_access_id = NEW.id; END",
+    "CREATE TRIGGER IF NOT EXISTS key_access_limits_delete AFTER DELETE ON key_accesses BEGIN"
+    " DELETE FROM key_access_limits WHERE key_access_id = OLD.id; END",
+)
+
+
+def has_limits(connection: sa.Connection) -> bool:
+    """Whether the database has the table of limits."""
+    return bool(connection.dialect.has_table(connection, access_limits.name))
+
+
+def make_limits(connection: sa.Connection) -> None:
+    """Make the table of limits, and what keeps it in step, where it is missing.
+
+    In a transaction that may write.
+    """
+    if not has_limits(connection):
+        access_limits.create(connection)
+    if connection.dialect.name == "sqlite":
+        for trigger in _SQLITE_TRIGGERS:
+            connection.exec_driver_sql(trigger)

@@ -1,7 +1,8 @@
 """A whole database as one SQLite file, for backups, and back into a database.
 
 The file holds one state of the database, whoever works on it meanwhile. From SQLite it is a copy,
-page by page, whatever its layout; from PostgreSQL it has the rows, in the current layout. So a
+page by page, whatever its layout; from PostgreSQL it has the rows, in the current layout, those of
+limits of accesses with them. So a
 backup does not depend on which of the two a site uses.
 """
 
@@ -62,8 +63,13 @@ def _copy_rows(source: Target, target: Target) -> None:
         Engine(source).transaction(Purpose.READ) as reader,
         Engine(target).transaction(Purpose.WRITE) as writer,
     ):
-        for table in schema.metadata.sorted_tables:
-            if writer.execute(sa.select(table.c.id).limit(1)).first() is not None:
+        tables = list(schema.metadata.sorted_tables)
+        if schema.has_limits(reader):
+            schema.make_limits(writer)
+            tables.append(schema.access_limits)
+        for table in tables:
+            key = next(iter(table.primary_key))
+            if writer.execute(sa.select(key).limit(1)).first() is not None:
                 raise DatabaseError(
                     f"{target.label}: there are {table.name} in this database", "name an empty one"
                 )
@@ -71,7 +77,7 @@ def _copy_rows(source: Target, target: Target) -> None:
             if not rows:
                 continue
             writer.execute(sa.insert(table), rows)
-            if isinstance(target, PostgreSQL):
+            if isinstance(target, PostgreSQL) and table is not schema.access_limits:
                 # The numbers came with the rows; the next one is counted from there.
                 writer.execute(
                     sa.text("SELECT setval(pg_get_serial_sequence(:table, 'id'), :last)"),

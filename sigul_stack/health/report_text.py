@@ -42,6 +42,8 @@ _FIGURES: Final = (
             "handshakes_refused_total",
             "servers_dropped_total",
             "workers_crashed_total",
+            "wrong_secrets_total",
+            "delayed_after_wrong_secrets_total",
         )
     ),
 )

@@ -43,7 +43,7 @@ def bridge_status_checks(context: CheckContext[BridgeSettings]) -> Iterator[Chec
         names = ", ".join(sorted({server.common_name for server in status.servers}))
         yield ok(Layer.SERVERS, f"{waiting} connections of {names} wait for requests", **values)
     elif busy:
-        yield _all_busy(Layer.SERVERS, "server", busy, " in server.conf", values)
+        yield _all_busy(Layer.SERVERS, "server", status, busy, " in server.conf", values)
     else:
         judge = warning if context.options.alone else failed
         yield judge(
@@ -81,7 +81,7 @@ def server_status_checks(context: CheckContext[ServerSettings]) -> Iterator[Chec
             },
         )
     elif status.workers_busy:
-        yield _all_busy(Layer.WORKERS, "worker", status.workers_busy, "", values)
+        yield _all_busy(Layer.WORKERS, "worker", status, status.workers_busy, "", values)
     else:
         yield failed(
             Layer.WORKERS,
@@ -128,10 +128,22 @@ def _alive(status: BridgeStatus | ServerStatus) -> Check:
     )
 
 
-def _all_busy(layer: Layer, what: str, requests: int, where: str, values: dict[str, int]) -> Check:
+def _all_busy(
+    layer: Layer,
+    what: str,
+    status: BridgeStatus | ServerStatus,
+    requests: int,
+    where: str,
+    values: dict[str, int],
+) -> Check:
+    oldest = max(status.requests, key=lambda item: item.seconds, default=None)
+    since = ""
+    if oldest is not None:
+        since = f", the oldest for {oldest.seconds:.0f} s of '{oldest.common_name}'"
     return warning(
         layer,
-        f"no {what} is free; {requests} requests are under way",
-        f"where this lasts, raise workers or max-requests{where}",
+        f"no {what} is free; {requests} requests are under way{since}",
+        f"where this lasts, raise workers or max-requests{where}, or end somebody's requests:"
+        " sigul-stack requests --help",
         **values,
     )

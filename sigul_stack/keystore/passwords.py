@@ -1,4 +1,4 @@
-"""Users' passwords: hashed for the database, and verified against what it holds.
+"""Users' passwords: hashed for the database, and verified against what it holds; their length.
 
 SHA-512 crypt, as a Sigul 1.2 server has it (docs/storage.md, "Users' passwords"). This is kept on
 purpose: a 1.2 server must be able to verify what this one stored, and every refusal must cost the
@@ -50,6 +50,21 @@ def hash_password(password: Secret) -> bytes:
         )
     text: str = sha512_crypt.using(rounds=ROUNDS, salt_size=16).hash(plain)
     return text.encode("ascii")
+
+
+def require_length(secret: Secret, least: int) -> None:
+    """Raise `KeystoreError` where a new password or passphrase has fewer than `least` characters.
+
+    Secrets are UTF-8; what is not counts as a character for each piece that is none. One character
+    asks for nothing: what is empty is refused where it would be used, in words of its own.
+    """
+    length = len(secret.reveal().decode("utf-8", "replace"))
+    if length < least and least > 1:
+        raise KeystoreError(
+            f"a new password or passphrase has at least {least} characters at this server"
+            f" (min-secret-length), and this one has {length}",
+            "choose a longer one",
+        )
 
 
 def verify_password(password: Secret, stored: bytes | None) -> bool:

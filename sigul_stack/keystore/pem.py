@@ -65,6 +65,8 @@ class PemSettings:
     allowed_key_types: frozenset[KeyType] = frozenset({KeyType.ECC, KeyType.RSA})
     curve: str = "SECP256R1"
     rsa_key_size: int = 2048
+    #: Certificates that a key may have.
+    max_certificates: int = 100
 
 
 class PemStore:
@@ -183,19 +185,47 @@ class PemStore:
                 "restore it from a backup",
             )
 
-    def add_certificate(self, fingerprint: str, name: str, certificate: bytes) -> None:
+    def add_certificate(
+        self,
+        fingerprint: str,
+        name: str,
+        certificate: bytes,
+        permit: Callable[[], None] = lambda: None,
+    ) -> None:
         """Keep a certificate (PEM) of the key under `name`, which is letters only.
 
-        Raises `RequestRefused` (already exists) if the key has one of that name.
+        `permit` is called when nobody else changes the store, and raises where it is not to be.
+        Raises `RequestRefused`: already exists, where the key has one of that name; unknown error,
+        with a message, where it has as many as it may have.
         """
         path = self._certificate(fingerprint, name)
         with self._changing():
+            permit()
             if path.exists():
                 raise RequestRefused(
                     Status.ALREADY_EXISTS,
                     "the key has a certificate of that name; choose another name",
                 )
+            limit = self._settings.max_certificates
+            if len(self.certificates(fingerprint)) >= limit:
+                raise RequestRefused(
+                    Status.UNKNOWN_ERROR,
+                    f"the key has {limit} certificates, as many as"
+                    " max-certificates-per-key lets it; remove one with delete-certificate",
+                )
             write_whole(path, certificate, replace=False, mode=0o644)
+
+    def delete_certificate(
+        self, fingerprint: str, name: str, permit: Callable[[], None] = lambda: None
+    ) -> None:
+        """Delete the certificate `name` of the key; `permit` is as in `add_certificate`.
+
+        Raises `KeystoreError` if there is none.
+        """
+        with self._changing():
+            permit()
+            self._certificate(fingerprint, name).unlink()
+            sync(self.path)
 
     def certificate(self, fingerprint: str, name: str) -> bytes:
         """The certificate `name` of the key, PEM. Raises `KeystoreError` if there is none."""

@@ -12,7 +12,7 @@ kill in between left.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..database import Key, KeyType
@@ -113,15 +113,21 @@ class KeyStore:
         return self._part(key.keytype).public(key.fingerprint)
 
     def expire(
-        self, key: Key, passphrase: Secret, expires: datetime.date | None, subkey: int = 0
+        self,
+        key: Key,
+        passphrase: Secret,
+        expires: datetime.date | None,
+        subkey: int = 0,
+        permit: Callable[[], None] = lambda: None,
     ) -> None:
         """Have a key, or its `subkey` (counted from 1), expire on that day; None means never.
 
+        `permit` is called when nobody else changes the store, and raises where it is not to be.
         Raises `RequestRefused` (unsupported keytype), `WrongPassphrase`.
         """
         if key.keytype is not KeyType.GNUPG:
             raise RequestRefused(Status.UNSUPPORTED_KEYTYPE)
-        self.gnupg.change_expiration(key.fingerprint, passphrase, expires, subkey)
+        self.gnupg.change_expiration(key.fingerprint, passphrase, expires, subkey, permit)
 
     def fingerprints(self) -> frozenset[str]:
         """The fingerprints of all keys in the store."""

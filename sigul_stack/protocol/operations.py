@@ -24,6 +24,7 @@ from .codec import (
     is_safe_filename,
     is_safe_identifier,
 )
+from .rights import Object, Rights, Thing
 
 MIB: Final = 1024**2
 GIB: Final = 1024**3
@@ -62,31 +63,6 @@ _TEXT_CHECKS: Final[Mapping[Form, Callable[[str], bool]]] = MappingProxyType(
 )
 
 
-class Rights(enum.Enum):
-    """The rights that an operation needs (docs/operations.md, "Rights")."""
-
-    ADMIN = "administrator"
-    KEY_USER = "key user"
-    KEY_ADMIN = "key administrator"
-    KEY_USER_OR_ADMIN = "key user or administrator"
-    KEY_ADMIN_OR_ADMIN = "key administrator or administrator"
-
-    @property
-    def by_passphrase(self) -> bool:
-        """Whether a key's passphrase can give this right."""
-        return self is not Rights.ADMIN
-
-    @property
-    def by_password(self) -> bool:
-        """Whether an administrator's password can give this right."""
-        return self in (Rights.ADMIN, Rights.KEY_USER_OR_ADMIN, Rights.KEY_ADMIN_OR_ADMIN)
-
-    @property
-    def needs_key_admin(self) -> bool:
-        """Whether a key user must have the key-administrator flag."""
-        return self in (Rights.KEY_ADMIN, Rights.KEY_ADMIN_OR_ADMIN)
-
-
 @dataclass(frozen=True, slots=True)
 class Field:
     """An outer field of an operation."""
@@ -94,6 +70,14 @@ class Field:
     name: str
     form: Form = Form.TEXT
     required: bool = True
+    #: The kind of thing that it names, where it names one that the server has or is to have.
+    thing: Thing | None = None
+    #: The right that this takes, where it is another one than the operation's own.
+    right: Rights | None = None
+    #: The field with the key that the right is on, where that is not the operation's `key_field`.
+    right_on: str = ""
+    #: The inner field with the passphrase that gives the right, where the right takes one.
+    opened_by: str = ""
 
     def check(self, fields: Fields) -> None:
         """Raise `ProtocolError` unless the field is there where required, and of its form."""
@@ -140,6 +124,23 @@ class Operation:
     #: Whether `payload-auth-sha512` may be left out when `rpm-sigmd5` is given. Without either, the
     #: answer is UNAUTHENTICATED_RPM.
     sigmd5_authenticates: bool = False
+    #: The things that the answer lists.
+    lists: Thing | None = None
+
+    @property
+    def objects(self) -> tuple[Object, ...]:
+        """Every thing that a request names, in the order of the fields, and the right on it."""
+        return tuple(
+            Object(
+                field.name,
+                field.thing,
+                field.right or self.rights,
+                field.right_on or self.key_field,
+                field.opened_by,
+            )
+            for field in self.fields
+            if field.thing is not None
+        )
 
     def check(self, fields: Fields) -> None:
         """Raise `ProtocolError` for a missing, unknown or malformed outer field."""
@@ -166,8 +167,16 @@ def _text(*names: str) -> tuple[Field, ...]:
     return tuple(Field(name) for name in names)
 
 
-def _optional(*names: str, form: Form = Form.TEXT) -> tuple[Field, ...]:
-    return tuple(Field(name, form, required=False) for name in names)
+def _optional(*names: str, form: Form = Form.TEXT, thing: Thing | None = None) -> tuple[Field, ...]:
+    return tuple(Field(name, form, required=False, thing=thing) for name in names)
+
+
+def _key(name: str = "key") -> Field:
+    return Field(name, thing=Thing.KEY)
+
+
+def _user(name: str = "name") -> Field:
+    return Field(name, thing=Thing.USER)
 
 
 #: Outer fields of every request.
@@ -179,43 +188,58 @@ _BINDINGS: Final = ("server-binding", "client-binding")
 _RPM_NAMES: Final = _optional("rpm-name", "rpm-epoch", "rpm-version", "rpm-release", "rpm-arch")
 _RPM_SIGMD5: Final = _optional("rpm-sigmd5", form=Form.BLOB)
 _RPM_OPTIONS: Final = (
-    *_optional("file-signing-key", "koji-instance"),
+    Field(
+        "file-signing-key",
+        required=False,
+        thing=Thing.KEY,
+        right=Rights.KEY_USER,
+        right_on="file-signing-key",
+        opened_by="file-signing-key-passphrase",
+    ),
+    *_optional("koji-instance"),
     *_optional(
         "import-signature", "return-data", "head-signing", "v3-signature", form=Form.BOOLEAN
     ),
 )
+#: Limits of an access: names of operations and patterns of RPMs' names, between commas.
+_LIMITS: Final = _optional("only", "rpm-names")
 #: Outer fields of a `sign-rpms` subrequest.
 SUBREQUEST_FIELDS: Final = (Field("id", Form.BLOB), *_RPM_NAMES, *_RPM_SIGMD5)
 
 _ADMINISTRATION: Final = (
-    Operation("list-users", Rights.ADMIN),
+    Operation("list-users", Rights.ADMIN, lists=Thing.USER),
     Operation(
         "new-user",
         Rights.ADMIN,
-        (*_text("name"), *_optional("admin", form=Form.BOOLEAN)),
+        (_user(), *_optional("admin", form=Form.BOOLEAN)),
         optional_secrets=("new-password",),
     ),
-    Operation("delete-user", Rights.ADMIN, _text("name")),
-    Operation("user-info", Rights.ADMIN, _text("name")),
+    Operation("delete-user", Rights.ADMIN, (_user(),)),
+    Operation("user-info", Rights.ADMIN, (_user(),)),
     Operation(
         "modify-user",
         Rights.ADMIN,
-        (*_text("name"), *_optional("admin", form=Form.BOOLEAN), *_optional("new-name")),
+        (
+            _user(),
+            *_optional("admin", form=Form.BOOLEAN),
+            *_optional("new-name", thing=Thing.USER),
+        ),
         optional_secrets=("new-password",),
     ),
-    Operation("key-user-info", Rights.ADMIN, _text("name", "key")),
+    Operation("key-user-info", Rights.ADMIN, (_user(), _key())),
     Operation(
         "modify-key-user",
         Rights.ADMIN,
-        (*_text("name", "key"), *_optional("key-admin", form=Form.BOOLEAN)),
+        (_user(), _key(), *_optional("key-admin", form=Form.BOOLEAN), *_LIMITS),
     ),
-    Operation("list-keys", Rights.ADMIN),
+    Operation("list-keys", Rights.ADMIN, lists=Thing.KEY),
     Operation(
         "new-key",
         Rights.ADMIN,
         (
-            *_text("key"),
-            *_optional("keytype", "initial-key-admin"),
+            _key(),
+            *_optional("keytype"),
+            *_optional("initial-key-admin", thing=Thing.USER),
             *_optional("name-real", "name-comment", "name-email", form=Form.UNICODE),
             *_optional("expire-date", form=Form.DATE),
         ),
@@ -224,42 +248,55 @@ _ADMINISTRATION: Final = (
     Operation(
         "import-key",
         Rights.ADMIN,
-        (*_text("key"), *_optional("keytype", "initial-key-admin")),
+        (_key(), *_optional("keytype"), *_optional("initial-key-admin", thing=Thing.USER)),
         secrets=("passphrase", "new-passphrase"),
         max_payload=MIB,
     ),
-    Operation("delete-key", Rights.ADMIN, _text("key")),
-    Operation("modify-key", Rights.ADMIN, (*_text("key"), *_optional("new-name"))),
+    Operation("delete-key", Rights.ADMIN, (_key(),)),
+    Operation("modify-key", Rights.ADMIN, (_key(), *_optional("new-name", thing=Thing.KEY))),
     Operation("list-binding-methods", Rights.ADMIN),
 )
 
 _KEYS_AND_USERS: Final = (
-    Operation("list-key-users", Rights.KEY_ADMIN_OR_ADMIN, _text("key")),
+    Operation("list-key-users", Rights.KEY_ADMIN_OR_ADMIN, (_key(),), lists=Thing.USER),
     Operation(
         "grant-key-access",
         Rights.KEY_ADMIN,
-        _text("key", "name"),
+        (_key(), _user(), *_LIMITS),
         secrets=("new-passphrase",),
         optional_secrets=_BINDINGS,
     ),
-    Operation("revoke-key-access", Rights.KEY_ADMIN_OR_ADMIN, _text("key", "name")),
+    Operation("revoke-key-access", Rights.KEY_ADMIN_OR_ADMIN, (_key(), _user())),
     Operation(
         "change-passphrase",
         Rights.KEY_USER,
-        _text("key"),
+        (_key(),),
         secrets=("new-passphrase",),
         optional_secrets=_BINDINGS,
     ),
-    Operation("get-public-key", Rights.KEY_USER_OR_ADMIN, _text("key")),
+    Operation("get-public-key", Rights.KEY_USER_OR_ADMIN, (_key(),)),
     Operation(
         "change-key-expiration",
         Rights.KEY_ADMIN,
         (
-            *_text("key"),
+            _key(),
             *_optional("expire-date", form=Form.DATE),
             *_optional("subkey", form=Form.NUMBER),
         ),
         key_types=_GNUPG,
+    ),
+    Operation(
+        "list-certificates",
+        Rights.KEY_USER_OR_ADMIN,
+        (_key(),),
+        key_types=_PEM,
+        lists=Thing.CERTIFICATE,
+    ),
+    Operation(
+        "delete-certificate",
+        Rights.KEY_ADMIN_OR_ADMIN,
+        (_key(), Field("cert-name", Form.IDENTIFIER, thing=Thing.CERTIFICATE)),
+        key_types=_PEM,
     ),
 )
 
@@ -273,7 +310,7 @@ def _signing(
     return Operation(
         name,
         Rights.KEY_USER,
-        (*_text("key"), *fields),
+        (_key(), *fields),
         key_types=key_types,
         max_payload=max_payload,
     )
@@ -290,21 +327,32 @@ _SIGNING: Final = (
         "sign-certificate",
         Rights.KEY_USER,
         (
-            *_text("issuer-key", "subject-key"),
+            _key("issuer-key"),
+            Field("subject-key", thing=Thing.KEY, right=Rights.ACCESS, right_on="subject-key"),
             Field("subject", Form.UNICODE),
             Field("validity", Form.YEARS),
             Field("certificate-type", Form.CERTIFICATE_TYPE),
-            Field("subject-certificate-name", Form.IDENTIFIER),
-            *_optional("issuer-certificate-name", form=Form.IDENTIFIER),
+            Field(
+                "subject-certificate-name",
+                Form.IDENTIFIER,
+                thing=Thing.CERTIFICATE,
+                right=Rights.ACCESS,
+                right_on="subject-key",
+            ),
+            *_optional("issuer-certificate-name", form=Form.IDENTIFIER, thing=Thing.CERTIFICATE),
         ),
         key_types=_PEM,
         key_field="issuer-key",
     ),
-    _signing("sign-pe", Field("cert-name", Form.IDENTIFIER), key_types=_PEM),
+    _signing(
+        "sign-pe",
+        Field("cert-name", Form.IDENTIFIER, thing=Thing.CERTIFICATE),
+        key_types=_PEM,
+    ),
     Operation(
         "sign-rpm",
         Rights.KEY_USER,
-        (*_text("key"), *_RPM_OPTIONS, *_RPM_NAMES, *_RPM_SIGMD5),
+        (_key(), *_RPM_OPTIONS, *_RPM_NAMES, *_RPM_SIGMD5),
         optional_secrets=("file-signing-key-passphrase",),
         max_payload=GIB,
         key_types=_GNUPG,
@@ -313,7 +361,7 @@ _SIGNING: Final = (
     Operation(
         "sign-rpms",
         Rights.KEY_USER,
-        (*_text("key"), *_RPM_OPTIONS),
+        (_key(), *_RPM_OPTIONS),
         optional_secrets=("file-signing-key-passphrase",),
         key_types=_GNUPG,
         subrequests=True,

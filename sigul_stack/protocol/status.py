@@ -32,6 +32,20 @@ class WaitingServer:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestUnderWay:
+    """A request under way: the name in its client's certificate, the user and the operation.
+
+    Those are empty where the request has not told them yet. `seconds` is how long it has been
+    there.
+    """
+
+    common_name: str
+    user: str
+    op: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class BridgeStatus:
     """A bridge's status. `started` is ISO 8601, UTC; `totals` are `metrics.BridgeCount`'s."""
 
@@ -42,6 +56,7 @@ class BridgeStatus:
     servers: tuple[WaitingServer, ...]
     requests_in_flight: int
     totals: Mapping[str, int]
+    requests: tuple[RequestUnderWay, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +81,7 @@ class ServerStatus:
     workers_busy: int
     workers: tuple[AttachedWorker, ...]
     totals: Mapping[str, int]
+    requests: tuple[RequestUnderWay, ...] = ()
 
 
 def encode_status(status: BridgeStatus | ServerStatus) -> bytes:
@@ -81,22 +97,44 @@ def decode_status(data: bytes) -> BridgeStatus | ServerStatus:
     """The status in a document. Raises `ProtocolError`."""
     try:
         document = json.loads(data)
+        # Daemons of former versions do not tell them.
+        requests = tuple(_build(RequestUnderWay, item) for item in document.get("requests", ()))
         if document["component"] == "bridge":
             return _build(
                 BridgeStatus,
                 document,
                 servers=tuple(_build(WaitingServer, item) for item in document["servers"]),
+                requests=requests,
             )
         return _build(
             ServerStatus,
             document,
             workers=tuple(_build(AttachedWorker, item) for item in document["workers"]),
+            requests=requests,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RemoteProtocolError(
             f"this is no daemon's status ({error!r})",
             "is status-socket another program's socket?",
         ) from None
+
+
+def encode_ended(count: int) -> bytes:
+    """The answer to a command that has ended so many requests."""
+    return json.dumps({"ended": count}).encode() + b"\n"
+
+
+def decode_ended(data: bytes) -> int:
+    """The number in such an answer. Raises `ProtocolError`."""
+    try:
+        count = json.loads(data)["ended"]
+        if isinstance(count, int):
+            return count
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise RemoteProtocolError(
+        "the daemon does not know this command", "it is older than this program: start it again"
+    )
 
 
 def _build(cls: type[T], document: Mapping[str, Any], **given: object) -> T:

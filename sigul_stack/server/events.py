@@ -1,4 +1,4 @@
-"""The events that a worker sends its supervisor (`system.processes`)."""
+"""Events and commands between a worker and its supervisor (`system.processes`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 
 class WorkerEvent(bytes, enum.Enum):
-    """An event of a worker."""
+    """An event of a worker, or of a process that looks at certificates again."""
 
     #: Its handshake with the bridge is done; it waits for a request. Body: `HANDSHAKE_SECONDS`.
     ATTACHED = b"A"
@@ -16,9 +16,43 @@ class WorkerEvent(bytes, enum.Enum):
     DETACHED = b"D"
     #: A request has come.
     BUSY = b"B"
-    #: A request was refused room in the spool.
-    SPOOL_REFUSED = b"S"
+    #: Something to count: the body names one of `metrics.ServerCount`.
+    COUNTED = b"N"
+    #: The client's certificate in DER, or its next part; it is whole where CLIENT comes.
+    CERTIFICATE = b"C"
+    #: The inner session has told whose request it is. Body: `encode_client`.
+    CLIENT = b"U"
+    #: A certificate is good. Body: its SHA-256.
+    GOOD = b"G"
+
+
+class WorkerCommand(bytes, enum.Enum):
+    """A command to a worker that serves a request."""
+
+    #: Newer certificates are in use than it has opened: go on once the client's is found good.
+    STALE = b"S"
+    #: The client's certificate is good.
+    GOOD = b"G"
+    #: End the request: the client's certificate is no longer good.
+    DISTRUSTED = b"D"
+    #: End the request: somebody at the server wants that (`sigul-stack requests end`).
+    END = b"E"
 
 
 #: The length of a handshake, in seconds.
 HANDSHAKE_SECONDS: Final = struct.Struct("!d")
+#: Most bytes of each name that the supervisor is told.
+_NAME_BYTES: Final = 255
+
+
+def encode_client(common_name: str, user: str, op: str) -> bytes:
+    """The name in a client's certificate, the user that it speaks for, and the operation."""
+    return b"\0".join(
+        name.encode("utf-8", "replace")[:_NAME_BYTES] for name in (common_name, user, op)
+    )
+
+
+def decode_client(body: bytes) -> tuple[str, str, str]:
+    """The names that `encode_client` was given, as far as they were not cut."""
+    common_name, user, op = body.decode("utf-8", "replace").split("\0")
+    return common_name, user, op

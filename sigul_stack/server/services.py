@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..config.server import ServerSettings
-from ..database import Database, Key, KeyType, sqlite_url
-from ..errors import RequestRefused, Status
+from ..database import Database, Key, KeyType, Writer, sqlite_url
+from ..errors import KeystoreError, RequestRefused, Status
 from ..keystore.bindings import BindingPolicy, CannotBind, Layer, Registry, enabled_methods
 from ..keystore.gnupg import GnuPGHome, KeySettings
+from ..keystore.passwords import require_length
 from ..keystore.pem import PemSettings, PemStore
 from ..keystore.store import KeyStore, new_access
 from ..secret import Secret
 from ..signing.openpgp import OpenPGPKey
+from .ending import Watch
+from .guesses import Guard, unguarded
 from .request import Request
-from .rights import Granted, KeyGranted, NameCheck
+from .rights import Granted, KeyGranted, NameCheck, require_still, require_still_in
 from .spool import Account, SpoolFile, SpoolLimits
 
 
@@ -31,54 +35,111 @@ class Services:
     policy: BindingPolicy
     name_check: NameCheck
     account: Account
+    guard: Guard
 
     def scratch(self) -> BinaryIO:
         """An empty file without a name, for a payload on its way out; it counts in `account`."""
         return SpoolFile(self.settings.spool_directory, self.account)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestContext:
-    """One authorised request, as a handler gets it."""
+    """One authorised request, as a handler gets it.
+
+    `changed` tells whether it has changed the database: that is answered whatever became of the
+    right since, which the change itself may have ended.
+    """
 
     request: Request
     granted: Granted
     services: Services
+    watch: Watch
+    changed: bool = False
+
+    @contextmanager
+    def write(self) -> Iterator[Writer]:
+        """A transaction for changes, by who still has the right: looked at in the same one.
+
+        Raises `RequestRefused` (AUTHENTICATION_FAILED) where it was taken back meanwhile.
+        """
+        with self.watch.changing(), self.services.database.write() as writer:
+            require_still_in(self.granted, writer)
+            yield writer
+            # Before anybody can see the change, which may be one of the right itself.
+            self.changed = True
+
+    def require_still(self) -> None:
+        """Raise `RequestRefused` where the right was taken back meanwhile.
+
+        To be called after a wait, before a key is used, the key store changed or an answer sent.
+        """
+        require_still(self.granted, self.services.database)
+
+    def opened(self) -> KeyGranted:
+        """The right on the key that the request's passphrase opened.
+
+        Raises `RequestRefused` where the operation is not for keys of that type.
+        """
+        if not isinstance(self.granted, KeyGranted):
+            raise RequestRefused(Status.AUTHENTICATION_FAILED)
+        self._of_type(self.granted.key)
+        return self.granted
 
     def opened_key(self) -> tuple[Key, Secret]:
         """The key that the request's passphrase opened, and the key's own passphrase.
 
         Raises `RequestRefused` where the operation is not for keys of that type.
         """
-        if not isinstance(self.granted, KeyGranted):
-            raise RequestRefused(Status.AUTHENTICATION_FAILED)
-        key, types = self.granted.key, self.request.operation.key_types
-        if types and key.keytype not in types:
-            raise RequestRefused(Status.UNSUPPORTED_KEYTYPE)
-        return key, self.granted.passphrase
+        granted = self.opened()
+        return granted.key, granted.passphrase
 
     def openpgp_key(self) -> OpenPGPKey:
         """The key that the request's passphrase opened, for an operation of OpenPGP keys alone."""
         key, passphrase = self.opened_key()
-        return OpenPGPKey(self.services.keystore.gnupg, key.fingerprint, passphrase)
+        return OpenPGPKey(
+            self.services.keystore.gnupg, key.fingerprint, passphrase, self.require_still
+        )
 
     def key(self) -> Key:
-        """The key that the request names. Raises `RequestRefused` where there is none."""
+        """The key that the request names, whether a passphrase or a password gave the right.
+
+        Raises `RequestRefused` where there is none, or the operation is not for keys of that type.
+        """
+        if isinstance(self.granted, KeyGranted):
+            # Not another one that has the name by now.
+            return self._of_type(self.granted.key)
         with self.services.database.read() as reader:
             key = reader.key(self.request.text("key"))
         if key is None:
             raise RequestRefused(Status.KEY_NOT_FOUND)
+        return self._of_type(key)
+
+    def _of_type(self, key: Key) -> Key:
+        types = self.request.operation.key_types
+        if types and key.keytype not in types:
+            raise RequestRefused(Status.UNSUPPORTED_KEYTYPE)
         return key
+
+    def new_secret(self, field: str) -> Secret:
+        """The new password or passphrase in a secret field.
+
+        Raises `RequestRefused` where it is shorter than this server takes.
+        """
+        secret = self.request.secret(field)
+        try:
+            require_length(secret, self.services.settings.min_secret_length)
+        except KeystoreError as error:
+            raise RequestRefused.because(error) from None
+        return secret
 
     def sealed(self, key_passphrase: Secret, field: str, layers: Sequence[Layer]) -> bytes:
         """A user's access: the key's passphrase, bound, and locked with that in a secret field.
 
-        Raises `RequestRefused` where it cannot be bound.
+        Raises `RequestRefused` where it cannot be bound, or the secret is too short.
         """
+        secret = self.new_secret(field)
         try:
-            return new_access(
-                key_passphrase, self.request.secret(field), layers, self.services.registry
-            )
+            return new_access(key_passphrase, secret, layers, self.services.registry)
         except CannotBind as error:
             raise RequestRefused.because(error) from None
 
@@ -98,7 +159,10 @@ def spool_limits(settings: ServerSettings) -> SpoolLimits:
 
 
 def make_services(
-    settings: ServerSettings, database: Database, account: Account | None = None
+    settings: ServerSettings,
+    database: Database,
+    account: Account | None = None,
+    guard: Guard = unguarded,
 ) -> Services:
     """The services that the settings describe; files of theirs count in `account`.
 
@@ -113,6 +177,7 @@ def make_services(
         policy=BindingPolicy.parse(binding.forced, binding.forced_first, binding.default),
         name_check=NameCheck(settings.lenient_username_check, frozenset(settings.proxy_usernames)),
         account=account or Account(spool_limits(settings)),
+        guard=guard,
     )
 
 
@@ -138,6 +203,7 @@ def make_keystore(settings: ServerSettings) -> KeyStore:
                 ),
                 curve=settings.ecc_default_curve,
                 rsa_key_size=settings.rsa_key_size,
+                max_certificates=settings.max_certificates_per_key,
             ),
         ),
     )

@@ -4,8 +4,9 @@ None of it has a name or outlives its process, however that ends. A payload is h
 What cannot be stored does not end the request: the rest is taken and forgotten, so that the client
 can be told.
 
-Files are accounted for (`Account`), in steps of `STEP_BYTES`, as they grow: a length that is only
-announced counts nothing. Limits, from the narrowest to the widest:
+Files are accounted for (`Account`) as they grow, in steps of `STEP_BYTES`, the first of which is
+free: a length that is only announced counts nothing, and small results are never refused. Limits,
+from the narrowest to the widest:
 
 * a request that has not proven its rights holds at most what is left for others, of the free space
   above the floor, and of half of `max-spool-size`, which is all that such requests get together;
@@ -116,15 +117,17 @@ class Account:
             )
         if (fault := self._over_user_limit()) is not None or slots.is_proven:
             return fault
-        left = free - limit
-        if most is not None:
-            left = min(left, most // 2 - slots.spooled_unproven)
-        if slots.mine > left:
-            return RequestRefused(
-                Status.UNKNOWN_ERROR,
-                "before its rights are proven, a request may have no more of the server's spool"
-                " than it leaves for others (max-spool-size, spool-min-free); try again later",
-            )
+        # A request that may be anybody's leaves as much as it has.
+        for setting, left in (
+            ("spool-min-free", free - limit),
+            ("max-spool-size", None if most is None else most // 2 - slots.spooled_unproven),
+        ):
+            if left is not None and slots.mine > left:
+                return RequestRefused(
+                    Status.UNKNOWN_ERROR,
+                    "before its rights are proven, a request may have no more of the server's spool"
+                    f" than it leaves for others ({setting}); try again later",
+                )
         return None
 
     def _over_user_limit(self) -> RequestRefused | None:
@@ -169,8 +172,9 @@ class SpoolFile(io.FileIO):
             self._give_back()
 
     def _take(self, size: int) -> None:
-        if size > self._taken:
-            step = -(-(size - self._taken) // STEP_BYTES) * STEP_BYTES
+        over = size - STEP_BYTES - self._taken
+        if over > 0:
+            step = -(-over // STEP_BYTES) * STEP_BYTES
             self._account.take(step, self.fileno())
             self._taken += step
 

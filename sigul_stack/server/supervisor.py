@@ -8,22 +8,28 @@ or a key: a process that forks may not have opened NSS, and one that lives on sh
 
 To take new certificates and settings into use (`ServerPlan`), workers of the new plan are forked
 beside those of the old one, and each that has attached lets an old one that still waits end. So the
-bridge always has one to give a request to; where new ones cannot attach, the old ones go on.
+bridge always has one to give a request to; where new ones cannot attach, the old ones go on. What
+the old ones serve is looked at with the new certificates, too (`Look`), and ended where those do
+not take it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from .. import __version__
 from ..metrics import Counters, ServerCount
-from ..protocol.status import MAX_LISTED, AttachedWorker, ServerStatus
+from ..protocol.codec import printable
+from ..protocol.status import MAX_LISTED, AttachedWorker, RequestUnderWay, ServerStatus
 from ..system.processes import (
     FIRST_PAUSE_SECONDS,
     KILL_AFTER_SECONDS,
@@ -33,8 +39,10 @@ from ..system.processes import (
     ProcessFamily,
     SignalPipe,
 )
+from ..transport.nss_certificates import LOOK_SECONDS, MAX_CERTIFICATE_BYTES, Look
 from ..transport.status_socket import StatusSocket
-from .events import HANDSHAKE_SECONDS, WorkerEvent
+from .ending import ENDED
+from .events import HANDSHAKE_SECONDS, WorkerCommand, WorkerEvent, decode_client
 from .slots import Slots
 
 log = logging.getLogger(__name__)
@@ -42,6 +50,8 @@ log = logging.getLogger(__name__)
 #: Delay before a worker that was taken is replaced while others still wait, in seconds: the
 #: replacement's start would take its processor from the request that has just come.
 REFILL_DELAY_SECONDS: Final = 0.3
+#: Seconds for a worker to end its request once it was told to, before it is killed.
+END_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +59,14 @@ class ServerPlan:
     """A configuration as one reading of it gave it. All of its work is run in child processes.
 
     `workers` processes wait while at most `max_requests` others are busy. `check` raises
-    `SigulError` where workers could not serve; `repair` is run after one crashed in the middle of
-    a request. `shutdown_timeout` is in seconds.
+    `SigulError` where workers could not serve; `repair` is run after one crashed or was ended in
+    the middle of a request; `look` opens NSS and tells which certificates are good.
+    `shutdown_timeout` is in seconds.
     """
 
     serve: Callable[[ParentPipes], None]
     check: Callable[[], None]
+    look: Callable[[Look, Callable[[bytes], None]], None]
     repair: Callable[[], None]
     workers: int
     max_requests: int
@@ -63,7 +75,7 @@ class ServerPlan:
 
 @dataclass(slots=True, eq=False)
 class WorkerChild(Child):
-    """A worker, or another child that works for the server: a check of a plan, a repair."""
+    """A worker, or another child that works for the server: a check of a plan, a repair, a look."""
 
     #: The plan by which it serves, or of which it is the check.
     plan: ServerPlan
@@ -75,6 +87,17 @@ class WorkerChild(Child):
     #: The time at which it attached to the bridge (`time.monotonic`); None where it has not.
     attached_at: float | None = None
     handshake_seconds: float = 0.0
+    #: The certificate of its request's client, in DER; the name in that, the user and operation.
+    certificate: bytes = field(default=b"", repr=False)
+    client: tuple[str, str, str] | None = None
+    #: The time at which its request came (`time.monotonic`).
+    busy_since: float = 0.0
+    #: It was told to end its request.
+    is_ended: bool = False
+    #: The plan that the certificate was last found good by.
+    seen_by: ServerPlan | None = None
+    #: What it looks at, where it is there for that.
+    look: Look | None = None
 
 
 class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
@@ -115,10 +138,41 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             started=self._started.isoformat(timespec="seconds"),
             workers_attached=len(attached),
             workers_dialling=len(idle) - len(attached),
-            workers_busy=sum(item.busy and not item.is_check for item in self._children.values()),
+            workers_busy=sum(
+                item.busy and not item.is_check and item.look is None
+                for item in self._children.values()
+            ),
             workers=tuple(attached[:MAX_LISTED]),
+            requests=self._requests(now),
             totals=self._counters.values(),
         )
+
+    def _requests(self, now: float) -> tuple[RequestUnderWay, ...]:
+        """List what is under way at `now`, the oldest first, up to MAX_LISTED."""
+        known = [child for child in self._children.values() if child.client is not None]
+        return tuple(
+            RequestUnderWay(*child.client, round(now - child.busy_since, 3))
+            for child in sorted(known, key=lambda child: child.busy_since)[:MAX_LISTED]
+            if child.client is not None
+        )
+
+    def end(self, name: str) -> int:
+        """End what is under way of a user or a certificate's name; how many requests that were."""
+        theirs = [
+            child
+            for child in self._children.values()
+            if child.client is not None and name in child.client[:2] and not child.is_ended
+        ]
+        for child in theirs:
+            self._end_request(child, WorkerCommand.END)
+        log.warning("%d requests of '%s' are ended, as was asked for", len(theirs), printable(name))
+        return len(theirs)
+
+    def _end_request(self, child: WorkerChild, command: WorkerCommand) -> None:
+        self._counters.add(ServerCount.REQUESTS_ENDED)
+        child.is_ended = True
+        child.deadline = time.monotonic() + END_SECONDS
+        child.command(command)
 
     def run(self, status: StatusSocket | None = None) -> None:
         """Serve until it is time to stop; then let busy workers finish, up to a limit.
@@ -129,8 +183,15 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         if status is not None:
             self._watched[status.fileno()] = status.answer
         with self._running():
-            while not self._wait(self._fill()):
-                pass
+            while not self._wait(self._due(self._fill())):
+                if status is not None:
+                    status.answer()
+                self._look_again()
+
+    def _due(self, seconds: float | None) -> float | None:
+        """The time to wait for something to happen: `seconds`, or less where somebody asks."""
+        asked = None if self._status is None else self._status.due()
+        return min((item for item in (seconds, asked) if item is not None), default=None)
 
     def _fill(self) -> float | None:
         """Fork what is missing; seconds until more should be tried, None where nothing is due."""
@@ -181,6 +242,36 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
     def _is_settled(self) -> bool:
         return not any(child.is_check for child in self._children.values())
 
+    def _look_again(self) -> None:
+        """Have the certificates that old workers serve looked at as the newest plan has them."""
+        plan = self._plan
+        unseen = [
+            child.certificate
+            for child in self._children.values()
+            if child.client is not None and child.plan is not plan and child.seen_by is not plan
+        ]
+        if unseen and not any(child.look is not None for child in self._children.values()):
+            look = Look.at(unseen)
+            child = WorkerChild(plan, busy=True, look=look)
+            child.deadline = time.monotonic() + LOOK_SECONDS
+            self._fork(
+                child,
+                lambda parent: plan.look(look, partial(parent.send, WorkerEvent.GOOD)),
+            )
+
+    def _take_look(self, plan: ServerPlan, look: Look) -> None:
+        """End what is under way with certificates that `look` has not found good."""
+        for child in self._children.values():
+            number = hashlib.sha256(child.certificate).digest()
+            if child.client is None or number not in look.asked or child.plan is plan:
+                continue
+            child.seen_by = plan
+            if number in look.good:
+                child.command(WorkerCommand.GOOD)
+            elif not child.is_ended:
+                log.warning("The certificate of '%s' is no longer good", child.client[0])
+                self._end_request(child, WorkerCommand.DISTRUSTED)
+
     def _retire_for(self, attached: WorkerChild) -> None:
         """Dismiss an old worker that still waits, now that one of the newest plan has attached.
 
@@ -208,11 +299,22 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             child.attached_at = None
         elif code == WorkerEvent.BUSY:
             child.busy = True
+            child.busy_since = now
+            if child.plan is not self._plan:
+                child.command(WorkerCommand.STALE)
             self._taken_at = now
             self._back_off.reset()
             self._counters.add(ServerCount.REQUESTS)
-        elif code == WorkerEvent.SPOOL_REFUSED:
-            self._counters.add(ServerCount.SPOOL_REFUSALS)
+        elif code == WorkerEvent.COUNTED:
+            with contextlib.suppress(ValueError):  # no number that there is
+                self._counters.add(ServerCount(body.decode()))
+        elif code == WorkerEvent.CERTIFICATE:
+            # A hostile client's may be long: what is cut is no good certificate.
+            child.certificate = (child.certificate + body)[: MAX_CERTIFICATE_BYTES + 1]
+        elif code == WorkerEvent.CLIENT:
+            child.client = decode_client(body)
+        elif code == WorkerEvent.GOOD and child.look is not None:
+            child.look.good.add(body)
 
     def _handle_end(self, child: WorkerChild, code: int) -> None:
         if child.is_check:
@@ -220,12 +322,22 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
                 log.info("The configuration is taken; new workers take the old ones' places")
                 self._plan = child.plan
                 self._back_off.reset()
+                for other in self._children.values():
+                    if other.busy_since and other.client is None:
+                        other.command(WorkerCommand.STALE)
             else:
                 self._keep_plan(child.failure or f"its check ended with exit code {code}")
             return
         if child.failure:
             log.error("%s", child.failure)
-        if code < 0:
+        if child.look is not None:
+            self._take_look(child.plan, child.look)
+            return
+        if code == ENDED or (code < 0 and child.is_ended):
+            if not child.is_ended:
+                self._counters.add(ServerCount.REQUESTS_ENDED)
+            self._repair()
+        elif code < 0:
             self._counters.add(ServerCount.WORKERS_CRASHED)
             log.error(
                 "Worker %d was ended by signal %d%s; the server goes on",
@@ -234,10 +346,13 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
                 " in the middle of a request" if child.busy else "",
             )
             if child.busy:
-                plan = self._plan
-                self._fork(WorkerChild(plan, busy=True), lambda _parent: plan.repair())
+                self._repair()
         if not child.busy and child.plan is self._plan:
             self._back_off.failed()
+
+    def _repair(self) -> None:
+        plan = self._plan
+        self._fork(WorkerChild(plan, busy=True), lambda _parent: plan.repair())
 
     def _dismiss(self, child: WorkerChild) -> float:
         # A worker that waits ends when its control pipe does; one that is busy, after its request.

@@ -55,12 +55,14 @@ class OpenPGPKey:
 
     A source or target is a binary file object: see `descriptors`. Every method raises
     `WrongPassphrase` if the passphrase is not the key's, and `KeystoreError` where gpg or the key
-    store failed. Safe to use from several threads.
+    store failed. Safe to use from several threads. `before_use` is called before gpg is, each time,
+    and raises where the key is not to be used any more.
     """
 
     home: GnuPG
     fingerprint: str
     passphrase: Secret
+    before_use: Callable[[], None] = lambda: None
 
     def clear_sign(self, source: IO[bytes], target: IO[bytes]) -> None:
         """Write the text in `source`, clear-signed, to `target`.
@@ -158,6 +160,7 @@ class OpenPGPKey:
         *inherit: int,
         watch: Callable[[], None] | None,
     ) -> GnuPGResult:
+        self.before_use()
         return self.home.run(
             arguments,
             passphrase=self.passphrase,

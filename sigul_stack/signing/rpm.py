@@ -89,12 +89,14 @@ class RPMSigner:
     """Signs packages with `key`, and their files with `files` where that is given.
 
     `v3` asks for a signature over header and payload, too; with `head_only` packages are heads
-    without a payload, and so are the answers. `turn` is held while a package is worked on whose
-    head has more than `LARGE_HEAD` bytes. Safe to use from several threads.
+    without a payload, and so are the answers. `permit` is called with the name in a package's own
+    header before it is signed, and raises where it is not to be. `turn` is held while a package is
+    worked on whose head has more than `LARGE_HEAD` bytes. Safe to use from several threads.
     """
 
     key: OpenPGPKey
     files: FileSigner | None = None
+    permit: Callable[[str | None], None] = lambda _name: None
     v3: bool = False
     head_only: bool = False
     turn: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -127,6 +129,7 @@ class RPMSigner:
     ) -> None:
         _compare(head, expected)
         self._check(package, size, head, expected)
+        self.permit(head.main.string(MainTag.NAME))
         header = signed_header(head.signature, self._signatures(package, head))
         if not self.head_only:
             _write(output, head.lead)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -20,8 +20,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 
 from ..errors import KeystoreError, RequestRefused, Status, shortened
 from ..keystore.pem import PrivateKey, PublicKey
+from ..protocol.codec import printable
 
 DAYS_A_YEAR = 365
+#: The longest chain that is followed.
+_MOST_ISSUERS = 8
 #: The last moment that a certificate can name (RFC 5280, 4.1.2.5).
 _LAST_MOMENT = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 
@@ -106,18 +109,60 @@ def issue(
     return builder.sign(issuer_key, hashes.SHA512()).public_bytes(serialization.Encoding.PEM)
 
 
-def chain_of(certificate: bytes, others: Iterable[bytes]) -> bytes:
+def chain_of(certificate: bytes, others: Iterable[bytes], now: datetime.datetime) -> bytes:
     """`certificate` and, behind it, its issuers up to the root among the `others` (all PEM).
 
-    The root itself is left out: who trusts it has it. Raises `KeystoreError` for damaged files.
+    An issuer is a CA whose name and key are those that issued, by the signature. Where several
+    certificates are of that name and key, the one that is valid at `now` (UTC) and was there first
+    is taken, so that whoever adds another one to that key takes no place in a chain. The root
+    itself is left out: who trusts it has it. Raises `KeystoreError` for a damaged `certificate`;
+    a damaged one of the `others` is no issuer.
     """
     chain = [load_certificate(certificate)]
-    candidates = [load_certificate(other) for other in others]
-    while issuer := next((one for one in candidates if _issued(one, chain[-1])), None):
-        if issuer in chain or issuer.subject == issuer.issuer:
+    candidates = sorted(_issuers_among(others), key=lambda one: _preference(one, now))
+    while len(chain) <= _MOST_ISSUERS:
+        issuer = next(
+            (one for one in candidates if one not in chain and _issued(one, chain[-1])), None
+        )
+        if issuer is None or issuer.subject == issuer.issuer:
             break
         chain.append(issuer)
     return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in chain)
+
+
+def _issuers_among(certificates: Iterable[bytes]) -> Iterator[x509.Certificate]:
+    """The certificates (PEM) that are CAs'."""
+    for pem in certificates:
+        try:
+            certificate = load_certificate(pem)
+        except KeystoreError:
+            continue
+        if _is_ca(certificate):
+            yield certificate
+
+
+def _preference(certificate: x509.Certificate, now: datetime.datetime) -> tuple[object, ...]:
+    """The place of a certificate among those of one name and key; the least comes first."""
+    valid = certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+    return not valid, certificate.not_valid_before_utc, certificate.serial_number
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return False
+
+
+def described(certificate: bytes) -> str:
+    """A line about a certificate (PEM): whether it is a CA's, subject, issuer and its last day."""
+    one = load_certificate(certificate)
+    what = "CA, " if _is_ca(one) else ""
+    return (
+        f"{what}subject {printable(one.subject.rfc4514_string())},"
+        f" issuer {printable(one.issuer.rfc4514_string())},"
+        f" until {one.not_valid_after_utc:%Y-%m-%d}"
+    )
 
 
 def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
@@ -148,11 +193,7 @@ def _issuer(
             "a certificate in the key store is not of the key whose name it has",
             "restore keys-storage from a backup",
         )
-    try:
-        is_ca = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        is_ca = False
-    if not is_ca:
+    if not _is_ca(issuer):
         raise _refused("the issuer certificate is not a CA's; name one of type ca")
     if issuer.not_valid_after_utc < now:
         raise _refused(

@@ -119,6 +119,11 @@ class ParentPipes:
         """Send an event."""
         send_event(self.events, code, body)
 
+    def send_parts(self, code: bytes, body: bytes) -> None:
+        """Send as many events as `body` takes, if it is not empty."""
+        for start in range(0, len(body), _MAX_BODY):
+            send_event(self.events, code, body[start : start + _MAX_BODY])
+
 
 # -------------------------------------------------------------------------------------- one child
 

@@ -8,9 +8,11 @@ here: the program reads and writes the descriptors it is given.
 from __future__ import annotations
 
 import os
+import resource
 import selectors
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -36,6 +38,11 @@ _WATCH_SECONDS = 0.05
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
+#: Those that `run` has started in this process and that have not ended; None once none may start.
+_running: set[subprocess.Popen[bytes]] | None = set()
+#: Held while one is started or ended.
+_changing = threading.Lock()
+
 
 class ToolTimeout(KeystoreError):
     """A program did not finish in time and was killed. The same call may succeed later."""
@@ -57,6 +64,18 @@ class Finished:
         """The last line of its messages, else its exit code: what an error message says of it."""
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
         return lines[-1] if lines else f"exit code {self.returncode}"
+
+
+def end_all() -> None:
+    """Kill the programs that run in other threads, for good: from now on none is started.
+
+    For a process that is about to end.
+    """
+    global _running
+    with _changing:
+        running, _running = _running or set(), None
+        for process in running:
+            _kill(process)
 
 
 @contextmanager
@@ -101,6 +120,7 @@ def run(
     directory: Path | None = None,
     timeout_cure: str = "",
     watch: Callable[[], None] | None = None,
+    max_file_size: int | None = None,
 ) -> Finished:
     """Run a program to its end; how it ended is for the caller to judge.
 
@@ -110,7 +130,8 @@ def run(
     `inherit` and runs in `directory` (None: the current one). `environment` is added to PATH, and
     the C locale in UTC. `status_option` makes it write machine readable messages: that option is
     put before the others, with the number of a descriptor. `watch` is called many times a second
-    while it runs, and once it has ended: what that raises ends the program, and is raised.
+    while it runs, and once it has ended: what that raises ends the program, and is raised. No file
+    that it writes becomes larger than `max_file_size` bytes: the kernel ends it before.
 
     Raises `ToolMissing`, `ToolTimeout`, and `KeystoreError` where it cannot be started or writes
     too much.
@@ -128,16 +149,20 @@ def run(
             options = [status_option, str(status), *options]
         try:
             # A session of its own makes the process group that is killed, and has no terminal.
-            process = subprocess.Popen(
-                [program, *options],
-                stdin=source,
-                stdout=subprocess.PIPE if stdout is None else stdout,
-                stderr=subprocess.PIPE,
-                pass_fds=inherited,
-                start_new_session=True,
-                cwd=directory,
-                env={**_environment(), **environment},
-            )
+            with _changing:
+                if _running is None:
+                    raise KeystoreError(f"{program} is not started: this process is ending")
+                process = subprocess.Popen(
+                    [program, *options],
+                    stdin=source,
+                    stdout=subprocess.PIPE if stdout is None else stdout,
+                    stderr=subprocess.PIPE,
+                    pass_fds=inherited,
+                    start_new_session=True,
+                    cwd=directory,
+                    env={**_environment(), **environment},
+                )
+                _running.add(process)
         except OSError as error:
             # The same error tells of a missing directory.
             if isinstance(error, FileNotFoundError) and (directory is None or directory.is_dir()):
@@ -156,6 +181,11 @@ def run(
                 cleanup.enter_context(pipe)
                 readers[name] = pipe.fileno()
         cleanup.callback(_end, process)
+        _be_as_nice(process.pid)
+        if max_file_size is not None:
+            with suppress(ProcessLookupError):
+                limits = (max_file_size, max_file_size)
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
         try:
             found = _collect(readers, deadline, watch)
             returncode = process.wait(max(0.0, deadline - time.monotonic()))
@@ -176,6 +206,17 @@ def run(
         found["stderr"].decode("utf-8", "replace"),
         found.get("status", b"").decode("utf-8", "replace"),
     )
+
+
+def _be_as_nice(pid: int) -> None:
+    """Have a program's session as nice as this process; its processes are that by themselves.
+
+    Linux may share processors out between sessions first (autogroup), by their own niceness.
+    """
+    if niceness := os.getpriority(os.PRIO_PROCESS, 0):
+        # There is none in a control group with shares of its own, and not too often otherwise.
+        with suppress(OSError):
+            Path(f"/proc/{pid}/autogroup").write_text(str(niceness), encoding="ascii")
 
 
 def _environment() -> dict[str, str]:
@@ -212,15 +253,23 @@ def _collect(
     return {name: bytes(data) for name, data in found.items()}
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill what is left of the process and its group."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        try:
-            process.wait(_KILL_LIMIT)
-        except subprocess.TimeoutExpired:
-            raise KeystoreError(
-                f"process {process.pid} does not end even when killed",
-                "look at its disk or mount",
-            ) from None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of the process and its group, and wait until it is gone."""
+    with _changing:
+        if _running is not None:
+            _running.discard(process)
+        _kill(process)
+    try:
+        process.wait(_KILL_LIMIT)
+    except subprocess.TimeoutExpired:
+        raise KeystoreError(
+            f"process {process.pid} does not end even when killed",
+            "look at its disk or mount",
+        ) from None

@@ -114,6 +114,12 @@ class MemoryStream:
                 pipe.broken = True
                 pipe.note()
 
+    def end_reading(self) -> None:
+        """See `ByteStream.end_reading`."""
+        with self._in.changed:
+            self._in.ended = True
+            self._in.note()
+
     def reset_on_close(self) -> None:
         """See `ByteStream.reset_on_close`: nobody is blocked in a write here."""
 

@@ -181,10 +181,12 @@ class TLSConnection:
             raise TransportError(
                 f"the certificate of {self._address} has no usable common name (CN)"
             )
+        der = bytes(certificate.der_data)
         return Peer(
             common_name=common_name,
-            fingerprint=hashlib.sha256(bytes(certificate.der_data)).hexdigest(),
+            fingerprint=hashlib.sha256(der).hexdigest(),
             address=self._address,
+            certificate=der,
         )
 
     def _failure(self, error: NSPRError, what: str, timeout: float) -> TransportError:
@@ -195,7 +197,7 @@ class TLSConnection:
     @property
     def peer_certificate(self) -> bytes:
         """The peer's certificate in DER, once the handshake is over."""
-        return bytes(self._tls.get_peer_certificate().der_data)
+        return self.peer.certificate
 
     @property
     def tls_version(self) -> str:
@@ -274,6 +276,11 @@ class TLSConnection:
         self._aborted = True
         with contextlib.suppress(OSError):
             self._os.shutdown(socket.SHUT_RDWR)
+
+    def end_reading(self) -> None:
+        """See `ByteStream.end_reading`."""
+        with contextlib.suppress(OSError):
+            self._os.shutdown(socket.SHUT_RD)
 
     def reset_on_close(self) -> None:
         """See `ByteStream.reset_on_close`."""

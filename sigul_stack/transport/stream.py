@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..errors import DeadlineExceeded
@@ -23,12 +23,13 @@ class Peer:
     """A peer's identity, as its TLS handshake proved it.
 
     `common_name` is the certificate's CN, `fingerprint` its SHA-256 in lower-case hex, `address`
-    where it came from.
+    where it came from, `certificate` itself in DER; empty where no handshake was.
     """
 
     common_name: str
     fingerprint: str
     address: str
+    certificate: bytes = field(default=b"", repr=False)
 
 
 class ByteStream(Protocol):
@@ -71,6 +72,12 @@ class ByteStream(Protocol):
         """End the connection at once, without a close-notify; from any thread, never raises.
 
         A read or write under way in another thread fails.
+        """
+
+    def end_reading(self) -> None:
+        """Have reads give what is here and then the end; from any thread, never raises.
+
+        A read under way in another thread ends. Writing goes on.
         """
 
     def reset_on_close(self) -> None:

@@ -53,7 +53,7 @@ class Ground:
 @pytest.fixture(scope="session")
 def hostile_template(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A site with its people and their keys, which is made once and does not run."""
-    site = Site.make(tmp_path_factory.mktemp("hostile") / "site", CERTIFICATES)
+    site = Site.make(tmp_path_factory.mktemp("hostile") / "site", CERTIFICATES, secret_delay=None)
     password = site.admin_password
     with site.running():
         for user in (*HONEST, "trent"):
@@ -72,7 +72,8 @@ def hostile_template(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return site
 
 
-def _copy(template: Site, directory: Path) -> Site:
+def copied(template: Site, directory: Path) -> Site:
+    """A site like `hostile_template`, with a configuration for each of its people."""
     site = Site.copy(template, directory)
     for user in CERTIFICATES:
         site.client_configuration(user, user)
@@ -82,7 +83,7 @@ def _copy(template: Site, directory: Path) -> Site:
 @pytest.fixture(scope="module")
 def ground(hostile_template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     """A running site with the limits of its programs."""
-    site = _copy(hostile_template, tmp_path_factory.mktemp("ground") / "site")
+    site = copied(hostile_template, tmp_path_factory.mktemp("ground") / "site")
     with site.running() as (bridge, server):
         server.wait_for("Waiting for a request at the bridge", 4)
         yield Ground(site, bridge, server)
@@ -92,7 +93,7 @@ def ground(hostile_template: Site, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def quiet(hostile_template: Site, tmp_path: Path) -> Iterator[Site]:
     """A test's own site, which is not running yet."""
-    site = _copy(hostile_template, tmp_path / "site")
+    site = copied(hostile_template, tmp_path / "site")
     yield site
     site.stop_all()
     shutil.rmtree(site.directory)

@@ -203,6 +203,29 @@ def test_an_rpm_that_is_not_the_hubs(
     assert "does not have that rpm-sigmd5" in sign_and_fail(running, SAMPLE, many, tmp_path)
 
 
+def test_a_server_that_takes_no_md5_alone(
+    template: Site, hubs: tuple[KojiHub, KojiHub], packages: dict[str, Path], tmp_path: Path
+) -> None:
+    """The hub has no better digest: what it has is refused by name, and signed from a file."""
+    site = Site.copy(template, tmp_path / "site")
+    site.path("downloads").mkdir()
+    configure(site, *hubs)
+    site.extra["server"] = {"server": "accept-sigmd5-alone: no\n"}
+    site.configure()
+    with site.running():
+        done(site, "new-key", "k", secrets=[ADMIN, "k-pw"])
+        line = sign_and_fail(site, SAMPLE, False, tmp_path)
+        assert line.startswith("Missing RPM file authentication by client: its rpm-sigmd5 is MD5")
+        out = tmp_path / "out"
+        words = ["sign-rpms", "-o", str(out), "k", SAMPLE, str(packages["epochal-1.2-3.noarch"])]
+        refused = site.sigul(*words, secrets=["k-pw"], code=1).stderr.decode()
+        assert refused == f"Error signing {SAMPLE}: {line}\n"
+        assert [path.name for path in out.iterdir()] == ["epochal-1.2-3.noarch.rpm"]
+        file = str(tmp_path / "from-a-file.rpm")
+        done(site, "sign-rpm", "-o", file, "k", str(packages[SAMPLE]), secrets=["k-pw"])
+        assert leftovers(site) == []
+
+
 def sign_and_fail(site: Site, nevra: str, many: bool, directory: Path) -> str:
     """Sign one RPM of Koji's, which fails; why."""
     if not many:

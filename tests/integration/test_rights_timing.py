@@ -5,10 +5,12 @@ Counted, not timed: what is expensive is watched where it is done, and really do
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from passlib.hash import sha512_crypt
@@ -22,6 +24,7 @@ from sigul_stack.protocol.codec import Fields, encode_value
 from sigul_stack.protocol.messages import ReplyKeys
 from sigul_stack.protocol.operations import OPERATIONS, Operation, Rights
 from sigul_stack.secret import Secret
+from sigul_stack.server.guesses import Watch, unwatched
 from sigul_stack.server.request import Request
 from sigul_stack.server.rights import Granted, KeyGranted, NameCheck, authorise
 
@@ -105,6 +108,7 @@ def ask(
     *,
     key: str = "k",
     certificate: str | None = None,
+    watch: Watch = unwatched,
     **secrets: str,
 ) -> Granted:
     """Have `user` ask for `operation`."""
@@ -117,7 +121,8 @@ def ask(
         payload=io.BytesIO(),
         client_name=user if certificate is None else certificate,
     )
-    return authorise(request, database, enabled_methods(["test"]), NameCheck(False, frozenset()))
+    check = NameCheck(False, frozenset())
+    return authorise(request, database, enabled_methods(["test"]), check, watch)
 
 
 def refuse(database: Database, operation: Operation, user: str, **how: str) -> None:
@@ -238,3 +243,73 @@ def test_what_gives_a_right_to_nothing(database: Database, costs: Costs) -> None
             refuse(database, operation, "admin", passphrase="admin-pw")
     assert costs.hashes
     assert costs.string_to_keys
+
+
+# ------------------------------------------------------------------------------- what is watched
+
+
+@dataclass
+class Watched:
+    """What was watched: by whom, as whom, for which secret; and whether it was refused."""
+
+    seen: list[tuple[str, str, str, bool]] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def watch(self, client_name: str, user: str, secret: str) -> Iterator[None]:
+        """A `Watch`."""
+        try:
+            yield
+        except RequestRefused:
+            self.seen.append((client_name, user, secret, True))
+            raise
+        self.seen.append((client_name, user, secret, False))
+
+
+def watched(database: Database, op: str, user: str, **how: Any) -> tuple[str, str, str, bool]:
+    """What is watched while `user` asks."""
+    found = Watched()
+    with contextlib.suppress(RequestRefused):
+        ask(database, OPERATIONS[op], user, watch=found.watch, **how)
+    (one,) = found.seen
+    return one
+
+
+def test_a_wrong_secret_counts_against_certificate_user_and_secret(database: Database) -> None:
+    for user in ("admin", "plain", "bare", "odd", "none", "nobody"):
+        assert watched(database, "list-users", user, password="wrong") == (user, user, "", True)
+        for key in ("k", "nokey"):
+            seen = watched(database, "sign-data", user, key=key, passphrase="wrong")
+            assert seen == (user, user, key, True)
+    # A right password of somebody who is no administrator, too, or it would tell that it is right.
+    assert watched(database, "list-users", "plain", password="plain-pw") == (
+        "plain", "plain", "", True,
+    )  # fmt: skip
+    assert watched(database, "list-users", "admin", password="admin-pw") == (
+        "admin", "admin", "", False,
+    )  # fmt: skip
+
+
+def test_what_cannot_be_right_counts_against_the_certificate_alone(database: Database) -> None:
+    for how in (
+        {"certificate": "plain", "password": "admin-pw"},
+        {"certificate": "plain", "password": "wrong"},
+    ):
+        assert watched(database, "list-users", "admin", **how) == ("plain", "", "", True)
+    for op in ("list-users", "sign-data"):
+        assert watched(database, op, "admin") == ("admin", "", "", True)
+        assert watched(database, op, "admin", password="", passphrase="") == (
+            "admin", "", "", True,
+        )  # fmt: skip
+
+
+def test_while_a_delay_runs_nothing_is_computed(database: Database, costs: Costs) -> None:
+    @contextlib.contextmanager
+    def delayed(_client_name: str, _user: str, _secret: str) -> Iterator[None]:
+        raise RequestRefused(Status.AUTHENTICATION_FAILED, "wait")
+        yield
+
+    for operation in OPERATIONS.values():
+        for user in ("admin", "nobody"):
+            with pytest.raises(RequestRefused, match="wait"):
+                ask(database, operation, user, watch=delayed, password="x", passphrase="x")
+    assert costs == Costs()

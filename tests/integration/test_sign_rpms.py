@@ -473,7 +473,10 @@ def test_what_comes_after_a_revocation_is_not_signed(
     told = dict(line.removeprefix("Error signing ").split(": ", 1) for line in
                 stderr.decode().splitlines())  # fmt: skip
     assert "cannot be read" in told.pop(str(gate))
-    assert told == {str(file): "Authentication failed" for file in after}
+    assert told.keys() == {str(file) for file in after}
+    # What came within a second has been refused; then the whole request has ended.
+    for text in told.values():
+        assert text == AUTHENTICATION or text.startswith("No reply from server received")
     assert [path.name for path in out.iterdir()] == [first.name]
     assert len(rpm.signatures(out / first.name)) == 1
 

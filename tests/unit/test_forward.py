@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from sigul_stack.bridge import forward
 from sigul_stack.bridge.forward import TRANSITIONS, Forwarding, RequestEvent, RequestState
+from sigul_stack.bridge.register import Visit
 from sigul_stack.errors import (
     DeadlineExceeded,
     PeerClosed,
@@ -110,7 +111,7 @@ def join(
             idle_timeout=idle_timeout,
             close_timeout=close_timeout,
             min_rate=min_rate,
-            refuse=refusals.append,
+            visit=Visit(client_near, refusals.append),
         ),
         [],
         [],
@@ -673,7 +674,7 @@ def test_a_client_that_reads_its_reply_in_a_trickle_keeps_no_server() -> None:
         idle_timeout=60,
         close_timeout=60,
         min_rate=64 * 1024**2,
-        refuse=told.append,
+        visit=Visit(near, told.append),
     )
     forwarding._takes = RateMeter(64 * 1024**2, "the client read its reply", 0.3)
     server.write(INNER_END + outer(*reply_parts(0, {}, bytes(48 * 1024**2))), LONG)
@@ -840,7 +841,7 @@ def test_a_client_that_is_sending_when_its_request_fails_has_an_error_at_once() 
         idle_timeout=60,
         close_timeout=60,
         min_rate=16_384,
-        refuse=lambda _reason: None,
+        visit=Visit(near, lambda _reason: None),
     )
     ended: list[float] = []
 

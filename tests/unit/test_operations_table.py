@@ -190,8 +190,8 @@ def row(operation: Operation) -> Row:
 
 def test_the_specification_was_understood() -> None:
     # Counts by eye: what a changed layout of the page would upset first.
-    assert len(DESCRIBED) == 29
-    assert [len(table) for table in _tables()] == [13, 6, 10]
+    assert len(DESCRIBED) == 31
+    assert [len(table) for table in _tables()] == [13, 8, 10]
     assert DESCRIBED["new-key"].optional.keys() == {
         "keytype", "initial-key-admin", "name-real", "name-comment", "name-email", "expire-date"
     }  # fmt: skip
@@ -244,6 +244,40 @@ def test_the_field_with_the_key_that_rights_are_checked_on(operation: Operation,
         assert operation.key_field in row.required
 
 
+def test_the_page_tells_what_each_touches_and_by_which_right(operation: Operation) -> None:
+    touched = []
+    for item in operation.objects:
+        text = f"{item.thing.value} `{item.field}`"
+        if (item.right, item.key_field) != (operation.rights, operation.key_field):
+            to = "" if item.field == item.key_field else f" to `{item.key_field}`"
+            by = f", by `{item.opened_by}`" if item.opened_by else ""
+            text += f" ({item.right.value}{to}{by})"
+        touched.append(text)
+    if operation.lists is not None:
+        touched.append(f"{'its' if touched else 'all'} {operation.lists.value}s")
+    row = f"| `{operation.name}` | {operation.rights.value} | {', '.join(touched) or '–'} |"
+    assert row in OPERATIONS_PAGE.splitlines()
+
+
+#: Outer fields that name nothing that the server has, or that is the bridge's.
+NO_OBJECTS = {
+    "admin", "key-admin", "only", "rpm-names", "keytype", "name-real", "name-comment", "name-email",
+    "expire-date", "subkey", "armor", "docker-reference", "ostree-hash", "subject", "validity",
+    "certificate-type", "koji-instance", "import-signature", "return-data", "head-signing",
+    "v3-signature", "rpm-name", "rpm-epoch", "rpm-version", "rpm-release", "rpm-arch", "rpm-sigmd5",
+}  # fmt: skip
+
+
+def test_whatever_a_field_names_has_a_right(operation: Operation) -> None:
+    named = {item.field for item in operation.objects}
+    assert {item.name for item in operation.fields} - NO_OBJECTS == named
+    for item in operation.objects:
+        if item.right.by_passphrase and item.key_field != operation.key_field:
+            assert item.opened_by in (*operation.secrets, *operation.optional_secrets)
+        if item.right is not Rights.ADMIN:
+            assert item.key_field in {field.name for field in operation.fields}
+
+
 def test_only_sign_rpm_may_leave_its_payload_hash_out(operation: Operation) -> None:
     said = re.search(
         r"Only `([^`]+)` with `rpm-sigmd5` may leave it out", " ".join(PROTOCOL_PAGE.split())
@@ -273,6 +307,7 @@ def test_what_each_right_can_be_proved_with() -> None:
         Rights.KEY_ADMIN: (False, True, True),
         Rights.KEY_USER_OR_ADMIN: (True, True, False),
         Rights.KEY_ADMIN_OR_ADMIN: (True, True, True),
+        Rights.ACCESS: (False, False, False),
     }
 
 

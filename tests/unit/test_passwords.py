@@ -186,3 +186,22 @@ def test_explicit_rounds_verify() -> None:
 def test_the_most_rounds_allowed_verify() -> None:
     stored = sha512_crypt.using(rounds=passwords.MAX_ROUNDS, salt="s").hash("pw").encode()
     assert verify_password(Secret("pw"), stored)
+
+
+@pytest.mark.parametrize(
+    ("plain", "length"),
+    [(b"abc", 3), ("üüü".encode(), 3), ("😀".encode(), 1), (b"\xff\xfe", 2), (b" \n", 2)],
+)
+def test_a_length_is_in_characters(plain: bytes, length: int) -> None:
+    passwords.require_length(Secret(plain), length)
+    with pytest.raises(KeystoreError) as refused:
+        passwords.require_length(Secret(plain), length + 1)
+    assert f"at least {length + 1} characters" in str(refused.value)
+    assert f"this one has {length}" in str(refused.value)
+
+
+def test_an_empty_secret_is_too_short_where_there_is_a_least_length() -> None:
+    with pytest.raises(KeystoreError, match="this one has 0"):
+        passwords.require_length(Secret(b""), 2)
+    # Else it is refused by what would use it, as ever.
+    passwords.require_length(Secret(b""), 1)

@@ -12,7 +12,17 @@ from ...errors import DeadlineExceeded, PeerClosed, RemoteProtocolError
 from ...secret import Secret
 from ..outcome import print_bytes, print_lines
 from ..shared_arguments import argument
-from .arguments import KEY, PASSPHRASE, PASSPHRASE_OR_PASSWORD, PASSWORD, USER, date, matching
+from .arguments import (
+    KEY,
+    LIMITS,
+    PASSPHRASE,
+    PASSPHRASE_OR_PASSWORD,
+    PASSWORD,
+    USER,
+    date,
+    limits,
+    matching,
+)
 from .command import CommandGroup, SecretPrompt
 from .planning import Arguments, Call, Planning, Run
 
@@ -76,12 +86,15 @@ def _binding_misuse(arguments: Arguments) -> str | None:
 
 
 def _with_new_passphrase(
-    planning: Planning, method: Callable[[Client], Callable[..., None]], *names: str
+    planning: Planning,
+    method: Callable[[Client], Callable[..., None]],
+    *names: str,
+    **further: object,
 ) -> Run:
     """A run of the client's `method` that gives a new passphrase to the access that `names` name.
 
-    It is the one typed, or a random one in a file. Ends the process as a usage error where the
-    random one would not be bound.
+    `further` is for that method. The passphrase is the one typed, or a random one in a file. Ends
+    the process as a usage error where the random one would not be bound.
     """
 
     def request(call: Call, new_passphrase: Secret) -> None:
@@ -91,6 +104,7 @@ def _with_new_passphrase(
             new_passphrase,
             server_binding=call.arguments.server_binding_method,
             client_binding=call.arguments.client_binding_method,
+            **further,
         )
 
     path: Path | None = planning.arguments.write_passphrase_file
@@ -163,6 +177,7 @@ def list_key_users(call: Call) -> None:
     "Grant a user access to a key",
     KEY,
     USER,
+    *LIMITS,
     *_BINDINGS,
     secrets=[PASSPHRASE, _new_passphrase("Key passphrase for the new user")],
     misuse=_binding_misuse,
@@ -171,7 +186,11 @@ def grant_key_access(planning: Planning) -> Run:
     """Give the user access with a new passphrase."""
     arguments = planning.arguments
     return _with_new_passphrase(
-        planning, lambda client: client.grant_key_access, arguments.key, arguments.user
+        planning,
+        lambda client: client.grant_key_access,
+        arguments.key,
+        arguments.user,
+        **limits(arguments),
     )
 
 
@@ -227,6 +246,31 @@ def change_key_expiration(call: Call) -> None:
         expire_date=call.arguments.expire_date,
         subkey=None if subkey is None else int(subkey),
     )
+
+
+@COMMANDS.request(
+    "list-certificates",
+    "List a key's certificates",
+    KEY,
+    PASSWORD,
+    secrets=PASSPHRASE_OR_PASSWORD,
+)
+def list_certificates(call: Call) -> None:
+    """Print the certificates, one a line: the name, and what it is."""
+    print_lines(map(str, call.client.list_certificates(call.arguments.key, **call.secrets)))
+
+
+@COMMANDS.request(
+    "delete-certificate",
+    "Delete a key's certificate",
+    KEY,
+    argument("cert_name", help="the name of the certificate"),
+    PASSWORD,
+    secrets=PASSPHRASE_OR_PASSWORD,
+)
+def delete_certificate(call: Call) -> None:
+    """Delete the certificate from the server."""
+    call.client.delete_certificate(call.arguments.key, call.arguments.cert_name, **call.secrets)
 
 
 @COMMANDS.planned(

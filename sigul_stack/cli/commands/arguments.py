@@ -52,6 +52,34 @@ PASSWORD: Final = argument(
 )
 YES_NO: Final = ("yes", "no")
 
+#: Limits of an access.
+LIMITS: Final = (
+    argument(
+        "--only",
+        metavar="OPERATION,...",
+        type=matching("[a-z,-]+", "names of operations between commas"),
+        help="the operations that the access is good for, as sign-rpm,sign-rpms ('all': every one)",
+    ),
+    argument(
+        "--rpm-name",
+        metavar="PATTERN",
+        action="append",
+        type=matching("[^,\\s]+", "a pattern of RPMs' names"),
+        help="sign RPMs alone whose name matches this shell pattern; repeat for more patterns"
+        " ('*': RPMs of every name)",
+    ),
+)
+
+
+def limits(arguments: argparse.Namespace) -> dict[str, list[str] | None]:
+    """The limits that `LIMITS` name, for the client's methods: an empty list ends one."""
+    only, names = arguments.only, arguments.rpm_name
+    return {
+        "only": only and ([] if only == "all" else only.split(",")),
+        "rpm_names": names and ([] if "*" in names else names),
+    }
+
+
 ADMIN_PASSWORD: Final = SecretPrompt("password", "Administrator's password")
 PASSPHRASE: Final = SecretPrompt("passphrase", "Key passphrase", from_file=True)
 #: With `PASSWORD`: either gives the right to what a key's users and administrators may do.

@@ -10,7 +10,14 @@ from ...errors import SigulError
 from ...protocol.operations import CERTIFICATE_TYPES
 from ..outcome import print_bytes, print_lines
 from ..shared_arguments import argument
-from .arguments import KEY, OUTPUT, PASSPHRASE, PASSPHRASE_OR_PASSWORD, PASSWORD, matching
+from .arguments import (
+    KEY,
+    OUTPUT,
+    PASSPHRASE,
+    PASSPHRASE_OR_PASSWORD,
+    PASSWORD,
+    matching,
+)
 from .command import CommandGroup, SecretPrompt
 from .planning import Arguments, Call, Plan, Planning, Run, open_input
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..outcome import print_lines
 from ..shared_arguments import argument
-from .arguments import ADMIN_PASSWORD, KEY, USER, YES_NO
+from .arguments import ADMIN_PASSWORD, KEY, LIMITS, USER, YES_NO, limits
 from .command import CommandGroup, SecretPrompt
 from .planning import Call
 
@@ -108,6 +108,10 @@ def key_user_info(call: Call) -> None:
         print_lines(["No access defined"])
     else:
         print_lines([f"Access defined, key administrator: {_yes_no(info.key_admin)}"])
+        if info.only is not None:
+            print_lines([f"Only: {', '.join(info.only)}"])
+        if info.rpm_names is not None:
+            print_lines([f"RPMs named: {', '.join(info.rpm_names)}"])
 
 
 @COMMANDS.request(
@@ -116,6 +120,7 @@ def key_user_info(call: Call) -> None:
     USER,
     KEY,
     argument("--key-admin", choices=YES_NO, help="whether the user administers the key"),
+    *LIMITS,
     secrets=[ADMIN_PASSWORD],
 )
 def modify_key_user(call: Call) -> None:
@@ -125,4 +130,5 @@ def modify_key_user(call: Call) -> None:
         call.arguments.user,
         call.arguments.key,
         key_admin=_truth(call.arguments.key_admin),
+        **limits(call.arguments),
     )

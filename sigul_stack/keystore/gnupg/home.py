@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,9 @@ _CURVES = {
     "nistp384": ("ECDSA", "ECDH", "nistp384"),
     "nistp521": ("ECDSA", "ECDH", "nistp521"),
 }
+
+#: Largest file that importing a key may make, in bytes: what comes may be compressed.
+MAX_IMPORTED_BYTES = 16 << 20
 
 _ALGORITHM = re.compile(r"[A-Za-z0-9_-]+")
 _USAGE = re.compile(r"[a-z]+([ ,]+[a-z]+)*")
@@ -122,7 +126,9 @@ class GnuPGHome(GnuPG):
         """
         with storage_errors(self.path), scratch_home(self) as scratch:
             with memory_file(data) as descriptor:
-                outcome = scratch.run(["--import"], stdin=descriptor)
+                outcome = scratch.run(
+                    ["--import"], stdin=descriptor, max_file_size=MAX_IMPORTED_BYTES
+                )
             key = _only_secret_key(scratch.list_keys())
             # gpg also takes what is left of a file that was cut.
             if outcome.returncode or not key.has_user_id:
@@ -156,12 +162,15 @@ class GnuPGHome(GnuPG):
         passphrase: Secret,
         expires: datetime.date | None,
         subkey: int = 0,
+        permit: Callable[[], None] = lambda: None,
     ) -> None:
         """Have the key, or its `subkey` (counted from 1), expire on that day; None means never.
 
+        `permit` is called when nobody else changes the home, and raises where it is not to be.
         Raises `KeystoreError`: there is no such key or subkey, or gpg refuses the date.
         """
         with storage_errors(self.path), locked_keys(self.path, self.time_limit):
+            permit()
             part = self._existing(fingerprint, subkey).parts[subkey]
             outcome = self.run(
                 [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...errors import RequestRefused
 from ...keystore.bindings import CannotBind, Layer, load_layers
+from ..limits import asked_for, require_within
 from ..request import Answer
 from ..services import RequestContext
 from .administration_handlers import names_answer
@@ -31,22 +32,27 @@ def _requested_layers(context: RequestContext) -> tuple[Layer, ...]:
 
 
 def _grant_key_access(context: RequestContext) -> None:
-    key, passphrase = context.opened_key()
-    sealed = context.sealed(passphrase, "new-passphrase", _requested_layers(context))
-    with context.services.database.write() as writer:
-        writer.add_access(context.request.text("name"), key.name, sealed, key_admin=False)
+    granted = context.opened()
+    # Who is limited gives no more than he has; what he does not name is as his own.
+    limits = asked_for(context.request.fields, granted.access.limits)
+    require_within(limits, granted.access)
+    sealed = context.sealed(granted.passphrase, "new-passphrase", _requested_layers(context))
+    with context.write() as writer:
+        writer.add_access(
+            context.request.text("name"), granted.key.name, sealed, key_admin=False, limits=limits
+        )
 
 
 def _revoke_key_access(context: RequestContext) -> None:
     request = context.request
-    with context.services.database.write() as writer:
+    with context.write() as writer:
         writer.delete_access(request.text("name"), request.text("key"))
 
 
 def _change_passphrase(context: RequestContext) -> None:
     key, passphrase = context.opened_key()
     sealed = context.sealed(passphrase, "new-passphrase", _requested_layers(context))
-    with context.services.database.write() as writer:
+    with context.write() as writer:
         writer.modify_access(context.granted.user.name, key.name, encrypted_passphrase=sealed)
 
 

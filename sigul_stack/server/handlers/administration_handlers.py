@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ...errors import KeystoreError, RequestRefused, Status
 from ...keystore.passwords import hash_password
+from ..limits import asked_for, require_within, told
 from ..request import Answer
 from ..services import RequestContext
 
@@ -23,23 +24,25 @@ def _list_users(context: RequestContext) -> Answer:
 
 def _new_password_hash(context: RequestContext) -> bytes | None:
     """The hash to store; None, which no password opens, where there is no `new-password`."""
-    password = context.request.optional_secret("new-password")
+    if context.request.optional_secret("new-password") is None:
+        return None
+    password = context.new_secret("new-password")
     try:
-        return None if password is None else hash_password(password)
+        return hash_password(password)
     except KeystoreError as error:
         raise RequestRefused.because(error) from None
 
 
 def _new_user(context: RequestContext) -> None:
     request = context.request
-    with context.services.database.write() as writer:
+    with context.write() as writer:
         writer.add_user(
             request.text("name"), _new_password_hash(context), bool(request.flag("admin"))
         )
 
 
 def _delete_user(context: RequestContext) -> None:
-    with context.services.database.write() as writer:
+    with context.write() as writer:
         writer.delete_user(context.request.text("name"))
 
 
@@ -53,7 +56,7 @@ def _user_info(context: RequestContext) -> Answer:
 
 def _modify_user(context: RequestContext) -> None:
     request = context.request
-    with context.services.database.write() as writer:
+    with context.write() as writer:
         writer.modify_user(
             request.text("name"),
             new_name=request.optional_text("new-name"),
@@ -72,15 +75,19 @@ def _key_user_info(context: RequestContext) -> Answer:
         access = reader.access(name, key)
     if access is None:
         raise RequestRefused(Status.KEY_USER_NOT_FOUND)
-    return Answer({"key-admin": access.key_admin})
+    return Answer({"key-admin": access.key_admin, **told(access.limits)})
 
 
 def _modify_key_user(context: RequestContext) -> None:
     request = context.request
-    with context.services.database.write() as writer:
-        writer.modify_access(
-            request.text("name"), request.text("key"), key_admin=request.flag("key-admin")
-        )
+    name, key = request.text("name"), request.text("key")
+    with context.write() as writer:
+        before, limits = writer.access(name, key), None
+        if before is not None and {"only", "rpm-names"} & request.fields.keys():
+            limits = asked_for(request.fields, before.limits)
+            if name == context.granted.user.name:
+                require_within(limits, before)
+        writer.modify_access(name, key, key_admin=request.flag("key-admin"), limits=limits)
 
 
 def _list_keys(context: RequestContext) -> Answer:

@@ -1,4 +1,4 @@
-"""X.509 certificates for this server's ECC and RSA keys, and what these sign: PE images."""
+"""X.509 certificates of this server's ECC and RSA keys, and what these sign: PE images."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ from ...errors import RequestRefused, Status, shortened
 from ...signing import pe, x509
 from ..request import Answer
 from ..services import RequestContext
+from .administration_handlers import names_answer
 
 
 def _subject_key(context: RequestContext) -> Key:
-    """The key that gets a certificate. Raises `RequestRefused`: not found, unsupported keytype."""
+    """The key that gets a certificate. Raises `RequestRefused`: not found, unsupported keytype.
+
+    That tells of it: where that takes an access to it (`require-subject-key-access`), the rights
+    are checked before.
+    """
     name = context.request.text("subject-key")
-    with context.services.database.read() as reader:
-        key = reader.key(name)
+    if (granted := context.granted.further.get("subject-key")) is not None:
+        key: Key | None = granted.key
+    elif name == context.request.text("issuer-key"):
+        key = context.opened().key
+    else:
+        with context.services.database.read() as reader:
+            key = reader.key(name)
     if key is None:
         raise RequestRefused(
             Status.KEY_NOT_FOUND, f"there is no subject key '{shortened(name, 60)}'"
@@ -65,7 +75,7 @@ def _sign_certificate(context: RequestContext) -> Answer:
         years=int(request.text("validity")[:-1]),
         now=datetime.datetime.now(datetime.UTC),
     )
-    store.add_certificate(subject.fingerprint, name, certificate)
+    store.add_certificate(subject.fingerprint, name, certificate, context.require_still)
     return Answer(payload=certificate)
 
 
@@ -75,12 +85,15 @@ def _sign_pe(context: RequestContext) -> Answer:
     certificate = _named_certificate(context, key, context.request.text("cert-name"))
     # A key that does not open is told apart from an image that cannot be signed.
     store.load(key.fingerprint, passphrase)
+    now = datetime.datetime.now(datetime.UTC)
+    chain = x509.chain_of(certificate, store.all_certificates(), now)
+    context.require_still()
     _take_room(context)
     return Answer(
         payload=pe.sign_image(
             store.private_file(key.fingerprint),
             passphrase,
-            x509.chain_of(certificate, store.all_certificates()),
+            chain,
             context.request.payload,
             directory=settings.spool_directory,
             time_limit=settings.signing_timeout,
@@ -98,4 +111,26 @@ def _take_room(context: RequestContext) -> None:
         context.services.account.take(size, beside.fileno())
 
 
-HANDLERS = {"sign-certificate": _sign_certificate, "sign-pe": _sign_pe}
+def _list_certificates(context: RequestContext) -> Answer:
+    fingerprint, store = context.key().fingerprint, context.services.keystore.pem
+    return names_answer(
+        "num-certificates",
+        (
+            f"{name} ({x509.described(store.certificate(fingerprint, name))})"
+            for name in sorted(store.certificates(fingerprint))
+        ),
+    )
+
+
+def _delete_certificate(context: RequestContext) -> None:
+    key, name = context.key(), context.request.text("cert-name")
+    _named_certificate(context, key, name)
+    context.services.keystore.pem.delete_certificate(key.fingerprint, name, context.require_still)
+
+
+HANDLERS = {
+    "sign-certificate": _sign_certificate,
+    "list-certificates": _list_certificates,
+    "delete-certificate": _delete_certificate,
+    "sign-pe": _sign_pe,
+}

@@ -41,7 +41,7 @@ def _add_key(
     sealed = context.sealed(key_passphrase, passphrase_field, services.policy.only_forced())
     with key_change(services.settings.gnupg_home, services.keystore, services.database):
         new = make(key_type, key_passphrase)
-        with services.database.write() as writer:
+        with context.write() as writer:
             writer.add_key(name, key_type, new.fingerprint)
             writer.add_access(owner, name, sealed, key_admin=True)
     return new
@@ -79,7 +79,7 @@ def _delete_key(context: RequestContext) -> None:
         key_change(
             services.settings.gnupg_home, services.keystore, services.database, removing=key
         ),
-        services.database.write() as writer,
+        context.write() as writer,
     ):
         writer.delete_key(key.name)
 
@@ -87,7 +87,7 @@ def _delete_key(context: RequestContext) -> None:
 def _modify_key(context: RequestContext) -> None:
     key, new_name = context.key(), context.request.optional_text("new-name")
     if new_name is not None and new_name != key.name:
-        with context.services.database.write() as writer:
+        with context.write() as writer:
             writer.rename_key(key.name, new_name)
 
 
@@ -103,7 +103,7 @@ def _change_key_expiration(context: RequestContext) -> None:
     if text is not None and subkey < 1:
         raise RequestRefused(Status.UNKNOWN_ERROR, "subkeys are numbered from 1")
     try:
-        context.services.keystore.expire(key, passphrase, expires, subkey)
+        context.services.keystore.expire(key, passphrase, expires, subkey, context.require_still)
     except KeystoreError as error:
         raise RequestRefused.because(error) from None
 

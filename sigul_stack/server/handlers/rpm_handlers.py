@@ -14,8 +14,9 @@ from ...signing.ima import FileSigner
 from ...signing.rpm import ExpectedPackage, RPMSigner
 from ...signing.signer import PemSigner
 from ..batch import Batch, Subrequest
+from ..limits import require_rpm_allowed
 from ..request import Answer
-from ..rights import KeyGranted, authorise_further_key, require_still
+from ..rights import KeyGranted
 from ..services import RequestContext
 
 #: How long an RPM waits for its turn, in times of `signing-timeout`: the one before it has that for
@@ -23,14 +24,20 @@ from ..services import RequestContext
 TURN_TIMES: Final = 4
 
 
-def _signer(context: RequestContext, files: KeyGranted | None) -> RPMSigner:
-    """The keys and options of a request to sign RPMs; `files` is what `_file_rights` gave.
+def _signer(context: RequestContext) -> RPMSigner:
+    """The keys and options of a request to sign RPMs. Raises `RequestRefused`."""
+    files = context.granted.further.get("file-signing-key")
 
-    Raises `RequestRefused`.
-    """
+    def permit(name: str | None) -> None:
+        for granted in (context.granted, files):
+            if isinstance(granted, KeyGranted):
+                require_rpm_allowed(granted.access, name)
+        context.require_still()
+
     return RPMSigner(
-        files=None if files is None else _file_signer(context, files),
+        files=_file_signer(context, files) if isinstance(files, KeyGranted) else None,
         key=context.openpgp_key(),
+        permit=permit,
         v3=bool(context.request.flag("v3-signature")),
         head_only=bool(context.request.flag("head-signing")),
         turn=partial(_turn, context),
@@ -49,23 +56,6 @@ def _turn(context: RequestContext) -> AbstractContextManager[None]:
     )
 
 
-def _file_rights(context: RequestContext) -> KeyGranted | None:
-    """The rights on the key that signs files; None where the request names none.
-
-    To be asked for before what kind a key is of is told, which is for its users only. Raises
-    `RequestRefused`.
-    """
-    if "file-signing-key" not in context.request.fields:
-        return None
-    return authorise_further_key(
-        context.request,
-        "file-signing-key",
-        "file-signing-key-passphrase",
-        context.services.database,
-        context.services.registry,
-    )
-
-
 def _file_signer(context: RequestContext, granted: KeyGranted) -> FileSigner:
     if granted.key.keytype == KeyType.GNUPG:
         raise RequestRefused(
@@ -75,8 +65,18 @@ def _file_signer(context: RequestContext, granted: KeyGranted) -> FileSigner:
     return FileSigner(PemSigner(store.load(granted.key.fingerprint, granted.passphrase)))
 
 
-def _expected(fields: Fields, *, authenticated: bool) -> ExpectedPackage:
-    """The package that the fields of a request or subrequest describe."""
+def _expected(context: RequestContext, fields: Fields, *, authenticated: bool) -> ExpectedPackage:
+    """The package that the fields of a request or subrequest describe.
+
+    Raises `RequestRefused` where nothing but MD5 speaks for it, and this server does not take that.
+    """
+    alone = not authenticated and "rpm-sigmd5" in fields
+    if alone and not context.services.settings.accept_sigmd5_alone:
+        raise RequestRefused(
+            Status.UNAUTHENTICATED_RPM,
+            "its rpm-sigmd5 is MD5, which this server does not take alone (accept-sigmd5-alone);"
+            " send the RPM from a file",
+        )
 
     def text(name: str) -> str | None:
         return fields.safe_string(name) if name in fields else None
@@ -93,11 +93,11 @@ def _expected(fields: Fields, *, authenticated: bool) -> ExpectedPackage:
 
 
 def _sign_rpm(context: RequestContext) -> Answer:
-    signer = _signer(context, _file_rights(context))
+    signer = _signer(context)
     request, output = context.request, context.services.scratch()
     signer.sign(
         request.payload,
-        _expected(request.fields, authenticated=request.payload_authenticated),
+        _expected(context, request.fields, authenticated=request.payload_authenticated),
         output,
     )
     return Answer(payload=output)
@@ -105,22 +105,21 @@ def _sign_rpm(context: RequestContext) -> Answer:
 
 def _sign_rpms(context: RequestContext) -> Answer:
     request = context.request
-    files = _file_rights(context)
-    signer = _signer(context, files)
+    signer = _signer(context)
 
     def sign(subrequest: Subrequest) -> BinaryIO:
-        for granted in (context.granted, files):
-            if isinstance(granted, KeyGranted):
-                require_still(granted, context.services.database)
+        context.require_still()
         output = context.services.scratch()
         try:
             signer.sign(
                 subrequest.payload,
-                _expected(subrequest.fields, authenticated=subrequest.authenticated),
+                _expected(context, subrequest.fields, authenticated=subrequest.authenticated),
                 output,
             )
+            context.require_still()
         except BaseException:
             output.close()
+            context.watch.check()  # then that is why
             raise
         return output
 

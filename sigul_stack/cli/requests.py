@@ -1,0 +1,112 @@
+"""`sigul-stack requests`: what is under way at a bridge or server, and its end before its time.
+
+It asks the daemon at its status socket, which is there for the daemon's user and root alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..config import load_bridge, load_server
+from ..errors import ConfigurationError, DeadlineExceeded, SigulError, TransportError
+from ..protocol.codec import printable
+from ..protocol.status import RequestUnderWay, decode_ended, decode_status
+from ..transport.status_socket import MAX_REQUEST_BYTES, ask, sockets_of
+from .outcome import print_lines
+from .shared_arguments import Argument, Subparsers, add_command, argument, config_file
+
+#: A daemon answers at once or not at all, in seconds.
+_SECONDS = 5.0
+_CONFIGURATION: Argument = config_file(
+    "configuration file of the bridge or the server that runs here", required=True
+)
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the `requests` command."""
+    commands = subparsers.add_parser(
+        "requests",
+        help="list the requests under way at a bridge or server, or end somebody's",
+        description="Asks a running bridge or server, at its status socket, what is under way"
+        " there. Run it as the daemon's user or as root.",
+    ).add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_command(
+        commands,
+        "list",
+        _list,
+        _CONFIGURATION,
+        help="list the requests under way",
+        description="Lists the requests under way: for how long, the operation, the user, and the"
+        " name in the client's certificate. At most 100 for each process.",
+    )
+    add_command(
+        commands,
+        "end",
+        _end,
+        argument("name", metavar="NAME", help="a certificate's name; at a server also a user"),
+        _CONFIGURATION,
+        help="end the requests under way of a certificate's name",
+        description="Ends all requests under way of a certificate's name, wherever they are: the"
+        " client is told so where no reply has begun, else it is cut off. Says how many they were."
+        " It keeps nobody from coming again: for that, distrust the certificate or revoke the"
+        " access.",
+    )
+
+
+def _list(options: argparse.Namespace) -> None:
+    found: list[RequestUnderWay] = []
+    for data in _ask(options.config_file, "status"):
+        found += decode_status(data).requests
+    print_lines(
+        printable(f"{item.seconds:.0f} s: {_what(item)}")
+        for item in sorted(found, key=lambda item: -item.seconds)
+    )
+
+
+def _what(item: RequestUnderWay) -> str:
+    what = f"{item.op} of '{item.user}'" if item.op else "no request yet,"
+    return f"{what} with the certificate of '{item.common_name}'"
+
+
+def _end(options: argparse.Namespace) -> None:
+    name: str = options.name
+    if "\n" in name or len(f"end {name}".encode()) > MAX_REQUEST_BYTES:
+        raise ConfigurationError("that is no name of a certificate or user")
+    count = sum(decode_ended(data) for data in _ask(options.config_file, f"end {name}"))
+    print_lines([printable(f"{count} requests of '{name}' were ended")])
+
+
+def _ask(file: Path, request: str) -> list[bytes]:
+    """The answers of all processes of the daemon. Raises `SigulError`."""
+    # Imported here: only this command and doctor guess.
+    from ..health.configuration_checks import guess_component
+
+    component = guess_component(file)
+    if component not in ("bridge", "server"):
+        raise ConfigurationError(f"'{file}' is not the configuration of a bridge or server")
+    load = load_bridge if component == "bridge" else load_server
+    path = load(file).settings.status_socket
+    if path is None:
+        raise ConfigurationError(
+            "the daemon has no status socket",
+            "set status-socket in [daemon], for example /run/sigul/status.sock, and start it again",
+        )
+    try:
+        sockets = sockets_of(path)
+    except OSError as error:
+        raise SigulError(
+            f"'{path.parent}' cannot be read: {error.strerror}", "use the daemon's user, or root"
+        ) from None
+    answers: list[bytes] = []
+    gone: TransportError | None = None
+    for item in sockets:
+        try:
+            answers.append(ask(item, request, _SECONDS))
+        except DeadlineExceeded:
+            raise  # it hangs: what is under way there goes on
+        except TransportError as error:  # a process may just have ended
+            gone = error
+    if not answers and gone is not None:
+        raise gone
+    return answers
