@@ -110,7 +110,7 @@ class ServerSettings(BridgeAddress, DaemonSettings):
     )
     min_payload_rate: int = option(
         "server",
-        values.size,
+        values.byte_rate,
         MIN_PAYLOAD_RATE,
         "bytes a second that a request's payload must come with, after the first seconds",
     )

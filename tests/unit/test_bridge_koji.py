@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 
 from sigul_stack.bridge.koji import KojiSession
@@ -107,3 +110,37 @@ def test_a_subrequest_without_an_id_ends_the_batch() -> None:
     request = request_filter(SIGN_RPMS, 0, NO_LIMIT)
     with pytest.raises(ProtocolError, match="'id' is missing"):
         request.feed(b"".join(sub_parts(0, NAMED, b"", SUBREQUEST_KEYS)))
+
+
+def test_an_rpm_for_which_there_is_no_room_is_refused_by_the_bridge_alone() -> None:
+    """The server gets it without content, so that its subreply has its number; the client a reason.
+
+    What has room is counted while it passes, also where the request ends in the middle of it.
+    """
+    held: list[int] = []
+
+    @contextlib.contextmanager
+    def holding(length: int) -> Iterator[bool]:
+        held.append(length)
+        try:
+            yield length < 100
+        finally:
+            held.remove(length)
+
+    koji = Recorded()
+    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT, koji, holding)
+    cutter = ReplyFilter(SIGN_RPMS, koji)
+    small, large = subrequest(0, bytes(99)), subrequest(1, bytes(100))
+    assert b"".join(map(bytes, request.feed(small))) == small  # type: ignore[arg-type]
+    passed = b"".join(map(bytes, request.feed(large)))  # type: ignore[arg-type]
+    # Its length is 0, and the code of its payload follows.
+    assert passed == large[: -64 - 100 - 8] + bytes(8) + large[-64:]
+    assert (held, request.subrequests) == ([], 2)
+    cutter.feed(reply())
+    (header, _length, _code) = cutter.feed(subreply(1, 11))
+    assert b"max-bytes-in-flight-per-user" in bytes(header)  # type: ignore[arg-type]
+    assert cutter.subreplies == 1
+    request.feed(subrequest(2, bytes(50))[:-100])
+    assert held == [50]
+    request.close()
+    assert held == []
