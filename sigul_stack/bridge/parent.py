@@ -26,6 +26,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from ..errors import SigulError
@@ -38,7 +39,7 @@ from ..system.processes import (
     ProcessFamily,
     SignalPipe,
 )
-from ..transport.nss_certificates import MAX_CERTIFICATE_BYTES, Look
+from ..transport.nss_certificates import LOOK_SECONDS, MAX_CERTIFICATE_BYTES, Look
 from ..transport.tcp import listen
 from .control import BridgeCommand, BridgeEvent
 
@@ -193,11 +194,11 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
         unseen = set[bytes]().union(*(child.certificates - child.seen for child in children))
         if unseen and self._serving and not any(child.look is not None for child in children):
             look, plan = Look.at(unseen), self._plan
+            looking = ServingChild(plan, look=look)
+            looking.deadline = time.monotonic() + LOOK_SECONDS
             self._start(
-                ServingChild(plan, look=look),
-                lambda parent: plan.look(
-                    look, lambda number: parent.send(BridgeEvent.GOOD, number)
-                ),
+                looking,
+                lambda parent: plan.look(look, partial(parent.send, BridgeEvent.GOOD)),
             )
 
     def _take_look(self, plan: BridgePlan, look: Look) -> None:
@@ -273,7 +274,8 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
 
     def _dismiss(self, child: ServingChild) -> float:
         child.command(BridgeCommand.END)
-        limit = child.plan.shutdown_timeout if child is not self._next else 0.0
+        serves = child is not self._next and child.look is None
+        limit = child.plan.shutdown_timeout if serves else 0.0
         return limit + KILL_AFTER_SECONDS
 
     def _end(self) -> None:

@@ -129,7 +129,6 @@ class RequestSession:
         except (SigulError, OSError) as error:
             if self._is_forwarded or visit.reason:
                 raise
-                raise
             self._refuse(str(error))
             if isinstance(error, TransportError | ProtocolError):
                 raise

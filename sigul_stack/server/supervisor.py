@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from .. import __version__
@@ -38,7 +39,7 @@ from ..system.processes import (
     ProcessFamily,
     SignalPipe,
 )
-from ..transport.nss_certificates import MAX_CERTIFICATE_BYTES, Look
+from ..transport.nss_certificates import LOOK_SECONDS, MAX_CERTIFICATE_BYTES, Look
 from ..transport.status_socket import StatusSocket
 from .ending import ENDED
 from .events import HANDSHAKE_SECONDS, WorkerCommand, WorkerEvent, decode_client
@@ -251,11 +252,11 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         ]
         if unseen and not any(child.look is not None for child in self._children.values()):
             look = Look.at(unseen)
+            child = WorkerChild(plan, busy=True, look=look)
+            child.deadline = time.monotonic() + LOOK_SECONDS
             self._fork(
-                WorkerChild(plan, busy=True, look=look),
-                lambda parent: plan.look(
-                    look, lambda number: parent.send(WorkerEvent.GOOD, number)
-                ),
+                child,
+                lambda parent: plan.look(look, partial(parent.send, WorkerEvent.GOOD)),
             )
 
     def _take_look(self, plan: ServerPlan, look: Look) -> None:

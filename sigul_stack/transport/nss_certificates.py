@@ -17,6 +17,8 @@ from nss.error import NSPRError
 
 #: The largest certificate that is kept to be looked at again, in bytes; a larger one is not good.
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024
+#: Seconds for a process that looks at certificates; what it has not told by then is not good.
+LOOK_SECONDS: Final = 20.0
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,14 @@ from sigul_stack.pki import NSSDatabase, read_password
 from sigul_stack.protocol.status import decode_status
 from sigul_stack.transport.status_socket import read_status
 from tests.faults.observe import children
-from tests.hostile.conftest import TRENTS_KEY, AttackerFactory, Ground, HonestFactory, passphrase
+from tests.hostile.conftest import (
+    KEY,
+    TRENTS_KEY,
+    AttackerFactory,
+    Ground,
+    HonestFactory,
+    passphrase,
+)
 from tests.integration.commands_support import rows
 from tests.integration.rpm_support import build
 from tests.integration.test_failures_in_flight import Gate
@@ -34,14 +41,14 @@ END_SECONDS = 15.0
 class Held:
     """A command of trent's that is under way."""
 
-    def __init__(self, site: Site, *words: str) -> None:
+    def __init__(self, site: Site, *words: str, secrets: Sequence[str] = ()) -> None:
         self.popen = popen(
             [*module("sigul"), "--batch", "-c", str(site.path("trent.conf")), *words],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=site.environment,
         )  # fmt: skip
         assert self.popen.stdin is not None
-        self.popen.stdin.write(nul(passphrase("trent", TRENTS_KEY)))
+        self.popen.stdin.write(nul(*(secrets or [passphrase("trent", TRENTS_KEY)])))
         self.popen.stdin.close()
         self.popen.stdin = None
 
@@ -184,6 +191,39 @@ def test_a_signature_in_the_making_ends_with_the_right_to_it(
     wait_until(lambda: ended(field.site, "server") == 1, PROGRAM_SECONDS, "the count")
 
 
+def rename(site: Site) -> None:
+    """Give trent another name."""
+    site.sigul("modify-user", "--new-name", "other", "trent", secrets=[site.admin_password])
+
+
+def demote(site: Site) -> None:
+    """Make trent an ordinary user."""
+    site.sigul("modify-user", "--admin", "no", "trent", secrets=[site.admin_password])
+
+
+@pytest.mark.parametrize("take_back", [rename, demote])
+def test_who_is_no_administrator_any_more_makes_no_key(
+    field: Ground, gate: Gate, honest_at: HonestFactory, take_back: Callable[[Site], None]
+) -> None:
+    site = field.site
+    site.sigul(
+        "modify-user", "--admin", "yes", "--change-password", "trent",
+        secrets=[site.admin_password, "trents password"],
+    )  # fmt: skip
+    gate.close("--full-generate-key")
+    held = Held(site, "new-key", "another", secrets=["trents password", "trents passphrase"])
+    gate.wait()
+    gpg = gate._numbers()[1]
+    with honest_at(site).during(f"{take_back.__name__} while a key is made"):
+        take_back(site)
+        told = held.refused(gate.open)
+    assert told == "Error: Authentication failed\n"
+    assert has_ended(gpg)
+    gate.open()
+    assert rows(site, "SELECT name FROM keys ORDER BY name") == [(KEY,), (TRENTS_KEY,)]
+
+
+# Each more than 5 s, as above.
 @pytest.mark.parametrize("take_back", TAKEN_BACK)
 def test_rpms_that_are_yet_to_come_are_not_waited_for(
     field: Ground, honest_at: HonestFactory, take_back: Callable[[Site], None], tmp_path: Path

@@ -15,11 +15,11 @@ from typing import Final
 import pytest
 
 from sigul_stack.bridge.register import RequestEnded, Visit
+from sigul_stack.cli.stack import main
 from sigul_stack.errors import BridgeRefused, PeerClosed, RemoteProtocolError, TransportError
 from sigul_stack.metrics import BridgeCount, ServerCount
 from sigul_stack.protocol.chunks import Stream
 from sigul_stack.protocol.messages import read_reply_header
-from sigul_stack.protocol.operations import OPERATIONS
 from sigul_stack.protocol.status import (
     BridgeStatus,
     RequestUnderWay,
@@ -28,7 +28,6 @@ from sigul_stack.protocol.status import (
     encode_ended,
     encode_status,
 )
-from sigul_stack.server.ending import TAKES_RIGHTS
 from sigul_stack.server.events import decode_client, encode_client
 from sigul_stack.transport.memory import MemoryStream
 from sigul_stack.transport.status_socket import (
@@ -227,10 +226,6 @@ def test_a_worker_tells_whose_request_it_serves(name: str) -> None:
     assert (user, op) == ("user", "sign-data")
 
 
-def test_operations_that_take_rights_away_are_operations() -> None:
-    assert OPERATIONS.keys() >= TAKES_RIGHTS
-
-
 # ----------------------------------------------------------------------------------- status socket
 
 
@@ -334,3 +329,77 @@ def test_programs_of_other_threads_are_killed_and_none_is_started_after() -> Non
         [sys.executable, "-c", script], capture_output=True, timeout=30, check=True
     )
     assert done.stdout == b"true is not started: this process is ending\n"
+
+
+# ------------------------------------------------------------------------------------ the command
+
+
+@pytest.fixture
+def bridge_file(tmp_path: Path) -> Path:
+    """A bridge's configuration, whose daemon's status socket is `s` beside it."""
+    file = tmp_path / "bridge.conf"
+    file.write_text(
+        f"[bridge]\nserver-cn: server.example\n[daemon]\nstatus-socket: {tmp_path / 's'}\n"
+        f"[nss]\nnss-dir: {tmp_path}\n"
+    )
+    return file
+
+
+def test_the_command_adds_up_what_all_processes_ended(
+    bridge_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def document(op: str) -> bytes:
+        requests = (RequestUnderWay("cn\n", "bob" * bool(op), op, 2.0 + len(op)),)
+        return encode_status(BridgeStatus("1", 7, "2026", 0, (), 1, {}, requests))
+
+    one = StatusSocket(
+        tmp_path / "s.1", lambda: document("sign-rpms"), commands={"end": lambda _: encode_ended(2)}
+    )
+    two = StatusSocket(
+        tmp_path / "s.2", lambda: document(""), commands={"end": lambda _: encode_ended(1)}
+    )
+    for made in (one, two):
+        made.serve()
+    try:
+        assert main(["requests", "end", "bob", "-c", str(bridge_file)]) == 0
+        assert main(["requests", "list", "-c", str(bridge_file)]) == 0
+    finally:
+        one.close()
+        two.close()
+    assert capfd.readouterr().out == (
+        "3 requests of 'bob' were ended\n"
+        "11 s: sign-rpms of 'bob' with the certificate of 'cn\\n'\n"
+        "2 s: no request yet, with the certificate of 'cn\\n'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "told"),
+    [
+        (None, "bob", "no daemon answers"),
+        (None, "b" * 600, "that is no name"),
+        (None, "b\nend c", "that is no name"),
+        ("[bridge]\nserver-cn: s\n[nss]\nnss-dir: /\n", "bob", "has no status socket"),
+        ("[client]\nbridge-hostname: b\n", "bob", "not the configuration of a bridge or server"),
+    ],
+)
+def test_what_the_command_cannot_do_is_told(
+    bridge_file: Path, text: str | None, name: str, told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        bridge_file = bridge_file.rename(bridge_file.with_name("own.conf"))
+        bridge_file.write_text(text)
+    assert main(["requests", "end", name, "-c", str(bridge_file)]) == 1
+    assert told in capfd.readouterr().err
+
+
+def test_a_daemon_of_a_former_version_is_told_from_one_that_ended_nothing(
+    bridge_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = StatusSocket(tmp_path / "s", lambda: b"")
+    made.serve()
+    try:
+        assert main(["requests", "end", "bob", "-c", str(bridge_file)]) == 1
+    finally:
+        made.close()
+    assert "older than this program" in capfd.readouterr().err

@@ -21,8 +21,13 @@ def _subject_key(context: RequestContext) -> Key:
     are checked before.
     """
     name = context.request.text("subject-key")
-    with context.services.database.read() as reader:
-        key = reader.key(name)
+    if (granted := context.granted.further.get("subject-key")) is not None:
+        key: Key | None = granted.key
+    elif name == context.request.text("issuer-key"):
+        key = context.opened().key
+    else:
+        with context.services.database.read() as reader:
+            key = reader.key(name)
     if key is None:
         raise RequestRefused(
             Status.KEY_NOT_FOUND, f"there is no subject key '{shortened(name, 60)}'"
