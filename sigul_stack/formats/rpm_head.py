@@ -412,5 +412,5 @@ def padded(signature: Buffer) -> bytes:
 
 
 def padding(length: int) -> int:
-    """How many zeros follow a signature header of that length in a file."""
+    """The number of zeros behind a signature header of that length in a file."""
     return -length % _SIGNATURE_ALIGNMENT
