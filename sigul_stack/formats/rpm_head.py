@@ -150,7 +150,7 @@ class Header:
         rest = b""
         for at in range(0, len(data), _PIECE):
             *whole, rest = (rest + bytes(data[at : at + _PIECE])).split(b"\0")
-            if len(rest) > MAX_TEXT_BYTES:
+            if max(map(len, (rest, *whole))) > MAX_TEXT_BYTES:
                 raise CorruptRPM(f"the RPM's header entry {tag} has a text that is too long")
             yield from map(_text, whole)
 
