@@ -763,8 +763,10 @@ def test_limits_of_accesses_are_told_and_have_their_access(patient: MakePatient)
     assert any("1 accesses with limits" in check["finding"] for check in report.layer("database"))
     with contextlib.closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("INSERT INTO key_access_limits VALUES (77, 'sign-rpm', NULL)")
-    first = broken.doctor(code=WARNING).first
-    assert first.startswith("database: 1 limits in it are of accesses that are gone")
+    report = broken.doctor(code=WARNING)
+    assert any(
+        "1 limits in it are of acc" in check["finding"] for check in report.layer("database")
+    )
 
 
 def test_fault_16_state_in_several_places(patient: MakePatient) -> None:
