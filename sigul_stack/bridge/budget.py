@@ -84,8 +84,8 @@ class Budget:
         self._times: dict[str, float] = {}
         self._changed = threading.Condition()
         # Names do not wait for each other here.
-        self._turns = WaitingLine(self._changed, lambda _name: 0)
-        self._downloads = WaitingLine(self._changed, lambda _name: 0)
+        self._turns = WaitingLine(self._changed)
+        self._downloads = WaitingLine(self._changed)
         self._closed = False
 
     @property

@@ -12,16 +12,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import mmap
+import os
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import BinaryIO, Final, cast
 
 from ..config.shared import BridgeKojiSettings
 from ..errors import RemoteProtocolError, SigulError
-from ..formats.rpm_head import Head, Header, padded, read_head
+from ..formats.rpm_head import CorruptRPM, Head, Header, padded, parse_signature
 from ..kojihub import NEVRA, NEVRA_PARTS, Hub, HubAccess, KojiError
-from ..protocol.codec import Fields, run_parser
+from ..protocol.codec import Fields
 from .budget import Download
+from .head_room import HEAD_ROOM
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +125,7 @@ class KojiSession:
         try:
             length = hub.download(address, file, limit=limit, promise=place.promise)
             place.has_come(length)
-            if _head_of(file).signature.blob(_MD5) != rpm.sigmd5:
+            if _signature_of(file).blob(_MD5) != rpm.sigmd5:
                 raise KojiError(f"{address} is not the RPM that Koji has a record of")
             file.seek(0)
         except BaseException:
@@ -157,6 +161,10 @@ class KojiSession:
         return self._failures.get(number)
 
     # ------------------------------------------------------------------------------------ storing
+
+    def head_room(self) -> AbstractContextManager[Callable[[int], None]]:
+        """The room for an RPM's head, as `HeadRoom.holding`; one waits as long as for the hub."""
+        return HEAD_ROOM.holding(self._settings.koji_timeout)
 
     def store(self, signature: Header, head: Head | None, number: bytes | None) -> str | None:
         """Store a signature header. None where it is stored, else the reason why it is not.
@@ -225,13 +233,12 @@ def _nevra_of(head: Head) -> NEVRA:
     return NEVRA(name, epoch, version, release, "src" if source else arch)
 
 
-def _head_of(file: BinaryIO) -> Head:
-    file.seek(0)
-
-    def read_exactly(count: int) -> bytes:
-        data = file.read(count)
-        if len(data) != count:
-            raise KojiError("what Koji gave is no whole RPM")
-        return data
-
-    return run_parser(read_head(), read_exactly)
+def _signature_of(file: BinaryIO) -> Header:
+    """The signature header of an RPM that came from Koji, which is mapped for that and not read."""
+    file.flush()
+    if not os.fstat(file.fileno()).st_size:
+        raise KojiError("what Koji gave is no whole RPM")
+    try:
+        return parse_signature(memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)))
+    except CorruptRPM as error:
+        raise KojiError(f"what Koji gave is no whole RPM: {error}") from None

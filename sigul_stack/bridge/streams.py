@@ -15,8 +15,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from ..errors import ProtocolError, RemoteProtocolError, Status, TransportError
-from ..formats.rpm_head import CorruptRPM, Head, Header, read_head, read_header
+from ..formats.rpm_head import Buffer, CorruptRPM, Head, Header, read_head, read_header
 from ..formats.rpm_tags import Region
+from ..kojihub import KojiError
 from ..protocol.authentication import DIGEST_BYTES
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, Parser, pack_u32, pack_u64, read_u64
@@ -62,6 +63,7 @@ class _OuterFilter:
         self._forgets_rest = False
         self._chunks: list[Piece] = []
         self._gathered = bytearray()
+        self._unread = 0
         self._steps = self._run()
         self._ask: _Ask = (False, 0)
         self._advance(None)
@@ -94,6 +96,7 @@ class _OuterFilter:
                 whole = bytes(self._gathered)
                 self._gathered.clear()
                 self._advance(whole)
+                del whole  # it may be large
             else:
                 self.at_boundary = False
         chunks, self._chunks = self._chunks, []
@@ -123,21 +126,27 @@ class _OuterFilter:
                 self._emit(piece)
 
     def _parse(
-        self, parser: Parser[T], *, may_end_before: bool = False, limit: int | None = None
+        self,
+        parser: Parser[T],
+        *,
+        may_end_before: bool = False,
+        limit: int | None = None,
+        before: Callable[[int], None] = lambda _count: None,
     ) -> _Steps[T]:
         """Run a parser of the protocol; the stream may end before its first byte if so told.
 
-        It reads no more than `limit` bytes, where one is given.
+        It reads no more than `limit` bytes, where one is given; of those, `_unread` are left.
+        `before` is called with each count of bytes before they are gathered, and may raise.
         """
-        left = limit
         try:
             wanted = next(parser)
             self._boundary_next = may_end_before
+            self._unread = limit or 0
             while True:
-                if left is not None:
-                    left -= wanted
-                    if left < 0:
-                        raise CorruptRPM("the server sent an RPM that is truncated")
+                if limit is not None and wanted > self._unread:
+                    raise CorruptRPM("the server sent an RPM that is truncated")
+                before(wanted)
+                self._unread -= wanted
                 wanted = parser.send((yield (True, wanted)))
         except StopIteration as end:
             value: T = end.value
@@ -281,23 +290,36 @@ class ReplyFilter(_OuterFilter):
     def _stored(self, header: bytes, number: bytes | None) -> _Steps[None]:
         """A message with a signed RPM, or its signature header, which is stored first."""
         length = yield from self._parse(read_u64())
-        head: Head | None = None
-        if self._koji.head_signing:
-            signature: Header = yield from self._parse(read_header(Region.SIGNATURE), limit=length)
-            raw = bytes(signature.raw)
-        else:
-            head = yield from self._parse(read_head(), limit=length)
-            signature, raw = head.signature, head.raw
-        left = length - len(raw)
-        reason = self._koji.store(signature, head, number)
-        if reason is not None:
-            self.is_error = number is None
-            yield from self._refused(reason, number, left)
-            return
-        keep = self._keep_payload
-        self._emit(header)
-        self._emit(pack_u64(length if keep else 0))
-        for start in range(0, len(raw) if keep else 0, MAX_WRITTEN_CHUNK):
-            self._emit(raw[start : start + MAX_WRITTEN_CHUNK])
-        yield from self._payload(left, keep=keep)
-        self._emit((yield (True, DIGEST_BYTES)))
+        # It is held until it has been sent on, however the request ends.
+        with self._koji.head_room() as room:
+            head: Head | None = None
+            try:
+                if self._koji.head_signing:
+                    signature: Header = yield from self._parse(
+                        read_header(Region.SIGNATURE), limit=length, before=room
+                    )
+                    parts: tuple[Buffer, ...] = (signature.raw,)
+                else:
+                    head = yield from self._parse(read_head(), limit=length, before=room)
+                    signature, parts = head.signature, head.parts
+            except KojiError as error:
+                yield from self._unstored(str(error), number, self._unread)
+                return
+            left = length - sum(map(len, parts))
+            reason = self._koji.store(signature, head, number)
+            if reason is not None:
+                yield from self._unstored(reason, number, left)
+                return
+            keep = self._keep_payload
+            self._emit(header)
+            self._emit(pack_u64(length if keep else 0))
+            for part in parts if keep else ():
+                for start in range(0, len(part), MAX_WRITTEN_CHUNK):
+                    self._emit(bytes(part[start : start + MAX_WRITTEN_CHUNK]))
+            yield from self._payload(left, keep=keep)
+            self._emit((yield (True, DIGEST_BYTES)))
+
+    def _unstored(self, reason: str, number: bytes | None, left: int) -> _Steps[None]:
+        """A signed RPM that is not stored, for that `reason`; `left` bytes of it are to come."""
+        self.is_error = number is None
+        yield from self._refused(reason, number, left)

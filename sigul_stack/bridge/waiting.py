@@ -36,10 +36,13 @@ class WaitingLine:
 
     `changed` is the condition of what they wait for; it is held at each call. `rank` tells how much
     a client's name has of it already: who has least comes first, of those the one that waits
-    longest. None: the name may have no more just now. It may raise, which ends the waiting.
+    longest. None: the name may have no more just now. It may raise, which ends the waiting. Where
+    there is no `rank`, no name waits for another.
     """
 
-    def __init__(self, changed: threading.Condition, rank: Callable[[str], int | None]) -> None:
+    def __init__(
+        self, changed: threading.Condition, rank: Callable[[str], int | None] | None = None
+    ) -> None:
         self._changed = changed
         self._rank = rank
         self._numbers = itertools.count()
@@ -77,7 +80,12 @@ class WaitingLine:
             self._changed.notify_all()
 
     def _is_next(self, name: str, ticket: int) -> bool:
-        if self._tickets[name][0] != ticket or (mine := self._rank(name)) is None:
+        if self._tickets[name][0] != ticket:
+            return False
+        if self._rank is None:
+            return True
+        mine = self._rank(name)
+        if mine is None:
             return False
         for other, tickets in self._tickets.items():
             rank = mine if other == name else self._rank(other)

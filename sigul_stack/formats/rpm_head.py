@@ -203,9 +203,15 @@ class Head:
         return self.main_offset + len(self.main.raw)
 
     @property
+    def parts(self) -> tuple[Buffer, ...]:
+        """The head's bytes, as they came, in parts that are no copies."""
+        zeros = bytes(padding(len(self.signature.raw)))
+        return self.lead, self.signature.raw, zeros, self.main.raw
+
+    @property
     def raw(self) -> bytes:
         """The head's bytes, as they came."""
-        return b"".join((self.lead, padded(self.signature.raw), self.main.raw))
+        return b"".join(self.parts)
 
     def before_main(self, signature: bytes) -> bytes:
         """Lead and another signature header: what comes before the main header then."""

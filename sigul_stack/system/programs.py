@@ -8,6 +8,7 @@ here: the program reads and writes the descriptors it is given.
 from __future__ import annotations
 
 import os
+import resource
 import selectors
 import signal
 import subprocess
@@ -119,6 +120,7 @@ def run(
     directory: Path | None = None,
     timeout_cure: str = "",
     watch: Callable[[], None] | None = None,
+    max_file_size: int | None = None,
 ) -> Finished:
     """Run a program to its end; how it ended is for the caller to judge.
 
@@ -128,7 +130,8 @@ def run(
     `inherit` and runs in `directory` (None: the current one). `environment` is added to PATH, and
     the C locale in UTC. `status_option` makes it write machine readable messages: that option is
     put before the others, with the number of a descriptor. `watch` is called many times a second
-    while it runs, and once it has ended: what that raises ends the program, and is raised.
+    while it runs, and once it has ended: what that raises ends the program, and is raised. No file
+    that it writes becomes larger than `max_file_size` bytes: the kernel ends it before.
 
     Raises `ToolMissing`, `ToolTimeout`, and `KeystoreError` where it cannot be started or writes
     too much.
@@ -178,6 +181,11 @@ def run(
                 cleanup.enter_context(pipe)
                 readers[name] = pipe.fileno()
         cleanup.callback(_end, process)
+        _be_as_nice(process.pid)
+        if max_file_size is not None:
+            with suppress(ProcessLookupError):
+                limits = (max_file_size, max_file_size)
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
         try:
             found = _collect(readers, deadline, watch)
             returncode = process.wait(max(0.0, deadline - time.monotonic()))
@@ -198,6 +206,17 @@ def run(
         found["stderr"].decode("utf-8", "replace"),
         found.get("status", b"").decode("utf-8", "replace"),
     )
+
+
+def _be_as_nice(pid: int) -> None:
+    """Have a program's session as nice as this process; its processes are that by themselves.
+
+    Linux may share processors out between sessions first (autogroup), by their own niceness.
+    """
+    if niceness := os.getpriority(os.PRIO_PROCESS, 0):
+        # There is none in a control group with shares of its own, and not too often otherwise.
+        with suppress(OSError):
+            Path(f"/proc/{pid}/autogroup").write_text(str(niceness), encoding="ascii")
 
 
 def _environment() -> dict[str, str]:

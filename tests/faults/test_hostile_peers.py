@@ -464,8 +464,10 @@ def test_one_certificate_does_not_get_all_servers(with_limits: Site, peer: PeerF
     """Its third request waits for one of its own; other people's do not."""
     site = with_limits
     lines = site.extra["bridge"]["bridge"]
-    site.extra["bridge"]["bridge"] = lines + "max-requests-per-user: 2\nserver-wait-timeout: 5\n"
-    site.extra["server"]["server"] += "max-requests: 4\n"
+    site.extra["bridge"]["bridge"] = (
+        lines + "max-requests-per-user: 2\nserver-wait-timeout: 5\nmin-payload-rate: 1\n"
+    )
+    site.extra["server"]["server"] += "max-requests: 4\nmin-payload-rate: 1\n"
     site.configure()
     site.client_configuration("alice", "alice")
     slow = [peer(site, "client") for _ in range(2)]
@@ -480,6 +482,7 @@ def test_one_certificate_does_not_get_all_servers(with_limits: Site, peer: PeerF
         assert b"Authentication failed" in failed.stderr
         failed = site.sigul("list-users", secrets=["admin-pw"], code=1)
         assert failed.stderr.startswith(b"Error: ")
+        assert b"'admin' has 2 requests under way, which is all that it may" in failed.stderr
         bridge.wait_for("'admin' has 2 requests under way, which is all that it may")
         with in_background(lambda: works(site)):
             bridge.wait_for("Waiting for another request of 'admin' to end", 2)

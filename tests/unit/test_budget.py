@@ -90,6 +90,18 @@ def test_others_are_not_held_up(budget: Budget) -> None:
             pass
 
 
+def test_who_waits_for_its_own_holds_nobody_up(budget: Budget) -> None:
+    def third() -> None:
+        with budget.turn(client(), 0, soon()):
+            pass
+
+    with under_way(budget, 2) as both, in_background(third):
+        assert eventually(lambda: budget._turns.count("ann") == 1)
+        with budget.turn(client("bob"), 0, at_once()):
+            pass
+        both.close()
+
+
 def test_those_that_wait_are_served_in_order() -> None:
     budget = make(max_requests_per_user=1)
     order: list[int] = []

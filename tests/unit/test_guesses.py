@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from sigul_stack.errors import DatabaseError, RequestRefused, SigulError, Status
+from sigul_stack.metrics import ServerCount
 from sigul_stack.server import guesses
-from sigul_stack.server.events import WorkerEvent
 from sigul_stack.server.guesses import FIRST_DELAYED, FORGOTTEN_AFTER, GuessGuard, GuessTable
 
 LONGEST = 60.0
@@ -33,7 +33,7 @@ class Client:
     """A client with the certificate `name`, and the events of its requests."""
 
     def __init__(self, table: GuessTable, name: str = "trent") -> None:
-        self.told: list[WorkerEvent] = []
+        self.told: list[ServerCount] = []
         self.table = table
         self.name = name
         self.guard = GuessGuard(table, LONGEST, self.told.append)
@@ -96,7 +96,7 @@ def test_no_secret_is_looked_at_in_a_delay(client: Client, clock: Clock) -> None
     wrong(client, clock, FIRST_DELAYED)
     for right in (True, False):
         assert not client.gives(right)
-    assert client.told == [WorkerEvent.WRONG_SECRET] * 3 + [WorkerEvent.DELAYED] * 2
+    assert client.told == [ServerCount.WRONG_SECRETS] * 3 + [ServerCount.DELAYED] * 2
     # What is refused unseen does not count.
     clock.now += 1
     assert client.gives(right=True)
@@ -279,7 +279,7 @@ def test_who_waited_for_a_turn_sees_the_delay_that_began(
     with other(lambda: [lock_turn(client, number) for number in range(FIRST_DELAYED)]) as child:
         monkeypatch.setattr(guesses.time, "sleep", meanwhile)
         assert not client.gives(right=True)
-    assert client.told == [WorkerEvent.DELAYED]
+    assert client.told == [ServerCount.DELAYED]
 
 
 def test_a_wait_for_a_turn_has_an_end(

@@ -53,8 +53,8 @@ class Machine:
     def configure(self, extra: str = "", password: str | None = NSS_PASSWORD) -> None:
         line = f"nss-password: {password}\n" if password is not None else ""
         self.configuration.write_text(
-            f"[server]\nbridge-hostname: localhost\n[database]\ndatabase-path: {self.database}\n"
-            f"[nss]\nnss-dir: {self.nss}\n{line}{extra}"
+            "[server]\nbridge-hostname: localhost\nmax-file-payload-size: 1073741824\n"
+            f"[database]\ndatabase-path: {self.database}\n[nss]\nnss-dir: {self.nss}\n{line}{extra}"
         )
 
     def command(self, program: str, *arguments: str) -> list[str]:

@@ -41,6 +41,9 @@ _CURVES = {
     "nistp521": ("ECDSA", "ECDH", "nistp521"),
 }
 
+#: Largest file that importing a key may make, in bytes: what comes may be compressed.
+MAX_IMPORTED_BYTES = 16 << 20
+
 _ALGORITHM = re.compile(r"[A-Za-z0-9_-]+")
 _USAGE = re.compile(r"[a-z]+([ ,]+[a-z]+)*")
 #: What a part of a user ID may hold: no control character, nothing that looks like an address.
@@ -123,7 +126,9 @@ class GnuPGHome(GnuPG):
         """
         with storage_errors(self.path), scratch_home(self) as scratch:
             with memory_file(data) as descriptor:
-                outcome = scratch.run(["--import"], stdin=descriptor)
+                outcome = scratch.run(
+                    ["--import"], stdin=descriptor, max_file_size=MAX_IMPORTED_BYTES
+                )
             key = _only_secret_key(scratch.list_keys())
             # gpg also takes what is left of a file that was cut.
             if outcome.returncode or not key.has_user_id:

@@ -62,12 +62,13 @@ class GnuPG:
         inherit: Sequence[int] = (),
         time_limit: float | None = None,
         watch: Callable[[], None] | None = None,
+        max_file_size: int | None = None,
     ) -> GnuPGResult:
         """Run gpg with `arguments`; what its failing means is for the caller to say.
 
-        `passphrase` is for every secret key that it uses; the descriptors and `watch` are as in
-        `programs.run`. Raises `ToolMissing`, and `KeystoreError` where gpg does not end or writes
-        without end.
+        `passphrase` is for every secret key that it uses; the descriptors, `watch` and
+        `max_file_size` are as in `programs.run`. Raises `ToolMissing`, and `KeystoreError` where
+        gpg does not end or writes without end.
         """
         with ExitStack() as cleanup:
             options = []
@@ -91,6 +92,7 @@ class GnuPG:
                 inherit=inherit,
                 status_option="--status-fd",
                 watch=watch,
+                max_file_size=max_file_size,
             )
         return GnuPGResult(
             finished.returncode, parse_status(finished.status), finished.stderr, finished.stdout
