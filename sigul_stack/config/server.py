@@ -232,6 +232,7 @@ def from_files(
         f"{files.last()}: [server] max-file-payload-size is not set: anybody with a certificate may"
         " send up to 1 TiB before any right is proven",
         "add `max-file-payload-size: 1073741824`, or what your largest file needs",
+        of_daemon=True,
     )
     return settings, (warning,)
 

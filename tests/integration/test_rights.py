@@ -25,11 +25,15 @@ from sigul_stack.protocol.messages import ReplyKeys
 from sigul_stack.protocol.operations import OPERATIONS, Form, Operation
 from sigul_stack.protocol.rights import Object, Rights, Thing
 from sigul_stack.secret import Secret
+from sigul_stack.server.ending import Watch
 from sigul_stack.server.handlers import HANDLERS
 from sigul_stack.server.request import Request
 from sigul_stack.server.rights import Granted, KeyGranted, authorise, require_still
 from sigul_stack.server.services import RequestContext, Services, make_services
 from sigul_stack.signing import x509
+from sigul_stack.system.processes import ParentPipes
+from sigul_stack.transport import memory
+from sigul_stack.transport.chunked import ChunkedStream
 
 pytestmark = pytest.mark.once("rights and the database")
 
@@ -123,6 +127,13 @@ def ask(
 
 def granted(services: Services, request: Request) -> Granted:
     return authorise(request, services.database, services.registry, services.name_check)
+
+
+def let_in(services: Services, request: Request) -> RequestContext:
+    """The request as a handler gets it; nobody watches its rights meanwhile."""
+    near, _far = memory.pair()
+    watch = Watch(ChunkedStream(near, 1), ParentPipes(control=-1, events=-1), services.database)
+    return RequestContext(request, granted(services, request), services, watch)
 
 
 # ------------------------------------------------------------------------- nothing is told
@@ -311,7 +322,7 @@ def test_what_was_let_in_is_not_done_once_the_right_is_gone(
     if operation.name in ("new-key", "import-key"):
         named |= {"keytype": "ECC", "initial-key-admin": "root"}
     request = ask(operation, services, named, **{by: by})
-    context = RequestContext(request, granted(services, request), services)
+    context = let_in(services, request)
     end(services, key)
     before = state(services)
     with pytest.raises(RequestRefused) as refused:
@@ -343,7 +354,7 @@ def test_what_a_request_ended_itself_is_answered(services: Services) -> None:
     request = ask(
         OPERATIONS["change-passphrase"], services, {"key": "ECC"}, passphrase="passphrase"
     )
-    context = RequestContext(request, granted(services, request), services)
+    context = let_in(services, request)
     HANDLERS["change-passphrase"](context)
     assert context.changed
     assert isinstance(context.granted, KeyGranted)

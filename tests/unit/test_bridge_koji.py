@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
+from sigul_stack.bridge.head_room import UNCOUNTED_BYTES, HeadRoom
 from sigul_stack.bridge.koji import KojiSession
 from sigul_stack.bridge.streams import ReplyFilter, RequestFilter
 from sigul_stack.config.shared import BridgeKojiSettings
@@ -90,6 +92,33 @@ def test_a_signature_header_may_be_padded(sent: bytes, many: bool, keep: bool) -
     assert cutter.at_boundary
     assert (passed == data) == keep
     assert (sent in passed) == keep
+
+
+def test_a_large_head_for_which_there_is_no_room_costs_its_rpm_alone() -> None:
+    room = HeadRoom(1)
+
+    class Crowded(Recorded):
+        """A session of a bridge that has little room."""
+
+        def head_room(self) -> AbstractContextManager[Callable[[int], None]]:
+            """See `KojiSession.head_room`."""
+            return room.holding(0)
+
+    koji = Crowded()
+    large = encode_header(Region.SIGNATURE, [HeaderEntry.binary(1004, bytes(UNCOUNTED_BYTES + 1))])
+    cutter = ReplyFilter(SIGN_RPMS, koji)
+    with room.holding(0) as take:
+        take(UNCOUNTED_BYTES + 1)
+        parts = cutter.feed(reply() + subreply(0, 0, large) + subreply(1, 0, SIGNATURE))
+    passed = b"".join(piece for piece in parts if isinstance(piece, bytes))
+    assert koji.stored == [SIGNATURE]
+    assert b"as many RPMs with large heads as it may" in passed
+    assert len(passed) < UNCOUNTED_BYTES
+    cutter.feed(subreply(2, 0, large))
+    assert koji.stored == [SIGNATURE, large]
+    assert cutter.at_boundary
+    # What was held for it is given back.
+    assert room._held == 0
 
 
 ODD = [{"other": b"1"}, {"rpm-arch": b"\n"}, {"rpm-name": b"\xff"}]

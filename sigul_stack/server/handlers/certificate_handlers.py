@@ -10,6 +10,7 @@ from ...errors import RequestRefused, Status, shortened
 from ...signing import pe, x509
 from ..request import Answer
 from ..services import RequestContext
+from ..spool import STEP_BYTES
 from .administration_handlers import names_answer
 
 
@@ -107,8 +108,9 @@ def _take_room(context: RequestContext) -> None:
     It is given back with the process. Raises `RequestRefused`.
     """
     size = context.request.payload.seek(0, os.SEEK_END) + pe.MAX_SIGNATURE_BYTES
-    with context.services.scratch() as beside:
-        context.services.account.take(size, beside.fileno())
+    if size > pe.MAX_SIGNATURE_BYTES + STEP_BYTES:
+        with context.services.scratch() as beside:
+            context.services.account.take(size, beside.fileno())
 
 
 def _list_certificates(context: RequestContext) -> Answer:
