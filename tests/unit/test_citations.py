@@ -106,6 +106,25 @@ def test_the_tests_of_a_fault_exist(number: int) -> None:
         assert any(fnmatchcase(found, test) for found in there), f"{name}: there is none"
 
 
+def test_each_attack_has_a_test() -> None:
+    """Every row of docs/security.md that says what stops somebody names tests that there are."""
+    found = 0
+    for line in (TOP / "docs" / "security.md").read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if len(cells) != 4 or cells[2] in ("test", "---"):
+            continue
+        found += 1
+        named = re.findall(r"`(tests/[^`]+)`", cells[2])
+        assert named, line
+        for name in named:
+            module, _, test = name.partition("::")
+            there = functions(TOP / module)
+            assert any(fnmatchcase(one, test or "test_*") for one in there), (
+                f"{name}: there is none"
+            )
+    assert found > 40
+
+
 def test_tests_that_bear_a_faults_number_are_in_its_row() -> None:
     named = {number: set(re.findall(r"`([^`]+)`", cells[-1])) for number, cells in rows().items()}
     for path in own_files():
