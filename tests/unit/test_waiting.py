@@ -48,8 +48,8 @@ def ends() -> Iterator[Ends]:
 
 
 @pytest.fixture
-def pool() -> Iterator[WaitingServers]:
-    """A pool with room for three."""
+def pool(ends: Ends) -> Iterator[WaitingServers]:
+    """A pool with room for three, which is closed before the streams in it are."""
     found = WaitingServers(3, Counters(BridgeCount))
     yield found
     found.close()
