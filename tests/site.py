@@ -261,6 +261,10 @@ class Site:
             },
         )
         delay = "" if self.secret_delay is None else f"max-secret-delay: {self.secret_delay}\n"
+        limit = "max-file-payload-size"
+        if limit not in self.extra.get("server", {}).get("server", ""):
+            # Not a limit for any operation; a file without the line gives a warning.
+            delay += f"{limit}: {1024**4}\n"
         self.write_configuration(
             "server",
             {

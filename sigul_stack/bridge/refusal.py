@@ -19,6 +19,8 @@ from .budget import Budget
 
 #: Time for a client to read why it is refused, and to close, in seconds.
 REFUSED_SECONDS: Final = 2.0
+#: Most that is read of a refused client meanwhile, in bytes: what may be on its way.
+REFUSED_BYTES: Final = 16 * 1024**2
 
 
 def refuse(client: ByteStream, reason: str, budget: Budget) -> None:
@@ -30,4 +32,4 @@ def refuse(client: ByteStream, reason: str, budget: Budget) -> None:
         chunked.end()
         client.end_writing()
         if has_time:
-            chunked.wait_for_close(REFUSED_SECONDS)
+            chunked.wait_for_close(REFUSED_SECONDS, REFUSED_BYTES)

@@ -164,8 +164,8 @@ class RequestSession:
             if head.is_fetched:
                 fetched = koji.fetch(head.fields, head.operation.max_payload)
                 length = fetched.length
-            # What Koji took is not the servers' fault.
-            wait = Deadline(settings.server_wait_timeout, "waiting for a signing server")
+                # What Koji took is not the servers' fault.
+                wait = Deadline(settings.server_wait_timeout, "waiting for a signing server")
             server = self._dispatch(encode_request_header(head.fields) + pack_u64(length), wait)
             stack.callback(self._resources.waiting.give_back, self._client)
             self._paired()

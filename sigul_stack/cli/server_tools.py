@@ -49,7 +49,8 @@ def load_configuration(path: Path | None) -> Loaded[ServerSettings]:
 
     loaded = load_server(path)
     for warning in loaded.warnings:
-        log.warning("%s", warning)
+        if not warning.of_daemon:
+            log.warning("%s", warning)
     return loaded
 
 

@@ -177,7 +177,7 @@ class BridgeSettings(DaemonSettings):
     )
     min_payload_rate: int = option(
         "bridge",
-        values.size,
+        values.byte_rate,
         MIN_PAYLOAD_RATE,
         "bytes a second that a client must send or take, after the first seconds",
     )

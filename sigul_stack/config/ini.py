@@ -47,18 +47,24 @@ def place(path: Path, section: str, option: str) -> str:
 
 
 class Advice(str):
-    """A warning about a file: `problem; cure` as text, and its two parts."""
+    """A warning about a file: `problem; cure` as text, and its two parts.
 
-    __slots__ = ("cure", "problem")
+    `of_daemon` tells that it is about what a daemon does with requests: of no interest to programs
+    that read the same file and serve nobody.
+    """
+
+    __slots__ = ("cure", "of_daemon", "problem")
 
     problem: str
     cure: str
+    of_daemon: bool
 
-    def __new__(cls, problem: str, cure: str) -> Advice:
+    def __new__(cls, problem: str, cure: str, *, of_daemon: bool = False) -> Advice:
         """The warning of a problem and what to do about it."""
         advice = super().__new__(cls, f"{problem}; {cure}")
         advice.problem = problem
         advice.cure = cure
+        advice.of_daemon = of_daemon
         return advice
 
 

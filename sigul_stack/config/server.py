@@ -110,7 +110,7 @@ class ServerSettings(BridgeAddress, DaemonSettings):
     )
     min_payload_rate: int = option(
         "server",
-        values.size,
+        values.byte_rate,
         MIN_PAYLOAD_RATE,
         "bytes a second that a request's payload must come with, after the first seconds",
     )
@@ -232,6 +232,7 @@ def from_files(
         f"{files.last()}: [server] max-file-payload-size is not set: anybody with a certificate may"
         " send up to 1 TiB before any right is proven",
         "add `max-file-payload-size: 1073741824`, or what your largest file needs",
+        of_daemon=True,
     )
     return settings, (warning,)
 

@@ -74,6 +74,7 @@ port = integer(1, 65535, "a TCP port")
 #: A size in bytes, from one byte to what the protocol can carry.
 size = integer(1, (1 << 63) - 1, "bytes")
 count = integer(1, 65536)
+byte_rate = integer(1, (1 << 63) - 1, "bytes a second")
 
 
 def seconds(entry: ConfigEntry) -> float:

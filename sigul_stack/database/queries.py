@@ -98,6 +98,13 @@ class Reader:
             None if rpm_names is None else tuple(rpm_names),
         )
 
+    def count_limits(self) -> tuple[int, int]:
+        """The number of accesses that are limited, and of limits whose access is not there."""
+        if not has_limits(self._connection):
+            return 0, 0
+        there = access_limits.c.key_access_id.in_(sa.select(key_accesses.c.id))
+        return self._count(access_limits, there), self._count(access_limits, ~there)
+
     def key_users(self, key: str) -> list[str]:
         """The names of all users with access to `key`, sorted; none where there is no such key."""
         return sorted(
@@ -255,9 +262,9 @@ class Writer(Reader):
                 raise
             raise RequestRefused(
                 Status.UNKNOWN_ERROR,
-                f"the server's database user may not make the table '{access_limits.name}', which"
-                " limits of accesses need; have the database's owner GRANT CREATE ON SCHEMA public"
-                " to it",
+                "the server's database user may not make the table 'key_access_limits', which"
+                " limits of accesses need; have it own the other tables, and GRANT CREATE ON SCHEMA"
+                " public to it",
             ) from error
         self._connection.execute(
             access_limits.delete().where(access_limits.c.key_access_id == access_id)

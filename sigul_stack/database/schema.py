@@ -81,9 +81,9 @@ access_limits = sa.Table(
 # limits of one that it took away. Triggers are kept for everybody. The first one is for a number
 # that came free while there was no trigger.
 _SQLITE_TRIGGERS: Final = (
-    "CREATE TRIGGER key_access_limits_insert AFTER INSERT ON key_accesses BEGIN"
+    "CREATE TRIGGER IF NOT EXISTS key_access_limits_insert AFTER INSERT ON key_accesses BEGIN"
     " DELETE FROM key_access_limits WHERE key_access_id = NEW.id; END",
-    "CREATE TRIGGER key_access_limits_delete AFTER DELETE ON key_accesses BEGIN"
+    "CREATE TRIGGER IF NOT EXISTS key_access_limits_delete AFTER DELETE ON key_accesses BEGIN"
     " DELETE FROM key_access_limits WHERE key_access_id = OLD.id; END",
 )
 
@@ -94,10 +94,12 @@ def has_limits(connection: sa.Connection) -> bool:
 
 
 def make_limits(connection: sa.Connection) -> None:
-    """Make the table of limits where it is missing; in a transaction that may write."""
-    if has_limits(connection):
-        return
-    access_limits.create(connection)
+    """Make the table of limits, and what keeps it in step, where it is missing.
+
+    In a transaction that may write.
+    """
+    if not has_limits(connection):
+        access_limits.create(connection)
     if connection.dialect.name == "sqlite":
         for trigger in _SQLITE_TRIGGERS:
             connection.exec_driver_sql(trigger)

@@ -150,7 +150,7 @@ class Header:
         rest = b""
         for at in range(0, len(data), _PIECE):
             *whole, rest = (rest + bytes(data[at : at + _PIECE])).split(b"\0")
-            if len(rest) > MAX_TEXT_BYTES:
+            if max(map(len, (rest, *whole))) > MAX_TEXT_BYTES:
                 raise CorruptRPM(f"the RPM's header entry {tag} has a text that is too long")
             yield from map(_text, whole)
 
@@ -412,5 +412,5 @@ def padded(signature: Buffer) -> bytes:
 
 
 def padding(length: int) -> int:
-    """How many zeros follow a signature header of that length in a file."""
+    """The number of zeros behind a signature header of that length in a file."""
     return -length % _SIGNATURE_ALIGNMENT

@@ -20,6 +20,7 @@ from ..client import Client
 from ..config.client import ClientSettings
 from ..config.server import ServerSettings
 from ..errors import (
+    BridgeRefused,
     DeadlineExceeded,
     PeerClosed,
     RequestRefused,
@@ -301,6 +302,13 @@ class RequestChecks:
                 "the bridge ended the connection before a server answered",
                 "its log says why: no signing server was attached in time (look at it with doctor"
                 " server), or the certificate of this client is one that server-cn names",
+            )
+        if isinstance(error, BridgeRefused):
+            return failed(
+                Layer.INNER,
+                str(error),
+                "look at the server with doctor server, where the bridge waited for one in vain;"
+                " its limits are those of bridge.conf",
             )
         if isinstance(error, DeadlineExceeded):
             return failed(

@@ -65,6 +65,15 @@ class ServerChecks:
             )
         with contextlib.closing(Database(url)) as database, database.read() as reader:
             users, keys = reader.users(), reader.keys()
+            limited, stray = reader.count_limits()
+        if stray:
+            return warning(
+                Layer.SERVER_DATABASE,
+                f"{stray} limits in it are of accesses that are gone, so something else than a"
+                " server has changed it",
+                "DELETE FROM key_access_limits WHERE key_access_id NOT IN"
+                " (SELECT id FROM key_accesses)",
+            )
         if not any(user.admin for user in users):
             return failed(
                 Layer.SERVER_DATABASE,
@@ -72,6 +81,8 @@ class ServerChecks:
                 "make one with sigul_server_add_admin",
             )
         found = f"it opens (layout: {state.value}), {len(users)} users, {len(keys)} keys"
+        if limited:
+            found += f", {limited} accesses with limits"
         if state is SchemaState.LEGACY and self.context.mode is Mode.HEALTH:
             return warning(Layer.SERVER_DATABASE, found, "sigul-stack database migrate renews it")
         return ok(Layer.SERVER_DATABASE, found, users=len(users), keys=len(keys))

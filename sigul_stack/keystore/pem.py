@@ -206,10 +206,11 @@ class PemStore:
                     Status.ALREADY_EXISTS,
                     "the key has a certificate of that name; choose another name",
                 )
-            if len(self.certificates(fingerprint)) >= self._settings.max_certificates:
+            limit = self._settings.max_certificates
+            if len(self.certificates(fingerprint)) >= limit:
                 raise RequestRefused(
                     Status.UNKNOWN_ERROR,
-                    f"the key has {self._settings.max_certificates} certificates, as many as"
+                    f"the key has {limit} certificates, as many as"
                     " max-certificates-per-key lets it; remove one with delete-certificate",
                 )
             write_whole(path, certificate, replace=False, mode=0o644)

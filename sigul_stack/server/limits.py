@@ -50,8 +50,8 @@ def asked_for(fields: Fields, before: AccessLimits) -> AccessLimits:
     for name in sorted(_OTHER_WORK & operations):
         raise RequestRefused(
             Status.UNKNOWN_ERROR,
-            f"who may use '{name}' can sign an RPM of any name by it; limit the access to sign-rpm"
-            " and sign-rpms, or to no names",
+            f"who may use '{shortened(name, 40)}' can sign an RPM of any name by it; limit the"
+            " access to sign-rpm and sign-rpms, or to no names",
         )
     return AccessLimits(operations, names)
 
@@ -74,7 +74,8 @@ def require_within(limits: AccessLimits, own: KeyAccess) -> None:
     """Raise `RequestRefused` where `limits` leave more than the access `own` of who sets them."""
     if not limits.within(own.limits):
         raise RequestRefused(
-            Status.AUTHENTICATION_FAILED, f"nobody gives more than he has: {_described(own)}"
+            Status.AUTHENTICATION_FAILED,
+            f"nobody gives more than he has: {shortened(_described(own), 200)}",
         )
 
 
@@ -84,7 +85,7 @@ def require_allowed(access: KeyAccess, operation: str) -> None:
     To be asked of who has proven the access alone: he is told the truth.
     """
     if not allows(access.limits, operation):
-        raise RequestRefused(Status.AUTHENTICATION_FAILED, _described(access))
+        raise RequestRefused(Status.AUTHENTICATION_FAILED, shortened(_described(access), 255))
 
 
 def allows(limits: AccessLimits, operation: str) -> bool:
@@ -99,7 +100,8 @@ def require_rpm_allowed(access: KeyAccess, name: str | None) -> None:
     if not access.limits.allows_rpm(name):
         raise RequestRefused(
             Status.AUTHENTICATION_FAILED,
-            f"the RPM's name is '{shortened(printable(str(name)), 60)}', and {_described(access)}",
+            f"the RPM's name is '{shortened(printable(str(name)), 60)}', and"
+            f" {shortened(_described(access), 160)}",
         )
 
 

@@ -33,7 +33,7 @@ from ..secret import Secret
 from ..transport.chunked import ChunkedStream, T
 from ..transport.payload import receive_pieces, send_payload
 from ..transport.rate import SERVER_FIRST_SECONDS, RateMeter
-from ..transport.stream import Peer
+from ..transport.stream import Deadline, Peer
 from .spool import Account, Spool
 
 log = logging.getLogger(__name__)
@@ -143,14 +143,15 @@ def receive(
     Its payload counts in `account`, which is told whose request it is. Raises `ProtocolError` where
     it is invalid and cannot be answered; an unknown version has been answered then.
     """
+    deadline = Deadline(settings.handshake_timeout, "receiving the request's header")
     try:
-        fields = chunked.parse(messages.read_request_header())
+        fields = chunked.parse(messages.read_request_header(), deadline)
     except UnknownVersion:
         chunked.write(pack_u32(Status.UNKNOWN_VERSION))
         chunked.end()
         raise
     operation = _operation(fields)
-    length = chunked.parse(read_u64())
+    length = chunked.parse(read_u64(), deadline)
     if isinstance(operation, Operation):
         operation.check_payload(length, settings.max_file_payload_size)
     elif length > MAX_REFUSED_PAYLOAD:

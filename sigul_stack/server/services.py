@@ -62,10 +62,10 @@ class RequestContext:
 
         Raises `RequestRefused` (AUTHENTICATION_FAILED) where it was taken back meanwhile.
         """
-        with self.watch.changing():
-            with self.services.database.write() as writer:
-                require_still_in(self.granted, writer)
-                yield writer
+        with self.watch.changing(), self.services.database.write() as writer:
+            require_still_in(self.granted, writer)
+            yield writer
+            # Before anybody can see the change, which may be one of the right itself.
             self.changed = True
 
     def require_still(self) -> None:
@@ -105,6 +105,9 @@ class RequestContext:
 
         Raises `RequestRefused` where there is none, or the operation is not for keys of that type.
         """
+        if isinstance(self.granted, KeyGranted):
+            # Not another one that has the name by now.
+            return self._of_type(self.granted.key)
         with self.services.database.read() as reader:
             key = reader.key(self.request.text("key"))
         if key is None:

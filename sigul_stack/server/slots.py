@@ -1,4 +1,4 @@
-"""What a server's workers share: memory with one slot for each of them, and a turn.
+"""Memory that a server's workers share, with one slot for each of them, and a turn.
 
 A slot is four words of 8 bytes: whether it is taken; the bytes that its worker's request has in the
 spool; whether that request has yet to prove its rights; and a hash of the name in its client's

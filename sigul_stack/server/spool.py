@@ -50,7 +50,7 @@ class SpoolLimits:
 
 
 class Account:
-    """What the request of this process has in the spool, and may have. Safe to use from threads.
+    """Accounts for what the request of this process has in the spool. Safe to use from threads.
 
     `refused` is called whenever something is refused.
     """
@@ -97,7 +97,7 @@ class Account:
         return fault
 
     def _fault(self, count: int, descriptor: int) -> RequestRefused | None:
-        """Why the spool cannot have the last `count` bytes; None where it can."""
+        """The refusal of the last `count` bytes; None where the spool can have them."""
         slots, most = self.slots, self._limits.max_spool_size
         file_system = os.fstatvfs(descriptor)
         free = file_system.f_bavail * file_system.f_frsize - count

@@ -27,7 +27,7 @@ class Watched(Protocol):
 
 
 def watch_of(target: IO[bytes]) -> Callable[[], None] | None:
-    """What to call while a program writes to `target`; None where it is not `Watched`."""
+    """A function to call while a program writes to `target`; None where it is not `Watched`."""
     return target.grown if isinstance(target, Watched) else None
 
 

@@ -131,7 +131,7 @@ def chain_of(certificate: bytes, others: Iterable[bytes], now: datetime.datetime
 
 
 def _issuers_among(certificates: Iterable[bytes]) -> Iterator[x509.Certificate]:
-    """Those of the certificates (PEM) that are CAs'."""
+    """The certificates (PEM) that are CAs'."""
     for pem in certificates:
         try:
             certificate = load_certificate(pem)
@@ -155,7 +155,7 @@ def _is_ca(certificate: x509.Certificate) -> bool:
 
 
 def described(certificate: bytes) -> str:
-    """What a certificate (PEM) is, in a line: subject, issuer and its last day."""
+    """A line about a certificate (PEM): whether it is a CA's, subject, issuer and its last day."""
     one = load_certificate(certificate)
     what = "CA, " if _is_ca(one) else ""
     return (

@@ -183,13 +183,16 @@ class ChunkedStream:
         """Send `data` on the inner stream, in a TLS record of its own."""
         self.stream.write(encode_chunk(Stream.INNER, data), self.timeout)
 
-    def wait_for_close(self, timeout: float) -> None:
+    def wait_for_close(self, timeout: float, most: int | None = None) -> None:
         """Read and forget until the peer closes, at most `timeout` seconds; never raises.
+
+        Where `most` is given, so many bytes are read at most.
 
         Closing first could make the kernel reset the connection and throw away what the peer has
         not read yet.
         """
         deadline = Deadline(timeout, "waiting for the peer to close")
         with contextlib.suppress(Exception):  # whatever went wrong, the connection is over
-            while self.stream.read(READ_BYTES, deadline.remaining()):
-                pass
+            while data := self.stream.read(READ_BYTES, deadline.remaining()):
+                if most is not None and (most := most - len(data)) <= 0:
+                    return

@@ -1,4 +1,4 @@
-"""How long a peer may still be waited for, by how much it has moved: a minimum rate for payloads.
+"""A minimum rate for payloads: how long a peer may be waited for, by how much it has moved.
 
 Who is waited for has a credit of seconds. A second of waiting takes one, and each byte that has
 moved gives back what it may take at the minimum rate, up to a limit. What a peer announces plays no

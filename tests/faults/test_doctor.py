@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from sigul_stack.database import AccessLimits, Database, KeyType, sqlite_url
 from sigul_stack.pki import (
     Authority,
     LeafRequest,
@@ -746,6 +748,25 @@ def test_a_server_without_a_database_or_an_administrator(patient: MakePatient) -
     broken.site.run(*module("server_create_db"), "-c", str(broken.config))
     first = broken.doctor(code=FAILED).first
     assert first.startswith("database: there is no administrator in it")
+
+
+def test_limits_of_accesses_are_told_and_have_their_access(patient: MakePatient) -> None:
+    broken = patient("server")
+    original, file = broken.site.path("server/server.sqlite"), broken.directory / "copy.sqlite"
+    shutil.copy(original, file)
+    broken.replace(str(original), str(file))
+    with contextlib.closing(Database(sqlite_url(file))) as database, database.write() as writer:
+        writer.add_key("k", KeyType.ECC, "ab" * 20)
+        limits = AccessLimits(frozenset({"sign-rpm"}))
+        writer.add_access("admin", "k", b"", key_admin=True, limits=limits)
+    report = broken.doctor(code=OK)
+    assert any("1 accesses with limits" in check["finding"] for check in report.layer("database"))
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("INSERT INTO key_access_limits VALUES (77, 'sign-rpm', NULL)")
+    report = broken.doctor(code=WARNING)
+    assert any(
+        "1 limits in it are of acc" in check["finding"] for check in report.layer("database")
+    )
 
 
 def test_fault_16_state_in_several_places(patient: MakePatient) -> None:

@@ -85,6 +85,7 @@ def stored(site: Site) -> set[str]:
 # ------------------------------------------------------------------------------- certificates
 
 
+# More than 5 s: a site with two keys more, and honest users beside.
 def test_a_strangers_keys_are_neither_told_nor_written_to(
     quiet: Site, honest_at: HonestFactory, attacker: AttackerFactory
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_strangers_keys_are_neither_told_nor_written_to(
     assert "no access to it" in server.text
 
 
+# More than 5 s: four RSA keys and their certificates, and honest users beside.
 def test_nobody_takes_a_place_in_anothers_chain(
     quiet: Site, honest_at: HonestFactory, attacker: AttackerFactory, tmp_path: Path
 ) -> None:
@@ -157,6 +159,7 @@ def test_nobody_takes_a_place_in_anothers_chain(
         program("sbverify", "--cert", root, signed)
 
 
+# More than 5 s: a score of requests, and honest users beside.
 def test_certificates_are_limited_in_number_and_removed_again(
     quiet: Site, honest_at: HonestFactory, attacker: AttackerFactory
 ) -> None:
@@ -220,6 +223,7 @@ def limited(site: Site, *limits: str) -> None:
     )  # fmt: skip
 
 
+# More than 5 s: a score of requests, and honest users beside.
 def test_an_access_is_good_for_what_it_says_and_no_more(
     quiet: Site,
     honest_at: HonestFactory,
@@ -292,6 +296,7 @@ def test_an_access_is_good_for_what_it_says_and_no_more(
         ]
 
 
+# More than 5 s: a score of requests, and honest users beside.
 def test_nobody_gives_more_than_he_has(
     quiet: Site, honest_at: HonestFactory, attacker: AttackerFactory
 ) -> None:
@@ -388,6 +393,7 @@ def test_a_signature_is_not_sent_once_the_access_is_gone(
         assert result["payload"] == b""
 
 
+# More than 5 s: a key is made.
 def test_what_an_administrator_began_is_not_done_once_he_is_none(
     quiet: Site, attacker: AttackerFactory, gate: Gate
 ) -> None:
@@ -423,6 +429,7 @@ def _password(site: Site, user: str) -> bytes:
 # ----------------------------------------------------------------------- a server of 1.2 meanwhile
 
 
+# More than 5 s: a site is started three times.
 def test_what_a_1_2_server_takes_away_leaves_no_limit_behind(quiet: Site, tmp_path: Path) -> None:
     """SQLite gives the number of a deleted row to the next one; 1.2 heeds no foreign keys."""
     with quiet.running():

@@ -19,6 +19,8 @@ import psycopg
 import pytest
 
 from sigul_stack.database import (
+    UNLIMITED,
+    AccessLimits,
     Database,
     Key,
     KeyType,
@@ -35,7 +37,7 @@ from sigul_stack.database import (
 )
 from sigul_stack.database.engine import Engine, Purpose
 from sigul_stack.database.target import parse
-from sigul_stack.errors import DatabaseError
+from sigul_stack.errors import DatabaseError, RequestRefused, Status
 from tests.unit.test_database import (
     HASH,
     Behaviour,
@@ -379,6 +381,29 @@ def test_user_without_rights(cluster: Cluster, name: str) -> None:
         assert "must own the database or its tables" in message
 
 
+def test_a_role_that_may_not_make_the_table_of_limits(cluster: Cluster, name: str) -> None:
+    cluster.execute("CREATE USER clerk")
+    for statement in (
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON users, keys, key_accesses TO clerk",
+        "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO clerk",
+        "REVOKE CREATE ON SCHEMA public FROM public",
+    ):
+        cluster.execute(statement, name)
+    url = cluster.url(name, user="clerk", password="")
+    only = AccessLimits(frozenset({"decrypt"}))
+    with Database(url).write() as writer:
+        writer.add_user("alice", None, admin=False)
+        writer.add_key("key", KeyType.ECC, "ab")
+        writer.add_access("alice", "key", b"", key_admin=False)
+    with pytest.raises(RequestRefused) as refused, Database(url).write() as writer:
+        writer.modify_access("alice", "key", limits=only)
+    assert refused.value.status == Status.UNKNOWN_ERROR
+    assert "GRANT CREATE ON SCHEMA public" in str(refused.value.message)
+    # All else goes on, and with the table there it may be used.
+    with Database(url).write() as writer:
+        writer.modify_access("alice", "key", key_admin=True)
+
+
 def test_server_that_dies_in_a_transaction(cluster: Cluster, url: str, name: str) -> None:
     database = Database(url)
     with pytest.raises(DatabaseError) as caught, database.write() as writer:
@@ -406,11 +431,13 @@ def test_no_connection_is_left_open(cluster: Cluster, url: str) -> None:
 
 def test_saved_to_a_file_and_loaded_again(cluster: Cluster, name: str, tmp_path: Path) -> None:
     source, file = cluster.url(name), tmp_path / "saved.sqlite"
+    limits = AccessLimits(frozenset({"sign-rpm"}), ("a*",))
     with Database(source).write() as writer:
         writer.add_user("alice", HASH, admin=True)
         writer.add_user("Root", None, admin=False)
         writer.add_key("key", KeyType.ECC, "ab")
         writer.add_access("alice", "key", b"\0envelope\xff", key_admin=True)
+        writer.add_access("Root", "key", b"", key_admin=False, limits=limits)
     save(source, file)
     assert file.stat().st_mode & 0o777 == 0o600
 
@@ -424,6 +451,10 @@ def test_saved_to_a_file_and_loaded_again(cluster: Cluster, name: str, tmp_path:
             access = reader.access("alice", "key")
             assert access is not None
             assert access.encrypted_passphrase == b"\0envelope\xff"
+            assert access.limits == UNLIMITED
+            access = reader.access("Root", "key")
+            assert access is not None
+            assert access.limits == limits
     # Numbers go on behind those that came with the rows.
     with Database(target).write() as writer:
         writer.add_user("carol", None, admin=False)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from sigul_stack.errors import ProtocolError
 from sigul_stack.formats.rpm_head import (
+    MAX_SIGNATURE_HEADER,
+    MAX_TEXT_BYTES,
     MAX_TEXTS,
     CorruptRPM,
     EntryType,
@@ -17,8 +19,12 @@ from sigul_stack.formats.rpm_head import (
     HeaderEntry,
     Region,
     encode_header,
+    head_length,
+    parse_head,
+    parse_signature,
     read_head,
     read_header,
+    signed_header,
 )
 from sigul_stack.protocol.codec import run_parser
 from tests.wire import parse_whole, u32
@@ -184,3 +190,51 @@ def test_entries_that_share_their_data_are_refused() -> None:
     data[48 + 8 : 48 + 12] = u32(4)
     with pytest.raises(CorruptRPM, match="must not"):
         parse_whole(read_header(Region.MAIN), bytes(data))
+
+
+@given(texts=st.lists(st.integers(0, 3000), min_size=1, max_size=12), behind=st.binary(min_size=1))
+def test_long_arrays_of_texts_end_where_they_do(texts: list[int], behind: bytes) -> None:
+    """They are looked at in pieces, of which each text may be in several and each have several."""
+    long = HeaderEntry.strings(1000, ["x" * size for size in texts] + [""] * 5000)
+    entries = [long, HeaderEntry.binary(1001, behind)]
+    header = parse_whole(read_header(Region.MAIN), encode_header(Region.MAIN, entries))
+    assert list(header.entries.values()) == entries
+    assert [len(text) for text in header.each_string(1000)] == texts + [0] * 5000
+    assert list(header.each_string(4711)) == []
+
+
+def test_a_text_that_nobody_needs_is_not_made() -> None:
+    long = "x" * (MAX_TEXT_BYTES + 1)
+    entries = [
+        HeaderEntry.strings(1000, [long]),
+        HeaderEntry(1001, EntryType.STRING, 1, long.encode() + b"\0"),
+    ]
+    header = parse_whole(read_header(Region.MAIN), encode_header(Region.MAIN, entries))
+    with pytest.raises(CorruptRPM, match="too long"):
+        header.strings(1000)
+    with pytest.raises(CorruptRPM, match=f"a text of {len(long) + 1} bytes"):
+        header.string(1001)
+
+
+@given(data=st.binary(max_size=300), keep=st.integers(0, len(sample())))
+def test_in_memory_as_from_a_stream(data: bytes, keep: int) -> None:
+    """Both ways to parse find the same head, or none."""
+    data = sample()[:keep] + data
+    try:
+        streamed = run_parser(read_head(), reader(data))
+    except ProtocolError as error:
+        with pytest.raises(ProtocolError) as caught:
+            parse_head(data)
+        # Which of two faults is found first may differ: one looks first whether all is there.
+        told = {str(error), str(caught.value)}
+        assert len(told) == 1 or any("truncated" in text for text in told)
+        return
+    assert parse_head(data) == streamed
+    assert head_length(data) == streamed.length
+    assert parse_signature(data) == streamed.signature
+
+
+def test_a_signature_header_that_nobody_would_read_is_not_made() -> None:
+    old = parse_whole(read_header(Region.SIGNATURE), encode_header(Region.SIGNATURE, []))
+    with pytest.raises(CorruptRPM, match="more than rpm reads"):
+        signed_header(old, [HeaderEntry.binary(1000, bytes(MAX_SIGNATURE_HEADER))])

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
 import pytest
 
+from sigul_stack.bridge.head_room import UNCOUNTED_BYTES, HeadRoom
 from sigul_stack.bridge.koji import KojiSession
 from sigul_stack.bridge.streams import ReplyFilter, RequestFilter
 from sigul_stack.config.shared import BridgeKojiSettings
@@ -89,6 +94,33 @@ def test_a_signature_header_may_be_padded(sent: bytes, many: bool, keep: bool) -
     assert (sent in passed) == keep
 
 
+def test_a_large_head_for_which_there_is_no_room_costs_its_rpm_alone() -> None:
+    room = HeadRoom(1)
+
+    class Crowded(Recorded):
+        """A session of a bridge that has little room."""
+
+        def head_room(self) -> AbstractContextManager[Callable[[int], None]]:
+            """See `KojiSession.head_room`."""
+            return room.holding(0)
+
+    koji = Crowded()
+    large = encode_header(Region.SIGNATURE, [HeaderEntry.binary(1004, bytes(UNCOUNTED_BYTES + 1))])
+    cutter = ReplyFilter(SIGN_RPMS, koji)
+    with room.holding(0) as take:
+        take(UNCOUNTED_BYTES + 1)
+        parts = cutter.feed(reply() + subreply(0, 0, large) + subreply(1, 0, SIGNATURE))
+    passed = b"".join(piece for piece in parts if isinstance(piece, bytes))
+    assert koji.stored == [SIGNATURE]
+    assert b"as many RPMs with large heads as it may" in passed
+    assert len(passed) < UNCOUNTED_BYTES
+    cutter.feed(subreply(2, 0, large))
+    assert koji.stored == [SIGNATURE, large]
+    assert cutter.at_boundary
+    # What was held for it is given back.
+    assert room._held == 0
+
+
 ODD = [{"other": b"1"}, {"rpm-arch": b"\n"}, {"rpm-name": b"\xff"}]
 
 
@@ -107,3 +139,37 @@ def test_a_subrequest_without_an_id_ends_the_batch() -> None:
     request = request_filter(SIGN_RPMS, 0, NO_LIMIT)
     with pytest.raises(ProtocolError, match="'id' is missing"):
         request.feed(b"".join(sub_parts(0, NAMED, b"", SUBREQUEST_KEYS)))
+
+
+def test_an_rpm_for_which_there_is_no_room_is_refused_by_the_bridge_alone() -> None:
+    """The server gets it without content, so that its subreply has its number; the client a reason.
+
+    What has room is counted while it passes, also where the request ends in the middle of it.
+    """
+    held: list[int] = []
+
+    @contextlib.contextmanager
+    def holding(length: int) -> Iterator[bool]:
+        held.append(length)
+        try:
+            yield length < 100
+        finally:
+            held.remove(length)
+
+    koji = Recorded()
+    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT, koji, holding)
+    cutter = ReplyFilter(SIGN_RPMS, koji)
+    small, large = subrequest(0, bytes(99)), subrequest(1, bytes(100))
+    assert b"".join(map(bytes, request.feed(small))) == small  # type: ignore[arg-type]
+    passed = b"".join(map(bytes, request.feed(large)))  # type: ignore[arg-type]
+    # Its length is 0, and the code of its payload follows.
+    assert passed == large[: -64 - 100 - 8] + bytes(8) + large[-64:]
+    assert (held, request.subrequests) == ([], 2)
+    cutter.feed(reply())
+    (header, _length, _code) = cutter.feed(subreply(1, 11))
+    assert b"max-bytes-in-flight-per-user" in bytes(header)  # type: ignore[arg-type]
+    assert cutter.subreplies == 1
+    request.feed(subrequest(2, bytes(50))[:-100])
+    assert held == [50]
+    request.close()
+    assert held == []

@@ -32,6 +32,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigul_stack.database import (
+    UNLIMITED,
+    AccessLimits,
     Database,
     Key,
     KeyAccess,
@@ -43,10 +45,13 @@ from sigul_stack.database import (
     ensure_usable,
     maintenance,
     migrate,
+    save,
     schema,
     schema_state,
     sqlite_url,
 )
+from sigul_stack.database.engine import Engine, Purpose
+from sigul_stack.database.target import parse
 from sigul_stack.errors import DatabaseError, RequestRefused, Status
 from tests.held_data import held
 
@@ -221,6 +226,12 @@ def try_migrate(url: str) -> MigrationResult:
 # -- what holds on both engines -------------------------------------------------------------------
 
 
+def has_limits(url: str) -> bool:
+    """Whether the table of limits is there."""
+    with Engine(parse(url)).transaction(Purpose.READ) as connection:
+        return schema.has_limits(connection)
+
+
 class Behaviour:
     """What holds on every engine; a subclass has a fixture `url` of a new database."""
 
@@ -326,6 +337,69 @@ class Behaviour:
         with filled.read() as reader:
             assert [user.name for user in reader.users()] == ["alice", "chief"]
             assert reader.key_users("release") == ["alice", "chief"]
+
+    def test_limits_of_an_access(self, filled: Database, url: str) -> None:
+        def found(user: str = "alice") -> AccessLimits:
+            with filled.read() as reader:
+                access = reader.access(user, "release")
+            assert access is not None
+            return access.limits
+
+        assert found() == UNLIMITED
+        # To end a limit that nobody has takes no table.
+        with filled.write() as writer:
+            writer.modify_access("alice", "release", limits=UNLIMITED)
+        assert not has_limits(url)
+        with filled.read() as reader:
+            assert reader.count_limits() == (0, 0)
+        limits = AccessLimits(frozenset({"sign-rpm", "decrypt"}), ("b?[x]", "a*"))
+        with filled.write() as writer:
+            writer.modify_access("alice", "release", limits=limits)
+        assert has_limits(url)
+        assert schema_state(url) is SchemaState.CURRENT
+        assert found() == AccessLimits(limits.operations, ("a*", "b?[x]"))
+        assert found("root") == UNLIMITED
+        with filled.read() as reader:
+            assert reader.count_limits() == (1, 0)
+        # What is not named stays; another passphrase does not matter.
+        with filled.write() as writer:
+            writer.modify_access("alice", "release", encrypted_passphrase=b"new", key_admin=True)
+        assert found().operations == limits.operations
+        only = AccessLimits(frozenset({"sign-text"}))
+        with filled.write() as writer:
+            writer.modify_access("alice", "release", limits=only)
+        assert found() == only
+        # A new access is not limited as the one before it was.
+        with filled.write() as writer:
+            writer.delete_access("alice", "release")
+            writer.add_access("alice", "release", b"", False)
+        assert found() == UNLIMITED
+        with filled.write() as writer:
+            writer.delete_access("alice", "release")
+            writer.add_access("alice", "release", b"", False, only)
+        assert found() == only
+        with filled.write() as writer:
+            writer.modify_access("alice", "release", limits=UNLIMITED)
+        assert found() == UNLIMITED
+
+    def test_limits_go_with_their_key(self, filled: Database) -> None:
+        only = AccessLimits(frozenset({"sign-text"}))
+        with filled.write() as writer:
+            writer.add_access("alice", "ima", b"", False, only)
+            writer.delete_key("ima")
+            writer.add_key("ima", KeyType.ECC, "efef")
+            writer.add_access("alice", "ima", b"", False)
+        with filled.read() as reader:
+            access = reader.access("alice", "ima")
+        assert access is not None
+        assert access.limits == UNLIMITED
+
+    def test_limits_that_are_not_committed_leave_no_table(self, filled: Database, url: str) -> None:
+        only = AccessLimits(frozenset({"sign-text"}))
+        with pytest.raises(RequestRefused), filled.write() as writer:
+            writer.modify_access("alice", "release", limits=only)
+            writer.delete_key("none")
+        assert not has_limits(url)
 
     def test_keys_and_accesses_are_modified(self, filled: Database) -> None:
         with filled.write() as writer:
@@ -702,6 +776,45 @@ def test_layout_is_that_of_1_2_to_the_letter(file: Path, tmp_path: Path) -> None
     theirs = sorted(execute(legacy(tmp_path / "legacy"), query), key=str)
     assert len(theirs) == 3
     assert sorted(execute(file, query), key=str) == theirs
+
+
+def test_limits_leave_the_three_tables_as_they_are(file: Path, tmp_path: Path) -> None:
+    """And what another program deletes, or puts in its place, takes the limit with it."""
+    query = "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name != ?"
+    create(sqlite_url(file))
+    before = execute(file, query.replace("?", "'key_access_limits'"))
+    with Database(sqlite_url(file)).write() as writer:
+        writer.add_user("alice", None, False)
+        writer.add_key("release", KeyType.GNUPG, "ABCD")
+        writer.add_access("alice", "release", b"", False, AccessLimits(frozenset({"decrypt"})))
+    assert execute(file, query.replace("?", "'key_access_limits'")) == before
+    limits = "SELECT operations FROM key_access_limits"
+    assert execute(file, limits) == [("decrypt",)]
+    execute(file, "UPDATE key_accesses SET encrypted_passphrase = x'00', key_admin = 1")
+    assert execute(file, limits) == [("decrypt",)]
+    # Foreign keys are not heeded here, as they are not by 1.2.
+    execute(file, "DELETE FROM key_accesses")
+    assert execute(file, limits) == []
+    # A row that is left from without a trigger is not the next access's.
+    execute(file, "INSERT INTO key_access_limits VALUES (1, 'sign-text', NULL)")
+    with Database(sqlite_url(file)).read() as reader:
+        assert reader.count_limits() == (0, 1)
+    execute(file, "INSERT INTO key_accesses VALUES (1, 1, 1, x'00', 0)")
+    assert execute(file, limits) == []
+
+
+def test_a_copy_of_the_database_has_the_limits(file: Path, tmp_path: Path) -> None:
+    create(sqlite_url(file))
+    only = AccessLimits(frozenset({"decrypt"}), None)
+    with Database(sqlite_url(file)).write() as writer:
+        writer.add_user("alice", None, False)
+        writer.add_key("release", KeyType.GNUPG, "ABCD")
+        writer.add_access("alice", "release", b"", False, only)
+    save(sqlite_url(file), tmp_path / "copy")
+    with Database(sqlite_url(tmp_path / "copy")).read() as reader:
+        access = reader.access("alice", "release")
+    assert access is not None
+    assert access.limits == only
 
 
 def test_values_are_stored_as_1_2_stores_them(file: Path, tmp_path: Path) -> None:

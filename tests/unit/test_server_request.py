@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from sigul_stack.config.server import ServerSettings
 from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import (
-    DeadlineExceeded,
     PeerClosed,
     ProtocolError,
     RequestRefused,
@@ -33,6 +32,7 @@ from sigul_stack.errors import (
 from sigul_stack.protocol.chunks import Stream
 from sigul_stack.protocol.messages import UnknownVersion, read_reply_header
 from sigul_stack.protocol.operations import OPERATIONS
+from sigul_stack.server import request as request_module
 from sigul_stack.server.request import (
     MAX_REFUSED_PAYLOAD,
     Answer,
@@ -46,6 +46,7 @@ from sigul_stack.server.spool import Spool, scratch_memory
 from sigul_stack.transport import memory
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import MemoryStream
+from sigul_stack.transport.rate import TooSlow
 from tests.wire import (
     INNER_END,
     KEYS,
@@ -329,11 +330,11 @@ def test_without_a_configured_limit_the_operations_own_holds() -> None:
     assert "limit of 1073741824 bytes" in str(reason)
 
 
-def test_a_payload_that_trickles_is_cut_off() -> None:
+def test_a_payload_that_trickles_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     # Each byte comes well within the limit on one wait, but all of them would take 20 s.
+    monkeypatch.setattr(request_module, "SERVER_FIRST_SECONDS", 0.3)
     near, far = memory.pair()
     request = sign_text(bytes(1000))
-    limits = dataclasses.replace(LIMITS, idle_timeout=0.3)
     stop = threading.Event()
 
     def trickle() -> None:
@@ -342,10 +343,10 @@ def test_a_payload_that_trickles_is_cut_off() -> None:
             far.write(outer(b"x"), 1)
 
     with in_background(trickle):
-        reason = outcome(ChunkedStream(near, 5.0), limits)
+        reason = outcome(ChunkedStream(near, 5.0), LIMITS)
         stop.set()
-    assert isinstance(reason, DeadlineExceeded)
-    assert "receiving a payload of 1000 bytes" in str(reason)
+    assert isinstance(reason, TooSlow)
+    assert "the request's payload came slower than 16384 bytes/s" in str(reason)
 
 
 def test_a_request_that_is_none_leaves_nothing_open(tmp_path: Path) -> None:

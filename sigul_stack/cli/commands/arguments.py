@@ -72,7 +72,7 @@ LIMITS: Final = (
 
 
 def limits(arguments: argparse.Namespace) -> dict[str, list[str] | None]:
-    """What `LIMITS` say, for the client's methods: an empty list ends a limit."""
+    """The limits that `LIMITS` name, for the client's methods: an empty list ends one."""
     only, names = arguments.only, arguments.rpm_name
     return {
         "only": only and ([] if only == "all" else only.split(",")),

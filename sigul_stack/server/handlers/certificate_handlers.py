@@ -10,6 +10,7 @@ from ...errors import RequestRefused, Status, shortened
 from ...signing import pe, x509
 from ..request import Answer
 from ..services import RequestContext
+from ..spool import STEP_BYTES
 from .administration_handlers import names_answer
 
 
@@ -20,8 +21,13 @@ def _subject_key(context: RequestContext) -> Key:
     are checked before.
     """
     name = context.request.text("subject-key")
-    with context.services.database.read() as reader:
-        key = reader.key(name)
+    if (granted := context.granted.further.get("subject-key")) is not None:
+        key: Key | None = granted.key
+    elif name == context.request.text("issuer-key"):
+        key = context.opened().key
+    else:
+        with context.services.database.read() as reader:
+            key = reader.key(name)
     if key is None:
         raise RequestRefused(
             Status.KEY_NOT_FOUND, f"there is no subject key '{shortened(name, 60)}'"
@@ -102,8 +108,9 @@ def _take_room(context: RequestContext) -> None:
     It is given back with the process. Raises `RequestRefused`.
     """
     size = context.request.payload.seek(0, os.SEEK_END) + pe.MAX_SIGNATURE_BYTES
-    with context.services.scratch() as beside:
-        context.services.account.take(size, beside.fileno())
+    if size > pe.MAX_SIGNATURE_BYTES + STEP_BYTES:
+        with context.services.scratch() as beside:
+            context.services.account.take(size, beside.fileno())
 
 
 def _list_certificates(context: RequestContext) -> Answer:

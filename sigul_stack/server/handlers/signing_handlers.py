@@ -18,8 +18,12 @@ def _with_output(
     context: RequestContext, make: Callable[[OpenPGPKey, BinaryIO, BinaryIO], None]
 ) -> Answer:
     """An answer with what `make` writes, given the key, the payload and a file for the output."""
-    output = context.services.scratch()
-    make(context.openpgp_key(), context.request.payload, output)
+    key, output = context.openpgp_key(), context.services.scratch()
+    try:
+        make(key, context.request.payload, output)
+    except BaseException:
+        output.close()
+        raise
     return Answer(payload=output)
 
 
