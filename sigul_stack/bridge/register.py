@@ -128,7 +128,7 @@ class Register:
             return list(self._visits)
 
     def listed(self, now: float) -> tuple[RequestUnderWay, ...]:
-        """List what is under way at `now` (`time.monotonic`), the oldest first."""
+        """List what is under way at `now` (`time.monotonic`): the oldest, up to MAX_LISTED."""
         return tuple(
             RequestUnderWay(
                 item.client.peer.common_name, item.user, item.op, round(now - item.began, 3)
