@@ -158,13 +158,18 @@ def secrets_beside(directory: Path) -> Iterator[bytes]:
 
 def _is_secret(entry: ConfigEntry) -> bool:
     """Tell whether an entry holds a secret, or names its file, wherever it stands."""
-    if is_pin(entry.option) or _TELLING.search(entry.option):
-        return True
-    return any(
-        option.form is OptionForm.SECRET and option.covers(entry.option)
+    options = [
+        option
         for program in PROGRAMS.values()
         for option in program().options
-    )
+        if option.covers(entry.option)
+    ]
+    if is_pin(entry.option) or any(option.form is OptionForm.SECRET for option in options):
+        return True
+    # The name of `max-secret-delay` tells of secrets, but its value is none: it would be taken out
+    # of all texts wherever that number stands.
+    is_known = any(o.form is OptionForm.VALUE and o.section == entry.section for o in options)
+    return not is_known and bool(_TELLING.search(entry.option))
 
 
 def _password_in(text: str) -> Iterator[bytes]:

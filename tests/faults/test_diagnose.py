@@ -14,7 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from sigul_stack.health.redaction import REMOVED, Redactor
+from sigul_stack.config.ini import ConfigFiles
+from sigul_stack.health.redaction import (
+    REMOVED,
+    Redactor,
+    known_secrets,
+    shown_configuration,
+)
 from tests.site import ADMIN_PASSWORD, BRIDGE_NAME, SERVER_NAME, Site, module
 
 pytestmark = pytest.mark.once("what our program collects")
@@ -287,3 +293,14 @@ def test_a_place_that_cannot_be_written(planted: Planted, tmp_path: Path) -> Non
 def test_what_is_taken_out_and_what_stays(text: str, shown: str | None) -> None:
     redactor = Redactor([b"s3cret\n", b"b"])
     assert redactor.clean(text) == (text if shown is None else shown)
+
+
+def test_an_option_that_is_about_secrets_is_none(tmp_path: Path) -> None:
+    """Its value would be taken out of every text that has that number."""
+    file = tmp_path / "server.conf"
+    file.write_text("[server]\nmax-secret-delay: 0.0017\n[nss]\nmy-secret: hidden\n")
+    files = ConfigFiles([file])
+    assert list(known_secrets(files)) == [b"hidden"]
+    shown = shown_configuration("server", files)
+    assert "max-secret-delay: 0.0017" in shown
+    assert "hidden" not in shown

@@ -206,8 +206,10 @@ def test_a_full_disk_under_the_payload(own: Site, tmp_path: Path) -> None:
         with large.open("wb") as file:
             file.truncate(size)
         line = failure(own, "sign-data", "k", str(large), "-o", str(out), secrets=["k-pw"])
+        # A sixteenth of so small a file system stays free.
         assert line == (
-            "Unknown error: the server cannot store the payload: No space left on device"
+            "Unknown error: the server's spool is full: 131072 bytes of its file system stay free"
+            " (spool-min-free); try again later"
         )
         assert not out.exists()
         assert list(spool.iterdir()) == []
@@ -223,7 +225,7 @@ def test_a_full_disk_under_the_payload(own: Site, tmp_path: Path) -> None:
     assert list(spool.iterdir()) == []
     # Who has the right to nothing learns nothing of it.
     line = failure(own, "sign-data", "k", str(large), "-o", str(out), secrets=["wrong"])
-    assert line.startswith(("Authentication failed", "Unknown error: the server cannot store"))
+    assert line.startswith(("Authentication failed", "Unknown error: the server's spool is full"))
     signs(own, tmp_path)
 
 

@@ -24,7 +24,7 @@ from sigul_stack.protocol.codec import Fields, encode_value
 from sigul_stack.protocol.messages import ReplyKeys
 from sigul_stack.protocol.operations import OPERATIONS, Operation, Rights
 from sigul_stack.secret import Secret
-from sigul_stack.server.guesses import Watch, unwatched
+from sigul_stack.server.guesses import Guard, unguarded
 from sigul_stack.server.request import Request
 from sigul_stack.server.rights import Granted, KeyGranted, NameCheck, authorise
 
@@ -108,7 +108,7 @@ def ask(
     *,
     key: str = "k",
     certificate: str | None = None,
-    watch: Watch = unwatched,
+    guard: Guard = unguarded,
     **secrets: str,
 ) -> Granted:
     """Have `user` ask for `operation`."""
@@ -122,7 +122,7 @@ def ask(
         client_name=user if certificate is None else certificate,
     )
     check = NameCheck(False, frozenset())
-    return authorise(request, database, enabled_methods(["test"]), check, watch)
+    return authorise(request, database, enabled_methods(["test"]), check, guard)
 
 
 def refuse(database: Database, operation: Operation, user: str, **how: str) -> None:
@@ -256,7 +256,7 @@ class Watched:
 
     @contextlib.contextmanager
     def watch(self, client_name: str, user: str, secret: str) -> Iterator[None]:
-        """A `Watch`."""
+        """A `Guard`."""
         try:
             yield
         except RequestRefused:
@@ -269,7 +269,7 @@ def watched(database: Database, op: str, user: str, **how: Any) -> tuple[str, st
     """What is watched while `user` asks."""
     found = Watched()
     with contextlib.suppress(RequestRefused):
-        ask(database, OPERATIONS[op], user, watch=found.watch, **how)
+        ask(database, OPERATIONS[op], user, guard=found.watch, **how)
     (one,) = found.seen
     return one
 
@@ -311,5 +311,5 @@ def test_while_a_delay_runs_nothing_is_computed(database: Database, costs: Costs
     for operation in OPERATIONS.values():
         for user in ("admin", "nobody"):
             with pytest.raises(RequestRefused, match="wait"):
-                ask(database, operation, user, watch=delayed, password="x", passphrase="x")
+                ask(database, operation, user, guard=delayed, password="x", passphrase="x")
     assert costs == Costs()
