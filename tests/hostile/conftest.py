@@ -117,12 +117,17 @@ def attacker() -> Iterator[AttackerFactory]:
 HonestFactory = Callable[[Site], Honest]
 
 
+@pytest.fixture(scope="module")
+def calm() -> list[float]:
+    """The latency of a site that nobody attacks, in seconds, once it has been measured."""
+    return []
+
+
 @pytest.fixture
-def honest_at(request: pytest.FixtureRequest) -> HonestFactory:
+def honest_at(request: pytest.FixtureRequest, calm: list[float]) -> HonestFactory:
     """The honest users of any site."""
-    return lambda site: Honest(
-        site, KEY, {user: passphrase(user) for user in HONEST}, request.node.user_properties
-    )
+    passphrases = {user: passphrase(user) for user in HONEST}
+    return lambda site: Honest(site, KEY, passphrases, request.node.user_properties, before=calm)
 
 
 @pytest.fixture

@@ -20,6 +20,13 @@ from tests.site import Site
 
 pytestmark = pytest.mark.once("the bridge's own limits")
 
+#: The files that the long tests here prove something about.
+PROVEN = (
+    "sigul_stack/bridge",
+    "sigul_stack/transport/rate.py",
+    "tests/hostile/work.py",
+)
+
 #: A request whose payload never comes to its end; twelve of them are within the bytes of a name.
 ENDLESS: dict[str, Any] = {
     "op": "sign-data", "fields": {"key": b"k1"}, "length": 1024**3, "stop": "request", "hear": True,
@@ -49,6 +56,7 @@ def totals(site: Site) -> dict[str, int]:
 
 
 # More than 5 s: a silent client has ten of them.
+@pytest.mark.long(*PROVEN)
 def test_hundreds_of_connections_of_one_certificate(
     ground: Ground, honest: Honest, attacker: AttackerFactory
 ) -> None:
@@ -65,6 +73,7 @@ def test_hundreds_of_connections_of_one_certificate(
 
 
 # More than 5 s: a byte each 10 s takes as long.
+@pytest.mark.long(*PROVEN)
 def test_a_byte_now_and_then_from_two_certificates(
     ground: Ground, honest: Honest, attacker: AttackerFactory
 ) -> None:
@@ -78,6 +87,7 @@ def test_a_byte_now_and_then_from_two_certificates(
 
 
 # More than 5 s: the attack is to last longer than any credit.
+@pytest.mark.long(*PROVEN)
 def test_two_certificates_that_keep_to_the_lowest_rate(
     ground: Ground, honest: Honest, attacker: AttackerFactory
 ) -> None:
@@ -96,6 +106,7 @@ def test_two_certificates_that_keep_to_the_lowest_rate(
 
 
 # More than 5 s: what the kernel takes on the way has to be used up first.
+@pytest.mark.long(*PROVEN)
 def test_replies_that_are_read_in_a_trickle(
     quiet: Site, honest_at: HonestFactory, attacker: AttackerFactory
 ) -> None:
@@ -140,6 +151,7 @@ def test_our_client_shows_the_reason_though_it_is_still_sending(
 
 
 # More than 5 s: those that wait for their time do so for up to ten.
+@pytest.mark.long(*PROVEN)
 def test_more_requests_a_second_than_are_allowed(
     quiet: Site, honest_at: HonestFactory, attacker: AttackerFactory
 ) -> None:
@@ -166,6 +178,7 @@ def test_more_requests_a_second_than_are_allowed(
 
 
 # More than 5 s: a hub that takes its time.
+@pytest.mark.long(*PROVEN)
 def test_more_rpms_from_koji_than_a_name_may_have(
     quiet: Site,
     honest_at: HonestFactory,

@@ -23,7 +23,14 @@ NICE = 10
 # 8 x 40 MiB are sent and signed.
 pytestmark = [pytest.mark.once("our own workers"), pytest.mark.timeout(300)]
 
+#: The files that the long tests here prove something about.
+PROVEN = (
+    "sigul_stack/server/slots.py",
+    "sigul_stack/server/worker.py",
+)
 
+
+@pytest.mark.long(*PROVEN)
 def test_the_more_requests_of_one_name_the_nicer_they_are(
     quiet: Site, honest_at: HonestFactory, attacker: AttackerFactory
 ) -> None:

@@ -34,6 +34,14 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
+#: The files that the long tests here prove something about.
+PROVEN = (
+    "sigul_stack/formats/rpm_head.py",
+    "sigul_stack/signing/rpm.py",
+    "sigul_stack/server/slots.py",
+    "sigul_stack/system/turns.py",
+)
+
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> bytes:
@@ -104,6 +112,7 @@ def sign_rpm(site: Site, package: Path, out: Path, *further: str) -> subprocess.
     return program
 
 
+@pytest.mark.long(*PROVEN)
 def test_six_of_the_largest_heads_at_once_take_turns(
     quiet: Site, honest_at: HonestFactory, package: bytes, tmp_path: Path
 ) -> None:
@@ -124,6 +133,7 @@ def test_six_of_the_largest_heads_at_once_take_turns(
     assert took.most < MAX_MAIN_HEADER
 
 
+@pytest.mark.long(*PROVEN)
 def test_the_files_of_a_package_are_not_signed_for_ever(
     quiet: Site, honest_at: HonestFactory, package: bytes, tmp_path: Path
 ) -> None:

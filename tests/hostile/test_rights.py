@@ -25,6 +25,8 @@ from tests.integration.test_failures_in_flight import Gate
 from tests.pe_images import Machine, make_image
 from tests.site import Site
 
+pytestmark = pytest.mark.once("the server's own rules")
+
 STRICT = {"server": {"keys": "require-subject-key-access: yes\n"}}
 OWN = "trentpem"
 

@@ -22,8 +22,8 @@ AIM_FACTOR, AIM_SECONDS = 2.0, 0.2
 class Honest:
     """Users of `key` by their passphrases, each with the configuration NAME.conf.
 
-    Without an attack each signs `calm` times first, at the same time as the others: the latency
-    that is printed beside that of an attack.
+    Without an attack each signs `calm` times first, at the same time as the others, where `before`
+    has no such latency yet: it is printed beside that of an attack.
     """
 
     site: Site
@@ -41,7 +41,7 @@ class Honest:
         Fails where one of their requests did; prints how long they took. `attack` names it there.
         """
         if not self.before:
-            self.before = self._sign(threading.Event(), self.calm, until_over=False)
+            self.before += self._sign(threading.Event(), self.calm, until_over=False)
         over, done = threading.Event(), _Result()
         working = threading.Thread(target=done.keep, args=(self, over, least))
         working.start()
