@@ -43,6 +43,10 @@ log = logging.getLogger(__name__)
 MAX_REFUSED_PAYLOAD: Final = MIB
 
 
+class PayloadNotRead(RemoteProtocolError):
+    """A payload is too large to be read; the client has been told so, without proof."""
+
+
 class InnerReader(Protocol):
     """The part of `transport.nested.InnerSession` that receiving a request takes."""
 
@@ -141,7 +145,8 @@ def receive(
     """Receive one request, inner session included, and check its integrity.
 
     Its payload counts in `account`, which is told whose request it is. Raises `ProtocolError` where
-    it is invalid and cannot be answered; an unknown version has been answered then.
+    it is invalid and cannot be answered; an unknown version, or a payload that is too large
+    (`PayloadNotRead`), has been answered then.
     """
     deadline = Deadline(settings.handshake_timeout, "receiving the request's header")
     try:
@@ -153,7 +158,7 @@ def receive(
     operation = _operation(fields)
     length = chunked.parse(read_u64(), deadline)
     if isinstance(operation, Operation):
-        operation.check_payload(length, settings.max_file_payload_size)
+        _check_size(chunked, operation, length, settings.max_file_payload_size)
     elif length > MAX_REFUSED_PAYLOAD:
         raise RemoteProtocolError(str(operation), f"its payload of {length} bytes is not read")
     account = account or Account()
@@ -192,6 +197,27 @@ def receive(
         client_name=client_name,
         payload_authenticated=inner.payload_hash is not None,
     )
+
+
+def _check_size(
+    chunked: ChunkedStream, operation: Operation, length: int, limit: int | None
+) -> None:
+    """Raise `PayloadNotRead` where a payload of `length` bytes is over the operation's limit.
+
+    The keys that would prove the answer come behind the payload, so the client hears of it as of a
+    bridge's refusal.
+    """
+    try:
+        operation.check_payload(length, limit)
+    except ProtocolError as error:
+        may = limit is not None and limit < length <= operation.max_payload
+        told = PayloadNotRead(
+            error.problem, "ask for a higher max-file-payload-size at the server" if may else ""
+        )
+        for chunk in messages.bridge_refusal(str(told)):
+            chunked.write(chunk)
+        chunked.end()
+        raise told from None
 
 
 def _shown_name(fields: Fields) -> str:

@@ -41,6 +41,7 @@ from .request import (
     Answer,
     InnerReader,
     OpenInner,
+    PayloadNotRead,
     Refused,
     receive,
     refusal_of,
@@ -187,7 +188,7 @@ class Worker:
                     self._account,
                     self._guard.watch,
                 )
-            except UnknownVersion as error:
+            except (UnknownVersion, PayloadNotRead) as error:
                 log.warning("The request was refused: %s", error)
             finally:
                 watch.finish()

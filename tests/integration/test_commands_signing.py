@@ -441,7 +441,8 @@ def test_a_payload_over_the_servers_limit_is_refused(running: Site, tmp_path: Pa
     with data.open("wb") as file:
         file.truncate(LIMIT + 1)
     line = failure(running, "sign-data", "k", str(data), "-o", str(out), secrets=["k-pw"])
-    assert "their logs say which" in line
+    assert f"{LIMIT + 1} bytes is over the limit of {LIMIT} bytes" in line
+    assert "max-file-payload-size" in line
     assert not out.exists()
     server.wait_for(f"{LIMIT + 1} bytes is over the limit of {LIMIT} bytes")
     # The limit itself is no more than that.
