@@ -48,7 +48,7 @@ from ..checkout import TOP, own_files
 from ..held_data import held
 
 DOCS = TOP / "docs"
-PAGES = sorted(DOCS.rglob("*.md")) + [page for page in [TOP / "README.md"] if page.exists()]
+PAGES = [*sorted(DOCS.rglob("*.md")), TOP / "README.md", TOP / "SECURITY.md"]
 
 NOTHING = "–"
 
