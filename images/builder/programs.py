@@ -6,9 +6,11 @@ The environment is made by hand, for the image's Python is not this machine's. p
 from __future__ import annotations
 
 import configparser
+import hashlib
 import os
 import platform
 import re
+import tempfile
 import tomllib
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -51,12 +53,13 @@ def fetch(extras: Iterable[str], directory: Path, built: Path | None) -> None:
     """Put the wheels of all that the project depends on into a directory.
 
     Those in the directory `built` are for the images' Debian, and are not looked for elsewhere.
+    Every wheel has a hash that is locked, or is one of these. Raises `BuildError`.
     """
     machine = platform.machine()
     platforms = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_MINOR, 4, -1)]
     platforms += [f"{old}_{machine}" for old in ("manylinux2014", "manylinux2010", "manylinux1")]
     command: list[str | Path] = [
-        *(*pip(), "download", "--dest", directory, "--constraint", CONSTRAINTS),
+        *(*pip(), "download", "--dest", directory, "--require-hashes"),
         *("--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON),
     ]
     for abi in (f"cp{PYTHON.replace('.', '')}", "abi3", "none"):
@@ -66,15 +69,39 @@ def fetch(extras: Iterable[str], directory: Path, built: Path | None) -> None:
         platforms.append(f"linux_{machine}")
     for name in platforms:
         command += ["--platform", name]
-    run([*command, *requirements(extras)], seconds=FETCH_SECONDS, hint=REGISTRY_HINT)
+    with tempfile.NamedTemporaryFile("w", prefix="sigul-", suffix=".txt") as constraints:
+        constraints.write(locked(() if built is None else built.glob("*.whl")))
+        constraints.flush()
+        command += ["--constraint", constraints.name]
+        run([*command, *requirements(extras)], seconds=FETCH_SECONDS, hint=REGISTRY_HINT)
+
+
+def locked(built: Iterable[Path]) -> str:
+    """The constraints with their hashes, in which a wheel that was built here has its own.
+
+    Its sources had the hash that is locked; a wheel of another machine's has no place here.
+    """
+    text = CONSTRAINTS.read_text()
+    for wheel in built:
+        name = wheel.name.partition("-")[0].replace("_", "-").lower()
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        text, found = re.subn(
+            rf"(?m)^({re.escape(name)}==[^ ]+)[^\\\n]*(?: \\\n +--hash=[^ \n]+)+$",
+            rf"\1 --hash=sha256:{digest}",
+            text,
+        )
+        if found != 1:
+            raise BuildError(f"{wheel.name} was built, but {CONSTRAINTS} has no version of {name}")
+    return text
 
 
 def build(directory: Path, epoch: int) -> None:
     """Put the wheel of this checkout into a directory."""
     run(
         [
-            *(*pip(), "wheel", "--no-deps", "--wheel-dir", directory),
-            *("--build-constraint", CONSTRAINTS, CHECKOUT),
+            *(*pip(), "wheel", "--no-deps", "--no-index", "--wheel-dir", directory),
+            # With what scripts/bootstrap has installed by its hash.
+            *("--no-build-isolation", CHECKOUT),
         ],
         seconds=FETCH_SECONDS,
         environment={"SOURCE_DATE_EPOCH": str(epoch)},

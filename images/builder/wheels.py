@@ -21,6 +21,8 @@ from .programs import CONSTRAINTS, REGISTRY_HINT, pip
 #: bytes are always the same. The modules only call libraries, where more than -O1 gains nothing.
 _FLAGS: Final = {"CFLAGS": "-g0 -O1", "LDFLAGS": "-Wl,--strip-all", "PYTHONHASHSEED": "0"}
 _WITHIN: Final = "/build"
+#: What the distributions are built with; they ask for no other.
+_BACKENDS: Final = ("Cython", "setuptools")
 
 
 def build(directory: Path, below: Path, epoch: int) -> None:
@@ -32,10 +34,14 @@ def build(directory: Path, below: Path, epoch: int) -> None:
     """
     settings = _settings()
     own = run([pip()[0], "-c", "import pip; print(pip.__path__[0])"]).decode().strip()
+    pip_here = "python3 -m pip --no-input --quiet --no-cache-dir"
+    hashes = "--require-hashes --constraint constraints.txt"
+    # Not in isolation, where pip would fetch what compiles without asking for hashes.
     script = (
-        f"cd {_WITHIN} && PYTHONPATH={_WITHIN} exec python3 -m pip --no-input --quiet wheel"
-        f" --no-deps --no-cache-dir --no-binary {','.join(COMPILED)} --wheel-dir wheels"
-        f" --constraint constraints.txt --build-constraint constraints.txt {' '.join(COMPILED)}"
+        f"cd {_WITHIN} && export PYTHONPATH={_WITHIN}"
+        f" && {pip_here} install {hashes} --only-binary :all: --target . {' '.join(_BACKENDS)}"
+        f" && exec {pip_here} wheel {hashes} --no-build-isolation --no-deps"
+        f" --no-binary {','.join(COMPILED)} --wheel-dir wheels {' '.join(COMPILED)}"
     )
     hooks = [
         f'mkdir -p "$1{_WITHIN}/wheels"',

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import logging
 import os
 import re
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -49,6 +51,8 @@ from .gnupg_support import (
 PASSPHRASE = Secret("nKRGmQ9C_Vds-apcVaS6ioMsNNha-OypuKkhvZHOzt4Ek0qF0K6MAakUCcxjoaKc")
 NAME = UserId("release")
 FAR = datetime.date(2099, 5, 6)
+#: A user for whom nothing here is meant.
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -175,20 +179,61 @@ def test_paths_as_long_as_a_socket_and_longer(
     assert not (path / "S.gpg-agent").exists()
 
 
-def test_a_place_for_short_names_that_others_may_use_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.root
+def test_nobody_takes_the_place_of_short_names(
+    short_directory: Path, person: Outside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(directory, "_SHORT_NAMES", tmp_path)
-    place = tmp_path / f"sigul-gnupg-{os.geteuid()}"
-    deep = GnuPGHome(tmp_path / ("d" * 120))
-    place.mkdir(mode=0o700)
-    place.chmod(0o770)
-    with pytest.raises(KeystoreError, match="remove it"):
-        deep.prepare()
-    place.rmdir()
-    place.symlink_to(tmp_path)
-    with pytest.raises(KeystoreError, match="remove it"):
-        deep.prepare()
+    """Another user is first with each name that he can think of, and with his home behind it."""
+    monkeypatch.setattr(directory, "_SHORT_NAMES", short_directory)
+    short_directory.chmod(0o1777)
+    deep = tmp_path / ("d" * 120)
+    link = hashlib.sha256(os.fsencode(deep)).hexdigest()[:32]
+    his = short_directory / "his"
+    his.mkdir(mode=0o700)
+    for name in (f"sigul-gnupg-{os.geteuid()}", f"sigul-gnupg-{os.geteuid()}.aaaaaaaa"):
+        (short_directory / name).mkdir(mode=0o700)
+        (short_directory / name / link).symlink_to(his)
+        os.chown(short_directory / name, NOBODY, NOBODY)
+    with gnupg_home(deep) as home:
+        assert_works(home, person)
+        assert len(agents(short_directory)) == 1
+    assert list(his.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["open to others", "a link"])
+def test_a_place_for_short_names_that_others_may_use_is_passed_over(
+    kind: str, short_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "_SHORT_NAMES", short_directory)
+    known = short_directory / f"sigul-gnupg-{os.geteuid()}"
+    if kind == "a link":
+        known.symlink_to(tmp_path)
+    else:
+        known.mkdir()
+        known.chmod(0o770)
+    path = tmp_path / ("d" * 120)
+    short = directory.short_path(path)
+    assert short.readlink() == path
+    assert short.parent != known
+    assert stat.S_IMODE(short.parent.lstat().st_mode) == 0o700
+    assert directory.short_path(path) == short
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["free", "taken"])
+def test_a_short_name_that_is_cleaned_away_does_not_stop_the_agent_s_work(
+    taken: bool, short_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "_SHORT_NAMES", short_directory)
+    with gnupg_home(tmp_path / ("d" * 120)) as home:
+        fingerprint = home.generate(PASSPHRASE, NAME)
+        assert len(agents(short_directory)) == 1
+        known = directory.short_path(home.path).parent
+        shutil.rmtree(known)
+        if taken:
+            known.mkdir(mode=0o755)  # as somebody else's would be
+        for _ in range(2):
+            assert_signs(home, fingerprint)
+        assert len(agents(short_directory)) == 1
 
 
 def test_many_processes_start_one_agent(home: GnuPGHome) -> None:

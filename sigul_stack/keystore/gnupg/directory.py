@@ -6,11 +6,14 @@ else is in a home, and who writes it: docs/storage.md, "OpenPGP keys".
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import secrets
+import socket
 import stat
+import tempfile
 from pathlib import Path
 
 from ...errors import KeystoreError
@@ -50,7 +53,9 @@ _SIGNS_OF_USE = (
 #: is what libassuan makes of the system's 107.
 _LONGEST_PATH = 106 - len("/S.gpg-agent.browser")
 #: Where short names for long paths are kept, in a directory that belongs to the user alone.
-_SHORT_NAMES = Path("/tmp")  # noqa: S108 - checked in _private_directory
+_SHORT_NAMES = Path("/tmp")  # noqa: S108 - see _private_directories
+#: Seconds that an agent may take to answer.
+_AGENT_SECONDS = 5
 
 
 def prepare_directory(path: Path) -> None:
@@ -108,24 +113,30 @@ def _check_configuration(path: Path) -> None:
 def short_path(path: Path) -> Path:
     """A name of the home `path` that is short enough for the agent's sockets in it.
 
-    Where it is too long itself, that is a symbolic link with a name that follows from the path,
-    so that all processes use the same. Raises `KeystoreError` where that cannot be made.
+    Where it is too long itself, that is a symbolic link in a directory that this user alone may
+    use, and the same for all processes. Raises `KeystoreError` where that cannot be made.
     """
     if len(os.fsencode(path)) <= _LONGEST_PATH:
         return path
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
-    link = _private_directory() / name
     try:
-        if not link.is_symlink():
-            # Others may be doing the same: all of them make the same link.
-            temporary = link.with_name(f"{name}.{secrets.token_hex(8)}")
-            temporary.symlink_to(path)
-            temporary.replace(link)
+        directories = _private_directories()
+        for directory in directories:
+            if (directory / name).is_symlink():
+                return directory / name
+        link = (directories[0] if directories else _new_private_directory()) / name
+        # Others may be doing the same: all of them make the same link.
+        temporary = link.with_name(f"{name}.{secrets.token_hex(8)}")
+        temporary.symlink_to(path)
+        temporary.replace(link)
     except OSError as error:
         raise KeystoreError(
-            f"cannot make a short name for {path} in {link.parent} ({error.strerror})",
-            f"use a shorter gnupg-home, or remove {link.parent}",
+            f"cannot make a short name in {_SHORT_NAMES} ({error.strerror}), which a gnupg-home"
+            f" with a path of more than {_LONGEST_PATH - len('/.new-12345678')} bytes needs",
+            "use a shorter one",
         ) from error
+    if link.parent != _known_directory():
+        _end_agent(link)
     return link
 
 
@@ -136,24 +147,50 @@ def forget_short_path(path: Path) -> None:
         short.unlink(missing_ok=True)
 
 
-def _private_directory() -> Path:
-    directory = _SHORT_NAMES / f"sigul-gnupg-{os.geteuid()}"
+def _known_directory() -> Path:
+    return _SHORT_NAMES / f"sigul-gnupg-{os.geteuid()}"
+
+
+def _private_directories() -> list[Path]:
+    """The directories for short names that nobody but this user may use, in one order.
+
+    In a directory that anybody may write to, others may have come first to each name that they
+    know: what is not this user's alone is passed over.
+    """
+    known = _known_directory()
+    with contextlib.suppress(FileExistsError):
+        known.mkdir(mode=0o700)
+    if _is_ours_alone(known):
+        return [known]
+    with os.scandir(_SHORT_NAMES) as entries:
+        names = sorted(entry.name for entry in entries if entry.name.startswith(f"{known.name}."))
+    return [found for name in names if _is_ours_alone(found := _SHORT_NAMES / name)]
+
+
+def _is_ours_alone(directory: Path) -> bool:
     try:
-        directory.mkdir(mode=0o700, exist_ok=True)
         found = directory.lstat()
-    except OSError as error:
-        raise KeystoreError(
-            f"cannot make {directory} ({error.strerror}), which a gnupg-home with a path of more"
-            f" than {_LONGEST_PATH - len('/.new-12345678')} bytes needs",
-            "use a shorter one",
-        ) from error
-    # In a directory that anybody may write to, somebody else may have come first.
-    if (
-        not stat.S_ISDIR(found.st_mode)
-        or found.st_uid != os.geteuid()
-        or stat.S_IMODE(found.st_mode) & 0o077
-    ):
-        raise KeystoreError(
-            f"{directory} is not a directory that user {os.geteuid()} alone may use", "remove it"
-        )
-    return directory
+    except FileNotFoundError:
+        return False
+    return (
+        stat.S_ISDIR(found.st_mode)
+        and found.st_uid == os.geteuid()
+        and not stat.S_IMODE(found.st_mode) & 0o077
+    )
+
+
+def _new_private_directory() -> Path:
+    """A directory with a name that nobody knew before it was there."""
+    known = _known_directory()
+    _log.warning("%s is not for user %d alone: another name is used", known, os.geteuid())
+    return Path(tempfile.mkdtemp(prefix=f"{known.name}.", dir=known.parent))
+
+
+def _end_agent(link: Path) -> None:
+    """End an agent that was started with another name of this home, which somebody has taken."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as agent:
+        agent.settimeout(_AGENT_SECONDS)
+        agent.connect(str(link / "S.gpg-agent"))
+        agent.recv(1000)  # its greeting
+        agent.sendall(b"KILLAGENT\n")
+        agent.recv(1000)
