@@ -7,7 +7,7 @@ import logging
 import os
 from typing import Final
 
-from ..system.processes import ParentPipes
+from ..system.pipes import ParentPipes
 
 log = logging.getLogger(__name__)
 

@@ -30,16 +30,16 @@ from functools import partial
 from typing import Final
 
 from ..errors import SigulError
+from ..system.pipes import ParentPipes, require
 from ..system.processes import (
     KILL_AFTER_SECONDS,
     LONGEST_PAUSE_SECONDS,
     BackOff,
     Child,
-    ParentPipes,
     ProcessFamily,
-    SignalPipe,
 )
-from ..transport.nss_certificates import LOOK_SECONDS, MAX_CERTIFICATE_BYTES, Look
+from ..system.signals import SignalPipe
+from ..transport.nss_certificates import LOOK_SECONDS, TOLD_BYTES, Look
 from ..transport.tcp import listen
 from .control import BridgeCommand, BridgeEvent
 
@@ -50,6 +50,11 @@ READY_SECONDS: Final = 60.0
 #: Seconds beyond its shutdown-timeout for a child that has handed over: its last clients may still
 #: be in their handshake or header.
 HAND_OVER_SECONDS: Final = 60.0
+
+#: Times that a child may say that it has handed over: once the servers, and once all is settled.
+_HAND_OVERS: Final = 2
+#: Most bytes of certificates that a child may tell: far more than the peers of any bridge have.
+_MAX_TOLD_BYTES: Final = 64 * 1024**2
 
 #: Addresses and a TCP port to listen on, and the kind of peer that comes there.
 Port = tuple[tuple[str, ...], int, str]
@@ -62,14 +67,16 @@ class BridgePlan:
     """A configuration as one reading of it gave it, ready to be served by.
 
     `serve` is a child's work: it gets the listening sockets and its ends of the pipes to the
-    parent. `look` opens NSS and tells which certificates are good. `shutdown_timeout` is in
-    seconds.
+    parent. `look` opens NSS and tells which certificates are good. `hand_over_timeout` is how long
+    the clients that are on their way may take until each has a server, and `shutdown_timeout` how
+    long those that have one may, in seconds.
     """
 
     serve: Callable[[Listeners, ParentPipes], None]
     look: Callable[[Look, Callable[[bytes], None]], None]
     ports: tuple[Port, ...]
     shutdown_timeout: float
+    hand_over_timeout: float = 300.0
 
 
 class Ports:
@@ -105,9 +112,13 @@ class ServingChild(Child):
     plan: BridgePlan
     #: The time at which it began to serve (`time.monotonic`).
     ready_at: float = 0.0
+    #: It was told to hand over, and has said so many times that it has.
+    is_old: bool = False
+    hand_overs: int = 0
     #: What of a certificate has come, and those that are whole: of its peers, once it is old.
     part: bytes = field(default=b"", repr=False)
     certificates: set[bytes] = field(default_factory=set, repr=False)
+    told_bytes: int = 0
     #: Those of them that have been looked at by the newest plan.
     seen: set[bytes] = field(default_factory=set, repr=False)
     #: What it looks at, where it is there for that.
@@ -214,7 +225,12 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
 
     def _handle_event(self, child: ServingChild, code: bytes, body: bytes) -> None:
         now = time.monotonic()
-        if code == BridgeEvent.READY:
+        if code == BridgeEvent.GOOD:
+            require(child.look, "it was not asked to look at certificates")
+            assert child.look is not None  # noqa: S101 - just required
+            require(child.look.found_good(body), "it was not asked to look at this certificate")
+        elif code == BridgeEvent.READY:
+            require(child is self._next, "it is not about to serve")
             child.ready_at = now
             child.deadline = None
             self._plan = child.plan
@@ -227,19 +243,27 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
             else:
                 log.info("Process %d serves; process %d lets its requests finish",
                          child.pid, old.pid)  # fmt: skip
+                old.is_old = True
+                old.deadline = now + old.plan.hand_over_timeout + HAND_OVER_SECONDS
                 old.command(BridgeCommand.HAND_OVER)
         elif code == BridgeEvent.HANDED_OVER:
+            child.hand_overs += 1
+            require(child.is_old and child.hand_overs <= _HAND_OVERS, "it was not to hand over")
             child.deadline = now + child.plan.shutdown_timeout + HAND_OVER_SECONDS
             if child is self._takes_servers:
                 self._assign_servers()
         elif code == BridgeEvent.CERTIFICATE:
-            # A hostile peer's may be long: what is cut is no good certificate.
-            child.part = (child.part + body)[: MAX_CERTIFICATE_BYTES + 1]
+            child.part += body
+            child.told_bytes += len(body)
+            require(child.is_old, "it has no certificates to tell now")
+            require(len(child.part) <= TOLD_BYTES, "it tells too much of a certificate")
+            require(child.told_bytes <= _MAX_TOLD_BYTES, "it tells too many certificates")
         elif code == BridgeEvent.WHOLE:
+            require(child.part, "it has told nothing of a certificate")
             child.certificates.add(child.part)
             child.part = b""
-        elif code == BridgeEvent.GOOD and child.look is not None:
-            child.look.good.add(body)
+        else:
+            require(False, "there is no such event")
 
     def _assign_servers(self) -> None:
         self._takes_servers = self._serving
@@ -250,6 +274,8 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
         if child.look is not None:
             if child.failure:
                 log.error("Certificates cannot be looked at again: %s", child.failure)
+            if child.broke_rules:
+                child.look.good.clear()
             self._take_look(child.plan, child.look)
             return
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"

@@ -27,8 +27,9 @@ from ..logcontext import request_id
 from ..metrics import BridgeCount
 from ..protocol.codec import printable
 from ..protocol.status import MAX_LISTED, BridgeStatus, RequestUnderWay, WaitingServer
-from ..system.processes import ParentPipes
+from ..system.pipes import ParentPipes
 from ..transport import nss
+from ..transport.nss_certificates import TOLD_BYTES
 from ..transport.stream import ByteStream, Deadline, readable
 from ..transport.tcp import printable_address
 from ..transport.watchdog import Watchdog
@@ -121,7 +122,7 @@ class Bridge:
         for peer in peers:
             if peer.fingerprint not in self._told:
                 self._told.add(peer.fingerprint)
-                parent.send_parts(BridgeEvent.CERTIFICATE, peer.certificate)
+                parent.send_parts(BridgeEvent.CERTIFICATE, peer.certificate[:TOLD_BYTES])
                 parent.send(BridgeEvent.WHOLE)
 
     def _receive(self, parent: ParentPipes) -> BridgeCommand | None:

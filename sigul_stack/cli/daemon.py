@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import signal
 import sys
 import time
@@ -22,7 +21,9 @@ from typing import TextIO
 
 from ..config.identity import Identity
 from ..errors import ConfigurationError, SigulError
-from ..system.processes import FAILED, SignalPipe, receive_event, send_event
+from ..system.pipes import FAILED, BadEvent, Event, EventReader, send_event
+from ..system.processes import kill_and_reap, reap
+from ..system.signals import SignalPipe
 from . import pidfile
 from .outcome import detach_standard_descriptors, failed
 
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 START_TIMEOUT = 120.0
 #: Seconds that a daemon which is not ready by then has to end once it is told to.
 GIVE_UP_TIMEOUT = 10.0
+#: Seconds between looks whether a daemon that has not reported has ended.
+_LOOK_SECONDS = 0.05
 
 #: Event of a daemon in the background for whoever started it: it is ready.
 _READY = b"R"
@@ -174,15 +177,24 @@ def _await_report(child: int, reader: int, daemon: Daemon) -> int:
     return 1
 
 
-def _first_event(child: int, reader: int, timeout: float) -> tuple[bytes, bytes] | None:
-    """The first event of `child`; an empty failure if it ends without one, None after `timeout`."""
+def _first_event(child: int, reader: int, timeout: float) -> Event | None:
+    """The first event of `child`; an empty failure if it ends without one, None after `timeout`.
+
+    What no daemon says is a failure, too.
+    """
+    events = EventReader(reader)
     deadline = time.monotonic() + timeout
     ended = False
     while time.monotonic() < deadline:
-        if select.select([reader], [], [], 0 if ended else 0.05)[0]:
-            return receive_event(reader) or (FAILED, b"")
-        if ended:
-            return FAILED, b""
+        try:
+            event = events.first(_LOOK_SECONDS)
+        except TimeoutError:
+            if ended:
+                return FAILED, b""
+        except BadEvent as error:
+            return FAILED, f"the daemon broke the rules of its pipe: {error}".encode()
+        else:
+            return event or (FAILED, b"")
         # Looked at as well, because a grandchild may keep the pipe open. What the child wrote
         # just before its end is still there to be read.
         ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -191,15 +203,9 @@ def _first_event(child: int, reader: int, timeout: float) -> tuple[bytes, bytes]
 
 def _end(child: int, *, patience: float) -> None:
     """Wait `patience` seconds for `child` to end by itself, then end it."""
-    for number, seconds in ((0, patience), (signal.SIGTERM, GIVE_UP_TIMEOUT)):
-        os.kill(child, number)  # 0 is no signal
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if os.waitpid(child, os.WNOHANG) != (0, 0):
-                return
-            time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    if reap(child, patience) is None:
+        os.kill(child, signal.SIGTERM)
+        kill_and_reap(child, GIVE_UP_TIMEOUT)
 
 
 def default_pid_directory() -> Path:

@@ -12,7 +12,7 @@ from ..config import load_bridge
 from ..config.bridge import BridgeSettings
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from ..protocol.status import encode_ended, encode_status
-from ..system.processes import ParentPipes
+from ..system.pipes import ParentPipes
 from ..transport import nss
 from ..transport.nss_certificates import Look
 from ..transport.status_socket import status_socket
@@ -74,6 +74,10 @@ def _plan(settings: BridgeSettings) -> BridgePlan:
             (settings.listen_address, settings.client_listen_port, "client"),
         ),
         settings.shutdown_timeout,
+        hand_over_timeout=settings.handshake_timeout
+        + settings.header_timeout
+        + settings.server_wait_timeout
+        + settings.shutdown_timeout,
     )
 
 

@@ -18,7 +18,8 @@ from ..server.slots import USUAL_SLOTS, Slots
 from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import ServerPlan, Supervisor
 from ..server.worker import Shared, Worker
-from ..system.processes import ParentPipes, run_in_child
+from ..system.pipes import ParentPipes
+from ..system.processes import run_in_child
 from ..system.turns import Turns
 from ..transport import nss
 from ..transport.nss_certificates import Look
@@ -41,9 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None:
     settings = source.settings
-    run_in_child(
-        partial(_run_with_nss, prepare, settings), "checking the server's data", stop=control.stop
-    )
+    run_in_child(partial(_run_with_nss, prepare, settings), "checking the server's data")
     # All workers of a former configuration may be there beside those of the next one.
     count = max(USUAL_SLOTS, 2 * (settings.workers + settings.max_requests))
     shared = Shared(Slots(count, Turns()), GuessTable())
@@ -64,11 +63,7 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
             control.ready()
             supervisor.run(status)
     finally:
-        run_in_child(
-            partial(_run_as_user, shut_down, settings),
-            "ending the server's helpers",
-            stop=control.stop,
-        )
+        run_in_child(partial(_run_as_user, shut_down, settings), "ending the server's helpers")
 
 
 def _plan(settings: ServerSettings, shared: Shared) -> ServerPlan:

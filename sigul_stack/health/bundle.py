@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import select
-import signal
 import stat
 import sys
 import time
@@ -33,6 +32,7 @@ from ..config.server import ServerSettings
 from ..errors import SigulError
 from ..pki.certificate_info import CertificateInfo
 from ..pki.nss_directory import NSSDatabase
+from ..system.processes import KILL_AFTER_SECONDS, kill_and_reap
 from ..tools import TOOLS
 from ..transport import nss
 from ..transport.status_socket import read_status
@@ -52,6 +52,9 @@ _PACKAGES: Final = ("python-nss-ng", "python-nss", "cryptography", "SQLAlchemy",
 
 #: How long the examination of one component may take, in seconds.
 EXAMINATION_SECONDS: Final = 120.0
+
+#: Longest report of an examination, in bytes.
+_MAX_ANSWER: Final = 4 * 1024**2
 
 #: A document's name and text.
 Document = tuple[str, str]
@@ -146,19 +149,20 @@ def _doctor(item: _Component) -> Iterator[Document]:
 
     def reports() -> bytes:
         report = examine(item.component, item.path)
-        return json.dumps([doctor_text(report), as_json(report)]).encode()
+        return f"{doctor_text(report)}\0{as_json(report)}".encode()
 
     answer = _in_child(reports, EXAMINATION_SECONDS)
     if answer is None:
         yield "doctor.txt", f"doctor did not finish within {EXAMINATION_SECONDS:g} s, or failed\n"
         return
-    text, document = json.loads(answer)
+    # It has opened what others may write: what it says is text and nothing else.
+    text, _, document = answer.decode("utf-8", "replace").partition("\0")
     yield "doctor.txt", f"{text}\n"
     yield "doctor.json", f"{document}\n"
 
 
 def _in_child(work: Callable[[], bytes], seconds: float) -> bytes | None:
-    """The result of `work` in a child process; None where that fails or takes too long."""
+    """The result of `work` in a child process; None where that fails, or is too long or late."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -174,15 +178,16 @@ def _in_child(work: Callable[[], bytes], seconds: float) -> bytes | None:
     data = bytearray()
     end = time.monotonic() + seconds
     with os.fdopen(reader, "rb", buffering=0) as pipe:
-        while select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
+        while len(data) <= _MAX_ANSWER:
+            if not select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
+                break
             piece = pipe.read(65536)
             if not piece:
-                break
+                code = kill_and_reap(child, KILL_AFTER_SECONDS)
+                return bytes(data) if code == 0 else None
             data += piece
-        else:
-            os.kill(child, signal.SIGKILL)
-    _pid, status = os.waitpid(child, 0)
-    return bytes(data) if status == 0 else None
+    kill_and_reap(child)
+    return None
 
 
 def versions() -> str:

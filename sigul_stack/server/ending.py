@@ -26,7 +26,7 @@ from ..errors import DatabaseError, RequestRefused, Status
 from ..logcontext import request_id
 from ..protocol.messages import ReplyKeys
 from ..system import programs
-from ..system.processes import ParentPipes
+from ..system.pipes import ParentPipes
 from ..transport.chunked import ChunkedStream
 from ..transport.stream import readable
 from .events import WorkerCommand, WorkerEvent, encode_client

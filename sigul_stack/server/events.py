@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import enum
+import math
 import struct
 from typing import Final
+
+from ..metrics import ServerCount
+from ..system.pipes import require
 
 
 class WorkerEvent(bytes, enum.Enum):
@@ -43,16 +47,39 @@ class WorkerCommand(bytes, enum.Enum):
 HANDSHAKE_SECONDS: Final = struct.Struct("!d")
 #: Most bytes of each name that the supervisor is told.
 _NAME_BYTES: Final = 255
+#: What a worker may count; the supervisor counts all else itself.
+_COUNTS: Final = {
+    item.encode(): item
+    for item in (ServerCount.SPOOL_REFUSALS, ServerCount.WRONG_SECRETS, ServerCount.DELAYED)
+}
+
+
+def decode_handshake(body: bytes) -> float:
+    """The seconds in the body of `ATTACHED`. Raises `BadEvent`."""
+    require(len(body) == HANDSHAKE_SECONDS.size, "its handshake's length is no number")
+    (seconds,) = HANDSHAKE_SECONDS.unpack(body)
+    require(math.isfinite(seconds) and seconds >= 0, "its handshake's length is none")
+    return float(seconds)
+
+
+def decode_count(body: bytes) -> ServerCount:
+    """What the body of `COUNTED` names. Raises `BadEvent`."""
+    require(body in _COUNTS, "it counts what is not a worker's to count")
+    return _COUNTS[body]
 
 
 def encode_client(common_name: str, user: str, op: str) -> bytes:
     """The name in a client's certificate, the user that it speaks for, and the operation."""
     return b"\0".join(
-        name.encode("utf-8", "replace")[:_NAME_BYTES] for name in (common_name, user, op)
+        name.replace("\0", "?").encode("utf-8", "replace")[:_NAME_BYTES]
+        for name in (common_name, user, op)
     )
 
 
 def decode_client(body: bytes) -> tuple[str, str, str]:
-    """The names that `encode_client` was given, as far as they were not cut."""
-    common_name, user, op = body.decode("utf-8", "replace").split("\0")
+    """The names that `encode_client` was given, as far as they were not cut. Raises `BadEvent`."""
+    names = body.split(b"\0")
+    require(len(names) == 3, "it tells its client in another number of names")
+    require(max(map(len, names)) <= _NAME_BYTES, "it tells a longer name than there may be")
+    common_name, user, op = (name.decode("utf-8", "replace") for name in names)
     return common_name, user, op

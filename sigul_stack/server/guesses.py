@@ -17,6 +17,8 @@ Invariant: the table lies in memory that is shared by fork, of a size that never
 are the kernel's and go with the process that holds them. Entries are found by hashes under a random
 key, so that nobody can aim at the place of another's entry; where room is short, the one with the
 fewest wrong secrets goes, so that a flood of names does not wash an entry away that is worth more.
+A worker that is broken into can write anything into the table, and keep its lock: others then
+wait no longer than the longest delay, or refuse, until what it wrote is forgotten.
 """
 
 from __future__ import annotations
@@ -110,6 +112,14 @@ class _Entry:
     until: float
     last: float
 
+    def is_sound(self, now: float, longest: float) -> bool:
+        """Whether it counts: it is not to be forgotten, and time has no way to make it so.
+
+        A worker that is broken into can write anything into the table.
+        """
+        age = now - self.last  # not a number where that is none
+        return 0 <= age <= FORGOTTEN_AFTER * longest and math.isfinite(self.until)
+
 
 class GuessTable:
     """The entries, for this process and all that it forks from now on.
@@ -122,8 +132,11 @@ class GuessTable:
         self.clock = clock
         self._key = secrets.token_bytes(32)
         # Never closed: this process's locks would go with the first descriptor of it that is.
-        self._file = os.memfd_create("wrong-secrets")
+        self._file = os.memfd_create("wrong-secrets", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self._file, _TABLE_BYTES)
+        # Who shrinks a file ends every process that looks at it.
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(self._file, fcntl.F_ADD_SEALS, seals)
         self._memory = mmap.mmap(self._file, _TABLE_BYTES)
 
     def name(self, *parts: str) -> bytes:
@@ -185,9 +198,7 @@ class GuessTable:
         That is the one of the fewest wrong secrets, and of those the oldest.
         """
         row = [
-            entry
-            if now - entry.last <= FORGOTTEN_AFTER * longest
-            else _Entry(entry.place, entry.name, 0, 0.0, 0.0)
+            entry if entry.is_sound(now, longest) else _Entry(entry.place, entry.name, 0, 0.0, 0.0)
             for entry in self._row(name)
         ]
         for entry in row:

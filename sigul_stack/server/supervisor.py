@@ -15,7 +15,6 @@ not take it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -30,19 +29,19 @@ from .. import __version__
 from ..metrics import Counters, ServerCount
 from ..protocol.codec import printable
 from ..protocol.status import MAX_LISTED, AttachedWorker, RequestUnderWay, ServerStatus
+from ..system.pipes import ParentPipes, require
 from ..system.processes import (
     FIRST_PAUSE_SECONDS,
     KILL_AFTER_SECONDS,
     BackOff,
     Child,
-    ParentPipes,
     ProcessFamily,
-    SignalPipe,
 )
-from ..transport.nss_certificates import LOOK_SECONDS, MAX_CERTIFICATE_BYTES, Look
+from ..system.signals import SignalPipe
+from ..transport.nss_certificates import LOOK_SECONDS, TOLD_BYTES, Look
 from ..transport.status_socket import StatusSocket
 from .ending import ENDED
-from .events import HANDSHAKE_SECONDS, WorkerCommand, WorkerEvent, decode_client
+from .events import WorkerCommand, WorkerEvent, decode_client, decode_count, decode_handshake
 from .slots import Slots
 
 log = logging.getLogger(__name__)
@@ -229,10 +228,11 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             self._slots.clear(child.slot)
         return started
 
-    def _reap(self, child: WorkerChild) -> int:
+    def _reap(self, child: WorkerChild) -> int | None:
         code = super()._reap(child)
-        # Whatever it held is gone with it, however it ended.
-        self._slots.clear(child.slot)
+        if code is not None:
+            # Whatever it held is gone with it, however it ended.
+            self._slots.clear(child.slot)
         return code
 
     def _try_plan(self, plan: ServerPlan) -> None:
@@ -290,14 +290,22 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
 
     def _handle_event(self, child: WorkerChild, code: bytes, body: bytes) -> None:
         now = time.monotonic()
-        if code == WorkerEvent.ATTACHED:
+        attached, serves = child.attached_at is not None, child.busy_since > 0
+        if code == WorkerEvent.GOOD:
+            require(child.look, "it was not asked to look at certificates")
+            assert child.look is not None  # noqa: S101 - just required
+            require(child.look.found_good(body), "it was not asked to look at this certificate")
+        elif code == WorkerEvent.ATTACHED:
+            require(not attached and not child.busy, "it cannot attach now")
+            child.handshake_seconds = decode_handshake(body)
             child.attached_at = now
-            (child.handshake_seconds,) = HANDSHAKE_SECONDS.unpack(body)
             self._counters.add(ServerCount.ATTACHED)
             self._retire_for(child)
         elif code == WorkerEvent.DETACHED:
+            require(attached and not child.busy, "it is not attached")
             child.attached_at = None
         elif code == WorkerEvent.BUSY:
+            require(attached and not child.busy, "no request can have come to it")
             child.busy = True
             child.busy_since = now
             if child.plan is not self._plan:
@@ -306,15 +314,17 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             self._back_off.reset()
             self._counters.add(ServerCount.REQUESTS)
         elif code == WorkerEvent.COUNTED:
-            with contextlib.suppress(ValueError):  # no number that there is
-                self._counters.add(ServerCount(body.decode()))
+            require(serves, "it serves no request that it could count for")
+            self._counters.add(decode_count(body))
         elif code == WorkerEvent.CERTIFICATE:
-            # A hostile client's may be long: what is cut is no good certificate.
-            child.certificate = (child.certificate + body)[: MAX_CERTIFICATE_BYTES + 1]
+            require(serves and child.client is None, "it has no certificate to tell now")
+            child.certificate += body
+            require(len(child.certificate) <= TOLD_BYTES, "it tells too much of a certificate")
         elif code == WorkerEvent.CLIENT:
+            require(serves and child.client is None, "it has no client to tell now")
             child.client = decode_client(body)
-        elif code == WorkerEvent.GOOD and child.look is not None:
-            child.look.good.add(body)
+        else:
+            require(False, "there is no such event")
 
     def _handle_end(self, child: WorkerChild, code: int) -> None:
         if child.is_check:
@@ -331,6 +341,8 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         if child.failure:
             log.error("%s", child.failure)
         if child.look is not None:
+            if child.broke_rules:
+                child.look.good.clear()
             self._take_look(child.plan, child.look)
             return
         if code == ENDED or (code < 0 and child.is_ended):

@@ -27,10 +27,11 @@ from ..errors import (
 from ..logcontext import request_id
 from ..metrics import ServerCount
 from ..protocol.messages import UnknownVersion
-from ..system.processes import ParentPipes
+from ..system.pipes import ParentPipes
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.nested import inner_session
+from ..transport.nss_certificates import TOLD_BYTES
 from ..transport.stream import Peer
 from ..transport.watchdog import Watchdog
 from .ending import Watch
@@ -231,7 +232,7 @@ class Worker:
                 "[DOUBLE_TLS] TLS handshake completed successfully (client '%s')",
                 session.peer.common_name,
             )
-            self._parent.send_parts(WorkerEvent.CERTIFICATE, session.peer.certificate)
+            self._parent.send_parts(WorkerEvent.CERTIFICATE, session.peer.certificate[:TOLD_BYTES])
             yield session
 
     def _be_nice(self, client_name: str) -> None:

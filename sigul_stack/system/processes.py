@@ -1,15 +1,13 @@
 """Processes that a daemon forks: one child that does a piece of work, or a family that serves.
 
 Work that needs NSS, lower privileges or secrets is done in a child, so that the process that forks
-stays without them. A parent and a child of its family have two pipes between them: events go from
-the child to the parent, commands through the control pipe from the parent to the child.
+stays without them. A parent and a child of its family have two pipes between them (`pipes`): events
+go from the child to the parent, commands through the control pipe from the parent to the child.
 
-    event:    code (1 byte), length of the body (2 bytes, network order), body
-    command:  1 byte
-
-Invariants: a child never returns into its parent's code. An event is written in one piece of at
-most PIPE_BUF bytes, so a reader never sees half of one. The end of the events is the end of the
-child; the end of the control pipe is the end of the parent, or of its interest in the child.
+Invariants: a child never returns into its parent's code. The end of the events is the end of the
+child; the end of the control pipe is the end of the parent, or of its interest in the child. What
+a child sends is hostile input: one that breaks a rule of its pipes is killed, and nothing that it
+does keeps its parent waiting.
 """
 
 from __future__ import annotations
@@ -20,15 +18,15 @@ import logging
 import os
 import select
 import signal
-import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Final, Generic, TypeVar
 
 from ..errors import SigulError
+from .pipes import FAILED, BadEvent, EventReader, ParentPipes, send_event, write_command
+from .signals import SignalPipe, wait
 
 log = logging.getLogger(__name__)
 
@@ -39,110 +37,28 @@ LONGEST_PAUSE_SECONDS: Final = 30.0
 #: Seconds for a child that was told to end, or was killed, before no more is expected of it.
 KILL_AFTER_SECONDS: Final = 5.0
 
-#: Event of a child whose work raised a `SigulError`, whose text is the body.
-FAILED: Final = b"!"
-
-_EVENT_HEAD: Final = struct.Struct("!cH")
-_MAX_BODY: Final = select.PIPE_BUF - _EVENT_HEAD.size
-
-
-class SignalPipe:
-    """A pipe that is readable once one of `signals` has come.
-
-    Made in the main thread; a child process that goes on working calls `release` first.
-    """
-
-    def __init__(self, *signals: signal.Signals) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
-        self._old = {number: signal.signal(number, self._handle) for number in signals}
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._writer, b"x")
-
-    def fileno(self) -> int:
-        """The descriptor that is readable once a signal has come; nobody else may read it."""
-        return self._reader
-
-    def clear(self) -> None:
-        """Take note of the signals that have come, so that the pipe is no longer readable."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._reader, select.PIPE_BUF)
-
-    def release(self) -> None:
-        """Put the signals' former handlers back and close the descriptors; once is enough."""
-        if self._old:
-            for number, handler in self._old.items():
-                signal.signal(number, handler)
-            self._old = {}
-            os.close(self._reader)
-            os.close(self._writer)
-
-
-# -------------------------------------------------------------------------------------- the pipes
-
-
-def send_event(descriptor: int, code: bytes, body: bytes = b"") -> None:
-    """Send an event; what is too long is cut. A parent that has ended is no error."""
-    body = body[:_MAX_BODY]
-    with contextlib.suppress(BrokenPipeError):
-        os.write(descriptor, _EVENT_HEAD.pack(code, len(body)) + body)
-
-
-def receive_event(descriptor: int) -> tuple[bytes, bytes] | None:
-    """Code and body of the next event; None once the child has ended. Waits for either."""
-    head = os.read(descriptor, _EVENT_HEAD.size)
-    if len(head) < _EVENT_HEAD.size:
-        return None
-    code, length = _EVENT_HEAD.unpack(head)
-    return code, os.read(descriptor, length) if length else b""
-
-
-@dataclass(frozen=True, slots=True)
-class ParentPipes:
-    """A child's ends of the pipes to its parent, as descriptors."""
-
-    control: int
-    events: int
-
-    def fileno(self) -> int:
-        """The control pipe: readable when a command has come, or the parent has ended."""
-        return self.control
-
-    def command(self) -> bytes:
-        """The next command; empty at the end of the control pipe. Waits for either."""
-        return os.read(self.control, 1)
-
-    def send(self, code: bytes, body: bytes = b"") -> None:
-        """Send an event."""
-        send_event(self.events, code, body)
-
-    def send_parts(self, code: bytes, body: bytes) -> None:
-        """Send as many events as `body` takes, if it is not empty."""
-        for start in range(0, len(body), _MAX_BODY):
-            send_event(self.events, code, body[start : start + _MAX_BODY])
+#: Seconds between looks whether a child has ended that is to end just now.
+_REAP_SECONDS: Final = 0.01
+#: Seconds for a piece of work in a child of its own: repairing what a crash left takes longest.
+WORK_SECONDS: Final = 300.0
 
 
 # -------------------------------------------------------------------------------------- one child
 
 
-def fork(
-    work: Callable[[], None], events: int, *, stop: SignalPipe, ignore: Iterable[signal.Signals]
-) -> int:
+def fork(work: Callable[[], None], events: int, *, ignore: Iterable[signal.Signals]) -> int:
     """Fork a child that does `work` and ends; returns its process number. Raises OSError.
 
-    In the child, `stop` is released, and `ignore` are ignored: signals for the whole process group
-    that are the parent's business. A `SigulError` of the work is sent to the descriptor `events`;
-    after any error the child's exit code is 1.
+    In the child every `SignalPipe` is released, and `ignore` are ignored: signals for the whole
+    process group that are the parent's business. A `SigulError` of the work is sent to the
+    descriptor `events`; after any error the child's exit code is 1.
     """
     pid = os.fork()
     if pid:
         return pid
     code = 1
     try:
-        stop.release()
+        SignalPipe.release_all()
         for number in ignore:
             signal.signal(number, signal.SIG_IGN)
         work()
@@ -157,20 +73,54 @@ def fork(
         os._exit(code)
 
 
-def run_in_child(work: Callable[[], None], what: str, *, stop: SignalPipe) -> None:
-    """Do `work` in a child process and wait for it. Raises `SigulError` with the child's error."""
-    reader, writer = os.pipe()
-    pid = fork(work, writer, stop=stop, ignore=[signal.SIGHUP])
+def reap(pid: int, seconds: float) -> int | None:
+    """The exit code of a child, -N where signal N ended it; None: it has not ended in `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= end:
+            return None
+        time.sleep(_REAP_SECONDS)
+
+
+def kill_and_reap(pid: int, patience: float = 0.0) -> int:
+    """End a child that has not ended in `patience` seconds; its exit code, -N for signal N."""
+    code = reap(pid, patience)
+    if code is None:
+        os.kill(pid, signal.SIGKILL)
+        # One that waits for a disk ends once that has answered: it is not waited for.
+        code = reap(pid, KILL_AFTER_SECONDS)
+    return -signal.SIGKILL if code is None else code
+
+
+def run_in_child(work: Callable[[], None], what: str, seconds: float = WORK_SECONDS) -> None:
+    """Do `work` in a child process and wait for it, at most `seconds`.
+
+    Raises `SigulError` with the child's error.
+    """
+    descriptor, writer = os.pipe()
+    reader = EventReader(descriptor)
+    pid = fork(work, writer, ignore=[signal.SIGHUP])
     os.close(writer)
+    event, reason = None, ""
     try:
-        failure = receive_event(reader)
-        _pid, status = os.waitpid(pid, 0)
+        event = reader.first(seconds)
+        if event is not None and event[0] != FAILED:
+            reason = "its process said what it may not"
+    except TimeoutError:
+        reason = f"it was not done in {seconds:g} s"
+    except BadEvent as error:
+        reason = f"its process broke the rules of its pipe: {error}"
     finally:
-        os.close(reader)
-    if failure is not None:
-        raise SigulError(failure[1].decode("utf-8", "replace"))
-    if status != 0:
-        code = os.waitstatus_to_exitcode(status)
+        os.close(descriptor)
+        code = kill_and_reap(pid, 0.0 if reason else KILL_AFTER_SECONDS)
+    if reason:
+        raise SigulError(f"{what} failed: {reason}", "the log above may say why")
+    if event is not None:
+        raise SigulError(event[1].decode("utf-8", "replace"))
+    if code != 0:
         raise SigulError(f"{what} failed (exit code {code})", "the log above may say why")
 
 
@@ -182,19 +132,35 @@ class Child:
     """A process of a family, as its parent sees it. `ProcessFamily.start` sets what it is."""
 
     pid: int = field(default=0, init=False)
-    #: Descriptors of its events, and of its control pipe, which is None once that is closed.
-    events: int = field(default=-1, init=False)
+    #: Its events, and the descriptor of its control pipe, which is None once that is closed.
+    events: EventReader = field(init=False)
     control: int | None = field(default=None, init=False)
     #: The time at which it is killed (`time.monotonic`); None: never.
     deadline: float | None = field(default=None, init=False)
     #: The error that ended its work.
     failure: str = field(default="", init=False)
+    #: Nothing more of it is heard: it ends just now.
+    is_over: bool = field(default=False, init=False)
+    #: It broke a rule, and nothing that it said is to be believed.
+    broke_rules: bool = field(default=False, init=False)
 
     def command(self, command: bytes) -> None:
-        """Send a command; a child that has ended is no error."""
-        if self.control is not None:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self.control, command)
+        """Send a command; a child that has ended is no error, one that reads none is killed."""
+        if self.control is not None and not write_command(self.control, command):
+            self.kill_for("it does not read its commands")
+
+    def kill_for(self, reason: str) -> None:
+        """Kill it because it broke a rule. Its end is then as any other."""
+        log.error("Process %d is killed: %s", self.pid, reason)
+        self.broke_rules = True
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill it, if that was not done. Its number is nobody else's before it is reaped."""
+        if not self.is_over:
+            self.is_over = True
+            self.deadline = None
+            os.kill(self.pid, signal.SIGKILL)
 
     def close_control(self) -> None:
         """End the control pipe, once: no command will follow."""
@@ -205,7 +171,7 @@ class Child:
     def close(self) -> None:
         """Close both pipes."""
         self.close_control()
-        os.close(self.events)
+        os.close(self.events.fileno())
 
 
 class BackOff:
@@ -282,7 +248,7 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
 
     @abstractmethod
     def _handle_event(self, child: ChildT, code: bytes, body: bytes) -> None:
-        """Act on an event of a child."""
+        """Act on an event of a child. Raises `BadEvent` where it may not send that, or not now."""
 
     @abstractmethod
     def _handle_end(self, child: ChildT, code: int) -> None:
@@ -309,6 +275,7 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
         """Fork `child`; False, with an error in the log, where there can be no process."""
         events, child_events = os.pipe()
         child_control, control = os.pipe()
+        os.set_blocking(control, False)
 
         def run() -> None:
             # A pipe ends only when nobody has its other end any more.
@@ -319,7 +286,7 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
             work(ParentPipes(child_control, child_events))
 
         try:
-            pid = fork(run, child_events, stop=self._stop, ignore=self.ignored)
+            pid = fork(run, child_events, ignore=self.ignored)
         except OSError as error:
             os.close(events)
             os.close(control)
@@ -329,7 +296,7 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
         finally:
             os.close(child_events)
             os.close(child_control)
-        child.pid, child.events, child.control = pid, events, control
+        child.pid, child.events, child.control = pid, EventReader(events), control
         self._children[events] = child
         return True
 
@@ -339,15 +306,11 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
         What may happen is a signal, a child's event, end or deadline, or input for the watched.
         """
         ready = self._poll(seconds, self._stop.fileno(), self._reload.fileno(), *self._watched)
-        for descriptor in ready & self._children.keys():
-            child = self._children[descriptor]
-            event = receive_event(descriptor)
-            if event is None:
-                self._handle_end(child, self._reap(child))
-            elif event[0] == FAILED:
-                child.failure = event[1].decode("utf-8", "replace")
-            else:
-                self._handle_event(child, *event)
+        for child in self._among(ready):
+            self._hear(child)
+        for child in list(self._children.values()):
+            if child.is_over and (code := self._reap(child)) is not None:
+                self._handle_end(child, code)
         for descriptor in ready & self._watched.keys():
             self._watched[descriptor]()
         self._kill_late()
@@ -369,28 +332,55 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
     def _poll(self, seconds: float | None, *others: int) -> set[int]:
         """Wait for children or `others`, until `seconds` or a deadline are over; the readable."""
         now = time.monotonic()
-        limits = [child.deadline - now for child in self._children.values() if child.deadline]
+        children = self._children.values()
+        limits = [child.deadline - now for child in children if child.deadline is not None]
+        limits += [_REAP_SECONDS for child in children if child.is_over]
         if seconds is not None:
             limits.append(seconds)
         poll = select.poll()
-        for descriptor in (*others, *self._children):
+        for descriptor in others:
             poll.register(descriptor, select.POLLIN)
-        milliseconds = max(0.0, min(limits)) * 1000 + 1 if limits else None
-        return {descriptor for descriptor, _events in poll.poll(milliseconds)}
+        for descriptor, child in self._children.items():
+            if not child.is_over:
+                poll.register(descriptor, select.POLLIN)
+        return wait(poll, min(limits, default=None))
 
-    def _reap(self, child: ChildT) -> int:
-        """Close the pipes of a child that has ended; returns its exit code, or -N for signal N."""
-        child.close()
-        del self._children[child.events]
-        _pid, status = os.waitpid(child.pid, 0)
-        return os.waitstatus_to_exitcode(status)
+    def _among(self, ready: set[int]) -> list[ChildT]:
+        """The children whose pipes are among these descriptors."""
+        return [self._children[descriptor] for descriptor in ready & self._children.keys()]
+
+    def _hear(self, child: ChildT) -> None:
+        """Act on the events that have come from a child, or on the end of its pipe."""
+        try:
+            events = child.events.read()
+            if events is None:
+                # It has ended, or will not be heard again: whatever lives there is not waited for.
+                child.kill()
+                return
+            for code, body in events:
+                if code == FAILED:
+                    child.failure = body.decode("utf-8", "replace")
+                else:
+                    self._handle_event(child, code, body)
+        except BadEvent as error:
+            child.kill_for(f"it broke the rules of its pipe: {error}")
+
+    def _reap(self, child: ChildT) -> int | None:
+        """Forget a child that has ended, and close its pipes; None where it has not ended yet.
+
+        Returns its exit code, or -N where signal N ended it.
+        """
+        code = reap(child.pid, 0)
+        if code is not None:
+            del self._children[child.events.fileno()]
+            child.close()
+        return code
 
     def _kill_late(self) -> None:
         for child in self._children.values():
             if child.deadline is not None and time.monotonic() > child.deadline:
                 log.error("Process %d did not do what it was told in time; it is killed", child.pid)
-                child.deadline = None
-                os.kill(child.pid, signal.SIGKILL)
+                child.kill()
 
     def _end(self) -> None:
         """End all children: each is told, has its time, and is killed."""
@@ -398,10 +388,14 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
         limits = [0.0]
         for child in self._children.values():
             limits.append(self._dismiss(child))
-            child.deadline = now + limits[-1]
+            if not child.is_over:
+                child.deadline = now + limits[-1]
         end = now + max(limits) + KILL_AFTER_SECONDS
         while self._children and (left := end - time.monotonic()) > 0:
-            for descriptor in self._poll(left):
-                if receive_event(descriptor) is None:
-                    self._reap(self._children[descriptor])
+            for child in self._among(self._poll(left)):
+                if child.events.read() is None:
+                    child.kill()
+            for child in list(self._children.values()):
+                if child.is_over:
+                    self._reap(child)
             self._kill_late()

@@ -17,6 +17,8 @@ from nss.error import NSPRError
 
 #: The largest certificate that is kept to be looked at again, in bytes; a larger one is not good.
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024
+#: Most bytes that are told of a certificate: what is longer is as bad as its beginning.
+TOLD_BYTES: Final = MAX_CERTIFICATE_BYTES + 1
 #: Seconds for a process that looks at certificates; what it has not told by then is not good.
 LOOK_SECONDS: Final = 20.0
 
@@ -38,6 +40,13 @@ class Look:
         for number, certificate in self.asked.items():
             if is_good(certificate):
                 tell(number)
+
+    def found_good(self, number: bytes) -> bool:
+        """Take note that it was told; False for what was not asked."""
+        if number not in self.asked:
+            return False
+        self.good.add(number)
+        return True
 
     @property
     def bad(self) -> set[bytes]:

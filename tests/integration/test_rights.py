@@ -31,7 +31,7 @@ from sigul_stack.server.request import Request
 from sigul_stack.server.rights import Granted, KeyGranted, authorise, require_still
 from sigul_stack.server.services import RequestContext, Services, make_services
 from sigul_stack.signing import x509
-from sigul_stack.system.processes import ParentPipes
+from sigul_stack.system.pipes import ParentPipes
 from sigul_stack.transport import memory
 from sigul_stack.transport.chunked import ChunkedStream
 

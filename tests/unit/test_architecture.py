@@ -69,7 +69,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "server.keychanges", "server.services", "server.spool",
         }
     ),
-    "health": frozenset({"checks", "config", "protocol", "transport", "pki", "client", "tools"}),
+    "health": frozenset(
+        {"checks", "config", "protocol", "transport", "pki", "client", "tools", "system"}
+    ),
     "cli": frozenset({"*"}),
 }  # fmt: skip
 #: What may be imported besides, but only inside a function: not at the price of every start.

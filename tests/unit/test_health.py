@@ -33,7 +33,7 @@ from sigul_stack.protocol.status import (
     encode_status,
 )
 from sigul_stack.server.events import HANDSHAKE_SECONDS, WorkerEvent
-from sigul_stack.system.processes import ParentPipes, receive_event
+from sigul_stack.system.pipes import EventReader, ParentPipes
 from sigul_stack.transport import memory
 from sigul_stack.transport.status_socket import StatusSocket, read_status, status_socket
 from sigul_stack.transport.stream import Peer
@@ -298,12 +298,13 @@ def test_events_come_in_order_and_end_with_the_worker() -> None:
         parent.send(WorkerEvent.DETACHED)
         parent.send(WorkerEvent.BUSY)
         os.close(writer)
-        assert [receive_event(reader) for _ in range(4)] == [
+        events = EventReader(reader)
+        assert list(events.read() or ()) == [
             (WorkerEvent.ATTACHED, seconds),
             (WorkerEvent.DETACHED, b""),
             (WorkerEvent.BUSY, b""),
-            None,
         ]
+        assert events.read() is None
     finally:
         os.close(reader)
 

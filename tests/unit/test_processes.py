@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from sigul_stack.system import processes
-from sigul_stack.system.processes import BackOff, ParentPipes, receive_event
+from sigul_stack.system.pipes import EventReader, ParentPipes
+from sigul_stack.system.processes import BackOff
 
 #: A family of the process that it runs in. Children do what the plan says.
 FAMILY = """
@@ -134,10 +135,9 @@ def test_a_long_failure_is_cut_to_what_a_pipe_takes_whole() -> None:
     try:
         ParentPipes(control=-1, events=writer).send(b"!", b"x" * 100_000)
         ParentPipes(control=-1, events=writer).send(b"A")
-        found = receive_event(reader)
-        assert found is not None
-        assert found[1] == b"x" * (select.PIPE_BUF - 3)
-        assert receive_event(reader) == (b"A", b"")
+        events = EventReader(reader)
+        assert list(events.read() or ()) == [(b"!", b"x" * (select.PIPE_BUF - 3))]
+        assert list(events.read() or ()) == [(b"A", b"")]
     finally:
         os.close(reader)
         os.close(writer)

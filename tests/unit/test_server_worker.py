@@ -16,7 +16,7 @@ from sigul_stack.database import Database
 from sigul_stack.errors import SigulError
 from sigul_stack.server import worker as worker_module
 from sigul_stack.server.worker import Worker
-from sigul_stack.system.processes import ParentPipes
+from sigul_stack.system.pipes import ParentPipes
 from sigul_stack.transport import nss
 from tests.wire import LIST_USERS, OUTER_END, SocketStream, outer, socket_pair
 
