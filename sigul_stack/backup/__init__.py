@@ -13,13 +13,17 @@ in here opens a key, so no passphrase is needed to make or to check a backup.
 from __future__ import annotations
 
 from .archive import read_manifest
-from .create import BackupOptions, create_backup
+from .create import BackupOptions, MadeBackup, create_backup
 from .manifest import Manifest
 from .restore import RestoreOptions, restore_backup
+from .signatures import BackupSigner, BackupVerifier
 from .unpack import verify_backup
 
 __all__ = [
     "BackupOptions",
+    "BackupSigner",
+    "BackupVerifier",
+    "MadeBackup",
     "Manifest",
     "RestoreOptions",
     "create_backup",

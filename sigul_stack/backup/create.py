@@ -22,17 +22,20 @@ from ..config.server import ServerSettings
 from ..database import Database, SchemaState, save, schema_state, sqlite_url
 from ..errors import BackupError
 from ..keystore.gnupg import GnuPG
+from ..keystore.gnupg.directory import AGENT_CONFIGURATION, AGENT_CONFIGURATION_NAME
 from ..keystore.storage import locked_keys
 from ..server.keychanges import no_key_change
 from ..server.services import database_url, make_keystore
 from ..server.spool import scratch_file
-from ..system.files import whole_file
+from ..system.files import whole_file, write_whole
 from . import archive
 from .archive import MemberSource
 from .manifest import DATABASE, Manifest
+from .members import NSS_FILES, is_taken
+from .signatures import SIGNATURE_ENDING, BackupSigner
 from .unpack import key_records, read_database, verify_backup
 
-#: Files of a GnuPG home that belong to a running program, or to none any more.
+#: Files of a GnuPG home that belong to a running program, or to none any more: nobody misses them.
 _PASSING: Final = (
     "S.",
     ".#",
@@ -43,11 +46,6 @@ _PASSING: Final = (
     "reader_",
 )
 _PASSING_ENDS: Final = (".lock", "~", ".tmp")
-#: The files of an NSS database, new form and old, and its password where `pki` puts it. In
-#: the same directory may be other things: it is `/var/lib/sigul` by default.
-_NSS_FILES: Final = (
-    *("cert9.db", "key4.db", "pkcs11.txt", "cert8.db", "key3.db", "secmod.db", "nss-password"),
-)
 #: Longest wait for another change of the stores, in seconds.
 _LOCK_SECONDS: Final = 60.0
 #: Time for gpg to encrypt, in seconds, and bytes that it does in each second at the least.
@@ -60,12 +58,22 @@ class BackupOptions:
     """The choice of what goes into a backup beside the state, and for whom it is encrypted.
 
     `recipient` is a file with one OpenPGP public key; `configuration` are the server's files, and
-    `nss` the directory of its NSS database.
+    `nss` the directory of its NSS database. `signer` is the server's key.
     """
 
     recipient: Path | None = None
     configuration: tuple[Path, ...] = ()
     nss: Path | None = None
+    signer: BackupSigner | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MadeBackup:
+    """A backup: what is in it, its path (None: written out), and the files that were left out."""
+
+    manifest: Manifest
+    path: Path | None
+    left_out: tuple[Path, ...]
 
 
 def create_backup(
@@ -75,33 +83,48 @@ def create_backup(
     *,
     now: datetime,
     made_by: str,
-) -> tuple[Manifest, Path | None]:
+) -> MadeBackup:
     """Back a server up to the new file `target`, or to standard output (None).
 
-    A directory as `target` gets a file named after the time. Returns what is in the backup, and
-    its path. Raises `BackupError` and other `SigulError`; then there is no such file.
+    A directory as `target` gets a file named after the time; beside a file comes its signature,
+    where there is a key. Raises `BackupError` and other `SigulError`; then there is no such file.
     """
+    left_out: list[Path] = []
     path = _path(target, options, now)
     try:
         with (
             scratch_file(settings.spool_directory) as stream,
             scratch_file(settings.spool_directory) as encrypted,
         ):
-            _write_state(settings, stream, options, now, made_by)
+            _write_state(settings, stream, options, now, made_by, left_out)
             stream.seek(0)
             manifest = verify_backup(stream)
             stream.seek(0)
+            result = stream
             if options.recipient is not None:
                 _encrypt(stream, encrypted, options.recipient)
                 encrypted.seek(0)
-            _hand_over(encrypted if options.recipient else stream, path)
+                result = encrypted
+            if options.signer is None or path is None:
+                _hand_over(result, path)
+            else:
+                signature = options.signer.sign_file(result, manifest)
+                result.seek(0)
+                # First: who sees the backup finds its signature.
+                beside = path.with_name(path.name + SIGNATURE_ENDING)
+                write_whole(beside, signature, replace=False)
+                try:
+                    _hand_over(result, path)
+                except BaseException:
+                    beside.unlink(missing_ok=True)
+                    raise
     except OSError as error:
         raise BackupError(
             f"the backup cannot be made ({error})",
             "see that there is space, and that this user may read the server's state and write"
             " there",
         ) from error
-    return manifest, path
+    return MadeBackup(manifest, path, tuple(left_out))
 
 
 def _path(target: Path | None, options: BackupOptions, now: datetime) -> Path | None:
@@ -110,8 +133,9 @@ def _path(target: Path | None, options: BackupOptions, now: datetime) -> Path | 
     if target.is_dir():
         ending = ".tar.gpg" if options.recipient else ".tar"
         target = target / f"sigul-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}{ending}"
-    if os.path.lexists(target):
-        raise BackupError(f"'{target}' exists already", "name a new file")
+    for path in (target, target.with_name(target.name + SIGNATURE_ENDING)):
+        if os.path.lexists(path):
+            raise BackupError(f"'{path}' exists already", "name a new file")
     return target
 
 
@@ -121,6 +145,7 @@ def _write_state(
     options: BackupOptions,
     now: datetime,
     made_by: str,
+    left_out: list[Path],
 ) -> None:
     url = database_url(settings)
     if (state := schema_state(url)) is SchemaState.LEGACY_NO_KEYTYPE:
@@ -135,7 +160,7 @@ def _write_state(
         copy = Path(directory, "db")
         save(url, copy)
         users, accesses, keys = read_database(sqlite_url(copy))
-        sources = [archive.describe(copy, DATABASE, 0o600), *_sources(settings, options)]
+        sources = [archive.describe(copy, DATABASE, 0o600), *_sources(settings, options, left_out)]
         manifest = Manifest(
             created=now.astimezone(UTC),
             made_by=made_by,
@@ -144,7 +169,10 @@ def _write_state(
             accesses=accesses,
             keys=key_records(keys),
             members=tuple(source.member for source in sources),
+            site=settings.bridge_hostname.encode("ascii", "backslashreplace").decode()[:255],
         )
+        if options.signer is not None:
+            manifest = options.signer.sign_manifest(manifest)
         archive.write(stream, manifest, sources)
 
 
@@ -166,36 +194,54 @@ def _at_rest(settings: ServerSettings, database: Database) -> Iterator[None]:
         yield
 
 
-def _sources(settings: ServerSettings, options: BackupOptions) -> Iterator[MemberSource]:
+def _sources(
+    settings: ServerSettings, options: BackupOptions, left_out: list[Path]
+) -> Iterator[MemberSource]:
     for part, directory in (("gnupg", settings.gnupg_home), ("keys", settings.keys_storage)):
-        yield from _directory(directory, part)
+        yield from _directory(directory, part, left_out)
     for number, file in enumerate(options.configuration):
         yield archive.describe(file.resolve(), f"configuration/{number}-{file.name}")
     if options.nss is not None:
-        there = [file for name in _NSS_FILES if (file := options.nss / name).exists()]
+        there = [file for name in NSS_FILES if (file := options.nss / name).exists()]
         if not there:
             raise BackupError(f"there is no NSS database in '{options.nss}'", "correct nss-dir")
         for file in there:
             yield archive.describe(file, f"nss/{file.name}")
 
 
-def _directory(directory: Path, path: str) -> Iterator[MemberSource]:
-    """The files in a directory, and in those below it, in the order of their names."""
+def _directory(directory: Path, path: str, left_out: list[Path]) -> Iterator[MemberSource]:
+    """The files in a directory, and in those below it, in the order of their names.
+
+    Those that are in no backup are added to `left_out`, unless nobody misses them.
+    """
     for entry in sorted(directory.iterdir()):
         if entry.name.startswith(_PASSING) or entry.name.endswith(_PASSING_ENDS):
             continue
         if path == "keys" and entry.name.startswith("."):
             continue  # an unfinished file, as system.files.write_whole names them
+        inside = f"{path}/{entry.name}"
         kind = entry.lstat().st_mode
         if stat.S_ISDIR(kind):
-            yield from _directory(entry, f"{path}/{entry.name}")
+            yield from _directory(entry, inside, left_out)
+        elif not is_taken(inside):
+            if not stat.S_ISSOCK(kind) and not _is_our_own(entry):
+                left_out.append(entry)
         elif stat.S_ISLNK(kind):
             raise BackupError(
                 f"'{entry}' is a symbolic link, so what it stands for would not be backed up",
                 "put the file itself there",
             )
-        elif not stat.S_ISSOCK(kind):
-            yield archive.describe(entry, f"{path}/{entry.name}")
+        else:
+            yield archive.describe(entry, inside)
+
+
+def _is_our_own(entry: Path) -> bool:
+    """Whether a file is the one that each restored home gets."""
+    return (
+        entry.name == AGENT_CONFIGURATION_NAME
+        and entry.is_file()
+        and entry.read_bytes() == AGENT_CONFIGURATION.encode()
+    )
 
 
 def _hand_over(stream: BinaryIO, path: Path | None) -> None:

@@ -63,7 +63,11 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The content of a backup. `made_by` is the version of sigul-stack; `schema` the database's."""
+    """The content of a backup. `made_by` is the version of sigul-stack; `schema` the database's.
+
+    `site` is the host name of the bridge that the server works for, `signature` a server's, in
+    base64 (`signatures`); both are empty in backups of earlier versions.
+    """
 
     created: datetime
     made_by: str
@@ -72,12 +76,15 @@ class Manifest:
     accesses: int
     keys: tuple[KeyRecord, ...]
     members: tuple[Member, ...]
+    site: str = ""
+    signature: str = ""
 
     def summary(self) -> str:
         """One line for a person."""
         total = sum(member.size for member in self.members)
         return (
-            f"made {self.created:%Y-%m-%d %H:%M:%S} UTC by sigul-stack {self.made_by}:"
+            f"made {self.created:%Y-%m-%d %H:%M:%S} UTC by sigul-stack {self.made_by}"
+            f"{f' for the bridge {self.site}' if self.site else ''}:"
             f" {self.users} users, {len(self.keys)} keys, {self.accesses} accesses,"
             f" {len(self.members)} files, {total} bytes"
         )
@@ -137,6 +144,8 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
             for key in document["keys"]
         ),
         members,
+        _text(document.get("site", "")),
+        _text(document.get("signature", "")),
     )
 
 

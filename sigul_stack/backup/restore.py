@@ -19,19 +19,27 @@ from typing import BinaryIO
 from ..config.server import ServerSettings
 from ..database import SchemaState, load, schema_state
 from ..errors import BackupError
-from ..server.services import database_url, make_keystore
+from ..server.services import database_url
 from ..system.files import sync
 from . import archive
 from .manifest import DATABASE, OTHER_PARTS, Manifest
-from .unpack import agent_stopped, check, missing_keys, read_database, unpack
+from .signatures import BackupVerifier
+from .unpack import at_rest, check, missing_keys, read_database, unpack
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
-    """`replace`: move away what is there. `others`: a new directory for configuration and NSS."""
+    """What is restored, and how.
 
+    `verifier`: who must have signed the backup; None for anybody. `replace`: move away what is
+    there. `others`: a new directory for configuration and NSS. `skip_strangers`: leave files that
+    are in no backup.
+    """
+
+    verifier: BackupVerifier | None
     replace: bool = False
     others: Path | None = None
+    skip_strangers: bool = False
 
 
 def restore_backup(
@@ -56,6 +64,8 @@ def restore_backup(
             "move it away with its own tools, and make an empty one",
         )
     manifest = archive.read_manifest(stream)
+    if options.verifier is not None:
+        options.verifier.verify_manifest(manifest)
     token = secrets.token_hex(4)
     finals.setdefault("database", settings.gnupg_home.with_name("database"))
     layout = {part: path.with_name(f".{path.name}.{token}") for part, path in finals.items()}
@@ -67,7 +77,7 @@ def restore_backup(
             layout |= {part: others / part for part in OTHER_PARTS}
         for directory in layout.values():
             cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
-        unpack(stream, manifest, layout)
+        unpack(stream, manifest, layout, skip_strangers=options.skip_strangers)
         check(manifest, layout)
         database = layout["database"] / Path(DATABASE).name
         staged = {finals[part]: layout[part] for part in ("gnupg", "keys")}
@@ -144,8 +154,7 @@ def _journals(path: Path) -> list[Path]:
 
 def _check_in_place(settings: ServerSettings, manifest: Manifest) -> None:
     """Check once more, and in place, what a starting server would. Raises `BackupError`."""
-    store = make_keystore(settings)
-    with agent_stopped(store):
+    with at_rest(settings.gnupg_home, settings.keys_storage) as store:
         _users, _accesses, keys = read_database(database_url(settings))
         missing = missing_keys(store, keys)
     if missing or len(keys) != len(manifest.keys):

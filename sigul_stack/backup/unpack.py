@@ -1,7 +1,8 @@
 """Reading a backup into directories, and checking that a server could work with what came out.
 
-Invariant: nothing is written outside the given directories, nor over anything that is there; and
-what `unpack` and `check` took without an error is complete.
+Invariant: nothing is written outside the given directories, nor over anything that is there; no
+file is written that is not on the list (`members`), and no program is started that reads settings
+from what came out; and what `unpack` and `check` took without an error is complete.
 """
 
 from __future__ import annotations
@@ -14,48 +15,77 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ..database import Database, Key, SchemaState, User, schema_state, sqlite_url
-from ..errors import BackupError, SigulError
-from ..keystore.gnupg import GnuPGHome
-from ..keystore.gnupg.directory import forget_short_path
+from ..database import (
+    Database,
+    Key,
+    SchemaState,
+    User,
+    check_objects,
+    schema_state,
+    sqlite_url,
+)
+from ..errors import BackupError, DatabaseError, SigulError
+from ..keystore.gnupg.at_rest import GnuPGHomeAtRest
+from ..keystore.gnupg.directory import (
+    AGENT_CONFIGURATION,
+    AGENT_CONFIGURATION_NAME,
+    forget_short_path,
+)
 from ..keystore.pem import PemStore
 from ..keystore.store import KeyStore, StoreMismatch
-from . import archive
+from ..system.files import write_whole
+from . import archive, members
 from .manifest import DATABASE, PARTS, KeyRecord, Manifest, damaged
+from .signatures import BackupVerifier
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READABLE = (SchemaState.CURRENT, SchemaState.LEGACY)
 
 
-def verify_backup(stream: BinaryIO) -> Manifest:
+def verify_backup(
+    stream: BinaryIO, verifier: BackupVerifier | None = None, *, skip_strangers: bool = False
+) -> Manifest:
     """Check a backup whole: every file, the database, and that each key's secret part is there.
 
-    Takes place for a copy of it in the system's directory for temporary files, for the process's
-    user alone. Raises `BackupError`.
+    With `verifier`, its signature first. `skip_strangers` is as in `unpack`. Takes place for a
+    copy of it in the system's directory for temporary files, for the process's user alone. Raises
+    `BackupError`.
     """
     with tempfile.TemporaryDirectory(prefix="sigul-backup-") as name:
         layout = {part: Path(name, part) for part in PARTS}
         manifest = archive.read_manifest(stream)
-        unpack(stream, manifest, layout)
+        if verifier is not None:
+            verifier.verify_manifest(manifest)
+        unpack(stream, manifest, layout, skip_strangers=skip_strangers)
         check(manifest, layout)
         return manifest
 
 
-def unpack(stream: BinaryIO, manifest: Manifest, layout: Mapping[str, Path]) -> None:
+def unpack(
+    stream: BinaryIO,
+    manifest: Manifest,
+    layout: Mapping[str, Path],
+    *,
+    skip_strangers: bool = False,
+) -> None:
     """Write the files of a backup into new directories, one a part; all are for their owner alone.
 
-    A part without a directory in `layout` is read and left. Raises `BackupError`.
+    A part without a directory in `layout` is read and left, and so are settings of GnuPG: the home
+    gets our own. What is on no list is an error, or with `skip_strangers` left as well. Raises
+    `BackupError`.
     """
+    if not skip_strangers:
+        members.refuse_strangers(manifest)
     try:
         for part, directory in layout.items():
             directory.mkdir(mode=0o700)
             _check_space(manifest, part, directory)
         for member, pieces in archive.read_files(stream, manifest):
-            if member.part not in layout:
+            if member.part not in layout or not members.is_taken(member.path):
                 for _ in pieces:
                     pass
                 continue
-            inside = Path(member.path.partition("/")[2])
+            inside = Path(members.restored_name(member.path))
             for directory in reversed(inside.parents[:-1]):
                 (layout[member.part] / directory).mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(layout[member.part] / inside, _NEW_FILE, 0o600)
@@ -64,6 +94,12 @@ def unpack(stream: BinaryIO, manifest: Manifest, layout: Mapping[str, Path]) -> 
                 output.flush()
                 os.fchmod(output.fileno(), member.mode | 0o600)
                 os.fsync(output.fileno())
+        if "gnupg" in layout:
+            write_whole(
+                layout["gnupg"] / AGENT_CONFIGURATION_NAME,
+                AGENT_CONFIGURATION.encode(),
+                replace=False,
+            )
     except OSError as error:
         raise BackupError(
             f"the backup cannot be unpacked ({error})",
@@ -84,7 +120,10 @@ def _check_space(manifest: Manifest, part: str, directory: Path) -> None:
 
 def check(manifest: Manifest, layout: Mapping[str, Path]) -> None:
     """Check that the unpacked database and key stores make a server. Raises `BackupError`."""
-    url = sqlite_url(layout["database"] / Path(DATABASE).name)
+    database = layout["database"] / Path(DATABASE).name
+    url = sqlite_url(database)
+    if database.exists():
+        _check_objects(database)
     state = schema_state(url)
     if state not in _READABLE or state.value != manifest.schema:
         raise damaged(f"its database is not what the manifest says, but: {state.value}")
@@ -101,8 +140,7 @@ def check(manifest: Manifest, layout: Mapping[str, Path]) -> None:
             " restored",
             "see that the server's configuration names the right database",
         )
-    store = KeyStore(GnuPGHome(layout["gnupg"]), PemStore(layout["keys"]))
-    with agent_stopped(store):
+    with at_rest(layout["gnupg"], layout["keys"]) as store:
         try:
             missing = missing_keys(store, keys)
             if not missing:
@@ -136,11 +174,17 @@ def missing_keys(store: KeyStore, keys: Sequence[Key]) -> list[StoreMismatch]:
     return [found for found in store.check_consistency(keys) if found.name is not None]
 
 
-@contextmanager
-def agent_stopped(store: KeyStore) -> Iterator[None]:
-    """Stop GnuPG's agent after the block: the server starts its own, as another user perhaps."""
+def _check_objects(database: Path) -> None:
     try:
-        yield
+        check_objects(database)
+    except DatabaseError as error:
+        raise damaged(f"its database is not what a server makes: {error.problem}") from error
+
+
+@contextmanager
+def at_rest(gnupg: Path, keys: Path) -> Iterator[KeyStore]:
+    """The key stores in these directories, to be looked at without an agent."""
+    try:
+        yield KeyStore(GnuPGHomeAtRest(gnupg), PemStore(keys))
     finally:
-        store.gnupg.stop_agent()
-        forget_short_path(store.gnupg.path)
+        forget_short_path(gnupg)

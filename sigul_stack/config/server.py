@@ -151,6 +151,12 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "bytes of the spool directory's file system that payloads leave free (absent: 268435456,"
         " or a sixteenth of a smaller file system)",
     )
+    backup_signing_key: Path | None = option(
+        "server",
+        values.path,
+        None,
+        "the private key that signs this server's backups (absent: they are not signed)",
+    )
     database_path: Path = option(
         "database",
         values.path,

@@ -14,6 +14,7 @@ from sigul_stack.database.maintenance import (
     migrate,
     schema_state,
 )
+from sigul_stack.database.objects import check_objects
 from sigul_stack.database.queries import Database, Reader, Writer
 from sigul_stack.database.records import UNLIMITED, AccessLimits, Key, KeyAccess, KeyType, User
 from sigul_stack.database.target import sqlite_url
@@ -31,6 +32,7 @@ __all__ = [
     "SchemaState",
     "User",
     "Writer",
+    "check_objects",
     "create",
     "ensure_usable",
     "load",

@@ -88,6 +88,11 @@ _SQLITE_TRIGGERS: Final = (
 )
 
 
+def sqlite_triggers() -> frozenset[str]:
+    """The SQL of all triggers that there are, as SQLite keeps it."""
+    return frozenset(text.replace(" IF NOT EXISTS", "") for text in _SQLITE_TRIGGERS)
+
+
 def has_limits(connection: sa.Connection) -> bool:
     """Whether the database has the table of limits."""
     return bool(connection.dialect.has_table(connection, access_limits.name))

@@ -11,6 +11,7 @@ from ..checks import Check, failed, ok, warning
 from ..config import PROGRAMS
 from ..config.fields import OptionForm
 from ..config.ini import ConfigFiles
+from ..config.secrecy import is_pin
 from ..errors import ConfigurationError
 from ..tools import GPG, GPG_AGENT, GPGCONF, tools_of
 from .steps import CheckContext, Layer
@@ -113,11 +114,6 @@ def password_file_checks(path: Path) -> Iterator[Check]:
                 " may take for part of the password",
                 "write the password into it and nothing else: printf %s, not echo",
             )
-
-
-def is_pin(option: str) -> bool:
-    """Tell whether an option of `[binding]` holds a token's PIN or names the file with it."""
-    return option.removesuffix("-file").endswith("_pin")
 
 
 def _is_open_to_all(path: Path) -> bool:

@@ -18,9 +18,8 @@ from typing import Final
 from urllib.parse import quote, quote_plus
 
 from ..config import PROGRAMS
-from ..config.fields import OptionForm
-from ..config.ini import ConfigEntry, ConfigFiles
-from .configuration_checks import is_pin
+from ..config.ini import ConfigFiles
+from ..config.secrecy import TELLING, is_secret, passwords_in
 
 #: What stands where a secret was.
 REMOVED: Final = "[removed]"
@@ -29,9 +28,6 @@ REMOVED: Final = "[removed]"
 _SHORTEST: Final = 4
 #: Largest file that is read for the secret in it, in bytes.
 _MAX_SECRET_FILE: Final = 4096
-
-#: Names of options and files that are most likely to be of secrets.
-_TELLING: Final = re.compile(r"passw|passphrase|secret|token|credential|_pin\b|\bpin\b", re.I)
 
 
 class Redactor:
@@ -136,13 +132,13 @@ def _forms(secret: bytes) -> Iterator[str]:
 def known_secrets(files: ConfigFiles) -> Iterator[bytes]:
     """The secrets that configuration files hold, and those in the files that they name."""
     for entry in files.entries():
-        if not _is_secret(entry):
+        if not is_secret(entry):
             continue
         if entry.option.endswith("-file"):
             yield from _content(Path(entry.text).expanduser())
         else:
             yield entry.text.encode("utf-8", "surrogateescape")
-            yield from _password_in(entry.text)
+            yield from passwords_in(entry.text)
 
 
 def secrets_beside(directory: Path) -> Iterator[bytes]:
@@ -152,34 +148,8 @@ def secrets_beside(directory: Path) -> Iterator[bytes]:
     except OSError:
         return
     for path in paths:
-        if _TELLING.search(path.name):
+        if TELLING.search(path.name):
             yield from _content(path)
-
-
-def _is_secret(entry: ConfigEntry) -> bool:
-    """Tell whether an entry holds a secret, or names its file, wherever it stands."""
-    options = [
-        option
-        for program in PROGRAMS.values()
-        for option in program().options
-        if option.covers(entry.option)
-    ]
-    if is_pin(entry.option) or any(option.form is OptionForm.SECRET for option in options):
-        return True
-    # The name of `max-secret-delay` tells of secrets, but its value is none: it would be taken out
-    # of all texts wherever that number stands.
-    is_known = any(o.form is OptionForm.VALUE and o.section == entry.section for o in options)
-    return not is_known and bool(_TELLING.search(entry.option))
-
-
-def _password_in(text: str) -> Iterator[bytes]:
-    """The password in a URL."""
-    found = re.match(r"[a-z][a-z0-9+]*://[^\s/:@]*:([^\s@]+)@", text, re.I)
-    if found:
-        from urllib.parse import unquote_to_bytes
-
-        yield found[1].encode()
-        yield unquote_to_bytes(found[1])
 
 
 def _content(path: Path) -> Iterator[bytes]:
@@ -206,7 +176,7 @@ def shown_configuration(component: str, files: ConfigFiles) -> str:
                 last = entry.section
             shown = (
                 own.knows(entry.section, entry.option)
-                and not (_is_secret(entry) and not entry.option.endswith("-file"))
+                and not (is_secret(entry) and not entry.option.endswith("-file"))
                 and not (entry.section == "binding" and "_" in entry.option)
             )
             value = entry.text.replace("\n", "\n    ") if shown else REMOVED

@@ -149,7 +149,7 @@ def test_made_under_load_destroyed_and_restored(template: Site, tmp_path: Path) 
     for path in backups:
         site.configure()
         shutil.rmtree(site.path("server/gnupg"))
-        stack(site, "restore", *config(site), str(path))
+        stack(site, "restore", "--unsigned", *config(site), str(path))
         assert_consistent(site)
         if path is not backups[-1]:
             shutil.rmtree(site.path("server"))
@@ -159,9 +159,11 @@ def test_made_under_load_destroyed_and_restored(template: Site, tmp_path: Path) 
 
 
 def test_restored_through_pipes(keyed: Site, empty: Site, tmp_path: Path) -> None:
-    data, _ = stack(keyed, "create", "--with-configuration", "--with-nss", *config(keyed), "-")
+    data, _ = stack(
+        keyed, "create", "--with-configuration", "--with-nss", "--unencrypted", *config(keyed), "-"
+    )
     others = tmp_path / "others"
-    stack(empty, "restore", *config(empty), "--others", str(others), "-", stdin=data)
+    stack(empty, "restore", "--unsigned", *config(empty), "--others", str(others), "-", stdin=data)
     assert database_content(empty) == database_content(keyed)
     assert secret_parts(empty) == secret_parts(keyed)
     assert stored_fingerprints(empty) == stored_fingerprints(keyed)
@@ -177,7 +179,7 @@ def test_restored_through_pipes(keyed: Site, empty: Site, tmp_path: Path) -> Non
     assert empty.path("server/server.sqlite").stat().st_mode & 0o777 == 0o600
     assert not [path for path in empty.path("server").iterdir() if path.name.startswith(".")]
     # A second time nothing is overwritten.
-    _, said = stack(empty, "restore", *config(empty), "-", stdin=data, code=1)
+    _, said = stack(empty, "restore", "--unsigned", *config(empty), "-", stdin=data, code=1)
     assert "is there already; stop the server and give --replace" in said
 
 
@@ -185,7 +187,7 @@ def test_replaced_and_what_was_there_is_aside(keyed: Site, backup: Path, tmp_pat
     site = Site.copy(keyed, tmp_path / "site")
     change_database(site, "UPDATE users SET name = 'other'")
     before = database_content(site)
-    _, said = stack(site, "restore", "--replace", *config(site), str(backup))
+    _, said = stack(site, "restore", "--unsigned", "--replace", *config(site), str(backup))
     assert database_content(site) == database_content(keyed)
     aside = [Path(path) for path in re.findall(r"^what was there before: (.*)$", said, re.M)]
     assert {path.name.partition(".before-")[0] for path in aside} == {
@@ -213,7 +215,7 @@ def test_encrypted_to_a_recipient(keyed: Site, empty: Site, tmp_path: Path) -> N
         _, said = stack(keyed, "verify", str(path), code=1)
         assert "decrypted first: gpg --decrypt" in said
         clear = gpg_in(home, "--decrypt", str(path)).stdout
-        stack(empty, "restore", *config(empty), "-", stdin=clear)
+        stack(empty, "restore", "--unsigned", *config(empty), "-", stdin=clear)
         assert stored_fingerprints(empty) == stored_fingerprints(keyed)
         public.write_text("no key")
         _, said = stack(
@@ -326,7 +328,7 @@ def test_a_damaged_backup_is_not_restored(
 ) -> None:
     before = sorted(empty.path("server").rglob("*"))
     damaged = damage(backup.read_bytes())
-    _, said = stack(empty, "restore", *config(empty), "-", stdin=damaged, code=1)
+    _, said = stack(empty, "restore", "--unsigned", *config(empty), "-", stdin=damaged, code=1)
     assert re.search(why, said), said
     assert sorted(empty.path("server").rglob("*")) == before
 

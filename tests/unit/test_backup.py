@@ -23,8 +23,8 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 CONTENT = {
     "database/server.sqlite": b"not quite a database",
     "gnupg/pubring.kbx": bytes(512),
-    "gnupg/private-keys-v1.d/AA.key": b"x" * 1000,
-    "keys/aa.pem": b"",
+    f"gnupg/private-keys-v1.d/{'A' * 40}.key": b"x" * 1000,
+    f"keys/{'a' * 40}.pem": b"",
 }
 
 
@@ -223,7 +223,10 @@ def test_a_backup_larger_than_the_disk_is_refused_before_it_is_read(tmp_path: Pa
 
 
 def test_there_is_no_room_for_a_hundred_huge_files(tmp_path: Path) -> None:
-    huge = tuple(Member(f"gnupg/{n}", 8**11 - 1, "0" * 64, 0o600) for n in range(10_000))
+    huge = tuple(
+        Member(f"gnupg/private-keys-v1.d/{n:040X}.key", 8**11 - 1, "0" * 64, 0o600)
+        for n in range(10_000)
+    )
     text = dataclasses.replace(manifest_of({}), members=huge).as_json().encode()
     assert "bytes free at" in refusal(member("manifest.json", text), tmp_path)
 

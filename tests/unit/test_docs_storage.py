@@ -513,14 +513,14 @@ def test_files_of_a_server_and_which_of_them_a_backup_has(
             sample(home.path, name)
         for name in nss_rows:
             (tmp_path / "nss" / name.replace("*", "x")).touch()
-        manifest, _ = create_backup(
+        made = create_backup(
             settings,
             tmp_path / "backup.tar",
             BackupOptions(nss=tmp_path / "nss"),
             now=NOW,
             made_by="test",
         )
-    members = {member.path for member in manifest.members}
+    members = {member.path for member in made.manifest.members}
     for part, chapter, saved in (
         ("gnupg", "OpenPGP keys", "yes"),
         ("nss", "NSS databases", "with `--with-nss`"),

@@ -4,6 +4,7 @@ GnuPG does all work with secret keys, so that existing sites keep their key ring
 else reads or writes those.
 
 * `home`: what a server does with its keys.
+* `at_rest`: a home out of a backup, looked at without an agent.
 * `scratch`: where keys are made and imported, and how they move in once they are complete.
 * `program`: running gpg, and what it says about keys.
 * `output`: reading gpg's machine-readable output.
