@@ -265,6 +265,7 @@ def _encrypt(stream: BinaryIO, output: BinaryIO, recipient: Path) -> None:
             ["--recipient-file", str(recipient.absolute()), "--encrypt"],
             stdin=stream.fileno(),
             stdout=output.fileno(),
+            agent=False,
         )
     if outcome.returncode or not os.fstat(output.fileno()).st_size:
         raise outcome.failure(

@@ -133,7 +133,7 @@ class OpenPGPKey:
             size = bytes_left(stdin)
             outcome = self._run(
                 [
-                    *("--no-default-keyring", "--keyring", f"/proc/self/fd/{ring}"),
+                    *("--keyring", f"/proc/self/fd/{ring}"),
                     # Signatures inside are not what was asked about; their makers are unknown here.
                     *("--skip-verify", "--no-auto-key-retrieve", "--no-symkey-cache"),
                     *("--max-output", str(max_output), "--decrypt"),
@@ -142,6 +142,7 @@ class OpenPGPKey:
                 stdout,
                 ring,
                 watch=watch_of(target),
+                keyring=False,  # a hole in gpg, opened by the message, finds no other keys
             )
             if _says_wrong_key_passphrase(outcome):
                 raise self._wrong_passphrase()
@@ -159,6 +160,7 @@ class OpenPGPKey:
         stdout: int,
         *inherit: int,
         watch: Callable[[], None] | None,
+        keyring: bool = True,
     ) -> GnuPGResult:
         self.before_use()
         return self.home.run(
@@ -169,6 +171,7 @@ class OpenPGPKey:
             inherit=inherit,
             time_limit=self.home.time_limit + bytes_left(stdin) / BYTES_PER_SECOND,
             watch=watch,
+            keyring=keyring,
         )
 
     def _wrong_passphrase(self) -> KeystoreError:

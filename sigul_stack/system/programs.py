@@ -1,15 +1,20 @@
 """The one way to run a program: bounded in time and output, secrets through descriptors only.
 
-Every run is in a session of its own, without a terminal, with a minimal environment; whatever
-becomes of it, its whole process group is gone when `run` returns. Bulk data never passes through
-here: the program reads and writes the descriptors it is given.
+Every run is behind a wall of its own (`wall`), in a session of its own, without a terminal, with a
+minimal environment. Whatever becomes of it, nothing that it started lives when `run` returns: from
+ABI 6 of Landlock on all that is behind its wall is killed; with an older kernel its process group,
+and who has its mark in the environment. Bulk data never passes through here: the program reads and
+writes the descriptors it is given.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import resource
+import secrets
 import selectors
+import shutil
 import signal
 import subprocess
 import threading
@@ -23,6 +28,7 @@ from typing import Final
 
 from ..errors import KeystoreError, ToolMissing
 from ..secret import Secret
+from .wall import OWN_DOMAIN, Inside, Wall, support
 
 #: How much of each of a program's small outputs is kept, in bytes; more ends the program.
 MAX_OUTPUT = 16 << 20
@@ -32,14 +38,19 @@ MAX_PIPED_SECRET = 4096
 
 #: How long a killed process may take to vanish, in seconds.
 _KILL_LIMIT = 10.0
+#: How often the processes with a mark are looked for: they may be starting others meanwhile.
+_KILL_ROUNDS = 100
 _READ_SIZE = 1 << 16
 #: How often what a program writes elsewhere is looked at, in seconds.
 _WATCH_SECONDS = 0.05
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
+#: The variable whose value tells which run a process belongs to.
+_MARK: Final = "SIGUL_STACK_RUN"
+
 #: Those that `run` has started in this process and that have not ended; None once none may start.
-_running: set[subprocess.Popen[bytes]] | None = set()
+_running: set[_Started] | None = set()
 #: Held while one is started or ended.
 _changing = threading.Lock()
 
@@ -74,8 +85,8 @@ def end_all() -> None:
     global _running
     with _changing:
         running, _running = _running or set(), None
-        for process in running:
-            _kill(process)
+        for started in running:
+            started.kill()
 
 
 @contextmanager
@@ -121,6 +132,7 @@ def run(
     timeout_cure: str = "",
     watch: Callable[[], None] | None = None,
     max_file_size: int | None = None,
+    wall: Wall = OWN_DOMAIN,
 ) -> Finished:
     """Run a program to its end; how it ended is for the caller to judge.
 
@@ -131,7 +143,8 @@ def run(
     the C locale in UTC. `status_option` makes it write machine readable messages: that option is
     put before the others, with the number of a descriptor. `watch` is called many times a second
     while it runs, and once it has ended: what that raises ends the program, and is raised. No file
-    that it writes becomes larger than `max_file_size` bytes: the kernel ends it before.
+    that it writes becomes larger than `max_file_size` bytes (None: what the wall says): the kernel
+    ends it before. It runs behind `wall`.
 
     Raises `ToolMissing`, `ToolTimeout`, and `KeystoreError` where it cannot be started or writes
     too much.
@@ -147,22 +160,32 @@ def run(
             cleanup.callback(os.close, readers["status"])
             inherited.append(status)
             options = [status_option, str(status), *options]
-        try:
+        variables = {**_environment(), **environment, _MARK: secrets.token_hex(16)}
+
+        def start() -> subprocess.Popen[bytes]:
             # A session of its own makes the process group that is killed, and has no terminal.
+            return subprocess.Popen(
+                [program, *options],
+                stdin=source,
+                stdout=subprocess.PIPE if stdout is None else stdout,
+                stderr=subprocess.PIPE,
+                pass_fds=inherited,
+                start_new_session=True,
+                cwd=directory,
+                env=variables,
+            )
+
+        try:
             with _changing:
                 if _running is None:
                     raise KeystoreError(f"{program} is not started: this process is ending")
-                process = subprocess.Popen(
-                    [program, *options],
-                    stdin=source,
-                    stdout=subprocess.PIPE if stdout is None else stdout,
-                    stderr=subprocess.PIPE,
-                    pass_fds=inherited,
-                    start_new_session=True,
-                    cwd=directory,
-                    env={**_environment(), **environment},
+                started = _Started(
+                    wall.with_program(shutil.which(program, path=variables["PATH"])),
+                    [source, *inherited],
+                    start,
+                    variables[_MARK],
                 )
-                _running.add(process)
+                _running.add(started)
         except OSError as error:
             # The same error tells of a missing directory.
             if isinstance(error, FileNotFoundError) and (directory is None or directory.is_dir()):
@@ -176,20 +199,18 @@ def run(
         finally:
             if status_option is not None:
                 os.close(status)  # else its end would never be seen
+        process = started.process
         for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
             if pipe is not None:
                 cleanup.enter_context(pipe)
                 readers[name] = pipe.fileno()
-        cleanup.callback(_end, process)
+        cleanup.callback(_end, started)
         _be_as_nice(process.pid)
-        if max_file_size is not None:
-            with suppress(ProcessLookupError):
-                limits = (max_file_size, max_file_size)
-                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
+        _limit(process.pid, wall, time_limit, max_file_size)
         try:
-            found = _collect(readers, deadline, watch)
-            returncode = process.wait(max(0.0, deadline - time.monotonic()))
-        except (TimeoutError, subprocess.TimeoutExpired):
+            found = _collect(readers, started, deadline, watch)
+            returncode = started.finish()
+        except TimeoutError:
             raise ToolTimeout(
                 f"{program} did not finish within {time_limit:g} s and was stopped", timeout_cure
             ) from None
@@ -206,6 +227,74 @@ def run(
         found["stderr"].decode("utf-8", "replace"),
         found.get("status", b"").decode("utf-8", "replace"),
     )
+
+
+class _Started:
+    """A program that runs behind its wall, with all that it has started."""
+
+    def __init__(
+        self,
+        wall: Wall,
+        descriptors: Sequence[int],
+        start: Callable[[], subprocess.Popen[bytes]],
+        mark: str,
+    ) -> None:
+        self._wall = wall
+        self._mark = f"{_MARK}={mark}".encode()
+        self._inside = Inside(wall, descriptors, start)
+        self.process = self._inside.result
+        #: Readable once the program has ended, before its number is another's.
+        self.ended = os.pidfd_open(self.process.pid)
+
+    def kill(self) -> None:
+        """Kill all of it that still lives."""
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        wall = self._wall
+        if not self._inside.kill() and not wall.lasting and wall.may_have_children:
+            _kill_marked(self._mark)
+
+    def finish(self) -> int:
+        """Kill what it has left behind, once it has ended, and return its exit code."""
+        if self.process.returncode is None and not self._wall.lasting:
+            if not support().scopes_signals:
+                self.kill()  # while its number still is that of its group
+            self.process.wait(_KILL_LIMIT)
+            self.kill()
+            self._inside.wait()
+        return self.process.wait(_KILL_LIMIT)
+
+
+def _kill_marked(mark: bytes) -> None:
+    """Kill the processes with that variable in their environment, until there is none."""
+    for _ in range(_KILL_ROUNDS):
+        found = False
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if mark in path.read_bytes():
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+                    found = True
+        if not found:
+            return
+
+
+def _limit(pid: int, wall: Wall, time_limit: float, file_size: int | None) -> None:
+    """Give a program its limits. They hold from a moment after its start on."""
+    # Its time limit ends it, too, but not where this process has been killed meanwhile.
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_AS: wall.memory}
+    limits[resource.RLIMIT_FSIZE] = wall.file_size if file_size is None else file_size
+    if not wall.lasting:
+        limits[resource.RLIMIT_CPU] = math.ceil(time_limit) + 1
+    if not wall.children:
+        limits[resource.RLIMIT_NPROC] = 0
+    for which, limit in limits.items():
+        if limit is not None:
+            # A limit that this process has itself may be lower.
+            hard = resource.getrlimit(which)[1]
+            limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+            with suppress(ProcessLookupError):
+                resource.prlimit(pid, which, (limit, limit))
 
 
 def _be_as_nice(pid: int) -> None:
@@ -229,13 +318,17 @@ class _TooMuch(Exception):
 
 
 def _collect(
-    readers: Mapping[str, int], deadline: float, watch: Callable[[], None] | None
+    readers: Mapping[str, int],
+    started: _Started,
+    deadline: float,
+    watch: Callable[[], None] | None,
 ) -> dict[str, bytes]:
-    """Read each of the descriptors `readers` to its end."""
+    """Read each of the descriptors `readers` to its end, and wait for the program's end."""
     found = {name: bytearray() for name in readers}
     with selectors.DefaultSelector() as selector:
         for name, descriptor in readers.items():
             selector.register(descriptor, selectors.EVENT_READ, found[name])
+        selector.register(started.ended, selectors.EVENT_READ)
         while selector.get_map():
             left = deadline - time.monotonic()
             if watch is not None:
@@ -244,6 +337,11 @@ def _collect(
             if not ready and time.monotonic() >= deadline:
                 raise TimeoutError
             for key, _ in ready:
+                if key.fd == started.ended:
+                    # What it has left behind may have its pipes open.
+                    started.finish()
+                    selector.unregister(key.fd)
+                    continue
                 data = os.read(key.fd, _READ_SIZE)
                 if not data:
                     selector.unregister(key.fd)
@@ -253,23 +351,19 @@ def _collect(
     return {name: bytes(data) for name, data in found.items()}
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the process and its group."""
-    if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the process and its group, and wait until it is gone."""
+def _end(started: _Started) -> None:
+    """Kill what is left of a program and what it started, and wait until it is gone."""
     with _changing:
         if _running is not None:
-            _running.discard(process)
-        _kill(process)
+            _running.discard(started)
+        if started.process.returncode is None:
+            started.kill()
     try:
-        process.wait(_KILL_LIMIT)
+        started.finish()
     except subprocess.TimeoutExpired:
         raise KeystoreError(
-            f"process {process.pid} does not end even when killed",
+            f"process {started.process.pid} does not end even when killed",
             "look at its disk or mount",
         ) from None
+    finally:
+        os.close(started.ended)

@@ -1,13 +1,16 @@
 """Run gpg in one home, and ask it which keys there are.
 
 gpg gets no `gpg.conf`: an option there (as `ignore-mdc-error`) could undo what the callers rely
-on. It gets passphrases through pipes, and its agent asks nobody. The agent is started by gpg
-when it is needed, which gpg does under a lock of its own, and stays: the server's processes all
-use the same one.
+on. It gets passphrases through pipes, and its agent asks nobody.
+
+The agent stays when a run of gpg is over: the server's processes all use the same one. So gpg does
+not start it: all that gpg starts ends with it. It is started before, behind a wall of its own (its
+home and Unix sockets, nothing else), with gpgconf, which does so under a lock of GnuPG's.
 """
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -17,6 +20,7 @@ from pathlib import Path
 from ...errors import KeystoreError
 from ...secret import Secret
 from ...system.programs import run, secret_pipe
+from ...system.wall import MIB, Reach, Wall
 from ...tools import GPG, RAISE_SIGNING_TIMEOUT
 from .agent import AgentConnection
 from .directory import short_path
@@ -27,6 +31,10 @@ _QUICK = 30.0
 #: How long an agent that ends is given to remove its socket, and how often that is looked for, in
 #: seconds. Somebody else may have started the next agent meanwhile, whose socket stays.
 _SOCKET_GONE, _SOCKET_POLL = 5.0, 0.01
+#: The agent's socket, where it is in the home, and how long it is tried, in seconds.
+_SOCKET_NAME, _SOCKET_SECONDS = "S.gpg-agent", 5.0
+#: Address space of an agent, in bytes: it has a thread with a stack for each connection.
+_AGENT_MEMORY = 8192 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,7 @@ class GnuPG:
     def __init__(self, path: Path, *, time_limit: float = 60.0) -> None:
         self.path = path.absolute()
         self.time_limit = time_limit
+        self._socket: Path | None = None
 
     def run(
         self,
@@ -63,18 +72,26 @@ class GnuPG:
         time_limit: float | None = None,
         watch: Callable[[], None] | None = None,
         max_file_size: int | None = None,
+        agent: bool = True,
+        keyring: bool = True,
     ) -> GnuPGResult:
         """Run gpg with `arguments`; what its failing means is for the caller to say.
 
         `passphrase` is for every secret key that it uses; the descriptors, `watch` and
-        `max_file_size` are as in `programs.run`. Raises `ToolMissing`, and `KeystoreError` where
-        gpg does not end or writes without end.
+        `max_file_size` are as in `programs.run`. It runs behind a wall that leaves it the home and
+        the agent; `agent` False: not the agent, and none is started; `keyring` False: nothing of
+        the home, for what parses hostile files and needs nothing there. Raises `ToolMissing`,
+        and `KeystoreError` where gpg does not end or writes without end.
         """
+        if agent:
+            self._need_agent()
         with ExitStack() as cleanup:
-            options = []
+            options = [] if agent else ["--no-autostart"]
+            if not keyring:
+                options += ["--no-default-keyring", "--lock-never", "--no-random-seed-file"]
             if passphrase is not None:
                 descriptor = cleanup.enter_context(secret_pipe(passphrase))
-                options = ["--passphrase-fd", str(descriptor)]
+                options += ["--passphrase-fd", str(descriptor)]
                 inherit = [*inherit, descriptor]
             finished = run(
                 [
@@ -93,6 +110,10 @@ class GnuPG:
                 status_option="--status-fd",
                 watch=watch,
                 max_file_size=max_file_size,
+                wall=Wall(
+                    write=(self.path,) if keyring else (),
+                    reach=Reach.LOCAL if agent else Reach.NOTHING,
+                ),
             )
         return GnuPGResult(
             finished.returncode, parse_status(finished.status), finished.stderr, finished.stdout
@@ -120,7 +141,9 @@ class GnuPG:
     def export(self, fingerprint: str, *, armor: bool) -> bytes:
         """The public key `fingerprint`. Raises `KeystoreError` if it is not there."""
         outcome = self.run(
-            [*(["--armor"] if armor else []), "--export", "--", fingerprint], time_limit=_QUICK
+            [*(["--armor"] if armor else []), "--export", "--", fingerprint],
+            time_limit=_QUICK,
+            agent=False,
         )
         if outcome.returncode or not outcome.output:
             raise outcome.failure(
@@ -131,12 +154,28 @@ class GnuPG:
 
     def agent(self) -> AgentConnection:
         """A connection to the agent, which is started if need be. Raises `KeystoreError`."""
-        self.configure("--launch", "gpg-agent")
+        self._need_agent()
         return AgentConnection(self.agent_socket(), self.time_limit)
 
     def agent_socket(self) -> Path:
         """Path of the socket at which the agent listens, or would."""
-        return Path(self.configure("--list-dirs", "agent-socket").decode().strip())
+        if self._socket is None:
+            self._socket = Path(self.configure("--list-dirs", "agent-socket").decode().strip())
+        return self._socket
+
+    def _need_agent(self) -> None:
+        """Start the agent unless it runs, behind a wall of its own."""
+        # Mostly it is there; elsewhere is where the user has a directory below /run.
+        if _listens(short_path(self.path) / _SOCKET_NAME) or _listens(self.agent_socket()):
+            return
+        wall = Wall(
+            write=(self.path, self.agent_socket().parent),
+            reach=Reach.LOCAL,
+            children=True,
+            lasting=True,
+            memory=_AGENT_MEMORY,
+        )
+        self.configure("--launch", "gpg-agent", wall=wall)
 
     def stop_agent(self) -> None:
         """End the agent, if it runs. The next run of gpg that needs one starts it again."""
@@ -150,13 +189,16 @@ class GnuPG:
                 while path.exists() and time.monotonic() < end:
                     time.sleep(_SOCKET_POLL)
 
-    def configure(self, *arguments: str) -> bytes:
-        """Run gpgconf for this home and return its output. Raises `KeystoreError`."""
+    def configure(self, *arguments: str, wall: Wall | None = None) -> bytes:
+        """Run gpgconf for this home, behind `wall` (None: one that lets it read the home), and
+        return its output. Raises `KeystoreError`.
+        """
         finished = run(
             ["gpgconf", "--homedir", str(short_path(self.path)), *arguments],
             package=GPG.package,
             timeout_cure=RAISE_SIGNING_TIMEOUT,
             time_limit=_QUICK,
+            wall=wall or Wall(read=(self.path,)),
         )
         if finished.returncode:
             raise KeystoreError(
@@ -164,3 +206,14 @@ class GnuPG:
                 "check the GnuPG home, and that gpg-agent is installed",
             )
         return finished.stdout
+
+
+def _listens(path: Path) -> bool:
+    """True if somebody listens at the socket `path`."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_SOCKET_SECONDS)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return False
+    return True
