@@ -15,10 +15,15 @@ from typing import Final
 
 from ..errors import SigulError
 from ..system.programs import Finished, run
+from ..system.wall import MIB, OWN_DOMAIN, Wall, all_but
 from ..tools import GIT
 
 #: Longest run of one git command, in seconds.
 _SECONDS: Final = 60.0
+#: Address space of git, in bytes: it maps parts of large packs, as many as there is room for.
+_MEMORY: Final = 8192 * MIB
+#: What git does not see of a person's directory: where keys and passphrases are.
+_HIDDEN: Final = (".sigul", ".ssh", ".gnupg")
 
 #: A signature at the end of a tag: OpenPGP's, X.509's or SSH's, as git knows them. Like git, of
 #: several that follow each other this takes the last one for the tag's.
@@ -47,16 +52,20 @@ class Tag:
 
         The former object stays in the repository until git cleans up. Raises `SigulError`.
         """
+        objects = _git(self.directory, "rev-parse", "--git-path", "objects")
         new = _text(
             _git(
                 self.directory,
                 "hash-object", "-t", "tag", "-w", "--stdin",
                 given=self.content + signature,
+                wall=_wall(self.directory / os.fsdecode(objects.rstrip(b"\n"))),
             )
         )  # fmt: skip
+        # This runs the person's hooks, and reads none of the tag.
         _git(
             self.directory,
             "update-ref", "-m", "sigul sign-git-tag", self.reference, new, self.object_id,
+            wall=OWN_DOMAIN,
         )  # fmt: skip
         return new
 
@@ -92,9 +101,16 @@ def read_tag(directory: Path, name: str) -> Tag:
     return Tag(directory, reference, object_id, unsigned, was_signed=signatures > 0)
 
 
-def _git(directory: Path, *arguments: str, given: bytes = b"") -> bytes:
+def _wall(*write: Path) -> Wall:
+    """Around a git that reads objects: whoever made the tag may have made them for its faults."""
+    home = Path(os.environ.get("HOME", "/nonexistent")).resolve()
+    hidden = [Path("/proc"), Path("/sys"), *(home / name for name in _HIDDEN)]
+    return Wall(read=tuple(all_but(hidden)), write=write, memory=_MEMORY)
+
+
+def _git(directory: Path, *arguments: str, given: bytes = b"", wall: Wall | None = None) -> bytes:
     """The output of git. Raises `SigulError` with its own words where it fails."""
-    done = _run(directory, *arguments, given=given)
+    done = _run(directory, *arguments, given=given, wall=wall)
     if done.returncode:
         # Advice may follow the line that says what is wrong.
         fatal = [line for line in done.stderr.splitlines() if line.startswith("fatal:")]
@@ -103,7 +119,9 @@ def _git(directory: Path, *arguments: str, given: bytes = b"") -> bytes:
     return done.stdout
 
 
-def _run(directory: Path, *arguments: str, given: bytes = b"") -> Finished:
+def _run(
+    directory: Path, *arguments: str, given: bytes = b"", wall: Wall | None = None
+) -> Finished:
     return run(
         ["git", *arguments],
         package=GIT.package,
@@ -113,6 +131,7 @@ def _run(directory: Path, *arguments: str, given: bytes = b"") -> Finished:
         environment=os.environ,
         directory=directory,
         timeout_cure="see what else works on the repository",
+        wall=wall or _wall(),
     )
 
 

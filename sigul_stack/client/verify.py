@@ -11,12 +11,14 @@ signatures of others beside ours.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ..errors import SigulError
 from ..system.programs import run
+from ..system.wall import Wall
 from ..tools import GPG_VERIFY
 
 #: Time for gpg, in seconds, besides what the file's size adds.
@@ -65,7 +67,7 @@ def verify(public_key: bytes, file: Path, signature: Path | None) -> GoodSignatu
         _gpg(home, "--import", given=public_key)
         status = _gpg(
             home, "--verify", "--", *(str(word.absolute()) for word in words),
-            seconds=_SECONDS + file.stat().st_size / _BYTES_PER_SECOND,
+            seconds=_SECONDS + file.stat().st_size / _BYTES_PER_SECOND, files=words,
         )  # fmt: skip
     return _verdict(status)
 
@@ -97,9 +99,13 @@ def _verdict(status: list[list[str]]) -> GoodSignature:
 
 
 def _gpg(
-    home: str, *arguments: str, given: bytes = b"", seconds: float = _SECONDS
+    home: str,
+    *arguments: str,
+    given: bytes = b"",
+    seconds: float = _SECONDS,
+    files: Sequence[Path] = (),
 ) -> list[list[str]]:
-    """Run gpg; the words of its status lines."""
+    """Run gpg, which sees `home` and `files` and nothing else; the words of its status lines."""
     done = run(
         [
             "gpg", "--homedir", home, "--batch", "--no-tty", "--no-options", "--no-autostart",
@@ -111,6 +117,7 @@ def _gpg(
         stdin=given,
         status_option="--status-fd",
         timeout_cure="see what else keeps the machine busy",
+        wall=Wall(read=tuple(files), write=(Path(home),)),
     )  # fmt: skip
     if arguments[0] == "--import" and done.returncode:
         raise SigulError(f"gpg does not take the server's public key: {done.reason}")

@@ -23,6 +23,7 @@ from ..keystore.storage import storage_errors
 from ..secret import Secret
 from ..system.files import opened, try_lock
 from ..system.programs import memory_file, run, secret_pipe
+from ..system.wall import MIB, Wall
 from ..tools import OSSLSIGNCODE, RAISE_SIGNING_TIMEOUT
 from .descriptors import bytes_left, input_descriptor
 
@@ -31,6 +32,9 @@ BYTES_PER_SECOND = 10 << 20
 
 #: How much larger than the image its signature and certificates may make the output, in bytes.
 MAX_SIGNATURE_BYTES = 1 << 20
+
+#: Address space of osslsigncode besides the image, in bytes.
+_MEMORY = 512 * MIB
 
 _PREFIX = "sigul-pe-"
 _NO_IMAGE = "this is no PE image that can be signed: "
@@ -60,7 +64,7 @@ def sign_image(
         secret_pipe(passphrase) as secret,
         input_descriptor(image) as source,
     ):
-        output = private / "signed"
+        output, size = private / "signed", bytes_left(source)
         finished = run(
             [
                 *("osslsigncode", "sign", "-h", "sha256"),
@@ -70,8 +74,15 @@ def sign_image(
             ],
             package=OSSLSIGNCODE.package,
             timeout_cure=RAISE_SIGNING_TIMEOUT,
-            time_limit=time_limit + bytes_left(source) / BYTES_PER_SECOND,
+            time_limit=time_limit + size / BYTES_PER_SECOND,
             inherit=[chain, secret, source],
+            # It has the image in memory, more than once.
+            wall=Wall(
+                read=(key_file,),
+                write=(private,),
+                memory=_MEMORY + 4 * size,
+                file_size=size + MAX_SIGNATURE_BYTES,
+            ),
         )
         if finished.returncode:
             # Which of the two it complains on depends on its version; the last word is "Failed".

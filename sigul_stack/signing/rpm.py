@@ -43,6 +43,7 @@ from ..formats.rpm_head import (
 from ..formats.rpm_tags import EntryType, MainTag, SignatureTag
 from ..protocol.codec import printable
 from ..system.programs import memory_file, run
+from ..system.wall import Wall
 from ..tools import RAISE_SIGNING_TIMEOUT, RPMKEYS
 from .descriptors import descriptor_of, input_descriptor
 from .ima import FileSigner
@@ -67,6 +68,8 @@ _CHECK = [
     *("--define", "_pkgverify_level digest", "--define", "_pkgverify_flags 0x0"),
     *("--nosignature", "--checksig"),
 ]
+#: rpmkeys reads the package, of which nobody knows who made it, and writes nothing.
+_WALL = Wall(file_size=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,7 @@ class RPMSigner:
                 timeout_cure=RAISE_SIGNING_TIMEOUT,
                 time_limit=self.key.home.time_limit + size / _BYTES_PER_SECOND,
                 inherit=[descriptor],
+                wall=_WALL,
             )
         if done.returncode:
             said = (done.stdout.decode("utf-8", "replace") + done.stderr).strip()

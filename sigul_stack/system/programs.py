@@ -290,11 +290,20 @@ def _limit(pid: int, wall: Wall, time_limit: float, file_size: int | None) -> No
         limits[resource.RLIMIT_NPROC] = 0
     for which, limit in limits.items():
         if limit is not None:
-            # A limit that this process has itself may be lower.
-            hard = resource.getrlimit(which)[1]
-            limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-            with suppress(ProcessLookupError):
+            _lower(pid, which, limit)
+
+
+def _lower(pid: int, which: int, limit: int) -> None:
+    """Lower a limit of the process, which may have a lower one."""
+    with suppress(ProcessLookupError):
+        hard = resource.prlimit(pid, which)[1]
+        if hard == resource.RLIM_INFINITY or limit < hard:
+            try:
                 resource.prlimit(pid, which, (limit, limit))
+            except PermissionError:
+                # It has lowered it itself meanwhile, and nobody may raise it.
+                if not 0 <= resource.prlimit(pid, which)[1] <= limit:
+                    raise
 
 
 def _be_as_nice(pid: int) -> None:

@@ -32,7 +32,7 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +102,25 @@ _SYSTEM: Final = tuple(
         "/dev/zero", "/dev/random", "/dev/urandom",
     )
 )  # fmt: skip
-_DEVICES: Final = (Path("/dev/null"),)
+#: What every program may write to.
+DEVICES: Final = (Path("/dev/null"),)
+
+
+def all_but(hidden: Sequence[Path], below: Path = Path("/")) -> Iterator[Path]:
+    """Paths of all there is below a directory besides `hidden`, which are free of links.
+
+    The directories that they are in are not among them, only what else is there.
+    """
+    with os.scandir(below) as entries:
+        for entry in entries:
+            path = Path(entry.path)
+            if path in hidden or entry.is_symlink():
+                continue
+            if any(path in other.parents for other in hidden):
+                with suppress(OSError):
+                    yield from all_but(hidden, path)
+            else:
+                yield path
 
 
 class Unsupported(OSError):
@@ -226,7 +244,7 @@ def _restrict_files(wall: Wall, descriptors: Iterable[int], abi: int) -> None:
         granted = (
             [(rights, (Path("/"),))]
             if wall.everything
-            else [(reading, (*_SYSTEM, *wall.read)), (writing, (*_DEVICES, *wall.write))]
+            else [(reading, (*_SYSTEM, *wall.read)), (writing, (*DEVICES, *wall.write))]
         )
         for allowed, paths in granted:
             for path in paths:
@@ -325,10 +343,11 @@ def _filter(wall: Wall, has: Support) -> bytes:
     # Its flags are in memory, where a filter cannot look; the C library then uses clone.
     code += [step(_EQUAL, _CLONE3[column], no=1), fail(errno.ENOSYS)]
     arguments: list[tuple[int, bytes, int]] = [
-        (_CLONE[column], step(_ANY_BIT, _NAMESPACES, no=1), errno.EPERM),
-        # Another process's limits: Landlock does not keep them.
-        (_PRLIMIT[column], step(_EQUAL, 0, yes=1), errno.EPERM),
+        (_CLONE[column], step(_ANY_BIT, _NAMESPACES, no=1), errno.EPERM)
     ]
+    if not wall.everything:
+        # Another process's limits: Landlock does not keep them.
+        arguments.append((_PRLIMIT[column], step(_EQUAL, 0, yes=1), errno.EPERM))
     if wall.reach is Reach.LOCAL:
         arguments.append((_SOCKET[column], step(_EQUAL, socket.AF_UNIX, yes=1), errno.EACCES))
     elif wall.reach is Reach.NOTHING:

@@ -34,6 +34,7 @@ from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId, directory
 from sigul_stack.keystore.storage import locked_keys
 from sigul_stack.secret import Secret
 from sigul_stack.signing.openpgp import OpenPGPKey
+from sigul_stack.system import wall
 from sigul_stack.system.programs import MAX_OUTPUT, ToolTimeout
 from tests.held_data import held
 
@@ -665,9 +666,16 @@ def test_a_gpg_that_writes_without_end_is_ended(
 
 
 def test_secrets_are_in_no_argument_and_no_environment(
-    home: GnuPGHome, pretend_gpg: Path, tmp_path: Path, person: Outside
+    home: GnuPGHome,
+    pretend_gpg: Path,
+    tmp_path: Path,
+    person: Outside,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = tmp_path / "seen"
+    seen.touch()
+    # All that the stand-in may do besides what gpg may.
+    monkeypatch.setattr(wall, "DEVICES", (*wall.DEVICES, seen))
     pretend_gpg.write_text(
         f'#!/bin/sh\n{{ printf "%s\\n" "$@"; env; }} >>{seen}\nPATH=${{PATH#*:}} exec gpg "$@"\n'
     )

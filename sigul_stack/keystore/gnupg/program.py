@@ -79,8 +79,8 @@ class GnuPG:
 
         `passphrase` is for every secret key that it uses; the descriptors, `watch` and
         `max_file_size` are as in `programs.run`. It runs behind a wall that leaves it the home and
-        the agent; `agent` False: not the agent, and none is started; `keyring` False: nothing of
-        the home, for what parses hostile files and needs nothing there. Raises `ToolMissing`,
+        the agent; `agent` False: not the agent, and none is started; `keyring` False: no keys
+        of the home, for what parses hostile files and needs nothing there. Raises `ToolMissing`,
         and `KeystoreError` where gpg does not end or writes without end.
         """
         if agent:
@@ -111,6 +111,7 @@ class GnuPG:
                 watch=watch,
                 max_file_size=max_file_size,
                 wall=Wall(
+                    read=(self.path / "trustdb.gpg",),
                     write=(self.path,) if keyring else (),
                     reach=Reach.LOCAL if agent else Reach.NOTHING,
                 ),
