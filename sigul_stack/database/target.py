@@ -69,7 +69,7 @@ def parse(url: str) -> Target:
     kind = parsed.get_backend_name()
     if kind == "postgresql":
         return PostgreSQL(parsed.set(drivername="postgresql+psycopg"), _label(parsed))
-    raise DatabaseError(f"A database of the kind '{kind}' cannot be used", _FORMS)
+    raise DatabaseError(f"A database of the kind {quoted(kind)} cannot be used", _FORMS)
 
 
 def _label(url: sa.URL) -> str:
