@@ -10,6 +10,7 @@ Imports nothing of the package.
 from __future__ import annotations
 
 import enum
+import re
 from typing import ClassVar, Final
 
 
@@ -80,6 +81,36 @@ def shortened(text: str, limit: int = MAX_MESSAGE_BYTES) -> str:
     if len(data) <= limit:
         return data.decode("utf-8")
     return data[: limit - len(_LEFT_OUT)].decode("utf-8", "ignore") + _LEFT_OUT
+
+
+def printable(text: str) -> str:
+    """`text` as one line: what a terminal or log would take for more than text is escaped.
+
+    That is every control character, line and paragraph separators, what changes the direction of
+    writing or has no width, and lone surrogates. Other text stays as it is.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def quoted(text: str, limit: int | None = None) -> str:
+    """A name of others, in quotes that nothing in it can end: `'alice'`.
+
+    For what peers say, wherever a message or a line of a log has it. In at most about `limit`
+    bytes, where that is given (`shortened`).
+    """
+    escaped = printable(text.replace("\\", "\\\\").replace("'", "\\'"))
+    return f"'{escaped if limit is None else shortened(escaped, limit)}'"
+
+
+def as_word(text: str) -> str:
+    """A name of others without quotes, where it is one plain word; else it is `quoted`."""
+    return text if _WORD.fullmatch(text) else quoted(text)
+
+
+_WORD: Final = re.compile(r"[A-Za-z0-9._@:+-]+")
 
 
 class SigulError(Exception):

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..errors import TransportError
+from ..errors import TransportError, quoted
 from ..transport.stream import Deadline, Peer, readable
 
 
@@ -128,7 +128,7 @@ class Roles:
         """Raise `TransportError` unless `peer` may be a signing server."""
         if self._server_names and not self._is_listed(peer):
             raise TransportError(
-                f"'{peer.common_name}' is not a signing server's name: server-cn lists"
+                f"{quoted(peer.common_name)} is not a signing server's name: server-cn lists"
                 f" {', '.join(sorted(self._server_names))}"
             )
         self._seen_servers.add(peer.fingerprint)
@@ -137,7 +137,7 @@ class Roles:
         """Raise `TransportError` unless `peer` may be a client."""
         if self._is_listed(peer) or peer.fingerprint in self._seen_servers:
             raise TransportError(
-                f"'{peer.common_name}' is a signing server, which may not be a client"
+                f"{quoted(peer.common_name)} is a signing server, which may not be a client"
             )
 
     def _is_listed(self, peer: Peer) -> bool:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from ..config.bridge import BridgeSettings
-from ..errors import DeadlineExceeded, PeerClosed, TransportError
+from ..errors import DeadlineExceeded, PeerClosed, TransportError, quoted
 from ..metrics import BridgeCount, Counters
 from ..transport.stream import ByteStream, Deadline
 from . import waiting
@@ -190,7 +190,7 @@ class Budget:
         settings, mine = self._settings, self._counts[_Held.CONNECTION, name]
         if mine >= settings.max_connections_per_user:
             self._refuse(
-                f"'{name}' has {mine} connections here, which is all that it may"
+                f"{quoted(name)} has {mine} connections here, which is all that it may"
                 " (max-connections-per-user)",
                 "wait for some of them to end",
             )
@@ -199,7 +199,7 @@ class Budget:
         if full or (self.connected >= settings.max_clients - reserve and mine >= FEW_CONNECTIONS):
             self._refuse(
                 f"{self.connected} clients are connected already (max-clients)"
-                + ("" if full else f", and '{name}' has {mine} of these connections"),
+                + ("" if full else f", and {quoted(name)} has {mine} of these connections"),
                 "try again later",
             )
 
@@ -216,7 +216,7 @@ class Budget:
             begin = due - BURST_SECONDS
             if begin - now > deadline.remaining():
                 self._refuse(
-                    f"'{name}' has sent more than {rate} requests a second for long"
+                    f"{quoted(name)} has sent more than {rate} requests a second for long"
                     " (max-request-rate)",
                     "send fewer",
                 )
@@ -224,7 +224,9 @@ class Budget:
             if len(self._times) > MAX_TIMES:
                 self._times = {name: at for name, at in self._times.items() if at > now}
             if begin > now:
-                log.info("A request of '%s' waits %.1f s (max-request-rate)", name, begin - now)
+                log.info(
+                    "A request of %s waits %.1f s (max-request-rate)", quoted(name), begin - now
+                )
             while (left := begin - self._clock()) > 0:
                 self._check_open()
                 if client.has_gone():
@@ -235,7 +237,9 @@ class Budget:
     def _wait_for_turn(self, client: ByteStream, length: int, deadline: Deadline) -> None:
         name = client.peer.common_name
         if self._turns.count(name) or not self._may_begin(name, length):
-            log.info("Waiting for another request of '%s' to end (max-requests-per-user)", name)
+            log.info(
+                "Waiting for another request of %s to end (max-requests-per-user)", quoted(name)
+            )
         try:
             self._turns.wait(
                 lambda: self._may_begin(name, length) or None, client, deadline, "its turn"
@@ -245,12 +249,12 @@ class Budget:
             if count < self._settings.max_requests_per_user:
                 size = self._counts[_Held.PAYLOAD, name]
                 self._give_up(
-                    f"'{name}' has requests of {size} bytes under way, none of which ended in time:"
-                    f" {length} more are over max-bytes-in-flight-per-user",
+                    f"{quoted(name)} has requests of {size} bytes under way, none of which ended in"
+                    f" time: {length} more are over max-bytes-in-flight-per-user",
                     "send them one after the other",
                 )
             self._give_up(
-                f"'{name}' has {count} requests under way, which is all that it may"
+                f"{quoted(name)} has {count} requests under way, which is all that it may"
                 " (max-requests-per-user), and none of them ended in time",
                 "send fewer at once",
             )
@@ -285,7 +289,7 @@ class Budget:
                 self._downloads.wait(attempt, client, deadline, "a download")
             except DeadlineExceeded:
                 self._give_up(
-                    f"{limit} RPMs are being fetched for '{name}', which is all that it may"
+                    f"{limit} RPMs are being fetched for {quoted(name)}, which is all that it may"
                     " (max-downloads-per-user), and none of them was done in time",
                     "send fewer at once",
                 )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ..config.bridge import GroupSettings
-from ..errors import ConfigurationError, SigulError
+from ..errors import ConfigurationError, SigulError, quoted
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Groups:
         """Raise `NotInGroup` unless `user` is in `group`; `SourceFailed`."""
         if not self._has(user, group):
             raise NotInGroup(
-                f"user '{user}' is not in the group '{group}', which this request needs"
+                f"user {quoted(user)} is not in the group {quoted(group)}, which this request needs"
             )
 
     def _has(self, user: str, group: str) -> bool:
@@ -124,9 +124,13 @@ class GroupFile:
             with self._path.open("rb") as file:
                 text = file.read(_MAX_FILE + 1).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise SourceFailed(f"the groups file '{self._path}' cannot be read: {error}") from None
+            raise SourceFailed(
+                f"the groups file {quoted(str(self._path))} cannot be read: {error}"
+            ) from None
         if len(text) > _MAX_FILE:
-            raise SourceFailed(f"the groups file '{self._path}' has more than {_MAX_FILE} bytes")
+            raise SourceFailed(
+                f"the groups file {quoted(str(self._path))} has more than {_MAX_FILE} bytes"
+            )
         found = False
         for number, line in enumerate(text.splitlines(), 1):
             line = line.partition("#")[0].strip()

@@ -22,10 +22,9 @@ from typing import Final
 
 from .. import __version__
 from ..config.bridge import BridgeSettings
-from ..errors import DeadlineExceeded, SigulError, TransportError
+from ..errors import DeadlineExceeded, SigulError, TransportError, quoted
 from ..logcontext import request_id
 from ..metrics import BridgeCount
-from ..protocol.codec import printable
 from ..protocol.status import MAX_LISTED, BridgeStatus, RequestUnderWay, WaitingServer
 from ..system.pipes import ParentPipes
 from ..transport import nss
@@ -90,7 +89,7 @@ class Bridge:
             lambda visit: visit.client.peer.common_name == name,
             "it was ended by whoever runs the bridge; ask them why",
         )
-        log.warning("%d requests of '%s' are ended, as was asked for", count, printable(name))
+        log.warning("%d requests of %s are ended, as was asked for", count, quoted(name))
         return count
 
     def _distrust(self, fingerprint: str) -> None:
@@ -280,9 +279,9 @@ class Bridge:
             finally:
                 handshakes.leave(pending)
             log.info(
-                "[BRIDGE_TLS] %s authenticated with CN: '%s'",
+                "[BRIDGE_TLS] %s authenticated with CN: %s",
                 kind.capitalize(),
-                connection.peer.common_name,
+                quoted(connection.peer.common_name),
             )
             yield connection
         except BaseException:

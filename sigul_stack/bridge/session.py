@@ -17,7 +17,15 @@ from functools import partial
 from typing import Final
 
 from ..config.bridge import BridgeSettings
-from ..errors import PeerClosed, ProtocolError, RemoteProtocolError, SigulError, TransportError
+from ..errors import (
+    PeerClosed,
+    ProtocolError,
+    RemoteProtocolError,
+    SigulError,
+    TransportError,
+    as_word,
+    quoted,
+)
 from ..metrics import BridgeCount, Counters
 from ..protocol.codec import Fields, pack_u64, read_u64
 from ..protocol.messages import UnknownVersion, encode_request_header, read_request_header
@@ -142,7 +150,12 @@ class RequestSession:
         operation.check_payload(length)
         self._resources.counters.add(BridgeCount.REQUESTS)
         visit.op, visit.user = operation.name, fields["user"].decode()
-        log.info("Request '%s' of user '%s', payload %d bytes", operation.name, visit.user, length)
+        log.info(
+            "Request %s of user %s, payload %d bytes",
+            quoted(operation.name),
+            quoted(visit.user),
+            length,
+        )
         return _Head(fields, operation, length)
 
     def _serve(self, deadline: Deadline, visit: Visit) -> None:
@@ -237,7 +250,9 @@ class RequestSession:
                 server.discard()
                 self._resources.waiting.give_back(self._client)
                 continue
-            log.info("Paired with server %s (%s)", server.peer.common_name, server.peer.address)
+            log.info(
+                "Paired with server %s (%s)", as_word(server.peer.common_name), server.peer.address
+            )
             return server
 
     def _forward(self, server: ByteStream, head: _Head, koji: KojiSession, visit: Visit) -> None:

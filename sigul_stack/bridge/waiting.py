@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..errors import DeadlineExceeded, PeerClosed, TransportError
+from ..errors import DeadlineExceeded, PeerClosed, TransportError, as_word
 from ..metrics import BridgeCount, Counters
 from ..transport.stream import ByteStream, Deadline, readable
 
@@ -241,7 +241,7 @@ class WaitingServers:
         self._counters.add(BridgeCount.SERVERS_DROPPED)
         log.warning(
             "Waiting server %s (%s) has gone; dropped",
-            server.peer.common_name,
+            as_word(server.peer.common_name),
             server.peer.address,
         )
         server.discard()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from .. import __version__
 from ..errors import BackupError
+from .outcome import say, say_text
 from .server_tools import become_the_server, load_configuration, run_tool
 from .shared_arguments import (
     SERVER_FILE,
@@ -137,7 +138,7 @@ def _add_action(
 
 def _say(text: str) -> None:
     # Standard output may be the backup.
-    print(text, file=sys.stderr)
+    say_text(text, error=True)
 
 
 @contextmanager
@@ -191,7 +192,7 @@ def _create(options: argparse.Namespace) -> None:
     if made.left_out:
         _say_left_out(made.left_out, "are in no backup")
     if made.path is not None:
-        print(made.path)
+        say(str(made.path))
 
 
 def _refuse_plain_secrets(loaded: Loaded[ServerSettings], options: argparse.Namespace) -> None:
@@ -297,8 +298,8 @@ def _list(options: argparse.Namespace) -> None:
     with _opened(options.file) as stream:
         manifest = read_manifest(stream)
     if options.json:
-        print(manifest.as_json())
+        say_text(manifest.as_json())
         return
-    print(manifest.summary())
+    say_text(manifest.summary())
     for key in manifest.keys:
-        print(f"  key {key.name} ({key.keytype}, {key.fingerprint})")
+        say(f"  key {key.name} ({key.keytype}, {key.fingerprint})")

@@ -8,11 +8,11 @@ they warn about (an unknown option is one in the wrong section, more often than 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Final
 
 from ..config import PROGRAMS, load
+from .outcome import say
 from .shared_arguments import Subparsers, add_command, argument
 
 #: Where no program's configuration is, so that the named file alone counts.
@@ -38,10 +38,10 @@ def run(options: argparse.Namespace) -> int:
     """`check-config`; returns the exit code. Raises `ConfigurationError`."""
     loaded = load(PROGRAMS[options.program](), options.file, system_directory=_NOWHERE)
     for warning in loaded.warnings:
-        print(f"Error: {warning}", file=sys.stderr)
+        say(f"Error: {warning}", error=True)
     if options.program != "client":
         loaded.check_paths()
     if loaded.warnings:
         return 1
-    print(f"{options.file}: good")
+    say(f"{options.file}: good")
     return 0

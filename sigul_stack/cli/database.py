@@ -6,6 +6,7 @@ import argparse
 from datetime import UTC, datetime
 
 from ..config import load_server
+from .outcome import say
 from .shared_arguments import SERVER_FILE, Subparsers, add_command, config_file
 
 
@@ -37,7 +38,7 @@ def _url(options: argparse.Namespace) -> str:
 def _run_state(options: argparse.Namespace) -> None:
     from ..database import schema_state
 
-    print(schema_state(_url(options)).value)
+    say(schema_state(_url(options)).value)
 
 
 def _run_migrate(options: argparse.Namespace) -> None:
@@ -45,5 +46,5 @@ def _run_migrate(options: argparse.Namespace) -> None:
 
     result = migrate(_url(options), clock=lambda: datetime.now(UTC))
     if result.backup is not None:
-        print(f"backup: {result.backup}")
-    print(f"schema: {result.before.value} -> {result.after.value}")
+        say(f"backup: {result.backup}")
+    say(f"schema: {result.before.value} -> {result.after.value}")

@@ -22,6 +22,7 @@ from ..errors import SigulError, TransportError
 from ..secret import Secret
 from ..system.files import write_whole
 from ..system.programs import run as run_program
+from .outcome import say, say_text
 from .shared_arguments import Subparsers, add_command, argument
 
 BRIDGE_NAME: Final = "sigul-bridge.example.org"
@@ -62,17 +63,17 @@ def run(options: argparse.Namespace) -> None:
     site = DemoSite(options.directory.absolute())
     if options.stop:
         stopped = site.stop()
-        print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+        say(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
         return
     site.make()
     site.start()
     site.prove()
     programs = Path(sys.executable).parent
-    print(_SUMMARY.format(site=site.directory, programs=programs, key=KEY))
+    say_text(_SUMMARY.format(site=site.directory, programs=programs, key=KEY))
 
 
 def _say(text: str) -> None:
-    print(f"  {text}", flush=True)
+    say(f"  {text}", flush=True)
 
 
 _SUMMARY: Final = """

@@ -15,6 +15,7 @@ from typing import Final
 
 from ..errors import SigulError
 from ..system.files import whole_file
+from .outcome import say
 from .secret_input import disable_core_dumps
 from .shared_arguments import Subparsers, add_command, argument, config_file
 
@@ -79,10 +80,10 @@ def run(options: argparse.Namespace) -> None:
     )
     texts = {"README.txt": _README + "".join(f"{name}\n" for name in texts), **texts}
     _write(options.output, texts)
-    print(f"wrote {options.output} (only its owner may read it), with:")
+    say(f"wrote {options.output} (only its owner may read it), with:")
     for name in texts:
-        print(f"  {name}")
-    print("Look through it before you give it to anybody.")
+        say(f"  {name}")
+    say("Look through it before you give it to anybody.")
 
 
 def _those_there(names: tuple[str, ...]) -> list[Path]:

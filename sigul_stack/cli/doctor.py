@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 
+from .outcome import say_text
 from .secret_input import NSS_PASSWORD, SecretReader, disable_core_dumps
 from .shared_arguments import Subparsers, add_command, argument, config_file
 
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         key=options.key,
     )
     report = examine(component, path, wanted, options.timeout)
-    print(as_json(report) if options.json else doctor_text(report))
+    say_text(as_json(report) if options.json else doctor_text(report))
     return int(report.state)
 
 

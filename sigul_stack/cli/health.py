@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ..config.values import strip_one_end
 from ..errors import ConfigurationError
 from ..secret import Secret
+from .outcome import say_text
 from .secret_input import MAX_SECRET_LENGTH, disable_core_dumps, read_until_nul
 from .shared_arguments import Argument, Subparsers, add_arguments, argument, config_file
 
@@ -141,7 +142,7 @@ def _run(component: str, refuse: Callable[[str], NoReturn], options: argparse.Na
     else:
         wanted = CheckOptions(deep="deep" in options and options.deep, alone=options.docker)
     report = check_health(component, options.config_file, limits, wanted)
-    print(as_json(report) if options.json else health_text(report, limits), flush=True)
+    say_text(as_json(report) if options.json else health_text(report, limits), flush=True)
     code = exit_code(report, docker=options.docker)
     with contextlib.suppress(OSError):
         sys.stderr.flush()

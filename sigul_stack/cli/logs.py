@@ -16,9 +16,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, printable
 from ..logcontext import request_id
-from ..protocol.codec import printable
 
 if TYPE_CHECKING:
     from ..config.identity import Identity

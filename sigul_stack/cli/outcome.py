@@ -11,8 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..errors import SigulError
-from ..protocol.codec import printable
+from ..errors import SigulError, printable
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ class Failures:
         """Tell that signing `what` failed, unless `error` is None."""
         if error is not None:
             self._any = True
-            print(printable(f"Error signing {what}: {error}"), file=sys.stderr, flush=True)
+            say(f"Error signing {what}: {error}", error=True, flush=True)
 
     def end(self, text: str) -> None:
         """Raise `AlreadyTold` with `text` where anything failed."""
@@ -94,11 +93,30 @@ def print_bytes(data: bytes) -> None:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Write `lines` to standard output, each with its end. Raises `SigulError`."""
-    print_bytes(b"".join(f"{line}\n".encode() for line in lines))
+    """Write `lines` to standard output, each with its end. Raises `SigulError`.
+
+    What a server says stays a line each, and text: nothing in it reaches the terminal as more.
+    """
+    print_bytes(b"".join(f"{printable(line)}\n".encode() for line in lines))
+
+
+def say(line: str, *, error: bool = False, flush: bool = False) -> None:
+    """Say one line to a person: to standard output, or to standard error where it is an `error`.
+
+    The only way from here to a terminal; what is to be told as it is goes through `print_bytes`.
+    """
+    print(printable(line), file=sys.stderr if error else sys.stdout, flush=flush)
+
+
+def say_text(text: str, *, error: bool = False, flush: bool = False) -> None:
+    """Say a text of several lines, whose ends in it are its own and nobody else's."""
+    for line in text.split("\n"):
+        say(line, error=error)
+    if flush:
+        (sys.stderr if error else sys.stdout).flush()
 
 
 def failed(text: str) -> int:
     """Say the error `text` in one line; gives the exit code."""
-    print(f"Error: {printable(text)}", file=sys.stderr)
+    say(f"Error: {text}", error=True)
     return 1

@@ -15,6 +15,7 @@ from .. import pki
 from ..checks import any_failed
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
+from .outcome import say
 from .pki_arguments import declare
 from .pki_output import (
     certificate_json,
@@ -78,7 +79,7 @@ def run_site(args: argparse.Namespace) -> None:
         )
     else:
         for what, directory, result in made:
-            print(f"{result:8} {what}: {directory}")
+            say(f"{result:8} {what}: {directory}")
 
 
 def run_init_ca(args: argparse.Namespace) -> None:
@@ -88,7 +89,7 @@ def run_init_ca(args: argparse.Namespace) -> None:
     authority = pki.Authority.create(
         *(args.dir, password), name=args.name, lifetime=args.years, permissions=permissions
     )
-    print(f"made the CA in {args.dir}; its certificate is {authority.pem_file}")
+    say(f"made the CA in {args.dir}; its certificate is {authority.pem_file}")
 
 
 def run_issue(args: argparse.Namespace) -> None:
@@ -151,9 +152,9 @@ def run_list(args: argparse.Namespace) -> int:
         for item in certificates:
             if item.expired():
                 expired = True
-                print(
+                say(
                     f"'{item.nickname}' in '{directory}' expired on {item.not_after:%Y-%m-%d}",
-                    file=sys.stderr,
+                    error=True,
                 )
         if args.json:
             listed.append(
@@ -163,7 +164,7 @@ def run_list(args: argparse.Namespace) -> int:
                 }
             )
         else:
-            print(directory)
+            say(directory)
             for item in certificates:
                 print_entry(item, args.warn_days)
     if args.json:
@@ -201,7 +202,7 @@ def run_renew_ca(args: argparse.Namespace) -> None:
     authority = _open_authority(args)
     authority.renew_self(args.years)
     end = authority.certificate.not_valid_after_utc
-    print(f"renewed the CA in {args.ca}, valid until {end:%Y-%m-%d}: {authority.pem_file}")
+    say(f"renewed the CA in {args.ca}, valid until {end:%Y-%m-%d}: {authority.pem_file}")
 
 
 def run_rollover(args: argparse.Namespace) -> None:
@@ -227,7 +228,7 @@ def run_rollover(args: argparse.Namespace) -> None:
 def run_remove(args: argparse.Namespace) -> None:
     """`pki remove`."""
     _existing(args).remove(args.nickname)
-    print(f"removed '{args.nickname}' from {args.directory}")
+    say(f"removed '{args.nickname}' from {args.directory}")
 
 
 def run_convert(args: argparse.Namespace) -> None:
@@ -237,7 +238,7 @@ def run_convert(args: argparse.Namespace) -> None:
         database.password = _database_password(args.directory, args.password_file)
     database.convert()
     held = ", ".join(item.nickname for item in database.certificates())
-    print(f"converted {args.directory}, which holds {held}; cert8.db and key3.db are still there")
+    say(f"converted {args.directory}, which holds {held}; cert8.db and key3.db are still there")
 
 
 def _split(names: list[str]) -> tuple[str, ...]:

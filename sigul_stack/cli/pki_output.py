@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from .. import pki
 from ..checks import Check, State
+from .outcome import say, say_text
 
 _TO_DO: Final = {
     "none": "One CA issues and is trusted.",
@@ -19,7 +20,7 @@ _TO_DO: Final = {
 def print_certificate(done: str, item: pki.CertificateInfo, database: pki.NSSDatabase) -> None:
     """Print one line about a certificate that was just `done`."""
     names = f" ({', '.join(item.names)})" if item.names else ""
-    print(
+    say(
         f"{done} '{item.nickname}' in {database.directory}: {item.common_name}{names}, valid until"
         f" {item.not_after:%Y-%m-%d} ({item.days_left()} days)"
     )
@@ -34,7 +35,7 @@ def print_entry(item: pki.CertificateInfo, warn_days: int) -> None:
         kind = {"next": "the next CA", "old": "the old CA"}.get(
             item.nickname.rpartition("-")[2], kind
         )
-    print(f"  {item.nickname}")
+    say(f"  {item.nickname}")
     rows = [
         ("subject", f"{item.common_name} ({kind})"),
         ("names", ", ".join(item.names)),
@@ -46,7 +47,7 @@ def print_entry(item: pki.CertificateInfo, warn_days: int) -> None:
     ]
     for label, value in rows:
         if value:
-            print(f"    {label:8} {value}")
+            say(f"    {label:8} {value}")
 
 
 def certificate_json(item: pki.CertificateInfo) -> dict[str, Any]:
@@ -78,12 +79,12 @@ def print_checks(checks: list[Check], *, as_json: bool) -> None:
         print_json([dict(zip(("severity", "topic", "message"), row, strict=True)) for row in rows])
     else:
         for severity, topic, message in rows:
-            print(f"{severity:8} {topic}: {message}")
+            say(f"{severity:8} {topic}: {message}")
 
 
 def print_json(value: object) -> None:
     """Print `value`, indented."""
-    print(json.dumps(value, indent=2))
+    say_text(json.dumps(value, indent=2))
 
 
 def print_rollover(
@@ -112,11 +113,11 @@ def print_rollover(
         )
         return
     for change in done:
-        print(f"{change.action.value:8} {change.directory}")
+        say(f"{change.action.value:8} {change.directory}")
     for item in progress:
         trusted = " and ".join(
             name for name, has in (("old", item.trusts_old), ("new", item.trusts_new)) if has
         )
         own = "new" if item.issued_by_new else "old"
-        print(f"{item.directory}: trusts the {trusted or 'no'} CA, has a leaf of the {own} one")
-    print(f"rollover: {rollover.phase.value}. {_TO_DO[rollover.phase.value]}")
+        say(f"{item.directory}: trusts the {trusted or 'no'} CA, has a leaf of the {own} one")
+    say(f"rollover: {rollover.phase.value}. {_TO_DO[rollover.phase.value]}")

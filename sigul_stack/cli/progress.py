@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..errors import printable
+
 #: Seconds before a bar shows.
 PATIENCE = 1.0
 
@@ -37,7 +39,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
             from tqdm import tqdm
 
             bar = tqdm(
-                desc=what,
+                desc=printable(what),
                 total=total,
                 initial=done,
                 unit="B",

@@ -9,8 +9,14 @@ import argparse
 from pathlib import Path
 
 from ..config import load_bridge, load_server
-from ..errors import ConfigurationError, DeadlineExceeded, SigulError, TransportError
-from ..protocol.codec import printable
+from ..errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    SigulError,
+    TransportError,
+    as_word,
+    quoted,
+)
 from ..protocol.status import RequestUnderWay, decode_ended, decode_status
 from ..transport.status_socket import MAX_REQUEST_BYTES, ask, sockets_of
 from .outcome import print_lines
@@ -59,14 +65,14 @@ def _list(options: argparse.Namespace) -> None:
     for data in _ask(options.config_file, "status"):
         found += decode_status(data).requests
     print_lines(
-        printable(f"{item.seconds:.0f} s: {_what(item)}")
+        f"{item.seconds:.0f} s: {_what(item)}"
         for item in sorted(found, key=lambda item: -item.seconds)
     )
 
 
 def _what(item: RequestUnderWay) -> str:
-    what = f"{item.op} of '{item.user}'" if item.op else "no request yet,"
-    return f"{what} with the certificate of '{item.common_name}'"
+    what = f"{as_word(item.op)} of {quoted(item.user)}" if item.op else "no request yet,"
+    return f"{what} with the certificate of {quoted(item.common_name)}"
 
 
 def _end(options: argparse.Namespace) -> None:
@@ -74,7 +80,7 @@ def _end(options: argparse.Namespace) -> None:
     if "\n" in name or len(f"end {name}".encode()) > MAX_REQUEST_BYTES:
         raise ConfigurationError("that is no name of a certificate or user")
     count = sum(decode_ended(data) for data in _ask(options.config_file, f"end {name}"))
-    print_lines([printable(f"{count} requests of '{name}' were ended")])
+    print_lines([f"{count} requests of {quoted(name)} were ended"])
 
 
 def _ask(file: Path, request: str) -> list[bytes]:

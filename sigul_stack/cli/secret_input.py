@@ -16,7 +16,7 @@ import termios
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from ..errors import SigulError
+from ..errors import SigulError, printable
 from ..secret import Secret
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Show a line of text."""
-        _write(self._descriptor, f"{text}\n")
+        _write(self._descriptor, f"{printable(text)}\n")
 
     def ask(self, prompt: str) -> bytes:
         """Show `prompt` and read one line without echo; gives its bytes without the line's end.
@@ -86,7 +86,7 @@ class Terminal:
         try:
             # Flushes what was typed before: it was not meant for this prompt.
             termios.tcsetattr(self._descriptor, termios.TCSAFLUSH, silent)
-            _write(self._descriptor, f"{prompt}: ")
+            _write(self._descriptor, f"{printable(prompt)}: ")
             line = _read(self._descriptor, 65536)
         finally:
             termios.tcsetattr(self._descriptor, termios.TCSADRAIN, old)

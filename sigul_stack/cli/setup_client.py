@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..config.values import absolute
 from ..errors import ConfigurationError
 from .commands.planning import open_input
+from .outcome import say, say_text
 from .secret_input import NSS_PASSWORD, SecretReader
 from .server_tools import run_tool
 from .shared_arguments import VERSION, argument, program_parser, verbose
@@ -149,13 +150,13 @@ def _database(directory: Path, reader: SecretReader) -> NSSDatabase:
 
 def _tell(database: NSSDatabase, nickname: str, directory: Path) -> None:
     found = database.find(nickname)
-    print(
+    say(
         f"{directory}: '{nickname}' is the certificate of {found.common_name}, valid until"
         f" {found.not_after:%Y-%m-%d}."
     )
     configuration = Path(absolute(DEFAULT_DIRECTORY)) / "client.conf"
     if not configuration.exists():
-        print(
+        say_text(
             f"Next, write {configuration}:\n\n"
             "[client]\nbridge-hostname: BRIDGE\nserver-hostname: SERVER\n"
             f"user-name: {found.common_name}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from ..errors import SigulError
 from . import backup, check_config, database, demo, diagnose, doctor, health, pki, requests
 from .logs import set_up_client
+from .outcome import say
 from .shared_arguments import VERSION, program_parser
 
 
@@ -31,10 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except SigulError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        say(f"Error: {error}", error=True)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted", file=sys.stderr)
+        say("Interrupted", error=True)
         return 130
 
 

@@ -28,7 +28,7 @@ from sigul_stack.database.schema import (
     users,
 )
 from sigul_stack.database.target import parse
-from sigul_stack.errors import DatabaseError, RequestRefused, Status, shortened
+from sigul_stack.errors import DatabaseError, RequestRefused, Status, quoted
 
 _USER = (users.c.name, users.c.sha512_password, users.c.admin)
 _KEY = (keys.c.name, keys.c.keytype, keys.c.fingerprint)
@@ -286,7 +286,7 @@ class Writer(Reader):
         if user is not None and user.admin and not self._count(users, *others):
             raise RequestRefused(
                 Status.UNKNOWN_ERROR,
-                f"'{shortened(name, 60)}' is the last administrator who has a password; make"
+                f"{quoted(name, 60)} is the last administrator who has a password; make"
                 " another one first",
             )
 

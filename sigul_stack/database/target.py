@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError
 
-from sigul_stack.errors import DatabaseError
+from sigul_stack.errors import DatabaseError, quoted
 
 #: What every message about a database that is not there ends with.
 CREATE_HINT = "make it with: sigul_server_create_db -c FILE (FILE is the server's configuration)"
@@ -69,7 +69,7 @@ def parse(url: str) -> Target:
     kind = parsed.get_backend_name()
     if kind == "postgresql":
         return PostgreSQL(parsed.set(drivername="postgresql+psycopg"), _label(parsed))
-    raise DatabaseError(f"A database of the kind '{kind}' cannot be used", _FORMS)
+    raise DatabaseError(f"A database of the kind {quoted(kind)} cannot be used", _FORMS)
 
 
 def _label(url: sa.URL) -> str:

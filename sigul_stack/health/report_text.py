@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..checks import Check, Report, State
-from ..protocol.codec import printable
+from ..errors import printable
 from .steps import Limits
 
 

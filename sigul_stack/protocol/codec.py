@@ -135,14 +135,6 @@ def is_safe_text(text: str) -> bool:
     return _SAFE_TEXT.fullmatch(text) is not None
 
 
-def printable(text: str) -> str:
-    """`text` as one line: what a terminal or log would take for more than text is escaped."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
-
-
 def is_safe_filename(text: str) -> bool:
     """Whether `text` is letters, digits and `.`, not starting with `.`, and not empty."""
     return _FILENAME.fullmatch(text) is not None

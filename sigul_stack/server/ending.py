@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ..database import Database
-from ..errors import DatabaseError, RequestRefused, Status
+from ..errors import DatabaseError, RequestRefused, Status, quoted
 from ..logcontext import request_id
 from ..protocol.messages import ReplyKeys
 from ..system import programs
@@ -90,7 +90,7 @@ class Watch:
         """
         user = request.text("user")
         self._keys = request.keys
-        self._what = f"Request '{request.op}' of user '{user}'"
+        self._what = f"Request {quoted(request.op)} of user {quoted(user)}"
         self._parent.send(WorkerEvent.CLIENT, encode_client(request.client_name, user, request.op))
         self._wait_where_stale()
         threading.Thread(

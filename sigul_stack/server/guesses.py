@@ -38,7 +38,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from ..errors import RequestRefused, SigulError, Status
+from ..errors import RequestRefused, SigulError, Status, quoted
 from ..metrics import ServerCount
 
 log = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ class GuessGuard:
     def watch(self, client_name: str, user: str, secret: str) -> Iterator[None]:
         """See `Guard`. Raises `RequestRefused` (AUTHENTICATION_FAILED) while a delay runs."""
         names = self._table.name(client_name, user), self._table.name(client_name, user, secret)
-        with self._turn(names, f"'{client_name}' as user '{user}'"):
+        with self._turn(names, f"{quoted(client_name)} as user {quoted(user)}"):
             try:
                 yield
             except RequestRefused:

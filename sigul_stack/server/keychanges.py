@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ..database import Database, Key
-from ..errors import KeystoreError
+from ..errors import KeystoreError, quoted
 from ..keystore.store import KeyStore
 from ..system.files import locked, sync, write_whole
 
@@ -82,8 +82,8 @@ def _recover(directory: Path, keystore: KeyStore, database: Database, *, cut_off
         return
     except (ValueError, KeyError, TypeError):
         raise KeystoreError(
-            f"the note of an unfinished key change, '{path}', is damaged: compare the key store"
-            " with the database by hand, then remove it"
+            f"the note of an unfinished key change, {quoted(str(path))}, is damaged: compare the"
+            " key store with the database by hand, then remove it"
         ) from None
     if cut_off:
         log.warning("A change of keys was cut off; store and database are brought in step")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from ..database import AccessLimits, KeyAccess
-from ..errors import RequestRefused, Status, shortened
-from ..protocol.codec import Fields, printable
+from ..errors import RequestRefused, Status, quoted, shortened
+from ..protocol.codec import Fields
 from ..protocol.operations import OPERATIONS
 
 #: What no limit takes from who has an access: it concerns that access alone, or what is public.
@@ -40,7 +40,7 @@ def asked_for(fields: Fields, before: AccessLimits) -> AccessLimits:
         for name in sorted((operations or frozenset()) - LIMITABLE):
             raise RequestRefused(
                 Status.UNKNOWN_ERROR,
-                f"'{shortened(name, 60)}' is no operation on a key; name some as sign-rpm",
+                f"{quoted(name, 60)} is no operation on a key; name some as sign-rpm",
             )
     if "rpm-names" in fields:
         names = _list(fields.safe_string("rpm-names")) or None
@@ -50,7 +50,7 @@ def asked_for(fields: Fields, before: AccessLimits) -> AccessLimits:
     for name in sorted(_OTHER_WORK & operations):
         raise RequestRefused(
             Status.UNKNOWN_ERROR,
-            f"who may use '{shortened(name, 40)}' can sign an RPM of any name by it; limit the"
+            f"who may use {quoted(name, 40)} can sign an RPM of any name by it; limit the"
             " access to sign-rpm and sign-rpms, or to no names",
         )
     return AccessLimits(operations, names)
@@ -100,8 +100,7 @@ def require_rpm_allowed(access: KeyAccess, name: str | None) -> None:
     if not access.limits.allows_rpm(name):
         raise RequestRefused(
             Status.AUTHENTICATION_FAILED,
-            f"the RPM's name is '{shortened(printable(str(name)), 60)}', and"
-            f" {shortened(_described(access), 160)}",
+            f"the RPM's name is {quoted(str(name), 60)}, and {shortened(_described(access), 160)}",
         )
 
 
@@ -111,4 +110,4 @@ def _described(access: KeyAccess) -> str:
     if "rpm-names" in fields:
         parts.append(f"RPMs named {fields['rpm-names'].replace(',', ' or ')}")
     said = "; ".join(parts) or "nothing"
-    return f"your access to key '{shortened(access.key.name, 40)}' is limited to {said}"
+    return f"your access to key {quoted(access.key.name, 40)} is limited to {said}"

@@ -23,6 +23,7 @@ from ..errors import (
     SigulError,
     Status,
     ToolMissing,
+    quoted,
 )
 from ..protocol import messages
 from ..protocol.authentication import check_digest
@@ -118,7 +119,7 @@ class Request:
         """Required inner field `field_name`. Raises `RequestRefused` where it is absent."""
         found = self.optional_secret(field_name)
         if found is None:
-            raise RequestRefused(Status.UNKNOWN_ERROR, f"the request lacks '{field_name}'")
+            raise RequestRefused(Status.UNKNOWN_ERROR, f"the request lacks {quoted(field_name)}")
         return found
 
     def optional_secret(self, name: str) -> Secret | None:
@@ -250,7 +251,7 @@ def _check_integrity(
     if inner.payload_hash is not None:
         check_digest(payload_hash, inner.payload_hash, "the request's payload")
     elif isinstance(operation, RequestRefused) or not operation.sigmd5_authenticates:
-        raise RemoteProtocolError(f"required field '{messages.PAYLOAD_HASH}' is missing")
+        raise RemoteProtocolError(f"required field {quoted(messages.PAYLOAD_HASH)} is missing")
 
 
 def refusal_of(error: Exception, what: str) -> RequestRefused:

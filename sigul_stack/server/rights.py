@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ..database import Database, Key, KeyAccess, Reader, User
-from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase
+from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase, quoted
 from ..keystore.bindings import CannotUnbind, Registry
 from ..keystore.passwords import verify_password
 from ..keystore.store import open_access
@@ -48,7 +48,7 @@ class Granted:
         """The reason why the right is no longer there, as `reader` has it; empty where it is."""
         if reader.user(self.user.name) == self.user:
             return ""
-        return f"user '{self.user.name}' is no longer the administrator of that password"
+        return f"user {quoted(self.user.name)} is no longer the administrator of that password"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,13 @@ class AccessGranted(Granted):
         user, key = self.user.name, self.key
         now = reader.access(user, key.name)
         if now is None or now.key != key:
-            return f"user '{user}' no longer has access to key '{key.name}'"
+            return f"user {quoted(user)} no longer has access to key {quoted(key.name)}"
         if now.encrypted_passphrase != self.access.encrypted_passphrase:
-            return f"user '{user}' has another passphrase for key '{key.name}' by now"
+            return f"user {quoted(user)} has another passphrase for key {quoted(key.name)} by now"
         if self.needs_key_admin and not now.key_admin:
-            return f"user '{user}' is no longer an administrator of key '{key.name}'"
+            return f"user {quoted(user)} is no longer an administrator of key {quoted(key.name)}"
         if not allows(now.limits, self.operation):
-            return f"the access of user '{user}' to key '{key.name}' is limited by now"
+            return f"the access of user {quoted(user)} to key {quoted(key.name)} is limited by now"
         return ""
 
 
@@ -171,8 +171,8 @@ def _by_secret(
         granted = _by_password(database, name, request.optional_secret("password") or _NO_SECRET)
     if not name_check.allows(request.client_name, name):
         raise _refuse(
-            f"the certificate of '{request.client_name}' does not allow it to speak for '{name}'"
-            " (lenient-username-check, proxy-usernames)"
+            f"the certificate of {quoted(request.client_name)} does not allow it to speak for"
+            f" {quoted(name)} (lenient-username-check, proxy-usernames)"
         )
     return _proven(granted)
 
@@ -252,11 +252,11 @@ def _by_password(database: Database, name: str, password: Secret) -> Granted | s
         user = reader.user(name)
     right = verify_password(password, user.password_hash if user else None)
     if user is None:
-        return f"user '{name}' does not exist"
+        return f"user {quoted(name)} does not exist"
     if not right:
-        return f"{'wrong' if password else 'no'} password for user '{name}'"
+        return f"{'wrong' if password else 'no'} password for user {quoted(name)}"
     if not user.admin:
-        return f"user '{name}' is not an administrator"
+        return f"user {quoted(name)} is not an administrator"
     return Granted(user)
 
 
@@ -285,11 +285,13 @@ def _by_passphrase(
             with contextlib.suppress(WrongPassphrase):
                 open_access(None, passphrase, registry)
     if user is None or access is None:
-        return f"user '{name}' or key '{key_name}' does not exist, or has no access to it"
+        return (
+            f"user {quoted(name)} or key {quoted(key_name)} does not exist, or has no access to it"
+        )
     if key_passphrase is None:
-        return f"user '{name}' did not open key '{key_name}': {reason}"
+        return f"user {quoted(name)} did not open key {quoted(key_name)}: {reason}"
     if needs_key_admin and not access.key_admin:
-        return f"user '{name}' is not an administrator of key '{key_name}'"
+        return f"user {quoted(name)} is not an administrator of key {quoted(key_name)}"
     return KeyGranted(user, access, operation, needs_key_admin, passphrase=key_passphrase)
 
 
@@ -299,5 +301,7 @@ def _by_access(database: Database, name: str, key_name: str, operation: str) -> 
         user = reader.user(name)
         access = reader.access(name, key_name)
     if user is None or access is None:
-        return f"user '{name}' or key '{key_name}' does not exist, or has no access to it"
+        return (
+            f"user {quoted(name)} or key {quoted(key_name)} does not exist, or has no access to it"
+        )
     return AccessGranted(user, access, operation)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ..errors import RequestRefused, Status, shortened
+from ..errors import RequestRefused, Status, quoted, shortened
 from .slots import Slots
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Account:
         self.slots.set_name(name)
         fault = self._over_user_limit() if self.slots.mine else None
         if fault is not None:
-            log.warning("'%s' has too much in the spool: %s", name, fault)
+            log.warning("%s has too much in the spool: %s", quoted(name), fault)
             self._refused()
         return fault
 

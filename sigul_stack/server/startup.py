@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from ..config.server import ServerSettings
 from ..database import Database, ensure_usable
+from ..errors import quoted
 from ..signing.pe import remove_leftovers
 from ..tools import tools_of
 from .keychanges import recover
@@ -35,7 +36,9 @@ def prepare(settings: ServerSettings) -> None:
             log.warning("%s; until then not available: %s", tool.missing(), tool.unavailable)
     result = ensure_usable(database_url(settings), clock=lambda: datetime.now(UTC))
     if result.backup is not None:
-        log.warning("The database was migrated; as it was before, it is in '%s'", result.backup)
+        log.warning(
+            "The database was migrated; as it was before, it is in %s", quoted(str(result.backup))
+        )
     with _services(settings) as services:
         services.registry.check()
         services.keystore.prepare()

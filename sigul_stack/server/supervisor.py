@@ -26,8 +26,8 @@ from functools import partial
 from typing import Final
 
 from .. import __version__
+from ..errors import quoted
 from ..metrics import Counters, ServerCount
-from ..protocol.codec import printable
 from ..protocol.status import MAX_LISTED, AttachedWorker, RequestUnderWay, ServerStatus
 from ..system.pipes import ParentPipes, require
 from ..system.processes import (
@@ -164,7 +164,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         ]
         for child in theirs:
             self._end_request(child, WorkerCommand.END)
-        log.warning("%d requests of '%s' are ended, as was asked for", len(theirs), printable(name))
+        log.warning("%d requests of %s are ended, as was asked for", len(theirs), quoted(name))
         return len(theirs)
 
     def _end_request(self, child: WorkerChild, command: WorkerCommand) -> None:
@@ -269,7 +269,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             if number in look.good:
                 child.command(WorkerCommand.GOOD)
             elif not child.is_ended:
-                log.warning("The certificate of '%s' is no longer good", child.client[0])
+                log.warning("The certificate of %s is no longer good", quoted(child.client[0]))
                 self._end_request(child, WorkerCommand.DISTRUSTED)
 
     def _retire_for(self, attached: WorkerChild) -> None:

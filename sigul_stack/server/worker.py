@@ -19,11 +19,7 @@ from typing import Final
 
 from ..config.server import ServerSettings
 from ..database import Database
-from ..errors import (
-    RemoteProtocolError,
-    SigulError,
-    TransportError,
-)
+from ..errors import RemoteProtocolError, SigulError, TransportError, quoted
 from ..logcontext import request_id
 from ..metrics import ServerCount
 from ..protocol.messages import UnknownVersion
@@ -223,14 +219,14 @@ class Worker:
             # a TLS client's, for its health check.
             if bridge.common_name == session.peer.common_name:
                 raise RemoteProtocolError(
-                    f"the client of this request is '{bridge.common_name}', the bridge itself:"
-                    " refused",
+                    f"the client of this request is {quoted(bridge.common_name)}, the bridge"
+                    " itself: refused",
                     "its certificate is no user's",
                 )
             self._be_nice(session.peer.common_name)
             log.info(
-                "[DOUBLE_TLS] TLS handshake completed successfully (client '%s')",
-                session.peer.common_name,
+                "[DOUBLE_TLS] TLS handshake completed successfully (client %s)",
+                quoted(session.peer.common_name),
             )
             self._parent.send_parts(WorkerEvent.CERTIFICATE, session.peer.certificate[:TOLD_BYTES])
             yield session
@@ -291,10 +287,10 @@ def serve_request(
         if not context.changed:
             context.require_still()
     except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
-        refused = refusal_of(error, f"Request '{received.op}'")
+        refused = refusal_of(error, f"Request {quoted(received.op)}")
         watch.begin_reply()
         send_error(chunked, received.keys, refused)
         return
     watch.begin_reply()
     send_answer(chunked, received.keys, answer)
-    log.info("Request '%s' of user '%s' done", received.op, received.text("user"))
+    log.info("Request %s of user %s done", quoted(received.op), quoted(received.text("user")))

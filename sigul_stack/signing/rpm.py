@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, shortened
+from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, printable, shortened
 from ..formats.openpgp_packets import RSA, MalformedPacket, signature_algorithm
 from ..formats.rpm_head import (
     MAX_SIGNATURE_HEADER,
@@ -41,7 +41,6 @@ from ..formats.rpm_head import (
     signed_header,
 )
 from ..formats.rpm_tags import EntryType, MainTag, SignatureTag
-from ..protocol.codec import printable
 from ..system.programs import memory_file, run
 from ..system.wall import Wall
 from ..tools import RAISE_SIGNING_TIMEOUT, RPMKEYS

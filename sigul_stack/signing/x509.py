@@ -18,9 +18,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 
-from ..errors import KeystoreError, RequestRefused, Status, shortened
+from ..errors import KeystoreError, RequestRefused, Status, printable, shortened
 from ..keystore.pem import PrivateKey, PublicKey
-from ..protocol.codec import printable
 
 DAYS_A_YEAR = 365
 #: The longest chain that is followed.

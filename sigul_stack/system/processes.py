@@ -39,6 +39,8 @@ KILL_AFTER_SECONDS: Final = 5.0
 
 #: Seconds between looks whether a child has ended that is to end just now.
 _REAP_SECONDS: Final = 0.01
+#: Reads that take all that a pipe can hold.
+_LAST_READS: Final = 17
 #: Seconds for a piece of work in a child of its own: repairing what a crash left takes longest.
 WORK_SECONDS: Final = 300.0
 
@@ -135,6 +137,8 @@ class Child:
     #: Its events, and the descriptor of its control pipe, which is None once that is closed.
     events: EventReader = field(init=False)
     control: int | None = field(default=None, init=False)
+    #: Descriptor that is readable once the process has ended, whoever else has its pipes.
+    end: int = field(default=-1, init=False)
     #: The time at which it is killed (`time.monotonic`); None: never.
     deadline: float | None = field(default=None, init=False)
     #: The error that ended its work.
@@ -146,7 +150,9 @@ class Child:
 
     def command(self, command: bytes) -> None:
         """Send a command; a child that has ended is no error, one that reads none is killed."""
-        if self.control is not None and not write_command(self.control, command):
+        if self.is_over or self.control is None:
+            return
+        if not write_command(self.control, command):
             self.kill_for("it does not read its commands")
 
     def kill_for(self, reason: str) -> None:
@@ -172,6 +178,7 @@ class Child:
         """Close both pipes."""
         self.close_control()
         os.close(self.events.fileno())
+        os.close(self.end)
 
 
 class BackOff:
@@ -297,6 +304,7 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
             os.close(child_events)
             os.close(child_control)
         child.pid, child.events, child.control = pid, EventReader(events), control
+        child.end = os.pidfd_open(pid)
         self._children[events] = child
         return True
 
@@ -309,6 +317,8 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
         for child in self._among(ready):
             self._hear(child)
         for child in list(self._children.values()):
+            if child.end in ready:
+                self._hear_last(child)
             if child.is_over and (code := self._reap(child)) is not None:
                 self._handle_end(child, code)
         for descriptor in ready & self._watched.keys():
@@ -343,6 +353,7 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
         for descriptor, child in self._children.items():
             if not child.is_over:
                 poll.register(descriptor, select.POLLIN)
+                poll.register(child.end, select.POLLIN)
         return wait(poll, min(limits, default=None))
 
     def _among(self, ready: set[int]) -> list[ChildT]:
@@ -364,6 +375,14 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
                     self._handle_event(child, code, body)
         except BadEvent as error:
             child.kill_for(f"it broke the rules of its pipe: {error}")
+
+    def _hear_last(self, child: ChildT) -> None:
+        """Act on what a child that has ended has sent before; what comes later is another's."""
+        for _ in range(_LAST_READS):
+            if child.is_over:
+                return
+            self._hear(child)
+        child.is_over = True
 
     def _reap(self, child: ChildT) -> int | None:
         """Forget a child that has ended, and close its pipes; None where it has not ended yet.
@@ -396,6 +415,5 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
                 if child.events.read() is None:
                     child.kill()
             for child in list(self._children.values()):
-                if child.is_over:
-                    self._reap(child)
+                self._reap(child)
             self._kill_late()

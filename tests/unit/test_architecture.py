@@ -16,6 +16,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "database": frozenset({"system"}),
     "pki": frozenset({"checks", "config", "system", "tools"}),
     "keystore": frozenset({"database", "formats", "system", "tools"}),
-    # Only this of protocol: to run a parser, and to show a package's own words.
-    "signing": frozenset({"keystore", "formats", "protocol.codec", "system", "tools"}),
+    "signing": frozenset({"keystore", "formats", "system", "tools"}),
     "bridge": frozenset(
         {
             "config", "protocol", "formats", "transport",
@@ -109,6 +109,11 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
 MAY_START_PROGRAMS = ("system.programs",)
 STARTS_PROGRAMS = frozenset({"subprocess", "pty", "multiprocessing", "asyncio"})
 STARTING_CALLS = ("system", "popen", "exec*", "spawn*", "posix_spawn*")
+
+#: The one module that prints: it escapes what a terminal would obey.
+MAY_PRINT = frozenset({"cli.outcome"})
+#: What has names that peers have said in its messages.
+SEES_PEERS = frozenset({"bridge", "server", "database"})
 
 #: protocol/ and formats/ take bytes apart and put them together, and touch nothing else.
 PURE_BYTES = frozenset({"protocol", "formats"})
@@ -236,6 +241,42 @@ def wrong_protocol(module: Module) -> list[str]:
     return imports + calls
 
 
+def wrong_output(module: Module) -> list[str]:
+    """Ways to a person's terminal past the place where control characters are escaped."""
+    if module.name in MAY_PRINT:
+        return []
+    wrong = []
+    for node, _ in walk(module.tree):
+        match node:
+            case ast.Call(func=ast.Name(id="print")):
+                wrong.append(f"line {node.lineno} prints")
+            case ast.Attribute(
+                value=ast.Attribute(value=ast.Name(id="sys"), attr="stdout" | "stderr"),
+                attr="write" | "writelines",
+            ):
+                wrong.append(f"line {node.lineno} writes to a standard stream")
+    return wrong
+
+
+def wrong_quotes(module: Module) -> list[str]:
+    """Names in quotes that they could end: in what handles peers, `quoted` makes the quotes."""
+    if module.top not in SEES_PEERS:
+        return []
+    wrong = []
+    for node, _ in walk(module.tree):
+        match node:
+            case ast.Constant(value=str(text)) if "'%s'" in text:
+                wrong.append(f"line {node.lineno} has '%s'")
+            case ast.JoinedStr(values=values):
+                for before, value in pairwise(values):
+                    match before, value:
+                        case ast.Constant(value=str(text)), ast.FormattedValue() if text.endswith(
+                            "'"
+                        ):
+                            wrong.append(f"line {node.lineno} puts a name in quotes by itself")
+    return wrong
+
+
 # --- The tests -----------------------------------------------------------------------------------
 
 
@@ -244,7 +285,10 @@ def test_every_module_has_a_place_in_the_rules() -> None:
     assert {module.top for module in MODULES.values()} <= MAY_IMPORT.keys()
 
 
-@pytest.mark.parametrize("check", [wrong_inside, wrong_outside, wrong_programs, wrong_protocol])
+@pytest.mark.parametrize(
+    "check",
+    [wrong_inside, wrong_outside, wrong_programs, wrong_protocol, wrong_output, wrong_quotes],
+)
 def test_every_module_follows_the_rules(check: Check) -> None:
     breaches = [f"{name}: {wrong}" for name, module in MODULES.items() for wrong in check(module)]
     assert not breaches, "\n".join(breaches)
@@ -358,6 +402,11 @@ def test_every_program_has_its_entry_point() -> None:
         (wrong_protocol, "formats.pe_head", "def f():\n    return open('x')"),
         (wrong_protocol, "protocol.codec", "def f():\n    return open('x')"),
         (wrong_protocol, "protocol.codec", "def f():\n    return datetime.date.today()"),
+        (wrong_output, "cli.pki", "print(name)"),
+        (wrong_output, "cli.pki", "sys.stderr.write(name)"),
+        (wrong_quotes, "server.worker", "log.info(\"user '%s'\", name)"),
+        (wrong_quotes, "bridge.session", "f\"user '{name}'\""),
+        (wrong_quotes, "bridge.session", "f\"user '{shortened(name, 60)}' is no more\""),
     ],
 )  # fmt: skip
 def test_a_breach_of_the_rules_is_seen(check: Check, name: str, source: str) -> None:
@@ -379,6 +428,8 @@ def test_a_breach_of_the_rules_is_seen(check: Check, name: str, source: str) -> 
         (wrong_outside, "client.core", "from ..transport import nss"),
         (wrong_programs, "system.programs", "import subprocess"),
         (wrong_programs, "server.supervisor", "os.fork()"),
+        (wrong_output, "cli.outcome", "print(name)"),
+        (wrong_quotes, "server.worker", 'f"user {quoted(name)} isn\'t {name}"'),
     ],
 )
 def test_what_the_rules_allow_passes(check: Check, name: str, source: str) -> None:

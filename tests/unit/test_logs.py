@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigul_stack.cli.logs import set_up_client, set_up_daemon
-from sigul_stack.errors import ConfigurationError
+from sigul_stack.errors import ConfigurationError, as_word, printable, quoted
 from sigul_stack.logcontext import request_id
-from sigul_stack.protocol.codec import printable
 
 log = logging.getLogger("sigul_stack.test")
 
@@ -112,3 +111,17 @@ def test_printable_gives_one_printable_line(text: str) -> None:
     assert len(line.splitlines()) <= 1
     if text.isprintable():
         assert line == text
+
+
+@given(st.text())
+def test_nothing_in_a_name_ends_its_quotes(name: str) -> None:
+    found = quoted(name)
+    assert found.isprintable()
+    assert re.fullmatch(r"'(?:[^'\\]|\\.)*'", found)
+    if name.isprintable() and not set(name) & set("'\\"):
+        assert found == f"'{name}'"
+    assert re.fullmatch(r"'(?:[^'\\]|\\.)*'|[A-Za-z0-9._@:+-]+", as_word(name))
+
+
+def test_a_long_name_is_cut_in_its_quotes() -> None:
+    assert quoted("x" * 100, 10) == "'xxxxxxx...'"

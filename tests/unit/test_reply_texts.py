@@ -63,6 +63,10 @@ def longest(node: ast.expr) -> int:
             return longest(value)
         case ast.Call(func=ast.Name(id="shortened"), args=[_, ast.Constant(value=int(limit))]):
             return limit
+        case ast.Call(func=ast.Name(id="quoted"), args=[_, ast.Constant(value=int(limit))]):
+            return limit + len("''")
+        case ast.Call(func=ast.Name(id="quoted"), args=[name]):
+            return longest(name) + len("''")
         case ast.IfExp(body=body, orelse=orelse):
             return max(longest(body), longest(orelse))
     return SHORT.get(ast.unparse(node), 10_000)

@@ -6,7 +6,7 @@ import datetime
 import os
 
 from ...database import Key
-from ...errors import RequestRefused, Status, shortened
+from ...errors import RequestRefused, Status, quoted, shortened
 from ...signing import pe, x509
 from ..request import Answer
 from ..services import RequestContext
@@ -29,13 +29,11 @@ def _subject_key(context: RequestContext) -> Key:
         with context.services.database.read() as reader:
             key = reader.key(name)
     if key is None:
-        raise RequestRefused(
-            Status.KEY_NOT_FOUND, f"there is no subject key '{shortened(name, 60)}'"
-        )
+        raise RequestRefused(Status.KEY_NOT_FOUND, f"there is no subject key {quoted(name, 60)}")
     if key.keytype not in context.request.operation.key_types:
         raise RequestRefused(
             Status.UNSUPPORTED_KEYTYPE,
-            f"the subject key '{shortened(name, 60)}' is a {key.keytype} key",
+            f"the subject key {quoted(name, 60)} is a {key.keytype} key",
         )
     return key
 
@@ -48,7 +46,7 @@ def _named_certificate(context: RequestContext, key: Key, name: str) -> bytes:
         there = ", ".join(sorted(names)) or "none; make one with sign-certificate"
         raise RequestRefused(
             Status.UNKNOWN_ERROR,
-            f"key '{shortened(key.name, 60)}' has no certificate named '{shortened(name, 60)}' (it"
+            f"key {quoted(key.name, 60)} has no certificate named {quoted(name, 60)} (it"
             f" has: {shortened(there, 60)})",
         )
     return store.certificate(key.fingerprint, name)
@@ -63,8 +61,8 @@ def _sign_certificate(context: RequestContext) -> Answer:
         # Looked at again, under a lock, when it is stored.
         raise RequestRefused(
             Status.ALREADY_EXISTS,
-            f"key '{shortened(subject.name, 60)}' has a certificate named"
-            f" '{shortened(name, 60)}'; choose another name",
+            f"key {quoted(subject.name, 60)} has a certificate named"
+            f" {quoted(name, 60)}; choose another name",
         )
     issuer_name = request.optional_text("issuer-certificate-name")
     certificate = x509.issue(

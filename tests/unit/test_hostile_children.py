@@ -1,0 +1,367 @@
+"""Children that were broken into: whatever they say or do, their parents go on, and end when told.
+
+Real parents and real processes; what a child does is the plan's to say here. The same at real
+daemons, from outside: tests/hostile/test_children.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+#: A limit against hanging, in seconds.
+LIMIT = 60.0
+
+#: What all scripts have. `attack` gets the child's ends of its pipes.
+COMMON = """
+import logging, os, signal, struct, sys, threading, time
+from sigul_stack.errors import SigulError
+from sigul_stack.system.processes import *
+from sigul_stack.transport.nss_certificates import Look
+logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stdout)
+def raw(parent, *pieces):
+    for data in pieces:
+        assert os.write(parent.events, data) == len(data)
+def event(code, body=b""):
+    return struct.pack("!cH", code, len(body)) + body
+def stay(parent):
+    # Who reads its commands ends with its parent.
+    while parent.command(): pass
+    os._exit(0)
+stop, reload = SignalPipe(signal.SIGTERM), SignalPipe(signal.SIGHUP)
+def tell(number):
+    signal.pthread_kill(threading.main_thread().ident, number)
+"""
+
+#: The first worker is the attacker; the next one is honest, and says that it serves.
+SERVER = (
+    COMMON
+    + """
+from sigul_stack.server import supervisor
+from sigul_stack.server.events import *
+HELLO = event(b"A", struct.pack("!d", 0.1))
+BUSY = HELLO + event(b"B")
+def attack(parent):
+    ATTACK
+first, served = os.memfd_create("first"), os.pipe()
+os.write(first, b"x")
+def serve(parent):
+    if os.pread(first, 1, 0):
+        os.ftruncate(first, 0)
+        attack(parent)
+        time.sleep(600)
+    raw(parent, HELLO)
+    os.write(served[1], b"x")
+    stay(parent)
+plan = supervisor.ServerPlan(
+    serve, lambda: None, lambda look, tell: None, lambda: None, workers=1, max_requests=1,
+    shutdown_timeout=5,
+)
+made = supervisor.Supervisor(plan, lambda: plan, stop=stop, reload=reload)
+def drive():
+    os.read(served[0], 1)
+    # Nothing of the attacker counts, and it is gone.
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        found = made.status()
+        if (found.workers_attached, found.workers_busy, found.requests) == (1, 0, ()):
+            print("serves", flush=True)
+            break
+        time.sleep(0.05)
+    tell(signal.SIGTERM)
+threading.Thread(target=drive, daemon=True).start()
+made.run()
+print("ends")
+"""
+)
+
+#: What a worker may do, and the reason for its end.
+ATTACKS = {
+    "a stray byte": (r'raw(parent, b"\0")', "less than a whole event"),
+    "half an event": (r'raw(parent, b"A\0\10\0")', "less than a whole event"),
+    "a length of no event": (r'raw(parent, b"A\xff\xff" + bytes(9000))', "longer than any is"),
+    "an unknown event": ('raw(parent, event(b"Z"))', "no such event"),
+    "a handshake without its length": ('raw(parent, event(b"A"))', "no number"),
+    "a handshake of no length": (
+        'raw(parent, event(b"A", struct.pack("!d", float("nan"))))', "length is none",
+    ),
+    "attached twice": ("raw(parent, HELLO + HELLO)", "cannot attach now"),
+    "detached unattached": ('raw(parent, event(b"D"))', "not attached"),
+    "busy unattached": ('raw(parent, event(b"B"))', "no request can have come"),
+    "busy twice": ('raw(parent, BUSY + event(b"B"))', "no request can have come"),
+    "a client in one name": ('raw(parent, BUSY + event(b"U", b"x"))', "another number of names"),
+    "a client in four names": (
+        r'raw(parent, BUSY + event(b"U", b"a\0b\0c\0d"))', "another number of names",
+    ),
+    "a client's endless name": (
+        r'raw(parent, BUSY + event(b"U", b"\0\0" + bytes(4000).replace(b"\0", b"x")))',
+        "longer name than there may be",
+    ),
+    "two clients": (
+        r'raw(parent, BUSY + 2 * event(b"U", b"a\0b\0c"))', "no client to tell now",
+    ),
+    "a certificate without end": (
+        'raw(parent, BUSY, *40 * [event(b"C", bytes(4000))])', "too much of a certificate",
+    ),
+    "a certificate of nobody": ('raw(parent, event(b"C", b"x"))', "no certificate to tell now"),
+    "another's number": (
+        'raw(parent, BUSY + event(b"N", b"workers_crashed_total"))', "not a worker's to count",
+    ),
+    "a verdict that nobody asked for": (
+        'raw(parent, event(b"G", bytes(32)))', "not asked to look",
+    ),
+}  # fmt: skip
+
+
+def run(script: str, **replaced: str) -> list[str]:
+    """What the script prints; it has to end by itself."""
+    for name, text in replaced.items():
+        script = script.replace(name, text)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(f"the parent hangs; it had said {error.stdout!r}") from None
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_worker_that_breaks_the_rules_is_killed_and_the_server_goes_on(attack: str) -> None:
+    code, reason = ATTACKS[attack]
+    lines = run(SERVER, ATTACK=code)
+    assert any("is killed: it broke the rules of its pipe" in line for line in lines), lines
+    assert any(reason in line for line in lines), lines
+    assert lines[-2:] == ["serves", "ends"]
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        # The end of its events is not its end.
+        "os.close(parent.events)",
+        # What it leaves behind has the pipe still.
+        "os.fork() and os._exit(0); os.close(1); os.close(2); time.sleep(20)",
+    ],
+)
+def test_a_worker_that_is_not_heard_any_more_is_not_waited_for(attack: str) -> None:
+    assert run(SERVER, ATTACK=attack)[-2:] == ["serves", "ends"]
+
+
+def test_a_worker_that_floods_its_pipe_keeps_nobody_waiting() -> None:
+    flood = """
+    raw(parent, BUSY)
+    os.write(served[1], b"x")
+    while True:
+        raw(parent, 100 * event(b"N", b"wrong_secrets_total"))
+"""
+    drive = """
+    os.read(served[0], 1)
+    made.end("nobody")
+"""
+    script = SERVER.replace("    os.read(served[0], 1)\n", drive)
+    # It breaks no rule, and stays; so the server has its time for a request to finish.
+    lines = run(script.replace("monotonic() + 20", "monotonic() + 1"), ATTACK=flood)
+    assert lines[-1] == "ends"
+
+
+def test_a_worker_that_does_not_read_its_commands_is_killed() -> None:
+    """Whoever waited for room in its control pipe would hang."""
+    attack = r"""
+    raw(parent, BUSY + event(b"U", b"a\0b\0c"))
+    os.write(served[1], b"x")
+"""
+    drive = """
+    os.read(served[0], 1)
+    child = next(iter(made._children.values()))
+    while not child.is_over:
+        child.command(b"S")
+    os.read(served[0], 1)
+"""
+    lines = run(SERVER.replace("    os.read(served[0], 1)\n", drive), ATTACK=attack)
+    assert any("does not read its commands" in line for line in lines), lines
+    assert lines[-2:] == ["serves", "ends"]
+
+
+# -------------------------------------------------------------------------------------- the bridge
+
+#: The first child serves and does as the attack says, where it has not been `ready` yet too.
+BRIDGE = (
+    COMMON
+    + """
+from sigul_stack.bridge import parent as module
+from sigul_stack.bridge.control import *
+READY = event(b"R")
+count = os.memfd_create("count")
+os.write(count, b"x")
+def serve(listeners, parent):
+    if os.pread(count, 1, 0):
+        os.ftruncate(count, 0)
+        raw(parent, READY)
+        ATTACK
+        time.sleep(600)
+    raw(parent, READY)
+    while (command := parent.command()) not in (b"", b"E"): pass
+    os._exit(0)
+def look(found, tell): pass
+plan = module.BridgePlan(serve, look, (), shutdown_timeout=5)
+made = module.Parent(plan, lambda: plan, stop=stop, reload=reload)
+def drive():
+    RELOAD
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        time.sleep(0.05)
+        serving = made._serving
+        if serving is not None and serving.pid != first[0] and made._takes_servers is serving:
+            print("serves", flush=True)
+            break
+    tell(signal.SIGTERM)
+first = []
+def ready():
+    first.append(made._serving.pid)
+    threading.Thread(target=drive, daemon=True).start()
+made.run(ready)
+print("ends")
+"""
+)
+
+BRIDGE_ATTACKS = {
+    "a stray byte": (r'raw(parent, b"\0")', "", "less than a whole event"),
+    "an unknown event": ('raw(parent, event(b"Z"))', "", "no such event"),
+    "ready twice": ("raw(parent, READY)", "", "not about to serve"),
+    "handed over unasked": ('raw(parent, event(b"H"))', "", "not to hand over"),
+    "a certificate while it serves": ('raw(parent, event(b"C", b"x"))', "", "no certificates"),
+    "a certificate of nothing": (
+        'raw(parent, event(b"W"))', "", "nothing of a certificate",
+    ),
+    "a certificate without end": (
+        'parent.command(); parent.command(); raw(parent, *40 * [event(b"C", bytes(4000))])',
+        "tell(signal.SIGHUP)", "too much of a certificate",
+    ),
+    "handed over again and again": (
+        'parent.command(); parent.command(); raw(parent, 3 * event(b"H"))',
+        "tell(signal.SIGHUP)", "not to hand over",
+    ),
+    "a verdict that nobody asked for": (
+        'raw(parent, event(b"G", bytes(32)))', "", "not asked to look",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", BRIDGE_ATTACKS)
+def test_a_bridge_s_child_that_breaks_the_rules_is_killed_and_another_serves(attack: str) -> None:
+    code, reload, reason = BRIDGE_ATTACKS[attack]
+    lines = run(BRIDGE, ATTACK=code, RELOAD=reload or "pass")
+    assert any(reason in line for line in lines), lines
+    assert lines[-2:] == ["serves", "ends"]
+
+
+def test_more_certificates_than_any_bridge_has_are_not_kept() -> None:
+    code = (
+        "parent.command(); parent.command();"
+        " [raw(parent, *15 * [event(b'C', os.urandom(4000))], event(b'W')) for _ in range(2000)]"
+    )
+    lines = run(BRIDGE, ATTACK=code, RELOAD="tell(signal.SIGHUP)")
+    assert any("too many certificates" in line for line in lines), lines
+    assert lines[-2:] == ["serves", "ends"]
+
+
+def test_a_bridge_s_child_that_never_hands_over_is_not_waited_for() -> None:
+    script = BRIDGE.replace("shutdown_timeout=5)", "shutdown_timeout=5, hand_over_timeout=0.5)")
+    script = script.replace("stop, reload =", "module.HAND_OVER_SECONDS = 0.5\nstop, reload =", 0)
+    lines = run(
+        script.replace("READY = event", "module.HAND_OVER_SECONDS = 0.5\nREADY = event"),
+        ATTACK="pass", RELOAD="tell(signal.SIGHUP)",
+    )  # fmt: skip
+    assert any("did not do what it was told in time" in line for line in lines), lines
+    assert lines[-2:] == ["serves", "ends"]
+
+
+# ------------------------------------------------------------------------------------ one child
+
+IN_CHILD = (
+    COMMON
+    + """
+def work():
+    # Its end of the pipe: the newest descriptor that is open for writing.
+    import fcntl
+    ends = [n for n in range(3, 50) if os.path.exists(f"/proc/self/fd/{n}")
+            and os.readlink(f"/proc/self/fd/{n}").startswith("pipe:")
+            and fcntl.fcntl(n, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY]
+    events = ends[-1]
+    ATTACK
+try:
+    run_in_child(work, "the work", 1.0)
+except SigulError as error:
+    print(error.problem)
+print("goes on")
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("attack", "told"),
+    [
+        (r'os.write(events, b"\0"); time.sleep(600)', "less than a whole event"),
+        ('os.write(events, event(b"Z")); time.sleep(600)', "said what it may not"),
+        ("time.sleep(600)", "not done in 1 s"),
+    ],
+)
+def test_work_in_a_child_has_a_limit(attack: str, told: str) -> None:
+    lines = run(IN_CHILD, ATTACK=attack)
+    assert told in lines[0]
+    assert lines[1:] == ["goes on"]
+
+
+def test_work_that_closes_its_pipe_and_stays_is_killed() -> None:
+    script = COMMON + "\nfrom sigul_stack.system import processes\nprocesses.KILL_AFTER_SECONDS = 1"
+    lines = run(script + IN_CHILD[len(COMMON) :], ATTACK="os.close(events); time.sleep(600)")
+    assert lines == ["the work failed (exit code -9)", "goes on"]
+
+
+# -------------------------------------------------------------------------------------- signals
+
+
+def test_a_signal_that_another_thread_is_given_ends_the_wait() -> None:
+    """Python's handler runs in the main thread, which waits and would not hear of it."""
+    script = (
+        COMMON
+        + """
+class Family(ProcessFamily):
+    def _is_settled(self): return True
+    def _try_plan(self, plan): pass
+    def _handle_event(self, child, code, body): pass
+    def _handle_end(self, child, code): pass
+    def _dismiss(self, child): return 0.0
+made = Family(None, lambda: None, stop=stop, reload=reload, back_off=BackOff(first=0.0))
+def other():
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+threading.Thread(target=other).start()
+while not made._wait(None): pass
+print("ends")
+"""
+    )
+    assert run(script) == ["ends"]
+
+
+def test_children_have_nothing_of_their_parent_s_signals() -> None:
+    script = (
+        COMMON
+        + """
+def work():
+    import fcntl
+    own = os.readlink("/proc/self/fd/1")
+    found = [n for n in range(3, 50) if os.path.exists(f"/proc/self/fd/{n}")]
+    pipes = [n for n in found if os.readlink(f"/proc/self/fd/{n}").startswith("pipe:")]
+    # The events' reading end is run_in_child's own, the writing end the child's.
+    os.write(1, f"{len(pipes)} {signal.set_wakeup_fd(-1)}\\n".encode())
+run_in_child(work, "the work", 30.0)
+"""
+    )
+    assert run(script) == ["2 -1"]
