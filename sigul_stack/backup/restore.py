@@ -29,7 +29,7 @@ from .unpack import at_rest, check, missing_keys, read_database, unpack
 
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
-    """What is restored, and how.
+    """The choice of what is restored, and how.
 
     `verifier`: who must have signed the backup; None for anybody. `replace`: move away what is
     there. `others`: a new directory for configuration and NSS. `skip_strangers`: leave files that

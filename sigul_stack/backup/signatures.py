@@ -49,7 +49,7 @@ _OTHER_KEY: Final = "it was changed, or another site's server made it: restore o
 
 @dataclass(frozen=True, slots=True)
 class FileSignature:
-    """What is signed about a backup's file. `size` is in bytes, `sha256` in hex."""
+    """The facts about a backup's file that are signed. `size` is in bytes, `sha256` in hex."""
 
     created: str
     site: str

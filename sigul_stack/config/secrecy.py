@@ -1,4 +1,4 @@
-"""Which entries of configuration files hold a secret, or name the file that does."""
+"""Finding the entries of configuration files that hold a secret, or name the file that does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an SQLite file may hold beside rows, where somebody else may have written it.
+"""Checking what an SQLite file has beside rows, where somebody else may have written it.
 
 A schema is a program to a degree: triggers and views run for whoever uses the tables, and
 generated columns, checks, defaults and indexes may call functions. So it is compared with what a
