@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypedDict
 
 from ..errors import KeystoreError, ToolMissing
 from ..secret import Secret
@@ -35,6 +35,12 @@ _KILL_LIMIT = 10.0
 _READ_SIZE = 1 << 16
 #: How often what a program writes elsewhere is looked at, in seconds.
 _WATCH_SECONDS = 0.05
+
+
+class _User(TypedDict, total=False):
+    user: int
+    group: int
+
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -161,6 +167,7 @@ def run(
                     start_new_session=True,
                     cwd=directory,
                     env={**_environment(), **environment},
+                    **_user(),
                 )
                 _running.add(process)
         except OSError as error:
@@ -206,6 +213,13 @@ def run(
         found["stderr"].decode("utf-8", "replace"),
         found.get("status", b"").decode("utf-8", "replace"),
     )
+
+
+def _user() -> _User:
+    """For `Popen`: where this process acts as another user, a program is that one for good."""
+    if os.geteuid() == os.getuid():
+        return {}
+    return {"user": os.geteuid(), "group": os.getegid()}
 
 
 def _be_as_nice(pid: int) -> None:
