@@ -170,8 +170,9 @@ def _acting_as(identity: Identity) -> Iterator[None]:
 def other_owner(directory: Path) -> Identity | None:
     """Whoever beside root can change `directory`, a file in it or the way there; None for nobody.
 
-    Where it is missing, that is who can change the directory that it would be made in. Raises
-    `ConfigurationError` where all of it is root's and others may write to it: then it is anybody's.
+    Where it is missing, that is who can change the directory that it would be made in. What belongs
+    to somebody who does not reach it, as below a directory of root's alone, he cannot change. For
+    root to ask. Raises `ConfigurationError` where all of it is root's and others may write to it.
     """
     directory = directory.absolute()
     while not directory.exists() and directory != directory.parent:
@@ -187,11 +188,21 @@ def other_owner(directory: Path) -> Identity | None:
         with contextlib.suppress(OSError):
             found = path.lstat()
             if found.st_uid != 0:
-                return _identity_of(found.st_uid, found.st_gid)
+                who = _identity_of(found.st_uid, found.st_gid)
+                return who if _reaches(who, real) else None
     raise ConfigurationError(
         f"'{directory}' is root's, but others may change it or what is in it",
         "take the right to write from group and others, or give it to the user whose it is",
     )
+
+
+def _reaches(who: Identity, path: Path) -> bool:
+    with _acting_as(who):
+        try:
+            path.stat()
+        except PermissionError:
+            return False
+    return True
 
 
 def _identity_of(uid: int, gid: int) -> Identity:

@@ -173,6 +173,10 @@ def test_whose_a_directory_is(top: Path) -> None:
     os.chown(top / "a", UID, 0)
     found = other_owner(top / "a/b/c")
     assert found is not None and found.uid == UID and 0 not in (found.gid, *found.groups)
+    (top / "private").mkdir(mode=0o700)
+    (top / "private/b").mkdir()
+    os.chown(top / "private/b", UID, UID)
+    assert other_owner(top / "private/b") is None
     (top / "link").symlink_to(top / "a")
     found = other_owner(top / "link")
     assert found is not None and found.uid == UID
