@@ -258,8 +258,7 @@ def _known_password(directory: Path, given: Path | None) -> Secret | None:
     """The password of a database, where it is known without asking."""
     if given is not None:
         return pki.read_password(given)
-    beside = pki.NSSDatabase(directory).directory / pki.PASSWORD_FILE_NAME
-    return pki.read_password(beside) if beside.is_file() else None
+    return pki.password_beside(pki.NSSDatabase(directory).directory)
 
 
 def _database_password(

@@ -137,6 +137,26 @@ def rights_for(identity: Identity | None, directory: Path) -> Iterator[None]:
     if identity is None or identity.uid == 0 or os.geteuid() != 0 or _is_roots_alone(directory):
         yield
         return
+    with _acting_as(identity):
+        yield
+
+
+@contextlib.contextmanager
+def rights_of_owner(directory: Path) -> Iterator[None]:
+    """As `rights_for`, with the rights of whoever beside root can change `directory` or its files.
+
+    For a tool that root runs on a directory which may be anybody's, as an NSS database's may: what
+    it makes there belongs to its owner, and what that names, such as a module that NSS loads, has
+    no more rights than he has. Programs started inside have them for good (`system.programs`).
+    Raises `ConfigurationError` where he cannot be told.
+    """
+    who = other_owner(directory) if os.geteuid() == 0 else None
+    with contextlib.nullcontext() if who is None else _acting_as(who):
+        yield
+
+
+@contextlib.contextmanager
+def _acting_as(identity: Identity) -> Iterator[None]:
     group, groups = os.getegid(), os.getgroups()
     _set_ids(identity, (-1, identity.uid, -1), (-1, identity.gid, -1))
     try:
@@ -145,6 +165,54 @@ def rights_for(identity: Identity | None, directory: Path) -> Iterator[None]:
         os.seteuid(0)
         os.setegid(group)
         os.setgroups(groups)
+
+
+def other_owner(directory: Path) -> Identity | None:
+    """Whoever beside root can change `directory`, a file in it or the way there; None for nobody.
+
+    Where it is missing, that is who can change the directory that it would be made in. What belongs
+    to somebody who does not reach it, as below a directory of root's alone, he cannot change. For
+    root to ask. Raises `ConfigurationError` where all of it is root's and others may write to it.
+    """
+    directory = directory.absolute()
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    try:
+        names = [directory, *directory.iterdir()]
+    except OSError:
+        names = [directory]
+    if all(map(_is_roots_alone, names)):
+        return None
+    real = directory.resolve()
+    for path in (*reversed(directory.parents), *reversed(real.parents), directory, real, *names):
+        with contextlib.suppress(OSError):
+            found = path.lstat()
+            if found.st_uid != 0:
+                who = _identity_of(found.st_uid, found.st_gid)
+                return who if _reaches(who, real) else None
+    raise ConfigurationError(
+        f"'{directory}' is root's, but others may change it or what is in it",
+        "take the right to write from group and others, or give it to the user whose it is",
+    )
+
+
+def _reaches(who: Identity, path: Path) -> bool:
+    with _acting_as(who):
+        try:
+            path.stat()
+        except PermissionError:
+            return False
+    return True
+
+
+def _identity_of(uid: int, gid: int) -> Identity:
+    try:
+        account = pwd.getpwuid(uid)
+    except KeyError:
+        gid = gid or uid  # root's group is not his
+        return Identity(uid, gid, (gid,))
+    groups = tuple(os.getgrouplist(account.pw_name, account.pw_gid))
+    return Identity(uid, gid if gid in groups else account.pw_gid, groups)
 
 
 def _is_roots_alone(path: Path) -> bool:

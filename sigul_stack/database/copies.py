@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sigul_stack.errors import DatabaseError
-from sigul_stack.system.files import sync
+from sigul_stack.system.files import opened, sync
 
 _NAME = "%Y%m%dT%H%M%SZ"
 
@@ -58,9 +58,9 @@ def back_up(database: Path, now: datetime) -> Path:
         copy_file(real, draft)
         original = real.stat()
         # Where the owner cannot be given, the copy stays with whoever made it, for nobody else.
-        with contextlib.suppress(PermissionError):
-            os.chown(draft, original.st_uid, original.st_gid)
-            draft.chmod(original.st_mode & 0o777)
+        with contextlib.suppress(PermissionError), opened(draft) as descriptor:
+            os.fchown(descriptor, original.st_uid, original.st_gid)
+            os.fchmod(descriptor, original.st_mode & 0o777)
         sync(draft)
         draft.rename(backup)
     sync(backup.parent)

@@ -7,6 +7,7 @@ something between. Alembic is imported only where tables are made or changed, fo
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,6 +21,7 @@ from sigul_stack.database.engine import Engine, Purpose
 from sigul_stack.database.failures import DatabaseMissing, explain_os, one_line
 from sigul_stack.database.target import CREATE_HINT, PostgreSQL, SQLiteFile, Target, parse
 from sigul_stack.errors import DatabaseError
+from sigul_stack.system.files import opened
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -185,7 +187,8 @@ def _make_tables(target: Target) -> None:
         if sa.inspect(connection).get_table_names():
             raise _refusal(target.label)
         if isinstance(target, SQLiteFile):
-            target.path.chmod(0o600)
+            with opened(target.path) as descriptor:
+                os.fchmod(descriptor, 0o600)
         schema.metadata.create_all(connection)
         command.stamp(_alembic(connection), schema.HEAD)
 

@@ -6,6 +6,7 @@ component can be looked at in it, and it must not fork afterwards.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..checks import Report
 from ..config import PROGRAMS, load
 from ..config.bridge import BridgeSettings
 from ..config.client import ClientSettings, own_file
+from ..config.identity import drop_privileges_unless_roots, identity, other_owner
 from ..config.server import ServerSettings
 from ..errors import SigulError
 from ..pki.leaf import Role
@@ -71,11 +73,31 @@ def _report(
         loaded = load(PROGRAMS[component](), path, user_name=options.user_name)
     except SigulError as error:
         return _without_settings(component, mode, error)
+    try:
+        _become_its_user(loaded.settings)
+    except SigulError as error:
+        return _without_settings(component, mode, error)
     context = CheckContext[Any](component, mode, loaded, limits, options)
     steps = [step for step in _LISTS[component](context) if mode in step.modes]
     if mode is Mode.HEALTH:
         return walk_within(limits.timeout_seconds, component, steps)
     return walk(component, steps)
+
+
+def _become_its_user(settings: BridgeSettings | ServerSettings | ClientSettings) -> None:
+    """Give up root where others can change the NSS database: it names modules that NSS loads.
+
+    For the component's own user, or whoever can change it. Raises `ConfigurationError`.
+    """
+    if os.geteuid() != 0:
+        return
+    if isinstance(settings, ClientSettings):
+        who = None
+    else:
+        who = identity(settings.unix_user, settings.unix_group)
+    if who is None or who.uid == 0:
+        who = other_owner(settings.nss.path)
+    drop_privileges_unless_roots(who, settings.nss.path)
 
 
 def _client(context: CheckContext[ClientSettings]) -> tuple[Step, ...]:

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from .leaf import LEAF_LIFETIME, Leaf, LeafRequest, Role
     from .material import Bundle, read_certificates, read_pem, read_pkcs12
     from .nss_directory import DatabaseKind, NSSDatabase
-    from .password_files import PASSWORD_FILE_NAME, Permissions, make_password_file, read_password
+    from .password_files import (
+        PASSWORD_FILE_NAME,
+        Permissions,
+        make_password_file,
+        password_beside,
+        read_password,
+    )
     from .renewal import renew_leaf
     from .rollover import (
         Phase,
@@ -63,6 +69,7 @@ __all__ = [
     "inspect_database",
     "make_password_file",
     "make_site",
+    "password_beside",
     "put_authority",
     "put_bundle",
     "put_leaf",

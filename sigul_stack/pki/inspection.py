@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ..checks import Check, State, Value, failed, ok, warning
+from ..config.identity import rights_of_owner
 from ..errors import NSSError, WrongNSSPassword
 from .certificate_info import CertificateInfo, covers, current_time, extension, issued, newest
 from .leaf import Role
@@ -214,7 +215,8 @@ def _authority(
 def _files(database: NSSDatabase) -> Check:
     path = database.directory / PASSWORD_FILE_NAME
     try:
-        mode, content = path.stat().st_mode, path.read_bytes()
+        with rights_of_owner(database.directory):
+            mode, content = path.stat().st_mode, path.read_bytes()
     except OSError:
         mode, content = 0, b""
     if mode & 0o007:

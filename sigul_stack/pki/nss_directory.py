@@ -6,7 +6,8 @@ trust records in `cert9.db`. `cert8.db` and `key3.db` are the old format (`dbm:`
 Invariant: a change is made to a copy in a hidden directory beside the files and then renamed into
 place, keys before certificates, so that at any instant each certificate in `cert9.db` has its key
 in `key4.db`, and a process that has opened the database keeps what it opened. One change at a time
-is let in (a lock on the directory). Must not decide what belongs in a database; `contents` does.
+is let in (a lock on the directory). Root does all of it with the rights of whoever can change the
+directory. Must not decide what belongs in a database; `contents` does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Final
 
 from cryptography import x509
 
+from ..config.identity import rights_of_owner
 from ..errors import NSSError
 from ..secret import Secret
 from ..system.files import locked, sync
@@ -204,7 +206,7 @@ class NSSDatabase:
     def changing(self, permissions: Permissions | None = None) -> Iterator[NSSStore]:
         """A copy to change, which takes the database's place where the block ends well."""
         self.require()
-        with self._locked(), self._stage() as stage:
+        with rights_of_owner(self.directory), self._locked(), self._stage() as stage:
             for name in _FILES:
                 if self._has(name):
                     _copy(self.directory / name, stage / name)
@@ -224,8 +226,7 @@ class NSSDatabase:
             )
         wanted = permissions or Permissions()
         make_directory(self.directory, wanted)
-        with self._locked():
-            wanted.apply(self.directory)
+        with rights_of_owner(self.directory), self._locked():
             kind = self.recognise()
             if kind is DatabaseKind.SQL:
                 raise NSSError(f"'{self.directory}' holds an NSS database already", "it is kept")

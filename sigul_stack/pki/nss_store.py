@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat, pkcs12
 
+from ..config.identity import rights_of_owner
 from ..errors import NSSError, WrongNSSPassword
 from ..secret import Secret
 from ..system.programs import memory_file
@@ -211,15 +212,17 @@ class NSSStore:
 
         Raises `NSSError` where it fails, unless it says what is `harmless`.
         """
-        done = run_tool(
-            tool,
-            operation,
-            *arguments,
-            "-d",
-            "sql:.",
-            directory=self.directory,
-            iterations=self._iterations,
-        )
+        # NSS loads the modules that the database names: whoever can change it runs code here.
+        with rights_of_owner(self.directory):
+            done = run_tool(
+                tool,
+                operation,
+                *arguments,
+                "-d",
+                "sql:.",
+                directory=self.directory,
+                iterations=self._iterations,
+            )
         output = done.stdout.decode("utf-8", "replace")
         if done.returncode == 0 or (harmless and harmless in done.stderr + output):
             return output

@@ -1,5 +1,7 @@
 """Password files and who may read what is made: the one place that writes a secret to disk.
 
+Root works in a directory of another user's with the rights of that user (`rights_of_owner`).
+
 A password file holds the password and nothing else (no newline), is 0600 unless told otherwise, and
 is never written over: a new password over an old database is the mistake that looks like every
 other one (known fault 9).
@@ -15,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..config.identity import rights_of_owner
 from ..config.values import strip_one_end
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
-from ..system.files import whole_file
+from ..system.files import opened, whole_file
 
 #: The password file that lies beside an NSS database, in its directory.
 PASSWORD_FILE_NAME: Final = "nss-password"  # noqa: S105 - a file's name
@@ -73,13 +76,14 @@ class Permissions:
     def apply(self, path: Path, mode: int | None = None) -> None:
         """Give `path` this owner and group, and `mode`. Raises `NSSError`."""
         try:
-            found = path.stat()
-            uid = found.st_uid if self.uid is None else self.uid
-            gid = found.st_gid if self.gid is None else self.gid
-            if (uid, gid) != (found.st_uid, found.st_gid):
-                os.chown(path, uid, gid)
-            if mode is not None:
-                path.chmod(mode)
+            with opened(path) as descriptor:
+                found = os.fstat(descriptor)
+                uid = found.st_uid if self.uid is None else self.uid
+                gid = found.st_gid if self.gid is None else self.gid
+                if (uid, gid) != (found.st_uid, found.st_gid):
+                    os.fchown(descriptor, uid, gid)
+                if mode is not None:
+                    os.fchmod(descriptor, mode)
         except OSError as error:
             raise NSSError(
                 f"'{path}' cannot be given its owner or mode: {error.strerror}",
@@ -120,29 +124,42 @@ def read_password(path: Path) -> Secret:
 def make_password_file(directory: Path, permissions: Permissions) -> Secret:
     """The password in `directory`'s password file, which is made with a random one if missing."""
     path = directory / PASSWORD_FILE_NAME
-    if not path.exists():
-        password = Secret.random(PASSWORD_CHARACTERS)
-        make_directory(directory, permissions)
-        write_file(path, password.reveal(), permissions)
-    return read_password(path)
+    known = password_beside(directory)
+    if known is not None:
+        return known
+    password = Secret.random(PASSWORD_CHARACTERS)
+    make_directory(directory, permissions)
+    write_file(path, password.reveal(), permissions)
+    return password
+
+
+def password_beside(directory: Path) -> Secret | None:
+    """The password in `directory`'s password file, if there is one."""
+    path = directory / PASSWORD_FILE_NAME
+    with rights_of_owner(directory):
+        return read_password(path) if path.is_file() else None
 
 
 def make_directory(directory: Path, permissions: Permissions) -> None:
-    """Make `directory` and its parents where missing. Raises `NSSError`."""
-    if directory.is_dir():
-        return
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700)
-    except OSError as error:
-        raise NSSError(f"the directory '{directory}' cannot be made: {error.strerror}") from error
-    permissions.apply(directory, permissions.directory_mode)
+    """Make `directory` and its parents where missing, and give it its owner. Raises `NSSError`."""
+    with rights_of_owner(directory):
+        mode = None
+        if not directory.is_dir():
+            mode = permissions.directory_mode
+            try:
+                directory.parent.mkdir(parents=True, exist_ok=True)
+                directory.mkdir(mode=0o700)
+            except OSError as error:
+                raise NSSError(
+                    f"the directory '{directory}' cannot be made: {error.strerror}"
+                ) from error
+        permissions.apply(directory, mode)
 
 
 def write_file(path: Path, content: bytes, permissions: Permissions) -> None:
     """Write `path` whole or not at all. Raises `NSSError`."""
     try:
-        with whole_file(path, replace=True) as file:
+        with rights_of_owner(path.parent), whole_file(path, replace=True) as file:
             file.write(content)
             permissions.apply(Path(file.name), permissions.file_mode)
     except OSError as error:

@@ -27,6 +27,7 @@ from typing import Final
 
 from cryptography import x509
 
+from ..config.identity import rights_of_owner
 from ..errors import NSSError
 from ..secret import Secret
 from .authority import (
@@ -224,7 +225,9 @@ class Rollover:
             done = [RolloverChange(item.directory, _retire(item, old)) for item in databases]
             self._delete_old()
         self.authority.write_pem()
-        (self.authority.database.directory / REGISTER).unlink(missing_ok=True)
+        directory = self.authority.database.directory
+        with rights_of_owner(directory):
+            (directory / REGISTER).unlink(missing_ok=True)
         return done
 
     # ---------------------------------------------------------------------------- the CA itself

@@ -26,7 +26,13 @@ from .contents import put_leaf
 from .inspection import WARN_DAYS, Topic, inspect_database
 from .leaf import LEAF_LIFETIME, LeafRequest, Role
 from .nss_directory import DatabaseKind, NSSDatabase
-from .password_files import PASSWORD_FILE_NAME, Permissions, make_password_file, read_password
+from .password_files import (
+    PASSWORD_FILE_NAME,
+    Permissions,
+    make_password_file,
+    password_beside,
+    read_password,
+)
 from .renewal import renew_leaf
 
 #: A user's name becomes a directory's.
@@ -198,11 +204,11 @@ def _mend(
 
 
 def _password(directory: Path) -> Secret:
-    path = directory / PASSWORD_FILE_NAME
-    if not path.exists():
+    known = password_beside(directory)
+    if known is None:
         raise NSSError(
             f"'{directory}' holds an NSS database, but not its password",
-            f"put that into '{path}'"
+            f"put that into '{directory / PASSWORD_FILE_NAME}'"
             " (0600, without a newline), or move the directory away to have it made anew",
         )
-    return read_password(path)
+    return known

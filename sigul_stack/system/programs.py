@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypedDict
 
 from ..errors import KeystoreError, ToolMissing
 from ..secret import Secret
@@ -43,6 +43,12 @@ _KILL_ROUNDS = 100
 _READ_SIZE = 1 << 16
 #: How often what a program writes elsewhere is looked at, in seconds.
 _WATCH_SECONDS = 0.05
+
+
+class _User(TypedDict, total=False):
+    user: int
+    group: int
+
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -173,6 +179,7 @@ def run(
                 start_new_session=True,
                 cwd=directory,
                 env=variables,
+                **_user(),
             )
 
         try:
@@ -304,6 +311,13 @@ def _lower(pid: int, which: int, limit: int) -> None:
                 # It has lowered it itself meanwhile, and nobody may raise it.
                 if not 0 <= resource.prlimit(pid, which)[1] <= limit:
                     raise
+
+
+def _user() -> _User:
+    """For `Popen`: where this process acts as another user, a program is that one for good."""
+    if os.geteuid() == os.getuid():
+        return {}
+    return {"user": os.geteuid(), "group": os.getegid()}
 
 
 def _be_as_nice(pid: int) -> None:

@@ -26,6 +26,8 @@ with patch_module_args(json.load(sys.stdin)):
     runpy.run_path(sys.argv[1], run_name="__main__")
 """
 DIRECTORIES = ["etc", "etc/nss", "etc/secrets", "nss", "secrets", "state", "state/keys"]
+#: Whom the containers run as, where that is not who runs the module.
+NOBODY = 65534
 SECRET = "se-cret \u00e4"
 
 
@@ -34,6 +36,8 @@ class Component:
     """A component's directory, which the module looks after."""
 
     home: Path
+    #: Whom all in it belongs to.
+    owner: int = os.getuid()
 
     def run(self, step: str = "put", **arguments: Any) -> dict[str, Any]:
         """Run the module; its result."""
@@ -44,8 +48,8 @@ class Component:
                     for name, content in arguments[kind].items()
                 }
         given = {
-            "component": "bridge", "home": str(self.home), "owner": os.getuid(),
-            "group": os.getgid(), "step": step, **arguments,
+            "component": "bridge", "home": str(self.home), "owner": self.owner,
+            "group": self.owner, "step": step, **arguments,
         }  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-c", RUN, MODULE], input=json.dumps(given), capture_output=True,
@@ -238,3 +242,36 @@ def test_a_current_state_elsewhere_is_not_looked_at(made: Component, tmp_path: P
     made.put()
     assert {made.current} == state
     assert (tmp_path / "others/file").exists()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("made_before", [False, True], ids=["new", "of an earlier version"])
+def test_the_containers_user_changes_nothing_beside_his_directories(
+    tmp_path: Path, made_before: bool
+) -> None:
+    """Root runs and loads what lies in the site's directory: the rules of the packet filter."""
+    tmp_path.chmod(0o755)
+    component = Component(tmp_path / "site" / "server", NOBODY)
+    if made_before:
+        (tmp_path / "site/server").mkdir(parents=True)
+        for path in (tmp_path / "site", tmp_path / "site/server"):
+            path.chmod(0o700)
+            os.chown(path, NOBODY, NOBODY)
+    assert component.run("home")["changed"]
+    assert not component.run("home")["changed"]
+    (tmp_path / "site/egress").mkdir()
+    component.put()
+    assert not component.run("home")["changed"]
+    for path in (component.home, component.home.parent):
+        assert (path.stat().st_uid, path.stat().st_gid) == (os.getuid(), os.getgid())
+        assert path.stat().st_mode & 0o777 == 0o700
+    inside = [component.home / name for name in (*DIRECTORIES, "secrets/nss-password")]
+    assert {path.stat().st_uid for path in inside} == {NOBODY}
+    moved = subprocess.run(
+        ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
+         "mv", tmp_path / "site/egress", tmp_path / "site/server/state/"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert moved.returncode != 0
+    assert "Permission denied" in moved.stderr
+    assert (tmp_path / "site/egress").is_dir()

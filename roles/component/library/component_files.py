@@ -1,9 +1,9 @@
 """Ansible module: the files of one component on its machine, all in one run of a module.
 
-The directories belong to the user that the component's container runs as, who may have put anything
-there, and this runs as root. So nothing in them is reached by a path: each directory is opened in
-its parent, no symbolic link is followed, and a file that is not as it should be is replaced by a
-new one in one step, never changed.
+The component's directory, and the site's above it, belong to whoever runs this: root. Those in it
+belong to the user that the component's container runs as, who may have put anything there. So
+nothing in them is reached by a path: each directory is opened in its parent, no symbolic link is
+followed, and a file that is not as it should be is replaced by a new one in one step.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ short_description: Have the files of a component as described
 options:
   component: {type: str, required: true, description: The component; its configuration's name.}
   home: {type: path, required: true, description: The component's directory.}
-  owner: {type: int, required: true, description: UID that all of it belongs to.}
-  group: {type: int, required: true, description: GID that all of it belongs to.}
+  owner: {type: int, required: true, description: UID that all in it belongs to.}
+  group: {type: int, required: true, description: GID that all in it belongs to.}
   step:
     type: str
     default: put
-    choices: [put, accept, discard, compare, remember]
+    choices: [home, put, accept, discard, compare, remember]
     description:
+      - C(home) has the component's directory and the site's, and nothing in them.
       - C(put) has directories, secrets and the NSS database in place, and writes a configuration
         that is not the one there into C(etc/new), for the program to check.
       - C(accept) has what is in C(etc/new) take the old one's place; C(discard) removes it.
@@ -70,9 +71,14 @@ class Component:
 
     # --- What is there -------------------------------------------------------------------------
 
-    def is_own(self, status: os.stat_result, mode: int | None = None) -> bool:
+    def is_own(
+        self,
+        status: os.stat_result,
+        mode: int | None = None,
+        owner: tuple[int, int] | None = None,
+    ) -> bool:
         """Whether owner and mode are as they should be."""
-        right = (status.st_uid, status.st_gid) == self.owner
+        right = (status.st_uid, status.st_gid) == (owner or self.owner)
         return right and mode in (None, stat.S_IMODE(status.st_mode))
 
     def open_in(self, parent: int | None, name: str | Path) -> int | None:
@@ -127,16 +133,26 @@ class Component:
     # --- Having it as it should be -------------------------------------------------------------
 
     def have_home(self) -> None:
-        """Have the component's directory; what is missing above gets the same owner and mode."""
+        """Have the component's directory, and what is missing above.
+
+        These are for whoever runs this alone: root runs and loads what lies there, and the user of
+        the containers, if it is anybody on this machine, must not put anything in its place.
+        """
         above, missing = self.home.parent, [self.home.name]
         while not above.is_dir():
             missing.insert(0, above.name)
             above = above.parent
         # Up to there it is the administrator's, links are too.
         parent: int | None = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        runner = (os.geteuid(), os.getegid())
+        if self.is_own(os.fstat(parent), DIRECTORY_MODE) and self.owner != runner:
+            # Earlier versions gave the site's directory to that user.
+            self.changed.append(str(above))
+            if not self.check:
+                os.fchown(parent, *runner)
         for name in missing:
             above /= name
-            parent = self.have_directory(parent, name, str(above))
+            parent = self.have_directory(parent, name, str(above), runner)
         self.opened[""] = parent
 
     def have_directories(self, paths: list[str]) -> None:
@@ -145,7 +161,9 @@ class Component:
             above, name = os.path.split(path)
             self.opened[path] = self.have_directory(self.directory(above), name, path)
 
-    def have_directory(self, parent: int | None, name: str, path: str) -> int | None:
+    def have_directory(
+        self, parent: int | None, name: str, path: str, owner: tuple[int, int] | None = None
+    ) -> int | None:
         """Have a directory, and open it; with --check it may stay missing."""
         opened = None if parent is None else self.open_in(parent, name)
         if opened is None:
@@ -156,11 +174,11 @@ class Component:
             opened = self.open_in(parent, name)
             if opened is None:
                 self.fail(f"{path} was removed as soon as it was made")
-        if not self.is_own(os.fstat(opened), DIRECTORY_MODE):
+        if not self.is_own(os.fstat(opened), DIRECTORY_MODE, owner):
             if path not in self.changed:
                 self.changed.append(path)
             if not self.check:
-                os.fchown(opened, *self.owner)
+                os.fchown(opened, *(owner or self.owner))
                 os.fchmod(opened, DIRECTORY_MODE)
         return opened
 
@@ -310,7 +328,7 @@ def main() -> None:
             "group": {"type": "int", "required": True},
             "step": {
                 "type": "str",
-                "choices": ["put", "accept", "discard", "compare", "remember"],
+                "choices": ["home", "put", "accept", "discard", "compare", "remember"],
                 "default": "put",
             },
             "directories": {"type": "list", "elements": "str", "default": []},
@@ -360,6 +378,9 @@ def run(component: Component, given: dict[str, Any]) -> dict[str, Any]:
     step = given["step"]
     if step == "compare":
         return component.compare()
+    if step == "home":
+        component.have_home()
+        return {}
     if step == "accept":
         component.accept()
     elif step == "discard":

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from ...errors import KeystoreError
-from ...system.files import write_whole
+from ...system.files import opened, write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ def prepare_directory(path: Path) -> None:
     new = not any((path / name).exists() for name in _SIGNS_OF_USE)
     found = path.stat()
     if new and found.st_uid == os.geteuid():
-        path.chmod(0o700)
+        with opened(path) as descriptor:
+            os.fchmod(descriptor, 0o700)
         found = path.stat()
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise KeystoreError(
