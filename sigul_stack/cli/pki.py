@@ -164,7 +164,7 @@ def run_list(args: argparse.Namespace) -> int:
                 }
             )
         else:
-            say(directory)
+            say(str(directory))
             for item in certificates:
                 print_entry(item, args.warn_days)
     if args.json:

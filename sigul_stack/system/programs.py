@@ -171,7 +171,7 @@ def run(
         def start() -> subprocess.Popen[bytes]:
             # A session of its own makes the process group that is killed, and has no terminal.
             return subprocess.Popen(
-                [program, *options],
+                [*_limits(wall, time_limit, max_file_size), program, *options],
                 stdin=source,
                 stdout=subprocess.PIPE if stdout is None else stdout,
                 stderr=subprocess.PIPE,
@@ -187,18 +187,13 @@ def run(
                 if _running is None:
                     raise KeystoreError(f"{program} is not started: this process is ending")
                 started = _Started(
-                    wall.with_program(shutil.which(program, path=variables["PATH"])),
+                    wall.with_program(_find(program, package, variables["PATH"])),
                     [source, *inherited],
                     start,
                     variables[_MARK],
                 )
                 _running.add(started)
         except OSError as error:
-            # The same error tells of a missing directory.
-            if isinstance(error, FileNotFoundError) and (directory is None or directory.is_dir()):
-                raise ToolMissing(
-                    f"{program} is not installed", f"install the package {package}"
-                ) from None
             where = "" if directory is None else f" in '{directory}'"
             raise KeystoreError(
                 f"{program} cannot be run{where}: {error.strerror}", "see who may use it"
@@ -213,7 +208,6 @@ def run(
                 readers[name] = pipe.fileno()
         cleanup.callback(_end, started)
         _be_as_nice(process.pid)
-        _limit(process.pid, wall, time_limit, max_file_size)
         try:
             found = _collect(readers, started, deadline, watch)
             returncode = started.finish()
@@ -286,31 +280,30 @@ def _kill_marked(mark: bytes) -> None:
             return
 
 
-def _limit(pid: int, wall: Wall, time_limit: float, file_size: int | None) -> None:
-    """Give a program its limits. They hold from a moment after its start on."""
+def _find(program: str, package: str, path: str) -> str:
+    found = shutil.which(program, path=path)
+    if found is None:
+        raise ToolMissing(f"{program} is not installed", f"install the package {package}")
+    return found
+
+
+def _limits(wall: Wall, time_limit: float, file_size: int | None) -> Iterator[str]:
+    """The command that starts a program with its limits, which hold from its first moment on."""
     # Its time limit ends it, too, but not where this process has been killed meanwhile.
-    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_AS: wall.memory}
-    limits[resource.RLIMIT_FSIZE] = wall.file_size if file_size is None else file_size
-    if not wall.lasting:
-        limits[resource.RLIMIT_CPU] = math.ceil(time_limit) + 1
-    if not wall.children:
-        limits[resource.RLIMIT_NPROC] = 0
-    for which, limit in limits.items():
+    limits: dict[str, int | None] = {
+        "core": 0,
+        "as": wall.memory,
+        "fsize": wall.file_size if file_size is None else file_size,
+        "cpu": None if wall.lasting else math.ceil(time_limit) + 1,
+        "nproc": None if wall.children else 0,
+    }
+    yield _find("prlimit", "util-linux", os.defpath)
+    for name, limit in limits.items():
         if limit is not None:
-            _lower(pid, which, limit)
-
-
-def _lower(pid: int, which: int, limit: int) -> None:
-    """Lower a limit of the process, which may have a lower one."""
-    with suppress(ProcessLookupError):
-        hard = resource.prlimit(pid, which)[1]
-        if hard == resource.RLIM_INFINITY or limit < hard:
-            try:
-                resource.prlimit(pid, which, (limit, limit))
-            except PermissionError:
-                # It has lowered it itself meanwhile, and nobody may raise it.
-                if not 0 <= resource.prlimit(pid, which)[1] <= limit:
-                    raise
+            hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+            lowest = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+            yield f"--{name}={lowest}:{lowest}"
+    yield "--"
 
 
 def _user() -> _User:

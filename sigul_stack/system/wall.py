@@ -78,9 +78,9 @@ class Wall:
         """Whether what runs there may have started others; root's limit of processes is none."""
         return self.children or os.geteuid() == 0
 
-    def with_program(self, path: str | None) -> Wall:
+    def with_program(self, path: str) -> Wall:
         """This wall around the program at `path`, wherever it is installed."""
-        return self if path is None else replace(self, read=(*self.read, Path(path)))
+        return replace(self, read=(*self.read, Path(path)))
 
 
 #: Around programs that parse nothing hostile, and use tokens or whatever a person has set up: they
