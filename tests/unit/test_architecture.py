@@ -69,7 +69,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "server.keychanges", "server.services", "server.spool",
         }
     ),
-    "health": frozenset({"checks", "config", "protocol", "transport", "pki", "client", "tools"}),
+    # Only this of system: what the kernel has.
+    "health": frozenset(
+        {
+            "checks", "config", "protocol", "transport", "pki", "client", "tools", "system.wall",
+        }
+    ),
     "cli": frozenset({"*"}),
 }  # fmt: skip
 #: What may be imported besides, but only inside a function: not at the price of every start.
