@@ -1,8 +1,8 @@
 """What a hole in a tool leads to: a script that plays the tool's part, and tries everything.
 
 `python breakout.py DIRECTORY` makes victims and what they have in DIRECTORY, runs the hole through
-`programs.run` behind rpmkeys' wall, and prints as JSON what became of each attempt: "done", or the
-reason why not. It needs nothing but the package: tests run it on this machine and in images.
+`programs.run` behind rpmkeys' wall, and prints as JSON what became of each attempt: "done", or what
+refused it. It needs nothing but the package: tests run it on this machine and in images.
 With `--no-wall` the hole runs as before there were walls, where that code is what is installed.
 """
 
@@ -21,6 +21,9 @@ from typing import Any
 SECRET = "a passphrase that nobody else reads"
 #: Limits in seconds: how long the hole may take, and how long the victims wait.
 SECONDS, VICTIM_SECONDS = 30.0, 120.0
+
+#: What says that an attempt was refused.
+REFUSED = frozenset({"EACCES", "EPERM", "ENOMEM", "EFBIG", "EAGAIN", "limited", "killed"})
 
 HOLE = r"""
 import ctypes, errno, json, mmap, os, re, resource, signal, socket, sys, time
@@ -333,7 +336,7 @@ def main(directory: Path, walled: bool) -> dict[str, object]:
         outcomes = json.loads(done.stdout)
         if (behind := outcomes.pop("behind", None)) is not None and not lives(behind):
             outcomes["stay_behind"] = "killed"
-        outcomes["_the_other_lives"] = lives(at["killed"])
+        outcomes["the_other_lives"] = lives(at["killed"])
         # So that the victims end, and their threads: their secrets are of no use to anybody.
         for name in ("holder", "openssl", "killed", "behind"):
             number = behind if name == "behind" else at[name]
