@@ -13,6 +13,7 @@ from ..config.fields import OptionForm
 from ..config.ini import ConfigFiles
 from ..config.secrecy import is_pin
 from ..errors import ConfigurationError
+from ..system.wall import Support
 from ..tools import GPG, GPG_AGENT, GPGCONF, tools_of
 from .steps import CheckContext, Layer
 
@@ -73,6 +74,15 @@ def tool_checks(component: str, bindings: tuple[str, ...]) -> Iterator[Check]:
             tool=tool.name,
             package=tool.package,
         )
+
+
+def wall_checks(has: Support) -> Iterator[Check]:
+    """Check that this kernel (`has`) keeps holes in programs from leading further."""
+    lacks = has.lacks()
+    for problem, cure in lacks:
+        yield warning(Layer.WALLS, problem, cure)
+    if not lacks:
+        yield ok(Layer.WALLS, f"programs run behind walls (Landlock ABI {has.landlock}, seccomp)")
 
 
 def secret_checks(context: CheckContext[Any]) -> Iterator[Check]:

@@ -20,8 +20,9 @@ from ..config.identity import drop_privileges_unless_roots, identity, other_owne
 from ..config.server import ServerSettings
 from ..errors import SigulError
 from ..pki.leaf import Role
+from ..system.wall import support
 from .bridge_checks import BridgeChecks
-from .configuration_checks import file_checks, secret_checks, tool_checks
+from .configuration_checks import file_checks, secret_checks, tool_checks, wall_checks
 from .connection_checks import BridgeConnectionChecks, RequestChecks, user_name_checks
 from .nss_checks import NSSChecks
 from .server_checks import ServerChecks
@@ -149,6 +150,12 @@ def _setup(context: CheckContext[Any], bindings: tuple[str, ...]) -> tuple[Step,
     return (
         Step(Layer.CONFIGURATION, partial(file_checks, context), (), DOCTOR),
         Step(Layer.TOOLS, partial(tool_checks, context.component, bindings), (), DOCTOR),
+        *(
+            # A bridge starts none.
+            [Step(Layer.WALLS, lambda: wall_checks(support()), (), DOCTOR)]
+            if context.component != "bridge"
+            else []
+        ),
     )
 
 

@@ -28,6 +28,7 @@ class Layer(enum.StrEnum):
 
     CONFIGURATION = "configuration"
     TOOLS = "tools"
+    WALLS = "walls"
     DATABASE = "NSS database"
     PASSWORD = "password"  # noqa: S105 - a layer
     CERTIFICATE = "certificate"

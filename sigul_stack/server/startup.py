@@ -15,6 +15,7 @@ from ..config.server import ServerSettings
 from ..database import Database, ensure_usable
 from ..errors import quoted
 from ..signing.pe import remove_leftovers
+from ..system.wall import support
 from ..tools import tools_of
 from .keychanges import recover
 from .services import Services, database_url, make_keystore, make_services
@@ -34,6 +35,8 @@ def prepare(settings: ServerSettings) -> None:
         if tool.find() is None:
             # Asked for, those operations fail with the same words.
             log.warning("%s; until then not available: %s", tool.missing(), tool.unavailable)
+    for problem, cure in support().lacks():
+        log.warning("%s; %s", problem, cure)
     result = ensure_usable(database_url(settings), clock=lambda: datetime.now(UTC))
     if result.backup is not None:
         log.warning(

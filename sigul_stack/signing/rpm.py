@@ -68,7 +68,7 @@ _CHECK = [
     *("--nosignature", "--checksig"),
 ]
 #: rpmkeys reads the package, of which nobody knows who made it, and writes nothing.
-_WALL = Wall(file_size=0)
+WALL = Wall(file_size=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class RPMSigner:
                 timeout_cure=RAISE_SIGNING_TIMEOUT,
                 time_limit=self.key.home.time_limit + size / _BYTES_PER_SECOND,
                 inherit=[descriptor],
-                wall=_WALL,
+                wall=WALL,
             )
         if done.returncode:
             said = (done.stdout.decode("utf-8", "replace") + done.stderr).strip()

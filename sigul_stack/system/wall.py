@@ -10,11 +10,11 @@ this process, and no launcher is needed:
   no process outside of the domain can be traced, nor its memory, environment or descriptors be
   read through /proc; so one tool's passphrase is not another's. No TCP from ABI 4 on; no signal
   and no abstract socket across the wall from ABI 6 on.
-* A seccomp filter, a list of what is refused: system calls that no tool has a use for, and sockets
-  of the network, which also holds where Landlock knows no network.
+* A filter of system calls (`seccomp`) that refuses what no tool has a use for, and sockets of the
+  network, which also holds where Landlock knows no network.
 * Limits on memory, processor time, processes and file sizes, set by `system.programs`.
 
-Numbers and structures are those of Linux's include/uapi/linux: landlock.h, seccomp.h, filter.h.
+Numbers and structures are those of Linux's include/uapi/linux: landlock.h, prctl.h.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import os
 import platform
 import select
 import signal
-import socket
 import stat
 import struct
 import threading
@@ -37,6 +36,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Generic, TypeVar
+
+from . import seccomp
 
 Result = TypeVar("Result")
 
@@ -53,7 +54,7 @@ class Reach(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Wall:
-    """What a program may do; the rest is refused. It always may read the system's programs and
+    """All that a program may do; the rest is refused. It always may read the system's programs and
     libraries, the few files that those need, and the descriptors that it inherits.
 
     It reads and executes what is in `read`, and reads, writes, makes and removes in `write`
@@ -142,37 +143,45 @@ class Support:
         """True where a domain is all that its members can signal: so it can be killed as one."""
         return self.landlock >= _ABI_SCOPES
 
-    def lacks(self) -> list[str]:
-        """What does not hold here, each with what to do; empty where all does."""
+    def lacks(self) -> list[tuple[str, str]]:
+        """The things that do not hold here, each with what to do about it; empty where all does."""
         found = []
         if not self.landlock:
             found.append(
-                "the kernel has no Landlock: a hole in a tool that parses hostile files reads"
-                " what the server's user may, other tools' passphrases too; boot Linux 5.13 or"
-                " later with landlock among its lsm=, and see that the container engine allows it"
+                (
+                    "the kernel offers no Landlock: a tool with a hole, opened by a hostile file,"
+                    " reads what its user may, other tools' passphrases among it",
+                    "boot Linux 5.13 or later with landlock among its lsm=, and see that the"
+                    " container engine's seccomp profile allows it",
+                )
             )
         elif not self.scopes_signals:
             found.append(
-                f"the kernel's Landlock (ABI {self.landlock}) does not keep tools from signalling"
-                " others' processes and abstract sockets; Linux 6.12 or later does"
+                (
+                    f"the kernel's Landlock (ABI {self.landlock}) keeps no process behind a wall"
+                    " for certain: one that a tool leaves behind may outlive its run",
+                    "boot Linux 6.12 or later",
+                )
             )
         if not self.seccomp:
             found.append(
-                "there are no seccomp filters for this kernel or processor: tools that parse"
-                " hostile files may use the network and all system calls; use a kernel with"
-                " CONFIG_SECCOMP_FILTER on x86_64 or aarch64"
+                (
+                    "there are no seccomp filters here: tools that parse hostile files may make"
+                    " all system calls, and use the network where Landlock knows none",
+                    "use a kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64",
+                )
             )
         return found
 
 
 @functools.cache
 def support() -> Support:
-    """What this kernel has, asked once."""
+    """The parts that this kernel has, asked once."""
     abi = _system_call(_CREATE_RULESET, None, 0, _VERSION)
     # A filter at address 0 is refused with EFAULT where filters are known, else with EINVAL.
     known = _libc().prctl(_PR_SET_SECCOMP, _MODE_FILTER, None, 0, 0) < 0
     filters = known and ctypes.get_errno() == errno.EFAULT
-    return Support(max(abi, 0), filters and platform.machine() in _PROCESSORS)
+    return Support(max(abi, 0), filters and platform.machine() in seccomp.PROCESSORS)
 
 
 @functools.cache
@@ -208,7 +217,17 @@ def enter(wall: Wall, descriptors: Iterable[int] = (), has: Support | None = Non
     if has.landlock:
         _restrict_files(wall, descriptors, has.landlock)
     if has.seccomp:
-        _restrict_calls(_filter(wall, has))
+        refused = seccomp.Refused(
+            keyrings=not wall.keyrings,
+            signals=not has.scopes_signals and wall.reach is not Reach.NETWORK,
+            other_limits=not wall.everything,
+            sockets=wall.reach is not Reach.NETWORK,
+            local_sockets=wall.reach is Reach.NOTHING,
+        )
+        code = seccomp.program(refused, platform.machine())
+        buffer = ctypes.create_string_buffer(code, len(code))
+        address = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
+        _must(_libc().prctl(_PR_SET_SECCOMP, _MODE_FILTER, address, 0, 0), "seccomp")
 
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF, _VERSION = 444, 445, 446, 1
@@ -272,99 +291,6 @@ def _allow(ruleset: int, beneath: int, rights: int) -> None:
     _must(_system_call(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0), "Landlock's rule")
 
 
-# --- The seccomp filter: system calls that are refused -------------------------------------------
-
-#: Processor → its name for seccomp (AUDIT_ARCH), and the place of its numbers below.
-_PROCESSORS: Final = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-
-#: Refused to every program (x86_64, aarch64; -1: it has none).
-_NEVER: Final = {
-    # Other processes.
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
-    "kcmp": (312, 272), "pidfd_getfd": (438, 438), "process_madvise": (440, 440),
-    # What walls are made of, and other ways around them.
-    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
-    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
-    "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
-    "mount_setattr": (442, 442), "setns": (308, 268), "unshare": (272, 97),
-    "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
-    # Large parts of the kernel that no tool has a use for.
-    "bpf": (321, 280), "userfaultfd": (323, 282), "perf_event_open": (298, 241),
-    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
-    "fanotify_init": (300, 262), "modify_ldt": (154, -1), "lookup_dcookie": (212, 18),
-    # The machine's.
-    "kexec_load": (246, 104), "kexec_file_load": (320, 294), "init_module": (175, 105),
-    "finit_module": (313, 273), "delete_module": (176, 106), "reboot": (169, 142),
-    "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89), "quotactl": (179, 60),
-    "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171),
-    "clock_adjtime": (305, 266), "iopl": (172, -1), "ioperm": (173, -1), "syslog": (103, 116),
-}  # fmt: skip
-_KEYRINGS: Final = {"add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219)}
-#: Where Landlock does not keep signals inside.
-_SIGNALLING: Final = {
-    "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424),
-}  # fmt: skip
-_SOCKET, _CLONE, _CLONE3, _PRLIMIT = (41, 198), (56, 220), (435, 435), (302, 261)
-#: CLONE_NEW…: new namespaces of every kind that `clone` makes.
-_NAMESPACES = 0x7E020000
-#: From here on x86_64's numbers are another interface's, x32.
-_X32 = 0x40000000
-
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_ALLOW, _FAIL = 0x7FFF0000, 0x00050000
-#: Offsets in `struct seccomp_data`: the call's number, the processor, the first argument's low
-#: half (both processors are little-endian).
-_NUMBER, _PROCESSOR, _ARGUMENT = 0, 4, 16
-
-
-def _filter(wall: Wall, has: Support) -> bytes:
-    """The filter as BPF; each check is followed by the answer to what it finds."""
-    name, column = _PROCESSORS[platform.machine()]
-    refused = dict(_NEVER)
-    if not wall.keyrings:
-        refused |= _KEYRINGS
-    if not has.scopes_signals and wall.reach is not Reach.NETWORK:
-        refused |= _SIGNALLING
-
-    def step(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
-        return struct.pack("=HBBI", code, yes, no, value)
-
-    def fail(error: int) -> bytes:
-        return step(_RETURN, _FAIL | error)
-
-    code = [step(_LOAD, _PROCESSOR), step(_EQUAL, name, yes=1), fail(errno.EPERM)]
-    code += [step(_LOAD, _NUMBER)]
-    if column == 0:
-        code += [step(_AT_LEAST, _X32, no=1), fail(errno.EPERM)]
-    for numbers in refused.values():
-        if numbers[column] >= 0:
-            code += [step(_EQUAL, numbers[column], no=1), fail(errno.EPERM)]
-    # Its flags are in memory, where a filter cannot look; the C library then uses clone.
-    code += [step(_EQUAL, _CLONE3[column], no=1), fail(errno.ENOSYS)]
-    arguments: list[tuple[int, bytes, int]] = [
-        (_CLONE[column], step(_ANY_BIT, _NAMESPACES, no=1), errno.EPERM)
-    ]
-    if not wall.everything:
-        # Another process's limits: Landlock does not keep them.
-        arguments.append((_PRLIMIT[column], step(_EQUAL, 0, yes=1), errno.EPERM))
-    if wall.reach is Reach.LOCAL:
-        arguments.append((_SOCKET[column], step(_EQUAL, socket.AF_UNIX, yes=1), errno.EACCES))
-    elif wall.reach is Reach.NOTHING:
-        code += [step(_EQUAL, _SOCKET[column], no=1), fail(errno.EACCES)]
-    for number, check, error in arguments:
-        code += [step(_EQUAL, number, no=4), step(_LOAD, _ARGUMENT), check, fail(error)]
-        code += [step(_RETURN, _ALLOW)]
-    return b"".join([*code, step(_RETURN, _ALLOW)])
-
-
-def _restrict_calls(code: bytes) -> None:
-    buffer = ctypes.create_string_buffer(code, len(code))
-    program = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
-    result = _libc().prctl(_PR_SET_SECCOMP, _MODE_FILTER, program, 0, 0)
-    _must(result, "seccomp")
-
-
 # --- A thread behind it --------------------------------------------------------------------------
 
 #: How long what was killed may take to end, in seconds.
@@ -391,7 +317,11 @@ class Inside(Generic[Result]):
         except RuntimeError as error:
             raise OSError(errno.EAGAIN, str(error)) from error
         self._called.wait()
+        self._see_start()
+
+    def _see_start(self) -> None:
         if self._error is not None:
+            self._thread.join()
             raise self._error
 
     def _live(self, wall: Wall, descriptors: Sequence[int], start: Callable[[], Result]) -> None:

@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -693,6 +694,43 @@ def test_secrets_are_in_no_argument_and_no_environment(
     assert "--passphrase-fd" in text
     assert PASSPHRASE.reveal().decode() not in text
     assert "file passphrase" not in text
+
+
+# --- The agent's wall --------------------------------------------------------------------------
+
+
+def agent_number(home: GnuPGHome) -> int:
+    """Process ID of the agent of a home."""
+    with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rw") as stream:
+        connection.connect(str(home.agent_socket()))
+        assert stream.readline().startswith("OK")
+        stream.write("GETINFO pid\n")
+        stream.flush()
+        return int(stream.readline().removeprefix("D "))
+
+
+def test_the_agent_is_behind_a_wall_and_outlives_each_gpg(home: GnuPGHome) -> None:
+    fingerprint = home.generate(PASSPHRASE, NAME)
+    number = agent_number(home)
+    assert_signs(home, fingerprint)
+    assert_signs(home, fingerprint)
+    assert agent_number(home) == number
+    status = Path(f"/proc/{number}/status").read_text()
+    assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
+    assert re.search(r"^Seccomp:\t2$", status, re.MULTILINE)
+    limits = Path(f"/proc/{number}/limits").read_text()
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
+
+
+def test_the_agents_configuration_names_no_file_elsewhere(tmp_path: Path) -> None:
+    path, outside = tmp_path / "gnupg", tmp_path / "outside"
+    with gnupg_home(path) as home:
+        fingerprint = home.generate(PASSPHRASE, NAME)
+        home.stop_agent()
+        with (path / "gpg-agent.conf").open("a") as file:
+            file.write(f"log-file {outside}\nverbose\n")
+        assert_signs(home, fingerprint)
+        assert not outside.exists()
 
 
 # --- An existing site --------------------------------------------------------------------------
