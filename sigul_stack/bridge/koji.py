@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import mmap
 import os
 import tempfile
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from ..errors import RemoteProtocolError, SigulError
 from ..formats.rpm_head import CorruptRPM, Head, Header, padded, parse_signature
 from ..kojihub import NEVRA, NEVRA_PARTS, Hub, HubAccess, KojiError
 from ..protocol.codec import Fields
+from ..system.memory import mapped
 from .budget import Download
 from .head_room import HEAD_ROOM
 
@@ -239,6 +239,6 @@ def _signature_of(file: BinaryIO) -> Header:
     if not os.fstat(file.fileno()).st_size:
         raise KojiError("what Koji gave is no whole RPM")
     try:
-        return parse_signature(memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)))
+        return parse_signature(mapped(file.fileno()))
     except CorruptRPM as error:
         raise KojiError(f"what Koji gave is no whole RPM: {error}") from None

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from ..config.identity import identity
 from ..config.values import relative_to
 from ..errors import SigulError
+from ..system.memory import is_swapping, lock_memory
 from .daemon import Control, Daemon
 from .logs import set_up_daemon
 from .outcome import failed
-from .secret_input import SecretReader, disable_core_dumps, forbid_tracing, with_nss_password
+from .secret_input import SecretReader, with_nss_password
 from .shared_arguments import VERSION, argument, config_file, program_parser, verbose
 
 if TYPE_CHECKING:
@@ -82,6 +83,17 @@ def _check(loaded: Loaded[Settings]) -> None:
     loaded.check_paths()
 
 
+def _lock_memory(*, changes_user: bool) -> None:
+    """Lock the memory of the process that works; tell once where that cannot be."""
+    if not lock_memory(changes_user=changes_user):
+        log.log(
+            logging.WARNING if is_swapping() else logging.INFO,
+            "Memory that holds secrets is not kept from swap: there is a limit on locked memory"
+            " (RLIMIT_MEMLOCK); give the service LimitMEMLOCK=infinity, or a container --ulimit"
+            " memlock=-1:-1, or have no swap that is not encrypted",
+        )
+
+
 def run_daemon(
     program: str,
     what: str,
@@ -119,10 +131,9 @@ def run_daemon(
         return failed(str(error))
     except KeyboardInterrupt:
         return failed("interrupted")
-    disable_core_dumps()
-    forbid_tracing()
 
     def start(control: Control) -> None:
+        _lock_memory(changes_user=source.identity is not None)
         source.check()
         work(source, control)
 

@@ -16,7 +16,6 @@ from typing import Final
 from ..errors import SigulError
 from ..system.files import whole_file
 from .outcome import say
-from .secret_input import disable_core_dumps
 from .shared_arguments import Subparsers, add_command, argument, config_file
 
 #: The directory that the bundle unpacks to.
@@ -71,7 +70,6 @@ def run(options: argparse.Namespace) -> None:
     """Collect and write the bundle, and say what is in it."""
     from ..health.bundle import collect
 
-    disable_core_dumps()
     texts = dict(
         collect(
             options.config_file or _those_there(_USUAL_CONFIGURATIONS),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from .outcome import say_text
-from .secret_input import NSS_PASSWORD, SecretReader, disable_core_dumps
+from .secret_input import NSS_PASSWORD, SecretReader
 from .shared_arguments import Subparsers, add_command, argument, config_file
 
 COMPONENTS = ("client", "bridge", "server")
@@ -75,7 +75,6 @@ def run(options: argparse.Namespace) -> int:
     from ..health.report_text import as_json, doctor_text
     from ..health.steps import CheckOptions
 
-    disable_core_dumps()
     component, path = options.component, options.config_file
     if component is None:
         component = "client" if path is None else guess_component(path)

@@ -16,7 +16,7 @@ from ..config.values import strip_one_end
 from ..errors import ConfigurationError
 from ..secret import Secret
 from .outcome import say_text
-from .secret_input import MAX_SECRET_LENGTH, disable_core_dumps, read_until_nul
+from .secret_input import MAX_SECRET_LENGTH, read_until_nul
 from .shared_arguments import Argument, Subparsers, add_arguments, argument, config_file
 
 if TYPE_CHECKING:
@@ -129,7 +129,6 @@ def _run(component: str, refuse: Callable[[str], NoReturn], options: argparse.Na
     from ..health.report_text import as_json, exit_code, health_text
     from ..health.steps import CheckOptions, Limits
 
-    disable_core_dumps()
     limits = Limits(
         warn_handshake_seconds=options.warn_handshake,
         fail_handshake_seconds=options.fail_handshake,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import resource
 import select
 import termios
 from collections.abc import Iterator
@@ -244,27 +243,3 @@ def with_nss_password(settings: NSSSettings, reader: SecretReader) -> NSSSetting
         return dataclasses.replace(settings, password=reader.read(NSS_PASSWORD))
     except SecretInputError:
         return settings
-
-
-def disable_core_dumps() -> None:
-    """Keep this process and those it starts from leaving core files, which hold secrets.
-
-    The limit is 1, not 0: where the kernel hands core dumps to a program (`core_pattern` begins
-    with `|`) it ignores a limit of 0 but gives up at 1, which is too little for a core file too.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
-    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
-
-
-def forbid_tracing() -> None:
-    """Keep other processes of the same user from reading this one's memory (`prctl(2)`).
-
-    For daemons: loading `ctypes` would cost the client more time than its whole command line.
-    Where the kernel refuses, nothing changes; a core dump is prevented by `disable_core_dumps`.
-    """
-    import ctypes
-
-    pr_set_dumpable = 4
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_dumpable, 0, 0, 0, 0)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from ..errors import ConfigurationError, RequestRefused, Status
+from .hardening import harden_process
 from .secret_input import NSS_PASSWORD, SecretReader, read_word
 from .server_tools import (
     become_the_server,
@@ -25,6 +26,7 @@ from .shared_arguments import argument
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Add an administrator; returns the exit code."""
+    harden_process()
     parser = tool_parser(
         "sigul_server_add_admin",
         "Adds an administrator to the server's database, asking for name and password.",

@@ -6,11 +6,13 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
+from .hardening import harden_process
 from .server_tools import become_the_server, load_configuration, run_tool, tool_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the database that the server's configuration names; returns the exit code."""
+    harden_process()
     parser = tool_parser(
         "sigul_server_create_db",
         "Makes the database that the server's configuration names. One that is there is kept, and"

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from .logs import set_up_client
 from .outcome import occupy_standard_descriptors, report
-from .secret_input import disable_core_dumps
 from .shared_arguments import (
     SERVER_FILE,
     VERSION,
@@ -36,9 +35,8 @@ def tool_parser(program: str, what: str, *arguments: Argument) -> argparse.Argum
 
 
 def run_tool(work: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
-    """Do `work` without core files, with log lines on standard error; the exit code."""
+    """Do `work`, with log lines on standard error; the exit code."""
     occupy_standard_descriptors()
-    disable_core_dumps()
     set_up_client(options.verbose, sys.stderr)
     return report(lambda: work(options))
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..config.values import absolute
 from ..errors import ConfigurationError
 from .commands.planning import open_input
+from .hardening import harden_process
 from .outcome import say, say_text
 from .secret_input import NSS_PASSWORD, SecretReader
 from .server_tools import run_tool
@@ -32,6 +33,7 @@ _MAX_FILE = 1 << 20
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Set up a client's NSS database; returns the exit code."""
+    harden_process()
     parser = program_parser(
         "sigul_setup_client",
         "Makes the NSS database of a Sigul client and puts the user's certificate with its private"

@@ -19,9 +19,10 @@ from typing import NoReturn
 from .commands.command import Command
 from .commands.planning import Arguments
 from .commands.registry import command_named, commands
+from .hardening import harden_process
 from .logs import set_up_client
 from .outcome import failed, occupy_standard_descriptors, print_lines, report
-from .secret_input import SecretReader, disable_core_dumps
+from .secret_input import SecretReader
 from .shared_arguments import VERSION, argument, config_file, program_parser, verbose
 
 log = logging.getLogger(__name__)
@@ -81,8 +82,8 @@ class _HelpCommands(argparse.Action):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `sigul` with `argv` (default: the process's arguments); the exit code."""
+    harden_process()
     occupy_standard_descriptors()
-    disable_core_dumps()
     parser = _parser()
     options = parser.parse_args(argv)
     words = options.command

@@ -12,16 +12,19 @@ from ..config import load_bridge
 from ..config.bridge import BridgeSettings
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from ..protocol.status import encode_ended, encode_status
+from ..system.memory import lock_memory
 from ..system.pipes import ParentPipes
 from ..transport import nss
 from ..transport.nss_certificates import Look
 from ..transport.status_socket import status_socket
 from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
+from .hardening import harden_process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the bridge; returns its exit code."""
+    harden_process()
     return run_daemon(
         "sigul_bridge",
         "Connects Sigul clients with signing servers.",
@@ -49,6 +52,7 @@ def _plan(settings: BridgeSettings) -> BridgePlan:
         nss.open_database(settings.nss)
         bridge = Bridge(settings, listeners)
         drop_privileges(who)
+        lock_memory(changes_user=False)
         with status_socket(
             settings.status_socket,
             lambda: encode_status(bridge.status()),
@@ -64,6 +68,7 @@ def _plan(settings: BridgeSettings) -> BridgePlan:
         drop_privileges_unless_roots(who, settings.nss.path)
         nss.open_database(settings.nss)
         drop_privileges(who)
+        lock_memory(changes_user=False)
         certificates.run(tell)
 
     return BridgePlan(

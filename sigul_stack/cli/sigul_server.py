@@ -18,6 +18,7 @@ from ..server.slots import USUAL_SLOTS, Slots
 from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import ServerPlan, Supervisor
 from ..server.worker import Shared, Worker
+from ..system.memory import lock_memory
 from ..system.pipes import ParentPipes
 from ..system.processes import run_in_child
 from ..system.turns import Turns
@@ -26,10 +27,12 @@ from ..transport.nss_certificates import Look
 from ..transport.status_socket import status_socket
 from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
+from .hardening import harden_process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the signing server; returns its exit code."""
+    harden_process()
     return run_daemon(
         "sigul_server",
         "Holds signing keys and serves the requests that a bridge passes on.",
@@ -111,8 +114,12 @@ def _become_with_nss(settings: ServerSettings) -> nss.TLSIdentity:
 
 
 def _become(settings: ServerSettings) -> None:
-    """Drop privileges; programs that are started then find a home of that user, too."""
+    """Drop privileges, and lock this process's memory.
+
+    Programs that are started then find a home of that user, too.
+    """
     drop_privileges(identity(settings.unix_user, settings.unix_group))
+    lock_memory(changes_user=False)
     os.environ["HOME"] = str(settings.gnupg_home)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import SigulError
 from . import backup, check_config, database, demo, diagnose, doctor, health, pki, requests
+from .hardening import harden_process
 from .logs import set_up_client
 from .outcome import say
 from .shared_arguments import VERSION, program_parser
@@ -15,6 +16,7 @@ from .shared_arguments import VERSION, program_parser
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the subcommands; returns its exit code."""
+    harden_process()
     parser = program_parser(
         "sigul-stack",
         "Sets up and looks after a Sigul site: certificates, database, backups, and a site to try.",

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import mmap
 import os
 import time
 from collections.abc import Callable
@@ -41,6 +40,7 @@ from ..formats.rpm_head import (
     signed_header,
 )
 from ..formats.rpm_tags import EntryType, MainTag, SignatureTag
+from ..system.memory import mapped
 from ..system.programs import memory_file, run
 from ..system.wall import Wall
 from ..tools import RAISE_SIGNING_TIMEOUT, RPMKEYS
@@ -232,7 +232,7 @@ def _mapped(package: BinaryIO) -> memoryview:
     if descriptor is None:
         package.seek(0)
         return memoryview(package.read())
-    return memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
+    return mapped(descriptor)
 
 
 def _compare(head: Head, expected: ExpectedPackage) -> None:

@@ -239,7 +239,7 @@ def test_the_nss_password_is_asked_where_the_configuration_has_none(batch: Batch
 def test_no_core_dump() -> None:
     result = run_without_terminal(
         "import os, resource, signal\n"
-        "from sigul_stack.cli.secret_input import disable_core_dumps\n"
+        "from sigul_stack.cli.hardening import disable_core_dumps\n"
         "disable_core_dumps()\n"
         "disable_core_dumps()\n"
         "print(*resource.getrlimit(resource.RLIMIT_CORE))\n"
@@ -255,7 +255,7 @@ def test_no_core_dump() -> None:
 def test_no_tracing() -> None:
     result = run_without_terminal(
         "import ctypes\n"
-        "from sigul_stack.cli.secret_input import forbid_tracing\n"
+        "from sigul_stack.cli.hardening import forbid_tracing\n"
         "pr_get_dumpable = 3\n"
         "before = ctypes.CDLL(None).prctl(pr_get_dumpable)\n"
         "forbid_tracing()\n"
