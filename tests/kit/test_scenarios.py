@@ -51,7 +51,9 @@ class Deployed:
     def secrets(self) -> dict[str, bytes]:
         """All secrets that the control machine has, by the files' names."""
         control = FILES / "control"
-        return {
+        # Between a first and a last line that all private keys have.
+        key = (control / "backup-key/signing-key").read_bytes().splitlines()[1]
+        return {"backup-key/signing-key": key} | {
             str(path.relative_to(control)): path.read_bytes().strip()
             for path in [*control.glob("secrets/*"), *control.glob("ca/nss-password")]
             if path.is_file()
@@ -166,6 +168,8 @@ def test_none_in_files_but_those_for_secrets(deployed: Deployed) -> None:
         # The CA's password, and bundles for CI jobs, which are secrets themselves; one is unpacked.
         if inside == ("control", "ca", "nss-password") or inside[:2] == ("control", "bundles"):
             continue
+        if inside == ("control", "backup-key", "signing-key"):
+            continue
         if inside[:2] == ("work", "job"):
             continue
         searched += 1
@@ -193,7 +197,7 @@ def test_secrets_are_for_their_owner_alone(deployed: Deployed) -> None:
     assert deployed.secrets
     for path in FILES.rglob("*"):
         inside = path.relative_to(FILES).parts
-        if "secrets" in inside and path.is_file():
+        if {"secrets", "signing-key"} & set(inside) and path.is_file():
             assert path.stat().st_mode & 0o077 == 0, path
 
 
