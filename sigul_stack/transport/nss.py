@@ -1,7 +1,7 @@
 """TLS over NSS. With `nss_database`, whose names are here too, and `pki` it alone uses python-nss.
 
-Invariants: both ends present certificates, and the dialler checks the listener's names; every wait
-has a limit.
+Invariants: both ends present certificates, and the dialler checks the listener's names; nobody
+renegotiates; every wait has a limit.
 
 Must not know chunks, messages or who may do what.
 """
@@ -35,6 +35,11 @@ from .watchdog import Watchdog
 
 #: Limit on the first call of a patient handshake, in seconds: it sends the greeting.
 _GREETING_SECONDS: Final = 0.5
+
+#: The option of NSS's sockets that lets a peer ask for another handshake, and its value for never
+#: (`SSL_ENABLE_RENEGOTIATION` and `SSL_RENEGOTIATE_NEVER` of ssl.h): python-nss has no name for it.
+_RENEGOTIATION: Final = 20
+_NEVER: Final = 0
 
 #: Most data bytes of one TLS record (RFC 8446, 5.1), so the most that NSS gives at once.
 RECORD_BYTES: Final = 16 * 1024
@@ -73,6 +78,8 @@ class TLSConnection:
         tls.set_ssl_option(nss_ssl.SSL_ENABLE_FDX, True)
         # Every peer is a new process: resuming sessions gains nothing and would need a cache file.
         tls.set_ssl_option(nss_ssl.SSL_NO_CACHE, True)
+        # No peer of any version renegotiates; each such handshake costs a signature.
+        tls.set_ssl_option(_RENEGOTIATION, _NEVER)
         tls.set_ssl_version_range(settings.min_tls, settings.max_tls)
 
     def handshake_as_client(
@@ -203,6 +210,11 @@ class TLSConnection:
     def tls_version(self) -> str:
         """The TLS version agreed on, such as `tls1.2`."""
         return str(self._tls.get_ssl_channel_info().protocol_version_str)
+
+    @property
+    def cipher_suite(self) -> str:
+        """The cipher suite agreed on, such as `TLS_AES_128_GCM_SHA256`."""
+        return str(nss_ssl.ssl_cipher_suite_name(self._tls.get_ssl_channel_info().cipher_suite))
 
     def read(self, limit: int, timeout: float) -> bytes:
         """See `ByteStream.read`. Bulk data comes in many records at once, up to `limit`."""
