@@ -88,9 +88,10 @@ def _restrict_suites(*, old: bool) -> None:
     """Turn off, for this process, every cipher suite that it is not to use.
 
     What stays is ECDHE with AEAD, and all of TLS 1.3; with `old` also RSA and DHE, and CBC, but no
-    RC4, 3DES or DSA. Nothing is turned on: NSS's own policy, a distribution's or that of FIPS mode,
-    may allow less.
+    RC4, 3DES or DSA. Of a database in FIPS mode those that FIPS 140 knows, which NSS leaves to us.
+    Nothing is turned on: a distribution's policy may allow less.
     """
+    fips = nss.is_fips()
     for suite in nss_ssl.ssl_implemented_ciphers:
         about = nss_ssl.get_cipher_suite_info(suite)
         good = about.kea_type_name in _KEY_EXCHANGES and about.mac_algorithm_name == "AEAD"
@@ -100,7 +101,7 @@ def _restrict_suites(*, old: bool) -> None:
                 and about.auth_algorithm_name in _AUTHENTICATIONS
                 and about.symmetric_cipher_name in _CIPHERS
             )
-        if not good:
+        if not good or (fips and not about.is_fips):
             nss_ssl.set_default_cipher_pref(suite, False)
 
 

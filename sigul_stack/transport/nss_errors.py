@@ -111,7 +111,8 @@ _EXPLANATIONS: Final = {
     ),
 }
 
-_CLOSED: Final = frozenset(
+#: How NSPR says that the connection is no more.
+CLOSED: Final = frozenset(
     {
         "PR_CONNECT_ABORTED_ERROR",
         "PR_CONNECT_RESET_ERROR",
@@ -147,7 +148,7 @@ def translate(error: NSPRError, what: str, timeout: float, peer: str) -> Transpo
     symbol = error_name(error)
     if symbol == "PR_IO_TIMEOUT_ERROR":
         return DeadlineExceeded(f"{what} took longer than the limit of {timeout:g} s")
-    if symbol in _CLOSED:
+    if symbol in CLOSED:
         return PeerClosed(f"{what}: the peer ended the connection ({symbol})", symbol=symbol)
     problem, cure = explain(symbol, peer) or (str(error), "")
     return TransportError(f"{what}: {problem}", cure, symbol)
