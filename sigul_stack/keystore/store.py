@@ -161,7 +161,7 @@ class KeyStore:
         return missing + unknown
 
     def weak_keys(self, keys: Iterable[Key]) -> list[StoreMismatch]:
-        """The findings about those of `keys` that are shorter than a new key must be: they sign on."""
+        """The findings about `keys` that are shorter than a new one must be: they sign on."""
         bits = self.gnupg.weak_keys() | self.pem.weak_keys()
         return [
             StoreMismatch(

@@ -160,7 +160,7 @@ def database_url(settings: ServerSettings) -> str:
 
 
 def unproven_database(url: str) -> str | None:
-    """Describe the fault of a database on another machine that need not prove who it is, or None."""
+    """Describe the fault of a database elsewhere that need not prove who it is; else None."""
     mode = unproven_mode(url)
     if mode is None:
         return None
