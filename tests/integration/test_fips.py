@@ -1,5 +1,6 @@
-"""Every NSS database in FIPS mode, as `modutil -fips true` or the machine's kernel has it.
+"""Every NSS database in FIPS mode, as `modutil -fips true` has it, and a crypto policy in one.
 
+Each certificate that is renewed here, and each run of doctor, is some runs of NSS's slow tools.
 What holds for the other programs is in docs/fips.md.
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.openssl_peer import context, handshake, identity, list_users
+from tests.openssl_peer import context, handshake, identity, list_users, suite
 from tests.site import PROGRAM_SECONDS, Site, module
 
 from .commands_support import ADMIN, done
@@ -86,3 +87,43 @@ def test_suites_are_those_that_fips_knows(fips: Site, version: str) -> None:
         if version == "TLSv1_2":
             with pytest.raises(ssl.SSLError):
                 handshake(fips, fips.client_port, context(fips, "ECDHE-RSA-CHACHA20-POLY1305"))
+
+
+def policy() -> str:
+    """The one of docs/fips.md."""
+    page = (Path(__file__).parents[2] / "docs/fips.md").read_text()
+    block = page.partition("```\n")[2].partition("```")[0]
+    assert "name=Policy" in block
+    return block
+
+
+def test_a_policy_in_a_database(site: Site) -> None:
+    """It holds beside our own list, which does not turn on again what the policy turned off."""
+    modules = site.path("pki/bridge/pkcs11.txt")
+    modules.write_text(modules.read_text().rstrip("\n") + "\n" + policy())
+    with site.running():
+        assert done(site, "list-users", secrets=[ADMIN]) == b"admin\n"
+        for version, name in (
+            ("TLSv1_2", "ECDHE-RSA-AES256-GCM-SHA384"),
+            ("TLSv1_3", "TLS_AES_256_GCM_SHA384"),
+        ):
+            how = context(site, version=getattr(ssl.TLSVersion, version))
+            with handshake(site, site.client_port, how) as tls:
+                assert suite(tls) == name
+        with pytest.raises(ssl.SSLError):
+            handshake(site, site.client_port, context(site, "ECDHE-RSA-AES128-GCM-SHA256"))
+        assert not signed_with(site, "SHA1")
+        assert signed_with(site, "SHA256")
+
+
+def signed_with(site: Site, name: str) -> bool:
+    """Whether the bridge signs a handshake of TLS 1.2 with this hash and RSA."""
+    told = subprocess.run(
+        [
+            "openssl", "s_client", "-connect", f"127.0.0.1:{site.client_port}", "-tls1_2",
+            "-sigalgs", f"RSA+{name}", "-cipher", "DEFAULT@SECLEVEL=0",
+            "-cert", str(identity(site)),
+        ],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=PROGRAM_SECONDS, check=False,
+    ).stdout  # fmt: skip
+    return f"Peer signing digest: {name}".encode() in told
