@@ -265,13 +265,20 @@ class Site:
         if limit not in self.extra.get("server", {}).get("server", ""):
             # Not a limit for any operation; a file without the line gives a warning.
             delay += f"{limit}: {1024**4}\n"
+        # RSA keys of the usual 4096 bits take seconds to make.
+        own = self.extra.get("server", {}).get("gnupg", "")
+        lengths = "".join(
+            f"{name}: 2048\n"
+            for name in ("gnupg-key-length", "gnupg-subkey-length")
+            if name not in own
+        )
         self.write_configuration(
             "server",
             {
                 "server": f"bridge-hostname: {self.bridge_name}\nbridge-port: {self.server_port}\n"
                 f"spool-directory: {self.path('server/spool')}\n{delay}",
                 "database": f"database-path: {self.path('server/server.sqlite')}\n",
-                "gnupg": f"gnupg-home: {self.path('server/gnupg')}\n",
+                "gnupg": f"gnupg-home: {self.path('server/gnupg')}\n{lengths}",
                 "keys": f"keys-storage: {self.path('server/keys')}\n",
                 "nss": self.nss_lines("server"),
             },

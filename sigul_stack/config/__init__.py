@@ -87,11 +87,11 @@ def load(
 
     Raises `ConfigurationError`.
     """
-    from .shared import old_tls_warning
+    from .shared import tls_warnings
 
     files, found = read(program, path, system_directory)
     settings, odd = program.from_files(files, user_name)
-    return Loaded(settings, (*found, *filter(None, [old_tls_warning(files)]), *odd), files)
+    return Loaded(settings, (*found, *tls_warnings(files), *odd), files)
 
 
 def read(

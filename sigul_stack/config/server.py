@@ -3,6 +3,7 @@
 # ruff: noqa: RUF009 - option() and its like make fields, which are what belongs there
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
@@ -170,6 +171,13 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "SQLAlchemy's URL of the database, instead of database-path",
         excludes="database-path",
     )
+    require_database_tls: bool = option(
+        "database",
+        values.boolean,
+        False,
+        "whether a PostgreSQL database on another machine has to prove who it is",
+        new_site="yes",
+    )
     gnupg_home: Path = option(
         "gnupg",
         values.path,
@@ -180,14 +188,18 @@ class ServerSettings(BridgeAddress, DaemonSettings):
     gnupg_key_type: str = option(
         "gnupg", values.public_key_algorithm, "RSA", "algorithm of a new key"
     )
-    gnupg_key_length: int = option("gnupg", _key_bits, 2048, "bits of a new key")
+    gnupg_key_length: int | None = option(
+        "gnupg", _key_bits, None, "bits of a new key (absent: 4096 of RSA, else 2048)"
+    )
     gnupg_subkey_type: str = option(
         "gnupg",
         values.optional_public_key_algorithm,
         "RSA",
         "algorithm of a new key's subkey (empty: no subkey)",
     )
-    gnupg_subkey_length: int = option("gnupg", _key_bits, 2048, "bits of a new key's subkey")
+    gnupg_subkey_length: int | None = option(
+        "gnupg", _key_bits, None, "bits of a new key's subkey (absent: 4096 of RSA, else 2048)"
+    )
     gnupg_key_usage: str = option("gnupg", values.algorithm, "sign", "usage of a new key")
     passphrase_length: int = option(
         "gnupg",
@@ -205,6 +217,12 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "keys", values.choice(*CURVES), "SECP256R1", "the curve of a new ECC key"
     )
     rsa_key_size: int = option("keys", _key_bits, 2048, "bits of a new RSA key")
+    min_key_bits: int = option(
+        "keys",
+        _key_bits,
+        2048,
+        "bits that an RSA, DSA or ElGamal key has at least that is made or imported",
+    )
     require_subject_key_access: bool = option(
         "keys",
         values.boolean,
@@ -232,15 +250,30 @@ def from_files(
     """The settings that `files` give, and warnings about them. Raises `ConfigurationError`."""
     nss, binding = load_nss(files, DAEMON_NSS_DIRECTORY), load_binding(files)
     settings = build(ServerSettings, files, nss=nss, binding=binding)
-    if settings.max_file_payload_size is not None:
-        return settings, ()
-    warning = Advice(
-        f"{files.last()}: [server] max-file-payload-size is not set: anybody with a certificate may"
-        " send up to 1 TiB before any right is proven",
-        "add `max-file-payload-size: 1073741824`, or what your largest file needs",
-        of_daemon=True,
-    )
-    return settings, (warning,)
+    return settings, tuple(_warnings(files, settings))
+
+
+def _warnings(files: ConfigFiles, settings: ServerSettings) -> Iterator[Advice]:
+    if settings.max_file_payload_size is None:
+        yield Advice(
+            f"{files.last()}: [server] max-file-payload-size is not set: anybody with a certificate"
+            " may send up to 1 TiB before any right is proven",
+            "add `max-file-payload-size: 1073741824`, or what your largest file needs",
+            of_daemon=True,
+        )
+    for section, name, bits in (
+        ("gnupg", "gnupg-key-length", settings.gnupg_key_length),
+        ("gnupg", "gnupg-subkey-length", settings.gnupg_subkey_length),
+        ("keys", "rsa-key-size", settings.rsa_key_size),
+    ):
+        entry = files.get(section, name)
+        if entry is not None and bits is not None and bits < settings.min_key_bits:
+            yield Advice(
+                f"{entry.place}: {bits} is less than min-key-bits, {settings.min_key_bits}: no such"
+                " key is made",
+                "write 4096, or leave the line out",
+                of_daemon=True,
+            )
 
 
 PROGRAM: Final = Program("server", (ServerSettings, NSSSettings, BindingSettings), from_files)

@@ -3,7 +3,7 @@
 # ruff: noqa: RUF009 - option() and its like make fields, which are what belongs there
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -90,7 +90,7 @@ def _min_tls(entry: ConfigEntry) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NSSSettings:
-    """`[nss]`: the NSS database with this program's certificate, and the TLS versions.
+    """`[nss]`: the NSS database with this program's certificate, TLS versions and cipher suites.
 
     `directory` carries its prefix, as NSS wants it (`sql:/…`, or `dbm:/…` as given). `password`
     is None when it has to be asked; the empty secret means a database without a password.
@@ -112,10 +112,17 @@ class NSSSettings:
     max_tls: str = option(
         "nss",
         values.choice(*TLS_VERSIONS),
-        "tls1.2",
+        "tls1.3",
         "the newest TLS version allowed",
         name="nss-max-tls",
         new_site="tls1.3",
+    )
+    old_ciphers: bool = option(
+        "nss",
+        values.boolean,
+        False,
+        "whether TLS 1.2 may also use cipher suites without forward secrecy, or with CBC",
+        name="nss-old-ciphers",
     )
 
     @property
@@ -139,15 +146,22 @@ def load_nss(files: ConfigFiles, default_directory: str) -> NSSSettings:
     return settings
 
 
-def old_tls_warning(files: ConfigFiles) -> Advice | None:
-    """The warning about an `nss-min-tls` below the floor, or None."""
+def tls_warnings(files: ConfigFiles) -> Iterator[Advice]:
+    """The warnings about an `nss-min-tls` below the floor, and about old cipher suites."""
     entry = files.get("nss", "nss-min-tls")
-    if entry is None or entry.text.lower() not in OLD_TLS_VERSIONS:
-        return None
-    return Advice(
-        f"{entry.place}: {entry.text} is older than Sigul allows, {TLS_VERSIONS[0]} is used",
-        f"write {TLS_VERSIONS[0]}",
-    )
+    if entry is not None and entry.text.lower() in OLD_TLS_VERSIONS:
+        yield Advice(
+            f"{entry.place}: {entry.text} is older than Sigul allows, {TLS_VERSIONS[0]} is used",
+            f"write {TLS_VERSIONS[0]}",
+        )
+    entry = files.get("nss", "nss-old-ciphers")
+    if entry is not None and values.boolean(entry):
+        yield Advice(
+            f"{entry.place}: cipher suites are taken that have no forward secrecy or use CBC: who"
+            " records a connection can read it once the private key is known",
+            "remove the line as soon as every peer knows ECDHE with AES-GCM or ChaCha20-Poly1305"
+            " (NSS 3.16 and OpenSSL 1.0.1 do)",
+        )
 
 
 @dataclass(frozen=True, slots=True)

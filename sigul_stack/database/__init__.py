@@ -18,9 +18,12 @@ from sigul_stack.database.objects import check_objects
 from sigul_stack.database.queries import Database, Reader, Writer
 from sigul_stack.database.records import UNLIMITED, AccessLimits, Key, KeyAccess, KeyType, User
 from sigul_stack.database.target import sqlite_url
+from sigul_stack.database.tls import CURE as DATABASE_TLS_CURE
+from sigul_stack.database.tls import unproven_mode
 from sigul_stack.database.transfer import load, save
 
 __all__ = [
+    "DATABASE_TLS_CURE",
     "UNLIMITED",
     "AccessLimits",
     "Database",
@@ -40,4 +43,5 @@ __all__ = [
     "save",
     "schema_state",
     "sqlite_url",
+    "unproven_mode",
 ]

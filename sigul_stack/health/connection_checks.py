@@ -100,12 +100,13 @@ def shake_hands(
         Layer.OUTER,
         state,
         f"{done.tls_version} handshake with '{done.peer.common_name}' in"
-        f" {done.handshake_seconds:.3f} s",
+        f" {done.handshake_seconds:.3f} s ({done.cipher_suite})",
         "" if state is State.OK else SLOW,
         {
             "handshake_seconds": round(done.handshake_seconds, 6),
             "connect_seconds": round(done.connect_seconds, 6),
             "tls_version": done.tls_version,
+            "cipher_suite": done.cipher_suite,
         },
     )
     return check, done

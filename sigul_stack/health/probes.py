@@ -31,6 +31,7 @@ class Handshake:
     peer: Peer
     certificate: CertificateInfo
     tls_version: str
+    cipher_suite: str
     connect_seconds: float
     handshake_seconds: float
 
@@ -68,6 +69,7 @@ def handshake(
             connection.peer,
             from_der(connection.peer_certificate),
             connection.tls_version,
+            connection.cipher_suite,
             connect_seconds,
             connection.handshake_seconds,
         )

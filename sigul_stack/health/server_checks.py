@@ -37,12 +37,19 @@ class ServerChecks:
             Step(Layer.KEY_STORE, self.keys, (Layer.SERVER_DATABASE,), deep),
         )
 
-    def database(self) -> Check:
-        """Check that it opens, has a layout that a server takes, and an administrator."""
-        from ..database import Database, SchemaState, schema_state
-        from ..server.services import database_url
+    def database(self) -> Iterator[Check]:
+        """Check that it is who it should be, opens, has a layout and an administrator."""
+        from ..database import DATABASE_TLS_CURE
+        from ..server.services import database_url, unproven_database
 
         url = database_url(self.context.settings)
+        if (problem := unproven_database(url)) is not None:
+            yield warning(Layer.SERVER_DATABASE, problem, DATABASE_TLS_CURE)
+        yield self._content(url)
+
+    def _content(self, url: str) -> Check:
+        from ..database import Database, SchemaState, schema_state
+
         state = schema_state(url)
         if state in (SchemaState.MISSING, SchemaState.EMPTY):
             return failed(
@@ -139,8 +146,9 @@ class ServerChecks:
         url = database_url(self.context.settings)
         with contextlib.closing(Database(url)) as database, database.read() as reader:
             keys = reader.keys()
-        mismatches = make_keystore(self.context.settings).check_consistency(keys)
-        for item in mismatches:
+        store = make_keystore(self.context.settings)
+        mismatches = store.check_consistency(keys)
+        for item in (*mismatches, *store.weak_keys(keys)):
             yield warning(Layer.KEY_STORE, item.problem, item.cure)
         if not mismatches:
             yield ok(Layer.KEY_STORE, f"the key stores hold the {len(keys)} keys of the database")

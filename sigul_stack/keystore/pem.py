@@ -10,6 +10,7 @@ appears whole, and none is ever replaced by another key's or certificate's.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -27,7 +28,7 @@ from ..database import KeyType
 from ..errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..secret import Secret
 from ..system.files import sync, write_whole
-from .storage import locked_keys, storage_errors
+from .storage import locked_keys, storage_errors, too_few_bits
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +49,6 @@ CURVES: dict[str, Callable[[], ec.EllipticCurve]] = {
 
 _KINDS = {KeyType.ECC: ec.EllipticCurvePrivateKey, KeyType.RSA: rsa.RSAPrivateKey}
 _PUBLIC_EXPONENT = 65537
-#: The smallest RSA key that can sign what is signed here, in bits.
-_SMALLEST_RSA = 1024
 
 #: How long one change waits for another, in seconds.
 _LOCK_LIMIT = 30.0
@@ -65,6 +64,8 @@ class PemSettings:
     allowed_key_types: frozenset[KeyType] = frozenset({KeyType.ECC, KeyType.RSA})
     curve: str = "SECP256R1"
     rsa_key_size: int = 2048
+    #: Fewest bits of an RSA key that is made or imported.
+    min_bits: int = 1024
     #: Certificates that a key may have.
     max_certificates: int = 100
 
@@ -105,8 +106,12 @@ class PemStore:
             key = ec.generate_private_key(curve())
         else:
             size = self._settings.rsa_key_size
-            if size < _SMALLEST_RSA:
-                raise ConfigurationError(f"[keys] rsa-key-size: {size} is too small", "write 2048")
+            if size < self._settings.min_bits:
+                raise ConfigurationError(
+                    f"[keys] rsa-key-size: {size} is less than min-key-bits,"
+                    f" {self._settings.min_bits}",
+                    "write 2048 or more",
+                )
             key = rsa.generate_private_key(_PUBLIC_EXPONENT, size)
         return self._add(key, passphrase)
 
@@ -130,9 +135,9 @@ class PemStore:
             raise RequestRefused(
                 Status.INVALID_IMPORT, f"it holds no {keytype} key; name the type that it is of"
             )
-        if isinstance(key, rsa.RSAPrivateKey) and key.key_size < _SMALLEST_RSA:
+        if isinstance(key, rsa.RSAPrivateKey) and key.key_size < self._settings.min_bits:
             raise RequestRefused(
-                Status.INVALID_IMPORT, f"an RSA key of {key.key_size} bits is too small"
+                Status.INVALID_IMPORT, too_few_bits(key.key_size, self._settings.min_bits)
             )
         return self._add(key, passphrase)
 
@@ -167,6 +172,19 @@ class PemStore:
                 path.stem for path in self.path.iterdir()
                 if path.suffix == ".pem" and _FINGERPRINT.fullmatch(path.stem)
             )  # fmt: skip
+
+    def weak_keys(self) -> dict[str, int]:
+        """The bits of RSA keys that have less than new ones must have, by fingerprint.
+
+        Keys whose public half cannot be read are left out. Raises `KeystoreError`.
+        """
+        found = {}
+        for fingerprint in self.fingerprints():
+            with contextlib.suppress(KeystoreError, ValueError, UnsupportedAlgorithm):
+                key = serialization.load_pem_public_key(self.public(fingerprint))
+                if isinstance(key, rsa.RSAPublicKey) and key.key_size < self._settings.min_bits:
+                    found[fingerprint] = key.key_size
+        return found
 
     def require_whole(self, fingerprint: str) -> None:
         """Raise `KeystoreError` unless both files of the key are what such files hold."""

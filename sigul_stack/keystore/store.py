@@ -160,6 +160,21 @@ class KeyStore:
         ]
         return missing + unknown
 
+    def weak_keys(self, keys: Iterable[Key]) -> list[StoreMismatch]:
+        """The findings about `keys` that are shorter than a new one must be: they sign on."""
+        bits = self.gnupg.weak_keys() | self.pem.weak_keys()
+        return [
+            StoreMismatch(
+                key.fingerprint,
+                key.name,
+                f"key {key.name} ({key.keytype}) has {bits[key.fingerprint]} bits, and new ones"
+                " have to have more (min-key-bits)",
+                "make a new key, and sign with it from now on",
+            )
+            for key in keys
+            if key.fingerprint in bits
+        ]
+
     def require_whole(self, key: Key) -> None:
         """Raise `KeystoreError` unless the key's files hold what such files hold."""
         self._part(key.keytype).require_whole(key.fingerprint)

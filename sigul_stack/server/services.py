@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..config.server import ServerSettings
-from ..database import Database, Key, KeyType, Writer, sqlite_url
-from ..errors import KeystoreError, RequestRefused, Status
+from ..database import DATABASE_TLS_CURE, Database, Key, KeyType, Writer, sqlite_url, unproven_mode
+from ..errors import ConfigurationError, KeystoreError, RequestRefused, Status
 from ..keystore.bindings import BindingPolicy, CannotBind, Layer, Registry, enabled_methods
-from ..keystore.gnupg import GnuPGHome, KeySettings
+from ..keystore.gnupg import GnuPGHome, KeySettings, usual_bits
 from ..keystore.passwords import require_length
 from ..keystore.pem import PemSettings, PemStore
 from ..keystore.store import KeyStore, new_access
@@ -145,10 +145,29 @@ class RequestContext:
 
 
 def database_url(settings: ServerSettings) -> str:
-    """SQLAlchemy's URL of the configured database. It may hold a password: never log it."""
-    if settings.database_url is not None:
-        return settings.database_url.reveal().decode("utf-8")
-    return sqlite_url(settings.database_path)
+    """SQLAlchemy's URL of the configured database. It may hold a password: never log it.
+
+    Raises `ConfigurationError` where it has to prove who it is and does not, and `DatabaseError`.
+    """
+    if settings.database_url is None:
+        return sqlite_url(settings.database_path)
+    url = settings.database_url.reveal().decode("utf-8")
+    if settings.require_database_tls and (problem := unproven_database(url)):
+        raise ConfigurationError(
+            problem, f"{DATABASE_TLS_CURE}; or set require-database-tls: no, in [database]"
+        )
+    return url
+
+
+def unproven_database(url: str) -> str | None:
+    """Describe the fault of a database elsewhere that need not prove who it is; else None."""
+    mode = unproven_mode(url)
+    if mode is None:
+        return None
+    return (
+        f"the database of database-url is on another machine, and sslmode is '{mode}': it does not"
+        " prove who it is, so who is between can read and change users, rights and keys"
+    )
 
 
 def spool_limits(settings: ServerSettings) -> SpoolLimits:
@@ -188,10 +207,12 @@ def make_keystore(settings: ServerSettings) -> KeyStore:
             settings.gnupg_home,
             settings=KeySettings(
                 key_type=settings.gnupg_key_type,
-                key_length=settings.gnupg_key_length,
+                key_length=settings.gnupg_key_length or usual_bits(settings.gnupg_key_type),
                 subkey_type=settings.gnupg_subkey_type,
-                subkey_length=settings.gnupg_subkey_length,
+                subkey_length=settings.gnupg_subkey_length
+                or usual_bits(settings.gnupg_subkey_type),
                 key_usage=settings.gnupg_key_usage,
+                min_bits=settings.min_key_bits,
             ),
             time_limit=settings.signing_timeout,
         ),
@@ -203,6 +224,7 @@ def make_keystore(settings: ServerSettings) -> KeyStore:
                 ),
                 curve=settings.ecc_default_curve,
                 rsa_key_size=settings.rsa_key_size,
+                min_bits=settings.min_key_bits,
                 max_certificates=settings.max_certificates_per_key,
             ),
         ),

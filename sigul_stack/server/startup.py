@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from ..config.server import ServerSettings
-from ..database import Database, ensure_usable
+from ..database import DATABASE_TLS_CURE, Database, ensure_usable
 from ..errors import quoted
 from ..signing.pe import remove_leftovers
 from ..system.wall import support
 from ..tools import tools_of
 from .keychanges import recover
-from .services import Services, database_url, make_keystore, make_services
+from .services import Services, database_url, make_keystore, make_services, unproven_database
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,10 @@ def prepare(settings: ServerSettings) -> None:
             log.warning("%s; until then not available: %s", tool.missing(), tool.unavailable)
     for problem, cure in support().lacks():
         log.warning("%s; %s", problem, cure)
-    result = ensure_usable(database_url(settings), clock=lambda: datetime.now(UTC))
+    url = database_url(settings)
+    if (problem := unproven_database(url)) is not None:
+        log.warning("%s; %s", problem, DATABASE_TLS_CURE)
+    result = ensure_usable(url, clock=lambda: datetime.now(UTC))
     if result.backup is not None:
         log.warning(
             "The database was migrated; as it was before, it is in %s", quoted(str(result.backup))
@@ -48,7 +51,8 @@ def prepare(settings: ServerSettings) -> None:
         repair(settings)
         with services.database.read() as reader:
             keys = reader.keys()
-        for finding in services.keystore.check_consistency(keys):
+        store = services.keystore
+        for finding in (*store.check_consistency(keys), *store.weak_keys(keys)):
             log.warning("%s", finding.text)
         log.info("The database has %d keys", len(keys))
 

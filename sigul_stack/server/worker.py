@@ -118,6 +118,11 @@ class Worker:
                     wake=self._parent.fileno(),
                     watchdog=self._watchdog,
                 )
+                try:
+                    connection.await_verdict()
+                except TransportError:
+                    connection.discard()
+                    raise
             except TransportError as error:
                 if self._wait(None, 0):
                     return

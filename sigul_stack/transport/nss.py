@@ -1,7 +1,7 @@
 """TLS over NSS. With `nss_database`, whose names are here too, and `pki` it alone uses python-nss.
 
-Invariants: both ends present certificates, and the dialler checks the listener's names; every wait
-has a limit.
+Invariants: both ends present certificates, and the dialler checks the listener's names; nobody
+renegotiates; every wait has a limit.
 
 Must not know chunks, messages or who may do what.
 """
@@ -28,13 +28,22 @@ from .nss_database import library_version as library_version
 from .nss_database import load_identity as load_identity
 from .nss_database import look_up
 from .nss_database import open_database as open_database
-from .nss_errors import error_name, translate
+from .nss_errors import CLOSED, error_name, translate
 from .stream import Peer, readable
 from .tcp import connect_tcp, has_gone, is_acknowledged, prepare_socket, reset_on_close
 from .watchdog import Watchdog
 
 #: Limit on the first call of a patient handshake, in seconds: it sends the greeting.
 _GREETING_SECONDS: Final = 0.5
+
+#: Limits on the wait for a peer's refusal of our certificate, in seconds.
+_VERDICT_SECONDS: Final = 0.1
+_LONGEST_VERDICT_SECONDS: Final = 2.0
+
+#: The option of NSS's sockets that lets a peer ask for another handshake, and its value for never.
+#: They are those of NSS's ssl.h; python-nss has no names for them.
+_RENEGOTIATION: Final = 20
+_NEVER: Final = 0
 
 #: Most data bytes of one TLS record (RFC 8446, 5.1), so the most that NSS gives at once.
 RECORD_BYTES: Final = 16 * 1024
@@ -57,6 +66,7 @@ class TLSConnection:
         self._address = address
         #: The name that the peer has to have; where any will do, its address.
         self._expected = address
+        self._dials = False
         self.peer = Peer("", "", address)
         #: The length of the handshake in seconds; 0 before it is over.
         self.handshake_seconds = 0.0
@@ -73,6 +83,8 @@ class TLSConnection:
         tls.set_ssl_option(nss_ssl.SSL_ENABLE_FDX, True)
         # Every peer is a new process: resuming sessions gains nothing and would need a cache file.
         tls.set_ssl_option(nss_ssl.SSL_NO_CACHE, True)
+        # No peer of any version renegotiates; each such handshake costs a signature.
+        tls.set_ssl_option(_RENEGOTIATION, _NEVER)
         tls.set_ssl_version_range(settings.min_tls, settings.max_tls)
 
     def handshake_as_client(
@@ -96,6 +108,7 @@ class TLSConnection:
         tls.set_ssl_option(nss_ssl.SSL_HANDSHAKE_AS_CLIENT, True)
         tls.set_hostname(hostname)
         self._expected = hostname
+        self._dials = True
         # NSS takes the certificate and key that the callback gives for its own and frees them, so
         # each handshake looks them up anew.
         if identity is not None:
@@ -171,6 +184,31 @@ class TLSConnection:
             raise TransportError(f"the wait for {self._address} was called off")
         return bool(ready)
 
+    def await_verdict(self) -> None:
+        """As the TLS client: wait a moment for the peer's refusal of our certificate.
+
+        With TLS 1.3 a peer looks at it after our own end of the handshake, and says nothing where
+        it is right. Returns at once with TLS 1.2, and when something else comes. Raises
+        `TransportError`. A refusal that comes later is met by what reads next.
+        """
+        if self.tls_version != "tls1.3" or self.pending():
+            return
+        # The handshake's own length tells how fast the peer and the way to it are.
+        seconds = min(max(_VERDICT_SECONDS, 4 * self.handshake_seconds), _LONGEST_VERDICT_SECONDS)
+        if readable([self.fileno()], seconds):
+            what = f"TLS handshake with {self._address}"
+            if (refusal := self._verdict()) is not None:
+                raise self._failure(refusal, what, seconds)
+
+    def _verdict(self) -> NSPRError | None:
+        """The error that waits to be read, None where it is none or data, which are kept."""
+        try:
+            # Of a handshake that is done this takes in the peer's next message, and keeps data.
+            self._tls.force_handshake_timeout(_interval(_GREETING_SECONDS))
+        except NSPRError as error:
+            return None if error_name(error) == "PR_IO_TIMEOUT_ERROR" else error
+        return None
+
     def _peer(self) -> Peer:
         certificate = self._tls.get_peer_certificate()
         if certificate is None:
@@ -204,6 +242,11 @@ class TLSConnection:
         """The TLS version agreed on, such as `tls1.2`."""
         return str(self._tls.get_ssl_channel_info().protocol_version_str)
 
+    @property
+    def cipher_suite(self) -> str:
+        """NSS's name of the cipher suite agreed on."""
+        return str(nss_ssl.ssl_cipher_suite_name(self._tls.get_ssl_channel_info().cipher_suite))
+
     def read(self, limit: int, timeout: float) -> bytes:
         """See `ByteStream.read`. Bulk data comes in many records at once, up to `limit`."""
         self.read_due = time.monotonic() + timeout
@@ -235,6 +278,11 @@ class TLSConnection:
         try:
             self._tls.send(data, _interval(timeout))
         except NSPRError as error:
+            # Who refuses our certificate with TLS 1.3 says so, and takes nothing more.
+            if self._dials and error_name(error) in CLOSED:
+                said = self._verdict()
+                if said is not None and error_name(said) not in CLOSED:
+                    error = said
             raise self._failure(error, f"writing to {self._address}", timeout) from None
         finally:
             self.write_due = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import nss.nss as nss
+import nss.ssl as nss_ssl
 from nss.error import NSPRError
 
 from ..config.shared import NSSSettings
@@ -21,6 +22,13 @@ from .nss_errors import error_name
 
 #: How NSS says that a password is wrong, or is one that no database can have.
 _WRONG_PASSWORD: Final = frozenset({"SEC_ERROR_BAD_PASSWORD", "SEC_ERROR_INVALID_PASSWORD"})
+
+#: Key exchanges with forward secrecy, by NSS's names for them.
+_KEY_EXCHANGES: Final = frozenset({"ECDHE", "TLS 1.3"})
+#: What peers may use besides where old cipher suites are let in.
+_OLD_KEY_EXCHANGES: Final = frozenset({"RSA", "DHE", "ECDHE"})
+_AUTHENTICATIONS: Final = frozenset({"RSA", "ECDSA"})
+_CIPHERS: Final = frozenset({"AES", "AES-GCM", "CHACHA20POLY1305"})
 
 AskPassword = Callable[[], Secret]
 
@@ -73,6 +81,28 @@ def open_database(settings: NSSSettings, *, ask: AskPassword | None = None) -> N
             raise _wrong_password() from None
         raise _not_opened(settings.directory, error) from None
     _process = _Process(os.getpid(), settings, held)
+    _restrict_suites(old=settings.old_ciphers)
+
+
+def _restrict_suites(*, old: bool) -> None:
+    """Turn off, for this process, every cipher suite that it is not to use.
+
+    What stays is ECDHE with AEAD, and all of TLS 1.3; with `old` also RSA and DHE, and CBC, but no
+    RC4, 3DES or DSA. Of a database in FIPS mode those that FIPS 140 knows, which NSS leaves to us.
+    Nothing is turned on: a distribution's policy may allow less.
+    """
+    fips = nss.is_fips()
+    for suite in nss_ssl.ssl_implemented_ciphers:
+        about = nss_ssl.get_cipher_suite_info(suite)
+        good = about.kea_type_name in _KEY_EXCHANGES and about.mac_algorithm_name == "AEAD"
+        if old:
+            good = good or (
+                about.kea_type_name in _OLD_KEY_EXCHANGES
+                and about.auth_algorithm_name in _AUTHENTICATIONS
+                and about.symmetric_cipher_name in _CIPHERS
+            )
+        if not good or (fips and not about.is_fips):
+            nss_ssl.set_default_cipher_pref(suite, False)
 
 
 def library_version() -> str:

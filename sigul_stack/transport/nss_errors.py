@@ -26,6 +26,11 @@ _NO_COMMON_VERSION: Final = Explanation(
     "find out why there is no TLS version in common: compare nss-min-tls and nss-max-tls on both"
     " sides, in [nss] (tls1.2 on both is safe)",
 )
+_NO_COMMON_SUITE: Final = Explanation(
+    "the two sides have no cipher suite in common",
+    "compare the crypto policies of the two machines, and whether one is in FIPS mode; where the"
+    " other side is too old for ECDHE with AES-GCM, nss-old-ciphers: yes, in [nss], lets it in",
+)
 _OURS_REFUSED: Final = Explanation(
     "the peer refuses our certificate",
     "import into the peer's NSS database the CA that issued it (sigul-stack pki import --ca), or"
@@ -87,10 +92,8 @@ _EXPLANATIONS: Final = {
     ),
     "SSL_ERROR_UNSUPPORTED_VERSION": _NO_COMMON_VERSION,
     "SSL_ERROR_PROTOCOL_VERSION_ALERT": _NO_COMMON_VERSION,
-    "SSL_ERROR_NO_CYPHER_OVERLAP": Explanation(
-        "the two sides have no cipher suite in common",
-        "compare the crypto policies of the two machines",
-    ),
+    "SSL_ERROR_NO_CYPHER_OVERLAP": _NO_COMMON_SUITE,
+    "SSL_ERROR_HANDSHAKE_FAILURE_ALERT": _NO_COMMON_SUITE,
     "SSL_ERROR_NO_CERTIFICATE": Explanation(
         "the peer presented no certificate",
         "look whether it is a Sigul component: doctor looks at a bridge's port for servers without"
@@ -108,7 +111,8 @@ _EXPLANATIONS: Final = {
     ),
 }
 
-_CLOSED: Final = frozenset(
+#: How NSPR says that the connection is no more.
+CLOSED: Final = frozenset(
     {
         "PR_CONNECT_ABORTED_ERROR",
         "PR_CONNECT_RESET_ERROR",
@@ -144,7 +148,7 @@ def translate(error: NSPRError, what: str, timeout: float, peer: str) -> Transpo
     symbol = error_name(error)
     if symbol == "PR_IO_TIMEOUT_ERROR":
         return DeadlineExceeded(f"{what} took longer than the limit of {timeout:g} s")
-    if symbol in _CLOSED:
+    if symbol in CLOSED:
         return PeerClosed(f"{what}: the peer ended the connection ({symbol})", symbol=symbol)
     problem, cure = explain(symbol, peer) or (str(error), "")
     return TransportError(f"{what}: {problem}", cure, symbol)

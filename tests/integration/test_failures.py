@@ -180,7 +180,12 @@ def test_a_daemon_without_password_or_terminal_says_so(
     [
         ("client", "client", "bridge-port: 0", "[client] bridge-port: 0 is out of range"),
         ("client", "nss", "nss-max-tls: tls9", "[nss] nss-max-tls: 'tls9' is not possible"),
-        ("client", "nss", "nss-min-tls: tls1.3", "[nss] nss-min-tls: tls1.3 is newer"),
+        (
+            "client",
+            "nss",
+            "nss-min-tls: tls1.3\nnss-max-tls: tls1.2",
+            "[nss] nss-min-tls: tls1.3 is newer",
+        ),
         ("bridge", "bridge", "server-listen-port: 70000", "[bridge] server-listen-port: 70000"),
         ("bridge", "bridge", "listen-address: not/an/address", "[bridge] listen-address"),
         ("bridge", "daemon", "unix-user: no-such-user", "there is no user 'no-such-user'"),

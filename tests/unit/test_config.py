@@ -74,7 +74,8 @@ def test_client_defaults(client: Callable[..., Loaded[ClientSettings]]) -> None:
     assert settings.bridge_address is None
     assert settings.nss.directory == f"sql:{Path.home()}/.sigul"
     assert settings.nss.password is None
-    assert (settings.nss.min_tls, settings.nss.max_tls) == ("tls1.2", "tls1.2")
+    assert (settings.nss.min_tls, settings.nss.max_tls) == ("tls1.2", "tls1.3")
+    assert settings.nss.old_ciphers is False
     assert settings.binding.enabled == ()
     assert settings.koji.koji_config is None
 
@@ -119,12 +120,12 @@ def test_server_defaults(server: Load) -> None:
     assert settings.database_path == Path("/var/lib/sigul/server.sqlite")
     assert settings.database_url is None
     assert settings.gnupg_home == Path("/var/lib/sigul/gnupg")
-    assert (settings.gnupg_key_type, settings.gnupg_key_length) == ("RSA", 2048)
-    assert (settings.gnupg_subkey_type, settings.gnupg_subkey_length) == ("RSA", 2048)
+    assert (settings.gnupg_key_type, settings.gnupg_key_length) == ("RSA", None)
+    assert (settings.gnupg_subkey_type, settings.gnupg_subkey_length) == ("RSA", None)
     assert (settings.gnupg_key_usage, settings.passphrase_length) == ("sign", 64)
     assert settings.allowed_key_types == ("ECC", "RSA")
     assert settings.ecc_default_curve == "SECP256R1"
-    assert settings.rsa_key_size == 2048
+    assert (settings.rsa_key_size, settings.min_key_bits) == (2048, 2048)
     assert settings.keys_storage == Path("/var/lib/sigul/keys")
     assert settings.nss.directory == "sql:/var/lib/sigul"
 
@@ -269,7 +270,11 @@ def test_a_bridge_without_server_cn_warns(tmp_path: Path) -> None:
         ("server-cert-nickname:\n", "[server] server-cert-nickname", "is empty"),
         ("[nss]\nnss-min-tls: tls1.4\n", "[nss] nss-min-tls", "write one of"),
         ("[nss]\nnss-max-tls: tls1.1\n", "[nss] nss-max-tls", "tls1.2, tls1.3"),
-        ("[nss]\nnss-min-tls: tls1.3\n", "[nss] nss-min-tls", "set nss-max-tls to tls1.3"),
+        (
+            "[nss]\nnss-min-tls: tls1.3\nnss-max-tls: tls1.2\n",
+            "[nss] nss-min-tls",
+            "set nss-max-tls to tls1.3",
+        ),
         ("[keys]\nallowed-key-types: ECC, DSA\n", "[keys] allowed-key-types", "'DSA'"),
         ("[keys]\necc-default-curve: P-1\n", "[keys] ecc-default-curve", "SECP256R1"),
         ("[keys]\nrsa-key-size: 512\n", "[keys] rsa-key-size", "(bits)"),

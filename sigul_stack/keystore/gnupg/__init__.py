@@ -14,7 +14,7 @@ else reads or writes those.
 
 from __future__ import annotations
 
-from .home import GnuPGHome, KeySettings, UserId
+from .home import GnuPGHome, KeySettings, UserId, usual_bits
 from .program import GnuPG
 
-__all__ = ["GnuPG", "GnuPGHome", "KeySettings", "UserId"]
+__all__ = ["GnuPG", "GnuPGHome", "KeySettings", "UserId", "usual_bits"]

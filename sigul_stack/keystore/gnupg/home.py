@@ -17,7 +17,7 @@ from pathlib import Path
 from ...errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
 from ...secret import Secret
 from ...system.programs import memory_file
-from ..storage import locked_keys, storage_errors
+from ..storage import locked_keys, storage_errors, too_few_bits
 from .directory import prepare_directory
 from .output import ListedKey
 from .program import GnuPG
@@ -63,6 +63,16 @@ class KeySettings:
     subkey_type: str = "RSA"
     subkey_length: int = 2048
     key_usage: str = "sign"
+    #: Fewest bits of a key that is made or imported, where its algorithm has lengths.
+    min_bits: int = 1024
+
+
+def usual_bits(algorithm: str) -> int:
+    """The length of a new key of GnuPG's `algorithm` where none is configured, in bits.
+
+    DSA has no more than 3072, and a large prime number for ElGamal takes minutes to find.
+    """
+    return 4096 if algorithm.lower() in ("rsa", "openpgp-rsa", "1") else 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +148,10 @@ class GnuPGHome(GnuPG):
                 )
             for part in key.parts:
                 if part.secret:
+                    if 0 < part.bits < self._settings.min_bits:
+                        raise RequestRefused(
+                            Status.INVALID_IMPORT, too_few_bits(part.bits, self._settings.min_bits)
+                        )
                     with scratch.agent() as agent:
                         try:
                             agent.change_passphrase(part.keygrip, file_passphrase, passphrase)
@@ -196,6 +210,19 @@ class GnuPGHome(GnuPG):
         """The fingerprints of all keys whose secret is here, in upper-case hex."""
         return frozenset(key.fingerprint for key in self.list_keys() if key.secret)
 
+    def weak_keys(self) -> dict[str, int]:
+        """The bits of keys that have less than new ones must have, by fingerprint.
+
+        Of several parts the shortest counts.
+        """
+        least = self._settings.min_bits
+        found = {}
+        for key in self.list_keys():
+            short = [part.bits for part in key.parts if part.secret and 0 < part.bits < least]
+            if short:
+                found[key.fingerprint] = min(short)
+        return found
+
     def require_whole(self, fingerprint: str) -> None:
         """Raise `KeystoreError` unless the secret parts of the key are what such files hold."""
         with storage_errors(self.path):
@@ -245,8 +272,8 @@ def _only_secret_key(keys: list[ListedKey]) -> ListedKey:
 
 def _parameters(settings: KeySettings, user_id: UserId, expires: datetime.date | None) -> str:
     lines = [
-        *_type_lines("Key", settings.key_type, settings.key_length),
-        *_type_lines("Subkey", settings.subkey_type, settings.subkey_length),
+        *_type_lines("Key", settings.key_type, settings.key_length, settings.min_bits),
+        *_type_lines("Subkey", settings.subkey_type, settings.subkey_length, settings.min_bits),
         *_user_id_lines(user_id),
         f"Expire-Date: {_date(expires)}",
     ]
@@ -260,7 +287,7 @@ def _parameters(settings: KeySettings, user_id: UserId, expires: datetime.date |
     return "\n".join([*lines, "%commit", ""])
 
 
-def _type_lines(which: str, name: str, length: int) -> list[str]:
+def _type_lines(which: str, name: str, length: int, least: int) -> list[str]:
     option = f"gnupg-{which.lower()}-type"
     if not name and which == "Subkey":
         return []
@@ -272,6 +299,11 @@ def _type_lines(which: str, name: str, length: int) -> list[str]:
         return [f"{which}-Type: {algorithm}", f"{which}-Curve: {curve}"]
     if not _ALGORITHM.fullmatch(name):
         raise ConfigurationError(f"[gnupg] {option}: {name!r} is no algorithm", "write RSA")
+    if length < least:
+        raise ConfigurationError(
+            f"[gnupg] gnupg-{which.lower()}-length: {length} is less than min-key-bits, {least}",
+            "write 4096, or leave the line out",
+        )
     return [f"{which}-Type: {name}", f"{which}-Length: {length}"]
 
 

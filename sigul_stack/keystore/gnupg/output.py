@@ -11,8 +11,10 @@ from dataclasses import dataclass
 _STATUS = "[GNUPG:] "
 
 # Fields of a colon listing, counted from 0.
-_TYPE, _EXPIRES, _TEXT, _CAPABILITIES, _TOKEN = 0, 6, 9, 11, 14
+_TYPE, _BITS, _ALGORITHM, _EXPIRES, _TEXT, _CAPABILITIES, _TOKEN = 0, 2, 3, 6, 9, 11, 14
 _FIELDS = 15
+#: Numbers of the algorithms whose keys have a length: RSA, ElGamal, DSA (RFC 4880, 9.1).
+_WITH_LENGTH = frozenset({"1", "2", "3", "16", "17", "20"})
 
 _CODE_MASK = 0xFFFF
 #: Error codes (libgpg-error): a wrong passphrase, or none for a key that has one.
@@ -60,13 +62,17 @@ def parse_status(text: str) -> StatusLines:
 
 @dataclass(frozen=True, slots=True)
 class KeyPart:
-    """A primary key or a subkey. `secret` says whether its secret part is in the key store."""
+    """A primary key or a subkey. `secret` says whether its secret part is in the key store.
+
+    `bits` is the length of one of RSA, DSA or ElGamal, 0 of any other.
+    """
 
     fingerprint: str
     keygrip: str
     secret: bool
     capabilities: str
     expires: int | None
+    bits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,4 +125,7 @@ def _parts(records: Iterable[list[str]]) -> Iterator[KeyPart]:
             secret=record[_TOKEN] == "+",
             capabilities=record[_CAPABILITIES],
             expires=int(record[_EXPIRES]) if record[_EXPIRES].isdecimal() else None,
+            bits=int(record[_BITS])
+            if record[_ALGORITHM] in _WITH_LENGTH and record[_BITS].isdecimal()
+            else 0,
         )
