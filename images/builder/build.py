@@ -1,7 +1,8 @@
 """The order of things: base, then each component's layers and image.
 
 Each image has a label with the hash of all that it was made from, and nothing is done where the
-image with that label is there. Roots, wheels and layers are kept in .cache/images.
+image with that label is there, and is the one that was made: its ID is kept with its layers. Roots,
+wheels and layers are kept in .cache/images.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from .programs import CHECKOUT
 _IMAGES: Final = CHECKOUT / "images"
 #: Times in Debian's layers: never later than the release of Debian 13.
 _EPOCH: Final = 1754697600
+#: The file beside an image's layers that holds the ID of the image.
+_IDENTITY: Final = "identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,17 @@ class Builder:
         found = engine.find(f"{self.image(name)}:latest")
         if found is None or found.inputs != self._wanted(name) or self._refresh:
             return None
+        # A name is moved, and a label copied, by whoever can load an image.
+        if found.identity != self._identity(name):
+            return None
         return Made(name, f"{self.image(name)}:latest", found.identity, False)
+
+    def _identity(self, name: str) -> str:
+        """The ID of the image that was made last; empty where it is not known."""
+        try:
+            return (layers_of(self._cache, self._prefix, name) / _IDENTITY).read_text().strip()
+        except FileNotFoundError:
+            return ""
 
     def make(self, names: Iterable[str]) -> list[Made]:
         """Have `base` and these components."""
@@ -102,10 +115,11 @@ class Builder:
                 made["base"] = self._base(roots["base"], wanted["base"])
             chosen = [COMPONENTS[name] for name in missing if name != "base"]
             if chosen:
-                everything, theirs = self._programs(chosen, made["base"].identity)
+                base = made["base"].identity
+                everything, theirs = self._programs(chosen, base)
                 for one in chosen:
                     layers = self._layers(one, roots, everything, theirs[one.name])
-                    made[one.name] = self._build(one.name, layers, wanted[one.name])
+                    made[one.name] = self._build(one.name, layers, wanted[one.name], base)
             engine.forget_replaced()
         return [made[name] for name in wanted]
 
@@ -122,7 +136,7 @@ class Builder:
     def _base(self, root: tars.Root, inputs: str) -> Made:
         below = {}
         if self._given is not None:
-            below = self._read(self._given_root(self._given))
+            below = self._read(self._given_root())
         listed = sbom.document("sigul-stack/base", SUITE, root, {}, self._epoch)
         entries = [*tars.added(root, below), tars.file(SBOM, listed)]
         layer = layers_of(self._cache, self._prefix, "base")
@@ -130,9 +144,10 @@ class Builder:
         with (layer / "system.tar").open("wb") as archive:
             tars.write(tars.with_parents(entries, str(Path(SBOM).parent)), archive, self._epoch)
         (layer / "sbom.json").write_bytes(listed)
-        return self._build("base", layer, inputs)
+        return self._build("base", layer, inputs, self._given_identity)
 
-    def _build(self, name: str, layers: Path, inputs: str) -> Made:
+    def _build(self, name: str, layers: Path, inputs: str, base: str) -> Made:
+        """Build an image on the one whose ID is `base`; on nothing where that is empty."""
         image = self.image(name)
         shutil.copy(_IMAGES / ("base" if name == "base" else "component") / "Dockerfile", layers)
         below = (self._given or "scratch") if name == "base" else f"{self.image('base')}:latest"
@@ -148,6 +163,11 @@ class Builder:
                     "org.opencontainers.image.version": self._version,
                 },
             )
+        # Not every engine builds on an image that is named by its ID.
+        below_it = engine.inspect(base).layers if base else ()
+        if found.layers[: len(below_it)] != below_it:
+            raise BuildError(f"{image} was not built on {base}: {below} has become another image")
+        (layers / _IDENTITY).write_text(f"{found.identity}\n")
         return Made(name, f"{image}:latest", found.identity, True)
 
     # --- Layers -------------------------------------------------------------------------------
@@ -214,7 +234,7 @@ class Builder:
                 debian.finish(self._foundation, own, partial, self._epoch)
             else:
                 with partial.open("wb") as output:
-                    debian.extend(self._given, packages, output)
+                    debian.extend(self._given_identity, packages, output)
             partial.replace(archive)
         return archive
 
@@ -229,12 +249,12 @@ class Builder:
             partial.replace(archive)
         return archive
 
-    def _given_root(self, given: str) -> Path:
+    def _given_root(self) -> Path:
         archive = self._kept("roots") / f"{self._given_identity.rpartition(':')[2][:20]}.tar"
         if not archive.exists():
             partial = archive.with_suffix(f".{os.getpid()}.partial")
             with partial.open("wb") as output:
-                engine.export(given, output)
+                engine.export(self._given_identity, output)
             partial.replace(archive)
         return archive
 

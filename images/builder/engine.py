@@ -23,6 +23,8 @@ class Image:
 
     identity: str
     inputs: str
+    #: The checksums of its layers, the lowest first.
+    layers: tuple[str, ...] = ()
 
 
 def check() -> None:
@@ -45,7 +47,8 @@ def inspect(reference: str) -> Image:
     """An image that has to be there."""
     [found] = json.loads(run(["docker", "image", "inspect", reference], hint=_HINT))
     labels = (found["Config"] or {}).get("Labels") or {}
-    return Image(found["Id"], labels.get(INPUTS_LABEL, ""))
+    layers = (found["RootFS"] or {}).get("Layers") or []
+    return Image(found["Id"], labels.get(INPUTS_LABEL, ""), tuple(layers))
 
 
 def have(reference: str) -> Image:
