@@ -35,8 +35,8 @@ def prepare(settings: ServerSettings) -> None:
         if tool.find() is None:
             # Asked for, those operations fail with the same words.
             log.warning("%s; until then not available: %s", tool.missing(), tool.unavailable)
-    for problem, cure in support().lacks():
-        log.warning("%s; %s", problem, cure)
+    for lack, cure in support().lacks():
+        log.warning("%s; %s", lack, cure)
     url = database_url(settings)
     if (problem := unproven_database(url)) is not None:
         log.warning("%s; %s", problem, DATABASE_TLS_CURE)
