@@ -9,8 +9,10 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,49 +47,72 @@ from .commands_support import (
 
 MIB = 1024**2
 REAL_GPG = shutil.which("gpg")
+#: How long a gpg stands at a closed gate at most, in seconds.
+GATE_SECONDS = 60.0
 
 
 class Gate:
     """A gpg for the server that waits, before it does a certain thing, until it may go on.
 
     Then the real gpg does it. Gives up waiting after a minute, so that nothing stays behind.
+    It asks through a Unix socket: that is what gpg's wall leaves it besides the home.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
         directory.mkdir()
-        script = directory / "gpg"
+        script, path = directory / "gpg", directory / "gate"
         script.write_text(
-            "#!/bin/sh\n"
-            f"cd {directory} && what=$(cat what 2>/dev/null)\n"
-            'case " $* " in *" ${what:---nothing} "*)\n'
-            '  echo "$PPID $$" >reached.new && mv reached.new reached\n'
-            "  tries=0\n"
-            "  while [ ! -e open ] && [ $tries -lt 3000 ]; do\n"
-            "    sleep 0.02; tries=$((tries+1))\n"
-            "  done\n"
-            "esac\n"
-            f'cd / && exec {REAL_GPG} "$@"\n'
+            "#!/usr/bin/python3 -IS\n"
+            "import os, signal, socket, sys\n"
+            "signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
+            "try:\n"
+            "    with socket.socket(socket.AF_UNIX) as gate:\n"
+            f"        gate.connect({str(path)!r})\n"
+            "        words = [str(os.getppid()), str(os.getpid()), *sys.argv[1:], '']\n"
+            "        gate.sendall(' '.join(words).encode() + b'\\n')\n"
+            f"        gate.settimeout({GATE_SECONDS})\n"
+            "        gate.recv(1)\n"
+            "except OSError:\n"
+            "    pass  # nobody holds up one that is left no sockets\n"
+            f"os.execv({REAL_GPG!r}, ['gpg', *sys.argv[1:]])\n"
         )
         script.chmod(0o755)
         self.environment = {"PATH": f"{directory}:{os.environ['PATH']}"}
+        self._what = ""
+        self._reached: list[tuple[int, int]] = []
+        self._open = threading.Event()
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(path))
+        self._listening.listen(64)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listening.accept()
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("r") as stream, contextlib.suppress(OSError):
+            worker, own, words = stream.readline().split(" ", 2)
+            if self._what and f" {self._what} " in f" {words}":
+                self._reached.append((int(worker), int(own)))
+                self._open.wait(GATE_SECONDS)
+            connection.sendall(b"x")
 
     def close(self, what: str) -> None:
         """From now on hold gpg up where it is given the option `what`."""
-        for name in ("reached", "open"):
-            (self._directory / name).unlink(missing_ok=True)
-        (self._directory / "what").write_text(what)
+        self._reached.clear()
+        self._open.clear()
+        self._what = what
 
     def wait(self) -> int:
         """Wait until gpg stands at the gate; the number of the process that started it."""
-        reached = self._directory / "reached"
-        wait_until(reached.exists, DAEMON_SECONDS, "gpg at the gate")
+        wait_until(lambda: bool(self._reached), DAEMON_SECONDS, "gpg at the gate")
         return self._numbers()[0]
 
     def _numbers(self) -> tuple[int, int]:
         """The process that started gpg, and gpg's own."""
-        worker, own = (self._directory / "reached").read_text().split()
-        return int(worker), int(own)
+        return self._reached[-1]
 
     def send_away(self) -> None:
         """End the gpg that stands at the gate."""
@@ -95,8 +120,8 @@ class Gate:
 
     def open(self) -> None:
         """Let gpg go on, now and later."""
-        (self._directory / "what").unlink()
-        (self._directory / "open").touch()
+        self._what = ""
+        self._open.set()
 
 
 @pytest.fixture
