@@ -65,7 +65,10 @@ def drive():
     # Nothing of the attacker counts, and it is gone.
     end = time.monotonic() + 20
     while time.monotonic() < end:
-        found = made.status()
+        try:
+            found = made.status()
+        except RuntimeError:
+            continue  # it changes just now
         if (found.workers_attached, found.workers_busy, found.requests) == (1, 0, ()):
             print("serves", flush=True)
             break
