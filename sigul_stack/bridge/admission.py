@@ -1,21 +1,41 @@
 """Admission of peers: many TLS handshakes at once, each with its own limit, and peers' roles.
 
 Invariant: a peer that has not authenticated takes no place of one that has. The number of pending
-handshakes is limited. At the limit, the oldest from the address that has most of them is ended: a
+handshakes is limited. At the limit, the oldest from the network that has most of them is ended: a
 host that opens silent connections by the hundred ends only its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from ..errors import TransportError, quoted
 from ..transport.stream import Deadline, Peer, readable
+
+#: The part of an IPv6 address that a peer cannot choose, in bits: whoever has one address of a
+#: link may take any other of its /64 (RFC 4291, 2.5.4; RFC 7934).
+IPV6_PREFIX: Final = 64
+
+
+def network_of(host: str) -> str:
+    """Whom an address counts for: the IPv4 address itself, or the network of an IPv6 one."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:  # no address of the internet
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        number = int(address) >> (128 - IPV6_PREFIX) << (128 - IPV6_PREFIX)
+        return f"{ipaddress.IPv6Address(number)}/{IPV6_PREFIX}"
+    return str(address)
 
 
 class OnlyLooked(Exception):
@@ -26,7 +46,8 @@ class OnlyLooked(Exception):
 class PendingPeer:
     """A connection in its handshake. `ended`: this side has ended it."""
 
-    host: str
+    #: See `network_of`.
+    network: str
     tcp: socket.socket = field(repr=False)
     ended: bool = False
 
@@ -61,11 +82,11 @@ class Handshakes:
 
     def enter(self, host: str, tcp: socket.socket) -> PendingPeer:
         """Add a connection; returns what to `leave` with. Ends another one at the limit."""
-        peer = PendingPeer(host, tcp)
+        peer = PendingPeer(network_of(host), tcp)
         with self._lock:
             if len(self._peers) >= self._limit:
-                crowd, _count = Counter(item.host for item in self._peers).most_common(1)[0]
-                oldest = next(item for item in self._peers if item.host == crowd)
+                crowd, _count = Counter(item.network for item in self._peers).most_common(1)[0]
+                oldest = next(item for item in self._peers if item.network == crowd)
                 self._peers.remove(oldest)
                 oldest.end()
             self._peers.append(peer)

@@ -38,6 +38,8 @@ _LOOK_SECONDS = 0.05
 
 #: Event of a daemon in the background for whoever started it: it is ready.
 _READY = b"R"
+#: Stands for what no daemon says.
+_NONSENSE = b"?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +175,14 @@ def _await_report(child: int, reader: int, daemon: Daemon) -> int:
         text.decode("utf-8", "replace")
         or f"{daemon.name} ended while it started; its log may say why"
     )
-    _end(child, patience=GIVE_UP_TIMEOUT)
+    _end(child, patience=GIVE_UP_TIMEOUT if code == FAILED else 0)
     return 1
 
 
 def _first_event(child: int, reader: int, timeout: float) -> Event | None:
     """The first event of `child`; an empty failure if it ends without one, None after `timeout`.
 
-    What no daemon says is a failure, too.
+    What no daemon says is `_NONSENSE`, or whatever else it is.
     """
     events = EventReader(reader)
     deadline = time.monotonic() + timeout
@@ -192,7 +194,7 @@ def _first_event(child: int, reader: int, timeout: float) -> Event | None:
             if ended:
                 return FAILED, b""
         except BadEvent as error:
-            return FAILED, f"the daemon broke the rules of its pipe: {error}".encode()
+            return _NONSENSE, f"the daemon broke the rules of its pipe: {error}".encode()
         else:
             return event or (FAILED, b"")
         # Looked at as well, because a grandchild may keep the pipe open. What the child wrote

@@ -1,6 +1,6 @@
-"""What every program does before anything else: `harden_process`, the first line of each `main`.
+"""Hardening of a process: `harden_process` is the first line of each program's `main`.
 
-Its memory holds secrets, or comes to hold some. So it leaves no core file, nobody else of the same
+A program's memory holds secrets, or comes to hold some. So it leaves no core file, nobody else of the same
 user may read it, and it is locked where the limit allows (`system/memory`). Programs that it starts
 inherit the limit on core files.
 """

@@ -63,7 +63,7 @@ def decode_handshake(body: bytes) -> float:
 
 
 def decode_count(body: bytes) -> ServerCount:
-    """What the body of `COUNTED` names. Raises `BadEvent`."""
+    """The number that the body of `COUNTED` names. Raises `BadEvent`."""
     require(body in _COUNTS, "it counts what is not a worker's to count")
     return _COUNTS[body]
 

@@ -75,7 +75,7 @@ def mapped(descriptor: int) -> memoryview:
 
 
 class _Buffer(ctypes.Structure):
-    """`Py_buffer`, as far as it is the same in each Python."""
+    """The buffer structure of the C API, as far as it is the same in each Python."""
 
     _fields_ = (
         ("buf", ctypes.c_void_p),

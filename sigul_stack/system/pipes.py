@@ -1,4 +1,4 @@
-"""What passes between a parent and a child process: events and commands, each in a pipe.
+"""Pipes between a parent and a child process: events in one, commands in the other.
 
     event:    code (1 byte), length of the body (2 bytes, network order), body
     command:  1 byte, or as many as the command's receiver knows of

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from sigul_stack.bridge.admission import Handshakes, OnlyLooked, Roles
+from sigul_stack.bridge.admission import Handshakes, OnlyLooked, Roles, network_of
 from sigul_stack.errors import DeadlineExceeded, TransportError
 from sigul_stack.transport.stream import Deadline, Peer
 
@@ -60,6 +60,24 @@ def test_the_oldest_of_the_most_crowded_address_makes_room(connections: Connecti
         handshakes.enter(host, connections.make())
     handshakes.enter("new", connections.make())
     assert connections.ended() == [False, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("::ffff:c000:207", "192.0.2.7"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+        ("memory", "memory"),
+    ],
+)
+def test_an_address_counts_for_its_network(host: str, network: str) -> None:
+    assert network_of(host) == network
 
 
 def test_one_that_opens_connections_by_the_hundred_pushes_out_its_own(

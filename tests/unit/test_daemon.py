@@ -357,3 +357,28 @@ def test_privileges_cannot_be_taken_by_who_has_none(site: Site) -> None:
     out, err = process.communicate(timeout=30)
     assert out.startswith("ConfigurationError this process (user "), err
     assert "may not become user 0" in out
+
+
+SAYS_NONSENSE = """
+def nonsense(control):
+    # Into each pipe that it can write to, that of its starter among them.
+    for number in range(3, 50):
+        path = f"/proc/self/fd/{number}"
+        if os.path.exists(path) and os.readlink(path).startswith("pipe:"):
+            try:
+                os.write(number, SAID)
+            except OSError:
+                pass
+    wait_until_told(control)
+run(nonsense)
+"""
+
+
+@pytest.mark.parametrize("said", [b"\0", b"R\xff\xff" + bytes(9000), b"Z\0\1\x1b"])
+def test_a_daemon_that_says_what_none_says_is_ended(site: Site, said: bytes) -> None:
+    result = site.background(SAYS_NONSENSE.replace("SAID", repr(said)))
+    assert result.returncode == 1 or "returned 1" in result.stdout
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.rstrip("\n").isprintable()
+    eventually(lambda: not site.pid_file.exists() or not alive(site.pid()))

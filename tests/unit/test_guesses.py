@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sigul_stack.errors import DatabaseError, RequestRefused, SigulError, Status
 from sigul_stack.metrics import ServerCount
@@ -300,3 +303,45 @@ def test_a_table_that_is_kept_is_an_error(client: Client, monkeypatch: pytest.Mo
         pytest.raises(SigulError, match=r"has kept the table of wrong secrets for over 0\.1 s"),
     ):
         client.delay()
+
+
+# ------------------------------------------------------------------- a worker that was broken into
+
+
+@pytest.mark.parametrize("until", [math.inf, -math.inf, math.nan, 1e300, 0.0])
+@pytest.mark.parametrize("last", [math.inf, -math.inf, math.nan, 1e300, 0.0, 1000.0])
+@pytest.mark.parametrize("wrong", [0, 1, 0xFFFFFFFF])
+def test_whatever_stands_in_the_table_is_forgotten_in_time(
+    client: Client, clock: Clock, table: GuessTable, wrong: int, until: float, last: float
+) -> None:
+    """What a broken worker writes may delay others, as wrong secrets do, and no longer."""
+    for name in client.names():
+        place = table._entry(name, clock.now, LONGEST).place
+        table._put(guesses._Entry(place, name, wrong, until, last))
+    assert 0 <= client.delay() <= LONGEST
+    client.gives(False)
+    clock.now += (FORGOTTEN_AFTER + 1) * LONGEST + 1
+    assert client.delay() == 0
+    assert client.gives(True)
+
+
+@given(st.binary(min_size=1, max_size=64))
+def test_any_bytes_in_the_table_are_a_delay_or_none(noise: bytes) -> None:
+    clock = Clock()
+    table = GuessTable(clock)
+    size = len(table._memory)
+    table._memory[:] = (noise * (size // len(noise) + 1))[:size]
+    names = Client(table).names()
+    standing = table.standing(names, LONGEST)
+    assert 0 <= standing.seconds <= LONGEST
+    assert standing.turns >= 1
+    table.wrong(names, LONGEST)
+    table.right(names)
+    assert table.standing(names, LONGEST).wrong == 0
+
+
+def test_nobody_takes_the_table_s_memory_away(table: GuessTable) -> None:
+    """Who looks at what is no longer there is ended by the kernel."""
+    for size in (0, 1 << 30):
+        with pytest.raises(PermissionError):
+            os.ftruncate(table._file, size)

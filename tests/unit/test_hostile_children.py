@@ -65,7 +65,10 @@ def drive():
     # Nothing of the attacker counts, and it is gone.
     end = time.monotonic() + 20
     while time.monotonic() < end:
-        found = made.status()
+        try:
+            found = made.status()
+        except RuntimeError:
+            continue  # it changes just now
         if (found.workers_attached, found.workers_busy, found.requests) == (1, 0, ()):
             print("serves", flush=True)
             break
@@ -365,3 +368,33 @@ run_in_child(work, "the work", 30.0)
 """
     )
     assert run(script) == ["2 -1"]
+
+
+# ------------------------------------------------------------------------- one that gives a report
+
+REPORT = (
+    COMMON
+    + """
+from sigul_stack.health import bundle
+from sigul_stack.system import processes
+processes.KILL_AFTER_SECONDS = bundle.KILL_AFTER_SECONDS = 1.0
+def work():
+    ATTACK
+    return b"a report"
+print(bundle._in_child(work, 2.0))
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("attack", "given"),
+    [
+        ("pass", "b'a report'"),
+        ("return bytes(100 * 1024**2)", "None"),
+        ("time.sleep(600)", "None"),
+        ("os.closerange(3, 50); time.sleep(600)", "None"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "None"),
+    ],
+)
+def test_an_examination_is_not_waited_for_without_end(attack: str, given: str) -> None:
+    assert run(REPORT, ATTACK=attack) == [given]

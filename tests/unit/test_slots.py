@@ -176,3 +176,35 @@ def test_many_of_one_name_wait_in_their_own_line() -> None:
             pass
         with turns.turn(2, 0.1, BUSY):
             pass
+
+
+# ------------------------------------------------------------------- a worker that was broken into
+
+
+def scribble(slots: Slots, value: int) -> None:
+    """Write the same to each word of each slot."""
+    for at in range(len(slots._words)):
+        slots._words[at] = value
+
+
+@pytest.mark.parametrize("value", [0, 1, (1 << 63) - 1, (1 << 64) - 1])
+def test_whatever_a_worker_writes_harms_no_other(value: int, tmp_path: Path) -> None:
+    slots = Slots(4)
+    slots.own, other = slots.take(), slots.take()
+    slots.begin()
+    slots.set_name("alice")
+    with child(lambda: scribble(slots, value)):
+        # The supervisor knows which are taken, and a worker what it has itself.
+        assert (slots.take(), slots.mine, slots.is_proven) == (2, 0, False)
+        slots.add(5)
+        assert slots.mine == 5
+        assert slots.others_of_name >= 0
+        with slots.turn(1, BUSY):
+            pass
+        account = Account(SpoolLimits(max_spool_size=64 * STEP_BYTES), slots)
+        with SpoolFile(tmp_path, account) as file, contextlib.suppress(RequestRefused):
+            file.write(bytes(STEP_BYTES))
+        slots.add(-5)
+        assert slots.mine == 0
+    slots.clear(other)
+    assert slots.take() == other
