@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -58,11 +59,20 @@ class FileSignature:
 
 
 class BackupSigner:
-    """The private key in the PEM file `path`. Raises `BackupError` where it holds none."""
+    """The private key in the PEM file `path`.
+
+    Raises `BackupError` where it holds none, or everybody on the machine may read it.
+    """
 
     def __init__(self, path: Path) -> None:
+        content = _read(path)
+        if path.stat().st_mode & stat.S_IROTH:
+            raise BackupError(
+                f"everybody on this machine may read the key in '{path}', and sign with it",
+                f"chmod 0600 '{path}', owned by the server's user; then make another key",
+            )
         try:
-            key = serialization.load_pem_private_key(_read(path), None)
+            key = serialization.load_pem_private_key(content, None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             key = None
         if not isinstance(key, Ed25519PrivateKey):

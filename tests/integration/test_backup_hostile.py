@@ -91,6 +91,7 @@ def hostile_settings(directory: Path) -> tuple[dict[str, bytes | None], list[Pat
     }, [log, trace]
 
 
+# More than 5 s: the restored site is started, and signs.
 def test_settings_in_a_backup_write_nothing_and_start_nothing(
     keyed: Site, backup: bytes, empty: Site, tmp_path: Path
 ) -> None:

@@ -233,14 +233,20 @@ def test_a_new_key_signs_and_what_the_old_one_signed_stays(
 
 
 def test_no_key_no_backup(signing: Site, tmp_path: Path) -> None:
-    """A server that is to sign does not make a backup that is not signed."""
+    """A server that is to sign does not make a backup that is not signed, or by anybody's key."""
     site = Site.copy(signing, tmp_path / "site")
-    for content in (None, b"no key"):
+    causes = {
+        None: "cannot be read",
+        b"no key": "holds no private key that signs backups",
+        signing.path("backup-key").read_bytes(): "everybody on this machine may read the key",
+    }
+    for content, cause in causes.items():
         key = tmp_path / "key"
         if content is not None:
             key.write_bytes(content)
+            key.chmod(0o600 if content == b"no key" else 0o644)
         site.extra["server"] = {**site.extra["server"], "server": f"backup-signing-key: {key}\n"}
         site.configure()
         _, said = stack(site, "create", *config(site), str(tmp_path / "b.tar"), code=1)
-        assert "cannot be read" in said or "holds no private key that signs backups" in said
+        assert cause in said
         assert not (tmp_path / "b.tar").exists()
