@@ -12,6 +12,7 @@ from ..config import PROGRAMS
 from ..config.fields import OptionForm
 from ..config.ini import ConfigFiles
 from ..config.secrecy import is_pin
+from ..config.shared import TLS_VERSIONS
 from ..errors import ConfigurationError
 from ..system.wall import Support
 from ..tools import GPG, GPG_AGENT, GPGCONF, tools_of
@@ -44,6 +45,12 @@ def file_checks(context: CheckContext[Any]) -> Iterator[Check]:
     loaded = context.loaded
     for advice in loaded.warnings:
         yield warning(Layer.CONFIGURATION, advice.problem, advice.cure)
+    if loaded.settings.nss.max_tls != TLS_VERSIONS[-1]:
+        yield warning(
+            Layer.CONFIGURATION,
+            f"nss-max-tls is {loaded.settings.nss.max_tls}, so no newer TLS is ever used",
+            "remove the line, which peers of 1.2 do not need: they get that version anyhow",
+        )
     if context.component != "client":
         loaded.check_paths()
     yield ok(Layer.CONFIGURATION, f"read from {', '.join(map(str, loaded.files.paths))}")

@@ -646,12 +646,25 @@ def test_a_peer_that_is_no_bridge(
     assert "correct the port" in first
 
 
-def test_tls_versions_that_do_not_meet(patient: MakePatient) -> None:
-    broken = patient("client")
-    broken.add("nss", "nss-min-tls: tls1.3\nnss-max-tls: tls1.3")
-    first = broken.doctor(code=FAILED).first
+def test_tls_versions_that_do_not_meet(site: Site) -> None:
+    site.extra = with_status(site)
+    site.extra["bridge"]["nss"] = "nss-max-tls: tls1.2\n"
+    site.extra["client"] = {"nss": "nss-min-tls: tls1.3\nnss-max-tls: tls1.3\n"}
+    site.configure()
+    site.start_bridge()
+    first = Patient(site, "client", site.directory).doctor(code=FAILED).first
     assert first.startswith("outer TLS: the two sides have no TLS version in common")
     assert "nss-min-tls and nss-max-tls" in first
+
+
+def test_a_newest_tls_version_that_is_not_the_newest(patient: MakePatient) -> None:
+    broken = patient("client")
+    broken.add("nss", "nss-max-tls: tls1.2\nnss-old-ciphers: yes")
+    report = broken.doctor(code=WARNING)
+    said = report.text("configuration", "warning")
+    assert "nss-max-tls is tls1.2, so no newer TLS is ever used" in said
+    assert "nss-old-ciphers: cipher suites are taken that have no" in said
+    assert "TLS_ECDHE_" in report.text("outer TLS", "ok")
 
 
 def test_no_server_is_attached(site: Site) -> None:

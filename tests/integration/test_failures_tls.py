@@ -6,6 +6,7 @@ Who is refused is told why, and nobody else notices. (Names in certificates: fau
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -131,6 +132,20 @@ def test_a_server_whose_certificate_has_expired(own: Site) -> None:
     bridge.wait_for("[BRIDGE_TLS] Server handshake failed: ")
     assert "SEC_ERROR_EXPIRED_CERTIFICATE" in bridge.text
     server.wait_for("next attempt in")
+
+
+def test_a_server_whose_new_certificate_is_refused(own: Site) -> None:
+    """With TLS 1.3 the bridge says so after the server's own end of the handshake."""
+    tls_versions(own, BOTH, BOTH, BOTH)
+    with own.running() as (bridge, server):
+        expire(own, "server")
+        server.popen.send_signal(signal.SIGHUP)
+        server.wait_for("our certificate has expired (SSL_ERROR_EXPIRED_CERT_ALERT)")
+        server.wait_for("next attempt in", 2)
+        # Not taken for working, so the processes of the former configuration stay.
+        assert done(own, "list-users", secrets=[ADMIN]) == b"admin\n"
+        # It is not tried without a pause.
+        assert bridge.text.count("[BRIDGE_TLS] Server handshake failed: ") < 20
 
 
 @pytest.fixture(scope="module")

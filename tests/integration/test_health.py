@@ -311,7 +311,7 @@ def test_a_path_that_is_no_socket_stops_the_start(own: Site) -> None:
 
 def test_a_slow_handshake(served: tuple[Site, Process]) -> None:
     site, _bridge = served
-    with Proxy(site.client_port, delay=0.1) as proxy:
+    with Proxy(site.client_port, delay=0.2) as proxy:
         path = site.client_configuration("admin", "slow")
         path.write_text(path.read_text().replace(str(site.client_port), str(proxy.port)))
         report = health(site, "client", "--warn-handshake", "0.2", code=WARNING, config=path.name)
