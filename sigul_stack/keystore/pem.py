@@ -28,7 +28,7 @@ from ..database import KeyType
 from ..errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..secret import Secret
 from ..system.files import sync, write_whole
-from .storage import locked_keys, storage_errors, too_few_bits
+from .storage import locked_keys, require_long, storage_errors
 
 _log = logging.getLogger(__name__)
 
@@ -135,10 +135,8 @@ class PemStore:
             raise RequestRefused(
                 Status.INVALID_IMPORT, f"it holds no {keytype} key; name the type that it is of"
             )
-        if isinstance(key, rsa.RSAPrivateKey) and key.key_size < self._settings.min_bits:
-            raise RequestRefused(
-                Status.INVALID_IMPORT, too_few_bits(key.key_size, self._settings.min_bits)
-            )
+        if isinstance(key, rsa.RSAPrivateKey):
+            require_long(key.key_size, self._settings.min_bits)
         return self._add(key, passphrase)
 
     def load(self, fingerprint: str, passphrase: Secret) -> PrivateKey:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import KeystoreError
+from ..errors import KeystoreError, RequestRefused, Status
 from ..system.files import locked
 
 
@@ -35,6 +35,10 @@ def locked_keys(directory: Path, time_limit: float) -> Iterator[None]:
         yield
 
 
-def too_few_bits(bits: int, least: int) -> str:
-    """The refusal of a key to import that has `bits`, less than the `least`."""
-    return f"a key of {bits} bits is too short; min-key-bits in [keys] here is {least}"
+def require_long(bits: int, least: int) -> None:
+    """Raise `RequestRefused` for a key to import that has less than the `least` bits."""
+    if bits < least:
+        raise RequestRefused(
+            Status.INVALID_IMPORT,
+            f"a key of {bits} bits is too short; min-key-bits in [keys] here is {least}",
+        )

@@ -165,7 +165,7 @@ def unproven_database(url: str) -> str | None:
     if mode is None:
         return None
     return (
-        f"the database of database-url is on another machine, and sslmode is '{mode}': it does not"
+        f"the database of database-url is on another machine, and sslmode is {mode}: it does not"
         " prove who it is, so who is between can read and change users, rights and keys"
     )
 

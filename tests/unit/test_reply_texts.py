@@ -39,7 +39,7 @@ SHORT = {
     **dict.fromkeys(("fingerprint", "key.fingerprint", "digest", "commit_id"), 64),
     **dict.fromkeys(("field_name", "setting"), 40),
     "issuer.not_valid_after_utc": 10, "keytype": 5, "key.keytype": 5, "_NO_IMAGE": 50,
-    "seconds": 20,
+    **dict.fromkeys(("seconds", "bits", "least"), 20),
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from ...errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
 from ...secret import Secret
 from ...system.programs import memory_file
-from ..storage import locked_keys, storage_errors, too_few_bits
+from ..storage import locked_keys, require_long, storage_errors
 from .directory import prepare_directory
 from .output import ListedKey
 from .program import GnuPG
@@ -148,10 +148,8 @@ class GnuPGHome(GnuPG):
                 )
             for part in key.parts:
                 if part.secret:
-                    if 0 < part.bits < self._settings.min_bits:
-                        raise RequestRefused(
-                            Status.INVALID_IMPORT, too_few_bits(part.bits, self._settings.min_bits)
-                        )
+                    if part.bits:  # unknown for curves
+                        require_long(part.bits, self._settings.min_bits)
                     with scratch.agent() as agent:
                         try:
                             agent.change_passphrase(part.keygrip, file_passphrase, passphrase)
