@@ -28,7 +28,7 @@ from ..database import KeyType
 from ..errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..secret import Secret
 from ..system.files import sync, write_whole
-from .storage import locked_keys, storage_errors, too_few_bits
+from .storage import locked_keys, storage_errors
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +137,9 @@ class PemStore:
             )
         if isinstance(key, rsa.RSAPrivateKey) and key.key_size < self._settings.min_bits:
             raise RequestRefused(
-                Status.INVALID_IMPORT, too_few_bits(key.key_size, self._settings.min_bits)
+                Status.INVALID_IMPORT,
+                f"a key of {key.key_size} bits is too short; min-key-bits in [keys] here"
+                f" is {self._settings.min_bits}",
             )
         return self._add(key, passphrase)
 

@@ -33,8 +33,3 @@ def locked_keys(directory: Path, time_limit: float) -> Iterator[None]:
     )
     with locked(directory, time_limit, error):
         yield
-
-
-def too_few_bits(bits: int, least: int) -> str:
-    """The refusal of a key to import that has `bits`, less than the `least`."""
-    return f"a key of {bits} bits is too short; min-key-bits in [keys] here is {least}"

@@ -17,7 +17,7 @@ from pathlib import Path
 from ...errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
 from ...secret import Secret
 from ...system.programs import memory_file
-from ..storage import locked_keys, storage_errors, too_few_bits
+from ..storage import locked_keys, storage_errors
 from .directory import prepare_directory
 from .output import ListedKey
 from .program import GnuPG
@@ -150,7 +150,9 @@ class GnuPGHome(GnuPG):
                 if part.secret:
                     if 0 < part.bits < self._settings.min_bits:
                         raise RequestRefused(
-                            Status.INVALID_IMPORT, too_few_bits(part.bits, self._settings.min_bits)
+                            Status.INVALID_IMPORT,
+                            f"a key of {part.bits} bits is too short; min-key-bits in [keys] here"
+                            f" is {self._settings.min_bits}",
                         )
                     with scratch.agent() as agent:
                         try:
