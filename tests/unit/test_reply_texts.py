@@ -36,6 +36,7 @@ TOLD = {
 #: What messages quote that is short by itself, in bytes: numbers, digests, our own names and words.
 SHORT = {
     **dict.fromkeys(("length", "limit", "count", "years", "len(keys)", "key.key_size"), 20),
+    **dict.fromkeys(("part.bits", "self._settings.min_bits"), 20),
     **dict.fromkeys(("fingerprint", "key.fingerprint", "digest", "commit_id"), 64),
     **dict.fromkeys(("field_name", "setting"), 40),
     "issuer.not_valid_after_utc": 10, "keytype": 5, "key.keytype": 5, "_NO_IMAGE": 50,
