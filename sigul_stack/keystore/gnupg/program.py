@@ -144,7 +144,6 @@ class GnuPG:
         outcome = self.run(
             [*(["--armor"] if armor else []), "--export", "--", fingerprint],
             time_limit=_QUICK,
-            agent=False,
         )
         if outcome.returncode or not outcome.output:
             raise outcome.failure(
