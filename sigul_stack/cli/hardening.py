@@ -1,8 +1,8 @@
 """Hardening of a process: `harden_process` is the first line of each program's `main`.
 
-A program's memory holds secrets, or comes to hold some. So it leaves no core file, nobody else of the same
-user may read it, and it is locked where the limit allows (`system/memory`). Programs that it starts
-inherit the limit on core files.
+A program's memory holds secrets, or comes to hold some. So it leaves no core file, nobody else of
+the same user may read it, and it is locked where the limit allows (`system/memory`). Programs that
+it starts inherit the limit on core files.
 """
 
 from __future__ import annotations
