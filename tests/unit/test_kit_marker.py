@@ -15,6 +15,7 @@ WITHOUT_ENGINE = {
     "test_component_files.py",
     "test_checkouts.py::test_inventory_and_scripts_have_the_same_names",
     "test_roles.py",
+    "test_root_in_roles.py",
     "test_site_scripts.py",
 }
 
