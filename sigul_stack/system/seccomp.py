@@ -58,8 +58,8 @@ _NUMBER, _PROCESSOR, _ARGUMENT = 0, 4, 16
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Calls that are refused besides what no program may: the kernel's keyrings; signals; limits of other
-    processes; sockets, except local ones unless those are, too.
+    """Calls that are refused besides what no program may: the kernel's keyrings; signals; limits
+    of other processes; sockets, except local ones unless those are, too.
     """
 
     keyrings: bool
