@@ -288,10 +288,13 @@ def _find(program: str, package: str, path: str) -> str:
 
 
 def _limits(wall: Wall, time_limit: float, file_size: int | None) -> Iterator[str]:
-    """The command that starts a program with its limits, which hold from its first moment on."""
+    """The command that starts a program with its limits, which hold from its first moment on.
+
+    It ends with whoever runs it, however that ends.
+    """
     # Its time limit ends it, too, but not where this process has been killed meanwhile.
     limits: dict[str, int | None] = {
-        "core": 0,
+        "core": 1,  # see cli.hardening
         "as": wall.memory,
         "fsize": wall.file_size if file_size is None else file_size,
         "cpu": None if wall.lasting else math.ceil(time_limit) + 1,
@@ -303,6 +306,8 @@ def _limits(wall: Wall, time_limit: float, file_size: int | None) -> Iterator[st
             hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
             lowest = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
             yield f"--{name}={lowest}:{lowest}"
+    if not wall.lasting:
+        yield from (_find("setpriv", "util-linux", os.defpath), "--pdeathsig", "KILL")
     yield "--"
 
 

@@ -332,8 +332,11 @@ class Inside(Generic[Result]):
             enter(wall, descriptors)
             self.result = start()
             self._called.set()
+            if wall.lasting:
+                return
+            # The program ends with this thread, so with this process, however that ends.
+            self._over.wait()
             if self._scoped:
-                self._over.wait()
                 _kill_all()
                 self._killed.set()
                 if wall.may_have_children:
@@ -348,8 +351,8 @@ class Inside(Generic[Result]):
 
     def kill(self) -> bool:
         """Kill all that runs behind the wall; False where the kernel has no way to do so."""
+        self._over.set()
         if self._scoped:
-            self._over.set()
             self._killed.wait()
         return self._scoped
 
@@ -363,8 +366,13 @@ def _kill_all() -> None:
     """Kill all that runs behind the wall of this thread.
 
     For in here, "all processes" are those behind the wall, whatever they did to get away, and never
-    this one. That `enter` did not fail is what makes it right.
+    this one. That `enter` did not fail is what makes it right; so would a signal to the parent, if
+    it did, tell that it is not.
     """
+    if (parent := os.getppid()) > 0:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(parent, 0)
+            raise Unsupported(errno.ENOTSUP, "Landlock lets signals out")
     # It fails where there are none on the machine, and does not tell whether there were any here.
     with suppress(ProcessLookupError, PermissionError):
         os.kill(-1, signal.SIGKILL)

@@ -131,6 +131,20 @@ os._exit(0)
 
 
 @pytest.mark.system
+def test_a_program_ends_with_the_process_that_runs_it_even_killed() -> None:
+    script = """
+from sigul_stack.system import programs
+programs.run(["sh", "-c", "echo $$; exec sleep 60"], package="dash", time_limit=60, stdout=1)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        number = int(process.stdout.readline())
+        assert lives(number)
+        process.kill()
+        assert ended(number)
+
+
+@pytest.mark.system
 def test_runs_at_once_end_alone() -> None:
     import concurrent.futures
 

@@ -27,6 +27,7 @@ NEVER_ROOT_BESIDE_OTHERS = {
     "server.keychanges": "a server's worker, which has become the server's user",
     "signing": "a server's worker, which has become the server's user",
     "system.files": "whoever calls it: the rule is for the caller",
+    "system.wall": "opens what a program may come to, with O_PATH, and changes nothing",
 }
 
 #: What gives the rights of a directory's user to a block.
