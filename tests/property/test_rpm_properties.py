@@ -226,8 +226,7 @@ def test_in_memory_as_from_a_stream(data: bytes, keep: int) -> None:
         with pytest.raises(ProtocolError) as caught:
             parse_head(data)
         # Which of two faults is found first may differ: one looks first whether all is there.
-        told = {str(error), str(caught.value)}
-        assert len(told) == 1 or any("truncated" in text for text in told)
+        assert isinstance(caught.value, CorruptRPM) and isinstance(error, CorruptRPM)
         return
     assert parse_head(data) == streamed
     assert head_length(data) == streamed.length

@@ -12,6 +12,7 @@ TOP = Path(__file__).parents[2]
 #: the test's own.
 WITHOUT_ENGINE = {
     "test_accounts.py",
+    "test_backup_role.py",
     "test_component_files.py",
     "test_checkouts.py::test_inventory_and_scripts_have_the_same_names",
     "test_roles.py",
