@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.breakout import REFUSED
 from tests.kit.conftest import CHECKOUT, Container
+
+pytestmark = [pytest.mark.kit, pytest.mark.timeout(1800)]
 
 PYTHON = "/opt/sigul-stack/bin/python"
 
