@@ -266,6 +266,7 @@ def _encrypt(stream: BinaryIO, output: BinaryIO, recipient: Path) -> None:
             stdin=stream.fileno(),
             stdout=output.fileno(),
             agent=False,
+            files=[recipient.absolute()],
         )
     if outcome.returncode or not os.fstat(output.fileno()).st_size:
         raise outcome.failure(

@@ -119,6 +119,8 @@ def _gpg(
         timeout_cure="see what else keeps the machine busy",
         wall=Wall(read=tuple(files), write=(Path(home),)),
     )  # fmt: skip
-    if arguments[0] == "--import" and done.returncode:
+    status = [line.split()[1:] for line in done.status.splitlines() if line.startswith("[GNUPG:] ")]
+    # Its exit code also tells that it reached no agent, which there is none of.
+    if arguments[0] == "--import" and not any(words[0] == "IMPORT_OK" for words in status):
         raise SigulError(f"gpg does not take the server's public key: {done.reason}")
-    return [line.split()[1:] for line in done.status.splitlines() if line.startswith("[GNUPG:] ")]
+    return status

@@ -73,7 +73,9 @@ def handshake(
             connect_seconds,
             connection.handshake_seconds,
         )
-        # With TLS 1.3 the peer refuses a certificate only now.
+        # With TLS 1.3 the peer refuses a certificate only now. What is sent to one that has done so
+        # may have its refusal lost.
+        connection.await_verdict()
         connection.end_writing()
         with contextlib.suppress(PeerClosed, DeadlineExceeded):
             while connection.read(READ_BYTES, deadline.remaining()):

@@ -22,8 +22,9 @@ class GnuPGHomeAtRest(GnuPGHome):
 
     def _list(self, which: Sequence[str]) -> list[ListedKey]:
         outcome = self.run(
-            ["--no-autostart", "--with-colons", "--with-keygrip", "--list-keys", "--", *which],
+            ["--with-colons", "--with-keygrip", "--list-keys", "--", *which],
             time_limit=_LIST_SECONDS,
+            agent=False,
         )
         # A key that is not there is a failure to gpg.
         if outcome.returncode and not which:

@@ -74,14 +74,16 @@ class GnuPG:
         max_file_size: int | None = None,
         agent: bool = True,
         keyring: bool = True,
+        files: Sequence[Path] = (),
     ) -> GnuPGResult:
         """Run gpg with `arguments`; what its failing means is for the caller to say.
 
         `passphrase` is for every secret key that it uses; the descriptors, `watch` and
         `max_file_size` are as in `programs.run`. It runs behind a wall that leaves it the home and
         the agent; `agent` False: not the agent, and none is started; `keyring` False: no keys
-        of the home, for what parses hostile files and needs nothing there. Raises `ToolMissing`,
-        and `KeystoreError` where gpg does not end or writes without end.
+        of the home, for what parses hostile files and needs nothing there; `files` are what it
+        reads by name. Raises `ToolMissing`, and `KeystoreError` where gpg does not end or writes
+        without end.
         """
         if agent:
             self._need_agent()
@@ -111,7 +113,7 @@ class GnuPG:
                 watch=watch,
                 max_file_size=max_file_size,
                 wall=Wall(
-                    read=(self.path / "trustdb.gpg",),
+                    read=(self.path / "trustdb.gpg", *files),
                     write=(self.path,) if keyring else (),
                     reach=Reach.LOCAL if agent else Reach.NOTHING,
                 ),
