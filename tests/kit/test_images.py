@@ -347,7 +347,7 @@ def files_in(archive: Path) -> set[tuple[str, tuple[object, ...]]]:
     found = set()
     with tarfile.open(archive) as tar:
         for entry in tar:
-            content = tar.extractfile(entry)
+            content = tar.extractfile(entry) if entry.isreg() else None
             digest = hashlib.sha256(content.read() if content else b"").digest()
             head = (entry.type, entry.mode, entry.uid, entry.gid, entry.mtime, entry.linkname)
             found.add((entry.name, (*head, digest)))
