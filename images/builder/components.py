@@ -66,7 +66,8 @@ COMPONENTS: Final = {
 }
 
 #: Packages that installing needs, or that others ask for without a use here. Removed at the end, in
-#: this order, each group in one step: PAM's scripts still need debconf.
+#: this order, each group in one step: PAM's scripts still need debconf. (util-linux is needed: its
+#: prlimit and setpriv start each program.)
 UNWANTED: Final = (
     ("libpam-modules", "libpam-runtime", "libpam-modules-bin", "libpam0g"),
     (
@@ -74,6 +75,5 @@ UNWANTED: Final = (
         *("init-system-helpers", "liberror-perl", "libperl5.40", "login", "login.defs", "mawk"),
         *("mount", "ncurses-bin", "passwd", "perl", "perl-base", "perl-modules-5.40"),
         *("pinentry-curses", "systemd", "systemd-sysv", "sysvinit-utils", "tpm-udev", "udev"),
-        "util-linux",
     ),
 )
