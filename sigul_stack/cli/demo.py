@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from ..errors import SigulError, TransportError
 from ..secret import Secret
 from ..system.files import write_whole
 from ..system.programs import run as run_program
+from ..system.wall import OWN_DOMAIN
 from .outcome import say, say_text
 from .shared_arguments import Subparsers, add_command, argument
 
@@ -287,6 +289,8 @@ class DemoSite:
             stdin=b"".join(self._path(name).read_bytes() + b"\0" for name in secrets),
             environment=os.environ,
             timeout_cure=f"see the logs in {self._path('log')}",
+            # Bridge and server stay.
+            wall=replace(OWN_DOMAIN, lasting=True),
         )
         if done.returncode != 0:
             raise SigulError(
