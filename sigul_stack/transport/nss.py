@@ -245,7 +245,8 @@ class TLSConnection:
     @property
     def cipher_suite(self) -> str:
         """NSS's name of the cipher suite agreed on."""
-        return str(nss_ssl.ssl_cipher_suite_name(self._tls.get_ssl_channel_info().cipher_suite))
+        suite = self._tls.get_ssl_channel_info().cipher_suite
+        return str(nss_ssl.get_cipher_suite_info(suite).cipher_suite_name)
 
     def read(self, limit: int, timeout: float) -> bytes:
         """See `ByteStream.read`. Bulk data comes in many records at once, up to `limit`."""

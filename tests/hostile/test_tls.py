@@ -46,7 +46,8 @@ MODERN = (
     "ECDHE-RSA-CHACHA20-POLY1305",
 )
 LET_IN = "nss-old-ciphers: yes\n"
-NO_SUITE = "sslv3 alert handshake failure"
+#: Debian 13 says "ssl/tls alert", Debian 12 "sslv3 alert".
+NO_SUITE = "alert handshake failure"
 #: More than any peer has a reason for.
 HANDSHAKES = 50
 
@@ -59,7 +60,7 @@ def outcomes(site: Site, port: int, who: tuple[str, str]) -> dict[str, str]:
             with handshake(site, port, context(site, name, who=who)) as tls:
                 found[name] = suite(tls)
         except ssl.SSLError as error:
-            found[name] = str(error.reason).lower().replace("_", " ")
+            found[name] = str(error.reason).lower().replace("_", " ").removeprefix("sslv3 ")
     return found
 
 
@@ -176,8 +177,11 @@ def test_a_bridge_that_asks_a_server_to_renegotiate(quiet: Site) -> None:
         quiet.start("server")
         bridge.wait_for("SSL_accept:SSLv3/TLS write finished")
         bridge.type("R")
-        bridge.wait_for("alert read:warning:no renegotiation")
-        assert bridge.text.count("SSL_accept:SSLv3/TLS write finished") == 1
+        refused = "alert read:warning:no renegotiation"
+        bridge.wait_for(refused)
+        # The server dials anew, and may have finished that handshake by now.
+        before = bridge.text.partition(refused)[0]
+        assert before.count("SSL_accept:SSLv3/TLS write finished") == 1
 
 
 def test_new_keys_again_and_again(ground: Ground, honest: Honest) -> None:
