@@ -115,8 +115,9 @@ class Gate:
         return self._reached[-1]
 
     def send_away(self) -> None:
-        """End the gpg that stands at the gate."""
-        os.kill(self._numbers()[1], signal.SIGKILL)
+        """End the gpg that stands at the gate, unless it has ended with its worker."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._numbers()[1], signal.SIGKILL)
 
     def open(self) -> None:
         """Let gpg go on, now and later."""
