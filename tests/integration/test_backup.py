@@ -64,16 +64,30 @@ def signs(site: Site, directory: Path) -> None:
     gpg_in(home, "--verify", str(signature), str(data))
 
 
-@pytest.fixture(scope="module")
-def keyed(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A stopped site with two keys, whose state no test changes."""
-    site = Site.copy(template, tmp_path_factory.mktemp("backup") / "site")
-    site.extra = {"server": {"gnupg": "gnupg-key-type: ed25519\ngnupg-subkey-type:\n"}}
+def with_keys(site: Site, server: str = "") -> Iterator[Site]:
+    """The site, stopped and with two keys, until it is removed; `server` are options of its own."""
+    sections = {"gnupg": "gnupg-key-type: ed25519\ngnupg-subkey-type:\n"}
+    site.extra = {"server": {"server": server, **sections} if server else sections}
     site.configure()
     with site.running():
         make_keys(site)
     yield site
     shutil.rmtree(site.directory)
+
+
+def without_state(site: Site, directory: Path) -> Site:
+    """A copy of a site, in a new directory, whose server has lost everything."""
+    copy = Site.copy(site, directory)
+    shutil.rmtree(copy.path("server"))
+    copy.path("server/spool").mkdir(parents=True)
+    copy.path("server/keys").mkdir(mode=0o700)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def keyed(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A stopped site with two keys, whose state no test changes."""
+    yield from with_keys(Site.copy(template, tmp_path_factory.mktemp("backup") / "site"))
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +104,7 @@ def backup(keyed: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def empty(keyed: Site, tmp_path: Path) -> Site:
     """A site whose server has lost everything."""
-    site = Site.copy(keyed, tmp_path / "site")
-    shutil.rmtree(site.path("server"))
-    site.path("server/spool").mkdir(parents=True)
-    site.path("server/keys").mkdir(mode=0o700)
-    return site
+    return without_state(keyed, tmp_path / "site")
 
 
 def test_a_backup_tells_what_it_holds(keyed: Site, backup: Path) -> None:

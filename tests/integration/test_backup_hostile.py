@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from tests.site import Site, module
 
 from .backup_forging import content_of, forged
 from .commands_support import stored_fingerprints
-from .test_backup import config, make_keys, signs, stack
+from .test_backup import config, signs, stack, with_keys, without_state
 
 GRIP = "A" * 40
 DATABASE = "database/server.sqlite"
@@ -30,13 +29,7 @@ DATABASE = "database/server.sqlite"
 @pytest.fixture(scope="module")
 def keyed(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A stopped site with two keys, whose state no test changes."""
-    site = Site.copy(template, tmp_path_factory.mktemp("hostile-backup") / "site")
-    site.extra = {"server": {"gnupg": "gnupg-key-type: ed25519\ngnupg-subkey-type:\n"}}
-    site.configure()
-    with site.running():
-        make_keys(site)
-    yield site
-    shutil.rmtree(site.directory)
+    yield from with_keys(Site.copy(template, tmp_path_factory.mktemp("hostile-backup") / "site"))
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +41,7 @@ def backup(keyed: Site) -> bytes:
 @pytest.fixture
 def empty(keyed: Site, tmp_path: Path) -> Site:
     """A site whose server has lost everything."""
-    site = Site.copy(keyed, tmp_path / "site")
-    shutil.rmtree(site.path("server"))
-    site.path("server/spool").mkdir(parents=True)
-    site.path("server/keys").mkdir(mode=0o700)
-    return site
+    return without_state(keyed, tmp_path / "site")
 
 
 #: Runs a command, and writes down the names of the processes that it left without a parent on the

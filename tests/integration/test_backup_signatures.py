@@ -14,7 +14,7 @@ from tests.site import Site
 
 from .backup_forging import content_of, forged, packed
 from .commands_support import change_database, gpg_in, stored_fingerprints
-from .test_backup import make_keys, stack
+from .test_backup import stack, with_keys, without_state
 
 UNSIGNED = "whoever wrote a backup has the server that it is restored to; give --verify-key KEY"
 
@@ -30,17 +30,7 @@ def signing(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     key = site.path("backup-key")
     _, said = stack(site, "make-key", str(key))
     assert "made the key " in said
-    site.extra = {
-        "server": {
-            "server": f"backup-signing-key: {key}\n",
-            "gnupg": "gnupg-key-type: ed25519\ngnupg-subkey-type:\n",
-        }
-    }
-    site.configure()
-    with site.running():
-        make_keys(site)
-    yield site
-    shutil.rmtree(site.directory)
+    yield from with_keys(site, f"backup-signing-key: {key}\n")
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +50,7 @@ def backup(signing: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def empty(signing: Site, tmp_path: Path) -> Site:
     """A site whose server has lost everything."""
-    site = Site.copy(signing, tmp_path / "site")
-    shutil.rmtree(site.path("server"))
-    site.path("server/spool").mkdir(parents=True)
-    site.path("server/keys").mkdir(mode=0o700)
-    return site
+    return without_state(signing, tmp_path / "site")
 
 
 def test_keys_are_their_owners_alone_and_openssl_reads_them(signing: Site, public: Path) -> None:
