@@ -72,7 +72,7 @@ class TLSConnection:
         self.handshake_seconds = 0.0
         self.read_due: float | None = None
         self.write_due: float | None = None
-        self._aborted = False
+        self._expired = False
         if watchdog is not None:
             watchdog.guard(self)
 
@@ -228,9 +228,13 @@ class TLSConnection:
         )
 
     def _failure(self, error: NSPRError, what: str, timeout: float) -> TransportError:
-        if self._aborted:
-            return DeadlineExceeded(f"{what} was ended: over its limit of {timeout:g} s")
+        if self._expired:
+            return self._late(what, timeout)
         return translate(error, what, timeout, self._expected)
+
+    @staticmethod
+    def _late(what: str, timeout: float) -> DeadlineExceeded:
+        return DeadlineExceeded(f"{what} was ended: over its limit of {timeout:g} s")
 
     @property
     def peer_certificate(self) -> bytes:
@@ -255,6 +259,9 @@ class TLSConnection:
         recv = self._tls.recv
         try:
             data: bytes = recv(min(limit, RECORD_BYTES), interval)
+            if not data and self._expired:
+                # What the watchdog ended looks like the peer's own end.
+                raise self._late(f"reading from {self._address}", timeout)
             if len(data) < RECORD_BYTES or limit < 2 * RECORD_BYTES:
                 return data
             # A full record is seldom alone. Taking those behind it now saves the layers above
@@ -322,9 +329,13 @@ class TLSConnection:
 
     def abort(self) -> None:
         """See `ByteStream.abort`."""
-        self._aborted = True
         with contextlib.suppress(OSError):
             self._os.shutdown(socket.SHUT_RDWR)
+
+    def expire(self) -> None:
+        """See `Guarded.expire`."""
+        self._expired = True
+        self.abort()
 
     def end_reading(self) -> None:
         """See `ByteStream.end_reading`."""

@@ -24,8 +24,8 @@ class Guarded(Protocol):
     read_due: float | None
     write_due: float | None
 
-    def abort(self) -> None:
-        """End the connection at once."""
+    def expire(self) -> None:
+        """End the connection at once: its call under way raises `DeadlineExceeded`."""
 
 
 class Watchdog:
@@ -60,4 +60,4 @@ class Watchdog:
                 for due in (connection.read_due, connection.write_due):
                     # The library's own timeout comes first where the peer is simply silent.
                     if due is not None and now > due + PERIOD_SECONDS:
-                        connection.abort()
+                        connection.expire()

@@ -94,7 +94,7 @@ class Storm:
 
     def __post_init__(self) -> None:
         self._settle_workers()
-        self.descriptors = self._descriptors()
+        self.descriptors = self._settled_descriptors()
         self.threads = threads(self.bridge.serving)
 
     def _settle_workers(self) -> None:
@@ -110,6 +110,17 @@ class Storm:
     def _descriptors(self) -> int:
         ports = self.site.client_port, self.site.server_port
         return descriptors(self.bridge.serving, *ports)
+
+    def _settled_descriptors(self) -> int:
+        """How many there are when the bridge has taken in what the kernel has established."""
+        readings = [self._descriptors()]
+
+        def settled() -> bool:
+            readings.append(self._descriptors())
+            return readings[-10:] == 10 * readings[-1:]
+
+        wait_until(settled, SETTLE_SECONDS, "a number of descriptors that stays")
+        return readings[-1]
 
     def _all_wait(self) -> bool:
         """Each worker's connection has been taken into the pool, by the bridge's own word."""

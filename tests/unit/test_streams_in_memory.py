@@ -49,11 +49,11 @@ class Call:
     def __init__(self, *, read: float | None = None, write: float | None = None) -> None:
         self.read_due = None if read is None else time.monotonic() + read
         self.write_due = None if write is None else time.monotonic() + write
-        self.aborted = threading.Event()
+        self.expired = threading.Event()
 
-    def abort(self) -> None:
-        """See `Guarded.abort`."""
-        self.aborted.set()
+    def expire(self) -> None:
+        """See `Guarded.expire`."""
+        self.expired.set()
 
 
 @pytest.fixture
@@ -69,16 +69,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watchdog]:
 def test_a_late_call_is_ended(quick: Watchdog, late: dict[str, float]) -> None:
     call = Call(**late)
     quick.guard(call)
-    assert call.aborted.wait(LONG)
+    assert call.expired.wait(LONG)
 
 
 def test_calls_that_are_not_late_go_on(quick: Watchdog) -> None:
     idle, busy, late = Call(), Call(read=LONG, write=LONG), Call(read=-1)
     for call in (idle, busy, late):
         quick.guard(call)
-    assert late.aborted.wait(LONG)
-    assert not idle.aborted.is_set()
-    assert not busy.aborted.is_set()
+    assert late.expired.wait(LONG)
+    assert not idle.expired.is_set()
+    assert not busy.expired.is_set()
 
 
 def test_a_connection_that_nobody_holds_is_forgotten(quick: Watchdog) -> None:
