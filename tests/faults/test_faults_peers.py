@@ -24,6 +24,8 @@ from tests.faults.proxies import Proxy
 from tests.site import Process, Site, module, nul, popen, wait_until
 from tests.wire import u32
 
+pytestmark = pytest.mark.once("our own order of messages, and limits")
+
 Served = tuple[Site, Process, Process]
 USERS = {"fields": {"num-users": u32(1)}, "payload": b"admin\0"}
 #: A ClientHello's record head and the beginning of it; the rest never comes.

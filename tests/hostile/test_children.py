@@ -17,7 +17,10 @@ from tests.hostile.conftest import HonestFactory
 from tests.hostile.work import Honest
 from tests.site import DAEMON_SECONDS, Process, Site, wait_until
 
-pytestmark = pytest.mark.root  # Daemons forbid everybody else to look at what they have open.
+pytestmark = [
+    pytest.mark.once("our own pipes"),
+    pytest.mark.root,  # Daemons forbid everybody else to look at what they have open.
+]
 
 
 def pipes(pid: int, access: int) -> dict[str, int]:

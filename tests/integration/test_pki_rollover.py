@@ -171,6 +171,7 @@ def test_what_each_step_leaves(stages: list[Control]) -> None:
     }
 
 
+@pytest.mark.once("the order of the steps; what NSS makes of each is in the others")
 # More than 5 s: a rollover of five databases, one at a time, and handshakes after each.
 def test_each_step_may_be_repeated_and_taken_one_database_at_a_time(control: Control) -> None:
     for directory in control.directories:
@@ -261,6 +262,7 @@ def test_a_leaf_cut_short_by_the_old_authoritys_end_gets_its_usual_time(tmp_path
     assert leaf.days_left() > 700
 
 
+@pytest.mark.once("the command line")
 def test_on_the_command_line(control: Control, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Exception, match="name the NSS databases of all components with --into"):
         pki("rollover", "begin", "--ca", control.ca)
