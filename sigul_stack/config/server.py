@@ -182,8 +182,8 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "gnupg",
         values.path,
         Path("/var/lib/sigul/gnupg"),
-        "GnuPG's home with the gnupg keys",
-        needs=Needs.DIRECTORY,
+        "GnuPG's home with the gnupg keys; made where it is missing",
+        needs=Needs.PLACE,
     )
     gnupg_key_type: str = option(
         "gnupg", values.public_key_algorithm, "RSA", "algorithm of a new key"
@@ -237,8 +237,8 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "keys",
         values.path,
         Path("/var/lib/sigul/keys"),
-        "the directory of ECC and RSA keys",
-        needs=Needs.NAMED_DIRECTORY,
+        "the directory of ECC and RSA keys; made where it is missing",
+        needs=Needs.PLACE,
     )
     nss: NSSSettings = field(kw_only=True)
     binding: BindingSettings = field(kw_only=True, default_factory=BindingSettings)

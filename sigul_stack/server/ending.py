@@ -136,6 +136,11 @@ class Watch:
             yield
             self._has_changed = True
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the request is being ended."""
+        return self._refusal is not None
+
     def check(self) -> None:
         """Raise `RequestRefused` where the request is being ended."""
         if self._refusal is not None:

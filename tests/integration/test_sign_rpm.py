@@ -402,7 +402,9 @@ def test_where_koji_is_not_set_up(
     )
     words = ["sign-rpms", "--store-in-koji", "-o", out, "rsa", package]
     line = running.sigul(*words, secrets=secrets, code=1).stderr.decode()
-    assert line.startswith(f"Error signing {package}: the bridge says: Koji: its configuration: ")
+    assert line.startswith(
+        f"ERROR: Error signing {package}: the bridge says: Koji: its configuration: "
+    )
     assert list(Path(out).iterdir()) == []
     # Without the library, only what needs it fails.
     missing = tmp_path / "missing"

@@ -237,7 +237,7 @@ def test_a_server_that_ends_early_is_told_for_what_is_left(tmp_path: Path) -> No
     (tmp_path / "more").mkdir()
     told = run(packages(tmp_path / "more", 2), leaves)
     for name in ("0", "1"):
-        assert str(told[name]).startswith(f"{NO_REPLY}: ")
+        assert str(told[name]).startswith(f"{NO_REPLY}; ")
 
 
 def test_a_file_that_becomes_shorter_costs_itself(tmp_path: Path) -> None:

@@ -23,11 +23,13 @@ class SecretPrompt:
 
     `name` is its key in `Call.secrets`. A `new` one is asked for twice. One that a passphrase file
     may stand for (`from_file`) is not asked for where `-f` names such a file, and none where the
-    argument `file_argument` does.
+    argument `file_argument` does. `prompt` is what expect scripts look for, so that two secrets of
+    one command may have the same: `about` then tells a person which one it is, on a line before.
     """
 
     name: str
     prompt: str
+    about: str = ""
     new: bool = False
     from_file: bool = False
     file_argument: str = ""
