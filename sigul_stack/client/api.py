@@ -438,8 +438,8 @@ class Client(RequestSender):
         """Write the RPM package `package`, a file read from its start, to `output`, signed.
 
         With head signing the package's headers are sent, and little more. Raises `SigulError` for
-        an empty file; see `sign_data` for what `output` holds after an error. `output` is None where the
-        options say that nothing comes back.
+        an empty file; see `sign_data` for what `output` holds after an error. `output` is None
+        where the options say that nothing comes back.
         """
         from . import rpm_packages
 

@@ -277,12 +277,15 @@ def test_a_signature_is_stored(
     assert len(hub.state.signatures) == 2
 
 
+@pytest.mark.parametrize("options", [[], ["--head-signing"]], ids=["whole", "head"])
 @pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
 def test_fetched_stored_and_not_returned(
-    running: Site, hub: KojiHub, packages: dict[str, Path], rpm: Rpm, many: bool, tmp_path: Path
-) -> None:
+    running: Site, hub: KojiHub, packages: dict[str, Path], rpm: Rpm, many: bool,
+    options: list[str], tmp_path: Path,
+) -> None:  # fmt: skip
     names = [*packages] if many else [SAMPLE]
-    words = ["sign-rpms" if many else "sign-rpm", "--store-in-koji", "--koji-only", "k", *names]
+    words = ["sign-rpms" if many else "sign-rpm", "--store-in-koji", "--koji-only", *options]
+    words += ["k", *names]
     assert done(running, *words, secrets=["k-pw"], cwd=tmp_path) == b""
     assert list(tmp_path.iterdir()) == []
     assert len(hub.state.signatures) == len(names)

@@ -316,7 +316,9 @@ def test_a_zero_length_package_is_refused_before_anything_is_asked_for(
     empty.touch()
     text = f"Cannot sign zero-length RPM file {empty}"
     refused(site, text, "sign-rpm", "rsa", str(empty))  # this site does not run
-    refused(site, text, "sign-rpms", "-o", str(tmp_path / "out"), "rsa", str(empty))
+    words = ["sign-rpms", "-o", str(tmp_path / "out"), "rsa", str(empty)]
+    said = site.sigul(*words, code=1).stderr.decode()
+    assert said == f"ERROR: Error signing {empty}: Error: {text}\n"
 
 
 #: Sends `sign-rpm` with any fields: NSS is opened in a process of its own.
@@ -384,6 +386,21 @@ def test_an_rpm_that_nothing_speaks_for_is_refused_once_rights_are_checked(
     assert send(running, package, without_hash="true", passphrase="wrong") == b"3 None\n"
     (tmp_path / "no.rpm").write_bytes(b"not looked at")
     assert send(running, tmp_path / "no.rpm", without_hash="true") == b"12 None\n"
+
+
+def test_the_ways_in_which_peers_of_1_2_do_head_signing(
+    running: Site, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    """A client sends all of the RPM; of one of Koji's, a bridge the head and what is close by."""
+    package = packages["binary"]
+    assert send(running, package, head_signing="true").startswith(b"0 ")
+    head = tmp_path / "head"
+    head.write_bytes(package.read_bytes()[: head_of(package).length + 16])
+    digest = "hex:" + sigmd5(package).hex()
+    koji = {"head_signing": "true", "without_hash": "true"}
+    assert send(running, head, **koji, rpm_sigmd5=digest).startswith(b"0 ")
+    assert send(running, head, **koji, rpm_sigmd5="hex:" + "00" * 16).startswith(b"11 ")
+    assert send(running, head, **koji) == b"12 None\n"
 
 
 def test_where_koji_is_not_set_up(
