@@ -76,6 +76,8 @@ class KojiSession:
         self._reader: Hub | None = None
         self._writer: Hub | None = None
         self._names: dict[bytes, Fields] = {}
+        #: What heads say of themselves, by the subrequests' `id`; None: the request's.
+        self._heads: dict[bytes | None, NEVRA] = {}
         self._failures: dict[bytes, str] = {}
         self._get_place = get_place
         #: The RPM that was fetched last: the one before it has been sent by then.
@@ -152,9 +154,23 @@ class KojiSession:
         if self.stores and self.head_signing:
             self._names[fields["id"]] = fields
 
+    def lacks_name(self, subrequest: Fields | None = None) -> bool:
+        """Whether nobody but the RPM's head says which one to store the signature for.
+
+        Clients of 1.2 do not name RPMs that they send.
+        """
+        fields = self._request if subrequest is None else subrequest
+        return self.stores and self.head_signing and "rpm-name" not in fields
+
+    def note_head(self, head: Head, number: bytes | None) -> None:
+        """Remember which RPM a head is of, which a client has sent without its name."""
+        with contextlib.suppress(KojiError, CorruptRPM):
+            self._heads[number] = _nevra_of(head)
+
     def forget(self, number: bytes) -> None:
         """Forget the subrequest with this `id`, which has been answered."""
         self._names.pop(number, None)
+        self._heads.pop(number, None)
         self._failures.pop(number, None)
 
     def reason(self, number: bytes) -> str | None:
@@ -182,6 +198,8 @@ class KojiSession:
     def _nevra(self, head: Head | None, number: bytes | None) -> NEVRA:
         if head is not None:
             return _nevra_of(head)
+        if number in self._heads:
+            return self._heads[number]
         names = self._request if number is None else self._names.get(number)
         if names is None:
             raise RemoteProtocolError("the server answered for an RPM that it was not sent")

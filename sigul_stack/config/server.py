@@ -261,6 +261,15 @@ def _warnings(files: ConfigFiles, settings: ServerSettings) -> Iterator[Advice]:
             "add `max-file-payload-size: 1073741824`, or what your largest file needs",
             of_daemon=True,
         )
+    for what in ("key", "subkey"):
+        entry = files.get("gnupg", f"gnupg-{what}-length")
+        kind = settings.gnupg_key_type if what == "key" else settings.gnupg_subkey_type
+        if entry is not None and (not kind or kind.lower().startswith(("ed", "cv", "nistp"))):
+            yield Advice(
+                f"{entry.place} has no effect: gnupg-{what}-type is {kind or 'empty'}",
+                "leave the line out, or name an algorithm that has lengths, such as RSA",
+                of_daemon=True,
+            )
     for section, name, bits in (
         ("gnupg", "gnupg-key-length", settings.gnupg_key_length),
         ("gnupg", "gnupg-subkey-length", settings.gnupg_subkey_length),

@@ -86,11 +86,12 @@ class KeyStore:
         data: bytes,
         file_passphrase: Secret,
         passphrase: Secret,
-        known: Container[str],
+        known: Container[str] | None = None,
     ) -> NewKey:
         """Import the secret key in the file `data` and protect it with `passphrase`.
 
-        One that is in the store, and not among the `known` fingerprints, is nobody's: the same key
+        One that is in the store, and not among the `known` fingerprints (None: all), is nobody's:
+        the same key
         from the file takes its place. That is how a `delete-key` of 1.2 may have left it. Raises
         `RequestRefused`: invalid import, import passphrase error, already exists,
         unsupported keytype.

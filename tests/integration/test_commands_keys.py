@@ -148,6 +148,14 @@ def test_new_keys_in_pem(running: Site, kind: str, key: str) -> None:
     assert running.path(f"server/keys/{fingerprint}.public.pem").read_bytes() == public
 
 
+def test_options_of_a_new_key_that_have_no_effect_are_told(running: Site, made: str) -> None:
+    words = ["new-key", made, "--key-type", "ECC", "--gnupg-expire-date", "2099-01-02"]
+    result = running.sigul(*words, secrets=[ADMIN, "made-pw"])
+    assert result.stderr.decode() == (
+        "WARNING: --gnupg-expire-date has no effect: ECC keys have neither name nor expiry\n"
+    )
+
+
 def test_new_key_prints_the_public_key_in_pem(running: Site, made: str) -> None:
     public = done(running, "new-key", made, "--key-type", "ECC", secrets=[ADMIN, "made-pw"])
     assert public.startswith(b"-----BEGIN PUBLIC KEY-----\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -387,3 +388,14 @@ def test_a_gnupg_home_that_others_may_read_is_refused(site: Site) -> None:
     home.mkdir(mode=0o700)
     site.start_bridge()
     site.start_server()
+
+
+def test_a_gnupg_home_and_a_directory_of_keys_that_are_missing_are_made(site: Site) -> None:
+    for name in ("gnupg", "keys"):
+        shutil.rmtree(site.path(f"server/{name}"))
+    site.start_bridge()
+    site.start_server()
+    for name in ("gnupg", "keys"):
+        assert stat.S_IMODE(site.path(f"server/{name}").stat().st_mode) == 0o700
+    for kind in ("gnupg", "ECC"):
+        done(site, "new-key", kind, "--key-type", kind, secrets=[ADMIN, "k-pw"])

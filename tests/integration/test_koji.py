@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.koji_hub import KojiHub, gssapi_stand_in
-from tests.site import Site, free_port, wait_until
+from tests.site import PROGRAM_SECONDS, Site, free_port, nul, wait_until
 
 from .commands_support import ADMIN, done, error_line, failure, leftovers, signing_errors
 from .rpm_support import Rpm, build
@@ -275,6 +277,32 @@ def test_a_signature_is_stored(
     words = [*words, "-o", str(out), "other", str(package)]
     assert done(running, *words, secrets=["other-pw"]) == b""
     assert len(hub.state.signatures) == 2
+
+
+#: `sigul`, which as 1.2's does not name the RPMs that it sends.
+NAMELESS = """
+import sys
+from sigul_stack.client.rpm_packages import RPMOptions
+named = RPMOptions.fields_of
+RPMOptions.fields_of = lambda self, head, remote: named(self, None, remote)
+from sigul_stack.cli.sigul import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+def test_a_head_without_a_name_is_stored_by_its_own(
+    running: Site, hub: KojiHub, packages: dict[str, Path], many: bool, tmp_path: Path
+) -> None:
+    files = list(map(str, packages.values()))[: 3 if many else 1]
+    words = ["sign-rpms" if many else "sign-rpm", "--store-in-koji", "--koji-only"]
+    result = subprocess.run(
+        [sys.executable, "-c", NAMELESS, "--batch", "-c", str(running.path("client.conf")), *words,
+         "--head-signing", "k", *files],
+        input=nul("k-pw"), env=running.environment, capture_output=True, timeout=PROGRAM_SECONDS,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert len(hub.state.signatures) == len(files)
 
 
 @pytest.mark.parametrize("options", [[], ["--head-signing"]], ids=["whole", "head"])

@@ -21,6 +21,7 @@ from tests.site import Site
 from .commands_support import (
     ADMIN,
     AUTHENTICATION,
+    Dialogue,
     done,
     failure,
     leftovers,
@@ -319,6 +320,46 @@ def test_a_zero_length_package_is_refused_before_anything_is_asked_for(
     words = ["sign-rpms", "-o", str(tmp_path / "out"), "rsa", str(empty)]
     said = site.sigul(*words, code=1).stderr.decode()
     assert said == f"ERROR: Error signing {empty}: Error: {text}\n"
+
+
+def test_a_hard_link_that_keeps_the_unsigned_package_is_told(
+    running: Site, rpm: Rpm, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    package, link = tmp_path / "package.rpm", tmp_path / "link.rpm"
+    shutil.copy(packages["binary"], package)
+    link.hardlink_to(package)
+    result = running.sigul("sign-rpm", "rsa", str(package), secrets=["rsa-pw"])
+    assert result.stderr.decode() == (
+        f"WARNING: '{package}' had 1 more names (hard links): what they name is as it was; copy it"
+        " there\n"
+    )
+    assert len(rpm.signatures(package)) == 1
+    assert link.read_bytes() == packages["binary"].read_bytes()
+
+
+def test_both_passphrases_are_asked_for_by_the_prompt_that_scripts_know(
+    running: Site, rpm: Rpm, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    package = tmp_path / "package.rpm"
+    shutil.copy(packages["binary"], package)
+    words = ["sign-rpm", "--file-signing-key", "ima", "rsa", str(package)]
+    dialogue = Dialogue.of_sigul(running, *words)
+    dialogue.answer("Key passphrase", "rsa-pw")
+    dialogue.answer("Of the file signing key:\r\nKey passphrase", "ima-pw")
+    dialogue.end()
+    assert len(rpm.signatures(package)) == 1
+
+
+def test_options_without_effect_are_told(
+    running: Site, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    words = ["sign-rpm", "-k", "i", "rsa", str(tmp_path / "package.rpm")]
+    shutil.copy(packages["binary"], tmp_path / "package.rpm")
+    first = running.sigul(*words, secrets=["wrong"], code=1).stderr.decode().splitlines()[0]
+    assert first.startswith("WARNING: -k/--koji-instance has no effect: the RPMs are files, ")
+    words = ["sign-rpm", "--store-in-koji", "--koji-only", "-o", "x", "rsa", "none-1-1.noarch"]
+    first = running.sigul(*words, secrets=["rsa-pw"], code=1).stderr.decode().splitlines()[0]
+    assert first == "WARNING: -o/--output has no effect: with --koji-only nothing comes back"
 
 
 #: Sends `sign-rpm` with any fields: NSS is opened in a process of its own.

@@ -43,6 +43,8 @@ class CommandContext:
 
 def execute(command: Command, arguments: Arguments, context: CommandContext) -> None:
     """Run `command`. Raises `SigulError`."""
+    for text in command.idle(arguments):
+        log.warning("%s", text)
     with contextlib.ExitStack() as resources:
         files = (context.passphrase_file, *(_own_file(it, arguments) for it in command.secrets))
         run = command.plan(

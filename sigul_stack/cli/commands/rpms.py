@@ -91,6 +91,21 @@ def _misuse(arguments: Arguments) -> str | None:
     return None
 
 
+def _idle(arguments: Arguments) -> Iterator[str]:
+    if arguments.koji_only and arguments.output is not None:
+        yield "-o/--output has no effect: with --koji-only nothing comes back"
+    rpms = arguments.rpm if isinstance(arguments.rpm, list) else [arguments.rpm]
+    if (
+        arguments.koji_instance is not None
+        and not arguments.store_in_koji
+        and all(map(os.path.exists, rpms))
+    ):
+        yield (
+            "-k/--koji-instance has no effect: the RPMs are files, and without --store-in-koji"
+            " nothing goes to Koji"
+        )
+
+
 def _misuse_of_many(arguments: Arguments) -> str | None:
     if arguments.output is None and not arguments.koji_only:
         return "-o/--output DIR is needed, for the signed RPMs"
@@ -170,6 +185,7 @@ def _hub(settings: ClientSettings, instance: str | None) -> Iterator[Callable[[]
     *_OPTIONS,
     secrets=_SECRETS,
     misuse=_misuse,
+    idle=_idle,
 )
 def sign_rpm(planning: Planning) -> Run:
     """Open the RPM, where it is a file, and the output."""
@@ -220,6 +236,7 @@ def _plan_remote(planning: Planning, nevra: NEVRA) -> Run:
     *_OPTIONS,
     secrets=_SECRETS,
     misuse=_misuse_of_many,
+    idle=_idle,
 )
 def sign_rpms(planning: Planning) -> Run:
     """Check the RPMs, and that none would take another's place; make the output's directory.
