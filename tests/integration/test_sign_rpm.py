@@ -350,13 +350,7 @@ def test_both_passphrases_are_asked_for_by_the_prompt_that_scripts_know(
     assert len(rpm.signatures(package)) == 1
 
 
-def test_options_without_effect_are_told(
-    running: Site, packages: dict[str, Path], tmp_path: Path
-) -> None:
-    words = ["sign-rpm", "-k", "i", "rsa", str(tmp_path / "package.rpm")]
-    shutil.copy(packages["binary"], tmp_path / "package.rpm")
-    first = running.sigul(*words, secrets=["wrong"], code=1).stderr.decode().splitlines()[0]
-    assert first.startswith("WARNING: -k/--koji-instance has no effect: the RPMs are files, ")
+def test_an_output_of_what_does_not_come_back_is_told(running: Site) -> None:
     words = ["sign-rpm", "--store-in-koji", "--koji-only", "-o", "x", "rsa", "none-1-1.noarch"]
     first = running.sigul(*words, secrets=["rsa-pw"], code=1).stderr.decode().splitlines()[0]
     assert first == "WARNING: -o/--output has no effect: with --koji-only nothing comes back"

@@ -94,16 +94,6 @@ def _misuse(arguments: Arguments) -> str | None:
 def _idle(arguments: Arguments) -> Iterator[str]:
     if arguments.koji_only and arguments.output is not None:
         yield "-o/--output has no effect: with --koji-only nothing comes back"
-    rpms = arguments.rpm if isinstance(arguments.rpm, list) else [arguments.rpm]
-    if (
-        arguments.koji_instance is not None
-        and not arguments.store_in_koji
-        and all(map(os.path.exists, rpms))
-    ):
-        yield (
-            "-k/--koji-instance has no effect: the RPMs are files, and without --store-in-koji"
-            " nothing goes to Koji"
-        )
 
 
 def _misuse_of_many(arguments: Arguments) -> str | None:
