@@ -34,7 +34,7 @@ LOCK_SECONDS: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """The keys that the store held before a change, and those that are to go: names by fingerprint."""
+    """The keys that were there before a change, and those that are to go: names by fingerprint."""
 
     before: frozenset[str]
     removing: Mapping[str, str]
