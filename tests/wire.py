@@ -337,13 +337,17 @@ class SocketStream:
         """See `ByteStream.has_gone`."""
         return tcp.has_gone(self.end)
 
+    def is_broken(self) -> bool:
+        """See `ByteStream.is_broken`."""
+        return tcp.is_broken(self.end)
+
     def is_acknowledged(self, timeout: float) -> bool:
         """See `ByteStream.is_acknowledged`; a pair of Unix sockets has nobody to do so."""
         return self.end.family == socket.AF_UNIX or tcp.is_acknowledged(self.end, timeout)
 
-    def reset_on_close(self) -> None:
+    def reset_on_close(self, on: bool = True) -> None:
         """See `ByteStream.reset_on_close`."""
-        tcp.reset_on_close(self.end)
+        tcp.reset_on_close(self.end, on)
 
     def abort(self) -> None:
         """See `ByteStream.abort`."""

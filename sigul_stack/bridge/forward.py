@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 CLIENT_GONE_SECONDS: Final = 2.0
 
 
+#: Pause between looks whether a client that has closed its side is still there, in seconds.
+LOOK_SECONDS: Final = 1.0
+
 #: Longest pause between two subrequests, once all that came are answered, in seconds. A client may
 #: ask Koji about the next RPM meanwhile.
 PAUSE_SECONDS: Final = 180.0
@@ -226,9 +229,21 @@ class Forwarding:
                     patience = None if self._progress.wait_for(later, CLIENT_GONE_SECONDS) else 0
             if data:
                 return data
-            if not self._progress.wait_for(_OVER, patience):
+            if not self._is_over(patience):
                 raise PeerClosed("the client left before its reply was complete")
             return b""
+
+    def _is_over(self, patience: float | None) -> bool:
+        """Wait until the request is over, at most so many seconds; None: as long as the client is.
+
+        One that closed its side reads on, or has gone: what was closed is reset before long.
+        """
+        if patience is not None:
+            return self._progress.wait_for(_OVER, patience)
+        while not self._progress.wait_for(_OVER, LOOK_SECONDS):
+            if self._client.is_broken():
+                return False
+        return True
 
     def _read_in_time(self) -> bytes:
         """Read from the client. Raises `TooSlow`, or another `DeadlineExceeded` after a silence."""

@@ -76,6 +76,8 @@ class KojiSession:
         self._reader: Hub | None = None
         self._writer: Hub | None = None
         self._names: dict[bytes, Fields] = {}
+        #: What heads say of themselves, by the subrequests' `id`; None: the request's.
+        self._heads: dict[bytes | None, NEVRA] = {}
         self._failures: dict[bytes, str] = {}
         self._get_place = get_place
         #: The RPM that was fetched last: the one before it has been sent by then.
@@ -94,12 +96,13 @@ class KojiSession:
     def fetch(self, fields: Fields, limit: int) -> FetchedRPM:
         """Fetch the RPM that `fields` name, at most `limit` bytes.
 
+        It is for the server whole, with head signing too: that checks it by its MD5 then, and need
+        not believe what the bridge cuts off (docs/decisions/0038).
+
         Once it has its place it takes `download-timeout` at most, for in a batch the server waits
         meanwhile. Raises `KojiError`, `ProtocolError`, `TransportError`.
         """
         nevra = _named(fields)
-        if self.head_signing:
-            raise KojiError("an RPM from Koji is signed whole", "leave head-signing out")
         place = self._get_place()
         try:
             if self._reader is None:
@@ -151,9 +154,23 @@ class KojiSession:
         if self.stores and self.head_signing:
             self._names[fields["id"]] = fields
 
+    def lacks_name(self, subrequest: Fields | None = None) -> bool:
+        """Whether nobody but the RPM's head says which one to store the signature for.
+
+        Clients of 1.2 do not name RPMs that they send.
+        """
+        fields = self._request if subrequest is None else subrequest
+        return self.stores and self.head_signing and "rpm-name" not in fields
+
+    def note_head(self, head: Head, number: bytes | None) -> None:
+        """Remember which RPM a head is of, which a client has sent without its name."""
+        with contextlib.suppress(KojiError, CorruptRPM):
+            self._heads[number] = _nevra_of(head)
+
     def forget(self, number: bytes) -> None:
         """Forget the subrequest with this `id`, which has been answered."""
         self._names.pop(number, None)
+        self._heads.pop(number, None)
         self._failures.pop(number, None)
 
     def reason(self, number: bytes) -> str | None:
@@ -181,6 +198,8 @@ class KojiSession:
     def _nevra(self, head: Head | None, number: bytes | None) -> NEVRA:
         if head is not None:
             return _nevra_of(head)
+        if number in self._heads:
+            return self._heads[number]
         names = self._request if number is None else self._names.get(number)
         if names is None:
             raise RemoteProtocolError("the server answered for an RPM that it was not sent")

@@ -29,6 +29,7 @@ from ..protocol.messages import (
     read_sub_header,
 )
 from ..protocol.operations import Operation, fault_of_subrequest
+from .head_room import UNCOUNTED_BYTES
 from .koji import FetchedRPM, KojiSession
 
 T = TypeVar("T")
@@ -180,7 +181,10 @@ class RequestFilter(_OuterFilter):
         super().__init__()
 
     def _run(self) -> _Steps[None]:
-        yield from self._payload(self._length)
+        passed = 0
+        if self._koji.lacks_name() and not self._operation.subrequests:
+            passed = yield from self._with_head(self._length, None)
+        yield from self._payload(self._length - passed)
         total = 0
         while self._operation.subrequests:
             header = yield from self._parse(read_sub_header(), may_end_before=True)
@@ -203,11 +207,33 @@ class RequestFilter(_OuterFilter):
                     elif not (odd or has_room):
                         self._koji.refuse(header.fields["id"], _NO_ROOM)
                     self._emit(pack_u64(length if keep else 0))
-                    yield from self._payload(length, keep=keep)
+                    passed = 0
+                    if keep and not odd and self._koji.lacks_name(header.fields):
+                        passed = yield from self._with_head(length, header.fields["id"])
+                    yield from self._payload(length - passed, keep=keep)
             else:
                 total += self._fetch(header.fields, self._max_total - total)
             self._emit((yield (True, DIGEST_BYTES)))
             self.subrequests += 1
+
+    def _with_head(self, length: int, number: bytes | None) -> _Steps[int]:
+        """Let an RPM's head through, and have it remembered which RPM it is of.
+
+        Returns its length in bytes, or what has passed until it was found to be none, or too large.
+        """
+        parser, passed = read_head(), 0
+        try:
+            wanted = next(parser)
+            while wanted <= min(length - passed, UNCOUNTED_BYTES):
+                piece = yield (True, wanted)
+                passed += wanted
+                self._emit(piece)
+                wanted = parser.send(piece)
+        except StopIteration as end:
+            self._koji.note_head(end.value, number)
+        except CorruptRPM:
+            pass  # the server says so
+        return passed
 
     def _fetch(self, fields: Fields, limit: int) -> int:
         """Fetch an RPM and send it on; returns its length. The client's MAC is of no payload."""

@@ -1,6 +1,7 @@
 """Setting up logging: the destinations, and the format of a line.
 
-* The client: `LEVEL: text` on standard error.
+* The client: `LEVEL: text` on standard error. Given `-v` twice, as scripts give it, it is silent as
+  long as nothing is wrong: what it has to tell is kept, and told behind an error.
 * A daemon: one event a line, `TIME LEVEL [PID] {REQUEST} text`, with the time in UTC and the
   request's id (`logcontext`) where there is one; on standard error in the foreground, in a file
   `NAME.log` where a directory is given. The file may be moved away at any time (logrotate).
@@ -13,8 +14,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from ..errors import ConfigurationError, printable
 from ..logcontext import request_id
@@ -22,8 +24,12 @@ from ..logcontext import request_id
 if TYPE_CHECKING:
     from ..config.identity import Identity
 
-#: What the client logs at `-v` given 0, 1 or 2 times.
-CLIENT_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+#: What the client logs at `-v` given 0, 1, 2 or 3 times.
+CLIENT_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG, logging.DEBUG)
+#: The number of times that `-v` is given to have what is no warning kept for an error.
+KEEPING: Final = 2
+#: The most that is kept, in lines; the last ones are.
+MAX_KEPT: Final = 1000
 #: What a daemon logs at `-v` given 0, 1 or 2 times; each request leaves its marks at INFO.
 DAEMON_LEVELS = (logging.INFO, logging.INFO, logging.DEBUG)
 
@@ -60,11 +66,38 @@ class DaemonFormatter(logging.Formatter):
         )
 
 
+class _Kept(logging.Handler):
+    """Keeps what is no warning until `tell`, for `shown`, which is for the rest alone."""
+
+    def __init__(self, shown: logging.Handler) -> None:
+        super().__init__()
+        self._shown = shown
+        self._records: deque[logging.LogRecord] = deque(maxlen=MAX_KEPT)
+        shown.setLevel(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record, unless it is shown at once."""
+        if record.levelno < self._shown.level:
+            self._records.append(record)
+
+    def tell(self) -> None:
+        """Show all that was kept."""
+        while self._records:
+            self._shown.handle(self._records.popleft())
+
+
+def tell_kept() -> None:
+    """Have told what the client's log has kept, for something is wrong."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Kept):
+            handler.tell()
+
+
 def set_up_client(verbosity: int, stream: TextIO) -> None:
     """Log to `stream` as the client does; `verbosity` is how often `-v` was given."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(ClientFormatter(tracebacks=verbosity >= 2))
-    _install([handler], CLIENT_LEVELS, verbosity)
+    shown = logging.StreamHandler(stream)
+    shown.setFormatter(ClientFormatter(tracebacks=verbosity >= 2))
+    _install([shown, *([_Kept(shown)] if verbosity == KEEPING else [])], CLIENT_LEVELS, verbosity)
 
 
 def set_up_daemon(

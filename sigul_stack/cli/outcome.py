@@ -1,6 +1,7 @@
 """The end of a program that runs in front of a person: its output, exit code and error line.
 
-0 on success; else 1 and one line `Error: TEXT` on standard error.
+0 on success; else 1 and one line `Error: TEXT` on standard error. Some texts stand there without
+`Error: `, as scripts compare them, and what explains them on a line of its own behind.
 """
 
 from __future__ import annotations
@@ -8,12 +9,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 from ..errors import SigulError, printable
+from .logs import tell_kept
 
 log = logging.getLogger(__name__)
+
+NSS_PASSWORD_TEXT: Final = "Provided NSS password is incorrect"  # noqa: S105 - an error's text
+UNBIND_TEXT: Final = "Unable to unbind the passphrase on the client"
+UNBOUND_TEXT: Final = "Passphrase file is unbound!"
+#: Errors that are said without `Error: ` before them: scripts compare the whole line.
+_WHOLE_LINES: Final = frozenset({NSS_PASSWORD_TEXT, UNBIND_TEXT, UNBOUND_TEXT})
 
 
 class AlreadyTold(SigulError):
@@ -30,7 +39,12 @@ class Failures:
         """Tell that signing `what` failed, unless `error` is None."""
         if error is not None:
             self._any = True
-            say(f"Error signing {what}: {error}", error=True, flush=True)
+            for line in self.lines(what, error):
+                say(line, error=True, flush=True)
+
+    def lines(self, what: str | Path, error: SigulError) -> Sequence[str]:
+        """The lines that tell of it."""
+        return [f"Error signing {what}: {error}"]
 
     def end(self, text: str) -> None:
         """Raise `AlreadyTold` with `text` where anything failed."""
@@ -42,8 +56,15 @@ def report(run: Callable[[], None]) -> int:
     """Call `run` and give the exit code; whatever it raises is said in one line.
 
     The text of an error that nobody foresaw may hold anything, a secret too: only its kind is told,
-    and a traceback at `-v -v`.
+    and a traceback at `-v -v`. What the log has kept until then follows.
     """
+    code = _reported(run)
+    if code:
+        tell_kept()
+    return code
+
+
+def _reported(run: Callable[[], None]) -> int:
     try:
         run()
         return 0
@@ -117,6 +138,15 @@ def say_text(text: str, *, error: bool = False, flush: bool = False) -> None:
 
 
 def failed(text: str) -> int:
-    """Say the error `text` in one line; gives the exit code."""
-    say(f"Error: {text}", error=True)
+    """Say the error `text`: in one line, or as a line that scripts know and one that explains it.
+
+    Gives the exit code.
+    """
+    problem, _, explained = text.partition("; ")
+    if problem not in _WHOLE_LINES:
+        say(f"Error: {text}", error=True)
+        return 1
+    say(problem, error=True)
+    if explained:
+        say(explained, error=True)
     return 1

@@ -126,15 +126,19 @@ class SecretReader:
         self._stdin = stdin
         self._terminal = terminal
 
-    def read(self, what: str) -> Secret:
+    def read(self, what: str, about: str = "") -> Secret:
         """An existing secret; `what` names it: "Administrator's password".
 
-        Raises `SecretInputError`.
+        Where that may be another one's name as well, `about` says which one it is. Raises
+        `SecretInputError`.
         """
+        named = f"{what} ({about})" if about else what
         if self._batch:
-            return read_until_nul(self._stdin, what)
+            return read_until_nul(self._stdin, named)
         with self._asker() as terminal:
-            return _checked(terminal.ask(what), what)
+            if about:
+                terminal.say(f"{about[0].upper()}{about[1:]}:")
+            return _checked(terminal.ask(what), named)
 
     def read_new(self, what: str) -> Secret:
         """A new secret, which must not be empty; a person is asked for it twice.

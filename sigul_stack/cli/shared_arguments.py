@@ -35,7 +35,9 @@ def config_file(help: str, **settings: Any) -> Argument:
     return argument("-c", "--config-file", metavar="FILE", type=Path, help=help, **settings)
 
 
-def verbose(help: str = "tell more (twice: all)") -> Argument:
+def verbose(
+    help: str = "tell more (twice: all, but only behind an error; thrice: all at once)",
+) -> Argument:
     """`-v`, which counts."""
     return argument("-v", "--verbose", action="count", default=0, help=help)
 

@@ -8,12 +8,13 @@ All may raise what `Client.call` raises: `RequestRefused` with the server's stat
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import RequestRefused, SigulError, Status
-from ..protocol.codec import Fields
+from ..protocol.codec import MAX_FIELD_BYTES, Fields
 from ..protocol.operations import OPERATIONS
 from ..secret import Secret
 from .core import RequestSender, checking_our_own
@@ -111,12 +112,16 @@ def _bindings(server: Sequence[str], client: Sequence[str]) -> dict[str, Secret]
         return {}
     from ..keystore.bindings import dump_layers, parse_layer
 
-    fields = {"server-binding": server, "client-binding": client}
-    return {
-        name: Secret(dump_layers(parse_layer(text) for text in layers))
-        for name, layers in fields.items()
-        if layers
+    layers = {"server-binding": server, "client-binding": client}
+    fields = {
+        name: Secret(dump_layers(map(parse_layer, texts)))
+        for name, texts in layers.items()
+        if texts
     }
+    # That one is for the server's log alone, and what is bound here has no such limit.
+    if len(fields.get("client-binding", Secret(b"")).reveal()) > MAX_FIELD_BYTES:
+        del fields["client-binding"]
+    return fields
 
 
 class Client(RequestSender):
@@ -432,9 +437,9 @@ class Client(RequestSender):
     ) -> None:
         """Write the RPM package `package`, a file read from its start, to `output`, signed.
 
-        With head signing only the package's headers are sent. Raises `SigulError` for an empty
-        file; see `sign_data` for what `output` holds after an error. `output` is None where the
-        options say that nothing comes back.
+        With head signing the package's headers are sent, and little more. Raises `SigulError` for
+        an empty file; see `sign_data` for what `output` holds after an error. `output` is None
+        where the options say that nothing comes back.
         """
         from . import rpm_packages
 
@@ -443,7 +448,10 @@ class Client(RequestSender):
         if options.head_signing:
             head = rpm_packages.read_package_head(package)
             named = options.fields_of(head, None)
-            header = self.call("sign-rpm", {**fields, **named}, secrets, payload=head.raw).payload
+            size = package.seek(0, os.SEEK_END)
+            package.seek(0)
+            sent = package.read(rpm_packages.sent_of(head, size))
+            header = self.call("sign-rpm", {**fields, **named}, secrets, payload=sent).payload
             if options.returned and output is not None:
                 rpm_packages.splice(package, head, header, output)
         else:
@@ -458,10 +466,14 @@ class Client(RequestSender):
         output: BinaryIO | None,
         options: RPMOptions | None = None,
     ) -> None:
-        """As `sign_rpm`, of an RPM that the bridge fetches from Koji. Not with head signing."""
+        """As `sign_rpm`, of an RPM that the bridge fetches from Koji.
+
+        With head signing only where nothing comes back.
+        """
         from . import rpm_packages
 
         options = options or rpm_packages.RPMOptions()
+        options.check_remote()
         fields = {**options.fields(key), **options.fields_of(None, remote)}
         secrets = options.secrets(passphrase)
         self.call("sign-rpm", fields, secrets, output=output, payload_by_bridge=True)
@@ -482,8 +494,6 @@ class Client(RequestSender):
         `SigulError` where the request as a whole is refused or does not come about; then nothing
         is called.
         """
-        import os
-
         from ..protocol.messages import ChainKeys, new_chain_secrets
         from . import rpm_packages
         from .rpm_exchange import RPMExchange

@@ -174,6 +174,7 @@ class RequestSender:
             reply = self._receive(chunked, keys, output, returned=returned)
             if converse is not None:
                 converse(chunked)
+            connection.reset_on_close(False)
             connection.close()
             return reply
 
@@ -182,6 +183,8 @@ class RequestSender:
         connection = nss.dial_bridge(
             self.settings, self.settings.nss, identity, watchdog=self._watchdog
         )
+        # Also where this process is killed: the bridge sees at once that nobody waits any more.
+        connection.reset_on_close()
         try:
             yield connection
         except BaseException:

@@ -5,7 +5,8 @@ that exists keeps its content, and a pipe, terminal or device is given nothing; 
 a kill at any moment, everything is as before.
 
 * A file that is new gets the permissions that the umask gives; one that exists keeps its own, and
-  its owner where the process may do that. A symbolic link is followed, not replaced.
+  its owner and group where the process may do that. A symbolic link is followed, not replaced. A
+  further hard link to an RPM that is signed in its place keeps what it was, and that is told.
 * `/dev/stdout` and its like mean the open stream itself, not the file behind it.
 * Where a file may be written but its directory may not, it is overwritten in place; but not a file
   that is the input as well, which a kill would leave in pieces.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import secrets
@@ -26,6 +28,8 @@ from typing import BinaryIO, cast
 
 from ..errors import SigulError
 from ..system.files import opened
+
+log = logging.getLogger(__name__)
 
 #: Bytes of a payload on its way to a stream that are kept in memory; the rest goes to disk.
 SPOOL_IN_MEMORY = 1 << 20
@@ -65,9 +69,16 @@ def open_successor(source: Path, path: Path | None, *, read: os.stat_result) -> 
             yield file
         return
     place = source if path is None else path
+    others = read.st_nlink - (2 if _follow(place) != _follow(source) else 1)
     with _errors(str(place)), _in_place(place, read) as file:
         yield file
     _give_to_other_name(_follow(place), _follow(source))
+    if others > 0:
+        log.warning(
+            "'%s' had %d more names (hard links): what they name is as it was; copy it there",
+            place,
+            others,
+        )
 
 
 def identity(path: Path | None) -> tuple[int, ...] | None:
@@ -289,9 +300,12 @@ class _Draft(contextlib.AbstractContextManager["_Draft"]):
         """Take over permissions and, where the process may, owner of the file `old`."""
         descriptor = self.file.fileno()
         new = os.fstat(descriptor)
-        if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-            with contextlib.suppress(PermissionError):
-                os.fchown(descriptor, old.st_uid, old.st_gid)
+        # Who may not give it to its owner may often give it to its group.
+        for owner in (old.st_uid, -1):
+            if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+                with contextlib.suppress(PermissionError):
+                    os.fchown(descriptor, owner, old.st_gid)
+                    break
         os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
 
     def publish(self, name: str, *, replace: bool) -> None:

@@ -30,7 +30,7 @@ from ..transport.chunked import ChunkedStream
 from ..transport.payload import AuthenticatedPayload
 from .core import checking_our_own, refusal
 from .output_file import open_output, open_successor
-from .rpm_packages import Package, RPMOptions, check_not_empty, read_package_head, splice
+from .rpm_packages import Package, RPMOptions, check_not_empty, read_package_head, sent_of, splice
 
 Done = Callable[[Package, SigulError | None], None]
 
@@ -83,9 +83,9 @@ class RPMExchange:
         except SigulError as error:
             self._fail(chunked, error)
         sender.join()
-        reason = "" if self._failure is None else f": {self._failure}"
+        reason = "" if self._failure is None else str(self._failure)
         for index in sorted(self._open):
-            self._tell(index, PeerClosed(f"No reply from server received{reason}"))
+            self._tell(index, PeerClosed("No reply from server received", reason))
 
     def _fail(self, chunked: ChunkedStream, error: SigulError) -> None:
         """End the connection; what failed first is the reason."""
@@ -133,11 +133,12 @@ class RPMExchange:
         OSError where it cannot be sent at all.
         """
         if file is None:
+            self._options.check_remote()
             return self._header(index, number, None), 0
         state = os.fstat(file.fileno())
         if self._options.head_signing:
             head = read_package_head(file)
-            total = head.length
+            total = sent_of(head, state.st_size)
         else:
             check_not_empty(file)
             head, total = None, state.st_size

@@ -21,6 +21,11 @@ from ..protocol.codec import run_parser
 from ..secret import Secret
 
 _COPY_BYTES: Final = 1 << 20
+#: What is sent of a package with head signing ends at a multiple of this, in bytes, and with at
+#: least so many behind the main header: bridges of 1.2 cut packages there, and the code over what
+#: is sent has to hold for what their server gets.
+HEAD_STEP: Final = 4096
+_BEHIND_HEAD: Final = 16
 #: Most zeros behind a signature header of a reply: it may be padded to a multiple of 8 bytes.
 MAX_PADDING: Final = 7
 
@@ -30,7 +35,8 @@ class RPMOptions:
     """Options of signing RPMs.
 
     `file_signing_key` names an ECC or RSA key for signatures of the packages' files, which
-    `file_signing_key_passphrase` unlocks. With `head_signing` only headers go to the server.
+    `file_signing_key_passphrase` unlocks. With `head_signing` only headers go to the server, and
+    what lies close behind them.
     `v3_signature` asks for a signature over header and payload besides the header's.
     """
 
@@ -55,6 +61,14 @@ class RPMOptions:
             "koji-instance": self.koji_instance,
         }
         return {name: value for name, value in fields.items() if value is not None}
+
+    def check_remote(self) -> None:
+        """Raise `SigulError` where an RPM of Koji's cannot be signed with these options."""
+        if self.head_signing and self.returned:
+            raise SigulError(
+                "of an RPM of Koji's, head signing returns a signature header alone",
+                "give --store-in-koji --koji-only, or leave --head-signing out",
+            )
 
     def fields_of(self, head: Head | None, remote: HubRPM | None) -> dict[str, str | bytes]:
         """The fields of one package: of Koji's, and of one whose name the reply will not tell."""
@@ -104,15 +118,18 @@ class Package:
     remote: HubRPM | None = None
 
 
-def zero_length(name: str) -> SigulError:
-    """The error for an RPM without content."""
-    return SigulError(f"Cannot sign zero-length RPM file {name}")
+class ZeroLengthRPM(SigulError):
+    """An RPM has no content."""
+
+    def __init__(self, name: str) -> None:
+        # Scripts compare this.
+        super().__init__(f"Cannot sign zero-length RPM file {name}")
 
 
 def check_not_empty(package: BinaryIO) -> None:
     """Raise `SigulError` for a file of no bytes; its position is its start afterwards."""
     if not package.seek(0, os.SEEK_END):
-        raise zero_length(str(getattr(package, "name", "")))
+        raise ZeroLengthRPM(str(getattr(package, "name", "")))
     package.seek(0)
 
 
@@ -120,6 +137,11 @@ def read_package_head(package: BinaryIO) -> Head:
     """The head of a package. Raises `SigulError` for an empty file and one that is no RPM."""
     check_not_empty(package)
     return run_parser(read_head(), _exact_reader(package))
+
+
+def sent_of(head: Head, size: int) -> int:
+    """The bytes that are sent with head signing of a package of `size` bytes with that head."""
+    return min(size, -(-(head.length + _BEHIND_HEAD) // HEAD_STEP) * HEAD_STEP)
 
 
 def _exact_reader(file: BinaryIO) -> Callable[[int], bytes]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Needs(enum.Enum):
 
     NOTHING = "nothing"
     DIRECTORY = "the directory it names"
+    PLACE = "a place for the directory it names, which the daemon makes where it is missing"
     NAMED_DIRECTORY = "the directory it names, where a file names one"
     PARENT = "the directory of the file it names"
 
@@ -246,6 +248,8 @@ class Loaded(Generic[S]):
             entry = counting_entry(declared, self.files)
             replaced = any(self.files.find(declared.section, declared.excluded))
             if entry is None and (replaced or declared.needs is Needs.NAMED_DIRECTORY):
+                continue
+            if declared.needs is Needs.PLACE and not os.path.lexists(path) and path.parent.is_dir():
                 continue
             directory: Path = path.parent if declared.needs is Needs.PARENT else path
             if (problem := _problem_of(directory)) is None:

@@ -182,8 +182,8 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "gnupg",
         values.path,
         Path("/var/lib/sigul/gnupg"),
-        "GnuPG's home with the gnupg keys",
-        needs=Needs.DIRECTORY,
+        "GnuPG's home with the gnupg keys; made where it is missing",
+        needs=Needs.PLACE,
     )
     gnupg_key_type: str = option(
         "gnupg", values.public_key_algorithm, "RSA", "algorithm of a new key"
@@ -237,8 +237,8 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "keys",
         values.path,
         Path("/var/lib/sigul/keys"),
-        "the directory of ECC and RSA keys",
-        needs=Needs.NAMED_DIRECTORY,
+        "the directory of ECC and RSA keys; made where it is missing",
+        needs=Needs.PLACE,
     )
     nss: NSSSettings = field(kw_only=True)
     binding: BindingSettings = field(kw_only=True, default_factory=BindingSettings)
@@ -261,6 +261,15 @@ def _warnings(files: ConfigFiles, settings: ServerSettings) -> Iterator[Advice]:
             "add `max-file-payload-size: 1073741824`, or what your largest file needs",
             of_daemon=True,
         )
+    for what in ("key", "subkey"):
+        entry = files.get("gnupg", f"gnupg-{what}-length")
+        kind = settings.gnupg_key_type if what == "key" else settings.gnupg_subkey_type
+        if entry is not None and (not kind or kind.lower().startswith(("ed", "cv", "nistp"))):
+            yield Advice(
+                f"{entry.place} has no effect: gnupg-{what}-type is {kind or 'empty'}",
+                "leave the line out, or name an algorithm that has lengths, such as RSA",
+                of_daemon=True,
+            )
     for section, name, bits in (
         ("gnupg", "gnupg-key-length", settings.gnupg_key_length),
         ("gnupg", "gnupg-subkey-length", settings.gnupg_subkey_length),

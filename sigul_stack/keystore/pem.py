@@ -15,7 +15,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,9 +116,16 @@ class PemStore:
         return self._add(key, passphrase)
 
     def import_secret(
-        self, keytype: KeyType, data: bytes, file_passphrase: Secret, passphrase: Secret
+        self,
+        keytype: KeyType,
+        data: bytes,
+        file_passphrase: Secret,
+        passphrase: Secret,
+        known: Container[str] | None = None,
     ) -> str:
         """Import the private key in `data` and protect it with `passphrase`; its fingerprint.
+
+        It takes the place of the same key here, where that is not among the `known` ones.
 
         `data` is one PKCS#8 or traditional private key, PEM or DER; its passphrase is
         `file_passphrase`, which does not matter if it has none. Raises `RequestRefused`: invalid
@@ -137,7 +144,14 @@ class PemStore:
             )
         if isinstance(key, rsa.RSAPrivateKey):
             require_long(key.key_size, self._settings.min_bits)
-        return self._add(key, passphrase)
+        return self._add(key, passphrase, known)
+
+    def has_any_of(self, fingerprint: str) -> bool:
+        """Whether the key, or what is left of it, is here. Raises `KeystoreError`."""
+        with storage_errors(self.path):
+            return bool(_FINGERPRINT.fullmatch(fingerprint)) and any(
+                self.path.glob(f"{fingerprint}.*")
+            )
 
     def load(self, fingerprint: str, passphrase: Secret) -> PrivateKey:
         """The private key. Raises `WrongPassphrase`, and `KeystoreError` if it is not there."""
@@ -281,8 +295,11 @@ class PemStore:
         with storage_errors(self.path):
             return path.read_bytes()
 
-    def _add(self, key: PrivateKey, passphrase: Secret) -> str:
-        """Store a new key. Raises `RequestRefused` (already exists)."""
+    def _add(self, key: PrivateKey, passphrase: Secret, known: Container[str] | None = None) -> str:
+        """Store a new key. Raises `RequestRefused` (already exists).
+
+        What is there of a key that is not among the `known` ones makes room.
+        """
         # With the same few rounds of key derivation (2048) as openssl's own and Sigul 1.2's files,
         # half a millisecond: the passphrase is random and long.
         private = key.private_bytes(
@@ -296,6 +313,10 @@ class PemStore:
         fingerprint = _fingerprint(key.public_key())
         path = self.private_file(fingerprint)
         with self._changing():
+            if path.exists() and known is not None and fingerprint not in known:
+                # By its name the same key. It goes first, and what it has with it.
+                _log.warning("key %s, which was left in the store, is taken over", fingerprint)
+                path.unlink()
             if path.exists():
                 raise RequestRefused(Status.ALREADY_EXISTS, f"key {fingerprint} is in the store")
             self._remove_rest(fingerprint)  # from making or deleting it, by a process killed then

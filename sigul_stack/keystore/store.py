@@ -12,7 +12,7 @@ kill in between left.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..database import Key, KeyType
@@ -81,17 +81,25 @@ class KeyStore:
         return self._new(keytype, fingerprint)
 
     def import_(
-        self, keytype: KeyType, data: bytes, file_passphrase: Secret, passphrase: Secret
+        self,
+        keytype: KeyType,
+        data: bytes,
+        file_passphrase: Secret,
+        passphrase: Secret,
+        known: Container[str] | None = None,
     ) -> NewKey:
         """Import the secret key in the file `data` and protect it with `passphrase`.
 
-        Raises `RequestRefused`: invalid import, import passphrase error, already exists,
+        One that is in the store, and not among the `known` fingerprints (None: all), is nobody's:
+        the same key
+        from the file takes its place. That is how a `delete-key` of 1.2 may have left it. Raises
+        `RequestRefused`: invalid import, import passphrase error, already exists,
         unsupported keytype.
         """
         if keytype is KeyType.GNUPG:
-            fingerprint = self.gnupg.import_secret(data, file_passphrase, passphrase)
+            fingerprint = self.gnupg.import_secret(data, file_passphrase, passphrase, known)
         else:
-            fingerprint = self.pem.import_secret(keytype, data, file_passphrase, passphrase)
+            fingerprint = self.pem.import_secret(keytype, data, file_passphrase, passphrase, known)
         return self._new(keytype, fingerprint)
 
     def _new(self, keytype: KeyType, fingerprint: str) -> NewKey:
@@ -105,7 +113,7 @@ class KeyStore:
     def delete(self, fingerprint: str) -> None:
         """Delete a key of whatever type, with its certificates."""
         for part in (self.gnupg, self.pem):
-            if fingerprint in part.fingerprints():
+            if part.has_any_of(fingerprint):
                 part.delete(fingerprint)
 
     def public(self, key: Key) -> bytes:
@@ -153,7 +161,8 @@ class KeyStore:
                 fingerprint,
                 None,
                 f"key {fingerprint} is in {path}, but not in the database",
-                "restore the database from a backup, or move the key away",
+                "restore the database from a backup; or import-key the same key, which takes it"
+                " over (and delete-key, to have it gone)",
             )
             for path, there in ((self.gnupg.path, gnupg), (self.pem.path, pem))
             for fingerprint in sorted(there - rows.keys())

@@ -238,9 +238,9 @@ class NSSStore:
                 "give it with --password-file",
             )
         raise WrongNSSPassword(
-            "Provided NSS password is incorrect: this password does not open the database in"
-            f" '{self._shown}'{self._made()}",
-            "give the one that it was made with",
+            "Provided NSS password is incorrect",
+            f"this password does not open the database in '{self._shown}'{self._made()}: give the"
+            " one that it was made with",
         )
 
     def _made(self) -> str:

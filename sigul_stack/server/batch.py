@@ -3,6 +3,7 @@
 One thread reads, `signing-threads` sign and answer. What is held at once is limited: the next RPM
 is read only when one of a few places is free, so that neither memory nor disk grows with the
 number of RPMs. What is wrong with one RPM costs that RPM; what is wrong with the stream ends it.
+Failures are told last: a client of 1.2 reads no further than the first one.
 No thread forks Python: the programs that sign are started by `subprocess`, which executes at once.
 """
 
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 #: RPMs that lie here at once, for each signing thread: one is signed while the next one comes.
 PLACES_A_THREAD: Final = 2
+#: Failures that are kept until all else is answered; with more, all are told at once.
+MAX_KEPT_FAILURES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,10 @@ class Batch:
         subreplies: ChainKeys,
         sign: Sign,
         account: Account | None = None,
+        is_ending: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`is_ending` tells whether the request is being ended, so that nothing is to wait."""
+        self._is_ending = is_ending
         self._account = account or Account()
         self._settings = settings
         self._operation = operation
@@ -90,6 +96,8 @@ class Batch:
         self._places = threading.BoundedSemaphore(PLACES_A_THREAD * settings.signing_threads)
         self._lock = threading.Lock()
         self._answered = 0
+        #: The fields of the failures that are told last.
+        self._kept: list[dict[str, bytes]] = []
         self._failure: Exception | None = None
 
     def run(self, chunked: ChunkedStream) -> None:
@@ -119,6 +127,7 @@ class Batch:
                 self._fail(chunked, error)
                 raise
         self._check()
+        self._tell_kept(chunked)
         log.info("%d RPMs answered", self._answered)
 
     def _check(self) -> None:
@@ -207,22 +216,33 @@ class Batch:
             signed = self._sign(received)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs this RPM alone
             refused = refusal_of(error, name)
-            fields = {"status": pack_u32(refused.status), **message_field(refused)}
-            self._send(chunked, received, fields, io.BytesIO())
+            self._fail_one(chunked, received.fields["id"], refused)
             return
-        with signed:
-            self._send(chunked, received, {"status": pack_u32(Status.OK)}, signed)
+        with signed, self._lock:
+            self._send(
+                chunked, {"id": received.fields["id"], "status": pack_u32(Status.OK)}, signed
+            )
         log.info("%s signed", name)
 
-    def _send(
-        self,
-        chunked: ChunkedStream,
-        received: Subrequest | RefusedSubrequest,
-        fields: Mapping[str, bytes],
-        payload: BinaryIO,
-    ) -> None:
+    def _fail_one(self, chunked: ChunkedStream, number: bytes, refused: RequestRefused) -> None:
+        """Keep a failure, or tell all at once where no more is to be signed, or there are many."""
         with self._lock:
-            keys = self._subreplies.numbered(self._answered)
-            self._answered += 1
-            chunked.write(encode_sub_header({"id": received.fields["id"], **fields}, keys))
-            send_payload(chunked, payload, keys.payload)
+            self._kept.append(
+                {"id": number, "status": pack_u32(refused.status), **message_field(refused)}
+            )
+            waits = refused.status != Status.AUTHENTICATION_FAILED and not self._is_ending()
+            if waits and len(self._kept) < MAX_KEPT_FAILURES:
+                return
+            self._tell_kept(chunked)
+
+    def _tell_kept(self, chunked: ChunkedStream) -> None:
+        for fields in self._kept:
+            self._send(chunked, fields, io.BytesIO())
+        self._kept.clear()
+
+    def _send(self, chunked: ChunkedStream, fields: Mapping[str, bytes], payload: BinaryIO) -> None:
+        """Send a subreply; for whoever holds the lock, or is alone."""
+        keys = self._subreplies.numbered(self._answered)
+        self._answered += 1
+        chunked.write(encode_sub_header(fields, keys))
+        send_payload(chunked, payload, keys.payload)

@@ -2,7 +2,8 @@
 
 A thread of the worker watches while a request is under way: each second it asks the database
 whether the rights that let the request in are there still, wherever a server of the site has
-changed that; and it hears the supervisor's commands. Where the request is to end:
+changed that; it hears the supervisor's commands; and it sees that the connection is over, so that
+nothing is worked on for a client that has left. Where the request is to end:
 
     no reply has begun    the client is answered, authenticated, with the reason
     a reply has begun     what is under way in it has a moment to be refused, then it is cut off
@@ -54,6 +55,7 @@ _REFUSALS: Final = {
     ),
     WorkerCommand.DISTRUSTED: RequestRefused(Status.AUTHENTICATION_FAILED),
 }
+_LEFT: Final = RequestRefused(Status.UNKNOWN_ERROR, "the client has left")
 _REASONS: Final = {
     WorkerCommand.END: "somebody at this server wants its end",
     WorkerCommand.DISTRUSTED: "its client's certificate is no longer good",
@@ -136,6 +138,11 @@ class Watch:
             yield
             self._has_changed = True
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the request is being ended."""
+        return self._refusal is not None
+
     def check(self) -> None:
         """Raise `RequestRefused` where the request is being ended."""
         if self._refusal is not None:
@@ -167,6 +174,9 @@ class Watch:
                 if command in _REFUSALS:
                     self._end(_REFUSALS[command], _REASONS[command])
                 continue
+            if self._chunked.stream.is_broken() and not self._has_changed:
+                self._end(_LEFT, "its client has left, or the bridge has")
+                return
             try:
                 self._look()
             except RequestRefused as refused:

@@ -9,7 +9,8 @@ and file signatures; so that packages with a large head take turns.
 
 The signature is made over the main header, which holds the payload's digest. A package without
 such a digest, or a request for it (`v3`), gets the older signature over header and payload
-besides. Head signing is given the package's head alone and makes a new signature header.
+besides. Head signing is given the package's head, and whatever follows it, which is not looked at;
+it makes a new signature header.
 
 The new signature header is as long as the old one as far as the space that rpmbuild reserved in
 it goes, as rpmsign has it. Old signatures are replaced; everything else in it stays.
@@ -92,10 +93,11 @@ class ExpectedPackage:
 class RPMSigner:
     """Signs packages with `key`, and their files with `files` where that is given.
 
-    `v3` asks for a signature over header and payload, too; with `head_only` packages are heads
-    without a payload, and so are the answers. `permit` is called with the name in a package's own
-    header before it is signed, and raises where it is not to be. `turn` is held while a package is
-    worked on whose head has more than `LARGE_HEAD` bytes. Safe to use from several threads.
+    `v3` asks for a signature over header and payload, too; with `head_only` only the heads of
+    packages count, whatever follows them, and answers are signature headers. `permit` is called
+    with the name in a package's own header before it is signed, and raises where it is not to be.
+    `turn` is held while a package is worked on whose head has more than `LARGE_HEAD` bytes. Safe to
+    use from several threads.
     """
 
     key: OpenPGPKey
@@ -151,28 +153,36 @@ class RPMSigner:
 
     def _check(self, package: BinaryIO, size: int, head: Head, expected: ExpectedPackage) -> None:
         _check_header(head)
+        recorded = head.signature.long(SignatureTag.LONG_SIZE) or head.signature.integer(
+            SignatureTag.SIZE
+        )
         if (head.main.integer(MainTag.FORMAT) or 4) > 4:
             raise RequestRefused(
                 Status.UNKNOWN_ERROR, "RPMs of format 6 are not signed yet; build it as format 4"
             )
         if self.head_only:
-            if size != head.length:
-                raise CorruptRPM("only an RPM's headers are taken with head-signing")
-            if not expected.authenticated:
-                # Nothing but the digest of the whole package speaks for this head.
-                raise RequestRefused(Status.UNAUTHENTICATED_RPM)
+            if expected.authenticated:
+                return
+            if recorded == size - head.main_offset:
+                self._check_md5(package, head, expected)
+                return
+            # Of Koji's RPMs a bridge of 1.2 sends the head alone: that it has the MD5 which the
+            # client had from Koji is all that can be looked at, and has been.
+            _log.warning("Only rpm-sigmd5, which its own header holds, speaks for the RPM's head")
             return
-        recorded = head.signature.long(SignatureTag.LONG_SIZE) or head.signature.integer(
-            SignatureTag.SIZE
-        )
         if recorded is not None and recorded != size - head.main_offset:
             raise CorruptRPM(
                 f"the RPM has {size - head.main_offset} bytes of header and payload, and says that"
                 f" it has {recorded}: it is truncated, or has something behind it"
             )
-        if not expected.authenticated and _md5(package, head.main_offset) != expected.sigmd5:
-            raise RequestRefused(Status.UNAUTHENTICATED_RPM, "it is not the one of rpm-sigmd5")
+        if not expected.authenticated:
+            self._check_md5(package, head, expected)
         self._check_with_rpm(package, size)
+
+    @staticmethod
+    def _check_md5(package: BinaryIO, head: Head, expected: ExpectedPackage) -> None:
+        if _md5(package, head.main_offset) != expected.sigmd5:
+            raise RequestRefused(Status.UNAUTHENTICATED_RPM, "it is not the one of rpm-sigmd5")
 
     def _check_with_rpm(self, package: BinaryIO, size: int) -> None:
         package.seek(0)

@@ -103,6 +103,10 @@ class MemoryStream:
         """See `ByteStream.has_gone`."""
         return self._in.ended or self._in.broken
 
+    def is_broken(self) -> bool:
+        """See `ByteStream.is_broken`."""
+        return self._in.broken
+
     def is_acknowledged(self, timeout: float) -> bool:
         """See `ByteStream.is_acknowledged`: what is written is there."""
         return True
@@ -120,7 +124,7 @@ class MemoryStream:
             self._in.ended = True
             self._in.note()
 
-    def reset_on_close(self) -> None:
+    def reset_on_close(self, on: bool = True) -> None:
         """See `ByteStream.reset_on_close`: nobody is blocked in a write here."""
 
     def discard(self) -> None:

@@ -30,7 +30,14 @@ from .nss_database import look_up
 from .nss_database import open_database as open_database
 from .nss_errors import CLOSED, error_name, translate
 from .stream import Peer, readable
-from .tcp import connect_tcp, has_gone, is_acknowledged, prepare_socket, reset_on_close
+from .tcp import (
+    connect_tcp,
+    has_gone,
+    is_acknowledged,
+    is_broken,
+    prepare_socket,
+    reset_on_close,
+)
 from .watchdog import Watchdog
 
 #: Limit on the first call of a patient handshake, in seconds: it sends the greeting.
@@ -316,6 +323,10 @@ class TLSConnection:
         """See `ByteStream.has_gone`."""
         return has_gone(self._os)
 
+    def is_broken(self) -> bool:
+        """See `ByteStream.is_broken`."""
+        return is_broken(self._os)
+
     def is_acknowledged(self, timeout: float) -> bool:
         """See `ByteStream.is_acknowledged`."""
         return is_acknowledged(self._os, timeout)
@@ -342,9 +353,9 @@ class TLSConnection:
         with contextlib.suppress(OSError):
             self._os.shutdown(socket.SHUT_RD)
 
-    def reset_on_close(self) -> None:
+    def reset_on_close(self, on: bool = True) -> None:
         """See `ByteStream.reset_on_close`."""
-        reset_on_close(self._os)
+        reset_on_close(self._os, on)
 
     def close(self) -> None:
         """See `ByteStream.close`."""

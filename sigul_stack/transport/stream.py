@@ -61,6 +61,13 @@ class ByteStream(Protocol):
     def has_gone(self) -> bool:
         """Tell whether the peer has closed its side; data from before may be unread."""
 
+    def is_broken(self) -> bool:
+        """Tell whether nothing can come or go any more: the peer's machine has reset it.
+
+        That is so at once where a peer ended by a reset, and about a minute after one that closed
+        both directions, and no word of it but the end of one.
+        """
+
     def is_acknowledged(self, timeout: float) -> bool:
         """Wait until the peer's machine has all that was written; False after `timeout` seconds.
 
@@ -80,10 +87,11 @@ class ByteStream(Protocol):
         A read under way in another thread ends. Writing goes on.
         """
 
-    def reset_on_close(self) -> None:
+    def reset_on_close(self, on: bool = True) -> None:
         """Have `close` or `discard` reset the connection: a peer that is sending has an error then.
 
-        What was written and is not acknowledged may be lost. Never raises.
+        So does the kernel where this process is killed. Not `on`: as usual again. What was written
+        and is not acknowledged may be lost. Never raises.
         """
 
     def end_writing(self) -> None:

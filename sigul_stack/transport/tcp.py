@@ -44,6 +44,13 @@ def has_gone(tcp: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
+def is_broken(tcp: socket.socket) -> bool:
+    """Tell whether the connection has been reset, or has ended in both directions."""
+    poll = select.poll()
+    poll.register(tcp, 0)  # POLLERR and POLLHUP are told always
+    return bool(poll.poll(0))
+
+
 def is_acknowledged(tcp: socket.socket, timeout: float) -> bool:
     """Wait until the peer's machine has acknowledged all; False after `timeout` seconds."""
     end = time.monotonic() + timeout
@@ -56,14 +63,14 @@ def is_acknowledged(tcp: socket.socket, timeout: float) -> bool:
     return True
 
 
-def reset_on_close(tcp: socket.socket) -> None:
+def reset_on_close(tcp: socket.socket, on: bool = True) -> None:
     """Have the kernel reset the connection when it is closed, whatever is unread or unsent.
 
     Otherwise a peer whose window was full when reading ended is neither told of the end nor given
     room to go on, and waits for a minute: the kernel gives no room in a socket that is shut down,
     and resets only one that is closed with input in it.
     """
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", int(on), 0))
 
 
 def printable_address(address: Any) -> str:

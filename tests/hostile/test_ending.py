@@ -462,3 +462,24 @@ def test_the_honest_stay_when_certificates_are_looked_at_again(
     assert (held.popen.returncode, errors) == (0, b"")
     assert site.path("stolen").stat().st_size > 0
     assert (ended(site, "bridge"), ended(site, "server")) == (0, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_works_for_a_client_that_has_left(
+    field: Ground, gate: Gate, number: signal.Signals
+) -> None:
+    """Neither at the bridge nor at the server; and the next one has the place."""
+    held, process = in_a_tool(field, gate)
+    held.popen.send_signal(number)
+    held.popen.communicate(timeout=PROGRAM_SECONDS)
+    wait_until(lambda: has_ended(process), END_SECONDS, "the end of gpg")
+    field.bridge.wait_for("the client left before its reply was complete")
+    field.server.wait_for("its client has left, or the bridge has; the request is ended")
+    for name in ("bridge", "server"):
+        path = field.site.path(f"run/{name}.sock")
+        wait_until(
+            lambda path=path: not decode_status(read_status(path, PROGRAM_SECONDS)).requests,
+            END_SECONDS,
+            f"the end of the request at the {name}",
+        )
+    gate.open()

@@ -28,6 +28,13 @@ PROMPT_SECONDS = 30.0
 
 # ---------------------------------------------------------------------------------- how it ends
 
+#: Errors that scripts compare, as lines without `Error: ` before them.
+WHOLE_LINES = (
+    "Provided NSS password is incorrect",
+    "Unable to unbind the passphrase on the client",
+    "Passphrase file is unbound!",
+)
+
 
 def done(site: Site, *arguments: str, secrets: Sequence[str] = (), **further: object) -> bytes:
     """Run a command that succeeds and says nothing else; its standard output."""
@@ -41,7 +48,8 @@ def refused(
 ) -> None:
     """Run a command that ends with exactly `Error: TEXT`, exit code 1 and no output."""
     result = site.sigul(*arguments, secrets=secrets, code=1, **further)  # type: ignore[arg-type]
-    assert result.stderr.decode() == f"Error: {text}\n"
+    line = text if text in WHOLE_LINES else f"Error: {text}"
+    assert result.stderr.decode() == f"{line}\n"
     assert result.stdout == b""
 
 
@@ -55,8 +63,26 @@ def error_line(result: subprocess.CompletedProcess[bytes]) -> str:
     """The text of the one line `Error: …` that is all of standard error."""
     lines = result.stderr.decode().splitlines()
     assert len(lines) == 1, result.stderr
+    if lines[0] in WHOLE_LINES:
+        return lines[0]
     assert lines[0].startswith("Error: "), result.stderr
     return lines[0].removeprefix("Error: ")
+
+
+def signing_errors(stderr: bytes) -> list[str]:
+    """All of standard error of `sign-rpms`: a line for each RPM that failed, with what explains it.
+
+    On standard error that is a line of its own.
+    """
+    found: list[str] = []
+    for line in stderr.decode().splitlines():
+        if line.startswith("  "):
+            assert not found[-1].endswith("\n"), stderr
+            found[-1] += f": {line[2:]}\n"
+        else:
+            assert line.startswith("ERROR: Error signing "), stderr
+            found.append(line.removeprefix("ERROR: "))
+    return [line.rstrip("\n") for line in found]
 
 
 def misused(site: Site, *arguments: str, secrets: Sequence[str] = ()) -> str:

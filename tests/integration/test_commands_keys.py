@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -19,6 +20,7 @@ from .commands_support import (
     Dialogue,
     Gpg,
     assert_consistent,
+    change_database,
     done,
     failure,
     fingerprint_of,
@@ -144,6 +146,14 @@ def test_new_keys_in_pem(running: Site, kind: str, key: str) -> None:
     assert private.read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     assert running.path(f"server/keys/{fingerprint}.public.pem").read_bytes() == public
+
+
+def test_options_of_a_new_key_that_have_no_effect_are_told(running: Site, made: str) -> None:
+    words = ["new-key", made, "--key-type", "ECC", "--gnupg-expire-date", "2099-01-02"]
+    result = running.sigul(*words, secrets=[ADMIN, "made-pw"])
+    assert result.stderr.decode() == (
+        "WARNING: --gnupg-expire-date has no effect: ECC keys have neither name nor expiry\n"
+    )
 
 
 def test_new_key_prints_the_public_key_in_pem(running: Site, made: str) -> None:
@@ -345,6 +355,77 @@ def test_the_same_key_is_not_imported_twice(
         done(running, command[0], made, *command[1:], secrets=secrets)
         done(running, "get-public-key", made, secrets=["made-pw"])
         done(running, "delete-key", made, secrets=[ADMIN])
+
+
+def forgotten(site: Site, name: str) -> None:
+    """Have the database forget a key, as a `delete-key` of 1.2 did that left it in the store."""
+    change_database(
+        site, "DELETE FROM key_accesses WHERE key_id = (SELECT id FROM keys WHERE name = ?)", name
+    )
+    change_database(site, "DELETE FROM keys WHERE name = ?", name)
+
+
+@pytest.mark.parametrize("kind", ["gnupg", "ECC"])
+def test_a_key_that_was_left_in_the_store_is_taken_over(
+    running: Site, gpg: Gpg, made: str, kind: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(
+        gpg.secret_key(gpg.make_key("left", "file-pw"), "file-pw")
+        if kind == "gnupg"
+        else _pem("ECC", "PKCS#8", "file-pw")
+    )
+    command = ["import-key", made, "--key-type", kind, str(file)]
+    before = secret_parts(running)
+    done(running, *command, secrets=[ADMIN, "file-pw", "old-pw"])
+    public = done(running, "get-public-key", made, secrets=["old-pw"])
+    forgotten(running, made)
+    refused(running, NO_KEY, "delete-key", made, secrets=[ADMIN])
+    # A wrong passphrase takes nothing over.
+    left = secret_parts(running)
+    failure(running, *command, secrets=[ADMIN, "wrong", "new-pw"])
+    assert secret_parts(running) == left
+    done(running, *command, secrets=[ADMIN, "file-pw", "new-pw"])
+    assert_consistent(running)
+    assert done(running, "get-public-key", made, secrets=["new-pw"]) == public
+    if kind == "gnupg":  # with the new passphrase, which is not the one that it had
+        done(running, "sign-text", made, str(file), secrets=["new-pw"])
+    done(running, "delete-key", made, secrets=[ADMIN])
+    assert_consistent(running)
+    assert secret_parts(running) == before
+
+
+@pytest.mark.parametrize("kind", ["gnupg", "ECC"])
+def test_a_key_that_is_deleted_half_way_is_deleted_in_the_end(
+    running: Site, made: str, kind: str
+) -> None:
+    """A directory stands where a file is to go. Meanwhile other keys are made and deleted."""
+    before = secret_parts(running)
+    done(running, "new-key", made, "--key-type", kind, secrets=[ADMIN, "made-pw"])
+    fingerprint = str(key_row(running, made)[1])
+    if kind == "gnupg":
+        (part, *_) = {*secret_parts(running)} - before
+        file = running.path("server/gnupg/private-keys-v1.d") / part
+    else:
+        file = running.path(f"server/keys/{fingerprint}.public.pem")
+    file.unlink()
+    (file / "in the way").mkdir(parents=True)
+    said = (
+        f"Unknown error: key '{made}' can no longer be used, but the server could not delete all of"
+        " its files; mend what its log names, then run delete-key again"
+    )
+    for _ in range(2):
+        refused(running, said, "delete-key", made, secrets=[ADMIN])
+    refused(running, NO_KEY, "delete-key", "never-there", secrets=[ADMIN])
+    assert rows(running, "SELECT * FROM keys WHERE name = ?", made) == []
+    done(running, "new-key", "meanwhile", secrets=[ADMIN, "made-pw"])
+    done(running, "delete-key", "meanwhile", secrets=[ADMIN])
+    refused(running, said, "delete-key", made, secrets=[ADMIN])
+    shutil.rmtree(file)
+    done(running, "delete-key", made, secrets=[ADMIN])
+    assert secret_parts(running) == before
+    assert_consistent(running)
+    refused(running, NO_KEY, "delete-key", made, secrets=[ADMIN])
 
 
 def test_a_file_that_is_too_large_or_missing_is_found_before_any_request(

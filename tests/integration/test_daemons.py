@@ -141,7 +141,7 @@ def test_what_keeps_a_daemon_from_the_background_is_told(site: Site) -> None:
             if program == "bridge":
                 end(site, "bridge")
             result = site.run(*background(site, program), stdin=b"", code=1)
-            assert result.stderr == b"Error: Provided NSS password is incorrect\n"
+            assert result.stderr == b"Provided NSS password is incorrect\n"
             assert not site.path(f"run/sigul_{program}.pid").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from tests.site import Site, module
 
-from .commands_support import ADMIN, Dialogue, done, error_line, rows
+from .commands_support import ADMIN, WHOLE_LINES, Dialogue, done, error_line, rows
 
 PROGRAMS = ("sigul", "bridge", "server", "server_add_admin")
 #: Whose configuration and NSS database each program uses.
@@ -62,7 +63,7 @@ def said(result: subprocess.CompletedProcess[bytes], program: str) -> str:
     lines = [
         re.sub(r"^\S+Z ERROR \[\d+\] |^Error: ", "", line)
         for line in result.stderr.decode().splitlines()
-        if " ERROR " in line or line.startswith("Error: ")
+        if " ERROR " in line or line.startswith("Error: ") or line in WHOLE_LINES
     ]
     assert len(lines) == 1, result.stderr.decode()
     assert "Traceback" not in result.stderr.decode()
@@ -156,7 +157,7 @@ def test_the_nss_password_is_asked_for_first(configured: Callable[..., Site]) ->
         assert dialogue.end().endswith("\nadmin\n")
         dialogue = Dialogue.of_sigul(site, "list-users")
         dialogue.answer("NSS database password", "wrong")
-        assert dialogue.end(code=1).endswith("\nError: Provided NSS password is incorrect\n")
+        assert dialogue.end(code=1).endswith("\nProvided NSS password is incorrect\n")
 
 
 @pytest.mark.parametrize("program", ["bridge", "server"])
@@ -387,3 +388,14 @@ def test_a_gnupg_home_that_others_may_read_is_refused(site: Site) -> None:
     home.mkdir(mode=0o700)
     site.start_bridge()
     site.start_server()
+
+
+def test_a_gnupg_home_and_a_directory_of_keys_that_are_missing_are_made(site: Site) -> None:
+    for name in ("gnupg", "keys"):
+        shutil.rmtree(site.path(f"server/{name}"))
+    site.start_bridge()
+    site.start_server()
+    for name in ("gnupg", "keys"):
+        assert stat.S_IMODE(site.path(f"server/{name}").stat().st_mode) == 0o700
+    for kind in ("gnupg", "ECC"):
+        done(site, "new-key", kind, "--key-type", kind, secrets=[ADMIN, "k-pw"])

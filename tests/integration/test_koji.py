@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.koji_hub import KojiHub, gssapi_stand_in
-from tests.site import Site, free_port, wait_until
+from tests.site import PROGRAM_SECONDS, Site, free_port, nul, wait_until
 
-from .commands_support import ADMIN, done, error_line, failure, leftovers
+from .commands_support import ADMIN, done, error_line, failure, leftovers, signing_errors
 from .rpm_support import Rpm, build
 from .test_sign_rpm import head_of, sigmd5
 
@@ -152,8 +154,8 @@ def test_many_are_fetched(
     words = ["sign-rpms", "-o", str(out), "k", *packages, str(unknown), "none-1-1.noarch"]
     result = running.sigul(*words, secrets=["k-pw"], code=1)
     assert re.fullmatch(
-        r"Error signing none-1-1.noarch: Koji at \S+ has no RPM none-1-1.noarch; .*\n",
-        result.stderr.decode(),
+        r"Error signing none-1-1.noarch: Koji at \S+ has no RPM none-1-1.noarch: .*",
+        *signing_errors(result.stderr),
     )
     made = {package.name: package for package in [*packages.values(), unknown]}
     assert {path.name for path in out.iterdir()} == made.keys()
@@ -218,8 +220,8 @@ def test_a_server_that_takes_no_md5_alone(
         assert line.startswith("Missing RPM file authentication by client: its rpm-sigmd5 is MD5")
         out = tmp_path / "out"
         words = ["sign-rpms", "-o", str(out), "k", SAMPLE, str(packages["epochal-1.2-3.noarch"])]
-        refused = site.sigul(*words, secrets=["k-pw"], code=1).stderr.decode()
-        assert refused == f"Error signing {SAMPLE}: {line}\n"
+        refused = site.sigul(*words, secrets=["k-pw"], code=1).stderr
+        assert signing_errors(refused) == [f"Error signing {SAMPLE}: {line}"]
         assert [path.name for path in out.iterdir()] == ["epochal-1.2-3.noarch.rpm"]
         file = str(tmp_path / "from-a-file.rpm")
         done(site, "sign-rpm", "-o", file, "k", str(packages[SAMPLE]), secrets=["k-pw"])
@@ -237,7 +239,7 @@ def sign_and_fail(site: Site, nevra: str, many: bool, directory: Path) -> str:
     result = site.sigul(
         "sign-rpms", "-o", str(out), "k", nevra, "epochal-1.2-3.noarch", secrets=["k-pw"], code=1
     )
-    (line,) = result.stderr.decode().splitlines()
+    (line,) = signing_errors(result.stderr)
     # The other one is signed all the same.
     (signed,) = out.iterdir()
     assert signed.name == "epochal-1.2-3.noarch.rpm"
@@ -277,12 +279,41 @@ def test_a_signature_is_stored(
     assert len(hub.state.signatures) == 2
 
 
+#: `sigul`, which as 1.2's does not name the RPMs that it sends.
+NAMELESS = """
+import sys
+from sigul_stack.client.rpm_packages import RPMOptions
+named = RPMOptions.fields_of
+RPMOptions.fields_of = lambda self, head, remote: named(self, None, remote)
+from sigul_stack.cli.sigul import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+def test_a_head_without_a_name_is_stored_by_its_own(
+    running: Site, hub: KojiHub, packages: dict[str, Path], many: bool, tmp_path: Path
+) -> None:
+    files = list(map(str, packages.values()))[: 3 if many else 1]
+    words = ["sign-rpms" if many else "sign-rpm", "--store-in-koji", "--koji-only"]
+    result = subprocess.run(
+        [sys.executable, "-c", NAMELESS, "--batch", "-c", str(running.path("client.conf")), *words,
+         "--head-signing", "k", *files],
+        input=nul("k-pw"), env=running.environment, capture_output=True, timeout=PROGRAM_SECONDS,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert len(hub.state.signatures) == len(files)
+
+
+@pytest.mark.parametrize("options", [[], ["--head-signing"]], ids=["whole", "head"])
 @pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
 def test_fetched_stored_and_not_returned(
-    running: Site, hub: KojiHub, packages: dict[str, Path], rpm: Rpm, many: bool, tmp_path: Path
-) -> None:
+    running: Site, hub: KojiHub, packages: dict[str, Path], rpm: Rpm, many: bool,
+    options: list[str], tmp_path: Path,
+) -> None:  # fmt: skip
     names = [*packages] if many else [SAMPLE]
-    words = ["sign-rpms" if many else "sign-rpm", "--store-in-koji", "--koji-only", "k", *names]
+    words = ["sign-rpms" if many else "sign-rpm", "--store-in-koji", "--koji-only", *options]
+    words += ["k", *names]
     assert done(running, *words, secrets=["k-pw"], cwd=tmp_path) == b""
     assert list(tmp_path.iterdir()) == []
     assert len(hub.state.signatures) == len(names)
@@ -315,7 +346,7 @@ def test_a_signature_that_cannot_be_stored_is_an_error(
         files = [str(packages[SAMPLE]), *files, str(packages["epochal-1.2-3.noarch"])]
     result = running.sigul(*words, "k", *files, secrets=["k-pw"], code=1)
     reason = r"the bridge says: Koji at \S+ has no RPM unknown-1.2-3.noarch; check its name\n"
-    start = f"Error signing {unknown}: " if many else "Error: "
+    start = f"ERROR: Error signing {unknown}: " if many else "Error: "
     assert re.fullmatch(re.escape(start) + reason, result.stderr.decode())
     assert len(hub.state.signatures) == (2 if many else 0)
     if "--koji-only" not in options:
@@ -398,7 +429,7 @@ def test_a_hub_that_is_not_there(
         # The request that needs no hub is not disturbed.
         words = ["sign-rpms", "-o", str(tmp_path / "out"), "k", path, "epochal-1.2-3.noarch"]
         result = site.sigul(*words, secrets=["k-pw"], code=1)
-        (line,) = result.stderr.decode().splitlines()
+        (line,) = signing_errors(result.stderr)
         assert line.startswith(
             f"Error signing epochal-1.2-3.noarch: the bridge says: Koji at {nowhere}"
         )

@@ -21,6 +21,7 @@ from sigul_stack.formats.rpm_head import (
     HeaderEntry,
     Region,
     encode_header,
+    parse_signature,
     read_head,
 )
 from sigul_stack.keystore.gnupg import UserId
@@ -157,14 +158,29 @@ def test_what_a_package_says_of_itself_is_told_as_one_line(
     assert refused.message == r"the RPM's version is '1\n\x1b[2J\u202e', and not '1'"
 
 
-def test_an_md5_says_nothing_of_a_head(signer: RPMSigner, package: bytes) -> None:
+def test_with_head_signing_what_follows_the_head_does_not_matter(
+    signer: RPMSigner, package: bytes
+) -> None:
+    """Clients of 1.2 send all of an RPM, and their bridges the head and some bytes behind it."""
     head = package[: head_of(package).length]
     heads = replace(signer, head_only=True)
-    assert signed(heads, head, ExpectedPackage(sigmd5=md5_of(package)))
-    wrong = replace(UNAUTHENTICATED, sigmd5=md5_of(package))
-    assert refusal(heads, head, wrong).status == Status.UNAUTHENTICATED_RPM
-    assert refusal(heads, package).status == Status.CORRUPT_RPM
+    alone = replace(UNAUTHENTICATED, sigmd5=md5_of(package))
+    for sent in (head, package, package[: len(head) + 100], head + b"garbage"):
+        for expected in (ExpectedPackage(sigmd5=md5_of(package)), alone):
+            made = signed(heads, sent, expected)
+            assert parse_signature(head[:96] + made + head[head_of(package).main_offset :])
+    # An RPM that is there whole is the one of its MD5.
+    refused = refusal(heads, changed_payload(package), alone)
+    assert refused.status == Status.UNAUTHENTICATED_RPM
+    other = replace(UNAUTHENTICATED, sigmd5=bytes(16))
+    assert refusal(heads, head, other).status == Status.CORRUPT_RPM
+    assert refusal(heads, head, UNAUTHENTICATED).status == Status.UNAUTHENTICATED_RPM
     assert refusal(heads, head[:-1]).status == Status.CORRUPT_RPM
+
+
+def changed_payload(package: bytes) -> bytes:
+    """The package with another last byte."""
+    return package[:-1] + bytes([package[-1] ^ 1])
 
 
 # ----------------------------------------------------------------------------- unusual packages

@@ -21,6 +21,7 @@ from tests.site import Site
 from .commands_support import (
     ADMIN,
     AUTHENTICATION,
+    Dialogue,
     done,
     failure,
     leftovers,
@@ -316,7 +317,43 @@ def test_a_zero_length_package_is_refused_before_anything_is_asked_for(
     empty.touch()
     text = f"Cannot sign zero-length RPM file {empty}"
     refused(site, text, "sign-rpm", "rsa", str(empty))  # this site does not run
-    refused(site, text, "sign-rpms", "-o", str(tmp_path / "out"), "rsa", str(empty))
+    words = ["sign-rpms", "-o", str(tmp_path / "out"), "rsa", str(empty)]
+    said = site.sigul(*words, code=1).stderr.decode()
+    assert said == f"ERROR: Error signing {empty}: Error: {text}\n"
+
+
+def test_a_hard_link_that_keeps_the_unsigned_package_is_told(
+    running: Site, rpm: Rpm, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    package, link = tmp_path / "package.rpm", tmp_path / "link.rpm"
+    shutil.copy(packages["binary"], package)
+    link.hardlink_to(package)
+    result = running.sigul("sign-rpm", "rsa", str(package), secrets=["rsa-pw"])
+    assert result.stderr.decode() == (
+        f"WARNING: '{package}' had 1 more names (hard links): what they name is as it was; copy it"
+        " there\n"
+    )
+    assert len(rpm.signatures(package)) == 1
+    assert link.read_bytes() == packages["binary"].read_bytes()
+
+
+def test_both_passphrases_are_asked_for_by_the_prompt_that_scripts_know(
+    running: Site, rpm: Rpm, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    package = tmp_path / "package.rpm"
+    shutil.copy(packages["binary"], package)
+    words = ["sign-rpm", "--file-signing-key", "ima", "rsa", str(package)]
+    dialogue = Dialogue.of_sigul(running, *words)
+    dialogue.answer("Key passphrase", "rsa-pw")
+    dialogue.answer("Of the file signing key:\r\nKey passphrase", "ima-pw")
+    dialogue.end()
+    assert len(rpm.signatures(package)) == 1
+
+
+def test_an_output_of_what_does_not_come_back_is_told(running: Site) -> None:
+    words = ["sign-rpm", "--store-in-koji", "--koji-only", "-o", "x", "rsa", "none-1-1.noarch"]
+    first = running.sigul(*words, secrets=["rsa-pw"], code=1).stderr.decode().splitlines()[0]
+    assert first == "WARNING: -o/--output has no effect: with --koji-only nothing comes back"
 
 
 #: Sends `sign-rpm` with any fields: NSS is opened in a process of its own.
@@ -386,6 +423,21 @@ def test_an_rpm_that_nothing_speaks_for_is_refused_once_rights_are_checked(
     assert send(running, tmp_path / "no.rpm", without_hash="true") == b"12 None\n"
 
 
+def test_the_ways_in_which_peers_of_1_2_do_head_signing(
+    running: Site, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    """A client sends all of the RPM; of one of Koji's, a bridge the head and what is close by."""
+    package = packages["binary"]
+    assert send(running, package, head_signing="true").startswith(b"0 ")
+    head = tmp_path / "head"
+    head.write_bytes(package.read_bytes()[: head_of(package).length + 16])
+    digest = "hex:" + sigmd5(package).hex()
+    koji = {"head_signing": "true", "without_hash": "true"}
+    assert send(running, head, **koji, rpm_sigmd5=digest).startswith(b"0 ")
+    assert send(running, head, **koji, rpm_sigmd5="hex:" + "00" * 16).startswith(b"11 ")
+    assert send(running, head, **koji) == b"12 None\n"
+
+
 def test_where_koji_is_not_set_up(
     running: Site, packages: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,7 +454,9 @@ def test_where_koji_is_not_set_up(
     )
     words = ["sign-rpms", "--store-in-koji", "-o", out, "rsa", package]
     line = running.sigul(*words, secrets=secrets, code=1).stderr.decode()
-    assert line.startswith(f"Error signing {package}: the bridge says: Koji: its configuration: ")
+    assert line.startswith(
+        f"ERROR: Error signing {package}: the bridge says: Koji: its configuration: "
+    )
     assert list(Path(out).iterdir()) == []
     # Without the library, only what needs it fails.
     missing = tmp_path / "missing"

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sigul_stack.client.rpm_exchange import RPMExchange
-from sigul_stack.client.rpm_packages import Package, RPMOptions
+from sigul_stack.client.rpm_packages import Package, RPMOptions, sent_of
 from sigul_stack.errors import PeerClosed, SigulError
 from sigul_stack.formats.rpm_head import EntryType, HeaderEntry, Region, encode_header, padded
 from sigul_stack.kojihub import NEVRA, HubRPM
@@ -176,6 +179,15 @@ def test_a_package_whose_name_cannot_be_sent_costs_itself(
     assert outputs(tmp_path) == {"0": spliced, "2": spliced}
 
 
+@given(st.integers(200, 20_000), st.integers(0, 20_000))
+def test_with_head_signing_a_bridge_of_1_2_cuts_off_nothing(length: int, payload: int) -> None:
+    """It reads in steps of 4096 bytes until it has 16 more than the head, or there are no more."""
+    size, read = length + payload, 0
+    while read < length + 16 and read < size:
+        read = min(read + 4096, size)
+    assert sent_of(SimpleNamespace(length=length), size) == read  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("behind", [bytes(8), b"\0\0\1", b"x"])
 def test_more_than_a_signature_header_is_not_put_in(tmp_path: Path, behind: bytes) -> None:
     (package,) = packages(tmp_path, 1)
@@ -237,7 +249,7 @@ def test_a_server_that_ends_early_is_told_for_what_is_left(tmp_path: Path) -> No
     (tmp_path / "more").mkdir()
     told = run(packages(tmp_path / "more", 2), leaves)
     for name in ("0", "1"):
-        assert str(told[name]).startswith(f"{NO_REPLY}: ")
+        assert str(told[name]).startswith(f"{NO_REPLY}; ")
 
 
 def test_a_file_that_becomes_shorter_costs_itself(tmp_path: Path) -> None:

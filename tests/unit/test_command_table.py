@@ -224,8 +224,8 @@ def test_two_dashes_protect_operands_that_begin_with_one(
         ("user-info -- -dash -x", "error: unrecognized arguments: -x\n"),
         ("list-users -- --", "error: unrecognized arguments: --\n"),
         ("sign-text k f --armor", "unrecognized arguments: --armor"),
-        ("grant-key-access k u -c test", "Client-side binding requires a passphrase file: give -w"),
-        ("change-passphrase k -c test -c test -b test", "requires a passphrase file: give -w"),
+        ("grant-key-access k u -c test", "Client-side binding requires a passphrase file\n"),
+        ("change-passphrase k -c test -c test -b test", "requires a passphrase file\n"),
         (f"{CERTIFICATE} --validity 0y -s CN=x", "not a number of years such as 10y"),
         (f"{CERTIFICATE} --validity 1 -s CN=x", "not a number of years such as 10y"),
         (f"{CERTIFICATE} -s CN=x", "required: --validity"),
@@ -614,9 +614,8 @@ def test_a_wrong_nss_password_and_no_database(home: Path) -> None:
     configuration = home / ".sigul" / "client.conf"
     text = configuration.read_text()
     configuration.write_text(text.replace("nss-pw", "hidden"))
-    error = error_of(sigul(home, "--batch", "list-users", given=b"x\0"))
-    assert "Provided NSS password is incorrect" in error
-    assert "hidden" not in error
+    result = sigul(home, "--batch", "list-users", given=b"x\0")
+    assert (result.returncode, result.stderr) == (1, b"Provided NSS password is incorrect\n")
     configuration.write_text(text.replace("nss-dir: ", f"nss-dir: {home}/none"))
     assert "does not contain a valid NSS database" in error_of(sigul(home, "list-users"))
 
@@ -627,8 +626,8 @@ def test_an_nss_password_that_is_not_configured_comes_first(home: Path) -> None:
     configuration = home / ".sigul" / "client.conf"
     text = configuration.read_text()
     configuration.write_text(text.replace("nss-password: nss-pw\n", ""))
-    error = error_of(sigul(home, "--batch", "list-users", given=b"wrong\0x\0"))
-    assert "Provided NSS password is incorrect" in error
+    result = sigul(home, "--batch", "list-users", given=b"wrong\0x\0")
+    assert (result.returncode, result.stderr) == (1, b"Provided NSS password is incorrect\n")
     error = error_of(sigul(home, "--batch", "list-users", given=b"nss-pw\0"))
     assert "Administrator's password" in error
 
@@ -644,7 +643,7 @@ def test_the_passphrase_file_is_read_by_the_program(home: Path) -> None:
     assert lines[0] == (
         "WARNING: Failed to unbind with any of the following: method: test, args: {}"
     )
-    assert lines[1].startswith("Error: Unable to unbind the passphrase on the client")
-    assert len(lines) == 2
+    assert lines[1] == "Unable to unbind the passphrase on the client"
+    assert len(lines) == 3  # the last one says why
     assert "hidden" not in result.stderr.decode()
     assert not (home / "out").exists()

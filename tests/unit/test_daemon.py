@@ -158,7 +158,7 @@ def test_an_error_at_start_is_the_starters(site: Site) -> None:
         "def work(control): raise NSSError('Provided NSS password is incorrect')\nrun(work)"
     )
     assert result.returncode == 1
-    assert result.stderr == "Error: Provided NSS password is incorrect\n"
+    assert result.stderr == "Provided NSS password is incorrect\n"
     assert not site.pid_file.exists()
     assert "ERROR" in site.log
     assert "Provided NSS password is incorrect" in site.log

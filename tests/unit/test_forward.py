@@ -450,6 +450,26 @@ def test_a_client_that_closes_its_side_after_the_request_gets_its_reply(
     assert b"".join(of_stream(got["reply"], Stream.OUTER)) == reply()
 
 
+def test_a_client_that_closed_its_side_and_is_reset_then_ends_the_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of a process that was killed: the kernel closes one side, and answers no more later."""
+    monkeypatch.setattr(forward, "LOOK_SECONDS", 0.01)
+    joint = join(length=4)
+    joint.client.write(outer(b"text") + inner(b"fields") + INNER_END + OUTER_END, LONG)
+    joint.client.end_writing()
+
+    def server() -> None:
+        read_through_outer_end(joint.server)
+        joint.client.abort()
+
+    with in_background(server), pytest.raises(PeerClosed, match="client left"):
+        joint.run()
+    with pytest.raises(PeerClosed):
+        while joint.server.read(1000, 1):
+            pass
+
+
 def test_a_client_that_leaves_in_the_middle_ends_the_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

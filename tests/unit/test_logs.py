@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sigul_stack.cli.logs import set_up_client, set_up_daemon
-from sigul_stack.errors import ConfigurationError, as_word, printable, quoted
+from sigul_stack.cli.logs import MAX_KEPT, set_up_client, set_up_daemon, tell_kept
+from sigul_stack.cli.outcome import report
+from sigul_stack.errors import ConfigurationError, SigulError, as_word, printable, quoted
 from sigul_stack.logcontext import request_id
 
 log = logging.getLogger("sigul_stack.test")
@@ -40,11 +41,37 @@ def client_lines(verbosity: int) -> list[str]:
 def test_client_lines() -> None:
     assert client_lines(0) == ["WARNING: w", "ERROR: e\\nf"]
     assert client_lines(1) == ["INFO: i 1", "WARNING: w", "ERROR: e\\nf"]
-    lines = client_lines(2)
+    lines = client_lines(3)
     assert lines[:3] == ["DEBUG: d", "INFO: i 1", "WARNING: w"]
     assert len(lines) == 4
     assert lines[3].startswith("ERROR: e\\nf\\nTraceback (most recent call last):")
-    assert client_lines(3)[0] == "DEBUG: d"
+    assert client_lines(4)[0] == "DEBUG: d"
+
+
+def test_at_dash_v_twice_a_client_is_silent_unless_something_is_wrong(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert [line.partition("\\n")[0] for line in client_lines(2)] == ["WARNING: w", "ERROR: e"]
+    stream = io.StringIO()
+
+    def work() -> None:
+        log.info("i")
+        if fails:
+            raise SigulError("it failed")
+
+    for fails in (False, True):
+        set_up_client(2, stream)
+        assert report(work) == int(fails)
+    assert capsys.readouterr().err == "Error: it failed\n"
+    told = stream.getvalue().splitlines()
+    assert told[0] == "INFO: i"
+    assert told[1].startswith("DEBUG: where it failed:\\nTraceback")
+    assert len(told) == 2
+    set_up_client(2, stream)
+    for number in range(MAX_KEPT + 5):
+        log.info("line %d", number)
+    tell_kept()
+    assert len(stream.getvalue().splitlines()) == 2 + MAX_KEPT
 
 
 def test_daemon_lines_and_the_request_of_each() -> None:

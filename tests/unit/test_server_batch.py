@@ -162,9 +162,47 @@ def test_failures_cost_their_rpm_and_are_counted() -> None:
     answers = [
         {"status": u32(11), "message": b"why"}, {"status": u32(12)}, unknown, unknown, unknown,
     ]  # fmt: skip
-    assert found == b"".join(
-        reply(number, {"id": u32(number), **fields}) for number, fields in enumerate(answers)
-    ) + reply(5, {"id": u32(5), **OK}, b"signed rpm")
+    # The good one first: clients of 1.2 read no further than the first failure.
+    assert found == reply(0, {"id": u32(5), **OK}, b"signed rpm") + b"".join(
+        reply(number + 1, {"id": u32(number), **fields}) for number, fields in enumerate(answers)
+    )
+
+
+@pytest.mark.parametrize("most", [1, 2, 100])
+def test_no_more_failures_are_kept_than_there_may_be(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("sigul_stack.server.batch.MAX_KEPT_FAILURES", most)
+
+    def sign(subrequest: Subrequest) -> BinaryIO:
+        if subrequest.fields["id"] != u32(2):
+            raise RequestRefused(Status.CORRUPT_RPM)
+        return echo(subrequest)
+
+    order = {1: [0, 1, 2, 3], 2: [0, 1, 2, 3], 100: [2, 0, 1, 3]}[most]
+    assert exchange(b"".join(map(request, range(4))), sign) == b"".join(
+        reply(place, {"id": u32(2), **OK}, b"signed rpm")
+        if number == 2
+        else reply(place, {"id": u32(number), "status": u32(11)})
+        for place, number in enumerate(order)
+    )
+
+
+def test_where_the_right_has_ended_nothing_is_kept() -> None:
+    def sign(subrequest: Subrequest) -> BinaryIO:
+        number = int.from_bytes(subrequest.fields["id"], "big")
+        raise RequestRefused(Status.AUTHENTICATION_FAILED if number else Status.CORRUPT_RPM)
+
+    with served(sign, signing_threads=1) as (far, _, raised):
+        chunked = ChunkedStream(far, THREAD_SECONDS)
+        chunked.write(request(0) + request(1))
+        wanted = reply(0, {"id": u32(0), "status": u32(11)}) + reply(
+            1, {"id": u32(1), "status": u32(3)}
+        )
+        assert chunked.read_exactly(len(wanted)) == wanted
+        chunked.end()
+        assert chunked.read(1) == b""
+    assert raised == []
 
 
 @pytest.mark.parametrize(("start", "kept"), [("x", 125), ("xx", 125)])
@@ -226,8 +264,8 @@ def test_odd_fields_cost_the_rpm_that_has_them(odd: dict[str, bytes], told: byte
     assert exchange(sent, max_rpms_payloads_size=100) == b"".join(
         [
             reply(0, {"id": u32(0), **OK}, b"signed " + bytes(80)),
-            reply(1, {"id": u32(1), "status": u32(9), "message": told}),
-            reply(2, {"id": u32(2), **OK}, b"signed " + bytes(20)),
+            reply(1, {"id": u32(2), **OK}, b"signed " + bytes(20)),
+            reply(2, {"id": u32(1), "status": u32(9), "message": told}),
         ]
     )
 
@@ -236,10 +274,14 @@ def test_limits_cost_the_rpm_that_is_over_them() -> None:
     sent = b"".join(request(number, bytes(size)) for number, size in enumerate((60, 51, 50, 30)))
     found = exchange(sent, max_rpms_payloads_size=100, max_file_payload_size=55)
     # Over a file's limit; then within both; over both together; and the last one fits again.
-    assert found.startswith(reply(0, {"id": u32(0), **refusal(60, "max-file-payload-size", 55)}))
-    assert reply(1, {"id": u32(1), **OK}, b"signed " + bytes(51)) in found
-    assert reply(2, {"id": u32(2), **refusal(50, "max-rpms-payloads-size", 100)}) in found
-    assert found.endswith(reply(3, {"id": u32(3), **OK}, b"signed " + bytes(30)))
+    assert found == b"".join(
+        [
+            reply(0, {"id": u32(1), **OK}, b"signed " + bytes(51)),
+            reply(1, {"id": u32(3), **OK}, b"signed " + bytes(30)),
+            reply(2, {"id": u32(0), **refusal(60, "max-file-payload-size", 55)}),
+            reply(3, {"id": u32(2), **refusal(50, "max-rpms-payloads-size", 100)}),
+        ]
+    )
 
 
 def refusal(size: int, name: str, limit: int) -> dict[str, bytes]:

@@ -78,10 +78,8 @@ def _new_passphrase(prompt: str) -> SecretPrompt:
 
 def _binding_misuse(arguments: Arguments) -> str | None:
     if arguments.client_binding_method and arguments.write_passphrase_file is None:
-        return (
-            "Client-side binding requires a passphrase file: give"
-            " -w/--write-passphrase-file FILE with -c/--client-binding-method"
-        )
+        # Scripts compare this.
+        return "Client-side binding requires a passphrase file"
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..shared_arguments import Argument
@@ -10,6 +10,9 @@ from .planning import Arguments, Plan, Run
 
 #: The reason why arguments do not fit together, or None.
 Misuse = Callable[[Arguments], str | None]
+#: The options that have no effect beside the others, each in words that say why. 1.2 takes them, so
+#: that scripts may have them.
+Idle = Callable[[Arguments], Iterable[str]]
 
 
 def always(_arguments: Arguments) -> bool:
@@ -23,11 +26,13 @@ class SecretPrompt:
 
     `name` is its key in `Call.secrets`. A `new` one is asked for twice. One that a passphrase file
     may stand for (`from_file`) is not asked for where `-f` names such a file, and none where the
-    argument `file_argument` does.
+    argument `file_argument` does. `prompt` is what expect scripts look for, so that two secrets of
+    one command may have the same: `about` then tells a person which one it is, on a line before.
     """
 
     name: str
     prompt: str
+    about: str = ""
     new: bool = False
     from_file: bool = False
     file_argument: str = ""
@@ -44,6 +49,7 @@ class Command:
     arguments: tuple[Argument, ...]
     secrets: tuple[SecretPrompt, ...]
     misuse: Misuse | None
+    idle: Idle = lambda _arguments: ()
 
 
 class CommandGroup(list[Command]):
@@ -60,11 +66,12 @@ class CommandGroup(list[Command]):
         *arguments: Argument,
         secrets: Sequence[SecretPrompt] = (),
         misuse: Misuse | None = None,
+        idle: Idle = lambda _arguments: (),
     ) -> Callable[[Plan], Plan]:
         """Add a command whose plan the decorated function is."""
 
         def add(plan: Plan) -> Plan:
-            self.append(Command(name, help, plan, arguments, tuple(secrets), misuse))
+            self.append(Command(name, help, plan, arguments, tuple(secrets), misuse, idle))
             return plan
 
         return add
@@ -76,11 +83,14 @@ class CommandGroup(list[Command]):
         *arguments: Argument,
         secrets: Sequence[SecretPrompt],
         misuse: Misuse | None = None,
+        idle: Idle = lambda _arguments: (),
     ) -> Callable[[Run], Run]:
         """Add a command without files to plan: the decorated function is what is run."""
 
         def add(run: Run) -> Run:
-            self.planned(name, help, *arguments, secrets=secrets, misuse=misuse)(lambda _: run)
+            self.planned(name, help, *arguments, secrets=secrets, misuse=misuse, idle=idle)(
+                lambda _: run
+            )
             return run
 
         return add

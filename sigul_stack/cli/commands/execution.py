@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ...config.client import ClientSettings
 from ...errors import SigulError
 from ...secret import Secret
+from ..outcome import UNBIND_TEXT, UNBOUND_TEXT
 from ..secret_input import NSS_PASSWORD, SecretReader
 from .command import Command, SecretPrompt
 from .parsing import parser_of
@@ -42,6 +43,8 @@ class CommandContext:
 
 def execute(command: Command, arguments: Arguments, context: CommandContext) -> None:
     """Run `command`. Raises `SigulError`."""
+    for text in command.idle(arguments):
+        log.warning("%s", text)
     with contextlib.ExitStack() as resources:
         files = (context.passphrase_file, *(_own_file(it, arguments) for it in command.secrets))
         run = command.plan(
@@ -109,7 +112,7 @@ def read_secrets(
     if context.passphrase_file is not None and not any(
         prompt.from_file and prompt.name in secrets for prompt in command.secrets
     ):
-        log.info("-f has no use here: %s does not ask for a key passphrase", command.name)
+        log.warning("-f has no use here: %s does not ask for a key passphrase", command.name)
     return secrets
 
 
@@ -121,7 +124,7 @@ def _read(prompt: SecretPrompt, arguments: Arguments, context: CommandContext) -
         return _unbound_passphrase(file, context.settings)
     if prompt.new:
         return context.secrets.read_new(prompt.prompt)
-    return context.secrets.read(prompt.prompt)
+    return context.secrets.read(prompt.prompt, prompt.about)
 
 
 def _own_file(prompt: SecretPrompt, arguments: Arguments) -> Path | None:
@@ -142,9 +145,9 @@ def _unbound_passphrase(path: Path, settings: ClientSettings) -> Secret:
         ) from error
     bound = Secret(data.strip())
     if not is_bound(bound):
-        raise SigulError("Passphrase file is unbound!")
+        raise SigulError(UNBOUND_TEXT)
     binding = settings.binding
     try:
         return unbind(bound, enabled_methods(binding.enabled, binding.parameters, binding.secrets))
     except CannotUnbind as error:
-        raise SigulError(f"Unable to unbind the passphrase on the client: {error}") from error
+        raise SigulError(UNBIND_TEXT, str(error)) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..outcome import print_bytes, print_lines
 from ..shared_arguments import argument
 from .arguments import ADMIN_PASSWORD, KEY, date
 from .command import CommandGroup, SecretPrompt
-from .planning import Call, Planning, Run
+from .planning import Arguments, Call, Planning, Run
 
 COMMANDS = CommandGroup()
 
@@ -16,6 +18,15 @@ _KEY_ADMIN = argument(
 _KEY_TYPE = argument(
     "--key-type", choices=("gnupg", "ECC", "RSA"), help="the key's type (default: gnupg)"
 )
+
+
+def _idle_options_of_new_key(arguments: Arguments) -> Iterator[str]:
+    if arguments.key_type in (None, "gnupg"):
+        return
+    for name in ("name_real", "name_comment", "name_email", "expire_date"):
+        if getattr(arguments, f"gnupg_{name}") is not None:
+            option = f"--gnupg-{name.replace('_', '-')}"
+            yield f"{option} has no effect: {arguments.key_type} keys have neither name nor expiry"
 
 
 @COMMANDS.request("list-keys", "List keys", secrets=[ADMIN_PASSWORD])
@@ -40,6 +51,7 @@ def list_keys(call: Call) -> None:
         help="date at which a gnupg key expires (default: never)",
     ),
     secrets=[ADMIN_PASSWORD, SecretPrompt("passphrase", "New key passphrase", new=True)],
+    idle=_idle_options_of_new_key,
 )
 def new_key(call: Call) -> None:
     """Print the new key's public part."""

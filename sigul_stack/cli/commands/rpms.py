@@ -11,14 +11,15 @@ import dataclasses
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ...client.output_file import identity, identity_of
-from ...client.rpm_packages import Package, RPMOptions, zero_length
-from ...errors import SigulError
+from ...client.rpm_packages import Package, RPMOptions, ZeroLengthRPM
+from ...errors import RequestRefused, SigulError, status_text
 from ...kojihub import NEVRA, Hub, HubAccess
+from ...secret import Secret
 from ..outcome import Failures
 from ..shared_arguments import argument
 from .arguments import KEY, PASSPHRASE
@@ -42,7 +43,8 @@ _SECRETS = (
     PASSPHRASE,
     SecretPrompt(
         "file_signing_key_passphrase",
-        "File signing key passphrase",
+        PASSPHRASE.prompt,
+        "of the file signing key",
         file_argument="file_signing_key_passphrase_file",
         when=_signs_files,
     ),
@@ -89,6 +91,11 @@ def _misuse(arguments: Arguments) -> str | None:
     return None
 
 
+def _idle(arguments: Arguments) -> Iterator[str]:
+    if arguments.koji_only and arguments.output is not None:
+        yield "-o/--output has no effect: with --koji-only nothing comes back"
+
+
 def _misuse_of_many(arguments: Arguments) -> str | None:
     if arguments.output is None and not arguments.koji_only:
         return "-o/--output DIR is needed, for the signed RPMs"
@@ -98,7 +105,7 @@ def _misuse_of_many(arguments: Arguments) -> str | None:
 # -------------------------------------------------------------------------------- RPMs are found
 
 
-def _look(name: str, look: Callable[[Path], Opened], *, head_signing: bool) -> Opened | NEVRA:
+def _look(name: str, look: Callable[[Path], Opened]) -> Opened | NEVRA:
     """Call `look` on the file `name`; its name in Koji where there is none. Raises `SigulError`."""
     try:
         return look(Path(name))
@@ -109,30 +116,29 @@ def _look(name: str, look: Callable[[Path], Opened], *, head_signing: bool) -> O
                 f"'{name}' cannot be read: {error.strerror}",
                 "name a file that you may read, or an RPM of Koji's as NAME-VERSION-RELEASE.ARCH",
             ) from error
-    if head_signing:
-        raise SigulError(
-            f"'{name}' is to come from Koji, where only whole RPMs are to be had",
-            "leave --head-signing out",
-        )
     return nevra
 
 
 def _refuse_empty(name: str, state: os.stat_result) -> None:
     if stat.S_ISREG(state.st_mode) and not state.st_size:
-        raise zero_length(name)
+        raise ZeroLengthRPM(name)
 
 
-def _options(call: Call) -> RPMOptions:
-    arguments = call.arguments
+def _options(arguments: Arguments, secret: Secret | None = None) -> RPMOptions:
+    """The options that the arguments ask for; `secret` is the file signing key's passphrase."""
     return RPMOptions(
         file_signing_key=arguments.file_signing_key,
-        file_signing_key_passphrase=call.secrets.get("file_signing_key_passphrase"),
+        file_signing_key_passphrase=secret,
         head_signing=arguments.head_signing,
         v3_signature=arguments.v3_signature,
         store_in_koji=arguments.store_in_koji,
         returned=not arguments.koji_only,
         koji_instance=arguments.koji_instance,
     )
+
+
+def _options_of(call: Call) -> RPMOptions:
+    return _options(call.arguments, call.secrets.get("file_signing_key_passphrase"))
 
 
 @contextlib.contextmanager
@@ -169,31 +175,33 @@ def _hub(settings: ClientSettings, instance: str | None) -> Iterator[Callable[[]
     *_OPTIONS,
     secrets=_SECRETS,
     misuse=_misuse,
+    idle=_idle,
 )
 def sign_rpm(planning: Planning) -> Run:
     """Open the RPM, where it is a file, and the output."""
     arguments = planning.arguments
     name = arguments.rpm
-    found = _look(name, lambda path: path.open("rb"), head_signing=arguments.head_signing)
+    found = _look(name, lambda path: path.open("rb"))
     if isinstance(found, NEVRA):
         return _plan_remote(planning, found)
     source = planning.keep_input(Path(name), found)
     _refuse_empty(name, source.state)
     output = None if arguments.koji_only else planning.open_successor(source)
     return lambda call: call.client.sign_rpm(
-        arguments.key, call.secrets["passphrase"], source.seekable(), output, _options(call)
+        arguments.key, call.secrets["passphrase"], source.seekable(), output, _options_of(call)
     )
 
 
 def _plan_remote(planning: Planning, nevra: NEVRA) -> Run:
     arguments = planning.arguments
+    _options(arguments).check_remote()
     output = None if arguments.koji_only else planning.open_output(binary=True)
 
     def run(call: Call) -> None:
         with _hub(call.settings, arguments.koji_instance) as hub:
             remote = hub().rpm(nevra)
         call.client.sign_koji_rpm(
-            arguments.key, call.secrets["passphrase"], remote, output, _options(call)
+            arguments.key, call.secrets["passphrase"], remote, output, _options_of(call)
         )
 
     return run
@@ -218,19 +226,22 @@ def _plan_remote(planning: Planning, nevra: NEVRA) -> Run:
     *_OPTIONS,
     secrets=_SECRETS,
     misuse=_misuse_of_many,
+    idle=_idle,
 )
 def sign_rpms(planning: Planning) -> Run:
     """Check the RPMs, and that none would take another's place; make the output's directory.
 
     An RPM that cannot be signed costs itself, and is told of later, as long as another is left.
     """
-    arguments = planning.arguments
+    arguments, options = planning.arguments, _options(planning.arguments)
     found: dict[str, os.stat_result | NEVRA | SigulError] = {}
     names: dict[str, str] = {}
     for rpm in arguments.rpm:
         try:
-            state = _look(rpm, _readable, head_signing=arguments.head_signing)
-            if not isinstance(state, NEVRA):
+            state = _look(rpm, _readable)
+            if isinstance(state, NEVRA):
+                options.check_remote()
+            else:
                 _refuse_empty(rpm, state)
         except SigulError as error:
             found[rpm] = error
@@ -281,11 +292,22 @@ def _check_targets(
             )
 
 
+class _Failures(Failures):
+    """Failures of RPMs: each in the line that scripts of 1.2 know, and what explains it behind."""
+
+    def lines(self, what: str | Path, error: SigulError) -> Sequence[str]:
+        """See `Failures.lines`."""
+        text, explained = error.problem, error.cure
+        if isinstance(error, RequestRefused):
+            text, explained = status_text(error.status), error.message or ""
+        elif isinstance(error, ZeroLengthRPM):
+            text = f"Error: {text}"
+        return [f"ERROR: Error signing {what}: {text}", *([f"  {explained}"] if explained else [])]
+
+
 def _fail_all(errors: Mapping[str, SigulError]) -> None:
-    """None of the RPMs can be signed: raise the only error, or a line for each."""
-    if len(errors) == 1:
-        raise next(iter(errors.values()))
-    failures = Failures()
+    """None of the RPMs can be signed: a line for each."""
+    failures = _Failures()
     for rpm, error in errors.items():
         failures.tell(rpm, error)
     failures.end("no RPM is left to sign")
@@ -297,7 +319,7 @@ def _sign_many(
     targets: Mapping[str, Path],
 ) -> None:
     """Sign what was found, in one request; a line on standard error for each that failed."""
-    failures = Failures()
+    failures = _Failures()
     arguments = call.arguments
     packages = []
     with _hub(call.settings, arguments.koji_instance) as hub:
@@ -316,7 +338,7 @@ def _sign_many(
             arguments.key,
             call.secrets["passphrase"],
             packages,
-            _options(call),
+            _options_of(call),
             done=lambda package, error: failures.tell(package.source, error),
         )
     failures.end("not all RPMs were signed")

@@ -317,7 +317,9 @@ _CERTIFICATE_NAME = matching("[A-Za-z]+", "a certificate's name: ASCII letters")
         argument(f"--subject-{part}", metavar=metavar, help=f"the subject's {part}")
         for part, metavar in _SUBJECT_PARTS.items()
     ),
-    secrets=[SecretPrompt("passphrase", "Issuer key passphrase", from_file=True)],
+    secrets=[
+        SecretPrompt("passphrase", PASSPHRASE.prompt, "of the issuer's key", from_file=True),
+    ],
     misuse=_subject_misuse,
 )
 def sign_certificate(call: Call) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,8 +127,16 @@ class GnuPGHome(GnuPG):
             move_in(self, scratch, keys[0])
             return keys[0].fingerprint
 
-    def import_secret(self, data: bytes, file_passphrase: Secret, passphrase: Secret) -> str:
+    def import_secret(
+        self,
+        data: bytes,
+        file_passphrase: Secret,
+        passphrase: Secret,
+        known: Container[str] | None = None,
+    ) -> str:
         """Import the secret key in `data`, protect it with `passphrase`; return its fingerprint.
+
+        It takes the place of the same key in the home, where that is not among the `known` ones.
 
         `data` is an OpenPGP secret key, armoured or not, whose passphrase is `file_passphrase`
         (which does not matter if it has none). Raises `RequestRefused`: invalid import, import
@@ -155,8 +163,12 @@ class GnuPGHome(GnuPG):
                             agent.change_passphrase(part.keygrip, file_passphrase, passphrase)
                         except WrongPassphrase:
                             raise RequestRefused(Status.IMPORT_PASSPHRASE_ERROR) from None
-            move_in(self, scratch, key)
+            move_in(self, scratch, key, replace=known is not None and key.fingerprint not in known)
             return key.fingerprint
+
+    def has_any_of(self, fingerprint: str) -> bool:
+        """Whether the key, or what is left of it, is here."""
+        return self.key(fingerprint) is not None
 
     def delete(self, fingerprint: str) -> None:
         """Delete the key, secret and public. One that is not there is only logged.

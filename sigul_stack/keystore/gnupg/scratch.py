@@ -68,17 +68,23 @@ def _remove(scratch: GnuPG) -> None:
     forget_short_path(scratch.path)
 
 
-def move_in(home: GnuPG, scratch: GnuPG, key: ListedKey) -> None:
+def move_in(home: GnuPG, scratch: GnuPG, key: ListedKey, *, replace: bool = False) -> None:
     """Put the complete `key` of `scratch` into `home`.
 
-    Raises `RequestRefused` (already exists) if it, or a part of it, is there; `KeystoreError`
+    With `replace` it may take the place of the same key, whose public part stays. Raises
+    `RequestRefused` (already exists) if it, or a part of it, is there; `KeystoreError`
     where anything fails, and then nothing of it is left in `home`.
     """
     public = scratch.export(key.fingerprint, armor=False)
     grips = [part.keygrip for part in key.parts if part.secret]
     with locked_keys(home.path, home.time_limit):
         there = home.list_keys()
-        same = any(other.fingerprint == key.fingerprint and other.secret for other in there)
+        same = [other for other in there if other.fingerprint == key.fingerprint and other.secret]
+        if replace and same and _has_all_of(key, same[0]):
+            _log.warning("key %s, which was left in the store, is taken over", key.fingerprint)
+            public = home.export(key.fingerprint, armor=False) + public
+            remove_key(home, key.fingerprint)
+            there, same = [other for other in there if other not in same], []
         taken = {part.keygrip for other in there for part in other.parts if part.secret}
         if same or taken.intersection(grips):
             raise RequestRefused(Status.ALREADY_EXISTS, f"key {key.fingerprint} is in the store")
@@ -86,7 +92,7 @@ def move_in(home: GnuPG, scratch: GnuPG, key: ListedKey) -> None:
             _link_secrets(home, scratch, grips)
             _import_public(home, public)
             arrived = home.key(key.fingerprint)
-            if arrived is None or not set(key.parts) <= set(arrived.parts):
+            if arrived is None or not _has_all_of(arrived, key):
                 raise KeystoreError(
                     f"key {key.fingerprint} did not arrive complete in {home.path}", "see the log"
                 )
@@ -98,6 +104,13 @@ def move_in(home: GnuPG, scratch: GnuPG, key: ListedKey) -> None:
             finally:
                 _unlink_secrets(home, grips)
             raise
+
+
+def _has_all_of(key: ListedKey, other: ListedKey) -> bool:
+    """Whether the secret of each part that `other` has is in `key` as well."""
+    return {(part.fingerprint, part.keygrip) for part in other.parts if part.secret} <= {
+        (part.fingerprint, part.keygrip) for part in key.parts if part.secret
+    }
 
 
 def _link_secrets(home: GnuPG, scratch: GnuPG, grips: list[str]) -> None:
@@ -148,10 +161,16 @@ def remove_key(home: GnuPG, fingerprint: str) -> None:
         return
     if key.secret:
         home.run(["--yes", "--delete-secret-keys", "--", fingerprint])
-    outcome = home.run(["--yes", "--delete-keys", "--", fingerprint])
-    # gpg leaves the subkeys' secrets where the primary key has none.
-    needed = {part.keygrip for other in home.list_keys() for part in other.parts}
+    # gpg leaves the subkeys' secrets where the primary key has none. They go before the public key,
+    # for without that nobody would know whose they are.
+    needed = {
+        part.keygrip
+        for other in home.list_keys()
+        if other.fingerprint != fingerprint
+        for part in other.parts
+    }
     _unlink_secrets(home, {part.keygrip for part in key.parts} - needed)
+    outcome = home.run(["--yes", "--delete-keys", "--", fingerprint])
     if home.key(fingerprint) is not None:
         raise outcome.failure(
             f"deleting key {fingerprint} from {home.path}", "delete it by hand, with gpg"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from ...errors import RequestRefused
+import logging
+
+from ...errors import RequestRefused, quoted
 from ...keystore.bindings import CannotBind, Layer, load_layers
 from ..limits import asked_for, require_within
 from ..request import Answer
 from ..services import RequestContext
 from .administration_handlers import names_answer
+
+log = logging.getLogger(__name__)
+
+#: The field with the binding layers that the server is to apply.
+_LAYERS = "server-binding"
 
 
 def _list_key_users(context: RequestContext) -> Answer:
@@ -19,16 +26,16 @@ def _list_key_users(context: RequestContext) -> Answer:
 def _requested_layers(context: RequestContext) -> tuple[Layer, ...]:
     """The binding layers for the new access: what the request names, forced and default ones."""
     secrets = context.request.secrets
+    if "client-binding" in secrets:
+        # The client binds its own side itself. What it says of that is for the log, whatever it
+        # holds: clients of 1.2 leave the methods' names out.
+        text = secrets["client-binding"].decode("utf-8", "backslashreplace")
+        log.info("The client says that it binds the passphrase with %s", quoted(text))
     try:
-        requested = {
-            name: load_layers(secrets.string(name))
-            for name in ("client-binding", "server-binding")
-            if name in secrets
-        }
+        requested = load_layers(secrets.string(_LAYERS)) if _LAYERS in secrets else ()
     except CannotBind as error:
         raise RequestRefused.because(error) from None
-    # The client binds its own side itself; what it says of that is checked for form alone.
-    return context.services.policy.layers(requested.get("server-binding", ()))
+    return context.services.policy.layers(requested)
 
 
 def _grant_key_access(context: RequestContext) -> None:

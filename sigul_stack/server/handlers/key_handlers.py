@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 
-from ...database import KeyType
+from ...database import Database, KeyType
 from ...errors import KeystoreError, RequestRefused, Status
 from ...keystore.gnupg import UserId
-from ...keystore.store import NewKey
+from ...keystore.store import KeyStore, NewKey
 from ...protocol.operations import MIB
 from ...secret import Secret
-from ..keychanges import key_change
+from ..keychanges import HalfDeleted, finish_deleting, key_change
 from ..request import Answer
 from ..services import RequestContext
 
@@ -25,9 +26,14 @@ def _key_type(context: RequestContext) -> KeyType:
 
 
 def _add_key(
-    context: RequestContext, passphrase_field: str, make: Callable[[KeyType, Secret], NewKey]
+    context: RequestContext,
+    passphrase_field: str,
+    make: Callable[[KeyType, Secret, frozenset[str]], NewKey],
 ) -> NewKey:
-    """Make a key under a new random passphrase and give its first user access to it."""
+    """Make a key under a new random passphrase and give its first user access to it.
+
+    `make` is also given the fingerprints of all keys in the database.
+    """
     request, services = context.request, context.services
     name = request.text("key")
     owner = request.optional_text("initial-key-admin") or request.text("user")
@@ -40,7 +46,9 @@ def _add_key(
     key_passphrase = Secret.random(services.settings.passphrase_length)
     sealed = context.sealed(key_passphrase, passphrase_field, services.policy.only_forced())
     with key_change(services.settings.gnupg_home, services.keystore, services.database):
-        new = make(key_type, key_passphrase)
+        with services.database.read() as reader:
+            keys = reader.keys()
+        new = make(key_type, key_passphrase, frozenset(key.fingerprint for key in keys))
         with context.write() as writer:
             writer.add_key(name, key_type, new.fingerprint)
             writer.add_access(owner, name, sealed, key_admin=True)
@@ -58,7 +66,7 @@ def _new_key(context: RequestContext) -> Answer:
     new = _add_key(
         context,
         "passphrase",
-        lambda key_type, passphrase: keystore.make(key_type, passphrase, user_id, expires),
+        lambda key_type, passphrase, _known: keystore.make(key_type, passphrase, user_id, expires),
     )
     return Answer(payload=new.public)
 
@@ -69,19 +77,33 @@ def _import_key(context: RequestContext) -> None:
     _add_key(
         context,
         "new-passphrase",
-        lambda key_type, passphrase: keystore.import_(key_type, data, own, passphrase),
+        lambda key_type, passphrase, known: keystore.import_(
+            key_type, data, own, passphrase, known
+        ),
     )
 
 
 def _delete_key(context: RequestContext) -> None:
-    services, key = context.services, context.key()
-    with (
-        key_change(
-            services.settings.gnupg_home, services.keystore, services.database, removing=key
-        ),
-        context.write() as writer,
-    ):
-        writer.delete_key(key.name)
+    services, name = context.services, context.request.text("key")
+    stores = services.settings.gnupg_home, services.keystore, services.database
+    try:
+        key = context.key()
+    except RequestRefused as refused:
+        if refused.status == Status.KEY_NOT_FOUND and _finish_deleting(stores, name):
+            return
+        raise
+    try:
+        with key_change(*stores, removing=key), context.write() as writer:
+            writer.delete_key(key.name)
+    except HalfDeleted as error:
+        raise RequestRefused.because(error) from None
+
+
+def _finish_deleting(stores: tuple[Path, KeyStore, Database], name: str) -> bool:
+    try:
+        return finish_deleting(*stores, name)
+    except HalfDeleted as error:
+        raise RequestRefused.because(error) from None
 
 
 def _modify_key(context: RequestContext) -> None:

@@ -131,6 +131,7 @@ def _sign_rpms(context: RequestContext) -> Answer:
             subreplies=ChainKeys.of_subreplies(request.secrets),
             sign=sign,
             account=context.services.account,
+            is_ending=lambda: context.watch.is_ending,
         )
     except ProtocolError as error:
         raise RequestRefused.because(error) from None
