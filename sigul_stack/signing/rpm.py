@@ -11,6 +11,9 @@ The signature is made over the main header, which holds the payload's digest. A 
 such a digest, or a request for it (`v3`), gets the older signature over header and payload
 besides. Head signing is given the package's head alone and makes a new signature header.
 
+Files of source packages are not signed, as rpm itself stopped doing: nothing installs them, so no
+kernel would look at the signatures. Such a package is signed as if no key for files had been named.
+
 The new signature header is as long as the old one as far as the space that rpmbuild reserved in
 it goes, as rpmsign has it. Old signatures are replaced; everything else in it stays.
 """
@@ -34,11 +37,13 @@ from ..formats.rpm_head import (
     Head,
     Header,
     HeaderEntry,
+    UnsupportedRPM,
     head_length,
     padding,
     parse_head,
     signed_header,
 )
+from ..formats.rpm_lead import GET_AGAIN, unsupported
 from ..formats.rpm_tags import EntryType, MainTag, SignatureTag
 from ..system.memory import mapped
 from ..system.programs import memory_file, run
@@ -90,7 +95,7 @@ class ExpectedPackage:
 
 @dataclass(frozen=True, slots=True)
 class RPMSigner:
-    """Signs packages with `key`, and their files with `files` where that is given.
+    """Signs packages with `key`, and the files of binary ones with `files` where that is given.
 
     `v3` asks for a signature over header and payload, too; with `head_only` packages are heads
     without a payload, and so are the answers. `permit` is called with the name in a package's own
@@ -126,12 +131,15 @@ class RPMSigner:
             large = LARGE_HEAD if self.files is None else LARGE_HEAD_WITH_FILES
             with self.turn() if head_length(data) > large else nullcontext():
                 self._sign(package, size, parse_head(data), expected, output)
+        except UnsupportedRPM as error:
+            raise RequestRefused.because(error) from None
         except ProtocolError as error:
             raise RequestRefused.because(error, Status.CORRUPT_RPM) from None
 
     def _sign(
         self, package: BinaryIO, size: int, head: Head, expected: ExpectedPackage, output: BinaryIO
     ) -> None:
+        _check_format(head.main)
         _compare(head, expected)
         self._check(package, size, head, expected)
         self.permit(head.main.string(MainTag.NAME))
@@ -151,10 +159,6 @@ class RPMSigner:
 
     def _check(self, package: BinaryIO, size: int, head: Head, expected: ExpectedPackage) -> None:
         _check_header(head)
-        if (head.main.integer(MainTag.FORMAT) or 4) > 4:
-            raise RequestRefused(
-                Status.UNKNOWN_ERROR, "RPMs of format 6 are not signed yet; build it as format 4"
-            )
         if self.head_only:
             if size != head.length:
                 raise CorruptRPM("only an RPM's headers are taken with head-signing")
@@ -168,7 +172,8 @@ class RPMSigner:
         if recorded is not None and recorded != size - head.main_offset:
             raise CorruptRPM(
                 f"the RPM has {size - head.main_offset} bytes of header and payload, and says that"
-                f" it has {recorded}: it is truncated, or has something behind it"
+                f" it has {recorded}: it is truncated, or has something behind it",
+                GET_AGAIN,
             )
         if not expected.authenticated and _md5(package, head.main_offset) != expected.sigmd5:
             raise RequestRefused(Status.UNAUTHENTICATED_RPM, "it is not the one of rpm-sigmd5")
@@ -188,7 +193,7 @@ class RPMSigner:
         if done.returncode:
             said = (done.stdout.decode("utf-8", "replace") + done.stderr).strip()
             _log.info("rpmkeys refuses the RPM: %r", said[:500])
-            raise CorruptRPM("its digests are not those of its content")
+            raise CorruptRPM("its digests are not those of its content", GET_AGAIN)
 
     # ---------------------------------------------------------------------------------- signing
 
@@ -201,7 +206,7 @@ class RPMSigner:
             )
         added = (
             []
-            if self.files is None
+            if self.files is None or head.source
             else _file_signatures(self.files, head.main, self.key.home.time_limit)
         )
         with (
@@ -235,19 +240,27 @@ def _mapped(package: BinaryIO) -> memoryview:
     return mapped(descriptor)
 
 
+def _check_format(main: Header) -> None:
+    """Raise `UnsupportedRPM` for a package that may be whole, and is not to be signed here."""
+    if (version := main.integer(MainTag.FORMAT) or 4) > 4:
+        raise unsupported(version)
+    if main.string(MainTag.PAYLOAD_FORMAT) == "drpm":
+        raise UnsupportedRPM(
+            "it is a delta RPM, which has the digests of the RPM that it makes",
+            "sign the RPM itself, and make the delta of the signed one (makedeltarpm)",
+        )
+
+
 def _compare(head: Head, expected: ExpectedPackage) -> None:
     """Compare the package with what the request says of it. Raises `RequestRefused`."""
     main = head.main
-    source = MainTag.SOURCE_RPM not in main
     epoch = main.integer(MainTag.EPOCH) or 0
-    if (head.lead[6:8] == b"\0\1") != source:
-        raise CorruptRPM("the RPM's headers do not agree on whether it is a source package")
     for what, wanted, found in (
         ("name", expected.name, main.string(MainTag.NAME)),
         ("epoch", None if expected.epoch is None else expected.epoch or "0", str(epoch)),
         ("version", expected.version, main.string(MainTag.VERSION)),
         ("release", expected.release, main.string(MainTag.RELEASE)),
-        ("arch", expected.arch, "src" if source else main.string(MainTag.ARCH)),
+        ("arch", expected.arch, "src" if head.source else main.string(MainTag.ARCH)),
     ):
         if wanted is not None and wanted != found:
             # A package says what it likes, and this goes to terminals and logs.
@@ -270,7 +283,7 @@ def _check_header(head: Head) -> None:
     if not any(recorded for recorded, _ in digests):
         raise CorruptRPM("the RPM has no digest of its header", "rebuild it with a newer rpm")
     if any(recorded not in (None, digest) for recorded, digest in digests):
-        raise CorruptRPM("the RPM's header does not match its digest")
+        raise CorruptRPM("the RPM's header does not match its digest", GET_AGAIN)
 
 
 def _md5(package: BinaryIO, offset: int) -> bytes:
