@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ..database import KeyType
 from ..errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
+from ..formats.file_kinds import kind_of
 from ..secret import Secret
 from ..system.files import sync, write_whole
 from .storage import locked_keys, require_long, storage_errors
@@ -129,7 +130,13 @@ class PemStore:
             key = _load_private(data, file_passphrase)
         except WrongPassphrase:
             raise RequestRefused(Status.IMPORT_PASSPHRASE_ERROR) from None
-        except KeystoreError as error:
+        except KeystoreError:
+            kind = kind_of(data.lstrip())
+            if kind is not None and "SSH private" in kind:
+                cure = "ssh-keygen -p -m PEM -f FILE makes PEM of it"
+                error = KeystoreError(f"it is {kind}", cure)
+            elif kind is not None and "private" not in kind:
+                error = KeystoreError(f"it holds no private key: it is {kind}", error.cure)
             raise RequestRefused.because(error, Status.INVALID_IMPORT) from None
         if not isinstance(key, _KINDS[keytype]):
             raise RequestRefused(

@@ -14,12 +14,15 @@ besides. Head signing is given the package's head alone and makes a new signatur
 Files of source packages are not signed, as rpm itself stopped doing: nothing installs them, so no
 kernel would look at the signatures. Such a package is signed as if no key for files had been named.
 
+What no rpm verifies, by the kind of the key, is not made (`formats.key_remarks`).
+
 The new signature header is as long as the old one as far as the space that rpmbuild reserved in
 it goes, as rpmsign has it. Old signatures are replaced; everything else in it stays.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -30,6 +33,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, printable, shortened
+from ..formats.key_remarks import remarks_for_rpm, rpm_remark
+from ..formats.openpgp_keys import KeyPacket, issuer_of, read_keys
 from ..formats.openpgp_packets import RSA, MalformedPacket, signature_algorithm
 from ..formats.rpm_head import (
     MAX_SIGNATURE_HEADER,
@@ -45,6 +50,7 @@ from ..formats.rpm_head import (
 )
 from ..formats.rpm_lead import GET_AGAIN, unsupported
 from ..formats.rpm_tags import EntryType, MainTag, SignatureTag
+from ..keystore.gnupg import GnuPG
 from ..system.memory import mapped
 from ..system.programs import memory_file, run
 from ..system.wall import Wall
@@ -214,6 +220,7 @@ class RPMSigner:
             open(descriptor, "rb", buffering=0, closefd=False) as main,
         ):
             signature = self.key.detached_signature(main)
+        _require_verifiable(self.key, signature)
         added.append(
             HeaderEntry.binary(
                 SignatureTag.RSA_HEADER if _is_rsa(signature) else SignatureTag.DSA_HEADER,
@@ -333,6 +340,33 @@ def _digest(text: str) -> bytes:
         return bytes.fromhex(text)
     except ValueError:
         raise CorruptRPM("a file's digest is not hexadecimal") from None
+
+
+def _require_verifiable(key: OpenPGPKey, signature: bytes) -> None:
+    """Raise `RequestRefused` where no rpm verifies `signature`, which `key` has made."""
+    try:
+        issuer = issuer_of(signature)
+    except MalformedPacket:
+        return  # rpm does not read it, which is said elsewhere
+    for part in _parts(key.home, key.fingerprint):
+        if part.primary or part.fingerprint.endswith(issuer):
+            remark = rpm_remark(part)
+            if remark is not None and remark.nowhere:
+                raise RequestRefused(Status.UNKNOWN_ERROR, f"this key is none for RPMs: {remark}")
+
+
+@functools.lru_cache(maxsize=64)
+def _parts(home: GnuPG, fingerprint: str) -> tuple[KeyPacket, ...]:
+    """Primary key and subkeys of a key of `home`; asked for once, for a batch may be long."""
+    try:
+        keys = read_keys(home.export(fingerprint, armor=False))
+    except MalformedPacket as error:
+        raise KeystoreError(
+            f"gpg exports key {fingerprint} damaged: {error.problem}", "check the GnuPG home"
+        ) from None
+    for remark in (remark for key in keys for remark in remarks_for_rpm(key)):
+        _log.info("key %s signs RPMs: %s", fingerprint, remark)
+    return tuple(part for key in keys for part in key.parts)
 
 
 def _is_rsa(signature: bytes) -> bool:
