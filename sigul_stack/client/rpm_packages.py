@@ -125,6 +125,16 @@ def read_package_head(package: BinaryIO) -> Head:
     return run_parser(read_head(), _exact_reader(package))
 
 
+def is_source(package: BinaryIO) -> bool:
+    """True for a source package; whatever else it is, its position is its start afterwards."""
+    try:
+        return read_package_head(package).source
+    except SigulError:
+        return False
+    finally:
+        package.seek(0)
+
+
 def _exact_reader(file: BinaryIO) -> Callable[[int], bytes]:
     def read_exactly(count: int) -> bytes:
         data = file.read(count)
