@@ -50,10 +50,15 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
 
 
 def made(
-    person: Outside, name: str, algorithm: str = "ed25519", *more: str, usage: str = "sign"
+    person: Outside,
+    name: str,
+    algorithm: str = "ed25519",
+    *more: str,
+    usage: str = "sign",
+    expires: str = "never",
 ) -> str:
     """The fingerprint of a new key of the person's, made with the options `more`."""
-    person.gpg(*more, "--quick-gen-key", f"{name} <{name}@example.org>", algorithm, usage, "never")
+    person.gpg(*more, "--quick-gen-key", f"{name} <{name}@example.org>", algorithm, usage, expires)
     listed = person.gpg("--with-colons", "--list-keys", f"={name} <{name}@example.org>").decode()
     return listed.split("\nfpr:", 1)[1].split(":", 9)[8]
 
@@ -169,9 +174,8 @@ def signs(home: GnuPGHome, fingerprint: str) -> bool:
 
 def test_what_a_key_cannot_do_is_remarked(home: GnuPGHome, person: Outside) -> None:
     """Taken, because it may be for decrypting or can be mended; and a person is told in time."""
-    expired = made(person, "old", "ed25519", at(-TWO_DAYS))
     yesterday = time.strftime("%Y-%m-%d", time.gmtime(time.time() - TWO_DAYS / 2))
-    person.gpg(at(-TWO_DAYS), "--quick-set-expire", expired, yesterday)
+    expired = made(person, "old", "ed25519", at(-2 * TWO_DAYS), expires=yesterday)
     revoked = made(person, "gone")
     certificate = (person.path / "openpgp-revocs.d" / f"{revoked}.rev").read_bytes()
     person.gpg("--import", data=certificate.replace(b":-----BEGIN", b"-----BEGIN"))
