@@ -13,6 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from sigul_stack.errors import RequestRefused, Status
 from sigul_stack.formats.key_remarks import moment, remarks_for_rpm, remarks_on_state
@@ -118,13 +125,15 @@ def test_a_key_by_md5_is_named(home: GnuPGHome, person: Outside) -> None:
     assert home.import_secret(data, Secret(""), PASSPHRASE) == fingerprint
 
 
-def other_files(person: Outside, directory: Path) -> dict[str, bytes]:
+def other_files(person: Outside) -> dict[str, bytes]:
     """Files that are no secret key for gnupg, by the words that name them."""
     fingerprint = made(person, "plain")
     secret, public = person.export_secret(fingerprint), person.gpg("--export", fingerprint)
     binary = person.export_secret(fingerprint, armor=False)
-    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / "id")
-    pem = run("openssl", "genpkey", "-algorithm", "ed25519").stdout
+    other = ed25519.Ed25519PrivateKey.generate()
+    pem = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    ssh = other.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    ssh_public = other.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     made_files = {
         "the file is empty": b"",
         "text in UTF-16": secret.decode().encode("utf-16"),
@@ -133,8 +142,8 @@ def other_files(person: Outside, directory: Path) -> dict[str, bytes]:
         "it holds no OpenPGP key; gpg --armor --export-secret-keys": b"some text\n",
         "damaged or incomplete": secret[: len(secret) // 2],
         "it is a private key in PEM; import it with --key-type": pem,
-        "it is an OpenSSH private key; ssh-keygen -p -m PEM": (directory / "id").read_bytes(),
-        "it is an SSH public key": (directory / "id.pub").read_bytes(),
+        "it is an OpenSSH private key; ssh-keygen -p -m PEM": ssh,
+        "it is an SSH public key": ssh_public,
         "it is an X.509 certificate": b"-----BEGIN CERTIFICATE-----\nMIIB\n",
         "it is in DER": b"\x30\x82\x01\x22" + bytes(300),
         "it is a message encrypted with a passphrase": person.gpg(
@@ -157,8 +166,9 @@ def other_files(person: Outside, directory: Path) -> dict[str, bytes]:
     return made_files
 
 
-def test_other_files_are_named(home: GnuPGHome, person: Outside, tmp_path: Path) -> None:
-    for words, data in other_files(person, tmp_path).items():
+def test_other_files_are_named(home: GnuPGHome, person: Outside) -> None:
+    """Takes seconds: each of twenty files goes through gpg in a home of its own."""
+    for words, data in other_files(person).items():
         said = refusal(home, data)
         assert words in said, (words, said)
 
