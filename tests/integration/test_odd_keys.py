@@ -157,7 +157,8 @@ def other_files(person: Outside) -> dict[str, bytes]:
         "from private-keys-v1.d": b"Created: 20260101T000000\nKey: (private-key (ecc",
         "it is a keybox": b"\0\0\0 \1\1\0\2KBXf" + bytes(20),
         "it is an HTML page": b"<!DOCTYPE html><html>",
-        "the key has no user ID": binary[: binary.index(b"\xb4")],
+        "the key has no user ID": binary[: binary.index(b"plain <") - 2],
+        "damaged or incomplete; export": binary[:60],
     }
     revocation = person.path / "openpgp-revocs.d" / f"{fingerprint}.rev"
     made_files["a signature or a revocation certificate"] = revocation.read_bytes().replace(

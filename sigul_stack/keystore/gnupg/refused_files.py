@@ -22,6 +22,8 @@ _DOWNGRADE: Final = "make a key of version 4, as gpg does by itself (sq: --profi
 _KEY_FILE: Final = re.compile(
     rb"(Created: |Key: \(|\(\d+:(protected-|shadowed-)?private-key|\(private-key)"
 )
+#: First bytes of a secret key, in the format of today and in that of old (RFC 9580, 4.2).
+_SECRET_KEY: Final = frozenset({0xC5, *range(0x94, 0x98)})
 _ARMOURED_KEY: Final = re.compile(rb"-----BEGIN PGP (PRIVATE|PUBLIC) KEY BLOCK")
 #: Packets that a file begins with that holds something else, and what that is.
 _OTHERS: Final = {
@@ -95,13 +97,13 @@ def reason(data: bytes) -> RequestRefused:
         elif "SSH private" in kind:
             cure = _SSH
         return invalid(f"it holds no OpenPGP key: it is {kind}", cure)
-    # Any armour of a key counts: one that GnuPG finds no key in is damaged.
-    armoured = _ARMOURED_KEY.search(data) is not None
+    # What begins as a key and has none that GnuPG finds is damaged.
+    begins = _ARMOURED_KEY.search(data) is not None or data[0] in _SECRET_KEY
     damaged = invalid("the key is damaged or incomplete", "export it again")
     try:
-        return _by_packets(data) or (damaged if armoured else invalid("it holds no OpenPGP key"))
+        return _by_packets(data) or (damaged if begins else invalid("it holds no OpenPGP key"))
     except MalformedPacket:
-        return damaged if armoured else invalid("it holds no OpenPGP key")
+        return damaged if begins else invalid("it holds no OpenPGP key")
 
 
 def _by_packets(data: bytes) -> RequestRefused | None:
