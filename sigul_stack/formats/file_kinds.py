@@ -1,4 +1,4 @@
-"""What a file is that is not what was asked for, by its first bytes.
+"""Names for files that are not what was asked for, by their first bytes.
 
 For messages alone: people name the wrong file, or a download left an error page in its place, and
 "it is an HTML page" sends them to the cure. Nothing is decided by it, so a few kinds that are met
@@ -62,7 +62,7 @@ _MARKUP: Final = ((b"<!doctype html", b"<html"), (b"<?xml",))
 
 
 def kind_of(data: bytes) -> str | None:
-    """What the file that begins with `data` is, to follow "it is"; None for what is not known."""
+    """The kind of the file that begins with `data`, to follow "it is"; None for an unknown one."""
     for start, name in _KINDS:
         if data.startswith(start):
             return name

@@ -1,4 +1,4 @@
-"""What a person should know about an OpenPGP key before anything is signed with it.
+"""Remarks on an OpenPGP key, for a person who is to know them before anything is signed with it.
 
 Above all which rpm verifies what it signs (tried with Debian 12's rpm 4.18, which reads OpenPGP by
 itself, and Debian 13's 4.20, which has Sequoia for that, as Fedora and RHEL 10 do):
@@ -46,7 +46,7 @@ class Remark:
 
 
 def rpm_remark(part: KeyPacket) -> Remark | None:
-    """What rpm does not take about a primary key or subkey; None where every rpm takes it."""
+    """The reason why not every rpm takes a primary key or subkey; None where every rpm does."""
     if part.version != 4:
         return Remark(
             f"no rpm that GnuPG works with verifies signatures of version-{part.version} keys",
@@ -71,7 +71,7 @@ def rpm_remark(part: KeyPacket) -> Remark | None:
 
 
 def remarks_for_rpm(key: ListedKey) -> Iterator[Remark]:
-    """What to know about `key` before RPMs are signed with it.
+    """Remarks on `key` before RPMs are signed with it.
 
     rpm imports the whole key, so the primary key counts as well as what signs.
     """
@@ -105,7 +105,7 @@ def bound_by_md5(key: ListedKey) -> bool:
 
 
 def remarks_on_state(key: ListedKey, now: float) -> Iterator[Remark]:
-    """Why `key` signs nothing, now or ever; `now` in seconds since 1970."""
+    """The reasons why `key` signs nothing, now or ever; `now` in seconds since 1970."""
     if key.primary.revoked:
         yield Remark("the key is revoked: nothing can be signed with it", "import another key")
         return

@@ -75,7 +75,7 @@ class KeyPacket:
 
     Times in seconds since 1970; `bits` is 0 for a curve, `curve` empty for others and `?` for one
     that is not known here. `hashes` are the numbers of those signatures' digests; `expires` and
-    `may_sign` are what the newest says, None where none does.
+    `flags` (of its usage) are what the newest says, None where none does.
     """
 
     kind: int

@@ -100,7 +100,7 @@ class Header:
 
     @property
     def region(self) -> Region:
-        """Which of the two headers it is."""
+        """The one of the two headers that it is."""
         return Region(_INDEX.unpack_from(self.raw, INTRO_BYTES)[0])
 
     def blob(self, tag: int) -> bytes | None:

@@ -1,4 +1,4 @@
-"""What is to be known of OpenPGP keys by who signs RPMs with them, for `doctor` alone.
+"""Checks of OpenPGP keys for who signs RPMs with them, of `doctor` alone.
 
 Not for health: such a key may be for anything but RPMs, and a check that always warns is no check.
 """

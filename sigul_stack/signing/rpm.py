@@ -349,10 +349,11 @@ def _require_verifiable(key: OpenPGPKey, signature: bytes) -> None:
     except MalformedPacket:
         return  # rpm does not read it, which is said elsewhere
     for part in _parts(key.home, key.fingerprint):
-        if part.primary or part.fingerprint.endswith(issuer):
+        if part.primary or (issuer and part.fingerprint.endswith(issuer)):
             remark = rpm_remark(part)
             if remark is not None and remark.nowhere:
-                raise RequestRefused(Status.UNKNOWN_ERROR, f"this key is none for RPMs: {remark}")
+                problem = f"this key is none for RPMs: {remark.problem}"
+                raise RequestRefused.because(KeystoreError(problem, remark.cure))
 
 
 @functools.lru_cache(maxsize=64)

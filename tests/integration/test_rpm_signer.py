@@ -287,7 +287,7 @@ def test_files_of_a_source_package_are_not_signed(
         assert len(rpm.query(out, "[%{FILESIGNATURES}\n]").replace("(none)", "").split()) == count
 
 
-#: Packages with a lead of another format, by the two bytes of major version and signature's type.
+# By the two bytes of major version and signature's type.
 @pytest.mark.parametrize(
     ("major", "kind", "words"),
     [

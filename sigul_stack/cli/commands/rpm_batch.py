@@ -70,7 +70,7 @@ class Batch:
             return False
 
     def targets(self, directory: Path) -> Mapping[str, Path]:
-        """Where in `directory` each RPM is signed to.
+        """The file in `directory` that each RPM is signed to.
 
         Raises `SigulError` where that is another RPM that was named, by whatever name: an RPM's own
         place is none to refuse, for it is replaced, as `sign-rpm` does.

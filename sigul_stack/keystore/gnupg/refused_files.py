@@ -1,4 +1,4 @@
-"""Why a file is not taken for an OpenPGP secret key, in words that lead to the right file.
+"""Reasons why a file is not taken for an OpenPGP secret key, in words that lead to the right one.
 
 gpg says of most of them that there is no valid OpenPGP data, or that a user ID is missing.
 """
@@ -77,7 +77,7 @@ def _of_the_future(key: ListedKey, now: float) -> RequestRefused:
 
 
 def reason(data: bytes) -> RequestRefused:
-    """Why GnuPG found no key in `data`."""
+    """The reason why GnuPG found no key in `data`."""
     start = data[:LOOKED_AT].lstrip(b"\xef\xbb\xbf \t\r\n")
     if not start:
         return invalid("the file is empty")
