@@ -79,9 +79,10 @@ class Batch:
         for rpm, target in targets.items():
             there = identity(target)
             if there in self._files.values() and there not in (None, self._files.get(rpm)):
+                what = "that one" if target in map(Path, self._files) else "a link to it"
                 raise SigulError(
                     f"'{rpm}', signed, would take the place of another RPM that is to be signed:"
-                    f" '{target}' is that, or a link to it",
+                    f" '{target}' is {what}",
                     "name another directory",
                 )
         return targets
