@@ -25,6 +25,10 @@ UNBOUND_TEXT: Final = "Passphrase file is unbound!"
 _WHOLE_LINES: Final = frozenset({NSS_PASSWORD_TEXT, UNBIND_TEXT, UNBOUND_TEXT})
 
 
+#: From how many things on their number is told though all went well.
+_MANY: Final = 20
+
+
 class AlreadyTold(SigulError):
     """A program fails, and has said why in lines of its own."""
 
@@ -33,12 +37,12 @@ class Failures:
     """Failures of some of many things; each is told at once, in a line on standard error."""
 
     def __init__(self) -> None:
-        self._any = False
+        self._count = 0
 
     def tell(self, what: str | Path, error: SigulError | None) -> None:
         """Tell that signing `what` failed, unless `error` is None."""
         if error is not None:
-            self._any = True
+            self._count += 1
             for line in self.lines(what, error):
                 say(line, error=True, flush=True)
 
@@ -46,9 +50,16 @@ class Failures:
         """The lines that tell of it."""
         return [f"Error signing {what}: {error}"]
 
-    def end(self, text: str) -> None:
-        """Raise `AlreadyTold` with `text` where anything failed."""
-        if self._any:
+    def end(self, text: str, things: str, total: int) -> None:
+        """Sum up what became of `total` things; raise `AlreadyTold` with `text` where any failed.
+
+        On standard output, for what is told on standard error is read by scripts: where something
+        failed, where there are more than anybody counts, and to a person at a terminal.
+        """
+        if total > 1 and (self._count or total >= _MANY or sys.stdout.isatty()):
+            failed = f" of {total} {things}; {self._count} failed" if self._count else f" {things}"
+            say(f"Signed {total - self._count}{failed}", flush=True)
+        if self._count:
             raise AlreadyTold(text)
 
 

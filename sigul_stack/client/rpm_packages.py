@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ..errors import SigulError
+from ..formats.file_kinds import LOOKED_AT
 from ..formats.rpm_head import CorruptRPM, Head, read_head, read_header
+from ..formats.rpm_lead import GET_AGAIN, check_lead
 from ..formats.rpm_tags import Region
 from ..kojihub import NEVRA, HubRPM
 from ..protocol.codec import run_parser
@@ -102,8 +104,7 @@ def _nevra_of(head: Head) -> NEVRA:
     if name is None or version is None or release is None or arch is None:
         raise CorruptRPM("the RPM does not say what its name, version, release and arch are")
     epoch = head.main.integer(1003)
-    source = 1044 not in head.main
-    return NEVRA(name, str(epoch or ""), version, release, "src" if source else arch)
+    return NEVRA(name, str(epoch or ""), version, release, "src" if head.source else arch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,8 @@ def check_not_empty(package: BinaryIO) -> None:
 def read_package_head(package: BinaryIO) -> Head:
     """The head of a package. Raises `SigulError` for an empty file and one that is no RPM."""
     check_not_empty(package)
+    check_lead(package.read(LOOKED_AT))  # of a short file, which a reader takes for a cut RPM
+    package.seek(0)
     return run_parser(read_head(), _exact_reader(package))
 
 
@@ -144,11 +147,21 @@ def sent_of(head: Head, size: int) -> int:
     return min(size, -(-(head.length + _BEHIND_HEAD) // HEAD_STEP) * HEAD_STEP)
 
 
+def is_source(package: BinaryIO) -> bool:
+    """True for a source package; whatever else it is, its position is its start afterwards."""
+    try:
+        return read_package_head(package).source
+    except SigulError:
+        return False
+    finally:
+        package.seek(0)
+
+
 def _exact_reader(file: BinaryIO) -> Callable[[int], bytes]:
     def read_exactly(count: int) -> bytes:
         data = file.read(count)
         if len(data) != count:
-            raise CorruptRPM("the RPM is truncated")
+            raise CorruptRPM("the RPM is truncated", GET_AGAIN)
         return data
 
     return read_exactly

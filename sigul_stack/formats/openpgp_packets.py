@@ -24,10 +24,18 @@ class PacketType(IntEnum):
 
     SIGNATURE = 2
     SESSION_KEY = 3  # encrypted with a passphrase: SKESK
+    SECRET_KEY = 5
+    PUBLIC_KEY = 6
+    SECRET_SUBKEY = 7
     COMPRESSED = 8
     LITERAL = 11
+    USER_ID = 13
+    PUBLIC_SUBKEY = 14
     ENCRYPTED = 18  # and integrity protected: SEIPD
 
+
+#: Bytes, or a view of a part of others.
+Buffer = bytes | memoryview
 
 _STREAMED: Final = frozenset({PacketType.COMPRESSED, PacketType.LITERAL, PacketType.ENCRYPTED})
 
@@ -47,8 +55,8 @@ def encode_packet(kind: PacketType, body: bytes) -> bytes:
     return bytes([0xC0 | kind]) + length + body
 
 
-def split_packet(data: bytes) -> tuple[int, bytes, bytes]:
-    """Type and body of the first packet in `data`, and what follows it.
+def split_packet(data: Buffer) -> tuple[int, bytes, Buffer]:
+    """Type and body of the first packet in `data`, and what follows it: of a view, another view.
 
     Raises `MalformedPacket`.
     """
@@ -61,12 +69,13 @@ def split_packet(data: bytes) -> tuple[int, bytes, bytes]:
     if length_type == 3:
         if kind not in _STREAMED:
             raise MalformedPacket(f"packet {kind} has no length")
-        return kind, rest, b""
+        return kind, bytes(rest), b""
     length, rest = _take(rest, 1 << length_type)
-    return kind, *_take(rest, int.from_bytes(length, "big"))
+    body, rest = _take(rest, int.from_bytes(length, "big"))
+    return kind, bytes(body), rest
 
 
-def _split_body(kind: int, data: bytes) -> tuple[int, bytes, bytes]:
+def _split_body(kind: int, data: Buffer) -> tuple[int, bytes, Buffer]:
     """As `split_packet`, behind a head in the format of today."""
     parts = []
     while True:
@@ -90,7 +99,7 @@ def _split_body(kind: int, data: bytes) -> tuple[int, bytes, bytes]:
             return kind, b"".join(parts), data
 
 
-def _take(data: bytes, count: int) -> tuple[bytes, bytes]:
+def _take(data: Buffer, count: int) -> tuple[Buffer, Buffer]:
     if count > len(data):
         raise MalformedPacket("it is cut short")
     return data[:count], data[count:]

@@ -35,6 +35,7 @@ class ServerChecks:
             Step(Layer.SERVER_DATABASE, self.database, (Layer.CONFIGURATION,), DOCTOR | deep),
             Step(Layer.KEY_STORE, self.directories, (Layer.CONFIGURATION,), DOCTOR),
             Step(Layer.KEY_STORE, self.keys, (Layer.SERVER_DATABASE,), deep),
+            Step(Layer.KEY_STORE, self.keys_for_rpm, (Layer.SERVER_DATABASE,), DOCTOR),
         )
 
     def database(self) -> Iterator[Check]:
@@ -137,6 +138,22 @@ class ServerChecks:
             listed = ", ".join(f"'{path}'" for path in paths)
             return ok(Layer.KEY_STORE, f"state lies in several places, save all: {listed}")
         return ok(Layer.KEY_STORE, f"state lies under '{common}': save that")
+
+    def keys_for_rpm(self) -> Iterator[Check]:
+        """Warn of keys whose signatures not every rpm verifies."""
+        from ..database import Database, KeyType
+        from ..server.services import database_url, make_keystore
+        from .key_checks import rpm_checks
+
+        url = database_url(self.context.settings)
+        with contextlib.closing(Database(url)) as database, database.read() as reader:
+            keys = reader.keys()
+        store = make_keystore(self.context.settings).gnupg
+        for key in keys:
+            if key.keytype is not KeyType.GNUPG:
+                continue
+            if (public := store.exported_at_rest(key.fingerprint)) is not None:
+                yield from rpm_checks(Layer.KEY_STORE, key.name, public)
 
     def keys(self) -> Iterator[Check]:
         """Check that the key stores and the database hold the same keys."""

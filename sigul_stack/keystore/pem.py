@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ..database import KeyType
 from ..errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
+from ..formats.file_kinds import kind_of
 from ..secret import Secret
 from ..system.files import sync, write_whole
 from .storage import locked_keys, require_long, storage_errors
@@ -137,7 +138,8 @@ class PemStore:
         except WrongPassphrase:
             raise RequestRefused(Status.IMPORT_PASSPHRASE_ERROR) from None
         except KeystoreError as error:
-            raise RequestRefused.because(error, Status.INVALID_IMPORT) from None
+            named = _named(data, error)
+            raise RequestRefused.because(named, Status.INVALID_IMPORT) from None
         if not isinstance(key, _KINDS[keytype]):
             raise RequestRefused(
                 Status.INVALID_IMPORT, f"it holds no {keytype} key; name the type that it is of"
@@ -353,6 +355,16 @@ def _fingerprint(key: PublicKey) -> str:
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return hashlib.sha1(der, usedforsecurity=False).hexdigest()
+
+
+def _named(data: bytes, error: KeystoreError) -> KeystoreError:
+    """The error for a file that is no private key in PEM: by what it is, where that is known."""
+    kind = kind_of(data.lstrip())
+    if kind is not None and "SSH private" in kind:
+        return KeystoreError(f"it is {kind}", "ssh-keygen -p -m PEM -f FILE makes PEM of it")
+    if kind is not None and "private" not in kind and "DER" not in kind:
+        return KeystoreError(f"it holds no private key: it is {kind}", error.cure)
+    return error
 
 
 def _load_private(data: bytes, passphrase: Secret) -> PrivateKey:

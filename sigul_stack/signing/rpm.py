@@ -12,12 +12,18 @@ such a digest, or a request for it (`v3`), gets the older signature over header 
 besides. Head signing is given the package's head, and whatever follows it, which is not looked at;
 it makes a new signature header.
 
+Files of source packages are not signed, as rpm itself stopped doing: nothing installs them, so no
+kernel would look at the signatures. Such a package is signed as if no key for files had been named.
+
+What no rpm verifies, by the kind of the key, is not made (`formats.key_remarks`).
+
 The new signature header is as long as the old one as far as the space that rpmbuild reserved in
 it goes, as rpmsign has it. Old signatures are replaced; everything else in it stays.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -28,6 +34,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, printable, shortened
+from ..formats.key_remarks import remarks_for_rpm, rpm_remark
+from ..formats.openpgp_keys import KeyPacket, issuer_of, read_keys
 from ..formats.openpgp_packets import RSA, MalformedPacket, signature_algorithm
 from ..formats.rpm_head import (
     MAX_SIGNATURE_HEADER,
@@ -35,12 +43,15 @@ from ..formats.rpm_head import (
     Head,
     Header,
     HeaderEntry,
+    UnsupportedRPM,
     head_length,
     padding,
     parse_head,
     signed_header,
 )
+from ..formats.rpm_lead import GET_AGAIN, unsupported
 from ..formats.rpm_tags import EntryType, MainTag, SignatureTag
+from ..keystore.gnupg import GnuPG
 from ..system.memory import mapped
 from ..system.programs import memory_file, run
 from ..system.wall import Wall
@@ -91,7 +102,7 @@ class ExpectedPackage:
 
 @dataclass(frozen=True, slots=True)
 class RPMSigner:
-    """Signs packages with `key`, and their files with `files` where that is given.
+    """Signs packages with `key`, and the files of binary ones with `files` where that is given.
 
     `v3` asks for a signature over header and payload, too; with `head_only` only the heads of
     packages count, whatever follows them, and answers are signature headers. `permit` is called
@@ -128,12 +139,15 @@ class RPMSigner:
             large = LARGE_HEAD if self.files is None else LARGE_HEAD_WITH_FILES
             with self.turn() if head_length(data) > large else nullcontext():
                 self._sign(package, size, parse_head(data), expected, output)
+        except UnsupportedRPM as error:
+            raise RequestRefused.because(error) from None
         except ProtocolError as error:
             raise RequestRefused.because(error, Status.CORRUPT_RPM) from None
 
     def _sign(
         self, package: BinaryIO, size: int, head: Head, expected: ExpectedPackage, output: BinaryIO
     ) -> None:
+        _check_format(head.main)
         _compare(head, expected)
         self._check(package, size, head, expected)
         self.permit(head.main.string(MainTag.NAME))
@@ -156,10 +170,6 @@ class RPMSigner:
         recorded = head.signature.long(SignatureTag.LONG_SIZE) or head.signature.integer(
             SignatureTag.SIZE
         )
-        if (head.main.integer(MainTag.FORMAT) or 4) > 4:
-            raise RequestRefused(
-                Status.UNKNOWN_ERROR, "RPMs of format 6 are not signed yet; build it as format 4"
-            )
         if self.head_only:
             if expected.authenticated:
                 return
@@ -173,7 +183,8 @@ class RPMSigner:
         if recorded is not None and recorded != size - head.main_offset:
             raise CorruptRPM(
                 f"the RPM has {size - head.main_offset} bytes of header and payload, and says that"
-                f" it has {recorded}: it is truncated, or has something behind it"
+                f" it has {recorded}: it is truncated, or has something behind it",
+                GET_AGAIN,
             )
         if not expected.authenticated:
             self._check_md5(package, head, expected)
@@ -198,7 +209,7 @@ class RPMSigner:
         if done.returncode:
             said = (done.stdout.decode("utf-8", "replace") + done.stderr).strip()
             _log.info("rpmkeys refuses the RPM: %r", said[:500])
-            raise CorruptRPM("its digests are not those of its content")
+            raise CorruptRPM("its digests are not those of its content", GET_AGAIN)
 
     # ---------------------------------------------------------------------------------- signing
 
@@ -211,7 +222,7 @@ class RPMSigner:
             )
         added = (
             []
-            if self.files is None
+            if self.files is None or head.source
             else _file_signatures(self.files, head.main, self.key.home.time_limit)
         )
         with (
@@ -219,6 +230,7 @@ class RPMSigner:
             open(descriptor, "rb", buffering=0, closefd=False) as main,
         ):
             signature = self.key.detached_signature(main)
+        _require_verifiable(self.key, signature)
         added.append(
             HeaderEntry.binary(
                 SignatureTag.RSA_HEADER if _is_rsa(signature) else SignatureTag.DSA_HEADER,
@@ -245,19 +257,27 @@ def _mapped(package: BinaryIO) -> memoryview:
     return mapped(descriptor)
 
 
+def _check_format(main: Header) -> None:
+    """Raise `UnsupportedRPM` for a package that may be whole, and is not to be signed here."""
+    if (version := main.integer(MainTag.FORMAT) or 4) > 4:
+        raise unsupported(version)
+    if main.string(MainTag.PAYLOAD_FORMAT) == "drpm":
+        raise UnsupportedRPM(
+            "it is a delta RPM, which has the digests of the RPM that it makes",
+            "sign the RPM itself, and make the delta of the signed one (makedeltarpm)",
+        )
+
+
 def _compare(head: Head, expected: ExpectedPackage) -> None:
     """Compare the package with what the request says of it. Raises `RequestRefused`."""
     main = head.main
-    source = MainTag.SOURCE_RPM not in main
     epoch = main.integer(MainTag.EPOCH) or 0
-    if (head.lead[6:8] == b"\0\1") != source:
-        raise CorruptRPM("the RPM's headers do not agree on whether it is a source package")
     for what, wanted, found in (
         ("name", expected.name, main.string(MainTag.NAME)),
         ("epoch", None if expected.epoch is None else expected.epoch or "0", str(epoch)),
         ("version", expected.version, main.string(MainTag.VERSION)),
         ("release", expected.release, main.string(MainTag.RELEASE)),
-        ("arch", expected.arch, "src" if source else main.string(MainTag.ARCH)),
+        ("arch", expected.arch, "src" if head.source else main.string(MainTag.ARCH)),
     ):
         if wanted is not None and wanted != found:
             # A package says what it likes, and this goes to terminals and logs.
@@ -280,7 +300,7 @@ def _check_header(head: Head) -> None:
     if not any(recorded for recorded, _ in digests):
         raise CorruptRPM("the RPM has no digest of its header", "rebuild it with a newer rpm")
     if any(recorded not in (None, digest) for recorded, digest in digests):
-        raise CorruptRPM("the RPM's header does not match its digest")
+        raise CorruptRPM("the RPM's header does not match its digest", GET_AGAIN)
 
 
 def _md5(package: BinaryIO, offset: int) -> bytes:
@@ -330,6 +350,34 @@ def _digest(text: str) -> bytes:
         return bytes.fromhex(text)
     except ValueError:
         raise CorruptRPM("a file's digest is not hexadecimal") from None
+
+
+def _require_verifiable(key: OpenPGPKey, signature: bytes) -> None:
+    """Raise `RequestRefused` where no rpm verifies `signature`, which `key` has made."""
+    try:
+        issuer = issuer_of(signature)
+    except MalformedPacket:
+        return  # rpm does not read it, which is said elsewhere
+    for part in _parts(key.home, key.fingerprint):
+        if part.primary or (issuer and part.fingerprint.endswith(issuer)):
+            remark = rpm_remark(part)
+            if remark is not None and remark.nowhere:
+                problem = f"this key is none for RPMs: {remark.problem}"
+                raise RequestRefused.because(KeystoreError(problem, remark.cure))
+
+
+@functools.lru_cache(maxsize=64)
+def _parts(home: GnuPG, fingerprint: str) -> tuple[KeyPacket, ...]:
+    """Primary key and subkeys of a key of `home`; asked for once, for a batch may be long."""
+    try:
+        keys = read_keys(home.export(fingerprint, armor=False))
+    except MalformedPacket as error:
+        # It signs nonetheless, so that it is left to whoever verifies.
+        _log.warning("what rpm takes of key %s is not known: %s", fingerprint, error)
+        return ()
+    for remark in (remark for key in keys for remark in remarks_for_rpm(key)):
+        _log.info("key %s signs RPMs: %s", fingerprint, remark)
+    return tuple(part for key in keys for part in key.parts)
 
 
 def _is_rsa(signature: bytes) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.site import Site
+from tests.site import Site, module
 
 from .commands_support import (
     ADMIN,
@@ -236,6 +236,33 @@ def test_import_of_an_openpgp_key(
     refused(running, AUTHENTICATION, "get-public-key", made, secrets=["file-pw"])
 
 
+def test_a_person_is_told_what_not_every_rpm_takes(
+    running: Site, gpg: Gpg, made: str, tmp_path: Path
+) -> None:
+    """When the key is imported, and by doctor on both sides."""
+    fingerprint = gpg.make_key("elliptic", "file-pw", algorithm="nistp256")
+    (tmp_path / "secret").write_bytes(gpg.secret_key(fingerprint, "file-pw"))
+    result = running.sigul(
+        "import-key", made, str(tmp_path / "secret"), secrets=[ADMIN, "file-pw", "made-pw"]
+    )
+    said = "rpm without Sequoia, as Debian 12's 4.18, takes ECDSA signatures (nistp256) for broken"
+    (line,) = result.stderr.decode().splitlines()
+    assert line.startswith(f"Warning: for RPMs: {said} (Header DSA signature: BAD); sign RPMs with")
+    for component, more, secrets in (
+        ("client", ["--batch", "--key", made], ["made-pw"]),
+        ("server", [], []),
+    ):
+        words = ["doctor", component, *more, "-c", str(running.path(f"{component}.conf"))]
+        result = running.run(*module("stack"), *words, secrets=secrets, code=1)
+        assert f"key '{made}', for RPMs: {said}" in result.stdout.decode()
+    # A key that every rpm takes is nothing to talk of.
+    done(running, "delete-key", made, secrets=[ADMIN])
+    result = running.run(
+        *module("stack"), "doctor", "server", "-c", str(running.path("server.conf")), code=None
+    )
+    assert b"for RPMs" not in result.stdout
+
+
 def _pem(kind: str, form: str, password: str) -> bytes:
     """A new private key as a file: of PKCS#8 or traditional form in PEM, or PKCS#8 in DER."""
     if kind == "ECC":
@@ -292,7 +319,6 @@ def test_the_file_may_be_a_pipe(running: Site, made: str, tmp_path: Path) -> Non
 
 
 def _batch(site: Site) -> list[str]:
-    from tests.site import module
 
     return [*module("sigul"), "--batch", "-c", str(site.path("client.conf"))]
 

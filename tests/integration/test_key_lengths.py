@@ -110,7 +110,8 @@ def test_short_keys_that_are_there_sign_on(site: Site, tmp_path: Path) -> None:
     site.configure()
     with site.running():
         file.write_bytes(openpgp_key(tmp_path / "gpg", SHORT["RSA"]))
-        done(site, "import-key", "old", str(file), secrets=[ADMIN, "", "k-pw"])
+        told = site.sigul("import-key", "old", str(file), secrets=[ADMIN, "", "k-pw"]).stderr
+        assert b"takes no RSA key of 1024 bits" in told
         file.write_bytes(pem_key(1024))
         arguments = ("--key-type", "RSA", "older", str(file))
         done(site, "import-key", *arguments, secrets=[ADMIN, "", "k-pw"])

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from sigul_stack.client.rpm_packages import read_package_head
 from sigul_stack.errors import RequestRefused, Status
 from sigul_stack.formats.rpm_head import (
+    CorruptRPM,
     EntryType,
     Head,
     HeaderEntry,
@@ -27,11 +31,13 @@ from sigul_stack.formats.rpm_head import (
 from sigul_stack.keystore.gnupg import UserId
 from sigul_stack.protocol.codec import run_parser
 from sigul_stack.secret import Secret
+from sigul_stack.signing.ima import FileSigner
 from sigul_stack.signing.openpgp import OpenPGPKey
 from sigul_stack.signing.rpm import ExpectedPackage, RPMSigner
+from sigul_stack.signing.signer import PemSigner
 
 from .gnupg_support import gnupg_home
-from .rpm_support import Rpm, build
+from .rpm_support import Rpm, build, run
 
 PASSPHRASE = Secret("pw")
 UNAUTHENTICATED = ExpectedPackage(authenticated=False)
@@ -232,7 +238,6 @@ def test_a_package_without_room_in_its_signature_header(
         ({}, {1000: HeaderEntry.integer(1000, 1)}, Status.CORRUPT_RPM, "says that it has 1"),
         ({}, {1004: HeaderEntry.binary(1004, bytes(16))}, Status.CORRUPT_RPM, "digests"),
         ({1000: HeaderEntry.integer(1000, 1)}, {}, Status.CORRUPT_RPM, "type"),
-        ({1044: None}, {}, Status.CORRUPT_RPM, "source package"),
         ({5114: HeaderEntry.integer(5114, 6)}, {}, Status.UNKNOWN_ERROR, "format 6"),
         ({5092: HeaderEntry.strings(5092, ["0" * 64])}, {}, Status.CORRUPT_RPM, "digests"),
     ],
@@ -248,6 +253,162 @@ def test_what_does_not_fit_together_is_refused(
     refused = refusal(signer, rebuilt(package, main, signature))
     assert refused.status == status
     assert words in str(refused)
+
+
+#: Where only an entry or the lead tells binary from source; rpm signs and checks them all.
+ODD_KINDS: Mapping[str, tuple[bool, dict[int, HeaderEntry | None], bytes]] = {
+    "binary without the name of its source": (False, {1044: None}, b"\0\0"),
+    "binary with the lead of a source": (False, {}, b"\0\1"),
+    "source with the name of a source": (True, {1044: text(1044, "x-1-1.src.rpm")}, b"\0\1"),
+    "source with the lead of a binary": (True, {}, b"\0\0"),
+    "source by its lead alone": (True, {1106: None}, b"\0\1"),
+    "of no type": (False, {}, b"\0\7"),
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A source package."""
+    return build(tmp_path_factory.mktemp("source"), "sourced", source=True).read_bytes()
+
+
+@pytest.mark.parametrize("what", ODD_KINDS)
+def test_binary_or_source_is_what_rpm_takes_it_for(
+    signer: RPMSigner, rpm: Rpm, package: bytes, source: bytes, tmp_path: Path, what: str
+) -> None:
+    is_source, changes, lead = ODD_KINDS[what]
+    built = rebuilt(source if is_source else package, changes)
+    odd = built[:6] + lead + built[8:]
+    arch = "src" if is_source else "noarch"
+    out = tmp_path / "out"
+    out.write_bytes(signed(signer, odd, ExpectedPackage(arch=arch)))
+    assert len(rpm.signatures(out)) == 1
+    assert rpm.query(out, "%|SOURCEPACKAGE?{source}:{binary}|") == (
+        "source" if is_source else "binary"
+    )
+    refused = refusal(signer, odd, ExpectedPackage(arch="noarch" if is_source else "src"))
+    assert refused.message is not None
+    assert refused.message.startswith(f"the RPM's arch is '{arch}'")
+
+
+def test_files_of_a_source_package_are_not_signed(
+    signer: RPMSigner, rpm: Rpm, package: bytes, source: bytes, tmp_path: Path
+) -> None:
+    """As rpm has it; by any sign of a source package that rpm goes by."""
+    both = replace(signer, files=FileSigner(PemSigner(ec.generate_private_key(ec.SECP256R1()))))
+    for built, count in ((package, 3), (source, 0), (rebuilt(source, {1106: None}), 0)):
+        out = tmp_path / "out"
+        out.write_bytes(signed(both, built))
+        assert len(rpm.signatures(out)) == 1
+        assert len(rpm.query(out, "[%{FILESIGNATURES}\n]").replace("(none)", "").split()) == count
+
+
+# By the two bytes of major version and signature's type.
+@pytest.mark.parametrize(
+    ("major", "kind", "words"),
+    [
+        (6, 5, "RPMs of format 6 are not signed yet; build it as format 4"),
+        (5, 5, "RPMs of format 5 are not signed yet"),
+        (2, 5, "RPMs of format 2 are not signed: it is older than RPM 3, or its lead is damaged"),
+        (0, 0, "RPMs of format 0 are not signed: it is older than RPM 3, or its lead is damaged"),
+        (3, 1, "its signature is no header, as before RPM 3, or is damaged; rebuild it"),
+    ],
+)
+def test_another_format_is_named(
+    signer: RPMSigner, package: bytes, major: int, kind: int, words: str
+) -> None:
+    odd = package[:4] + bytes([major]) + package[5:79] + bytes([kind]) + package[80:]
+    for at in (signer, replace(signer, head_only=True)):
+        refused = refusal(at, odd)
+        assert refused.status == Status.UNKNOWN_ERROR
+        assert words in str(refused)
+
+
+def test_format_6_is_named_before_anything_that_it_lacks(signer: RPMSigner, package: bytes) -> None:
+    """By whatever lead, and without the digests that format 4 has."""
+    new = rebuilt(package, {5114: HeaderEntry.integer(5114, 6)}, {269: None, 273: None, 1004: None})
+    for major in (3, 4, 6):
+        refused = refusal(signer, new[:4] + bytes([major]) + new[5:], ExpectedPackage(name="x"))
+        assert refused.message == (
+            "RPMs of format 6 are not signed yet; build it as format 4 (_rpmformat 4)"
+        )
+
+
+def broken_signature_headers(package: bytes) -> dict[str, bytes]:
+    """Packages whose signature header is not in order, by what is said of it."""
+    head = head_of(package)
+    entries = list(head.signature.entries.values())
+    rest = package[head.main_offset :]
+    blob = HeaderEntry.binary(267, b"x")
+    regular = encode_header(Region.SIGNATURE, entries)
+    plain = encode_header(Region.SIGNATURE, entries)
+    # Its index without the region's entry, and its data without the region's.
+    count, length = int.from_bytes(plain[8:12], "big"), int.from_bytes(plain[12:16], "big")
+    no_region = (
+        plain[:8] + (count - 1).to_bytes(4, "big") + (length - 16).to_bytes(4, "big")
+        + plain[32:-16]
+    )  # fmt: skip
+    return {
+        what: head.before_main(signature) + rest
+        for what, signature in {
+            "it has entry 267 twice": encode_header(Region.SIGNATURE, [*entries, blob, blob]),
+            "it has no region": no_region,
+            "it has 0 entries": regular[:8] + bytes(4) + regular[12:],
+            "entry 269 lies where it must not": regular[:40] + b"\xff" * 4 + regular[44:],
+        }.items()
+    }
+
+
+def test_a_broken_signature_header_is_named_with_its_cure(
+    signer: RPMSigner, rpm: Rpm, package: bytes, tmp_path: Path
+) -> None:
+    for what, broken in broken_signature_headers(package).items():
+        for at in (signer, replace(signer, head_only=True)):
+            refused = refusal(at, broken)
+            assert refused.status == Status.CORRUPT_RPM
+            assert refused.message is not None
+            assert refused.message.startswith(f"the RPM's signature header is broken: {what}")
+            assert "; rpmsign --delsign makes a new one" in refused.message
+    # The cure is one, where rpm reads the package.
+    out = tmp_path / "out"
+    out.write_bytes(broken_signature_headers(package)["it has no region"])
+    run("rpmsign", "--delsign", out)
+    out.write_bytes(signed(signer, out.read_bytes()))
+    assert len(rpm.signatures(out)) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"text\n", "the file is not an RPM"),
+        (b"\xed", "the RPM is truncated; get or build it again"),
+        (b"\xed\xab\xee\xdb\x03", "the RPM is truncated; get or build it again"),
+        (b"<!DOCTYPE html>\n<html>", "the file is not an RPM: it is an HTML page; "),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
+        (b"!<arch>\ndebian-binary   ", "it is a Debian package"),
+        (b"drpmDLT3" + bytes(200), "it is a delta RPM without an RPM's headers"),
+        (b"\x1f\x8b\x08" + bytes(200), "it is compressed with gzip"),
+        (bytes(257) + b"ustar" + bytes(250), "it is a tar archive"),
+        (bytes(300), "the file is not an RPM"),
+    ],
+)
+def test_another_file_is_no_rpm(signer: RPMSigner, data: bytes, words: str) -> None:
+    for at in (signer, replace(signer, head_only=True)):
+        refused = refusal(at, data)
+        assert refused.status == Status.CORRUPT_RPM
+        assert words in str(refused)
+    # With head signing the client sees it.
+    with pytest.raises(CorruptRPM, match=re.escape(words)):
+        read_package_head(io.BytesIO(data))
+
+
+def test_a_delta_rpm_is_named(signer: RPMSigner, package: bytes) -> None:
+    """makedeltarpm's have the RPM's header with another payload, and no digest of it."""
+    delta = rebuilt(package, {1124: text(1124, "drpm")}, {269: None, 273: None})
+    refused = refusal(signer, delta)
+    assert refused.status == Status.UNKNOWN_ERROR
+    assert "a delta RPM" in str(refused)
+    assert "; sign the RPM itself" in str(refused)
 
 
 def test_nothing_at_all_is_refused_with_what_may_be_the_reason(signer: RPMSigner) -> None:

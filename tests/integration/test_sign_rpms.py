@@ -194,7 +194,8 @@ def test_each_bad_one_is_named_and_the_others_are_signed(
         files += [bad[-1], file]
     out = tmp_path / "out"
     result = running.sigul(*command(out, "k", *files), secrets=["k-pw"], code=1)
-    assert result.stdout == b""
+    failed = f"Signed {len(good)} of {len(files)} RPMs; {len(bad)} failed\n"
+    assert result.stdout == failed.encode()
     lines = signing_errors(result.stderr)
     assert len(lines) == len(bad), lines
     for file in bad:
@@ -494,11 +495,78 @@ def test_what_comes_after_a_revocation_is_not_signed(
     assert len(rpm.signatures(out / first.name)) == 1
 
 
-def test_two_of_one_name_are_refused(running: Site, small: Path, tmp_path: Path) -> None:
-    other = tmp_path / small.name
-    other.write_bytes(small.read_bytes())
-    result = running.sigul(*command(tmp_path / "out", "k", small, other), code=1)
-    assert "would be signed to the same file" in error_line(result)
+def test_an_rpm_that_is_named_twice_is_signed_once(
+    running: Site, rpm: Rpm, small: Path, tmp_path: Path
+) -> None:
+    """By the same name, another one, a link, and as a copy in another directory."""
+    first, other = copies(small, tmp_path, 2)
+    (tmp_path / "arch").mkdir()
+    copy = tmp_path / "arch" / first.name
+    shutil.copy(first, copy)
+    (tmp_path / "link").mkdir()
+    link = tmp_path / "link" / first.name
+    link.symlink_to(first)
+    odd = tmp_path / "." / "arch" / ".." / first.name
+    out = tmp_path / "out"
+    words = command(out, "k", first, first, str(odd), other, copy, link, other)
+    assert done(running, *words, secrets=["k-pw"]) == b""
+    assert sorted(path.name for path in out.iterdir()) == [first.name, other.name]
+    for file in (first, other):
+        assert len(rpm.signatures(out / file.name)) == 1
+    # Where the copy lies in the output directory, it is what is replaced.
+    assert done(running, *command(copy.parent, "k", first, copy), secrets=["k-pw"]) == b""
+    assert len(rpm.signatures(copy)) == 1
+    assert first.read_bytes() == small.read_bytes()
+
+
+def test_two_rpms_of_one_name_cost_the_second(
+    running: Site, rpm: Rpm, small: Path, tmp_path: Path
+) -> None:
+    first, last = copies(small, tmp_path, 2)
+    (tmp_path / "b").mkdir()
+    other = tmp_path / "b" / first.name
+    other.write_bytes(build(tmp_path, "another").read_bytes())
+    kept = other.read_bytes()
+    out = tmp_path / "out"
+    result = running.sigul(*command(out, "k", first, other, last), secrets=["k-pw"], code=1)
+    assert "would be signed to the same file as" in error_of(result, other)
+    assert result.stdout == b"Signed 2 of 3 RPMs; 1 failed\n"
+    assert sorted(path.name for path in out.iterdir()) == [first.name, last.name]
+    # It is not written over by the other one either.
+    result = running.sigul(*command(other.parent, "k", first, other), secrets=["k-pw"], code=1)
+    assert "would take the place of another RPM" in error_line(result)
+    assert other.read_bytes() == kept
+
+
+def test_a_large_batch_is_summed_up(running: Site, rpm: Rpm, small: Path, tmp_path: Path) -> None:
+    files = copies(small, tmp_path, 21)
+    out = tmp_path / "out"
+    result = running.sigul(*command(out, "k", *files), secrets=["k-pw"])
+    assert (result.stdout, result.stderr) == (b"Signed 21 RPMs\n", b"")
+    files[3].write_bytes(b"garbage")
+    result = running.sigul(*command(out, "k", *files), secrets=["k-pw"], code=1)
+    assert result.stdout == b"Signed 20 of 21 RPMs; 1 failed\n"
+    assert error_of(result, files[3])
+
+
+def test_of_source_rpms_it_is_said_that_their_files_are_not_signed(
+    running: Site, rpm: Rpm, small: Path, tmp_path: Path
+) -> None:
+    source = build(tmp_path, "sourced", source=True)
+    out = tmp_path / "out"
+    words = ["--file-signing-key", "ima", "k"]
+    note = b"Note: 1 source RPM signed without signatures of the files in it"
+    for command_line in (
+        command(out, *words, small, source),
+        ["sign-rpm", "-o", str(out / source.name), *words, str(source)],
+    ):
+        result = running.sigul(*command_line, secrets=["k-pw", "ima-pw"])
+        assert result.stdout == b""
+        assert result.stderr.startswith(note)
+        assert len(result.stderr.splitlines()) == 1
+        assert len(rpm.signatures(out / source.name)) == 1
+        assert rpm.query(out / source.name, "[%{FILESIGNATURES}]") in ("", "(none)")
+    assert rpm.query(out / small.name, "[%{FILESIGNATURES}]").startswith("030204")
 
 
 def test_outputs_that_cannot_be_written_cost_themselves(

@@ -70,7 +70,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         }
     ),
     "health": frozenset(
-        {"checks", "config", "protocol", "transport", "pki", "client", "tools", "system"}
+        {"checks", "config", "formats", "protocol", "transport", "pki", "client", "tools", "system"}
     ),
     "cli": frozenset({"*"}),
 }  # fmt: skip

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
-from ..outcome import print_bytes, print_lines
+from ..outcome import print_bytes, print_lines, say
 from ..shared_arguments import argument
 from .arguments import ADMIN_PASSWORD, KEY, date
 from .command import CommandGroup, SecretPrompt
@@ -56,19 +57,36 @@ def list_keys(call: Call) -> None:
 def new_key(call: Call) -> None:
     """Print the new key's public part."""
     arguments = call.arguments
-    print_bytes(
-        call.client.new_key(
-            call.secrets["password"],
-            arguments.key,
-            call.secrets["passphrase"],
-            key_admin=arguments.key_admin,
-            key_type=arguments.key_type,
-            name_real=arguments.gnupg_name_real,
-            name_comment=arguments.gnupg_name_comment,
-            name_email=arguments.gnupg_name_email,
-            expire_date=arguments.gnupg_expire_date,
-        )
+    public = call.client.new_key(
+        call.secrets["password"],
+        arguments.key,
+        call.secrets["passphrase"],
+        key_admin=arguments.key_admin,
+        key_type=arguments.key_type,
+        name_real=arguments.gnupg_name_real,
+        name_comment=arguments.gnupg_name_comment,
+        name_email=arguments.gnupg_name_email,
+        expire_date=arguments.gnupg_expire_date,
     )
+    print_bytes(public)
+    _warn(public)
+
+
+def _warn(data: bytes) -> None:
+    """Tell what is to be known of the OpenPGP key in `data`; of anything else nothing is known."""
+    from ...formats.key_remarks import remarks_for_rpm, remarks_on_state
+    from ...formats.openpgp_keys import read_keys
+    from ...formats.openpgp_packets import MalformedPacket
+
+    try:
+        keys = read_keys(data)
+    except MalformedPacket:
+        return
+    for key in keys:
+        for remark in remarks_on_state(key, time.time()):
+            say(f"Warning: {remark}", error=True)
+        for remark in remarks_for_rpm(key) if key.signs else ():
+            say(f"Warning: for RPMs: {remark}", error=True)
 
 
 @COMMANDS.planned(
@@ -93,15 +111,17 @@ def import_key(planning: Planning) -> Run:
     limit = OPERATIONS["import-key"].max_payload + 1
 
     def run(call: Call) -> None:
+        data = source.seekable().read(limit)
         call.client.import_key(
             call.secrets["password"],
             call.arguments.key,
-            source.seekable().read(limit),
+            data,
             call.secrets["passphrase"],
             call.secrets["new_passphrase"],
             key_admin=call.arguments.key_admin,
             key_type=call.arguments.key_type,
         )
+        _warn(data)
 
     return run
 

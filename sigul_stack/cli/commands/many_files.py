@@ -42,7 +42,7 @@ def plan(files: Sequence[str], directory: Path, *, armor: bool) -> Run:
                 armor=armor,
                 done=lambda job, error: failures.tell(job.source, error),
             )
-        failures.end("not all files were signed")
+        failures.end("not all files were signed", "files", len(jobs))
 
     return run
 

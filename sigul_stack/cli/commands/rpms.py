@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ...client.output_file import identity, identity_of
-from ...client.rpm_packages import Package, RPMOptions, ZeroLengthRPM
+from ...client.rpm_packages import Package, RPMOptions, ZeroLengthRPM, is_source
 from ...errors import RequestRefused, SigulError, status_text
 from ...kojihub import NEVRA, Hub, HubAccess
 from ...secret import Secret
-from ..outcome import Failures
+from ..outcome import Failures, say
 from ..shared_arguments import argument
 from .arguments import KEY, PASSPHRASE
 from .command import CommandGroup, SecretPrompt
 from .many_files import make_directory
 from .planning import Arguments, Call, Planning, Run
+from .rpm_batch import Batch, Found
 
 if TYPE_CHECKING:
     from ...config.client import ClientSettings
@@ -187,9 +187,16 @@ def sign_rpm(planning: Planning) -> Run:
     source = planning.keep_input(Path(name), found)
     _refuse_empty(name, source.state)
     output = None if arguments.koji_only else planning.open_successor(source)
-    return lambda call: call.client.sign_rpm(
-        arguments.key, call.secrets["passphrase"], source.seekable(), output, _options_of(call)
-    )
+
+    def run(call: Call) -> None:
+        file = source.seekable()
+        without = _signs_files(arguments) and is_source(file)
+        call.client.sign_rpm(
+            arguments.key, call.secrets["passphrase"], file, output, _options_of(call)
+        )
+        _tell_of_sources(int(without))
+
+    return run
 
 
 def _plan_remote(planning: Planning, nevra: NEVRA) -> Run:
@@ -203,8 +210,19 @@ def _plan_remote(planning: Planning, nevra: NEVRA) -> Run:
         call.client.sign_koji_rpm(
             arguments.key, call.secrets["passphrase"], remote, output, _options_of(call)
         )
+        _tell_of_sources(int(_signs_files(arguments) and nevra.arch == "src"))
 
     return run
+
+
+def _tell_of_sources(count: int) -> None:
+    """Tell that the files of `count` RPMs were not signed, as rpm itself does not."""
+    if count:
+        say(
+            f"Note: {count} source RPM{'s' if count > 1 else ''} signed without signatures of the"
+            " files in it, for nothing installs those",
+            error=True,
+        )
 
 
 # ----------------------------------------------------------------------------------- many RPMs
@@ -234,8 +252,7 @@ def sign_rpms(planning: Planning) -> Run:
     An RPM that cannot be signed costs itself, and is told of later, as long as another is left.
     """
     arguments, options = planning.arguments, _options(planning.arguments)
-    found: dict[str, os.stat_result | NEVRA | SigulError] = {}
-    names: dict[str, str] = {}
+    batch = Batch()
     for rpm in arguments.rpm:
         try:
             state = _look(rpm, _readable)
@@ -244,22 +261,15 @@ def sign_rpms(planning: Planning) -> Run:
             else:
                 _refuse_empty(rpm, state)
         except SigulError as error:
-            found[rpm] = error
-            continue
-        name = state.file_name if isinstance(state, NEVRA) else Path(rpm).name
-        if name in names:
-            raise SigulError(
-                f"'{names[name]}' and '{rpm}' would be signed to the same file",
-                "sign them one by one",
-            )
-        names[name] = rpm
-        found[rpm] = state
-    if not names:
+            batch.add(rpm, error)
+        else:
+            batch.add(rpm, state)
+    found = batch.found
+    if not batch.names:
         _fail_all({rpm: error for rpm, error in found.items() if isinstance(error, SigulError)})
-    targets = {}
+    targets: Mapping[str, Path] = {}
     if not arguments.koji_only:
-        targets = {rpm: arguments.output / name for name, rpm in names.items()}
-        _check_targets(found, targets)
+        targets = batch.targets(arguments.output)
         make_directory(arguments.output)
     return lambda call: _sign_many(call, found, targets)
 
@@ -270,26 +280,6 @@ def _readable(path: Path) -> os.stat_result:
     if stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode):
         path.open("rb").close()
     return state
-
-
-def _check_targets(
-    found: Mapping[str, os.stat_result | NEVRA | SigulError], targets: Mapping[str, Path]
-) -> None:
-    """Refuse to sign an RPM to a target that is another RPM to be signed.
-
-    An RPM's own place is none to refuse: it is replaced, as `sign-rpm` does.
-    """
-    sources = {
-        rpm: identity_of(state) for rpm, state in found.items() if isinstance(state, os.stat_result)
-    }
-    for rpm, target in targets.items():
-        there = identity(target)
-        if there is not None and there in sources.values() and there != sources.get(rpm):
-            raise SigulError(
-                f"'{rpm}', signed, would take the place of another RPM that is to be signed:"
-                f" '{target}' is a link to it",
-                "name another directory",
-            )
 
 
 class _Failures(Failures):
@@ -310,12 +300,12 @@ def _fail_all(errors: Mapping[str, SigulError]) -> None:
     failures = _Failures()
     for rpm, error in errors.items():
         failures.tell(rpm, error)
-    failures.end("no RPM is left to sign")
+    failures.end("no RPM is left to sign", "RPMs", len(errors))
 
 
 def _sign_many(
     call: Call,
-    found: Mapping[str, os.stat_result | NEVRA | SigulError],
+    found: Mapping[str, Found],
     targets: Mapping[str, Path],
 ) -> None:
     """Sign what was found, in one request; a line on standard error for each that failed."""
@@ -333,12 +323,29 @@ def _sign_many(
                 packages.append(package)
             except SigulError as error:
                 failures.tell(rpm, error)
+    sources = 0
+
+    def done(package: Package, error: SigulError | None) -> None:
+        nonlocal sources
+        failures.tell(package.source, error)
+        if error is None and _signs_files(arguments) and _of_source(package):
+            sources += 1
+
     if packages:
         call.client.sign_rpms(
-            arguments.key,
-            call.secrets["passphrase"],
-            packages,
-            _options_of(call),
-            done=lambda package, error: failures.tell(package.source, error),
+            arguments.key, call.secrets["passphrase"], packages, _options_of(call), done=done
         )
-    failures.end("not all RPMs were signed")
+    _tell_of_sources(sources)
+    failures.end("not all RPMs were signed", "RPMs", len(found))
+
+
+def _of_source(package: Package) -> bool:
+    if package.remote is not None:
+        return package.remote.nevra.arch == "src"
+    try:
+        if not stat.S_ISREG(package.source.stat().st_mode):
+            return False  # a pipe, which gives its content once
+        with package.source.open("rb") as file:
+            return is_source(file)
+    except OSError:
+        return False

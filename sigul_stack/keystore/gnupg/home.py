@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import logging
 import re
+import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..storage import locked_keys, require_long, storage_errors
 from .directory import prepare_directory
 from .output import ListedKey
 from .program import GnuPG
+from .refused_files import invalid, reason, refuse_before
 from .scratch import (
     move_in,
     remove_key,
@@ -142,12 +144,13 @@ class GnuPGHome(GnuPG):
         (which does not matter if it has none). Raises `RequestRefused`: invalid import, import
         passphrase error, already exists; and `KeystoreError`.
         """
+        refuse_before(data, time.time())
         with storage_errors(self.path), scratch_home(self) as scratch:
             with memory_file(data) as descriptor:
                 outcome = scratch.run(
                     ["--import"], stdin=descriptor, max_file_size=MAX_IMPORTED_BYTES
                 )
-            key = _only_secret_key(scratch.list_keys())
+            key = _only_secret_key(scratch.list_keys(), data)
             # gpg also takes what is left of a file that was cut.
             if outcome.returncode or not key.has_user_id:
                 _log.info("refusing a key to import: %s", outcome.messages.strip())
@@ -262,18 +265,13 @@ class GnuPGHome(GnuPG):
         return key
 
 
-def _only_secret_key(keys: list[ListedKey]) -> ListedKey:
+def _only_secret_key(keys: list[ListedKey], data: bytes) -> ListedKey:
+    if not keys:
+        raise reason(data)
     if len(keys) != 1:
-        raise RequestRefused(
-            Status.INVALID_IMPORT,
-            f"it holds {len(keys)} keys; export one secret key alone"
-            if keys
-            else "it holds no OpenPGP key",
-        )
+        raise invalid(f"it holds {len(keys)} keys", "export one secret key alone")
     if not keys[0].secret:
-        raise RequestRefused(
-            Status.INVALID_IMPORT, "it holds a public key only; use gpg --export-secret-keys"
-        )
+        raise invalid("it holds a public key only", "use gpg --export-secret-keys")
     return keys[0]
 
 

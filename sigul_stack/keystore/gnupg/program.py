@@ -154,6 +154,18 @@ class GnuPG:
             )
         return outcome.output
 
+    def exported_at_rest(self, fingerprint: str) -> bytes | None:
+        """The public key `fingerprint`, by a look that leaves the home as it is; None for none.
+
+        No agent is started, and nothing is locked or made.
+        """
+        if not any((self.path / name).is_file() for name in ("pubring.kbx", "pubring.gpg")):
+            return None
+        outcome = self.run(
+            ["--lock-never", "--export", "--", fingerprint], time_limit=_QUICK, agent=False
+        )
+        return outcome.output or None
+
     def agent(self) -> AgentConnection:
         """A connection to the agent, which is started if need be. Raises `KeystoreError`."""
         self._need_agent()
