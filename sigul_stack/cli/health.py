@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import sys
 import textwrap
 from collections.abc import Callable
 from functools import partial
@@ -18,9 +16,13 @@ from ..secret import Secret
 from .outcome import say_text
 from .secret_input import MAX_SECRET_LENGTH, read_until_nul
 from .shared_arguments import Argument, Subparsers, add_arguments, argument, config_file
+from .standard_streams import end_output
 
 if TYPE_CHECKING:
     from ..health.steps import CheckOptions
+
+#: The exit code where it is not known what was found.
+_UNKNOWN = 3
 
 _EPILOG = """\
 exit codes:
@@ -143,8 +145,8 @@ def _run(component: str, refuse: Callable[[str], NoReturn], options: argparse.Na
     report = check_health(component, options.config_file, limits, wanted)
     say_text(as_json(report) if options.json else health_text(report, limits), flush=True)
     code = exit_code(report, docker=options.docker)
-    with contextlib.suppress(OSError):
-        sys.stderr.flush()
+    # Who reads the first line does not know what was found where that is lost.
+    code = end_output(code, lost=code if options.docker else _UNKNOWN)
     # Not sys.exit: a look that was left behind may still wait for something.
     os._exit(code)
 

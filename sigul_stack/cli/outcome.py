@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import SigulError, printable
+from .standard_streams import output_failed
 
 log = logging.getLogger(__name__)
 
@@ -59,37 +60,13 @@ def report(run: Callable[[], None]) -> int:
         return failed(f"unexpected failure ({type(error).__name__}); -v -v tells more")
 
 
-def occupy_standard_descriptors() -> None:
-    """Have descriptors 0, 1 and 2 taken, each failing at its use where the caller closed it.
-
-    Else the next file or connection would get the number, and what is meant for standard output.
-    """
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDONLY if descriptor else os.O_WRONLY)
-
-
-def detach_standard_descriptors() -> None:
-    """Have descriptors 0, 1 and 2 lead nowhere."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in range(3):
-        os.dup2(null, descriptor)
-    if null > 2:
-        os.close(null)
-
-
 def print_bytes(data: bytes) -> None:
     """Write `data` to standard output as it is. Raises `SigulError`."""
     try:
         with os.fdopen(1, "wb", closefd=False) as output:
             output.write(data)
     except OSError as error:
-        raise SigulError(
-            f"standard output did not take all of the output: {error.strerror}",
-            "make room there",
-        ) from error
+        raise output_failed(error) from error
 
 
 def print_lines(lines: Iterable[str]) -> None:

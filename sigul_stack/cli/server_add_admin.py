@@ -10,6 +10,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import NoReturn
 
 from ..errors import ConfigurationError, RequestRefused, Status
 from .hardening import harden_process
@@ -22,6 +23,7 @@ from .server_tools import (
     tool_parser,
 )
 from .shared_arguments import argument
+from .standard_streams import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +79,7 @@ def _ask_name(batch: bool) -> str:
         return read_word(0, what)
     try:
         return input(f"{what}: ")
-    except EOFError:
+    except (EOFError, OSError):
         raise ConfigurationError(f"{what}: nothing was given", "type it, or give -n NAME") from None
 
 
@@ -91,5 +93,10 @@ def _checked(name: str) -> str:
     return name
 
 
+def program() -> NoReturn:
+    """The installed program: `main`, whatever its standard streams are."""
+    sys.exit(run_program(main))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import NoReturn
 
 from .hardening import harden_process
 from .server_tools import become_the_server, load_configuration, run_tool, tool_parser
+from .standard_streams import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,5 +32,10 @@ def _run(options: Namespace) -> None:
     create(database_url(settings))
 
 
+def program() -> NoReturn:
+    """The installed program: `main`, whatever its standard streams are."""
+    sys.exit(run_program(main))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from ..bridge.control import BridgeEvent
 from ..bridge.parent import BridgePlan, Listeners, Parent
@@ -20,6 +21,7 @@ from ..transport.status_socket import status_socket
 from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
 from .hardening import harden_process
+from .standard_streams import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,5 +88,10 @@ def _plan(settings: BridgeSettings) -> BridgePlan:
     )
 
 
+def program() -> NoReturn:
+    """The installed program: `main`, whatever its standard streams are."""
+    sys.exit(run_program(main))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NoReturn
 
 from ..config import load_server
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
@@ -28,6 +29,7 @@ from ..transport.status_socket import status_socket
 from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
 from .hardening import harden_process
+from .standard_streams import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,5 +125,10 @@ def _become(settings: ServerSettings) -> None:
     os.environ["HOME"] = str(settings.gnupg_home)
 
 
+def program() -> NoReturn:
+    """The installed program: `main`, whatever its standard streams are."""
+    sys.exit(run_program(main))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()
