@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from ..config.reading import read_small
 from ..config.values import strip_one_end
 from ..errors import ConfigurationError
 from ..secret import Secret
@@ -172,10 +173,11 @@ def _client_options(options: argparse.Namespace, refuse: Callable[[str], NoRetur
 def _from_file(path: Path, what: str) -> Secret:
     """The secret in a file, without one line end. Raises `ConfigurationError`."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_SECRET_LENGTH + 3)
+        secret = Secret(strip_one_end(read_small(path, MAX_SECRET_LENGTH + 2)))
     except OSError as error:
         raise ConfigurationError(
             f"'{path}' cannot be read: {error.strerror}", f"name a file that holds the {what}"
         ) from error
-    return Secret(strip_one_end(data))
+    if not secret:
+        raise ConfigurationError(f"'{path}' is empty", f"name a file that holds the {what}")
+    return secret

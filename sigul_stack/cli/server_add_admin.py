@@ -56,7 +56,7 @@ def _run(options: Namespace) -> None:
     nss.open_database(settings.nss, ask=lambda: reader.read(NSS_PASSWORD))
     become_the_server(settings)
     ensure_usable(url, clock=lambda: datetime.now(UTC))
-    name = _checked(options.name or _ask_name(options.batch))
+    name = _checked(_ask_name(options.batch) if options.name is None else options.name)
     password = reader.read_new("Administrator's password")
     require_length(password, settings.min_secret_length)
     hashed = hash_password(password)
@@ -86,9 +86,10 @@ def _ask_name(batch: bool) -> str:
 def _checked(name: str) -> str:
     from ..protocol.codec import is_safe_text
 
-    if not name or not is_safe_text(name) or len(name) > 255:
+    if not name.strip() or not is_safe_text(name) or len(name) > 255:
         raise ConfigurationError(
-            f"{name!r} is no user name", "write 1 to 255 printable ASCII characters"
+            f"{name!r} is no user name",
+            "write 1 to 255 printable ASCII characters, not blanks alone: the protocol allows no others",
         )
     return name
 

@@ -95,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(_unknown(name))
     from .commands.parsing import parse
 
+    if options.user_name == "":
+        parser.error("-u/--user-name is empty: name a user, or leave it out")
     arguments = parse(command, words[1:])
     set_up_client(options.verbose, sys.stderr)
     return report(lambda: _run(command, arguments, options))

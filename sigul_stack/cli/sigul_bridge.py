@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from ..bridge.control import BridgeEvent
+from ..bridge.open_files import fitted
 from ..bridge.parent import BridgePlan, Listeners, Parent
 from ..bridge.service import Bridge
 from ..config import load_bridge
@@ -48,6 +49,7 @@ def _work(source: DaemonConfiguration[BridgeSettings], control: Control) -> None
 
 def _plan(settings: BridgeSettings) -> BridgePlan:
     who = identity(settings.unix_user, settings.unix_group)
+    settings = fitted(settings)
 
     def serve(listeners: Listeners, parent: ParentPipes) -> None:
         drop_privileges_unless_roots(who, settings.nss.path)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from ..config import load_server
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
@@ -20,6 +21,7 @@ from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import ServerPlan, Supervisor
 from ..server.worker import Shared, Worker
 from ..system.memory import lock_memory
+from ..system.open_files import CURE, USUAL, raise_limit
 from ..system.pipes import ParentPipes
 from ..system.processes import run_in_child
 from ..system.turns import Turns
@@ -30,6 +32,11 @@ from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
 from .hardening import harden_process
 from .standard_streams import run_program
+
+log = logging.getLogger(__name__)
+
+#: Open files of the supervisor for each worker: its ends of pipes, and its end as a descriptor.
+_FILES_OF_A_WORKER: Final = 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None:
     settings = source.settings
+    wanted = USUAL + _FILES_OF_A_WORKER * 2 * (settings.workers + settings.max_requests)
+    if (limit := raise_limit(wanted)) < wanted:
+        log.warning(
+            "This process may open %d files, and needs %d for its workers; %s", limit, wanted, CURE
+        )
     run_in_child(partial(_run_with_nss, prepare, settings), "checking the server's data")
     # All workers of a former configuration may be there beside those of the next one.
     count = max(USUAL_SLOTS, 2 * (settings.workers + settings.max_requests))

@@ -63,11 +63,20 @@ def open_successor(source: Path, path: Path | None, *, read: os.stat_result) -> 
     if path is not None and not overwrites(path, source):
         with open_output(path, binary=True) as file:
             yield file
+            if _was_changed(source, read):
+                raise OutputError(f"'{source}' was changed while it was being read", "try again")
         return
     place = source if path is None else path
     with _errors(str(place)), _in_place(place, read) as file:
         yield file
     _give_to_other_name(_follow(place), _follow(source))
+
+
+def _was_changed(source: Path, read: os.stat_result) -> bool:
+    """Whether a plain file is another than it was when it was `read`; not where it is gone."""
+    with contextlib.suppress(OSError):
+        return stat.S_ISREG(read.st_mode) and _state(source.stat()) != _state(read)
+    return False
 
 
 def identity(path: Path | None) -> tuple[int, ...] | None:

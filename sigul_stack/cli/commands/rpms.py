@@ -21,10 +21,10 @@ from ...errors import SigulError
 from ...kojihub import NEVRA, Hub, HubAccess
 from ..outcome import Failures
 from ..shared_arguments import argument
-from .arguments import KEY, PASSPHRASE
+from .arguments import KEY, PASSPHRASE, named_place
 from .command import CommandGroup, SecretPrompt
 from .many_files import make_directory
-from .planning import Arguments, Call, Planning, Run
+from .planning import Arguments, Call, Planning, Run, standard_output_or_path
 
 if TYPE_CHECKING:
     from ...config.client import ClientSettings
@@ -162,9 +162,9 @@ def _hub(settings: ClientSettings, instance: str | None) -> Iterator[Callable[[]
         "-o",
         "--output",
         metavar="FILE",
-        type=Path,
-        help="write the signed RPM to FILE (default: replace the RPM; one of Koji's goes to"
-        " standard output)",
+        type=standard_output_or_path,
+        help="write the signed RPM to FILE, with - to standard output (default: replace the RPM;"
+        " one of Koji's goes to standard output)",
     ),
     *_OPTIONS,
     secrets=_SECRETS,
@@ -211,7 +211,7 @@ def _plan_remote(planning: Planning, nevra: NEVRA) -> Run:
         "-o",
         "--output",
         metavar="DIR",
-        type=Path,
+        type=named_place,
         help="write the signed RPMs to DIR, which is made if need be; one that is there already is"
         " replaced",
     ),
