@@ -14,10 +14,9 @@ from ..config.reading import read_small
 from ..config.values import strip_one_end
 from ..errors import ConfigurationError
 from ..secret import Secret
-from .outcome import say_text
+from .outcome import end_output, say_text
 from .secret_input import MAX_SECRET_LENGTH, read_until_nul
 from .shared_arguments import Argument, Subparsers, add_arguments, argument, config_file
-from .standard_streams import end_output
 
 if TYPE_CHECKING:
     from ..health.steps import CheckOptions

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import SigulError, printable
-from .standard_streams import output_failed
+from .standard_streams import lost_output, open_standard_streams, output_failed
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,31 @@ def report(run: Callable[[], None]) -> int:
     except Exception as error:
         log.debug("where it failed:", exc_info=True)
         return failed(f"unexpected failure ({type(error).__name__}); -v -v tells more")
+
+
+def run_program(main: Callable[[], int]) -> int:
+    """Run a whole program, `main`, with standard streams that never raise; its exit code.
+
+    Where output was lost that is never 0: who reads it would else believe in what came.
+    """
+    open_standard_streams()
+    try:
+        code = main()
+    except SystemExit as end:  # help was shown, or the command line does not fit
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return end_output(code)
+
+
+def end_output(code: int, *, lost: int = 1) -> int:
+    """The exit code of a program whose own is `code`: `lost` in place of 0 where output was lost.
+
+    There is an error line about it then.
+    """
+    failure = lost_output()
+    if failure is None:
+        return code
+    say(f"Error: {output_failed(failure)}", error=True, flush=True)
+    return code or lost
 
 
 def print_bytes(data: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from ..errors import ConfigurationError, RequestRefused, Status
 from .hardening import harden_process
+from .outcome import run_program
 from .secret_input import NSS_PASSWORD, SecretReader, read_word
 from .server_tools import (
     become_the_server,
@@ -23,7 +24,6 @@ from .server_tools import (
     tool_parser,
 )
 from .shared_arguments import argument
-from .standard_streams import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,7 +89,7 @@ def _checked(name: str) -> str:
     if not name.strip() or not is_safe_text(name) or len(name) > 255:
         raise ConfigurationError(
             f"{name!r} is no user name",
-            "write 1 to 255 printable ASCII characters, not blanks alone: the protocol allows no others",
+            "write 1 to 255 printable ASCII characters, not blanks alone: the protocol has no more",
         )
     return name
 

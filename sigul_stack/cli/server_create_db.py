@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .hardening import harden_process
+from .outcome import run_program
 from .server_tools import become_the_server, load_configuration, run_tool, tool_parser
-from .standard_streams import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,11 +16,10 @@ from ..config.values import absolute
 from ..errors import ConfigurationError
 from .commands.planning import open_input
 from .hardening import harden_process
-from .outcome import say, say_text
+from .outcome import run_program, say, say_text
 from .secret_input import NSS_PASSWORD, SecretReader
 from .server_tools import run_tool
 from .shared_arguments import VERSION, argument, program_parser, verbose
-from .standard_streams import run_program
 
 if TYPE_CHECKING:
     from ..pki import Bundle, NSSDatabase

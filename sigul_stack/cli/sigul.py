@@ -20,10 +20,10 @@ from .commands.planning import Arguments
 from .commands.registry import command_named, commands
 from .hardening import harden_process
 from .logs import set_up_client
-from .outcome import print_lines, report
+from .outcome import print_lines, report, run_program
 from .secret_input import SecretReader
 from .shared_arguments import VERSION, argument, config_file, program_parser, verbose
-from .standard_streams import occupy_standard_descriptors, run_program
+from .standard_streams import occupy_standard_descriptors
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from ..transport.status_socket import status_socket
 from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
 from .hardening import harden_process
-from .standard_streams import run_program
+from .outcome import run_program
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,8 @@ from ..errors import SigulError
 from . import backup, check_config, database, demo, diagnose, doctor, health, pki, requests
 from .hardening import harden_process
 from .logs import set_up_client
-from .outcome import say
+from .outcome import run_program, say
 from .shared_arguments import VERSION, program_parser
-from .standard_streams import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,6 @@
 """A program's standard streams, closed, full or without a reader as its caller may have left them.
 
-`run_program` is around each program's `main`: what cannot be written is lost without a traceback,
-and makes an exit code of 0 another one, for who reads the output would else believe in what came.
+What cannot be written is lost without an exception, and `lost_output` tells of it at the end.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -20,7 +18,7 @@ from ..errors import SigulError
 #: What is told of a standard output that fails in these ways, and what to do about it.
 _REASONS: Final = {
     errno.EBADF: (
-        "standard output is closed, and there was output for it",
+        "standard output is closed, and there was output for it (Bad file descriptor)",
         "open it, or direct it to /dev/null where nobody wants the output",
     ),
     errno.EPIPE: (
@@ -45,16 +43,6 @@ class _Output(io.FileIO):
         except OSError as error:
             self.failure = self.failure or error
             return len(memoryview(data))  # type: ignore[arg-type]
-
-
-def run_program(main: Callable[[], int]) -> int:
-    """Run `main` with standard streams that never raise; the exit code of the process."""
-    open_standard_streams()
-    try:
-        code = main()
-    except SystemExit as end:  # help was shown, or the command line does not fit
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return end_output(code)
 
 
 def open_standard_streams() -> None:
@@ -127,16 +115,10 @@ def output_failed(error: OSError) -> SigulError:
     return SigulError(problem, cure, errno.errorcode.get(error.errno or 0, ""))
 
 
-def end_output(code: int, *, lost: int = 1) -> int:
-    """Write what is left of the output; `lost` in place of an exit `code` of 0 where not all went.
-
-    Standard error has a line about it then.
-    """
+def lost_output() -> OSError | None:
+    """Write what is left of the output; why not all of it could be written, None where it was."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # another stream, in a test
             stream.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    if not isinstance(raw, _Output) or raw.failure is None:
-        return code
-    print(f"Error: {output_failed(raw.failure)}", file=sys.stderr, flush=True)
-    return code or lost
+    return raw.failure if isinstance(raw, _Output) else None

@@ -164,7 +164,7 @@ class RPMExchange:
             mac.update(piece)
             chunked.write(piece)
             total -= len(piece)
-        if file is not None and self._has_changed(index, file):
+        if whole and file is not None and self._has_changed(index, file):
             whole = False
             self._tell(index, _changed(self._packages[index]))
         chunked.write(mac.digest() if whole else UNAUTHENTICATED_MAC)
