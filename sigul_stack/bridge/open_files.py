@@ -1,4 +1,4 @@
-"""How many peers a bridge takes, fitted to the files that its process may open.
+"""The number of peers that a bridge takes, fitted to the files that its process may open.
 
 Without that, the bridge would take peers until it can open nothing, its own certificate database
 neither, and fail those that it has.

@@ -325,7 +325,8 @@ _COMMANDS: Final = (
             argument(
                 "--others",
                 action="store_true",
-                help="of several certificates with this nickname, keep the one valid longest",
+                help="of several certificates with this nickname, keep the one that NSS uses: the"
+                " newest that is valid",
             ),
             _PASSWORD,
         ),

@@ -88,7 +88,7 @@ def _checked(name: str) -> str:
 
     if not name.strip() or not is_safe_text(name) or len(name) > 255:
         raise ConfigurationError(
-            f"{name!r} is no user name",
+            f"Administrator's user name: {name!r} is no user name",
             "write 1 to 255 printable ASCII characters, not blanks alone: the protocol has no more",
         )
     return name

@@ -108,7 +108,7 @@ def _plan(settings: ServerSettings, shared: Shared) -> ServerPlan:
 
 
 def _run_with_nss(work: Callable[[ServerSettings], None], settings: ServerSettings) -> None:
-    _become_with_nss(settings)
+    _become_with_nss(settings, tell=True)
     work(settings)
 
 
@@ -117,12 +117,15 @@ def _run_as_user(work: Callable[[ServerSettings], None], settings: ServerSetting
     work(settings)
 
 
-def _become_with_nss(settings: ServerSettings) -> nss.TLSIdentity:
-    """Open NSS, while root where only root can change its database, and drop privileges."""
+def _become_with_nss(settings: ServerSettings, *, tell: bool = False) -> nss.TLSIdentity:
+    """Open NSS, while root where only root can change its database, and drop privileges.
+
+    `tell`: have the log say what is odd about the certificate; workers need not, each anew.
+    """
     who = identity(settings.unix_user, settings.unix_group)
     drop_privileges_unless_roots(who, settings.nss.path)
     nss.open_database(settings.nss)
-    certificate = nss.load_identity(settings.server_cert_nickname)
+    certificate = nss.load_identity(settings.server_cert_nickname, tell=tell)
     _become(settings)
     return certificate
 

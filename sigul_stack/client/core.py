@@ -109,7 +109,7 @@ def _length(source: BinaryIO, start: int) -> int:
 
 
 def _state(source: BinaryIO) -> tuple[int, ...] | None:
-    """What changes where somebody writes to a file; None where there is no file."""
+    """The part of a file's state that changes with each write; None where there is no file."""
     try:
         found = os.fstat(source.fileno())
     except OSError:  # it is in memory

@@ -98,9 +98,8 @@ def _others(held: list[CertificateInfo], leaf: CertificateInfo) -> Iterator[Chec
     if others:
         yield warning(
             Topic.CERTIFICATE,
-            f"{len(others) + 1} certificates have the nickname '{leaf.nickname}': the one that is"
-            f" valid until {leaf.not_after:%Y-%m-%d} (serial number {leaf.serial}) is looked at,"
-            " and the daemon's log says which one NSS uses",
+            f"{len(others) + 1} certificates have the nickname '{leaf.nickname}': NSS uses the"
+            f" newest, valid until {leaf.not_after:%Y-%m-%d}, with serial number {leaf.serial}",
             "remove the others: sigul-stack pki remove --others",
         )
 

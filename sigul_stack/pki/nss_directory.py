@@ -167,9 +167,9 @@ class NSSDatabase:
                 store.delete_keys(ids)
 
     def remove_others(self, nickname: str) -> int:
-        """Remove all certificates with this nickname but the newest, and their keys; how many.
+        """Remove all certificates with this nickname but the one in use; how many.
 
-        Raises `NSSError`.
+        Their private keys go with them. Raises `NSSError`.
         """
         kept = self.find(nickname)
         others = [

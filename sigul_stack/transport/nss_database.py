@@ -219,8 +219,11 @@ class TLSIdentity:
         return tuple(bytes(item.der_data) for item in self.certificate.get_cert_chain())
 
 
-def load_identity(nickname: str) -> TLSIdentity:
-    """The certificate of this nickname with its private key. Raises `NSSError` naming a cure."""
+def load_identity(nickname: str, *, tell: bool = True) -> TLSIdentity:
+    """The certificate of this nickname with its private key. Raises `NSSError` naming a cure.
+
+    A warning tells which of several it is, once in a process; without `tell` never.
+    """
     if _process is None:
         raise NSSError("open the NSS database before loading a certificate from it")
     where = f"'{_process.settings.directory}'"
@@ -240,7 +243,8 @@ def load_identity(nickname: str) -> TLSIdentity:
             f"the certificate '{nickname}' in {where} has no private key there ({error})",
             "import both together, from a PKCS#12 file: sigul-stack pki import",
         ) from None
-    _tell_of_others(nickname, certificate, where)
+    if tell:
+        _tell_of_others(nickname, certificate, where)
     return TLSIdentity(nickname, certificate, key)
 
 

@@ -151,7 +151,7 @@ def _unbound_passphrase(path: Path, settings: ClientSettings) -> Secret:
         ) from error
     bound = Secret(data.strip())
     if not bound:
-        raise SigulError(f"the passphrase file '{path}' is empty", "name another with -f")
+        raise SigulError(f"Passphrase file is unbound! '{path}' is empty")
     if not is_bound(bound):
         raise SigulError("Passphrase file is unbound!")
     binding = settings.binding

@@ -187,19 +187,23 @@ def open_input(path: Path) -> BinaryIO:
         file = os.fdopen(os.dup(0), "rb") if str(path) in _STANDARD_INPUTS else path.open("rb")
     except OSError as error:
         raise _unreadable(path, error) from error
-    if _never_ends(file):
+    refuse_endless(path, file)
+    return file
+
+
+def refuse_endless(path: Path, file: BinaryIO) -> None:
+    """Close `file`, which is `path`, and raise `SigulError`, where it is a device without an end.
+
+    That is any but a terminal and /dev/null.
+    """
+    found = os.fstat(file.fileno())
+    if not stat.S_ISCHR(found.st_mode) or os.isatty(file.fileno()):
+        return
+    if found.st_rdev != Path(os.devnull).stat().st_rdev:
         file.close()
         raise SigulError(
             f"'{path}' is a device, which has no end", "name a file, or give a pipe that ends"
         )
-    return file
-
-
-def _never_ends(file: BinaryIO) -> bool:
-    found = os.fstat(file.fileno())
-    if not stat.S_ISCHR(found.st_mode) or os.isatty(file.fileno()):
-        return False
-    return found.st_rdev != Path(os.devnull).stat().st_rdev
 
 
 def _unreadable(path: Path, error: OSError) -> SigulError:

@@ -24,7 +24,7 @@ from ..shared_arguments import argument
 from .arguments import KEY, PASSPHRASE, named_place
 from .command import CommandGroup, SecretPrompt
 from .many_files import make_directory
-from .planning import Arguments, Call, Planning, Run, standard_output_or_path
+from .planning import Arguments, Call, Planning, Run, refuse_endless, standard_output_or_path
 
 if TYPE_CHECKING:
     from ...config.client import ClientSettings
@@ -177,6 +177,7 @@ def sign_rpm(planning: Planning) -> Run:
     found = _look(name, lambda path: path.open("rb"), head_signing=arguments.head_signing)
     if isinstance(found, NEVRA):
         return _plan_remote(planning, found)
+    refuse_endless(Path(name), found)
     source = planning.keep_input(Path(name), found)
     _refuse_empty(name, source.state)
     output = None if arguments.koji_only else planning.open_successor(source)
