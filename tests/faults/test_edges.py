@@ -65,8 +65,6 @@ def test_the_report_of_a_check_that_is_lost_is_no_success(site: Site, way: str) 
     for arguments in (
         ["check-config", "client", client],
         ["pki", "list", str(site.path("pki/bridge"))],
-        ["pki", "list", "--json", str(site.path("pki/bridge"))],
-        ["database", "state", "-c", str(site.path("server.conf"))],
     ):
         done = shell([*module("stack"), *arguments], way, site)
         assert done.returncode == 1, (arguments, done.stderr)
@@ -74,7 +72,7 @@ def test_the_report_of_a_check_that_is_lost_is_no_success(site: Site, way: str) 
         assert "Error: standard output" in done.stderr
 
 
-@pytest.mark.parametrize("way", ["2>&-", "2>/dev/full", "<&-", "<&- 2>&-"])
+@pytest.mark.parametrize("way", ["2>/dev/full", "<&- 2>&-"])
 def test_other_streams_that_are_closed_change_nothing(site: Site, way: str) -> None:
     done = shell([*module("stack"), "check-config", "client", str(site.path("client.conf"))],
                  way, site)  # fmt: skip
@@ -90,7 +88,7 @@ def descriptors(pid: int) -> set[int]:
     return {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
 
 
-@pytest.mark.parametrize("way", [">&- 2>&- <&-", ">/dev/full 2>/dev/full", "2>&1 | true"])
+@pytest.mark.parametrize("way", [">&- 2>&- <&-", "2>&1 | true"])
 def test_daemons_start_without_streams_and_close_what_they_inherit(site: Site, way: str) -> None:
     """In the foreground with a log file; a request goes through, and descriptor 9 is nobody's."""
     started: list[subprocess.Popen[bytes]] = []
@@ -124,7 +122,7 @@ def test_daemons_start_without_streams_and_close_what_they_inherit(site: Site, w
             program.wait(SECONDS)
 
 
-@pytest.mark.parametrize("way", [">&- 2>&- <&-", ">/dev/full", "| true"])
+@pytest.mark.parametrize("way", [">&- 2>&- <&-", "| true"])
 def test_a_daemon_goes_into_the_background_without_streams(site: Site, way: str) -> None:
     command = [
         *module("bridge"), "-d", "-c", str(site.path("bridge.conf")),
@@ -291,9 +289,7 @@ def test_configurations_that_mislead_are_told_with_their_cure(site: Site, tmp_pa
             "'1 ; x' is not a number",
         good.replace("[client]", "[Client]"):
             "section [Client] is unknown and ignored; did you mean [client]?",
-        good + f"nss-password-file: {tmp_path}/empty\n": "",
     }  # fmt: skip
-    cases.pop(good + f"nss-password-file: {tmp_path}/empty\n")
     beside = site.nss_lines("clients/admin")
     password = beside.partition("nss-password-file: ")[2].strip()
     cases[good.replace(password, f"{tmp_path}/empty")] = "is empty, so that the secret is the empty"
@@ -307,17 +303,18 @@ def test_configurations_that_mislead_are_told_with_their_cure(site: Site, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("where", "name", "told"),
     [
-        ("/dev/zero", "it is a device, not a file"),
-        ("/", "Is a directory"),
-        ("fifo", "it is a FIFO, and nobody wrote to it"),
-        ("socket", "it is a socket"),
+        ("configuration", "/dev/zero", "it is a device, not a file"),
+        ("configuration", "/", "Is a directory"),
+        # Takes the 10 s for which somebody may write to it.
+        ("configuration", "fifo", "it is a FIFO, and nobody wrote to it"),
+        ("password", "/dev/zero", "it is a device, not a file"),
+        ("password", "socket", "it is a socket"),
     ],
 )
-@pytest.mark.parametrize("where", ["configuration", "password"])
 def test_what_is_no_file_is_no_configuration(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str, where: str
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, name: str, told: str
 ) -> None:
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as listener:
