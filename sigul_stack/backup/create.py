@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -247,8 +246,14 @@ def _is_our_own(entry: Path) -> bool:
 def _hand_over(stream: BinaryIO, path: Path | None) -> None:
     """Put the backup in its place, or write it to standard output."""
     if path is None:
-        shutil.copyfileobj(stream, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        try:
+            with open(1, "wb", closefd=False) as output:
+                shutil.copyfileobj(stream, output)
+        except OSError as error:
+            raise BackupError(
+                f"standard output did not take all of the backup: {error.strerror}",
+                "what came of it is of no use: make room there, and try again",
+            ) from error
         return
     try:
         with whole_file(path, replace=False) as output:

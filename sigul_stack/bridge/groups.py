@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ..config.bridge import GroupSettings
+from ..config.reading import read_small
 from ..errors import ConfigurationError, SigulError, quoted
 
 log = logging.getLogger(__name__)
@@ -121,8 +122,7 @@ class GroupFile:
     def has(self, user: str, group: str) -> bool:
         """See `GroupSource`. The file is read each time, so that a change counts at once."""
         try:
-            with self._path.open("rb") as file:
-                text = file.read(_MAX_FILE + 1).decode("utf-8")
+            text = read_small(self._path, _MAX_FILE).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SourceFailed(
                 f"the groups file {quoted(str(self._path))} cannot be read: {error}"

@@ -26,6 +26,7 @@ from ..errors import DeadlineExceeded, SigulError, TransportError, quoted
 from ..logcontext import request_id
 from ..metrics import BridgeCount
 from ..protocol.status import MAX_LISTED, BridgeStatus, RequestUnderWay, WaitingServer
+from ..system.open_files import CURE, none_left
 from ..system.pipes import ParentPipes
 from ..transport import nss
 from ..transport.nss_certificates import TOLD_BYTES
@@ -251,8 +252,11 @@ class Bridge:
             log.debug("The connection ended before it said anything: a check, no request")
         except SigulError as error:
             log.warning("%s", error)
-        except Exception:
-            log.exception("A connection failed in an unforeseen way")
+        except Exception as error:
+            if isinstance(error, OSError) and none_left(error):
+                log.warning("No more files can be opened: a connection ends; %s", CURE)
+            else:
+                log.exception("A connection failed in an unforeseen way")
         finally:
             leave()
 

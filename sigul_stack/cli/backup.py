@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -143,14 +145,17 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
-    if str(path) == _STREAM:
-        yield cast("BufferedReader", sys.stdin.buffer)
-        return
     try:
+        if str(path) == _STREAM:
+            yield cast("BufferedReader", sys.stdin.buffer)
+            return
         with path.open("rb") as stream:
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+                raise BackupError(f"'{path}' is a device", "name a backup")
             yield stream
     except OSError as error:
-        raise BackupError(f"'{path}' cannot be read ({error.strerror})", "name a backup") from error
+        name = "standard input" if str(path) == _STREAM else f"'{path}'"
+        raise BackupError(f"{name} cannot be read ({error.strerror})", "name a backup") from error
 
 
 def _create(options: argparse.Namespace) -> None:

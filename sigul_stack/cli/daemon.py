@@ -25,7 +25,8 @@ from ..system.pipes import FAILED, BadEvent, Event, EventReader, send_event
 from ..system.processes import kill_and_reap, reap
 from ..system.signals import SignalPipe
 from . import pidfile
-from .outcome import detach_standard_descriptors, failed
+from .outcome import failed
+from .standard_streams import detach_standard_descriptors
 
 log = logging.getLogger(__name__)
 

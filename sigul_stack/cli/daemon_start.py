@@ -18,6 +18,7 @@ from .logs import set_up_daemon
 from .outcome import failed
 from .secret_input import SecretReader, with_nss_password
 from .shared_arguments import VERSION, argument, config_file, program_parser, verbose
+from .standard_streams import close_inherited_descriptors
 
 if TYPE_CHECKING:
     from ..config.bridge import BridgeSettings
@@ -131,6 +132,8 @@ def run_daemon(
         return failed(str(error))
     except KeyboardInterrupt:
         return failed("interrupted")
+    # Not before: `-c <(command)` names one of them.
+    close_inherited_descriptors()
 
     def start(control: Control) -> None:
         _lock_memory(changes_user=source.identity is not None)

@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 import gzip
 import io
+import sys
 import tarfile
 import time
 from pathlib import Path
 from typing import Final
 
 from ..errors import SigulError
-from ..system.files import whole_file
-from .outcome import say
+from ..system.files import write_whole
+from .outcome import print_bytes, say
 from .shared_arguments import Subparsers, add_command, argument, config_file
 
 #: The directory that the bundle unpacks to.
@@ -55,9 +56,8 @@ def add_parser(subparsers: Subparsers) -> None:
         argument(
             "--output",
             metavar="FILE",
-            type=Path,
-            default=Path(f"{TOP}.tar.gz"),
-            help="what to write (default: %(default)s)",
+            default=f"{TOP}.tar.gz",
+            help="what to write, - for standard output (default: %(default)s)",
         ),
         help="collect what a bug report needs, without secrets",
         description="Writes a file for a bug report: versions, configuration, doctor's reports,"
@@ -77,11 +77,19 @@ def run(options: argparse.Namespace) -> None:
         )
     )
     texts = {"README.txt": _README + "".join(f"{name}\n" for name in texts), **texts}
-    _write(options.output, texts)
-    say(f"wrote {options.output} (only its owner may read it), with:")
+    if options.output == "-":
+        if sys.stdout.isatty():
+            raise SigulError("the file is not for a terminal", "name one, or redirect the output")
+        print_bytes(_bundle(texts))
+        where, note = "to standard output", True
+    else:
+        _write(Path(options.output), _bundle(texts))
+        where, note = f"{options.output} (only its owner may read it)", False
+    # Standard output may be the bundle.
+    say(f"wrote {where}, with:", error=note)
     for name in texts:
-        say(f"  {name}")
-    say("Look through it before you give it to anybody.")
+        say(f"  {name}", error=note)
+    say("Look through it before you give it to anybody.", error=note)
 
 
 def _those_there(names: tuple[str, ...]) -> list[Path]:
@@ -90,19 +98,25 @@ def _those_there(names: tuple[str, ...]) -> list[Path]:
     return [path for path in map(Path, names) if look_for(path)]
 
 
-def _write(target: Path, texts: dict[str, str]) -> None:
+def _bundle(texts: dict[str, str]) -> bytes:
+    """The bundle: a compressed tar archive of `texts` by name."""
+    content = io.BytesIO()
+    with (
+        gzip.GzipFile(filename="", fileobj=content, mode="wb") as compressed,
+        tarfile.open(fileobj=compressed, mode="w") as archive,
+    ):
+        for document, text in texts.items():
+            data = text.encode("utf-8", "backslashreplace")
+            member = tarfile.TarInfo(f"{TOP}/{document}")
+            member.size, member.mode, member.mtime = len(data), 0o600, int(time.time())
+            archive.addfile(member, io.BytesIO(data))
+    return content.getvalue()
+
+
+def _write(target: Path, content: bytes) -> None:
     """Write the bundle, whole or not at all, for its owner alone. Raises `SigulError`."""
     try:
-        with (
-            whole_file(target, replace=True) as file,
-            gzip.GzipFile(filename="", fileobj=file, mode="wb") as compressed,
-            tarfile.open(fileobj=compressed, mode="w") as archive,
-        ):
-            for document, text in texts.items():
-                data = text.encode("utf-8", "backslashreplace")
-                member = tarfile.TarInfo(f"{TOP}/{document}")
-                member.size, member.mode, member.mtime = len(data), 0o600, int(time.time())
-                archive.addfile(member, io.BytesIO(data))
+        write_whole(target, content, replace=True)
     except OSError as error:
         raise SigulError(
             f"'{target}' cannot be written: {error.strerror}", "name another with --output"

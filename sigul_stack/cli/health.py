@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import sys
 import textwrap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from ..config.reading import read_small
 from ..config.values import strip_one_end
 from ..errors import ConfigurationError
 from ..secret import Secret
-from .outcome import say_text
+from .outcome import end_output, say_text
 from .secret_input import MAX_SECRET_LENGTH, read_until_nul
 from .shared_arguments import Argument, Subparsers, add_arguments, argument, config_file
 
 if TYPE_CHECKING:
     from ..health.steps import CheckOptions
+
+#: The exit code where it is not known what was found.
+_UNKNOWN = 3
 
 _EPILOG = """\
 exit codes:
@@ -143,8 +145,8 @@ def _run(component: str, refuse: Callable[[str], NoReturn], options: argparse.Na
     report = check_health(component, options.config_file, limits, wanted)
     say_text(as_json(report) if options.json else health_text(report, limits), flush=True)
     code = exit_code(report, docker=options.docker)
-    with contextlib.suppress(OSError):
-        sys.stderr.flush()
+    # Who reads the first line does not know what was found where that is lost.
+    code = end_output(code, lost=code if options.docker else _UNKNOWN)
     # Not sys.exit: a look that was left behind may still wait for something.
     os._exit(code)
 
@@ -170,10 +172,11 @@ def _client_options(options: argparse.Namespace, refuse: Callable[[str], NoRetur
 def _from_file(path: Path, what: str) -> Secret:
     """The secret in a file, without one line end. Raises `ConfigurationError`."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_SECRET_LENGTH + 3)
+        secret = Secret(strip_one_end(read_small(path, MAX_SECRET_LENGTH + 2)))
     except OSError as error:
         raise ConfigurationError(
             f"'{path}' cannot be read: {error.strerror}", f"name a file that holds the {what}"
         ) from error
-    return Secret(strip_one_end(data))
+    if not secret:
+        raise ConfigurationError(f"'{path}' is empty", f"name a file that holds the {what}")
+    return secret

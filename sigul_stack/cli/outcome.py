@@ -15,6 +15,7 @@ from typing import Final
 
 from ..errors import SigulError, printable
 from .logs import tell_kept
+from .standard_streams import lost_output, open_standard_streams, output_failed
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,6 @@ UNBIND_TEXT: Final = "Unable to unbind the passphrase on the client"
 UNBOUND_TEXT: Final = "Passphrase file is unbound!"
 #: Errors that are said without `Error: ` before them: scripts compare the whole line.
 _WHOLE_LINES: Final = frozenset({NSS_PASSWORD_TEXT, UNBIND_TEXT, UNBOUND_TEXT})
-
 
 #: From how many things on their number is told though all went well.
 _MANY: Final = 20
@@ -91,25 +91,29 @@ def _reported(run: Callable[[], None]) -> int:
         return failed(f"unexpected failure ({type(error).__name__}); -v -v tells more")
 
 
-def occupy_standard_descriptors() -> None:
-    """Have descriptors 0, 1 and 2 taken, each failing at its use where the caller closed it.
+def run_program(main: Callable[[], int]) -> int:
+    """Run a whole program, `main`, with standard streams that never raise; its exit code.
 
-    Else the next file or connection would get the number, and what is meant for standard output.
+    Where output was lost that is never 0: who reads it would else believe in what came.
     """
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDONLY if descriptor else os.O_WRONLY)
+    open_standard_streams()
+    try:
+        code = main()
+    except SystemExit as end:  # help was shown, or the command line does not fit
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return end_output(code)
 
 
-def detach_standard_descriptors() -> None:
-    """Have descriptors 0, 1 and 2 lead nowhere."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in range(3):
-        os.dup2(null, descriptor)
-    if null > 2:
-        os.close(null)
+def end_output(code: int, *, lost: int = 1) -> int:
+    """The exit code of a program whose own is `code`: `lost` in place of 0 where output was lost.
+
+    There is an error line about it then.
+    """
+    failure = lost_output()
+    if failure is None:
+        return code
+    say(f"Error: {output_failed(failure)}", error=True, flush=True)
+    return code or lost
 
 
 def print_bytes(data: bytes) -> None:
@@ -118,10 +122,7 @@ def print_bytes(data: bytes) -> None:
         with os.fdopen(1, "wb", closefd=False) as output:
             output.write(data)
     except OSError as error:
-        raise SigulError(
-            f"standard output did not take all of the output: {error.strerror}",
-            "make room there",
-        ) from error
+        raise output_failed(error) from error
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..config.identity import Identity, rights_for
 from ..errors import ConfigurationError, SigulError
-from .outcome import detach_standard_descriptors
+from .standard_streams import detach_standard_descriptors
 
 log = logging.getLogger(__name__)
 

@@ -227,6 +227,10 @@ def run_rollover(args: argparse.Namespace) -> None:
 
 def run_remove(args: argparse.Namespace) -> None:
     """`pki remove`."""
+    if args.others:
+        count = _existing(args).remove_others(args.nickname)
+        say(f"removed {count} older of '{args.nickname}' from {args.directory}")
+        return
     _existing(args).remove(args.nickname)
     say(f"removed '{args.nickname}' from {args.directory}")
 

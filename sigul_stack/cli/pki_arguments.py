@@ -322,6 +322,12 @@ _COMMANDS: Final = (
         (
             _DIRECTORY,
             argument("--nickname", required=True, help="the certificate's nickname"),
+            argument(
+                "--others",
+                action="store_true",
+                help="of several certificates with this nickname, keep the one that NSS uses: the"
+                " newest that is valid",
+            ),
             _PASSWORD,
         ),
     ),

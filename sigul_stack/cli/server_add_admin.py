@@ -10,9 +10,11 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import NoReturn
 
 from ..errors import ConfigurationError, RequestRefused, Status
 from .hardening import harden_process
+from .outcome import run_program
 from .secret_input import NSS_PASSWORD, SecretReader, read_word
 from .server_tools import (
     become_the_server,
@@ -54,7 +56,7 @@ def _run(options: Namespace) -> None:
     nss.open_database(settings.nss, ask=lambda: reader.read(NSS_PASSWORD))
     become_the_server(settings)
     ensure_usable(url, clock=lambda: datetime.now(UTC))
-    name = _checked(options.name or _ask_name(options.batch))
+    name = _checked(_ask_name(options.batch) if options.name is None else options.name)
     password = reader.read_new("Administrator's password")
     require_length(password, settings.min_secret_length)
     hashed = hash_password(password)
@@ -77,19 +79,25 @@ def _ask_name(batch: bool) -> str:
         return read_word(0, what)
     try:
         return input(f"{what}: ")
-    except EOFError:
+    except (EOFError, OSError):
         raise ConfigurationError(f"{what}: nothing was given", "type it, or give -n NAME") from None
 
 
 def _checked(name: str) -> str:
     from ..protocol.codec import is_safe_text
 
-    if not name or not is_safe_text(name) or len(name) > 255:
+    if not name.strip() or not is_safe_text(name) or len(name) > 255:
         raise ConfigurationError(
-            f"{name!r} is no user name", "write 1 to 255 printable ASCII characters"
+            f"Administrator's user name: {name!r} is no user name",
+            "write 1 to 255 printable ASCII characters, not blanks alone: the protocol has no more",
         )
     return name
 
 
+def program() -> NoReturn:
+    """The installed program: `main`, whatever its standard streams are."""
+    sys.exit(run_program(main))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import NoReturn
 
 from .hardening import harden_process
+from .outcome import run_program
 from .server_tools import become_the_server, load_configuration, run_tool, tool_parser
 
 
@@ -30,5 +32,10 @@ def _run(options: Namespace) -> None:
     create(database_url(settings))
 
 
+def program() -> NoReturn:
+    """The installed program: `main`, whatever its standard streams are."""
+    sys.exit(run_program(main))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

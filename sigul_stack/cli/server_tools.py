@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from .logs import set_up_client
-from .outcome import occupy_standard_descriptors, report
+from .outcome import report
 from .shared_arguments import (
     SERVER_FILE,
     VERSION,
@@ -21,6 +21,7 @@ from .shared_arguments import (
     program_parser,
     verbose,
 )
+from .standard_streams import occupy_standard_descriptors
 
 if TYPE_CHECKING:
     from ..config.fields import Loaded

@@ -10,13 +10,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ..config.values import absolute
 from ..errors import ConfigurationError
 from .commands.planning import open_input
 from .hardening import harden_process
-from .outcome import say, say_text
+from .outcome import run_program, say, say_text
 from .secret_input import NSS_PASSWORD, SecretReader
 from .server_tools import run_tool
 from .shared_arguments import VERSION, argument, program_parser, verbose
@@ -103,7 +103,7 @@ def _ask_path(options: argparse.Namespace, option: str, what: str) -> Path:
     if not options.batch:
         try:
             answer = input(f"{what}: ").strip()
-        except EOFError:
+        except (EOFError, OSError):
             answer = ""
         if answer:
             return Path(answer).expanduser()
@@ -167,5 +167,10 @@ def _tell(database: NSSDatabase, nickname: str, directory: Path) -> None:
         )
 
 
+def program() -> NoReturn:
+    """The installed program: `main`, whatever its standard streams are."""
+    sys.exit(run_program(main))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

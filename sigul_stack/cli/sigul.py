@@ -7,7 +7,6 @@ does not fit.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import logging
 import os
@@ -21,9 +20,10 @@ from .commands.planning import Arguments
 from .commands.registry import command_named, commands
 from .hardening import harden_process
 from .logs import set_up_client
-from .outcome import failed, occupy_standard_descriptors, print_lines, report
+from .outcome import print_lines, report, run_program
 from .secret_input import SecretReader
 from .shared_arguments import VERSION, argument, config_file, program_parser, verbose
+from .standard_streams import occupy_standard_descriptors
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(_unknown(name))
     from .commands.parsing import parse
 
+    if options.user_name == "":
+        parser.error("-u/--user-name is empty: name a user, or leave it out")
     arguments = parse(command, words[1:])
     set_up_client(options.verbose, sys.stderr)
     return report(lambda: _run(command, arguments, options))
@@ -128,10 +130,6 @@ def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
     )
 
 
-def _output_failed(error: OSError) -> int:
-    return failed(f"standard output did not take all of the output: {error.strerror}")
-
-
 def program() -> NoReturn:
     """The installed program: `main`, without what a process that is about to end need not do.
 
@@ -139,21 +137,7 @@ def program() -> NoReturn:
     take a tenth of a small request's time.
     """
     gc.disable()
-    try:
-        code = main()
-    except SystemExit as end:  # help was shown, or the command line does not fit
-        code = end.code if isinstance(end.code, int) else 0
-    except OSError as error:  # of showing help: commands report their own
-        code = _output_failed(error)
-    try:
-        if sys.stdout is not None:  # it is, where the caller closed it
-            sys.stdout.flush()
-    except OSError as error:
-        code = code or _output_failed(error)
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
-    os._exit(code)
+    os._exit(run_program(main))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from ..bridge.control import BridgeEvent
+from ..bridge.open_files import fitted
 from ..bridge.parent import BridgePlan, Listeners, Parent
 from ..bridge.service import Bridge
 from ..config import load_bridge
@@ -20,6 +22,7 @@ from ..transport.status_socket import status_socket
 from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
 from .hardening import harden_process
+from .outcome import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +49,7 @@ def _work(source: DaemonConfiguration[BridgeSettings], control: Control) -> None
 
 def _plan(settings: BridgeSettings) -> BridgePlan:
     who = identity(settings.unix_user, settings.unix_group)
+    settings = fitted(settings)
 
     def serve(listeners: Listeners, parent: ParentPipes) -> None:
         drop_privileges_unless_roots(who, settings.nss.path)
@@ -86,5 +90,10 @@ def _plan(settings: BridgeSettings) -> BridgePlan:
     )
 
 
+def program() -> NoReturn:
+    """The installed program: `main`, whatever its standard streams are."""
+    sys.exit(run_program(main))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

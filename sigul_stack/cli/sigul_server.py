@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final, NoReturn
 
 from ..config import load_server
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
@@ -19,6 +21,7 @@ from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import ServerPlan, Supervisor
 from ..server.worker import Shared, Worker
 from ..system.memory import lock_memory
+from ..system.open_files import CURE, USUAL, raise_limit
 from ..system.pipes import ParentPipes
 from ..system.processes import run_in_child
 from ..system.turns import Turns
@@ -28,6 +31,12 @@ from ..transport.status_socket import status_socket
 from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
 from .hardening import harden_process
+from .outcome import run_program
+
+log = logging.getLogger(__name__)
+
+#: Open files of the supervisor for each worker: its ends of pipes, and its end as a descriptor.
+_FILES_OF_A_WORKER: Final = 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None:
     settings = source.settings
+    wanted = USUAL + _FILES_OF_A_WORKER * 2 * (settings.workers + settings.max_requests)
+    if (limit := raise_limit(wanted)) < wanted:
+        log.warning(
+            "This process may open %d files, and needs %d for its workers; %s", limit, wanted, CURE
+        )
     run_in_child(partial(_run_with_nss, prepare, settings), "checking the server's data")
     # All workers of a former configuration may be there beside those of the next one.
     count = max(USUAL_SLOTS, 2 * (settings.workers + settings.max_requests))
@@ -94,7 +108,7 @@ def _plan(settings: ServerSettings, shared: Shared) -> ServerPlan:
 
 
 def _run_with_nss(work: Callable[[ServerSettings], None], settings: ServerSettings) -> None:
-    _become_with_nss(settings)
+    _become_with_nss(settings, tell=True)
     work(settings)
 
 
@@ -103,12 +117,15 @@ def _run_as_user(work: Callable[[ServerSettings], None], settings: ServerSetting
     work(settings)
 
 
-def _become_with_nss(settings: ServerSettings) -> nss.TLSIdentity:
-    """Open NSS, while root where only root can change its database, and drop privileges."""
+def _become_with_nss(settings: ServerSettings, *, tell: bool = False) -> nss.TLSIdentity:
+    """Open NSS, while root where only root can change its database, and drop privileges.
+
+    `tell`: have the log say what is odd about the certificate; workers need not, each anew.
+    """
     who = identity(settings.unix_user, settings.unix_group)
     drop_privileges_unless_roots(who, settings.nss.path)
     nss.open_database(settings.nss)
-    certificate = nss.load_identity(settings.server_cert_nickname)
+    certificate = nss.load_identity(settings.server_cert_nickname, tell=tell)
     _become(settings)
     return certificate
 
@@ -123,5 +140,10 @@ def _become(settings: ServerSettings) -> None:
     os.environ["HOME"] = str(settings.gnupg_home)
 
 
+def program() -> NoReturn:
+    """The installed program: `main`, whatever its standard streams are."""
+    sys.exit(run_program(main))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from ..errors import SigulError
 from . import backup, check_config, database, demo, diagnose, doctor, health, pki, requests
 from .hardening import harden_process
 from .logs import set_up_client
-from .outcome import say
+from .outcome import run_program, say
 from .shared_arguments import VERSION, program_parser
 
 
@@ -41,5 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def program() -> NoReturn:
+    """The installed program: `main`, whatever its standard streams are."""
+    sys.exit(run_program(main))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -14,6 +14,7 @@ import hashlib
 import io
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -95,6 +96,27 @@ def checking_our_own() -> Iterator[None]:
         raise LocalProtocolError(error.problem, error.cure, error.symbol) from None
 
 
+def _length(source: BinaryIO, start: int) -> int:
+    """The bytes of a file from `start` on, where it is left. Raises `SigulError`."""
+    try:
+        total = source.seek(0, os.SEEK_END) - start
+        source.seek(start)
+    except OSError as error:
+        raise SigulError(
+            f"the input's length cannot be told: {error.strerror}", "give a plain file, or a pipe"
+        ) from error
+    return total
+
+
+def _state(source: BinaryIO) -> tuple[int, ...] | None:
+    """The part of a file's state that changes with each write; None where there is no file."""
+    try:
+        found = os.fstat(source.fileno())
+    except OSError:  # it is in memory
+        return None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
 class RequestSender:
     """A client of one Sigul site that sends any request, as the table of operations has it.
 
@@ -148,8 +170,8 @@ class RequestSender:
         outer = {"op": op, "user": self.user_name, **(fields or {})}
         source = io.BytesIO(payload) if isinstance(payload, bytes) else payload
         start = source.tell()
-        total = source.seek(0, os.SEEK_END) - start
-        source.seek(start)
+        total = _length(source, start)
+        state = _state(source)
         with checking_our_own():
             encoded = {name: encode_value(outer[name]) for name in sorted(outer)}
             if self._version == PROTOCOL_VERSION:
@@ -164,6 +186,11 @@ class RequestSender:
             chunked = ChunkedStream(connection, self.settings.reply_timeout)
             try:
                 payload_hash = self._send(chunked, header, source, total)
+                if _state(source) != state:
+                    raise SigulError(
+                        "the input file was changed while it was being sent",
+                        "nothing was signed: try again once nobody writes to it, or give a copy",
+                    )
                 inner_fields = messages.encode_inner_fields(
                     header, None if payload_by_bridge else payload_hash, keys, inner
                 )

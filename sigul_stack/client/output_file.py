@@ -67,6 +67,8 @@ def open_successor(source: Path, path: Path | None, *, read: os.stat_result) -> 
     if path is not None and not overwrites(path, source):
         with open_output(path, binary=True) as file:
             yield file
+            if _was_changed(source, read):
+                raise OutputError(f"'{source}' was changed while it was being read", "try again")
         return
     place = source if path is None else path
     others = read.st_nlink - (2 if _follow(place) != _follow(source) else 1)
@@ -79,6 +81,13 @@ def open_successor(source: Path, path: Path | None, *, read: os.stat_result) -> 
             place,
             others,
         )
+
+
+def _was_changed(source: Path, read: os.stat_result) -> bool:
+    """Whether a plain file is another than it was when it was `read`; not where it is gone."""
+    with contextlib.suppress(OSError):
+        return stat.S_ISREG(read.st_mode) and _state(source.stat()) != _state(read)
+    return False
 
 
 def identity(path: Path | None) -> tuple[int, ...] | None:

@@ -119,7 +119,7 @@ class RPMExchange:
                         self._tell(index, error)
                         continue
                     chunked.write(header + pack_u64(total))
-                    self._send_payload(chunked, number, file, total)
+                    self._send_payload(chunked, index, number, file, total)
                     number += 1
             self._sent.set()
             chunked.end()
@@ -149,7 +149,7 @@ class RPMExchange:
         return header, total
 
     def _send_payload(
-        self, chunked: ChunkedStream, number: int, file: BinaryIO | None, total: int
+        self, chunked: ChunkedStream, index: int, number: int, file: BinaryIO | None, total: int
     ) -> None:
         mac = new_hmac(self._subrequests.numbered(number).payload)
         whole = True
@@ -165,7 +165,16 @@ class RPMExchange:
             mac.update(piece)
             chunked.write(piece)
             total -= len(piece)
+        if whole and file is not None and self._has_changed(index, file):
+            whole = False
+            self._tell(index, _changed(self._packages[index]))
         chunked.write(mac.digest() if whole else UNAUTHENTICATED_MAC)
+
+    def _has_changed(self, index: int, file: BinaryIO) -> bool:
+        """Whether somebody wrote to a package's file since it was opened to be sent."""
+        with self._lock:
+            sent = self._files[index].state
+        return _written_state(os.fstat(file.fileno())) != _written_state(sent)
 
     def _header(self, index: int, number: int, head: Head | None) -> bytes:
         """A package's fields and their code. Raises `ProtocolError` where a field cannot be."""
@@ -231,7 +240,13 @@ class RPMExchange:
                         raise RemoteProtocolError("the server sent more than a signature header")
                     signature = bytearray()
                     body.copy(signature.extend)
-                    with package.source.open("rb") as source:
+                    try:
+                        source = package.source.open("rb")
+                    except OSError as error:
+                        raise SigulError(
+                            f"'{package.source}' cannot be read: {error.strerror}"
+                        ) from error
+                    with source:
                         splice(source, head, bytes(signature), output)
         except (SigulError, OSError) as error:
             if not body.finished:
@@ -242,6 +257,17 @@ class RPMExchange:
             self._tell(index, error)
         else:
             self._tell(index, None)
+
+
+def _written_state(found: os.stat_result) -> tuple[int, int]:
+    return (found.st_size, found.st_mtime_ns)
+
+
+def _changed(package: Package) -> SigulError:
+    return SigulError(
+        f"'{package.source}' was changed while it was being read",
+        "it is not signed: try again once nobody writes to it",
+    )
 
 
 def _ignore(_piece: bytes) -> None:

@@ -179,5 +179,15 @@ def splice(package: BinaryIO, head: Head, signature: bytes, output: BinaryIO) ->
         raise CorruptRPM("the server sent more than a signature header")
     output.write(head.before_main(bytes(header.raw)))
     package.seek(head.main_offset)
-    while piece := package.read(_COPY_BYTES):
+    while piece := _rest(package):
         output.write(piece)
+
+
+def _rest(package: BinaryIO) -> bytes:
+    """Some more of a package. Raises `SigulError`: an `OSError` would be taken for the output's."""
+    try:
+        return package.read(_COPY_BYTES)
+    except OSError as error:
+        raise SigulError(
+            f"the RPM cannot be read to its end: {error.strerror}", "name a file that can be"
+        ) from error

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..errors import ConfigurationError
-from . import unknown
+from . import misleading, unknown
 from .fields import Loaded, Program
 from .ini import Advice, ConfigFiles, look_for
 
@@ -90,8 +90,20 @@ def load(
     from .shared import tls_warnings
 
     files, found = read(program, path, system_directory)
-    settings, odd = program.from_files(files, user_name)
-    return Loaded(settings, (*found, *tls_warnings(files), *odd), files)
+    try:
+        settings, odd = program.from_files(files, user_name)
+    except ConfigurationError as error:
+        if not found:
+            raise
+        # What is lacking may be there, under a name that is not known.
+        raise ConfigurationError(
+            error.problem, f"{error.cure}; besides, {found[0]}", error.symbol
+        ) from None
+    return Loaded(
+        settings,
+        (*found, *tls_warnings(files), *misleading.warnings(files, program), *odd),
+        files,
+    )
 
 
 def read(

@@ -11,12 +11,19 @@ Every entry remembers its file, so that whatever is wrong with it later can be s
 from __future__ import annotations
 
 import configparser
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from ..errors import ConfigurationError
+from .reading import read_small
+
+#: What looks like a comment behind a value. In Python 2's files `;` began one there.
+_COMMENT = re.compile(r"(?:^|\s)[;#]")
+#: What to do about it.
+COMMENT_RULE = "a comment has to be on a line of its own: what follows ` ;` or ` #` is in the value"
 
 #: More than any real configuration file (bytes).
 MAX_FILE_SIZE = 1 << 20
@@ -38,7 +45,14 @@ class ConfigEntry:
 
     def error(self, problem: str, cure: str) -> ConfigurationError:
         """The error that names this entry, its `problem` and the `cure`."""
+        if self.holds_comment:
+            cure += f"; {COMMENT_RULE}"
         return ConfigurationError(f"{self.place}: {problem}", cure)
+
+    @property
+    def holds_comment(self) -> bool:
+        """Whether the value holds what looks like a comment behind it, and is none."""
+        return _COMMENT.search(self.text) is not None
 
 
 def place(path: Path, section: str, option: str) -> str:
@@ -104,8 +118,7 @@ class ConfigFiles:
     def _read(self, path: Path) -> None:
         parser = configparser.RawConfigParser()
         try:
-            with path.open("rb") as file:
-                data = file.read(MAX_FILE_SIZE + 1)
+            data = read_small(path, MAX_FILE_SIZE)
         except OSError as error:
             raise ConfigurationError(
                 f"{path}: cannot be read: {error.strerror}",

@@ -19,6 +19,7 @@ from typing import TypeVar
 from ..errors import ConfigurationError
 from ..secret import Secret
 from .ini import ConfigEntry
+from .reading import read_small
 
 T = TypeVar("T")
 
@@ -112,7 +113,8 @@ def hosts(entry: ConfigEntry) -> tuple[str, ...]:
 
 def _check_host(entry: ConfigEntry, name: str) -> str:
     if len(name) <= 253 and re.fullmatch(_HOST_NAME, name):
-        return name
+        # DNS's way to write a whole name. No certificate has it, nor has a hosts file.
+        return name.removesuffix(".")
     if ":" in name:
         import ipaddress
 
@@ -266,8 +268,7 @@ def secret_file(entry: ConfigEntry) -> Secret:
     """
     file = path(entry)
     try:
-        with file.open("rb") as stream:
-            data = stream.read(MAX_SECRET_FILE_SIZE + 1)
+        data = read_small(file, MAX_SECRET_FILE_SIZE)
     except OSError as error:
         raise entry.error(
             f"{str(file)!r} cannot be read: {error.strerror}",

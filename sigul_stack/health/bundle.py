@@ -315,6 +315,8 @@ def _described(path: Path) -> str:
 def log_tail(path: Path) -> str:
     """The end of a log, in whole lines."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return f"'{path}' is no plain file\n"
         with path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - LOG_BYTES))

@@ -93,9 +93,17 @@ class CertificateInfo:
 
 
 def newest(held: Iterable[CertificateInfo], nickname: str) -> CertificateInfo | None:
-    """The certificate with this nickname, the one that is valid longest of several."""
+    """The certificate with this nickname; of several the one that NSS takes.
+
+    That is one that is valid now, and of several such the one that was issued last.
+    """
+    now = current_time()
     found = (item for item in held if item.nickname == nickname)
-    return max(found, key=lambda item: item.not_after, default=None)
+    return max(
+        found,
+        key=lambda item: (item.not_before <= now < item.not_after, item.not_before, item.not_after),
+        default=None,
+    )
 
 
 def current_time() -> datetime:

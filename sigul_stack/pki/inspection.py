@@ -74,6 +74,7 @@ def inspect_database(
 
         checks += [
             ok(Topic.CERTIFICATE, f"'{wanted}' is there"),
+            *_others(held, leaf),
             _key(leaf),
             date_check(leaf, now, "renew it with sigul-stack pki renew", of_days),
             _names(leaf, role, tuple(names)),
@@ -90,6 +91,17 @@ def inspect_database(
             )
         )
     return [*checks, *_nothing_else(held, strays, wanted)]
+
+
+def _others(held: list[CertificateInfo], leaf: CertificateInfo) -> Iterator[Check]:
+    others = [item for item in held if item.nickname == leaf.nickname and item is not leaf]
+    if others:
+        yield warning(
+            Topic.CERTIFICATE,
+            f"{len(others) + 1} certificates have the nickname '{leaf.nickname}': NSS uses the"
+            f" newest, valid until {leaf.not_after:%Y-%m-%d}, with serial number {leaf.serial}",
+            "remove the others: sigul-stack pki remove --others",
+        )
 
 
 def _key(leaf: CertificateInfo) -> Check:

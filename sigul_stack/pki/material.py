@@ -14,6 +14,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, pkcs12
 
+from ..config.reading import read_small
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
 from .certificate_info import from_pem, is_authority
@@ -124,8 +125,7 @@ def _bundle(leaf: Leaf, chain: Iterable[x509.Certificate]) -> Bundle:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_FILE_SIZE + 1)
+        content = read_small(path, _MAX_FILE_SIZE)
     except OSError as error:
         raise ConfigurationError(
             f"'{path}' cannot be read: {error.strerror}", "name a file that this user may read"

@@ -166,6 +166,27 @@ class NSSDatabase:
             with self.changing() as store:
                 store.delete_keys(ids)
 
+    def remove_others(self, nickname: str) -> int:
+        """Remove all certificates with this nickname but the one in use; how many.
+
+        Their private keys go with them. Raises `NSSError`.
+        """
+        kept = self.find(nickname)
+        others = [
+            item
+            for item in self.certificates()
+            if item.nickname == nickname and item.certificate != kept.certificate
+        ]
+        if not others:
+            raise NSSError(f"'{self.directory}' has one certificate with the nickname '{nickname}'")
+        with self.changing() as store:
+            store.delete_certificates(nickname)
+            store.add_certificate(kept.certificate, nickname, kept.trust.replace("u", ""))
+            identities = {key_id(item.certificate) for item in others}
+            outdated = (identities & set(store.key_ids())) - {key_id(kept.certificate)}
+        self.delete_keys(tuple(sorted(outdated)))
+        return len(others)
+
     def remove(self, nickname: str) -> None:
         """Remove a certificate, and its private key with it."""
         found = self.find(nickname)

@@ -232,7 +232,13 @@ class NSSStore:
             raise NSSError(
                 f"the NSS database in '{self._shown}' cannot be used: {tool} {operation}: {reason}"
             )
-        if not self._password:
+        if self._password is not None and not self._password:
+            raise WrongNSSPassword(
+                f"the database in '{self._shown}'{self._made()} has a password, and the one given"
+                " is empty",
+                "write it into the file that is given with --password-file",
+            )
+        if self._password is None:
             raise WrongNSSPassword(
                 f"the database in '{self._shown}'{self._made()} needs its password",
                 "give it with --password-file",

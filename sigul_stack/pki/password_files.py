@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ..config.identity import rights_of_owner
+from ..config.reading import read_small
 from ..config.values import strip_one_end
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
@@ -106,8 +107,7 @@ def read_password(path: Path) -> Secret:
     Raises `ConfigurationError` where it cannot be read or cannot be a password.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_PASSWORD_FILE_SIZE + 1)
+        data = read_small(path, _MAX_PASSWORD_FILE_SIZE)
     except OSError as error:
         raise ConfigurationError(
             f"the password file '{path}' cannot be read: {error.strerror}",

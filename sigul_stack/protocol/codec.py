@@ -115,7 +115,11 @@ class Fields(Mapping[str, bytes]):
         """Field `name` as text of code points 0x20 to 0x7F only."""
         text = self.string(name)
         if not is_safe_text(text):
-            raise RemoteProtocolError(f"field '{name}' holds an unprintable character")
+            wrong = next(character for character in text if not is_safe_text(character))
+            raise RemoteProtocolError(
+                f"field '{name}' holds an unprintable character or one beyond ASCII"
+                f" (U+{ord(wrong):04X}): the protocol allows printable ASCII here, nothing else"
+            )
         return text
 
     def boolean(self, name: str) -> bool:

@@ -78,6 +78,9 @@ class Field:
     right_on: str = ""
     #: The inner field with the passphrase that gives the right, where the right takes one.
     opened_by: str = ""
+    #: It is the name of something that is made, so it may not be empty or blank. What has such a
+    #: name from former times can still be named, to be renamed or deleted.
+    made: bool = False
 
     def check(self, fields: Fields) -> None:
         """Raise `ProtocolError` unless the field is there where required, and of its form."""
@@ -97,6 +100,11 @@ class Field:
                     raise RemoteProtocolError(f"field '{self.name}' holds a control character")
             case form:
                 text = fields.safe_string(self.name)
+                if self.made and not text.strip():
+                    raise RemoteProtocolError(
+                        f"field '{self.name}' is empty: a name has one character at least that is"
+                        " no blank"
+                    )
                 if form in _TEXT_CHECKS and not _TEXT_CHECKS[form](text):
                     raise RemoteProtocolError(f"field '{self.name}' is not a {form.value}")
 
@@ -167,16 +175,18 @@ def _text(*names: str) -> tuple[Field, ...]:
     return tuple(Field(name) for name in names)
 
 
-def _optional(*names: str, form: Form = Form.TEXT, thing: Thing | None = None) -> tuple[Field, ...]:
-    return tuple(Field(name, form, required=False, thing=thing) for name in names)
+def _optional(
+    *names: str, form: Form = Form.TEXT, thing: Thing | None = None, made: bool = False
+) -> tuple[Field, ...]:
+    return tuple(Field(name, form, required=False, thing=thing, made=made) for name in names)
 
 
-def _key(name: str = "key") -> Field:
-    return Field(name, thing=Thing.KEY)
+def _key(name: str = "key", *, made: bool = False) -> Field:
+    return Field(name, thing=Thing.KEY, made=made)
 
 
-def _user(name: str = "name") -> Field:
-    return Field(name, thing=Thing.USER)
+def _user(name: str = "name", *, made: bool = False) -> Field:
+    return Field(name, thing=Thing.USER, made=made)
 
 
 #: Outer fields of every request.
@@ -211,7 +221,7 @@ _ADMINISTRATION: Final = (
     Operation(
         "new-user",
         Rights.ADMIN,
-        (_user(), *_optional("admin", form=Form.BOOLEAN)),
+        (_user(made=True), *_optional("admin", form=Form.BOOLEAN)),
         optional_secrets=("new-password",),
     ),
     Operation("delete-user", Rights.ADMIN, (_user(),)),
@@ -222,7 +232,7 @@ _ADMINISTRATION: Final = (
         (
             _user(),
             *_optional("admin", form=Form.BOOLEAN),
-            *_optional("new-name", thing=Thing.USER),
+            *_optional("new-name", thing=Thing.USER, made=True),
         ),
         optional_secrets=("new-password",),
     ),
@@ -237,7 +247,7 @@ _ADMINISTRATION: Final = (
         "new-key",
         Rights.ADMIN,
         (
-            _key(),
+            _key(made=True),
             *_optional("keytype"),
             *_optional("initial-key-admin", thing=Thing.USER),
             *_optional("name-real", "name-comment", "name-email", form=Form.UNICODE),
@@ -248,12 +258,14 @@ _ADMINISTRATION: Final = (
     Operation(
         "import-key",
         Rights.ADMIN,
-        (_key(), *_optional("keytype"), *_optional("initial-key-admin", thing=Thing.USER)),
+        (_key(made=True), *_optional("keytype"), *_optional("initial-key-admin", thing=Thing.USER)),
         secrets=("passphrase", "new-passphrase"),
         max_payload=MIB,
     ),
     Operation("delete-key", Rights.ADMIN, (_key(),)),
-    Operation("modify-key", Rights.ADMIN, (_key(), *_optional("new-name", thing=Thing.KEY))),
+    Operation(
+        "modify-key", Rights.ADMIN, (_key(), *_optional("new-name", thing=Thing.KEY, made=True))
+    ),
     Operation("list-binding-methods", Rights.ADMIN),
 )
 

@@ -280,8 +280,18 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
 
     def _start(self, child: ChildT, work: Callable[[ParentPipes], None]) -> bool:
         """Fork `child`; False, with an error in the log, where there can be no process."""
-        events, child_events = os.pipe()
-        child_control, control = os.pipe()
+        try:
+            events, child_events = os.pipe()
+        except OSError as error:
+            log.error("No process can be started: %s", error.strerror)
+            return False
+        try:
+            child_control, control = os.pipe()
+        except OSError as error:
+            os.close(events)
+            os.close(child_events)
+            log.error("No process can be started: %s", error.strerror)
+            return False
         os.set_blocking(control, False)
 
         def run() -> None:

@@ -5,6 +5,8 @@ NSS is initialised once in a process, by `open_database`, and no process forks a
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from ..config.shared import NSSSettings
 from ..errors import NSSError, WrongNSSPassword
 from ..secret import Secret
 from .nss_errors import error_name
+
+log = logging.getLogger(__name__)
 
 #: How NSS says that a password is wrong, or is one that no database can have.
 _WRONG_PASSWORD: Final = frozenset({"SEC_ERROR_BAD_PASSWORD", "SEC_ERROR_INVALID_PASSWORD"})
@@ -78,7 +82,7 @@ def open_database(settings: NSSSettings, *, ask: AskPassword | None = None) -> N
         if answer.failed is not None:
             raise answer.failed from None
         if error_name(error) in _WRONG_PASSWORD:
-            raise _wrong_password() from None
+            raise _wrong_password(answer.password) from None
         raise _not_opened(settings.directory, error) from None
     _process = _Process(os.getpid(), settings, held)
     _restrict_suites(old=settings.old_ciphers)
@@ -115,7 +119,8 @@ class _PasswordAnswer:
 
     def __init__(self, settings: NSSSettings, ask: AskPassword | None) -> None:
         self._directory = settings.directory
-        self._password = settings.password
+        #: The answer: configured, or asked for.
+        self.password = settings.password
         self._ask = ask
         #: The error that cannot pass through NSS, which is C, and is to be raised afterwards.
         self.failed: BaseException | None = None
@@ -130,23 +135,29 @@ class _PasswordAnswer:
 
     def _answer(self, retry: bool) -> str:
         if retry:
-            raise _wrong_password()
-        if self._password is None and self._ask is not None:
-            self._password = self._ask()
-        if self._password is None:
+            raise _wrong_password(self.password)
+        if self.password is None and self._ask is not None:
+            self.password = self._ask()
+        if self.password is None:
             raise NSSError(
                 f"the NSS database {self._directory} needs a password",
                 "set nss-password or nss-password-file in [nss]",
             )
         try:
-            return self._password.reveal().decode()
+            return self.password.reveal().decode()
         except UnicodeDecodeError:
             # python-nss passes on text alone.
             raise _wrong_password() from None
 
 
-def _wrong_password() -> WrongNSSPassword:
-    return WrongNSSPassword("Provided NSS password is incorrect")
+def _wrong_password(password: Secret | None = None) -> WrongNSSPassword:
+    problem = "Provided NSS password is incorrect"
+    if password is not None and not password:
+        return WrongNSSPassword(
+            f"{problem}: it is empty, and the database has one",
+            "write it into the file that nss-password-file names, or type it",
+        )
+    return WrongNSSPassword(problem)
 
 
 def _check_directory(directory: str) -> None:
@@ -208,8 +219,11 @@ class TLSIdentity:
         return tuple(bytes(item.der_data) for item in self.certificate.get_cert_chain())
 
 
-def load_identity(nickname: str) -> TLSIdentity:
-    """The certificate of this nickname with its private key. Raises `NSSError` naming a cure."""
+def load_identity(nickname: str, *, tell: bool = True) -> TLSIdentity:
+    """The certificate of this nickname with its private key. Raises `NSSError` naming a cure.
+
+    A warning tells which of several it is, once in a process; without `tell` never.
+    """
     if _process is None:
         raise NSSError("open the NSS database before loading a certificate from it")
     where = f"'{_process.settings.directory}'"
@@ -229,7 +243,28 @@ def load_identity(nickname: str) -> TLSIdentity:
             f"the certificate '{nickname}' in {where} has no private key there ({error})",
             "import both together, from a PKCS#12 file: sigul-stack pki import",
         ) from None
+    if tell:
+        _tell_of_others(nickname, certificate, where)
     return TLSIdentity(nickname, certificate, key)
+
+
+#: Nicknames that were told of: a process tells once.
+_told: set[str] = set()
+
+
+def _tell_of_others(nickname: str, used: Any, where: str) -> None:
+    """Warn where several certificates have this nickname, and tell which one is used."""
+    if nickname in _told:
+        return
+    _told.add(nickname)
+    with contextlib.suppress(NSPRError):
+        count = len(nss.find_certs_from_nickname(nickname))
+        if count > 1:
+            log.warning(
+                "%d certificates in %s have the nickname '%s'; used is the one with the serial"
+                " number %x, valid until %s; remove the others: sigul-stack pki remove --others",
+                count, where, nickname, used.serial_number, used.valid_not_after_str,
+            )  # fmt: skip
 
 
 def look_up(nickname: str) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from ..errors import DeadlineExceeded, PeerClosed, RemoteProtocolError, SigulError
 from ..protocol.authentication import DIGEST_BYTES, Digest, check_digest, new_hmac
@@ -20,19 +20,36 @@ from .chunked import ChunkedStream
 from .rate import RateMeter
 from .stream import Deadline
 
+#: What to do about an input that somebody writes to.
+_AGAIN: Final = "nothing was signed: try again once nobody writes to it, or give a copy"
+
 
 def payload_pieces(source: BinaryIO, length: int) -> Iterator[bytes]:
     """The next `length` bytes of a file, in pieces that fit into a chunk.
 
-    Raises `SigulError` where the file ends before.
+    Raises `SigulError` where the file ends before, or does not end there, or cannot be read.
     """
     left = length
     while left:
-        piece = source.read(min(left, MAX_WRITTEN_CHUNK))
+        piece = _read(source, min(left, MAX_WRITTEN_CHUNK))
         if not piece:
-            raise SigulError("the input file became shorter while it was being sent")
+            raise SigulError("the input file became shorter while it was being sent", _AGAIN)
         yield piece
         left -= len(piece)
+    if _read(source, 1):
+        raise SigulError("the input file grew while it was being sent", _AGAIN)
+
+
+def _read(source: BinaryIO, count: int) -> bytes:
+    try:
+        return source.read(count)
+    except OSError as error:
+        # Not the caller's `OSError`: who writes an output meanwhile would take it for its own.
+        name = getattr(source, "name", None)
+        what = f"'{name}'" if isinstance(name, str) else "the input"
+        raise SigulError(
+            f"{what} cannot be read to its end: {error.strerror}", "name a file that can be"
+        ) from error
 
 
 def send_pieces(chunked: ChunkedStream, pieces: Iterable[bytes], digest: Digest) -> None:

@@ -475,6 +475,52 @@ def contents(directory: Path) -> dict[str, bytes]:
 # --------------------------------------------------------------------------------------- renewal
 
 
+_LOAD = """
+import sys
+from sigul_stack.config.shared import NSSSettings
+from sigul_stack.secret import Secret
+from sigul_stack.transport import nss
+nss.open_database(NSSSettings(directory=sys.argv[1], password=Secret(sys.argv[2])))
+print(nss.load_identity("sigul-bridge-cert").certificate.serial_number)
+"""
+
+
+def test_of_two_certificates_under_one_nickname_it_is_told_which_one_is_used(site: Site) -> None:
+    """The newest, also where the other one is valid longer; and the other one can be removed."""
+    database = site.bridge.database
+    old = database.find("sigul-bridge-cert")
+    authority = open_authority(site)
+    leaf = authority.renew(old.certificate, lifetime=100 * DAY, now=current_time())
+    with database.changing() as store:
+        store.add_certificate(leaf.certificate, "sigul-bridge-cert", ",,")
+    number = leaf.certificate.serial_number
+    assert len(database.certificates()) == 3
+    assert database.find("sigul-bridge-cert").certificate == leaf.certificate
+    password = (site.bridge.directory / "nss-password").read_text()
+
+    def load() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", _LOAD, f"sql:{site.bridge.directory}", password],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+
+    loaded = load()
+    assert loaded.stdout == f"{number}\n"
+    assert "2 certificates" in loaded.stderr
+    assert f"the serial number {number:x}, valid until" in loaded.stderr
+    assert "remove the others: sigul-stack pki remove --others" in loaded.stderr
+    (finding,) = (
+        check.finding
+        for check in inspect_database(database, Role.BRIDGE)
+        if "2 certificates" in check.finding
+    )
+    assert f"serial number {database.find('sigul-bridge-cert').serial}" in finding
+    assert pki("remove", site.bridge.directory, "--nickname", "sigul-bridge-cert", "--others") == 0
+    assert [item.certificate for item in database.certificates()][1:] == [leaf.certificate]
+    assert database.find("sigul-bridge-cert").has_private_key
+    assert (load().stdout, load().stderr) == (f"{number}\n", "")
+
+
 @pytest.mark.parametrize("new_key", [False, True])
 def test_renewal_replaces_one_leaf_and_touches_nothing_else(site: Site, new_key: bool) -> None:
     others = {item.directory: contents(item.directory) for item in site.components[1:]}

@@ -22,6 +22,7 @@ from .arguments import (
     date,
     limits,
     matching,
+    named_place,
 )
 from .command import CommandGroup, SecretPrompt
 from .planning import Arguments, Call, Planning, Run
@@ -60,7 +61,7 @@ _BINDINGS = (
         "-w",
         "--write-passphrase-file",
         metavar="FILE",
-        type=Path,
+        type=named_place,
         help="make a random passphrase and write it, bound by -c or as the configuration says, to"
         " the new FILE",
     ),

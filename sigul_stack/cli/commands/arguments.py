@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..shared_arguments import argument
 from .command import SecretPrompt
+from .planning import standard_output_or_path
 
 if TYPE_CHECKING:
     import datetime
@@ -40,10 +41,21 @@ def matching(pattern: str, what: str) -> Callable[[str], str]:
     return matched
 
 
+def named_place(text: str) -> Path:
+    """A file or directory that has to have a name: not `-`, which is standard output elsewhere."""
+    if text == "-":
+        raise argparse.ArgumentTypeError("it cannot be standard output (what has that name is ./-)")
+    return Path(text)
+
+
 USER: Final = argument("user", help="the user's name")
 KEY: Final = argument("key", help="the key's name")
 OUTPUT: Final = argument(
-    "-o", "--output", metavar="FILE", type=Path, help="write to FILE (default: standard output)"
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=standard_output_or_path,
+    help="write to FILE (default, and with -: standard output)",
 )
 PASSWORD: Final = argument(
     "--password",

@@ -54,6 +54,7 @@ def execute(command: Command, arguments: Arguments, context: CommandContext) -> 
                 resources,
                 misuse=parser_of(command).error,
                 passphrase_files=[file for file in files if file is not None],
+                most=_most_bytes(command.name),
             )
         )
         if run is None:
@@ -62,6 +63,14 @@ def execute(command: Command, arguments: Arguments, context: CommandContext) -> 
         secrets = read_secrets(command, arguments, context)
         with _interruptible():
             run(Call(context.settings, arguments, secrets, client))
+
+
+def _most_bytes(name: str) -> int | None:
+    """The most bytes that the operation of a command takes; None where there is none such."""
+    from ...protocol.operations import OPERATIONS
+
+    operation = OPERATIONS.get(name)
+    return None if operation is None else operation.max_payload
 
 
 @contextlib.contextmanager
@@ -134,16 +143,18 @@ def _own_file(prompt: SecretPrompt, arguments: Arguments) -> Path | None:
 
 def _unbound_passphrase(path: Path, settings: ClientSettings) -> Secret:
     """The passphrase in the bound passphrase file `path`. Raises `SigulError`."""
+    from ...config.reading import read_small
     from ...keystore.bindings import CannotUnbind, enabled_methods, is_bound, unbind
 
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_PASSPHRASE_FILE)
+        data = read_small(path, MAX_PASSPHRASE_FILE)
     except OSError as error:
         raise SigulError(
             f"the passphrase file '{path}' cannot be read: {error.strerror}", "name another with -f"
         ) from error
     bound = Secret(data.strip())
+    if not bound:
+        raise SigulError(f"Passphrase file is unbound! '{path}' is empty")
     if not is_bound(bound):
         raise SigulError(UNBOUND_TEXT)
     binding = settings.binding

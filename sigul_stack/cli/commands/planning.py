@@ -6,10 +6,10 @@ import argparse
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, NoReturn, cast
 
 from ...errors import SigulError
 from ...secret import Secret
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from ...config.client import ClientSettings
 
 Arguments = argparse.Namespace
+
+#: What `-` stands for where a file is read or written.
+STANDARD_INPUT: Final = Path("/dev/stdin")
+STANDARD_OUTPUT: Final = Path("/dev/stdout")
+#: Names of standard input: opened by them, a plain file would be read from its beginning again.
+_STANDARD_INPUTS: Final = frozenset({"/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
+_COPY_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class Planning:
         *,
         misuse: Callable[[str], NoReturn],
         passphrase_files: Sequence[Path],
+        most: int | None = None,
     ) -> None:
         self.arguments = arguments
         self.settings = settings
@@ -49,15 +57,17 @@ class Planning:
         self.misuse = misuse
         self._resources = resources
         self._passphrase_files = passphrase_files
+        self._most = most
 
     def open_input(self, path: str) -> InputFile:
-        """The file `path`, open for reading. Raises `SigulError`."""
-        return self.keep_input(Path(path), open_input(Path(path)))
+        """The file `path`, or standard input for `-`, open for reading. Raises `SigulError`."""
+        place = STANDARD_INPUT if path == "-" else Path(path)
+        return self.keep_input(place, open_input(place))
 
     def keep_input(self, path: Path, file: BinaryIO) -> InputFile:
         """`file`, which is `path`, as what is read; it is closed at the command's end."""
         self._resources.enter_context(file)
-        return InputFile(path, file, self._resources)
+        return InputFile(path, file, self._resources, self._most)
 
     def open_output(self, *, binary: bool, source: Path | None = None) -> BinaryIO:
         """The output for the reply's payload: `-o FILE`, or standard output.
@@ -95,9 +105,19 @@ class Planning:
 
 
 class InputFile:
-    """A file that a command reads, open from its plan to its end; `state` is its at opening."""
+    """A file that a command reads, open from its plan to its end; `state` is its at opening.
 
-    def __init__(self, path: Path, file: BinaryIO, resources: contextlib.ExitStack) -> None:
+    `most` is how many bytes the command may send; None: any number.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        file: BinaryIO,
+        resources: contextlib.ExitStack,
+        most: int | None = None,
+    ) -> None:
+        self._most = most
         self.path = path
         self.state = os.fstat(file.fileno())
         self._file = file
@@ -109,15 +129,18 @@ class InputFile:
         To be called once secrets have been read, which may come from the same pipe. Raises
         `SigulError`.
         """
-        if stat.S_ISREG(self.state.st_mode):
+        # Files of /proc and the like say that they have 0 bytes, and have some.
+        if stat.S_ISBLK(self.state.st_mode) or (
+            stat.S_ISREG(self.state.st_mode) and self.state.st_size
+        ):
             return self._file
-        import shutil
         import tempfile
 
         spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the command's end
         self._resources.enter_context(spool)
         try:
-            shutil.copyfileobj(self._file, spool, 1 << 20)
+            for piece in self._pieces(Path(tempfile.gettempdir())):
+                spool.write(piece)
             spool.seek(0)
         except OSError as error:
             raise SigulError(
@@ -126,15 +149,70 @@ class InputFile:
             ) from error
         return cast(BinaryIO, spool)
 
+    def _pieces(self, spool: Path) -> Iterator[bytes]:
+        """All that comes, as long as it is not more than may be sent and half of `spool` holds."""
+        import shutil
+
+        room = shutil.disk_usage(spool).free // 2
+        came = 0
+        while True:
+            try:
+                piece = self._file.read(_COPY_BYTES)
+            except OSError as error:
+                raise _unreadable(self.path, error) from error
+            if not piece:
+                return
+            came += len(piece)
+            if self._most is not None and came > self._most:
+                raise SigulError(
+                    f"'{self.path}' has more than {self._most} bytes, the most that this command"
+                    " sends",
+                    "give an input that ends before",
+                )
+            if came > room:
+                raise SigulError(
+                    f"'{self.path}' has more than {room} bytes, half of what is free in '{spool}',"
+                    " where it is kept until its length is known",
+                    "make room there, set TMPDIR, or give a plain file as input",
+                )
+            yield piece
+
 
 def open_input(path: Path) -> BinaryIO:
-    """The file `path`, open for reading. Raises `SigulError`."""
+    """The file `path`, open for reading; of standard input what has not been read of it.
+
+    Raises `SigulError`, also where it is a device that never ends.
+    """
     try:
-        return path.open("rb")
+        file = os.fdopen(os.dup(0), "rb") if str(path) in _STANDARD_INPUTS else path.open("rb")
     except OSError as error:
+        raise _unreadable(path, error) from error
+    refuse_endless(path, file)
+    return file
+
+
+def refuse_endless(path: Path, file: BinaryIO) -> None:
+    """Close `file`, which is `path`, and raise `SigulError`, where it is a device without an end.
+
+    That is any but a terminal and /dev/null.
+    """
+    found = os.fstat(file.fileno())
+    if not stat.S_ISCHR(found.st_mode) or os.isatty(file.fileno()):
+        return
+    if found.st_rdev != Path(os.devnull).stat().st_rdev:
+        file.close()
         raise SigulError(
-            f"'{path}' cannot be read: {error.strerror}", "name a file that you may read"
-        ) from error
+            f"'{path}' is a device, which has no end", "name a file, or give a pipe that ends"
+        )
+
+
+def _unreadable(path: Path, error: OSError) -> SigulError:
+    return SigulError(f"'{path}' cannot be read: {error.strerror}", "name a file that you may read")
+
+
+def standard_output_or_path(text: str) -> Path:
+    """The place that `-o TEXT` names; `-` is standard output, and `./-` a file of that name."""
+    return STANDARD_OUTPUT if text == "-" else Path(text)
 
 
 #: Makes a command's request and prints the result. Raises `SigulError`.

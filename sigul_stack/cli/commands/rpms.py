@@ -21,10 +21,10 @@ from ...kojihub import NEVRA, Hub, HubAccess
 from ...secret import Secret
 from ..outcome import Failures, say
 from ..shared_arguments import argument
-from .arguments import KEY, PASSPHRASE
+from .arguments import KEY, PASSPHRASE, named_place
 from .command import CommandGroup, SecretPrompt
 from .many_files import make_directory
-from .planning import Arguments, Call, Planning, Run
+from .planning import Arguments, Call, Planning, Run, refuse_endless, standard_output_or_path
 from .rpm_batch import Batch, Found
 
 if TYPE_CHECKING:
@@ -168,9 +168,9 @@ def _hub(settings: ClientSettings, instance: str | None) -> Iterator[Callable[[]
         "-o",
         "--output",
         metavar="FILE",
-        type=Path,
-        help="write the signed RPM to FILE (default: replace the RPM; one of Koji's goes to"
-        " standard output)",
+        type=standard_output_or_path,
+        help="write the signed RPM to FILE, with - to standard output (default: replace the RPM;"
+        " one of Koji's goes to standard output)",
     ),
     *_OPTIONS,
     secrets=_SECRETS,
@@ -184,6 +184,7 @@ def sign_rpm(planning: Planning) -> Run:
     found = _look(name, lambda path: path.open("rb"))
     if isinstance(found, NEVRA):
         return _plan_remote(planning, found)
+    refuse_endless(Path(name), found)
     source = planning.keep_input(Path(name), found)
     _refuse_empty(name, source.state)
     output = None if arguments.koji_only else planning.open_successor(source)
@@ -237,7 +238,7 @@ def _tell_of_sources(count: int) -> None:
         "-o",
         "--output",
         metavar="DIR",
-        type=Path,
+        type=named_place,
         help="write the signed RPMs to DIR, which is made if need be; one that is there already is"
         " replaced",
     ),

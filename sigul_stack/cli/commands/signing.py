@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +19,7 @@ from .arguments import (
     PASSPHRASE_OR_PASSWORD,
     PASSWORD,
     matching,
+    named_place,
 )
 from .command import CommandGroup, SecretPrompt
 from .planning import Arguments, Call, Plan, Planning, Run, open_input
@@ -76,7 +79,7 @@ def _data_misuse(arguments: Arguments) -> str | None:
     argument(
         "--output-dir",
         metavar="DIR",
-        type=Path,
+        type=named_place,
         help="write each file's signature to DIR, which is made if need be, as FILE.sig, or"
         " FILE.asc with --armor",
     ),
@@ -117,7 +120,9 @@ def verify(planning: Planning) -> Run:
     named = planning.arguments.signature
     signature = None if named is None else Path(named)
     for path in filter(None, (file, signature)):
-        open_input(path).close()
+        with open_input(path) as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                raise SigulError(f"'{path}' is no plain file, and gpg is to open it", "name one")
 
     def run(call: Call) -> None:
         import datetime
