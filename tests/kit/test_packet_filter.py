@@ -123,7 +123,11 @@ def machine(image: str, files: Path, *options: str, command: str) -> Iterator[Ma
 @pytest.fixture(scope="module")
 def systemd(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     options = ("--env", "container=docker", "--volume", "/sys/fs/cgroup:/sys/fs/cgroup:ro")
-    command = "mount --make-rshared / && exec /lib/systemd/systemd"
+    # With an ID of the machine it is no first start, at which all units that are there are enabled.
+    command = (
+        "mount --make-rshared / && tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id"
+        " && exec /lib/systemd/systemd --unit=basic.target"
+    )
     with machine(
         images["base"], tmp_path_factory.mktemp("systemd"), *options,
         "--stop-signal", "SIGRTMIN+3", command=command,
