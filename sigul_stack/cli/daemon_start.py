@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from ..config.digests import digests
 from ..config.identity import identity
 from ..config.values import relative_to
 from ..errors import SigulError
@@ -46,6 +47,9 @@ class DaemonConfiguration(Generic[Settings]):
         self._password = with_nss_password(self._loaded.settings.nss, reader).password
         #: The settings at start.
         self.settings: Settings = self._completed(self._loaded)
+        #: Digests of the files that were last read, before NSS is opened by anybody: what changes
+        #: in between is taken for not loaded.
+        self.digests: Mapping[str, str] = digests(self._loaded)
         #: The user that the daemon becomes.
         self.identity = identity(self.settings.unix_user, self.settings.unix_group)
 
@@ -61,6 +65,7 @@ class DaemonConfiguration(Generic[Settings]):
         with relative_to(self._directory):
             loaded = self._load()
         _check(loaded)
+        self.digests = digests(loaded)
         return self._completed(loaded)
 
     def _completed(self, loaded: Loaded[Settings]) -> Settings:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 from ..bridge.control import BridgeEvent
@@ -40,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(source: DaemonConfiguration[BridgeSettings], control: Control) -> None:
     Parent(
-        _plan(source.settings),
-        lambda: _plan(source.read_again()),
+        _plan(source.settings, source.digests),
+        lambda: _plan(source.read_again(), source.digests),
         stop=control.stop,
         reload=control.reload,
     ).run(control.ready)
 
 
-def _plan(settings: BridgeSettings) -> BridgePlan:
+def _plan(settings: BridgeSettings, loaded: Mapping[str, str]) -> BridgePlan:
     who = identity(settings.unix_user, settings.unix_group)
     settings = fitted(settings)
 
@@ -59,7 +60,7 @@ def _plan(settings: BridgeSettings) -> BridgePlan:
         lock_memory(changes_user=False)
         with status_socket(
             settings.status_socket,
-            lambda: encode_status(bridge.status()),
+            lambda: encode_status(replace(bridge.status(), loaded=loaded)),
             commands={"end": lambda name: encode_ended(bridge.end(name))},
             shared=True,
         ) as status:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NoReturn
 
@@ -65,8 +65,8 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
     shared = Shared(Slots(count, Turns()), GuessTable())
     try:
         supervisor = Supervisor(
-            _plan(settings, shared),
-            lambda: _plan(source.read_again(), shared),
+            _plan(settings, shared, source.digests),
+            lambda: _plan(source.read_again(), shared, source.digests),
             stop=control.stop,
             reload=control.reload,
             slots=shared.slots,
@@ -83,7 +83,7 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
         run_in_child(partial(_run_as_user, shut_down, settings), "ending the server's helpers")
 
 
-def _plan(settings: ServerSettings, shared: Shared) -> ServerPlan:
+def _plan(settings: ServerSettings, shared: Shared, loaded: Mapping[str, str]) -> ServerPlan:
     identity(settings.unix_user, settings.unix_group)  # a name that is wrong is told now
     # The database's driver is imported here: each worker would spend a third of its time on that.
     Database(database_url(settings)).close()
@@ -104,6 +104,7 @@ def _plan(settings: ServerSettings, shared: Shared) -> ServerPlan:
         workers=settings.workers,
         max_requests=settings.max_requests,
         shutdown_timeout=settings.shutdown_timeout,
+        loaded=loaded,
     )
 
 

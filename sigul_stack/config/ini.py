@@ -11,6 +11,7 @@ Every entry remembers its file, so that whatever is wrong with it later can be s
 from __future__ import annotations
 
 import configparser
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -110,6 +111,8 @@ class ConfigFiles:
         Raises `ConfigurationError` for a file that cannot be read or is not of INI form.
         """
         self.paths = tuple(paths)
+        #: SHA-256 of what each file held when it was read, in hex.
+        self.digests: dict[Path, str] = {}
         self._sections: list[tuple[Path, str]] = []
         self._entries: dict[tuple[str, str], list[ConfigEntry]] = {}
         for path in self.paths:
@@ -129,6 +132,7 @@ class ConfigFiles:
                 f"{path}: larger than {MAX_FILE_SIZE} bytes",
                 "this is no configuration file: name another with -c",
             )
+        self.digests[path.absolute()] = hashlib.sha256(data).hexdigest()
         try:
             parser.read_string(data.decode("utf-8-sig"), source=str(path))
         except UnicodeDecodeError as error:

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from ..checks import Check, State, failed, ok, warning
 from ..config.bridge import BridgeSettings
+from ..config.digests import digests
 from ..config.server import ServerSettings
 from ..errors import DeadlineExceeded, RemoteProtocolError
 from ..protocol.status import BridgeStatus, ServerStatus, decode_status
@@ -37,6 +38,7 @@ def bridge_status_checks(context: CheckContext[BridgeSettings]) -> Iterator[Chec
     """Check what the bridge tells: it runs, and servers wait for requests."""
     status = _status(context, BridgeStatus)
     yield _alive(status)
+    yield from _not_loaded(context, status)
     waiting, busy = status.servers_waiting, status.requests_in_flight
     values = {"servers_waiting": waiting, "requests_in_flight": busy}
     if waiting:
@@ -58,6 +60,7 @@ def server_status_checks(context: CheckContext[ServerSettings]) -> Iterator[Chec
     """Check what the server tells: it runs, and workers wait at the bridge."""
     status = _status(context, ServerStatus)
     yield _alive(status)
+    yield from _not_loaded(context, status)
     values = {
         "workers_attached": status.workers_attached,
         "workers_dialling": status.workers_dialling,
@@ -126,6 +129,21 @@ def _alive(status: BridgeStatus | ServerStatus) -> Check:
         started=status.started,
         **status.totals,
     )
+
+
+def _not_loaded(context: CheckContext[Any], status: BridgeStatus | ServerStatus) -> Iterator[Check]:
+    """Warn where files that the daemon has loaded are others by now."""
+    here = digests(context.loaded)
+    # A daemon of a former version tells none.
+    changed = sorted(path for path in here if status.loaded.get(path, here[path]) != here[path])
+    if changed:
+        yield warning(
+            Layer.STATUS,
+            f"the {context.component} goes on with what it loaded before these were changed:"
+            f" {', '.join(changed)}",
+            "send it SIGHUP; where that changes nothing, its log says why it does not take them",
+            unloaded=", ".join(changed),
+        )
 
 
 def _all_busy(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from ..errors import RemoteProtocolError
@@ -57,6 +57,8 @@ class BridgeStatus:
     requests_in_flight: int
     totals: Mapping[str, int]
     requests: tuple[RequestUnderWay, ...] = ()
+    #: SHA-256 of the files that it has loaded, in hex, by their paths.
+    loaded: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class ServerStatus:
     workers: tuple[AttachedWorker, ...]
     totals: Mapping[str, int]
     requests: tuple[RequestUnderWay, ...] = ()
+    #: SHA-256 of the files that it has loaded, in hex, by their paths.
+    loaded: Mapping[str, str] = field(default_factory=dict)
 
 
 def encode_status(status: BridgeStatus | ServerStatus) -> bytes:
@@ -99,18 +103,21 @@ def decode_status(data: bytes) -> BridgeStatus | ServerStatus:
         document = json.loads(data)
         # Daemons of former versions do not tell them.
         requests = tuple(_build(RequestUnderWay, item) for item in document.get("requests", ()))
+        loaded = {str(path): str(digest) for path, digest in document.get("loaded", {}).items()}
         if document["component"] == "bridge":
             return _build(
                 BridgeStatus,
                 document,
                 servers=tuple(_build(WaitingServer, item) for item in document["servers"]),
                 requests=requests,
+                loaded=loaded,
             )
         return _build(
             ServerStatus,
             document,
             workers=tuple(_build(AttachedWorker, item) for item in document["workers"]),
             requests=requests,
+            loaded=loaded,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RemoteProtocolError(
@@ -140,12 +147,12 @@ def decode_ended(data: bytes) -> int:
 def _build(cls: type[T], document: Mapping[str, Any], **given: object) -> T:
     """An instance of `cls`, whose fields have the types that their annotations name."""
     values = dict(given)
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        if field.name not in given:
-            value = document[field.name]
-            if not isinstance(value, _TYPES[str(field.type)]):
-                raise TypeError(f"{field.name} is a {type(value).__name__}")
-            values[field.name] = value
+    for item in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if item.name not in given:
+            value = document[item.name]
+            if not isinstance(value, _TYPES[str(item.type)]):
+                raise TypeError(f"{item.name} is a {type(value).__name__}")
+            values[item.name] = value
     return cls(**values)
 
 

@@ -19,7 +19,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -70,6 +70,8 @@ class ServerPlan:
     workers: int
     max_requests: int
     shutdown_timeout: float
+    #: Digests of the files that it was read from, by their paths.
+    loaded: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -144,6 +146,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             workers=tuple(attached[:MAX_LISTED]),
             requests=self._requests(now),
             totals=self._counters.values(),
+            loaded=self._plan.loaded,
         )
 
     def _requests(self, now: float) -> tuple[RequestUnderWay, ...]:
