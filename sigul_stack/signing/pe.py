@@ -185,9 +185,8 @@ def check_signed(image: BinaryIO, certificates: bytes) -> None:
             raise InvalidImage("its signature is not of the digest that firmware makes of it")
         _verify(load_certificate(certificates), signature)
     except ProtocolError as error:
-        raise RequestRefused(
-            Status.UNKNOWN_ERROR,
-            f"the signed image would not be accepted ({error}); report this, with the image",
+        raise RequestRefused.because(
+            error, before="the signed image would not be accepted and is not sent: "
         ) from None
     _set_length(image, layout, signature.length)
     image.seek(0)
