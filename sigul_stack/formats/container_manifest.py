@@ -63,7 +63,7 @@ class Claim:
 
 
 def read_claim(manifest: bytes, reference: str) -> Claim:
-    """What is signed of an image's `manifest`, published as `reference`.
+    """The claim to sign of an image's `manifest`, published as `reference`.
 
     Raises `InvalidManifest` where no consumer would take the signature.
     """

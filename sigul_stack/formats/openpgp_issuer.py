@@ -1,4 +1,4 @@
-"""Who made an OpenPGP signature, as it says itself (RFC 9580, 5.2.3).
+"""The maker of an OpenPGP signature, as it says itself (RFC 9580, 5.2.3).
 
 Body of a signature packet of version 4: u8 4, u8 type, u8 algorithm, u8 hash algorithm, u16 length
 of the hashed subpackets, those; u16 length of the others, those; …
