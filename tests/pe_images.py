@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Sequence
 
 FILE_ALIGNMENT = 0x200
 SECTION_ALIGNMENT = 0x1000
@@ -52,3 +53,26 @@ def make_image(machine: Machine, data: bytes = b"data", *, trailing: bytes = b""
     dos = b"MZ" + bytes(58) + struct.pack("<I", _PE_OFFSET)
     headers = dos.ljust(_PE_OFFSET, b"\0") + b"PE\0\0" + coff + optional + table
     return headers.ljust(_HEADERS_SIZE, b"\0") + content + trailing
+
+
+def make_layout(
+    places: Sequence[tuple[int, int]], *, headers_size: int = _HEADERS_SIZE, length: int = 0
+) -> bytes:
+    """An image of at least `length` bytes whose sections are at those places (offset and size).
+
+    Its bytes differ, so that a hash tells which were hashed, and in which order.
+    """
+    optional = _PE_OFFSET + 24
+    table = optional + 112 + 16 * 8
+    head = bytearray(make_image(Machine.X86_64)[:table].ljust(_HEADERS_SIZE, b"\0"))
+    struct.pack_into("<H", head, _PE_OFFSET + 6, len(places))
+    struct.pack_into("<I", head, optional + 60, headers_size)
+    for number, (place, size) in enumerate(places):
+        address = SECTION_ALIGNMENT * (number + 1)
+        struct.pack_into(
+            "<8sIIIIIIHHI", head, table + 40 * number,
+            b".text", max(size, 1), address, size, place, 0, 0, 0, 0, 0x60000020,
+        )  # fmt: skip
+    end = max(length, headers_size, *(place + size for place, size in places))
+    body = b"".join(struct.pack("<I", at) for at in range(0, end, 4))
+    return bytes(head) + body[len(head) : end]

@@ -112,10 +112,15 @@ def _git(directory: Path, *arguments: str, given: bytes = b"", wall: Wall | None
     """The output of git. Raises `SigulError` with its own words where it fails."""
     done = _run(directory, *arguments, given=given, wall=wall)
     if done.returncode:
-        # Advice may follow the line that says what is wrong.
-        fatal = [line for line in done.stderr.splitlines() if line.startswith("fatal:")]
-        reason = fatal[-1] if fatal else done.reason
-        raise SigulError(f"git {arguments[0]} failed: {reason}")
+        # Advice may follow the line that says what is wrong: a command, as for a repository of
+        # somebody else's (safe.directory).
+        lines = done.stderr.splitlines()
+        fatal = [line for line in lines if line.startswith("fatal:")]
+        advice = [line.strip() for line in lines if line.startswith("\tgit ")]
+        raise SigulError(
+            f"git {arguments[0]} failed: {fatal[-1] if fatal else done.reason}",
+            f"git advises, where you trust what is there: {advice[0]}" if advice else "",
+        )
     return done.stdout
 
 
@@ -127,8 +132,8 @@ def _run(
         package=GIT.package,
         time_limit=_SECONDS,
         stdin=given,
-        # The person's own: git has configuration and identity from there.
-        environment=os.environ,
+        # The person's own: git has configuration and identity from there. Its words are read here.
+        environment={**os.environ, "LC_ALL": "C"},
         directory=directory,
         timeout_cure="see what else works on the repository",
         wall=wall or _wall(),

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ..errors import ProtocolError, RemoteProtocolError
+from .openpgp_issuer import issuer_key_id
 
 SIGNATURES: Final = "ostree.gpgsigs"
 _SIGNATURES_TYPE: Final = b"aay"
@@ -30,10 +31,16 @@ MAX_BYTES: Final = 1 << 24
 def with_signatures(metadata: bytes, signatures: Sequence[bytes]) -> bytes:
     """`metadata` (empty for none) with `signatures` beside those it has; none stands there twice.
 
+    A signature takes the place of what its key has signed before: ostree, too, has one of a key.
     Raises `ProtocolError` for what are no detached metadata.
     """
     entries = _parse_entries(metadata)
-    present = _parse_signatures(entries.get(SIGNATURES, b"\0" + _SIGNATURES_TYPE))
+    makers = {issuer_key_id(signature) for signature in signatures} - {None}
+    present = [
+        signature
+        for signature in _parse_signatures(entries.get(SIGNATURES, b"\0" + _SIGNATURES_TYPE))
+        if issuer_key_id(signature) not in makers
+    ]
     for signature in signatures:
         if signature not in present:
             present.append(signature)
@@ -57,7 +64,7 @@ def _entries(entries: Mapping[str, bytes]) -> bytes:
     for key, variant in entries.items():
         text = key.encode("utf-8") + b"\0"
         body = text + bytes(-len(text) % _ALIGNMENT) + variant
-        size = _offset_size(len(body), 1)
+        size = offset_size(len(body), 1)
         parts.append((body + len(text).to_bytes(size, "little"), _ALIGNMENT))
     return _join(parts)
 
@@ -68,11 +75,11 @@ def _join(parts: Sequence[tuple[bytes, int]]) -> bytes:
     for part, alignment in parts:
         body += bytes(-len(body) % alignment) + part
         ends.append(len(body))
-    size = _offset_size(len(body), len(ends))
+    size = offset_size(len(body), len(ends))
     return body + b"".join(end.to_bytes(size, "little") for end in ends)
 
 
-def _offset_size(length: int, offsets: int = 0) -> int:
+def offset_size(length: int, offsets: int = 0) -> int:
     """Bytes of an offset in a container of `length` bytes, to which `offsets` will be added."""
     return next(size for size in (1, 2, 4, 8) if length + offsets * size < 1 << 8 * size)
 
@@ -86,7 +93,7 @@ def _parse_entries(data: bytes) -> dict[str, bytes]:
         raise _damaged(f"they have more than {MAX_BYTES} bytes")
     entries = {}
     for entry in _split(data, _ALIGNMENT):
-        end = len(entry) - _offset_size(len(entry))
+        end = len(entry) - offset_size(len(entry))
         key_end = int.from_bytes(entry[end:], "little")
         text, nul, rest = entry[:end][:key_end].partition(b"\0")
         variant = entry[key_end + -key_end % _ALIGNMENT : end]
@@ -113,7 +120,7 @@ def _split(data: bytes, alignment: int) -> list[bytes]:
     """The parts of an array of parts of variable length."""
     if not data:
         return []
-    size = _offset_size(len(data))
+    size = offset_size(len(data))
     table = int.from_bytes(data[-size:], "little")  # where the last part ends, the offsets begin
     if table > len(data) or (len(data) - table) % size:
         raise _damaged("an array is damaged")

@@ -8,12 +8,19 @@ Layout (Microsoft, "PE Format"; little-endian):
                        PE32+; ends with the data directories, the fifth of which is the
                        certificate table: where the signatures lie in the file
     section table      40 bytes a section, with its size and place in the file
+
+Firmware hashes the headers, then each section, then whatever is left of the file's length
+(Microsoft, "Windows Authenticode Portable Executable Signature Format"; UEFI's implementations).
+Only where the sections lie one behind the other, the first one behind the headers, are those the
+bytes of the file in their order, each once: other images are refused, for their signature would be
+good for some who hash them and bad for others, and leave bytes of them unsigned.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -22,9 +29,17 @@ from ..errors import ProtocolError
 _DOS_HEADER: Final = 0x40
 _COFF_HEADER: Final = 24  # with the signature before it
 _SECTION_HEADER: Final = 40
+#: The processors that UEFI has images for (UEFI Specification, 2.1.1), of 32 bits: x86, ARM,
+#: RISC-V, LoongArch; and of more: x86-64, AArch64, RISC-V, LoongArch, Itanium.
+_PE32_MACHINES: Final = frozenset({0x14C, 0x1C2, 0x5032, 0x6232})
+_PE32PLUS_MACHINES: Final = frozenset({0x8664, 0xAA64, 0x5064, 0x5128, 0x6264, 0x200})
+_EXECUTABLE: Final = 0x0002  # IMAGE_FILE_EXECUTABLE_IMAGE, among the file header's flags
+_PE32PLUS: Final = b"\x0b\x02"
 #: By the optional header's magic number: where its data directories begin.
 _DIRECTORIES: Final[Mapping[int, int]] = MappingProxyType({0x10B: 96, 0x20B: 112})
 _CERTIFICATE_TABLE: Final = 4  # which of the directories
+_CHECKSUM: Final = 64  # where the optional header has it
+_PLACES: Final = struct.Struct("<16xII16x")  # of a section header: size and place in the file
 
 #: Gives `(offset, size)` of a file: `size` bytes, or fewer where it ends before.
 ReadAt = Callable[[int, int], bytes]
@@ -34,8 +49,21 @@ class InvalidImage(ProtocolError):
     """Bytes that are no whole PE image with a place for signatures."""
 
 
-def check_headers(length: int, read_at: ReadAt) -> None:
-    """Check that an image of `length` bytes is whole, and has a place for signatures.
+@dataclass(frozen=True, slots=True)
+class ImageLayout:
+    """The places in an image that no hash of it covers, each an offset in bytes.
+
+    `checksum` is that of the checksum, a u32; `directory` that of the entry that says where the
+    signatures are, two u32; `end` is where they begin, or the image's length without any.
+    """
+
+    checksum: int
+    directory: int
+    end: int
+
+
+def check_headers(length: int, read_at: ReadAt) -> ImageLayout:
+    """Check that an image of `length` bytes is whole, and can have signatures that hold.
 
     Raises `InvalidImage`.
     """
@@ -45,14 +73,21 @@ def check_headers(length: int, read_at: ReadAt) -> None:
     (at,) = struct.unpack_from("<I", dos, 0x3C)
     if at < _DOS_HEADER:
         raise InvalidImage("its PE header is inside its DOS header")
-    signature, sections, optional_size = struct.unpack(
-        "<4s2xH12xH2x", _read(read_at, at, _COFF_HEADER)
+    signature, machine, sections, optional_size, flags = struct.unpack(
+        "<4sHH12xHH", _read(read_at, at, _COFF_HEADER)
     )
     if signature != b"PE\0\0":
         raise InvalidImage("it has no PE header")
+    if not flags & _EXECUTABLE:
+        raise InvalidImage("its header says that it cannot be run", "link it without errors")
     optional = _read(read_at, at + _COFF_HEADER, optional_size)
     table = at + _COFF_HEADER + optional_size
     headers_size, certificates_at, certificates_size = _parse_optional_header(optional)
+    plus = optional.startswith(_PE32PLUS)
+    if machine not in (_PE32PLUS_MACHINES if plus else _PE32_MACHINES):
+        raise InvalidImage(
+            f"UEFI knows no processor {machine:#06x} with images of this kind (PE32{'+' * plus})"
+        )
     end = length
     if certificates_at or certificates_size:
         end = certificates_at
@@ -61,9 +96,34 @@ def check_headers(length: int, read_at: ReadAt) -> None:
     if not table + sections * _SECTION_HEADER <= headers_size <= end:
         raise InvalidImage("the size of its headers cannot be right")
     headers = _read(read_at, table, sections * _SECTION_HEADER)
-    for size, start in struct.iter_unpack("<16xII16x", headers):
-        if size and start + size > end:
+    _check_sections(
+        [(start, size) for size, start in _PLACES.iter_unpack(headers)], headers_size, end
+    )
+    directories = at + _COFF_HEADER + _DIRECTORIES[int.from_bytes(optional[:2], "little")]
+    return ImageLayout(
+        checksum=at + _COFF_HEADER + _CHECKSUM,
+        directory=directories + 8 * _CERTIFICATE_TABLE,
+        end=end,
+    )
+
+
+def _check_sections(sections: Iterable[tuple[int, int]], headers_size: int, end: int) -> None:
+    """Check that sections (place and size) lie one behind the other, from the headers to `end`."""
+    hashed = headers_size
+    for start, size in sections:
+        if not size:
+            continue
+        if start + size > end:
             raise InvalidImage("a section reaches beyond its end", "is it complete?")
+        if start != hashed:
+            raise InvalidImage(
+                "its headers and sections do not follow each other without gap or overlap, so that"
+                " firmware hashes other bytes",
+                "objcopy --file-alignment=512 IN OUT lays them out anew",
+            )
+        hashed += size
+    if hashed == headers_size:
+        raise InvalidImage("it has no sections")
 
 
 def _parse_optional_header(optional: bytes) -> tuple[int, int, int]:
@@ -77,6 +137,8 @@ def _parse_optional_header(optional: bytes) -> tuple[int, int, int]:
     (count,) = struct.unpack_from("<I", optional, directories - 4)
     if count <= _CERTIFICATE_TABLE:
         raise InvalidImage("its optional header has no place for signatures")
+    if directories + 8 * count != len(optional):
+        raise InvalidImage("its data directories do not end where its optional header does")
     (headers_size,) = struct.unpack_from("<I", optional, 60)
     place, size = struct.unpack_from("<II", optional, entry)
     return headers_size, place, size

@@ -22,10 +22,11 @@ import io
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO
 
-from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase
+from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase, shortened
 from ..keystore.gnupg import GnuPG
 from ..keystore.gnupg.program import GnuPGResult
 from ..secret import Secret
@@ -85,6 +86,40 @@ class OpenPGPKey:
     def message(self, source: IO[bytes], target: IO[bytes]) -> None:
         """Write a binary signed message with what `source` holds in it to `target`."""
         self._sign(source, target, "--sign")
+
+    def check(self, signature: IO[bytes], data: IO[bytes] | None = None) -> None:
+        """Have gpg verify what was made here with this key, as those will who get it.
+
+        `signature` is a detached one over `data`; or, with None, clear-signed text or a signed
+        message. Both are seekable files, looked at from their start. Raises `RequestRefused` where
+        gpg does not take it.
+        """
+        with ExitStack() as cleanup:
+            files = []
+            for file in filter(None, (signature, data)):
+                file.seek(0)
+                files.append(cleanup.enter_context(input_descriptor(file)))
+            size = sum(map(bytes_left, files))
+            outcome = self.home.run(
+                [
+                    *("--enable-special-filenames", "--verify", "--"),
+                    *(f"-&{descriptor}" for descriptor in files),
+                ],
+                inherit=files,
+                agent=False,
+                time_limit=self.home.time_limit + size / BYTES_PER_SECOND,
+            )
+        valid = [line.arguments[-1:] for line in outcome.status.of("VALIDSIG")]
+        good = outcome.status.of("GOODSIG")
+        if outcome.returncode or len(good) != 1 or valid != [(self.fingerprint,)]:
+            said = [line for line in outcome.messages.splitlines() if line.strip()]
+            _log.error("gpg refuses what it signed: %s", said)
+            raise RequestRefused(
+                Status.UNKNOWN_ERROR,
+                "gpg made a signature that it does not take itself"
+                f" ({shortened(said[-1] if said else 'no reason given', 100)});"
+                " it is not sent; see whether the key is valid",
+            )
 
     def _sign(self, source: IO[bytes], target: IO[bytes], *command: str) -> None:
         with input_descriptor(source) as stdin, output_descriptor(target) as stdout:

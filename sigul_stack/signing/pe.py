@@ -5,20 +5,31 @@ pipe, so that no key in the clear is on disk, in arguments or here. It takes oth
 than PE images too, and truncated images; so an image is checked before it is given to it. It does
 not write to a descriptor: its output is for a moment a file with a name, in a directory of its own
 that is locked meanwhile. What a killed process left of that, `remove_leftovers` takes away.
+
+Whatever it made is checked as firmware does, and goes to nobody else: the image's digest is in the
+signature, and the signature is good with the certificate's key.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import KeystoreError, RequestRefused, Status, shortened
-from ..formats.pe_head import InvalidImage, check_headers
+from cryptography.exceptions import InvalidSignature as WrongSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.x509 import Certificate
+
+from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, shortened
+from ..formats.authenticode import Authenticode, InvalidSignature, parse_authenticode
+from ..formats.pe_head import ImageLayout, InvalidImage, check_headers
 from ..keystore.storage import storage_errors
 from ..secret import Secret
 from ..system.files import opened, try_lock
@@ -26,6 +37,7 @@ from ..system.programs import memory_file, run, secret_pipe
 from ..system.wall import MIB, Wall
 from ..tools import OSSLSIGNCODE, RAISE_SIGNING_TIMEOUT
 from .descriptors import bytes_left, input_descriptor
+from .x509 import load_certificate
 
 #: How much of an image osslsigncode works off in a second on the slowest supported machine.
 BYTES_PER_SECOND = 10 << 20
@@ -38,6 +50,8 @@ _MEMORY = 512 * MIB
 
 _PREFIX = "sigul-pe-"
 _NO_IMAGE = "this is no PE image that can be signed: "
+_COPY_BYTES = 1 << 20
+_U32 = struct.Struct("<I")
 
 
 def sign_image(
@@ -94,12 +108,18 @@ def sign_image(
                 f"{_NO_IMAGE}osslsigncode cannot sign it: {shortened(reason, 160)}",
             )
         try:
-            return output.open("rb")
+            signed = output.open("r+b")
         except OSError as error:
             raise KeystoreError(
                 f"osslsigncode left no output ({error.strerror})",
                 f"look for room in {private.parent}",
             ) from error
+        try:
+            check_signed(signed, certificates)
+        except BaseException:
+            signed.close()
+            raise
+        return signed
 
 
 def remove_leftovers(directory: Path | None) -> None:
@@ -135,14 +155,87 @@ def _private_directory(parent: Path | None) -> Iterator[Path]:
 
 
 def check_image(image: BinaryIO) -> None:
-    """Raise `RequestRefused` unless `image` is a whole PE image with a place for signatures."""
+    """Raise `RequestRefused` unless `image` is a whole PE image whose signatures will hold."""
+    try:
+        _layout(image)
+    except InvalidImage as error:
+        raise RequestRefused.because(error, before=_NO_IMAGE) from None
+    image.seek(0)
 
+
+def _layout(image: BinaryIO) -> ImageLayout:
     def read_at(offset: int, size: int) -> bytes:
         image.seek(offset)
         return image.read(size)
 
+    return check_headers(image.seek(0, os.SEEK_END), read_at)
+
+
+def check_signed(image: BinaryIO, certificates: bytes) -> None:
+    """Check a signed image as its consumers do, with the first of the `certificates` (PEM).
+
+    The length of its signature is put right where that includes the padding behind it. Raises
+    `RequestRefused` where it does not hold. `image` is at its start afterwards.
+    """
     try:
-        check_headers(image.seek(0, os.SEEK_END), read_at)
-    except InvalidImage as error:
-        raise RequestRefused.because(error, before=_NO_IMAGE) from None
+        layout = _layout(image)
+        image.seek(layout.end)
+        signature = parse_authenticode(image.read(MAX_SIGNATURE_BYTES))
+        if layout.end % 8 or signature.image_digest != _digest(image, layout):
+            raise InvalidImage("its signature is not of the digest that firmware makes of it")
+        _verify(load_certificate(certificates), signature)
+    except ProtocolError as error:
+        raise RequestRefused.because(
+            error, before="the signed image would not be accepted and is not sent: "
+        ) from None
+    _set_length(image, layout, signature.length)
     image.seek(0)
+
+
+def _verify(certificate: Certificate, authenticode: Authenticode) -> None:
+    signature, signed, digest = authenticode.signature, authenticode.signed, hashes.SHA256()
+    try:
+        match certificate.public_key():
+            case ec.EllipticCurvePublicKey() as key:
+                key.verify(signature, signed, ec.ECDSA(digest))
+            case rsa.RSAPublicKey() as key:
+                key.verify(signature, signed, padding.PKCS1v15(), digest)
+            case _:
+                raise WrongSignature
+    except WrongSignature:
+        raise InvalidSignature("its signature is not by the certificate's key") from None
+
+
+def _digest(image: BinaryIO, layout: ImageLayout) -> bytes:
+    """The digest of an image: all bytes but checksum, place of the signatures, and signatures."""
+    digest = hashlib.sha256()
+    start = 0
+    for end, left_out in ((layout.checksum, 4), (layout.directory, 8), (layout.end, 0)):
+        image.seek(start)
+        while start < end:
+            piece = image.read(min(_COPY_BYTES, end - start))
+            digest.update(piece)
+            start += len(piece)
+        start = end + left_out
+    return digest.digest()
+
+
+def _set_length(image: BinaryIO, layout: ImageLayout, length: int) -> None:
+    """Write the `length` of the signature, and the checksum that goes with it."""
+
+    def exchange(at: int, value: int) -> int:
+        image.seek(at)
+        (before,) = _U32.unpack(image.read(_U32.size))
+        image.seek(at)
+        image.write(_U32.pack(value))
+        return int(before)
+
+    before = exchange(layout.end, length)
+    size = image.seek(0, os.SEEK_END)
+    # The checksum is the sum of all 16-bit words, with carries added again, and the file's size.
+    words = exchange(layout.checksum, 0) - size - _words(before) + _words(length)
+    exchange(layout.checksum, ((words - 1) % 0xFFFF + 1) + size)
+
+
+def _words(value: int) -> int:
+    return (value & 0xFFFF) + (value >> 16)

@@ -105,7 +105,14 @@ def issue(
     )
     if _PURPOSES[kind]:
         builder = builder.add_extension(x509.ExtendedKeyUsage(_PURPOSES[kind]), critical=False)
-    return builder.sign(issuer_key, hashes.SHA512()).public_bytes(serialization.Encoding.PEM)
+    certificate = builder.sign(issuer_key, hashes.SHA512())
+    itself = certificate if issuer_certificate is None else load_certificate(issuer_certificate)
+    if not _issued(itself, certificate):
+        raise KeystoreError(
+            "a certificate that was issued is not good with its issuer's key",
+            "restore keys-storage from a backup",
+        )
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def chain_of(certificate: bytes, others: Iterable[bytes], now: datetime.datetime) -> bytes:
@@ -198,6 +205,11 @@ def _issuer(
         raise _refused(
             f"the issuer certificate expired on {issuer.not_valid_after_utc:%Y-%m-%d}; name"
             " another one"
+        )
+    if issuer.not_valid_before_utc > now:
+        raise _refused(
+            f"the issuer certificate is not valid before {issuer.not_valid_before_utc:%F %T} UTC,"
+            f" and this server's clock says {now:%F %T} UTC; set the clock right"
         )
     try:
         identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value

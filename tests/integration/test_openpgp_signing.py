@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -18,6 +19,7 @@ from sigul_stack.errors import KeystoreError, RequestRefused, Status, WrongPassp
 from sigul_stack.keystore.envelope import aes_cfb
 from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId
 from sigul_stack.secret import Secret
+from sigul_stack.signing.objects import sign_commit, sign_manifest, sign_tag
 from sigul_stack.signing.openpgp import REFUSAL_SECONDS, OpenPGPKey
 from sigul_stack.system.programs import ToolTimeout, memory_file
 
@@ -187,6 +189,73 @@ def test_descriptors_and_pipes(store: Store, tmp_path: Path) -> None:
     os.close(drain)
     (tmp_path / "data").write_bytes(b"piped")
     assert_good(store.person, "--verify", tmp_path / "data.asc", tmp_path / "data", key=store.key)
+
+
+# --- Checking what was signed ------------------------------------------------------------------
+
+
+def test_what_gpg_takes_is_sent(store: Store) -> None:
+    for how in (OpenPGPKey.clear_sign, OpenPGPKey.message):
+        store.opened.check(io.BytesIO(store.sign(how, b"text\n")))
+    for armor in (True, False):
+        signature = store.sign(OpenPGPKey.detach_sign, DATA, armor=armor)
+        source = io.BytesIO(DATA)
+        source.seek(5)
+        store.opened.check(io.BytesIO(signature), source)
+
+
+def test_what_gpg_does_not_take_is_kept(store: Store) -> None:
+    signature = store.sign(OpenPGPKey.detach_sign, DATA)
+    other = io.BytesIO()
+    OpenPGPKey(store.home, store.other, OTHER_PASSPHRASE).detach_sign(io.BytesIO(DATA), other)
+    text = store.sign(OpenPGPKey.clear_sign, b"text\n")
+    for made, data in (
+        (signature, DATA + b"x"),
+        (signature, b""),
+        (signature[:-5], DATA),
+        (other.getvalue(), DATA),
+        (signature + other.getvalue(), DATA),
+        (b"", DATA),
+        (text.replace(b"text", b"test"), None),
+        (b"text\n", None),
+    ):
+        with pytest.raises(RequestRefused, match="a signature that it does not take itself"):
+            store.opened.check(io.BytesIO(made), None if data is None else io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reference", "reason"),
+    [
+        (b"hello\n", "a.b/c:1", "this is no manifest of a container image: it is not JSON"),
+        (b'{"schemaVersion": 2, "config": {}}', "a b", "'a b' cannot be the name of an image"),
+        (b'{"schemaVersion": 2, "config": {}}', "", "'' cannot be the name of an image"),
+    ],
+)
+def test_no_image_is_signed(store: Store, manifest: bytes, reference: str, reason: str) -> None:
+    target = io.BytesIO()
+    with pytest.raises(RequestRefused, match=reason):
+        sign_manifest(store.opened, io.BytesIO(manifest), target, reference=reference, timestamp=1)
+    assert target.getvalue() == b""
+
+
+def test_no_commit_is_signed(store: Store, tmp_path: Path) -> None:
+    for content in (b"", b"hello\n", bytes(200)):
+        name = hashlib.sha256(content).hexdigest()
+        (tmp_path / "commit").write_bytes(content)
+        with (tmp_path / "commit").open("rb") as file:
+            for source in (io.BytesIO(content), file):
+                with pytest.raises(RequestRefused, match="this is no OSTree commit: it"):
+                    sign_commit(store.opened, source, name)
+
+
+def test_a_tag_without_a_line_end_is_not_signed(store: Store) -> None:
+    """git looks for the signature at the start of a line."""
+    tag = b"object " + b"0" * 40 + b"\ntype commit\ntag v1\ntagger T <t@e> 1 +0000\n\nx"
+    target = io.BytesIO()
+    with pytest.raises(RequestRefused, match="does not end with a line end"):
+        sign_tag(store.opened, io.BytesIO(tag), target)
+    sign_tag(store.opened, io.BytesIO(tag + b"\n"), target)
+    store.opened.check(target, io.BytesIO(tag + b"\n"))
 
 
 def test_a_spooled_file_will_do(store: Store) -> None:

@@ -128,6 +128,20 @@ def test_outside_of_a_repository(running: Site, tmp_path: Path) -> None:
     assert "not a git repository" in line
 
 
+def test_a_repository_of_somebody_elses(plain: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """git takes it for that where this variable is set."""
+    plain.git("tag", "-a", "-m", "x", "v1")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(plain.directory / "config"))
+    with pytest.raises(SigulError) as caught:
+        read_tag(plain.directory, "v1")
+    assert "detected dubious ownership in repository at" in caught.value.problem
+    command = f"git config --global --add safe.directory {plain.directory}"
+    assert caught.value.cure.endswith(f": {command}")
+    program(*command.split())
+    assert read_tag(plain.directory, "v1").reference == "refs/tags/v1"
+
+
 def test_nothing_changes_when_the_server_refuses(running: Site, plain: Repository) -> None:
     plain.git("tag", "-a", "-m", "x", "v1")
     old = plain.object_id("v1")

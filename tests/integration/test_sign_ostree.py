@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,50 @@ def test_a_second_signature_beside_the_first(
     assert 'Good signature from "k <>"' in shown
     assert 'Good signature from "other <>"' in shown
     assert own[-16:] in shown
+
+
+def test_signed_again_by_the_same_key_there_is_one_signature(
+    running: Site, gpg: Gpg, repository: Repository
+) -> None:
+    """So has ostree, which refuses the second one."""
+
+    def sign(key: str) -> None:
+        done(
+            running, "sign-ostree", key, repository.name, str(repository.commit),
+            "-o", str(repository.metadata), *further, secrets=[f"{key}-pw"],
+        )  # fmt: skip
+
+    further: list[str] = []
+    sign("other")
+    further = ["--commitmeta", str(repository.metadata)]
+    sign("k")
+    first = repository.metadata.read_bytes()
+    # Of another second, so that it is another signature.
+    time.sleep(1)
+    sign("k")
+    assert repository.metadata.read_bytes() != first
+    assert len(repository.metadata.read_bytes()) == len(first)
+    shown = repository.show(gpg)
+    assert "Found 2 signatures" in shown
+    assert 'Good signature from "k <>"' in shown
+    assert 'Good signature from "other <>"' in shown
+    # ostree's own second one.
+    own = gpg.make_key("second", "")
+    gpg("--yes", "--output", str(gpg.home / "pubring.gpg"), "--export")
+    repository.ostree("gpg-sign", f"--gpg-homedir={gpg.home}", repository.name, own)
+    again = program(
+        "ostree", f"--repo={repository.path}", "gpg-sign", f"--gpg-homedir={gpg.home}",
+        repository.name, own, code=1,
+    )  # fmt: skip
+    assert b"already signed" in again.stderr
+
+
+def test_the_object_must_be_a_commit(running: Site, repository: Repository) -> None:
+    """Whatever else has that SHA-256 is not signed, another object of the repository neither."""
+    (tree,) = repository.path.glob("objects/*/*.dirtree")
+    name = hashlib.sha256(tree.read_bytes()).hexdigest()
+    line = failure(running, "sign-ostree", "k", name, str(tree), secrets=["k-pw"])
+    assert line.startswith("Unknown error: this is no OSTree commit: it")
 
 
 def test_the_object_must_be_the_commit(running: Site, repository: Repository) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.pe_images import Machine, make_image
+from sigul_stack.errors import RequestRefused
+from sigul_stack.secret import Secret
+from sigul_stack.signing import pe
+from tests.pe_images import Machine, make_image, make_layout
 from tests.site import Site
+from tests.unit.test_pe_images import FOLLOWING, OTHERWISE
 
 from .commands_support import done, failure, leftovers, openssl, refused
 from .signing_support import program, site_with_keys
@@ -52,6 +58,25 @@ def sign(site: Site, key: str, source: Path, target: Path) -> None:
 
 def sbverify(site: Site, signed: Path, certificate: str, *, code: int = 0) -> None:
     program("sbverify", "--cert", site.path(f"{certificate}.pem"), signed, code=code)
+    if code == 0:
+        length_and_checksum_are_right(signed)
+
+
+def length_and_checksum_are_right(signed: Path) -> None:
+    """The signature's length leaves its padding out, and the checksum is of what is there."""
+    image = signed.read_bytes()
+    place, size = struct.unpack_from("<II", image, 0x80 + 24 + 112 + 4 * 8)
+    (length,) = struct.unpack_from("<I", image, place)
+    assert image[place + 8 : place + 10] == b"\x30\x82"  # a SEQUENCE, its length in two bytes
+    assert length == 8 + 4 + int.from_bytes(image[place + 10 : place + 12], "big")
+    assert size == len(image) - place == length + -length % 8
+    at = 0x80 + 24 + 64
+    words = struct.iter_unpack("<H", image[:at] + bytes(4) + image[at + 4 :])
+    total = 0
+    for (word,) in words:
+        total += word
+        total = (total & 0xFFFF) + (total >> 16)
+    assert struct.unpack_from("<I", image, at) == (total + len(image),)
 
 
 def pesigcheck(signed: Path, *, code: int = 0) -> None:
@@ -130,6 +155,83 @@ def test_a_signed_image_is_signed_anew(running: Site, tmp_path: Path) -> None:
     sbverify(running, second, "ecc")
     sbverify(running, second, "rsa", code=1)
     pesigcheck(second)
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """An encrypted RSA key in a file, passphrase `pw`, and its certificate."""
+    file = tmp_path_factory.mktemp("key") / "key"
+    certificate = openssl(
+        "req", "-x509", "-newkey", "rsa:2048", "-keyout", str(file), "-passout", "pass:pw",
+        "-subj", "/CN=T", "-days", "2",
+    )  # fmt: skip
+    return file, certificate
+
+
+def sign_here(key: tuple[Path, bytes], image: bytes, signed: Path) -> None:
+    file, certificate = key
+    with pe.sign_image(
+        file, Secret(b"pw"), certificate, io.BytesIO(image), directory=None, time_limit=60
+    ) as output:
+        signed.write_bytes(output.read())
+
+
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_consumers_hash_what_was_signed(key: tuple[Path, bytes], tmp_path: Path, name: str) -> None:
+    certificate, signed = tmp_path / "cert", tmp_path / "signed"
+    certificate.write_bytes(key[1])
+    for length in (0, 0xA03):
+        sign_here(key, make_layout(FOLLOWING[name], length=length), signed)
+        program("sbverify", "--cert", certificate, signed)
+        pesigcheck(signed)
+        length_and_checksum_are_right(signed)
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_what_is_refused_is_what_one_of_them_hashes_otherwise(tmp_path: Path, name: str) -> None:
+    """osslsigncode signs these, and sbverify or pesign does not take the result."""
+    image, signed = tmp_path / "image", tmp_path / "signed"
+    image.write_bytes(make_layout(OTHERWISE[name], length=0xC00))
+    key, certificate = tmp_path / "key", tmp_path / "cert"
+    certificate.write_bytes(
+        openssl(
+            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "-keyout", str(key), "-subj", "/CN=T", "-days", "2",
+        )
+    )  # fmt: skip
+    program(
+        "osslsigncode", "sign", "-h", "sha256", "-certs", certificate, "-key", key,
+        "-in", image, "-out", signed,
+    )  # fmt: skip
+    verified = subprocess.run(
+        ["sbverify", "--cert", certificate, signed], capture_output=True, check=False, timeout=60
+    )
+    digest = program("pesign", "--hash", "--in", signed).stdout.split()
+    hashed = [bytes.fromhex(word.decode()) for word in digest if len(word) == 64]
+    assert verified.returncode or not any(one in signed.read_bytes() for one in hashed)
+    # Nor would it leave the server, if it were made.
+    with signed.open("r+b") as file, pytest.raises(RequestRefused, match="would not be accepted"):
+        pe.check_signed(file, certificate.read_bytes())
+
+
+def test_a_result_that_does_not_hold_is_kept(key: tuple[Path, bytes], tmp_path: Path) -> None:
+    signed = tmp_path / "signed"
+    sign_here(key, make_image(Machine.X86_64), signed)
+    other = openssl(
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "/dev/null", "-subj", "/CN=T"
+    )
+    whole = signed.read_bytes()
+    for content, certificate, reason in (
+        (whole[:0x410] + b"\xff" + whole[0x411:], key[1], "not of the digest that firmware makes"),
+        (whole, other, "not by the certificate's key"),
+        (whole[:-40] + bytes(40), key[1], "not by the certificate's key|is damaged"),
+        (make_image(Machine.X86_64), key[1], "of another kind"),
+    ):
+        with pytest.raises(RequestRefused, match=reason):
+            pe.check_signed(io.BytesIO(content), certificate)
+    file = io.BytesIO(whole)
+    pe.check_signed(file, key[1])
+    assert file.getvalue() == whole
 
 
 def test_issuers_between_root_and_certificate_are_in_the_signature(

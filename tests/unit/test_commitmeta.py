@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from sigul_stack.errors import ProtocolError
 from sigul_stack.formats.commitmeta import MAX_BYTES, signatures_in, with_signatures
+from sigul_stack.formats.openpgp_issuer import issuer_key_id
+from sigul_stack.formats.openpgp_packets import PacketType, encode_packet
 
 #: {'ostree.gpgsigs': <[b'ab', b'cde']>}, as g_variant_get_data has it.
 ONE_ENTRY = b"ostree.gpgsigs\0\0" + b"abcde\x02\x05\0aay" + b"\x0f" + b"\x1c"
@@ -27,6 +29,43 @@ def test_other_entries_and_signatures_are_kept() -> None:
     assert both.startswith(TWO_ENTRIES[:15])
     # One that is there already is not there twice.
     assert with_signatures(TWO_ENTRIES, [b"cde"]) == TWO_ENTRIES
+
+
+def signature(by: bytes, text: bytes, *, hashed: bool = True, version: int = 4) -> bytes:
+    """A signature packet that says in a subpacket who made it: a fingerprint or a key ID."""
+    subpacket = bytes((33, 4)) + by if len(by) == 20 else bytes((16,)) + by
+    said = bytes((len(subpacket),)) + subpacket
+    both = [said, b""] if hashed else [b"", said]
+    areas = b"".join(len(area).to_bytes(2, "big") + area for area in both)
+    return encode_packet(PacketType.SIGNATURE, bytes((version, 0, 1, 10)) + areas + text)
+
+
+def test_there_is_one_signature_of_a_key() -> None:
+    """The new one; whether it is named by fingerprint or by key ID."""
+    mine, others = bytes(range(20)), bytes(range(1, 21))
+    old = [signature(mine, b"a"), signature(others, b"b"), b"unknown"]
+    metadata = with_signatures(b"", old)
+    for new in (
+        signature(mine, b"c"),
+        signature(mine[-8:], b"d"),
+        signature(mine[-8:], b"e", hashed=False),
+        signature(mine, b"f", hashed=False),
+    ):
+        metadata = with_signatures(metadata, [new])
+        assert signatures_in(metadata) == [*old[1:], new]
+    # What says nothing of its maker, or in a way that is not known, takes nobody's place.
+    for new in (b"more", signature(mine, b"g", version=3), signature(mine, b"h")[:-1]):
+        metadata = with_signatures(metadata, [new])
+        assert signatures_in(metadata)[-1] == new
+    assert len(signatures_in(metadata)) == 6
+
+
+@given(st.binary(max_size=60))
+def test_whatever_a_signature_is_it_has_a_maker_or_none(data: bytes) -> None:
+    for body in (data, b"\4\0\1\x0a" + data):
+        found = issuer_key_id(encode_packet(PacketType.SIGNATURE, body))
+        assert found is None or isinstance(found, bytes)
+        issuer_key_id(body)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=70_000), max_size=4, unique=True))

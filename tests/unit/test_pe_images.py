@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sigul_stack.errors import RequestRefused
 from sigul_stack.signing.pe import check_image, remove_leftovers
 from sigul_stack.system.files import opened, try_lock
-from tests.pe_images import Machine, make_image
+from tests.pe_images import Machine, make_image, make_layout
 
 IMAGE = make_image(Machine.X86_64)
 PE = 0x80
@@ -24,6 +24,27 @@ CERTIFICATES = OPTIONAL + 112 + 4 * 8
 
 def patched(at: int, value: bytes) -> bytes:
     return IMAGE[:at] + value + IMAGE[at + len(value) :]
+
+
+#: Sections, as places in the file, that consumers hash as they lie there.
+FOLLOWING = {
+    "one": [(0x400, 0x200)],
+    "two": [(0x400, 0x200), (0x600, 0x200)],
+    "empty ones": [(0, 0), (0x400, 0x200), (0x90000, 0), (0x600, 0x200), (0x500, 0)],
+    "of odd sizes": [(0x400, 0x121), (0x521, 0x1FF)],
+}
+#: Sections of which they hash other bytes, or the same in another order.
+OTHERWISE = {
+    "a gap": [(0x400, 0x200), (0x800, 0x200)],
+    "a small gap": [(0x400, 0x200), (0x601, 0x200)],
+    "a gap behind the headers": [(0x600, 0x200)],
+    "an overlap": [(0x400, 0x300), (0x600, 0x200)],
+    "one inside another": [(0x400, 0x400), (0x500, 0x100)],
+    "the same twice": [(0x400, 0x200), (0x400, 0x200)],
+    "in the headers": [(0x200, 0x200), (0x400, 0x200)],
+    "at the start": [(0, 0x200), (0x400, 0x200)],
+    "in another order": [(0x600, 0x200), (0x400, 0x200)],
+}
 
 
 @pytest.mark.parametrize("machine", Machine)
@@ -56,12 +77,45 @@ def test_whole_images_are_taken(machine: Machine, trailing: bytes) -> None:
         (IMAGE[:-1], "a section reaches beyond its end"),
         (IMAGE[:0x400], "a section reaches beyond its end"),
         (IMAGE[:0x100], "ends inside its headers"),
+        (
+            patched(PE + 4, b"\0\0"),
+            "UEFI knows no processor 0x0000 with images of",
+        ),
+        (patched(PE + 4, b"\x4c\x01"), "UEFI knows no processor 0x014c with images of this kind"),
+        (patched(PE + 22, b"\0\0"), "its header says that it cannot be run"),
+        (patched(OPTIONAL + 108, struct.pack("<I", 15)), "data directories do not end where"),
+        (patched(OPTIONAL + 108, struct.pack("<I", 1 << 31)), "data directories do not end where"),
     ],
 )
 def test_others_are_refused(image: bytes, reason: str) -> None:
     with pytest.raises(RequestRefused, match="this is no PE image that can be signed") as caught:
         check_image(io.BytesIO(image))
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("places", FOLLOWING.values(), ids=FOLLOWING)
+def test_sections_that_follow_each_other(places: list[tuple[int, int]]) -> None:
+    for length in (0, 0xA00, 0xA03):
+        check_image(io.BytesIO(make_layout(places, length=length)))
+
+
+@pytest.mark.parametrize("places", OTHERWISE.values(), ids=OTHERWISE)
+def test_sections_that_do_not_follow_each_other(places: list[tuple[int, int]]) -> None:
+    with pytest.raises(RequestRefused, match=r"gap or overlap.*; objcopy --file-alignment"):
+        check_image(io.BytesIO(make_layout(places, length=0xC00)))
+
+
+def test_headers_that_end_before_or_behind_the_first_section() -> None:
+    for size in (0x3F0, 0x600):
+        with pytest.raises(RequestRefused, match="without gap or overlap"):
+            check_image(io.BytesIO(make_layout([(0x400, 0x400)], headers_size=size)))
+    check_image(io.BytesIO(make_layout([(0x3F0, 0x400)], headers_size=0x3F0)))
+
+
+def test_without_sections() -> None:
+    for places in ([], [(0x400, 0)]):
+        with pytest.raises(RequestRefused, match="it has no sections"):
+            check_image(io.BytesIO(make_layout(places, length=0x600)))
 
 
 @given(st.integers(0, len(IMAGE)))

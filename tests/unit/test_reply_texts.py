@@ -39,7 +39,8 @@ SHORT = {
     **dict.fromkeys(("part.bits", "self._settings.min_bits"), 20),
     **dict.fromkeys(("fingerprint", "key.fingerprint", "digest", "commit_id"), 64),
     **dict.fromkeys(("field_name", "setting"), 40),
-    "issuer.not_valid_after_utc": 10, "keytype": 5, "key.keytype": 5, "_NO_IMAGE": 50,
+    "issuer.not_valid_after_utc": 10, "issuer.not_valid_before_utc": 19, "now": 19,
+    "keytype": 5, "key.keytype": 5, "_NO_IMAGE": 50,
     **dict.fromkeys(("seconds", "bits", "least"), 20),
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from sigul_stack.errors import KeystoreError
+from sigul_stack.errors import KeystoreError, RequestRefused
 from sigul_stack.signing.x509 import CertificateType, chain_of, described, issue
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
@@ -52,6 +52,13 @@ def test_issuers_up_to_the_root_without_it() -> None:
     assert chain(LEAF_OWN, ROOT_CA, LEAF_OWN, EVIL_CA, BETWEEN_CA) == [LEAF_OWN, BETWEEN_CA]
     assert chain(LEAF_OWN) == [LEAF_OWN]
     assert chain(ROOT_CA, ROOT_CA) == [ROOT_CA]
+
+
+def test_an_issuer_that_is_not_valid_issues_nothing() -> None:
+    with pytest.raises(RequestRefused, match="the issuer certificate expired on 2031-01-01"):
+        certificate("Leaf", LEAF, BETWEEN, BETWEEN_CA, day=400)
+    with pytest.raises(RequestRefused, match="not valid before 2030-01-01 00:00:00 UTC, and this"):
+        certificate("Leaf", LEAF, BETWEEN, BETWEEN_CA, day=-1)
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from .arguments import (
 )
 from .command import CommandGroup, SecretPrompt
 from .planning import Arguments, Call, Plan, Planning, Run, open_input
+
+log = logging.getLogger(__name__)
 
 COMMANDS = CommandGroup()
 
@@ -162,8 +165,6 @@ def decrypt(call: Call, message: BinaryIO, output: BinaryIO) -> None:
 )
 def sign_git_tag(planning: Planning) -> Run:
     """Read the tag of the repository that this is run in."""
-    import logging
-
     from ...client.git_tag import read_tag
 
     name = planning.arguments.tag
@@ -174,7 +175,7 @@ def sign_git_tag(planning: Planning) -> Run:
             call.arguments.key, call.secrets["passphrase"], tag.content
         )
         new = tag.replace(signature)
-        logging.getLogger(__name__).info(
+        log.info(
             "Tag '%s' was %s%s, now is %s",
             name,
             tag.object_id,
@@ -194,16 +195,25 @@ def sign_git_tag(planning: Planning) -> Run:
     OUTPUT,
     secrets=[PASSPHRASE],
 )
-@_with_files(binary=True, operand="manifest")
-def sign_container(call: Call, manifest: BinaryIO, output: BinaryIO) -> None:
-    """Write the image's signature."""
-    call.client.sign_container(
-        call.arguments.key,
-        call.secrets["passphrase"],
-        manifest,
-        call.arguments.reference,
-        output,
-    )
+def sign_container(planning: Planning) -> Run:
+    """Look at the reference, and open the manifest and the output."""
+    from ...formats.container_manifest import MAX_MANIFEST, check_reference, read_claim
+
+    check_reference(planning.arguments.reference)
+    manifest = planning.open_input(planning.arguments.manifest)
+    output = planning.open_output(binary=True, source=manifest.path)
+
+    def run(call: Call) -> None:
+        file, reference = manifest.seekable(), call.arguments.reference
+        # The server looks at it as well; it has no way to tell this person of more than a refusal.
+        content = file.read(MAX_MANIFEST + 1)
+        for warning in read_claim(content, reference).warnings:
+            log.warning("%s: %s", manifest.path, warning)
+        call.client.sign_container(
+            call.arguments.key, call.secrets["passphrase"], content, reference, output
+        )
+
+    return run
 
 
 @COMMANDS.planned(

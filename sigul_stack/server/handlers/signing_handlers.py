@@ -13,14 +13,32 @@ from ...signing.openpgp import OpenPGPKey
 from ..request import Answer
 from ..services import RequestContext
 
+#: Looks at what `_with_output` has made.
+_Check = Callable[[OpenPGPKey, BinaryIO, BinaryIO], None]
+
+
+def _detached(key: OpenPGPKey, payload: BinaryIO, output: BinaryIO) -> None:
+    key.check(output, payload)
+
+
+def _whole(key: OpenPGPKey, _payload: BinaryIO, output: BinaryIO) -> None:
+    key.check(output)
+
 
 def _with_output(
-    context: RequestContext, make: Callable[[OpenPGPKey, BinaryIO, BinaryIO], None]
+    context: RequestContext,
+    make: Callable[[OpenPGPKey, BinaryIO, BinaryIO], None],
+    check: _Check | None,
 ) -> Answer:
-    """An answer with what `make` writes, given the key, the payload and a file for the output."""
+    """An answer with what `make` writes, given the key, the payload and a file for the output.
+
+    `check` is given the same three, and raises where what was made is not to be sent.
+    """
     key, output = context.openpgp_key(), context.services.scratch()
     try:
         make(key, context.request.payload, output)
+        if check is not None:
+            check(key, context.request.payload, output)
     except BaseException:
         output.close()
         raise
@@ -28,21 +46,23 @@ def _with_output(
 
 
 def _sign_text(context: RequestContext) -> Answer:
-    return _with_output(context, OpenPGPKey.clear_sign)
+    return _with_output(context, OpenPGPKey.clear_sign, _whole)
 
 
 def _sign_data(context: RequestContext) -> Answer:
     return _with_output(
-        context, partial(OpenPGPKey.detach_sign, armor=bool(context.request.flag("armor")))
+        context,
+        partial(OpenPGPKey.detach_sign, armor=bool(context.request.flag("armor"))),
+        _detached,
     )
 
 
 def _decrypt(context: RequestContext) -> Answer:
-    return _with_output(context, OpenPGPKey.decrypt)
+    return _with_output(context, OpenPGPKey.decrypt, None)
 
 
 def _sign_git_tag(context: RequestContext) -> Answer:
-    return _with_output(context, objects.sign_tag)
+    return _with_output(context, objects.sign_tag, _detached)
 
 
 def _sign_container(context: RequestContext) -> Answer:
@@ -53,6 +73,7 @@ def _sign_container(context: RequestContext) -> Answer:
             reference=context.request.text("docker-reference"),
             timestamp=int(time.time()),
         ),
+        _whole,
     )
 
 
