@@ -30,6 +30,7 @@ from ..errors import (
     SigulError,
     Status,
     TransportError,
+    printable,
 )
 from ..protocol import messages
 from ..protocol.codec import PROTOCOL_VERSION, Fields, encode_value, pack_u64
@@ -84,6 +85,14 @@ def refusal(status: int, fields: Fields) -> RequestRefused:
     """The error that a reply with this `status`, which is not OK, tells of."""
     message = fields.get("message")
     return RequestRefused(status, message.decode("utf-8", "backslashreplace") if message else None)
+
+
+def _tell_warnings(fields: Fields) -> None:
+    """Log what the server says, in a reply whose authentication was checked, of its keys."""
+    for name in sorted(fields):
+        if name.startswith("warning-"):
+            text = fields[name].decode("utf-8", "backslashreplace")
+            log.warning("the server warns: %s", printable(text))
 
 
 @contextlib.contextmanager
@@ -255,6 +264,7 @@ class RequestSender:
             ) from None
         header.check_origin()
         header.verify(keys.header)
+        _tell_warnings(header.fields)
         if header.status != Status.OK:
             raise refusal(header.status, header.fields)
         payload = AuthenticatedPayload(chunked, keys.payload, "the reply")

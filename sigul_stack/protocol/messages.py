@@ -40,6 +40,9 @@ HEADER_HASH: Final = "header-auth-sha512"
 PAYLOAD_HASH: Final = "payload-auth-sha512"
 HEADER_KEY: Final = "header-auth-key"
 PAYLOAD_KEY: Final = "payload-auth-key"
+#: A client that has this field, of any value, is told more in replies (docs/protocol.md, "Notes").
+#: Older servers pass it over.
+WANTS_NOTES: Final = "wants-notes"
 SUBREQUEST_HEADER_KEY: Final = "subrequest-header-auth-key"
 SUBREQUEST_PAYLOAD_KEY: Final = "subrequest-payload-auth-key"
 SUBREPLY_HEADER_KEY: Final = "subreply-header-auth-key"
@@ -92,6 +95,7 @@ class InnerFields:
     payload_hash: bytes | None = field(repr=False)
     keys: ReplyKeys = field(repr=False)
     secrets: Fields
+    wants_notes: bool = False
 
 
 def encode_inner_fields(
@@ -105,6 +109,7 @@ def encode_inner_fields(
             **({} if payload_hash is None else {PAYLOAD_HASH: payload_hash}),
             HEADER_KEY: keys.header,
             PAYLOAD_KEY: keys.payload,
+            WANTS_NOTES: b"1",
         }
     )
 
@@ -117,9 +122,9 @@ def read_inner_fields() -> Parser[InnerFields]:
         if value is not None and len(value) != DIGEST_BYTES:
             raise RemoteProtocolError(f"'{name}' has {len(value)} bytes instead of {DIGEST_BYTES}")
     keys = ReplyKeys(auth_key(fields, HEADER_KEY), auth_key(fields, PAYLOAD_KEY))
-    own = (HEADER_HASH, PAYLOAD_HASH, HEADER_KEY, PAYLOAD_KEY)
+    own = (HEADER_HASH, PAYLOAD_HASH, HEADER_KEY, PAYLOAD_KEY, WANTS_NOTES)
     secrets = Fields({name: value for name, value in fields.items() if name not in own})
-    return InnerFields(fields.blob(HEADER_HASH), payload_hash, keys, secrets)
+    return InnerFields(fields.blob(HEADER_HASH), payload_hash, keys, secrets, WANTS_NOTES in fields)
 
 
 def auth_key(fields: Fields, name: str) -> bytes:

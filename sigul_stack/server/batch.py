@@ -206,7 +206,7 @@ class Batch:
                 raise received.reason
             signed = self._sign(received)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs this RPM alone
-            refused = refusal_of(error, name)
+            refused = refusal_of(error, name, proven=True)
             fields = {"status": pack_u32(refused.status), **message_field(refused)}
             self._send(chunked, received, fields, io.BytesIO())
             return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO
 
 from ..config.server import ServerSettings
@@ -19,6 +20,7 @@ from ..secret import Secret
 from ..signing.openpgp import OpenPGPKey
 from .ending import Watch
 from .guesses import Guard, unguarded
+from .notes import Notes
 from .request import Request
 from .rights import Granted, KeyGranted, NameCheck, require_still, require_still_in
 from .spool import Account, SpoolFile, SpoolLimits
@@ -55,6 +57,10 @@ class RequestContext:
     services: Services
     watch: Watch
     changed: bool = False
+    notes: Notes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.notes = Notes(self.services.keystore)
 
     @contextmanager
     def write(self) -> Iterator[Writer]:
@@ -97,7 +103,11 @@ class RequestContext:
         """The key that the request's passphrase opened, for an operation of OpenPGP keys alone."""
         key, passphrase = self.opened_key()
         return OpenPGPKey(
-            self.services.keystore.gnupg, key.fingerprint, passphrase, self.require_still
+            self.services.keystore.gnupg,
+            key.fingerprint,
+            passphrase,
+            self.require_still,
+            partial(self.notes.signed, key),
         )
 
     def key(self) -> Key:

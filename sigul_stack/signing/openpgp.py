@@ -27,6 +27,7 @@ from typing import IO
 
 from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..keystore.gnupg import GnuPG
+from ..keystore.gnupg.causes import failure, known
 from ..keystore.gnupg.program import GnuPGResult
 from ..secret import Secret
 from ..system.programs import memory_file
@@ -63,6 +64,8 @@ class OpenPGPKey:
     fingerprint: str
     passphrase: Secret
     before_use: Callable[[], None] = lambda: None
+    #: Called after each signature, with the fingerprint of the part that made it.
+    after_use: Callable[[str], None] = lambda _signer: None
 
     def clear_sign(self, source: IO[bytes], target: IO[bytes]) -> None:
         """Write the text in `source`, clear-signed, to `target`.
@@ -97,8 +100,11 @@ class OpenPGPKey:
             if outcome.status.says_wrong_passphrase():
                 raise self._wrong_passphrase()
             if outcome.returncode or not outcome.status.of("SIG_CREATED"):
-                raise outcome.failure(
-                    f"signing with key {self.fingerprint}",
+                raise failure(
+                    self.home,
+                    self.fingerprint,
+                    outcome,
+                    "signing",
                     "check that the key has not expired (change-key-expiration) and may sign",
                 )
             if _CUT_LINE in outcome.messages:
@@ -107,6 +113,7 @@ class OpenPGPKey:
                     "a line of the text is too long to be clear-signed; break it up, or use"
                     " sign-data",
                 )
+            self.after_use((outcome.status.of("SIG_CREATED")[0].arguments[5:6] or ("",))[0])
 
     def decrypt(
         self,
@@ -149,6 +156,9 @@ class OpenPGPKey:
             if not _is_decrypted(outcome, self.fingerprint):
                 said = outcome.messages.strip() or "nothing"
                 _log.info("cannot decrypt with key %s: %s", self.fingerprint, said)
+                if _agent_failed(outcome):
+                    # Not the message's doing: the same one may be decrypted a moment later.
+                    raise failure(self.home, self.fingerprint, outcome, "decrypting", "try again")
                 enough = refusal_seconds + size / BYTES_PER_SECOND
                 time.sleep(max(0.0, began + enough - time.monotonic()))
                 raise RequestRefused(Status.DECRYPT_FAILED)
@@ -199,6 +209,13 @@ def _is_decrypted(outcome: GnuPGResult, fingerprint: str) -> bool:
         # The kind of integrity protection: MDC or AEAD; 0 is none.
         and len(protection) == 1
         and any(number not in ("", "0") for number in protection[0][:1] + protection[0][2:3])
+    )
+
+
+def _agent_failed(outcome: GnuPGResult) -> bool:
+    """True if the agent was asked to decrypt, and could not for want of something."""
+    return known(outcome) is not None and any(
+        line.arguments[:1] == ("pkdecrypt_failed",) for line in outcome.status.of("ERROR")
     )
 
 
