@@ -41,6 +41,7 @@ from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.nested import inner_session
 from ..transport.payload import AuthenticatedPayload, payload_pieces, send_pieces
+from ..transport.tcp import connect_tcp
 from ..transport.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,9 @@ MAX_MEMORY_REPLY: Final = 64 * 1024**2
 
 #: Time to look for what a peer said before it ended the connection, in seconds.
 LAST_WORDS_SECONDS: Final = 1.0
+
+#: Time to look whether a bridge that has ended the connection is still there, in seconds.
+LOOK_SECONDS: Final = 3.0
 
 #: Tells progress: called with what is under way and its size in bytes, gives a function to call
 #: with each number of bytes done.
@@ -167,6 +171,7 @@ class RequestSender:
             header = messages.encode_request_header(encoded, self._version)
         keys = ReplyKeys(os.urandom(messages.NEW_KEY_BYTES), os.urandom(messages.NEW_KEY_BYTES))
         inner = {name: secret.reveal() for name, secret in (secrets or {}).items()}
+        inner[messages.WANTS_NOTES] = b"1"
         nss.open_database(self.settings.nss, ask=self._ask_nss_password)
         identity = nss.load_identity(self.settings.client_cert_nickname)
         with self._dial(identity) as connection:
@@ -185,6 +190,25 @@ class RequestSender:
                 converse(chunked)
             connection.close()
             return reply
+
+    def bridge_time(self) -> int | None:
+        """The bridge's clock, in seconds since 1970; None where it does not tell.
+
+        It tells whom it refuses, so it is asked for what no bridge does; no server hears of it.
+        Raises `SigulError`.
+        """
+        nss.open_database(self.settings.nss, ask=self._ask_nss_password)
+        identity = nss.load_identity(self.settings.client_cert_nickname)
+        fields = {"op": b"bridge-time", "user": self.user_name.encode()}
+        with self._dial(identity) as connection:
+            chunked = ChunkedStream(connection, self.settings.connect_timeout)
+            try:
+                chunked.write(messages.encode_request_header(fields) + pack_u64(0))
+                header = chunked.parse(messages.read_reply_header())
+            except (PeerClosed, UnknownVersion):
+                return None
+            connection.close()
+        return header.bridge_time
 
     @contextlib.contextmanager
     def _dial(self, identity: nss.TLSIdentity) -> Iterator[nss.TLSConnection]:
@@ -224,8 +248,7 @@ class RequestSender:
             log.info("[DOUBLE_TLS] TLS handshake completed successfully")
             session.write(fields)
 
-    @staticmethod
-    def _reason(chunked: ChunkedStream, error: SigulError) -> SigulError:
+    def _reason(self, chunked: ChunkedStream, error: SigulError) -> SigulError:
         """The error for a request that failed before its reply, as the server told it if it did."""
         if isinstance(error, PeerClosed):
             # It may have answered and closed while the payload was still on its way to it.
@@ -242,12 +265,32 @@ class RequestSender:
             except SigulError:
                 return error
         if isinstance(error, PeerClosed):
-            return PeerClosed(
+            return self._without_a_word(
                 f"the request was cut off ({error})",
                 "either no signing server was attached to the bridge, or bridge or server refused"
                 " the request: their logs say which",
             )
         return error
+
+    def _without_a_word(self, what: str, cure: str) -> PeerClosed:
+        """The error for `what`, a connection that ended without any reason.
+
+        Bridges say why they end a request, but for old ones and for those that have died: where
+        nothing listens any more at its address, that is what has happened; else `cure` may do.
+        """
+        settings = self.settings
+        host, port = settings.bridge_address or settings.bridge_hostname, settings.bridge_port
+        try:
+            connect_tcp(host, port, min(settings.connect_timeout, LOOK_SECONDS)).close()
+        except TransportError as error:
+            if error.symbol != "ECONNREFUSED":
+                return PeerClosed(what, cure)
+            return PeerClosed(
+                f"{what}, and the bridge is gone: {error.problem}",
+                "its log, or its machine's, says why it ended, not the server's; start it again."
+                " Whether the server has done what was asked is not known",
+            )
+        return PeerClosed(what, cure)
 
     def _receive(
         self, chunked: ChunkedStream, keys: ReplyKeys, output: BinaryIO | None, *, returned: bool
@@ -257,10 +300,10 @@ class RequestSender:
         except UnknownVersion:
             raise RequestRefused(Status.UNKNOWN_VERSION) from None
         except PeerClosed as error:
-            raise PeerClosed(
+            raise self._without_a_word(
                 f"no reply came from the server ({error})",
-                "the server's log has the reason, such as a request that failed its integrity"
-                " check",
+                "the bridge's log says who ended the request; where the bridge has lost the server,"
+                " or was ended and started anew meanwhile, the server's log says what it has done",
             ) from None
         header.check_origin()
         header.verify(keys.header)

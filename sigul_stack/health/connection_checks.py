@@ -33,6 +33,7 @@ from ..secret import Secret
 from ..transport.nss_errors import explain
 from ..transport.tcp import resolve
 from . import probes
+from .note_checks import clock_checks, key_checks
 from .nss_checks import NSSChecks
 from .steps import BOTH, DOCTOR, HEALTH, CheckContext, Layer, Mode, Step
 
@@ -255,19 +256,19 @@ class RequestChecks:
                 "the password that was given ends with a line end, which counts as part of it",
                 r"end it with NUL alone: printf 'PASSWORD\0' | sigul-stack doctor --batch",
             )
-        yield self._granted(secret)
+        yield from self._granted(secret)
 
     def both(self, read_secret: Callable[[str], Secret]) -> Iterator[Check]:
         """Check the inner session and the rights with one request."""
         secret = self._read(read_secret)
         begin = time.monotonic()
         try:
-            rights = self._granted(secret)
+            rights = list(self._granted(secret))
         except SigulError as error:
             yield self._unanswered(error)
         else:
             yield self._answered(begin)
-            yield rights
+            yield from rights
 
     def _read(self, read_secret: Callable[[str], Secret]) -> Secret:
         key = self._key
@@ -329,22 +330,29 @@ class RequestChecks:
             )
         return failed_handshake(Layer.INNER, error, name, seconds)
 
-    def _granted(self, secret: Secret) -> Check:
-        """The check of a request's rights. Raises `SigulError` where no server answers."""
+    def _granted(self, secret: Secret) -> Iterator[Check]:
+        """The checks of a request's rights. Raises `SigulError` where no server answers."""
         user, client = self.context.settings.user_name, self._client()
+        began = time.time()
         try:
             if self._key is None:
-                users = client.list_users(secret)
-                right = f"an administrator's password (list-users: {len(users)} users)"
+                reply = client.call("list-users", {}, {"password": secret})
+                count = len(reply.names("num-users"))
+                right = f"an administrator's password (list-users: {count} users)"
             else:
-                size = len(client.get_public_key(self._key, passphrase=secret))
+                reply = client.call("get-public-key", {"key": self._key}, {"passphrase": secret})
+                size = len(reply.payload)
                 right = (
                     f"the passphrase of key '{self._key}' (get-public-key {self._key}: {size}"
                     " bytes)"
                 )
         except RequestRefused as refused:
-            return self._refused(refused, user)
-        return ok(Layer.RIGHTS, f"user '{user}' has {right}")
+            yield self._refused(refused, user)
+            return
+        yield ok(Layer.RIGHTS, f"user '{user}' has {right}")
+        if self._key is not None:
+            yield from key_checks(self._key, reply.fields)
+        yield from clock_checks(client, reply.fields, began)
 
     def _refused(self, refused: RequestRefused, user: str) -> Check:
         if refused.status != Status.AUTHENTICATION_FAILED:

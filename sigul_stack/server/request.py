@@ -279,17 +279,21 @@ def refusal_of(error: Exception, what: str, *, proven: bool) -> RequestRefused:
         return error
     if not isinstance(error, SigulError | OSError):
         log.error("%s failed in an unforeseen way", what, exc_info=error)
-        return RequestRefused(Status.UNKNOWN_ERROR, _UNFORESEEN if proven else _BEFORE_RIGHTS)
+        return _failed(proven, SigulError(_UNFORESEEN))
     log.error("%s failed: %s", what, error)
     if isinstance(error, ToolMissing):
         return RequestRefused.because(error)
-    if not proven:
-        return RequestRefused(Status.UNKNOWN_ERROR, _BEFORE_RIGHTS)
     if isinstance(error, OSError):
         error = SigulError(
             f"the server's system refuses: {error.strerror or error}",
             "have the server's administrator look at disk, memory and limits; its log says where",
         )
+    return _failed(proven, error)
+
+
+def _failed(proven: bool, error: SigulError) -> RequestRefused:
+    if not proven:
+        error = SigulError(_BEFORE_RIGHTS)
     return RequestRefused.because(
         SigulError(_without_directories(error.problem), _without_directories(error.cure))
     )

@@ -13,6 +13,7 @@ from ..database import DATABASE_TLS_CURE, Database, Key, KeyType, Writer, sqlite
 from ..errors import ConfigurationError, KeystoreError, RequestRefused, Status
 from ..keystore.bindings import BindingPolicy, CannotBind, Layer, Registry, enabled_methods
 from ..keystore.gnupg import GnuPGHome, KeySettings, usual_bits
+from ..keystore.gnupg.at_rest import GnuPGHomeAtRest
 from ..keystore.passwords import require_length
 from ..keystore.pem import PemSettings, PemStore
 from ..keystore.store import KeyStore, new_access
@@ -210,10 +211,11 @@ def make_services(
     )
 
 
-def make_keystore(settings: ServerSettings) -> KeyStore:
-    """The key store that the settings describe."""
+def make_keystore(settings: ServerSettings, *, at_rest: bool = False) -> KeyStore:
+    """The key store that the settings describe; `at_rest`: only to be looked at, without agent."""
+    home = GnuPGHomeAtRest if at_rest else GnuPGHome
     return KeyStore(
-        GnuPGHome(
+        home(
             settings.gnupg_home,
             settings=KeySettings(
                 key_type=settings.gnupg_key_type,
