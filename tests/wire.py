@@ -353,7 +353,7 @@ class SocketStream:
     def end_reading(self) -> None:
         """See `ByteStream.end_reading`."""
         with contextlib.suppress(OSError):
-            self._end.shutdown(socket.SHUT_RD)
+            self.end.shutdown(socket.SHUT_RD)
 
     def end_writing(self) -> None:
         """See `ByteStream.end_writing`."""

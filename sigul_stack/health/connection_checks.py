@@ -30,6 +30,7 @@ from ..errors import (
 )
 from ..pki.certificate_info import covers
 from ..secret import Secret
+from ..transport.nss_dates import OF_DATES
 from ..transport.nss_errors import explain
 from ..transport.tcp import resolve
 from . import probes
@@ -56,7 +57,7 @@ _UNREACHABLE: Final = {
 
 def failed_handshake(layer: Layer, error: SigulError, peer: str, seconds: float) -> Check:
     """The check of a handshake with `peer` that failed within its limit of `seconds`."""
-    if (found := explain(error.symbol, peer)) is not None:
+    if error.symbol not in OF_DATES and (found := explain(error.symbol, peer)) is not None:
         return failed(layer, found.problem, found.cure)
     if isinstance(error, DeadlineExceeded):
         return failed(

@@ -22,7 +22,7 @@ class GnuPGHomeAtRest(GnuPGHome):
 
     def _list(self, which: Sequence[str]) -> list[ListedKey]:
         outcome = self.run(
-            ["--with-colons", "--with-keygrip", "--list-keys", "--", *which],
+            ["--lock-never", "--with-colons", "--with-keygrip", "--list-keys", "--", *which],
             time_limit=_LIST_SECONDS,
             agent=False,
         )
