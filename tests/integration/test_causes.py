@@ -22,6 +22,8 @@ from .gnupg_support import Outside, gnupg_home, outside_home
 
 PASSPHRASE = Secret("a passphrase of the tests' own keys")
 THEN, ENDED, FUTURE = "20240101T000000", "2024-06-01", "20400101T000000"
+#: When a subkey is added: a gpg that takes a second to make a key has made it a second after THEN.
+NEXT_DAY = "20240102T000000"
 
 
 class Workshop(Outside):
@@ -78,13 +80,13 @@ def test_an_expired_key(workshop: Workshop) -> None:
 
 def test_an_expired_key_with_a_subkey_that_has_not_expired(workshop: Workshop) -> None:
     key = workshop.make("outlived", at=THEN, until=ENDED)
-    workshop.add(key, at=THEN)
+    workshop.add(key, at=NEXT_DAY)
     assert "the primary key expired on 2024-06-01" in cause(workshop, key)
 
 
 def test_an_expired_subkey(workshop: Workshop) -> None:
     key = workshop.make("subexp", at=THEN)
-    workshop.add(key, at=THEN, until=ENDED)
+    workshop.add(key, at=NEXT_DAY, until=ENDED)
     told = cause(workshop, key)
     assert "signing subkey 1 expired on 2024-06-01" in told
     assert "--subkey 1 --expire-date" in told
@@ -139,7 +141,7 @@ def test_a_key_that_is_not_meant_for_signing(workshop: Workshop) -> None:
 
 def test_the_primary_key_signs_where_its_signing_subkey_has_expired(workshop: Workshop) -> None:
     key = workshop.make("both", usage="sign", at=THEN)
-    workshop.add(key, at=THEN, until=ENDED)
+    workshop.add(key, at=NEXT_DAY, until=ENDED)
     signers: list[str] = []
     OpenPGPKey(workshop, key, PASSPHRASE, after_use=signers.append).detached_signature(
         io.BytesIO(b"x")
@@ -156,7 +158,7 @@ def test_the_primary_key_signs_where_its_signing_subkey_has_expired(workshop: Wo
 
 def test_what_is_foreseen_of_a_good_key(workshop: Workshop) -> None:
     key = workshop.make("good", usage="sign")
-    workshop.add(key, at=THEN)
+    workshop.add(key, at=NEXT_DAY)
     workshop.add(key, until="10d")
     (found,) = (found for found in workshop.list_keys() if found.fingerprint == key)
     signers: list[str] = []

@@ -15,7 +15,7 @@ from tests.site import Site, module
 
 from .commands_support import ADMIN, AUTHENTICATION, done, failure, refused
 from .gnupg_support import Outside, outside_home
-from .test_causes import ENDED, THEN
+from .test_causes import ENDED, NEXT_DAY, THEN
 
 BEFORE_RIGHTS = (
     "Unknown error: the server failed before it could look at rights and secrets; its log has the"
@@ -37,14 +37,14 @@ def running(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def _import(own: Site, outside: Outside, name: str, usage: str) -> None:
     """Import a key made long ago, whose signing subkey has expired."""
-    clock = ("--faked-system-time", THEN)
-    outside.gpg(*clock, "--quick-gen-key", name, "ed25519", usage, "never", passphrase="pw")
+    clock = "--faked-system-time"
+    outside.gpg(clock, THEN, "--quick-gen-key", name, "ed25519", usage, "never", passphrase="pw")
     (key,) = (
         line.split(":")[9]
         for line in outside.gpg("--with-colons", "--list-keys", f"={name}").decode().split("\n")
         if line.startswith("fpr")
     )
-    outside.gpg(*clock, "--quick-add-key", key, "ed25519", "sign", ENDED, passphrase="pw")
+    outside.gpg(clock, NEXT_DAY, "--quick-add-key", key, "ed25519", "sign", ENDED, passphrase="pw")
     file = outside.path / f"{name}.key"
     file.write_bytes(outside.export_secret(key, passphrase="pw"))
     done(own, "import-key", name, str(file), secrets=[ADMIN, "pw", f"{name}-pw"])
