@@ -14,6 +14,7 @@ import hashlib
 import io
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ LAST_WORDS_SECONDS: Final = 1.0
 
 #: Time to look whether a bridge that has ended the connection is still there, in seconds.
 LOOK_SECONDS: Final = 3.0
+#: Time between two such looks, in seconds.
+LOOK_PAUSE_SECONDS: Final = 0.5
 
 #: Tells progress: called with what is under way and its size in bytes, gives a function to call
 #: with each number of bytes done.
@@ -281,7 +284,10 @@ class RequestSender:
         settings = self.settings
         host, port = settings.bridge_address or settings.bridge_hostname, settings.bridge_port
         try:
-            connect_tcp(host, port, min(settings.connect_timeout, LOOK_SECONDS)).close()
+            # Twice, for one that is dying closes its connections before its ports, or after them.
+            for pause in (LOOK_PAUSE_SECONDS, 0):
+                connect_tcp(host, port, min(settings.connect_timeout, LOOK_SECONDS)).close()
+                time.sleep(pause)
         except TransportError as error:
             if error.symbol != "ECONNREFUSED":
                 return PeerClosed(what, cure)

@@ -27,7 +27,7 @@ from typing import IO
 
 from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..keystore.gnupg import GnuPG
-from ..keystore.gnupg.causes import failure, known
+from ..keystore.gnupg.causes import failure, out_of_memory
 from ..keystore.gnupg.program import GnuPGResult
 from ..secret import Secret
 from ..system.programs import memory_file
@@ -156,7 +156,7 @@ class OpenPGPKey:
             if not _is_decrypted(outcome, self.fingerprint):
                 said = outcome.messages.strip() or "nothing"
                 _log.info("cannot decrypt with key %s: %s", self.fingerprint, said)
-                if _agent_failed(outcome):
+                if _agent_has_no_memory(outcome):
                     # Not the message's doing: the same one may be decrypted a moment later.
                     raise failure(self.home, self.fingerprint, outcome, "decrypting", "try again")
                 enough = refusal_seconds + size / BYTES_PER_SECOND
@@ -212,9 +212,12 @@ def _is_decrypted(outcome: GnuPGResult, fingerprint: str) -> bool:
     )
 
 
-def _agent_failed(outcome: GnuPGResult) -> bool:
-    """True if the agent was asked to decrypt, and could not for want of something."""
-    return known(outcome) is not None and any(
+def _agent_has_no_memory(outcome: GnuPGResult) -> bool:
+    """True if the agent was asked to decrypt, and had no memory for it.
+
+    Nothing else: what a message makes it say must not tell of the message.
+    """
+    return out_of_memory(outcome) and any(
         line.arguments[:1] == ("pkdecrypt_failed",) for line in outcome.status.of("ERROR")
     )
 

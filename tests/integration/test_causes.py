@@ -157,7 +157,7 @@ def test_the_primary_key_signs_where_its_signing_subkey_has_expired(workshop: Wo
 
 
 def test_what_is_foreseen_of_a_good_key(workshop: Workshop) -> None:
-    key = workshop.make("good", usage="sign")
+    key = workshop.make("good", usage="sign", at=THEN)
     workshop.add(key, at=NEXT_DAY)
     workshop.add(key, until="10d")
     (found,) = (found for found in workshop.list_keys() if found.fingerprint == key)

@@ -96,6 +96,11 @@ def failure(
     return outcome.failure(what, cure)
 
 
+def out_of_memory(outcome: GnuPGResult) -> bool:
+    """True if a run failed for want of memory, which is no message's doing."""
+    return os.strerror(errno.ENOMEM) in outcome.messages
+
+
 def known(outcome: GnuPGResult) -> tuple[str, str] | None:
     """The meaning and the cure of what made a run fail, where that is the machine's doing."""
     for line in reversed(outcome.messages.splitlines()):
