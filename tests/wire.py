@@ -354,6 +354,11 @@ class SocketStream:
         with contextlib.suppress(OSError):
             self.end.shutdown(socket.SHUT_RDWR)
 
+    def end_reading(self) -> None:
+        """See `ByteStream.end_reading`."""
+        with contextlib.suppress(OSError):
+            self.end.shutdown(socket.SHUT_RD)
+
     def end_writing(self) -> None:
         """See `ByteStream.end_writing`."""
         with contextlib.suppress(OSError):

@@ -156,6 +156,8 @@ class Forwarding:
         self._visit = visit
         #: The client is to be told of the error.
         self._tells = False
+        #: The server's connection has ended before its reply did.
+        self._server_lost = False
         self._progress = Progress()
         self._error: Exception | None = None
         self._moved_at = time.monotonic()
@@ -324,7 +326,10 @@ class Forwarding:
         try:
             self._forward_reply()
         except Exception as error:  # noqa: BLE001 - raised by the other thread
-            self._fail(error)
+            # A client that is left without a word cannot tell the server's end from the bridge's.
+            if self._fail(error, tell=self._server_lost):
+                # The other thread, which tells it, may be waiting for what it says.
+                self._client.end_reading()
 
     def _forward_reply(self) -> None:
         decoder = ChunkDecoder()
@@ -369,9 +374,14 @@ class Forwarding:
                 if self._silence_left(self._idle_timeout + LAST_WORDS_SECONDS) <= 0:
                     raise
                 continue
+            except TransportError:
+                self._server_lost = True
+                raise
             if not data:
+                self._server_lost = True
                 raise PeerClosed(
-                    "the server ended the connection without a reply: its log has the reason"
+                    "no reply came from the server, which ended the connection: its log has the"
+                    " reason"
                 )
             self._moved_at = time.monotonic()
             return data
@@ -411,10 +421,10 @@ class Forwarding:
                 self._working_threads -= 1
             self._moved_at = time.monotonic()
 
-    def _fail(self, error: Exception, *, tell: bool = False) -> None:
+    def _fail(self, error: Exception, *, tell: bool = False) -> bool:
         """End both connections without a close-notify; the other direction's thread fails too.
 
-        A client that is to be told, and can be, is left for `run` to do so.
+        A client that is to be told, and can be, is left for `run` to do so. Whether it is.
         """
         if self._progress.advance(RequestEvent.ERROR):
             self._error = error
@@ -422,3 +432,5 @@ class Forwarding:
             self._server.abort()
             if not self._tells:
                 self._client.abort()
+            return self._tells
+        return False

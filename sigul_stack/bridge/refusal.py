@@ -9,6 +9,7 @@ moment at once: whoever is refused by the hundred costs nothing.
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Final
 
 from ..errors import TransportError
@@ -27,7 +28,7 @@ def refuse(client: ByteStream, reason: str, budget: Budget) -> None:
     """Tell `client` the reason, as far as it listens. The connection is the caller's to end."""
     chunked = ChunkedStream(client, REFUSED_SECONDS)
     with budget.refusal(client) as has_time, contextlib.suppress(TransportError):
-        for chunk in bridge_refusal(reason):
+        for chunk in bridge_refusal(reason, int(time.time())):
             chunked.write(chunk)
         chunked.end()
         client.end_writing()

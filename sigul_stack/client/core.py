@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from ..errors import (
     SigulError,
     Status,
     TransportError,
+    printable,
 )
 from ..protocol import messages
 from ..protocol.codec import PROTOCOL_VERSION, Fields, encode_value, pack_u64
@@ -41,6 +43,7 @@ from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.nested import inner_session
 from ..transport.payload import AuthenticatedPayload, payload_pieces, send_pieces
+from ..transport.tcp import connect_tcp
 from ..transport.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,11 @@ MAX_MEMORY_REPLY: Final = 64 * 1024**2
 
 #: Time to look for what a peer said before it ended the connection, in seconds.
 LAST_WORDS_SECONDS: Final = 1.0
+
+#: Time to look whether a bridge that has ended the connection is still there, in seconds.
+LOOK_SECONDS: Final = 3.0
+#: Time between two such looks, in seconds.
+LOOK_PAUSE_SECONDS: Final = 0.5
 
 #: Tells progress: called with what is under way and its size in bytes, gives a function to call
 #: with each number of bytes done.
@@ -85,6 +93,14 @@ def refusal(status: int, fields: Fields) -> RequestRefused:
     """The error that a reply with this `status`, which is not OK, tells of."""
     message = fields.get("message")
     return RequestRefused(status, message.decode("utf-8", "backslashreplace") if message else None)
+
+
+def _tell_warnings(fields: Fields) -> None:
+    """Log what the server says, in a reply whose authentication was checked, of its keys."""
+    for name in sorted(fields):
+        if name.startswith("warning-"):
+            text = fields[name].decode("utf-8", "backslashreplace")
+            log.warning("the server warns: %s", printable(text))
 
 
 @contextlib.contextmanager
@@ -180,6 +196,7 @@ class RequestSender:
             header = messages.encode_request_header(encoded, self._version)
         keys = ReplyKeys(os.urandom(messages.NEW_KEY_BYTES), os.urandom(messages.NEW_KEY_BYTES))
         inner = {name: secret.reveal() for name, secret in (secrets or {}).items()}
+        inner[messages.WANTS_NOTES] = b"1"
         nss.open_database(self.settings.nss, ask=self._ask_nss_password)
         identity = nss.load_identity(self.settings.client_cert_nickname)
         with self._dial(identity) as connection:
@@ -204,6 +221,25 @@ class RequestSender:
             connection.reset_on_close(False)
             connection.close()
             return reply
+
+    def bridge_time(self) -> int | None:
+        """The bridge's clock, in seconds since 1970; None where it does not tell.
+
+        It tells whom it refuses, so it is asked for what no bridge does; no server hears of it.
+        Raises `SigulError`.
+        """
+        nss.open_database(self.settings.nss, ask=self._ask_nss_password)
+        identity = nss.load_identity(self.settings.client_cert_nickname)
+        fields = {"op": b"bridge-time", "user": self.user_name.encode()}
+        with self._dial(identity) as connection:
+            chunked = ChunkedStream(connection, self.settings.connect_timeout)
+            try:
+                chunked.write(messages.encode_request_header(fields) + pack_u64(0))
+                header = chunked.parse(messages.read_reply_header())
+            except (PeerClosed, UnknownVersion):
+                return None
+            connection.close()
+        return header.bridge_time
 
     @contextlib.contextmanager
     def _dial(self, identity: nss.TLSIdentity) -> Iterator[nss.TLSConnection]:
@@ -245,8 +281,7 @@ class RequestSender:
             log.info("[DOUBLE_TLS] TLS handshake completed successfully")
             session.write(fields)
 
-    @staticmethod
-    def _reason(chunked: ChunkedStream, error: SigulError) -> SigulError:
+    def _reason(self, chunked: ChunkedStream, error: SigulError) -> SigulError:
         """The error for a request that failed before its reply, as the server told it if it did."""
         if isinstance(error, PeerClosed):
             # It may have answered and closed while the payload was still on its way to it.
@@ -263,12 +298,35 @@ class RequestSender:
             except SigulError:
                 return error
         if isinstance(error, PeerClosed):
-            return PeerClosed(
+            return self._without_a_word(
                 f"the request was cut off ({error})",
                 "either no signing server was attached to the bridge, or bridge or server refused"
                 " the request: their logs say which",
             )
         return error
+
+    def _without_a_word(self, what: str, cure: str) -> PeerClosed:
+        """The error for `what`, a connection that ended without any reason.
+
+        Bridges say why they end a request, but for old ones and for those that have died: where
+        nothing listens any more at its address, that is what has happened; else `cure` may do.
+        """
+        settings = self.settings
+        host, port = settings.bridge_address or settings.bridge_hostname, settings.bridge_port
+        try:
+            # Twice, for one that is dying closes its connections before its ports, or after them.
+            for pause in (LOOK_PAUSE_SECONDS, 0):
+                connect_tcp(host, port, min(settings.connect_timeout, LOOK_SECONDS)).close()
+                time.sleep(pause)
+        except TransportError as error:
+            if error.symbol != "ECONNREFUSED":
+                return PeerClosed(what, cure)
+            return PeerClosed(
+                f"{what}, and the bridge is gone: {error.problem}",
+                "its log, or its machine's, says why it ended, not the server's; start it again."
+                " Whether the server has done what was asked is not known",
+            )
+        return PeerClosed(what, cure)
 
     def _receive(
         self, chunked: ChunkedStream, keys: ReplyKeys, output: BinaryIO | None, *, returned: bool
@@ -278,13 +336,14 @@ class RequestSender:
         except UnknownVersion:
             raise RequestRefused(Status.UNKNOWN_VERSION) from None
         except PeerClosed as error:
-            raise PeerClosed(
+            raise self._without_a_word(
                 f"no reply came from the server ({error})",
-                "the server's log has the reason, such as a request that failed its integrity"
-                " check",
+                "the bridge's log says who ended the request; where the bridge has lost the server,"
+                " or was ended and started anew meanwhile, the server's log says what it has done",
             ) from None
         header.check_origin()
         header.verify(keys.header)
+        _tell_warnings(header.fields)
         if header.status != Status.OK:
             raise refusal(header.status, header.fields)
         payload = AuthenticatedPayload(chunked, keys.payload, "the reply")

@@ -30,10 +30,12 @@ from ..errors import (
 )
 from ..pki.certificate_info import covers
 from ..secret import Secret
+from ..transport.nss_dates import OF_DATES
 from ..transport.nss_errors import explain
 from ..transport.tcp import resolve
 from . import probes
 from .key_checks import rpm_checks
+from .note_checks import clock_checks, key_checks
 from .nss_checks import NSSChecks
 from .steps import BOTH, DOCTOR, HEALTH, CheckContext, Layer, Mode, Step
 
@@ -56,7 +58,7 @@ _UNREACHABLE: Final = {
 
 def failed_handshake(layer: Layer, error: SigulError, peer: str, seconds: float) -> Check:
     """The check of a handshake with `peer` that failed within its limit of `seconds`."""
-    if (found := explain(error.symbol, peer)) is not None:
+    if error.symbol not in OF_DATES and (found := explain(error.symbol, peer)) is not None:
         return failed(layer, found.problem, found.cure)
     if isinstance(error, DeadlineExceeded):
         return failed(
@@ -333,13 +335,15 @@ class RequestChecks:
     def _granted(self, secret: Secret) -> Iterator[Check]:
         """The checks of a request's rights. Raises `SigulError` where no server answers."""
         user, client = self.context.settings.user_name, self._client()
-        public = b""
+        public, began = b"", time.time()
         try:
             if self._key is None:
-                users = client.list_users(secret)
-                right = f"an administrator's password (list-users: {len(users)} users)"
+                reply = client.call("list-users", {}, {"password": secret})
+                count = len(reply.names("num-users"))
+                right = f"an administrator's password (list-users: {count} users)"
             else:
-                public = client.get_public_key(self._key, passphrase=secret)
+                reply = client.call("get-public-key", {"key": self._key}, {"passphrase": secret})
+                public = reply.payload
                 right = (
                     f"the passphrase of key '{self._key}' (get-public-key {self._key}:"
                     f" {len(public)} bytes)"
@@ -348,8 +352,11 @@ class RequestChecks:
             yield self._refused(refused, user)
             return
         yield ok(Layer.RIGHTS, f"user '{user}' has {right}")
-        if self._key is not None and self.context.mode is Mode.DOCTOR:
-            yield from rpm_checks(Layer.RIGHTS, self._key, public)
+        if self._key is not None:
+            yield from key_checks(self._key, reply.fields)
+            if self.context.mode is Mode.DOCTOR:
+                yield from rpm_checks(Layer.RIGHTS, self._key, public)
+        yield from clock_checks(client, reply.fields, began)
 
     def _refused(self, refused: RequestRefused, user: str) -> Check:
         if refused.status != Status.AUTHENTICATION_FAILED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,41 @@ from typing import Final
 from ..checks import Check, failed, ok, warning
 from ..config.identity import identity
 from ..config.server import ServerSettings
+from ..errors import quoted
 from .steps import DOCTOR, HEALTH, CheckContext, Layer, Mode, Step
 
 #: Directories that hold more than a server's state, so that they are no answer to "what to save".
 _SHARED: Final = frozenset(map(Path, ("/", "/var", "/var/lib", "/srv", "/opt", "/home", "/root")))
+
+#: Longest wait for somebody's transaction, in seconds: those of a server are over much sooner.
+_LOCK_SECONDS: Final = 3.0
+#: Free bytes of a file system with less than which changes soon fail, or do.
+_LITTLE_ROOM: Final = 64 << 20
+_NO_ROOM: Final = 1 << 20
+#: The same for files that can be made.
+_FEW_FILES: Final = 100
+
+
+def _room(name: str, path: Path, layer: Layer) -> Iterator[Check]:
+    """What is wrong with the file system of `path`, the option `name`."""
+    found = os.statvfs(path)
+    free = found.f_bavail * found.f_frsize
+    where = f"the file system of {name} '{path}'"
+    if found.f_flag & os.ST_RDONLY:
+        yield failed(
+            layer,
+            f"{where} is mounted read-only",
+            "mount it writable; where nobody meant it, the kernel's log says why it is not",
+        )
+    elif free < _NO_ROOM or (found.f_files and not found.f_favail):
+        yield failed(layer, f"{where} is full: {free} bytes, {found.f_favail} files free", _FREE)
+    elif free < _LITTLE_ROOM or (found.f_files and found.f_favail < _FEW_FILES):
+        yield warning(
+            layer, f"{where} is nearly full: {free >> 20} MiB, {found.f_favail} files free", _FREE
+        )
+
+
+_FREE: Final = "free space there, or move it to a larger one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +65,11 @@ class ServerChecks:
         deep = HEALTH if self.context.options.deep else frozenset()
         return (
             Step(Layer.SERVER_DATABASE, self.database, (Layer.CONFIGURATION,), DOCTOR | deep),
+            Step(Layer.SERVER_DATABASE, self.writable, (Layer.CONFIGURATION,)),
             Step(Layer.KEY_STORE, self.directories, (Layer.CONFIGURATION,), DOCTOR),
+            Step(Layer.KEY_STORE, self.room, (Layer.CONFIGURATION,)),
+            Step(Layer.KEY_STORE, self.locks, (Layer.CONFIGURATION,)),
+            Step(Layer.KEY_STORE, self.prospects, (Layer.SERVER_DATABASE,)),
             Step(Layer.KEY_STORE, self.keys, (Layer.SERVER_DATABASE,), deep),
             Step(Layer.KEY_STORE, self.keys_for_rpm, (Layer.SERVER_DATABASE,), DOCTOR),
         )
@@ -94,6 +130,74 @@ class ServerChecks:
         if state is SchemaState.LEGACY and self.context.mode is Mode.HEALTH:
             return warning(Layer.SERVER_DATABASE, found, "sigul-stack database migrate renews it")
         return ok(Layer.SERVER_DATABASE, found, users=len(users), keys=len(keys))
+
+    def writable(self) -> Iterator[Check]:
+        """Check that the database takes changes: it is not locked, read-only or on a full disk."""
+        from ..database import Database
+        from ..server.services import database_url
+
+        settings = self.context.settings
+        url = database_url(settings)
+        if settings.database_url is None:
+            if not settings.database_path.exists():
+                return  # the look at the database has told, or the server says so at its start
+            yield from _room("database-path", settings.database_path, Layer.SERVER_DATABASE)
+        with (
+            contextlib.closing(Database(url, lock_wait=_LOCK_SECONDS)) as database,
+            database.write(),
+        ):
+            pass  # locks it for a moment and changes nothing
+        yield ok(Layer.SERVER_DATABASE, "it takes changes")
+
+    def room(self) -> Iterator[Check]:
+        """Check that there is room on the file systems of keys and payloads, and none read-only."""
+        settings = self.context.settings
+        for name, directory in (
+            ("gnupg-home", settings.gnupg_home),
+            ("keys-storage", settings.keys_storage),
+            ("spool-directory", settings.spool_directory),
+        ):
+            if directory is not None and directory.exists():
+                yield from _room(name, directory, Layer.KEY_STORE)
+
+    def locks(self) -> Iterator[Check]:
+        """Check that no lock keeps keys from being changed, and that the agent has its memory."""
+        from ..keystore.gnupg.directory import small_memory
+        from ..keystore.gnupg.locks import foreign_locks
+
+        home = self.context.settings.gnupg_home
+        if not home.exists():
+            return
+        for lock in foreign_locks(home):
+            yield failed(Layer.KEY_STORE, lock.finding, lock.cure)
+        if self.context.mode is Mode.DOCTOR and (lack := small_memory(home)) is not None:
+            yield warning(Layer.KEY_STORE, *lack)
+
+    def prospects(self) -> Iterator[Check]:
+        """Look ahead: which keys do not sign, or soon will not, or by another part than meant."""
+        from ..database import Database, SchemaState, schema_state
+        from ..keystore.foresight import prospects
+        from ..server.services import database_url, make_keystore
+
+        url = database_url(self.context.settings)
+        if schema_state(url) not in (SchemaState.CURRENT, SchemaState.LEGACY):
+            return
+        with contextlib.closing(Database(url)) as database, database.read() as reader:
+            keys = reader.keys()
+        if not self.context.settings.gnupg_home.exists():
+            return
+        store = make_keystore(self.context.settings, at_rest=True)
+        days, fine = self.context.limits.warn_days, True
+        for seen in prospects(store, keys, time.time(), days):
+            for fault in seen.faults:
+                fine = False
+                yield warning(
+                    Layer.KEY_STORE,
+                    f"key {quoted(seen.key.name)}: {fault.problem}",
+                    fault.cure.replace("KEY", seen.key.name),
+                )
+        if fine and keys:
+            yield ok(Layer.KEY_STORE, f"no key or certificate expires within {days} days")
 
     def directories(self) -> Iterator[Check]:
         """Check that the directories are the daemon's own, and nobody else's to read."""

@@ -38,6 +38,7 @@ class Layer(enum.StrEnum):
     OUTER = "outer TLS"
     INNER = "inner TLS"
     RIGHTS = "rights"
+    CLOCKS = "clocks"
     PORTS = "ports"
     ROLES = "roles"
     STATUS = "status"

@@ -124,8 +124,10 @@ def date_check(item: CertificateInfo, now: datetime, cure: str, of_days: _OfDays
     if item.not_before > now:
         return failed(
             Topic.DATES,
-            f"'{item.nickname}' is valid only from {item.not_before:%Y-%m-%d %H:%M} UTC on",
-            "is this machine's clock right?",
+            f"'{item.nickname}' is not yet valid: it is from {item.not_before:%Y-%m-%d %H:%M} to"
+            f" {item.not_after:%Y-%m-%d %H:%M} UTC, and this machine's clock says"
+            f" {now:%Y-%m-%d %H:%M} UTC",
+            "is this machine's clock right? Else set the one it was issued by, and issue it anew",
             **values,
         )
     if item.expired(now):

@@ -40,6 +40,11 @@ HEADER_HASH: Final = "header-auth-sha512"
 PAYLOAD_HASH: Final = "payload-auth-sha512"
 HEADER_KEY: Final = "header-auth-key"
 PAYLOAD_KEY: Final = "payload-auth-key"
+#: A client that has this field, of any value, is told more in replies (docs/protocol.md, "Notes").
+#: Older servers pass it over.
+WANTS_NOTES: Final = "wants-notes"
+#: A bridge's clock, in what it says by itself.
+BRIDGE_TIME: Final = "bridge-time"
 SUBREQUEST_HEADER_KEY: Final = "subrequest-header-auth-key"
 SUBREQUEST_PAYLOAD_KEY: Final = "subrequest-payload-auth-key"
 SUBREPLY_HEADER_KEY: Final = "subreply-header-auth-key"
@@ -92,6 +97,7 @@ class InnerFields:
     payload_hash: bytes | None = field(repr=False)
     keys: ReplyKeys = field(repr=False)
     secrets: Fields
+    wants_notes: bool = False
 
 
 def encode_inner_fields(
@@ -117,9 +123,9 @@ def read_inner_fields() -> Parser[InnerFields]:
         if value is not None and len(value) != DIGEST_BYTES:
             raise RemoteProtocolError(f"'{name}' has {len(value)} bytes instead of {DIGEST_BYTES}")
     keys = ReplyKeys(auth_key(fields, HEADER_KEY), auth_key(fields, PAYLOAD_KEY))
-    own = (HEADER_HASH, PAYLOAD_HASH, HEADER_KEY, PAYLOAD_KEY)
+    own = (HEADER_HASH, PAYLOAD_HASH, HEADER_KEY, PAYLOAD_KEY, WANTS_NOTES)
     secrets = Fields({name: value for name, value in fields.items() if name not in own})
-    return InnerFields(fields.blob(HEADER_HASH), payload_hash, keys, secrets)
+    return InnerFields(fields.blob(HEADER_HASH), payload_hash, keys, secrets, WANTS_NOTES in fields)
 
 
 def auth_key(fields: Fields, name: str) -> bytes:
@@ -149,6 +155,13 @@ class ReplyHeader:
     fields: Fields
     code: bytes
 
+    @property
+    def bridge_time(self) -> int | None:
+        """The clock of the bridge whose own word this is, in seconds since 1970, if it tells."""
+        if self.code != UNAUTHENTICATED_MAC or BRIDGE_TIME not in self.fields:
+            return None
+        return self.fields.integer(BRIDGE_TIME)
+
     def encode(self) -> bytes:
         """The header's bytes, its authentication code included, as they came."""
         return pack_u32(self.status) + encode_fields(self.fields) + self.code
@@ -176,11 +189,15 @@ def read_reply_header() -> Parser[ReplyHeader]:
     return ReplyHeader(status, (yield from read_fields()), (yield DIGEST_BYTES))
 
 
-def bridge_refusal(message: str) -> list[bytes]:
-    """A reply with which a bridge refuses a request by itself, cut as clients want it."""
-    header = pack_u32(Status.UNKNOWN_ERROR) + encode_fields(
-        {"message": shortened(message).encode()}
-    )
+def bridge_refusal(message: str, clock: int | None = None) -> list[bytes]:
+    """A reply with which a bridge refuses a request by itself, cut as clients want it.
+
+    `clock` is the bridge's, in seconds since 1970.
+    """
+    fields = {"message": shortened(message).encode()}
+    if clock is not None:
+        fields[BRIDGE_TIME] = pack_u32(clock)
+    header = pack_u32(Status.UNKNOWN_ERROR) + encode_fields(fields)
     return [header + UNAUTHENTICATED_MAC, pack_u64(0), UNAUTHENTICATED_MAC]
 
 

@@ -215,7 +215,7 @@ class Batch:
                 raise received.reason
             signed = self._sign(received)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs this RPM alone
-            refused = refusal_of(error, name)
+            refused = refusal_of(error, name, proven=True)
             self._fail_one(chunked, received.fields["id"], refused)
             return
         with signed, self._lock:

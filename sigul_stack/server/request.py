@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ from ..transport.stream import Deadline, Peer
 from .spool import Account, Spool
 
 log = logging.getLogger(__name__)
+
+#: The directories of an absolute path in a message.
+_DIRECTORIES: Final = re.compile(r"(?<![^\s'\"(])/(?:[^/\s'\"]+/)+(?=[^/\s'\"])")
 
 #: Largest payload of a request that will be refused anyway that is still taken, so that its client
 #: gets an authenticated answer, in bytes.
@@ -93,6 +97,8 @@ class Request:
     payload: BinaryIO
     client_name: str
     payload_authenticated: bool = True
+    #: The client takes notes in the reply (`server.notes`).
+    wants_notes: bool = False
 
     @property
     def op(self) -> str:
@@ -197,6 +203,7 @@ def receive(
         payload=spool.file,
         client_name=client_name,
         payload_authenticated=inner.payload_hash is not None,
+        wants_notes=inner.wants_notes,
     )
 
 
@@ -254,21 +261,47 @@ def _check_integrity(
         raise RemoteProtocolError(f"required field {quoted(messages.PAYLOAD_HASH)} is missing")
 
 
-def refusal_of(error: Exception, what: str) -> RequestRefused:
+#: What everybody is told where the server failed before it could tell who asks: the same for all.
+_BEFORE_RIGHTS: Final = (
+    "the server failed before it could look at rights and secrets; its log has the cause"
+)
+_UNFORESEEN: Final = "this was not foreseen; the server's log has it, for a bug report"
+
+
+def refusal_of(error: Exception, what: str, *, proven: bool) -> RequestRefused:
     """The refusal that answers an `error` in serving `what`; logs it.
 
-    The client is told no more than concerns it.
+    Who has `proven` a right on what is asked for is told cause and cure, with the server's files by
+    their last names alone; others learn nothing from what fails.
     """
     if isinstance(error, RequestRefused):
         log.info("%s refused: %s", what, error)
         return error
     if not isinstance(error, SigulError | OSError):
         log.error("%s failed in an unforeseen way", what, exc_info=error)
-        return RequestRefused(Status.UNKNOWN_ERROR)
+        return _failed(proven, SigulError(_UNFORESEEN))
     log.error("%s failed: %s", what, error)
     if isinstance(error, ToolMissing):
         return RequestRefused.because(error)
-    return RequestRefused(Status.UNKNOWN_ERROR)
+    if isinstance(error, OSError):
+        error = SigulError(
+            f"the server's system refuses: {error.strerror or error}",
+            "have the server's administrator look at disk, memory and limits; its log says where",
+        )
+    return _failed(proven, error)
+
+
+def _failed(proven: bool, error: SigulError) -> RequestRefused:
+    if not proven:
+        error = SigulError(_BEFORE_RIGHTS)
+    return RequestRefused.because(
+        SigulError(_without_directories(error.problem), _without_directories(error.cure))
+    )
+
+
+def _without_directories(text: str) -> str:
+    """`text` with absolute paths cut down to the last name: more is none of a client's concern."""
+    return _DIRECTORIES.sub("", text)
 
 
 def send_error(chunked: ChunkedStream, keys: ReplyKeys, refused: RequestRefused) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO
 
 from ..config.server import ServerSettings
@@ -12,6 +13,7 @@ from ..database import DATABASE_TLS_CURE, Database, Key, KeyType, Writer, sqlite
 from ..errors import ConfigurationError, KeystoreError, RequestRefused, Status
 from ..keystore.bindings import BindingPolicy, CannotBind, Layer, Registry, enabled_methods
 from ..keystore.gnupg import GnuPGHome, KeySettings, usual_bits
+from ..keystore.gnupg.at_rest import GnuPGHomeAtRest
 from ..keystore.passwords import require_length
 from ..keystore.pem import PemSettings, PemStore
 from ..keystore.store import KeyStore, new_access
@@ -19,6 +21,7 @@ from ..secret import Secret
 from ..signing.openpgp import OpenPGPKey
 from .ending import Watch
 from .guesses import Guard, unguarded
+from .notes import Notes
 from .request import Request
 from .rights import Granted, KeyGranted, NameCheck, require_still, require_still_in
 from .spool import Account, SpoolFile, SpoolLimits
@@ -55,6 +58,10 @@ class RequestContext:
     services: Services
     watch: Watch
     changed: bool = False
+    notes: Notes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.notes = Notes(self.services.keystore)
 
     @contextmanager
     def write(self) -> Iterator[Writer]:
@@ -97,7 +104,11 @@ class RequestContext:
         """The key that the request's passphrase opened, for an operation of OpenPGP keys alone."""
         key, passphrase = self.opened_key()
         return OpenPGPKey(
-            self.services.keystore.gnupg, key.fingerprint, passphrase, self.require_still
+            self.services.keystore.gnupg,
+            key.fingerprint,
+            passphrase,
+            self.require_still,
+            partial(self.notes.signed, key),
         )
 
     def key(self) -> Key:
@@ -200,10 +211,11 @@ def make_services(
     )
 
 
-def make_keystore(settings: ServerSettings) -> KeyStore:
-    """The key store that the settings describe."""
+def make_keystore(settings: ServerSettings, *, at_rest: bool = False) -> KeyStore:
+    """The key store that the settings describe; `at_rest`: only to be looked at, without agent."""
+    home = GnuPGHomeAtRest if at_rest else GnuPGHome
     return KeyStore(
-        GnuPGHome(
+        home(
             settings.gnupg_home,
             settings=KeySettings(
                 key_type=settings.gnupg_key_type,

@@ -272,6 +272,7 @@ def serve_request(
     """
     account = account or Account(spool_limits(settings))
     received = receive(chunked, open_inner, settings, account)
+    proven = False
     try:
         if isinstance(received, Refused):
             raise received.reason
@@ -285,14 +286,17 @@ def serve_request(
             guard,
             with_accesses=settings.require_subject_key_access,
         )
+        proven = True
         account.slots.set_proven()
         watch.add(granted)
         context = RequestContext(received, granted, services, watch)
         answer = HANDLERS[received.op](context) or Answer()
+        if received.wants_notes:
+            answer.fields = {**answer.fields, **context.notes.fields()}
         if not context.changed:
             context.require_still()
     except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
-        refused = refusal_of(error, f"Request {quoted(received.op)}")
+        refused = refusal_of(error, f"Request {quoted(received.op)}", proven=proven)
         watch.begin_reply()
         send_error(chunked, received.keys, refused)
         return

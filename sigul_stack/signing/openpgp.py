@@ -28,6 +28,7 @@ from typing import IO
 
 from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase, shortened
 from ..keystore.gnupg import GnuPG
+from ..keystore.gnupg.causes import failure, out_of_memory
 from ..keystore.gnupg.program import GnuPGResult
 from ..secret import Secret
 from ..system.programs import memory_file
@@ -64,6 +65,8 @@ class OpenPGPKey:
     fingerprint: str
     passphrase: Secret
     before_use: Callable[[], None] = lambda: None
+    #: Called after each signature, with the fingerprint of the part that made it.
+    after_use: Callable[[str], None] = lambda _signer: None
 
     def clear_sign(self, source: IO[bytes], target: IO[bytes]) -> None:
         """Write the text in `source`, clear-signed, to `target`.
@@ -132,8 +135,11 @@ class OpenPGPKey:
             if outcome.status.says_wrong_passphrase():
                 raise self._wrong_passphrase()
             if outcome.returncode or not outcome.status.of("SIG_CREATED"):
-                raise outcome.failure(
-                    f"signing with key {self.fingerprint}",
+                raise failure(
+                    self.home,
+                    self.fingerprint,
+                    outcome,
+                    "signing",
                     "check that the key has not expired (change-key-expiration) and may sign",
                 )
             if _CUT_LINE in outcome.messages:
@@ -142,6 +148,7 @@ class OpenPGPKey:
                     "a line of the text is too long to be clear-signed; break it up, or use"
                     " sign-data",
                 )
+            self.after_use((outcome.status.of("SIG_CREATED")[0].arguments[5:6] or ("",))[0])
 
     def decrypt(
         self,
@@ -184,6 +191,9 @@ class OpenPGPKey:
             if not _is_decrypted(outcome, self.fingerprint):
                 said = outcome.messages.strip() or "nothing"
                 _log.info("cannot decrypt with key %s: %s", self.fingerprint, said)
+                if _agent_has_no_memory(outcome):
+                    # Not the message's doing: the same one may be decrypted a moment later.
+                    raise failure(self.home, self.fingerprint, outcome, "decrypting", "try again")
                 enough = refusal_seconds + size / BYTES_PER_SECOND
                 time.sleep(max(0.0, began + enough - time.monotonic()))
                 raise RequestRefused(Status.DECRYPT_FAILED)
@@ -234,6 +244,16 @@ def _is_decrypted(outcome: GnuPGResult, fingerprint: str) -> bool:
         # The kind of integrity protection: MDC or AEAD; 0 is none.
         and len(protection) == 1
         and any(number not in ("", "0") for number in protection[0][:1] + protection[0][2:3])
+    )
+
+
+def _agent_has_no_memory(outcome: GnuPGResult) -> bool:
+    """True if the agent was asked to decrypt, and had no memory for it.
+
+    Nothing else: what a message makes it say must not tell of the message.
+    """
+    return out_of_memory(outcome) and any(
+        line.arguments[:1] == ("pkdecrypt_failed",) for line in outcome.status.of("ERROR")
     )
 
 

@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import time
+from datetime import UTC, datetime
 from typing import Final
 
 import nss.io as nspr
@@ -28,7 +29,8 @@ from .nss_database import library_version as library_version
 from .nss_database import load_identity as load_identity
 from .nss_database import look_up
 from .nss_database import open_database as open_database
-from .nss_errors import CLOSED, error_name, translate
+from .nss_dates import OF_DATES, explain_dates
+from .nss_errors import CLOSED, Explanation, error_name, translate
 from .stream import Peer, readable
 from .tcp import (
     connect_tcp,
@@ -74,6 +76,7 @@ class TLSConnection:
         #: The name that the peer has to have; where any will do, its address.
         self._expected = address
         self._dials = False
+        self._identity: TLSIdentity | None = None
         self.peer = Peer("", "", address)
         #: The length of the handshake in seconds; 0 before it is over.
         self.handshake_seconds = 0.0
@@ -116,6 +119,7 @@ class TLSConnection:
         tls.set_hostname(hostname)
         self._expected = hostname
         self._dials = True
+        self._identity = identity
         # NSS takes the certificate and key that the callback gives for its own and frees them, so
         # each handshake looks them up anew.
         if identity is not None:
@@ -128,6 +132,7 @@ class TLSConnection:
     ) -> None:
         """Finish a handshake as the TLS server; the peer must present a certificate."""
         self._configure(settings)
+        self._identity = identity
         tls = self._tls
         tls.set_ssl_option(nss_ssl.SSL_HANDSHAKE_AS_SERVER, True)
         tls.set_ssl_option(nss_ssl.SSL_REQUEST_CERTIFICATE, True)
@@ -237,7 +242,18 @@ class TLSConnection:
     def _failure(self, error: NSPRError, what: str, timeout: float) -> TransportError:
         if self._expired:
             return self._late(what, timeout)
-        return translate(error, what, timeout, self._expected)
+        return translate(error, what, timeout, self._expected, self._dates(error))
+
+    def _dates(self, error: NSPRError) -> Explanation | None:
+        """What the certificates of this connection say of an error that is about dates."""
+        symbol = error_name(error)
+        if symbol not in OF_DATES:
+            return None
+        presented = None
+        with contextlib.suppress(NSPRError):
+            presented = self._tls.get_peer_certificate()
+        own = None if self._identity is None else self._identity.certificate
+        return explain_dates(symbol, presented, own, datetime.now(UTC))
 
     @staticmethod
     def _late(what: str, timeout: float) -> DeadlineExceeded:

@@ -140,15 +140,18 @@ def explain(symbol: str, peer: str) -> Explanation | None:
     )
 
 
-def translate(error: NSPRError, what: str, timeout: float, peer: str) -> TransportError:
+def translate(
+    error: NSPRError, what: str, timeout: float, peer: str, dates: Explanation | None = None
+) -> TransportError:
     """The package's own error for `error`, met in doing `what` within `timeout` seconds.
 
     `peer` is the name that the other end should have, or its address where any name will do.
+    `dates` is what is known of certificates out of date (`nss_dates`).
     """
     symbol = error_name(error)
     if symbol == "PR_IO_TIMEOUT_ERROR":
         return DeadlineExceeded(f"{what} took longer than the limit of {timeout:g} s")
     if symbol in CLOSED:
         return PeerClosed(f"{what}: the peer ended the connection ({symbol})", symbol=symbol)
-    problem, cure = explain(symbol, peer) or (str(error), "")
+    problem, cure = dates or explain(symbol, peer) or (str(error), "")
     return TransportError(f"{what}: {problem}", cure, symbol)

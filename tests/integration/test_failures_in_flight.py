@@ -347,6 +347,21 @@ def test_fault_5_a_killed_worker_costs_its_request_alone(
         assert leftovers(own) == []
 
 
+def test_a_killed_bridge_is_not_blamed_on_the_server(own: Site, gate: Gate) -> None:
+    with running(own, gate) as (bridge, _server):
+        gate.close("--detach-sign")
+        client = InFlight(own, "sign-data", "-a", "k", "/etc/hostname", secrets=("k-pw",))
+        gate.wait()
+        serving = bridge.serving
+        os.kill(bridge.popen.pid, signal.SIGKILL)
+        os.kill(serving, signal.SIGKILL)
+        _out, error = client.end(1)
+        gate.open()
+        assert "no reply came from the server" in error
+        assert ", and the bridge is gone: " in error
+        assert "its log, or its machine's, says why it ended, not the server's" in error
+
+
 def test_a_killed_idle_worker_is_replaced(own: Site, tmp_path: Path) -> None:
     own.extra = {"server": {"server": "workers: 1\n"}}
     own.configure()

@@ -24,7 +24,7 @@ from sigul_stack.pki import (
     read_password,
     renew_leaf,
 )
-from tests.site import Site
+from tests.site import BRIDGE_NAME, Site
 
 from .commands_support import ADMIN, done, failure
 
@@ -62,13 +62,13 @@ def database(site: Site, name: str) -> NSSDatabase:
     return NSSDatabase(directory, read_password(directory / "nss-password"))
 
 
-def expire(site: Site, name: str) -> None:
-    """Give a component a certificate of long ago in place of its own."""
+def expire(site: Site, name: str, now: datetime = LONG_AGO) -> None:
+    """Give a component a certificate of long ago, or of another time, in place of its own."""
     authority = database(site, "ca")
     assert authority.password is not None
     renew_leaf(
         Authority.open(authority.directory, authority.password),
-        database(site, name), f"sigul-{name}-cert", now=LONG_AGO,
+        database(site, name), f"sigul-{name}-cert", now=now,
     )  # fmt: skip
 
 
@@ -132,6 +132,27 @@ def test_a_server_whose_certificate_has_expired(own: Site) -> None:
     bridge.wait_for("[BRIDGE_TLS] Server handshake failed: ")
     assert "SEC_ERROR_EXPIRED_CERTIFICATE" in bridge.text
     server.wait_for("next attempt in")
+
+
+def test_a_certificate_that_is_not_valid_yet(own: Site) -> None:
+    """By the clock of who looks at it, which may be the one that is wrong."""
+    later = datetime.now(UTC) + timedelta(days=700)
+    expire(own, "bridge", later)
+    bridge = own.start_bridge()
+    server = own.start("server")
+    clock = f"{datetime.now(UTC):%Y-%m-%d}"
+    told = (
+        f"the peer's certificate is not yet valid (SEC_ERROR_EXPIRED_CERTIFICATE): '{BRIDGE_NAME}',"
+        f" valid from {later:%Y-%m-%d}"
+    )
+    line = failure(own, "list-users", secrets=[ADMIN])
+    assert told in line
+    assert f"this machine's clock says {clock}" in line
+    assert "set the clock that is wrong" in line
+    assert "renew" not in line
+    server.wait_for(told)
+    # The bridge hears that its own is refused, and of which dates that is by which clock.
+    bridge.wait_for("our certificate is not yet valid (SSL_ERROR_EXPIRED_CERT_ALERT): ")
 
 
 def test_a_server_whose_new_certificate_is_refused(own: Site) -> None:

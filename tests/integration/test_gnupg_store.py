@@ -117,7 +117,8 @@ def test_an_existing_home_is_checked_and_left_as_it_is(
         for name in ("gpg.conf", "gpg-agent.conf"):
             original = held("legacy-site", "gnupg", name).read_bytes()
             assert (home.path / name).read_bytes() == original
-        assert not caplog.records
+        (told,) = caplog.records
+        assert "add: auto-expand-secmem" in told.getMessage()
         (home.path / "gpg-agent.conf").write_text("# max-cache-ttl 0\n  max-cache-ttl 600\n")
         home.prepare()
         assert "max-cache-ttl 0" in caplog.text

@@ -78,7 +78,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 MAY_IMPORT_LAZILY = {
     "client": frozenset({"keystore.bindings"}),
     # Of a server alone: a bridge's health check loads no database.
-    "health": frozenset({"database", "server.services"}),
+    "health": frozenset({"database", "keystore", "server.services"}),
 }
 
 #: Packages that are not of the standard library, and the modules that may import them.

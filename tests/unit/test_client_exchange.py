@@ -168,6 +168,7 @@ def test_a_request_goes_out_in_whole_chunks(dial: Dial, size: int) -> None:
     assert fields.pop("header-auth-sha512") == sha512(request.header)
     assert fields.pop("payload-auth-sha512") == sha512(payload)
     assert fields.pop("passphrase") == b"secret"
+    assert fields.pop("wants-notes") == b"1"
     assert len({*fields.values()}) == 2
     assert {name: len(value) for name, value in fields.items()} == {
         "header-auth-key": 64, "payload-auth-key": 64
@@ -298,7 +299,7 @@ def test_a_servers_ignorance_of_the_version_is_told(answered: Answered) -> None:
 
 @pytest.mark.parametrize("said", [b"", OUTER_END])
 def test_no_reply_at_all_says_where_to_look(answered: Answered, said: bytes) -> None:
-    with pytest.raises(PeerClosed, match="the server's log has the reason"):
+    with pytest.raises(PeerClosed, match="the bridge's log says who ended the request"):
         answered(lambda _keys: said)
 
 

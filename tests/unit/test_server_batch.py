@@ -148,7 +148,7 @@ def test_a_reply_comes_before_the_next_request() -> None:
 def test_failures_cost_their_rpm_and_are_counted() -> None:
     errors = [
         RequestRefused(Status.CORRUPT_RPM, "why"), RequestRefused(Status.UNAUTHENTICATED_RPM),
-        KeystoreError("not for the client"), OSError("nor this"), ValueError("nor that"),
+        KeystoreError("/var/lib/x failed", "do this"), OSError(28, "No space"), ValueError("no"),
     ]  # fmt: skip
     left = list(errors)
 
@@ -158,9 +158,16 @@ def test_failures_cost_their_rpm_and_are_counted() -> None:
         return echo(subrequest)
 
     found = exchange(b"".join(request(number) for number in range(6)), sign)
-    unknown = {"status": u32(9)}
+    # Who has come so far has proved his right, and is told the causes.
+    told = [
+        b"x failed; do this",
+        b"the server's system refuses: No space; have the server's administrator look at disk,"
+        b" memory and limits; its log says where",
+        b"this was not foreseen; the server's log has it, for a bug report",
+    ]
     answers = [
-        {"status": u32(11), "message": b"why"}, {"status": u32(12)}, unknown, unknown, unknown,
+        {"status": u32(11), "message": b"why"}, {"status": u32(12)},
+        *({"status": u32(9), "message": text} for text in told),
     ]  # fmt: skip
     # The good one first: clients of 1.2 read no further than the first failure.
     assert found == reply(0, {"id": u32(5), **OK}, b"signed rpm") + b"".join(

@@ -21,8 +21,10 @@ class GnuPGHomeAtRest(GnuPGHome):
     """The GnuPG home at `path`, to be looked at only."""
 
     def _list(self, which: Sequence[str]) -> list[ListedKey]:
+        if not any((self.path / name).exists() for name in ("pubring.kbx", "pubring.gpg")):
+            return []  # gpg would make one
         outcome = self.run(
-            ["--with-colons", "--with-keygrip", "--list-keys", "--", *which],
+            ["--lock-never", "--with-colons", "--with-keygrip", "--list-keys", "--", *which],
             time_limit=_LIST_SECONDS,
             agent=False,
         )

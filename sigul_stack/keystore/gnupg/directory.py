@@ -21,6 +21,10 @@ from ...system.files import opened, write_whole
 
 _log = logging.getLogger(__name__)
 
+#: What an agent has of memory that is never swapped out is enough for a dozen signatures with a
+#: long RSA key at the same time; with this line it takes more, which may be swapped.
+EXPANDING = "auto-expand-secmem"
+
 #: Nothing is cached, nobody else can ask the agent for it, and no smart card is looked for.
 #: (No s2k-count here: gpg also takes it from the agent for what it encrypts with a passphrase, and
 #: those may be people's. See `SCRATCH_AGENT_CONFIGURATION`.)
@@ -31,6 +35,7 @@ ignore-cache-for-signing
 default-cache-ttl 0
 max-cache-ttl 0
 disable-scdaemon
+auto-expand-secmem
 """
 
 #: Where keys are made: they are protected with passphrases that are random and long, so the
@@ -109,6 +114,20 @@ def _check_configuration(path: Path) -> None:
             "%s lets gpg-agent keep passphrases in its memory; add: max-cache-ttl 0",
             path / AGENT_CONFIGURATION_NAME,
         )
+    if (lack := small_memory(path)) is not None:
+        _log.warning("%s; %s", *lack)
+
+
+def small_memory(path: Path) -> tuple[str, str] | None:
+    """What a home's agent lacks for many signatures at once, and the cure; None where it has it."""
+    file = path / AGENT_CONFIGURATION_NAME
+    if EXPANDING in _options(file) or not any((path / name).exists() for name in _SIGNS_OF_USE):
+        return None
+    return (
+        f"{file} keeps gpg-agent at its first 64 KiB of secure memory, so that many signatures at"
+        " once fail, of long RSA keys even a few",
+        f"add: {EXPANDING}, then: gpgconf --homedir '{path}' --kill gpg-agent",
+    )
 
 
 def short_path(path: Path) -> Path:

@@ -11,7 +11,7 @@ import datetime
 import logging
 import re
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from ...errors import ConfigurationError, KeystoreError, RequestRefused, Status,
 from ...secret import Secret
 from ...system.programs import memory_file
 from ..storage import locked_keys, require_long, storage_errors
+from .causes import failure
 from .directory import prepare_directory
+from .locks import locked_home, remove_stale_locks
 from .output import ListedKey
 from .program import GnuPG
 from .refused_files import invalid, reason, refuse_before
@@ -42,6 +44,9 @@ _CURVES = {
     "nistp384": ("ECDSA", "ECDH", "nistp384"),
     "nistp521": ("ECDSA", "ECDH", "nistp521"),
 }
+
+#: From this number of keys on gpg is asked for all.
+_MANY = 50
 
 #: Largest file that importing a key may make, in bytes: what comes may be compressed.
 MAX_IMPORTED_BYTES = 16 << 20
@@ -102,6 +107,9 @@ class GnuPGHome(GnuPG):
         """
         with storage_errors(self.path):
             prepare_directory(self.path)
+            with locked_keys(self.path, self.time_limit):
+                # Before any program of GnuPG's is started, which would wait for them.
+                remove_stale_locks(self.path)
             self.list_keys()
             remove_leftovers(self)
         with self.agent():
@@ -178,7 +186,7 @@ class GnuPGHome(GnuPG):
 
         Raises `KeystoreError` if any of it is left.
         """
-        with storage_errors(self.path), locked_keys(self.path, self.time_limit):
+        with storage_errors(self.path), locked_home(self.path, self.time_limit):
             if self.key(fingerprint) is None:
                 _log.warning("key %s was not in %s when it was deleted", fingerprint, self.path)
             remove_key(self, fingerprint)
@@ -196,7 +204,7 @@ class GnuPGHome(GnuPG):
         `permit` is called when nobody else changes the home, and raises where it is not to be.
         Raises `KeystoreError`: there is no such key or subkey, or gpg refuses the date.
         """
-        with storage_errors(self.path), locked_keys(self.path, self.time_limit):
+        with storage_errors(self.path), locked_home(self.path, self.time_limit):
             permit()
             part = self._existing(fingerprint, subkey).parts[subkey]
             outcome = self.run(
@@ -210,8 +218,12 @@ class GnuPGHome(GnuPG):
                 raise WrongPassphrase(f"the passphrase does not open key {fingerprint}")
             found = self._existing(fingerprint, subkey).parts[subkey].expires
             if outcome.returncode or _day(found) != expires:
-                raise outcome.failure(
-                    f"changing the expiration of key {fingerprint}", "choose a date in the future"
+                raise failure(
+                    self,
+                    fingerprint,
+                    outcome,
+                    "changing the key's expiration",
+                    "choose a date in the future",
                 )
             sync_keys(self.path)
 
@@ -222,6 +234,10 @@ class GnuPGHome(GnuPG):
     def fingerprints(self) -> frozenset[str]:
         """The fingerprints of all keys whose secret is here, in upper-case hex."""
         return frozenset(key.fingerprint for key in self.list_keys() if key.secret)
+
+    def listed(self, fingerprints: Sequence[str]) -> list[ListedKey]:
+        """Those keys, as far as they are here, and perhaps others. Raises `KeystoreError`."""
+        return self._list(fingerprints if len(fingerprints) <= _MANY else ())
 
     def weak_keys(self) -> dict[str, int]:
         """The bits of keys that have less than new ones must have, by fingerprint.

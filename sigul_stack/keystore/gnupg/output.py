@@ -11,7 +11,8 @@ from dataclasses import dataclass
 _STATUS = "[GNUPG:] "
 
 # Fields of a colon listing, counted from 0.
-_TYPE, _BITS, _ALGORITHM, _EXPIRES, _TEXT, _CAPABILITIES, _TOKEN = 0, 2, 3, 6, 9, 11, 14
+_TYPE, _VALIDITY, _BITS, _ALGORITHM, _CREATED, _EXPIRES = 0, 1, 2, 3, 5, 6
+_TEXT, _CAPABILITIES, _TOKEN = 9, 11, 14
 _FIELDS = 15
 #: Numbers of the algorithms whose keys have a length: RSA, ElGamal, DSA (RFC 4880, 9.1).
 _WITH_LENGTH = frozenset({"1", "2", "3", "16", "17", "20"})
@@ -64,7 +65,8 @@ def parse_status(text: str) -> StatusLines:
 class KeyPart:
     """A primary key or a subkey. `secret` says whether its secret part is in the key store.
 
-    `bits` is the length of one of RSA, DSA or ElGamal, 0 of any other.
+    `bits` is the length of one of RSA, DSA or ElGamal, 0 of any other. Times are in seconds since
+    1970. `revoked` and `invalid` are gpg's verdicts; its `expired` is left to `expires`.
     """
 
     fingerprint: str
@@ -73,6 +75,15 @@ class KeyPart:
     capabilities: str
     expires: int | None
     bits: int
+    created: int = 0
+    revoked: bool = False
+    invalid: bool = False
+
+    @property
+    def can_sign(self) -> bool:
+        """True if it is meant for signatures over data."""
+        # In capital letters are those of the key as a whole.
+        return "s" in self.capabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,4 +139,7 @@ def _parts(records: Iterable[list[str]]) -> Iterator[KeyPart]:
             bits=int(record[_BITS])
             if record[_ALGORITHM] in _WITH_LENGTH and record[_BITS].isdecimal()
             else 0,
+            created=int(record[_CREATED]) if record[_CREATED].isdecimal() else 0,
+            revoked=record[_VALIDITY] == "r",
+            invalid=record[_VALIDITY] == "i",
         )

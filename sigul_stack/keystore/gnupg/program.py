@@ -19,11 +19,12 @@ from pathlib import Path
 
 from ...errors import KeystoreError
 from ...secret import Secret
-from ...system.programs import run, secret_pipe
+from ...system.programs import ToolTimeout, run, secret_pipe
 from ...system.wall import MIB, Reach, Wall
 from ...tools import GPG, RAISE_SIGNING_TIMEOUT
 from .agent import AgentConnection
 from .directory import short_path
+from .locks import foreign_locks
 from .output import ListedKey, StatusLines, parse_keys, parse_status
 
 #: How long anything takes that is no signature and makes no key, in seconds.
@@ -46,11 +47,15 @@ class GnuPGResult:
     messages: str
     output: bytes
 
+    @property
+    def last_words(self) -> str:
+        """The last line that gpg said, or its exit code."""
+        words = [line for line in self.messages.splitlines() if line.strip()]
+        return words[-1].strip() if words else f"exit code {self.returncode}"
+
     def failure(self, what: str, cure: str) -> KeystoreError:
         """An error that says `what` failed, gpg's last words about it, and the `cure`."""
-        words = [line for line in self.messages.splitlines() if line.strip()]
-        reason = words[-1].strip() if words else f"exit code {self.returncode}"
-        return KeystoreError(f"{what} failed ({reason})", cure)
+        return KeystoreError(f"{what} failed ({self.last_words})", cure)
 
 
 class GnuPG:
@@ -133,7 +138,11 @@ class GnuPG:
 
     def _list(self, which: Sequence[str]) -> list[ListedKey]:
         outcome = self.run(
-            ["--with-colons", "--with-secret", "--with-keygrip", "--list-keys", "--", *which],
+            # Nothing is changed but for the empty ring of a new home, and no lock is waited for.
+            [
+                *("--lock-never", "--with-colons", "--with-secret", "--with-keygrip"),
+                *("--list-keys", "--", *which),
+            ],
             time_limit=_QUICK,
         )
         # A key that is not there is a failure to gpg.
@@ -189,7 +198,12 @@ class GnuPG:
             lasting=True,
             memory=_AGENT_MEMORY,
         )
-        self.configure("--launch", "gpg-agent", wall=wall)
+        try:
+            self.configure("--launch", "gpg-agent", wall=wall)
+        except ToolTimeout:
+            for lock in foreign_locks(self.path):
+                raise lock.error() from None
+            raise
 
     def stop_agent(self) -> None:
         """End the agent, if it runs. The next run of gpg that needs one starts it again."""

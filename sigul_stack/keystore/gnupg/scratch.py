@@ -27,6 +27,7 @@ from .directory import (
     SCRATCH_AGENT_CONFIGURATION,
     forget_short_path,
 )
+from .locks import locked_home
 from .output import ListedKey
 from .program import GnuPG
 
@@ -43,7 +44,7 @@ _REMOVAL_LIMIT = 10.0
 def scratch_home(home: GnuPG) -> Iterator[GnuPG]:
     """A new, empty GnuPG home to make a key of `home` in; it is gone afterwards."""
     with ExitStack() as cleanup:
-        with locked_keys(home.path, home.time_limit):  # or remove_leftovers might take it for one
+        with locked_home(home.path, home.time_limit):  # or remove_leftovers might take it for one
             path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=home.path))
             try_lock(cleanup.enter_context(opened(path)))
         scratch = GnuPG(path, time_limit=home.time_limit)
@@ -77,7 +78,7 @@ def move_in(home: GnuPG, scratch: GnuPG, key: ListedKey, *, replace: bool = Fals
     """
     public = scratch.export(key.fingerprint, armor=False)
     grips = [part.keygrip for part in key.parts if part.secret]
-    with locked_keys(home.path, home.time_limit):
+    with locked_home(home.path, home.time_limit):
         there = home.list_keys()
         same = [other for other in there if other.fingerprint == key.fingerprint and other.secret]
         if replace and same and _has_all_of(key, same[0]):

@@ -114,7 +114,10 @@ def _modify_key(context: RequestContext) -> None:
 
 
 def _get_public_key(context: RequestContext) -> Answer:
-    return Answer(payload=context.services.keystore.public(context.key()))
+    key = context.key()
+    if context.request.wants_notes:
+        context.notes.look_ahead(key, soon=True)
+    return Answer(payload=context.services.keystore.public(key))
 
 
 def _change_key_expiration(context: RequestContext) -> None:

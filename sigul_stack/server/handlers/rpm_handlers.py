@@ -106,6 +106,8 @@ def _sign_rpm(context: RequestContext) -> Answer:
 def _sign_rpms(context: RequestContext) -> Answer:
     request = context.request
     signer = _signer(context)
+    # The reply's header, which has the notes, goes before the first signature.
+    context.notes.look_ahead(context.opened().key, soon=False)
 
     def sign(subrequest: Subrequest) -> BinaryIO:
         context.require_still()

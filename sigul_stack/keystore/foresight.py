@@ -1,0 +1,78 @@
+"""What is coming for a server's keys: which part of each signs, and what expires soon.
+
+Pure but for the stores that are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from cryptography import x509
+
+from ..database import Key, KeyType
+from ..errors import KeystoreError
+from .gnupg.outlook import DAY_SECONDS, Fault, outlook
+from .store import KeyStore
+
+#: How many days before its end the end of a key or certificate is told of.
+WARN_DAYS: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """A key's near future: `signer` is the fingerprint of the part of an OpenPGP key that signs.
+
+    It is empty for other keys, and where none does. `faults` are what there is to tell of it; the
+    first one keeps it from signing where `signs` is False.
+    """
+
+    key: Key
+    signer: str
+    signs: bool
+    faults: tuple[Fault, ...]
+
+
+def prospects(
+    store: KeyStore, keys: Iterable[Key], now: float, warn_days: int = WARN_DAYS
+) -> Iterator[Prospect]:
+    """The prospects of `keys` that are in the store, at `now` (seconds since 1970).
+
+    Raises `KeystoreError`.
+    """
+    wanted = list(keys)
+    gnupg = [key.fingerprint for key in wanted if key.keytype is KeyType.GNUPG]
+    listed = {found.fingerprint: found for found in store.gnupg.listed(gnupg)} if gnupg else {}
+    for key in wanted:
+        if key.keytype is not KeyType.GNUPG:
+            faults = tuple(_of_certificates(store, key, now, warn_days))
+            yield Prospect(key, "", True, faults)
+        elif (found := listed.get(key.fingerprint)) is not None:
+            seen = outlook(found, now, warn_days)
+            signer = "" if seen.signer is None else seen.signer.fingerprint
+            yield Prospect(key, signer, seen.signer is not None, seen.faults)
+
+
+def _of_certificates(store: KeyStore, key: Key, now: float, warn_days: int) -> Iterator[Fault]:
+    for name in sorted(store.pem.certificates(key.fingerprint)):
+        try:
+            found = x509.load_pem_x509_certificate(store.pem.certificate(key.fingerprint, name))
+        except ValueError as error:
+            raise KeystoreError(
+                f"certificate '{name}' of key {key.name} cannot be read", "restore it from a backup"
+            ) from error
+        begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
+        what, cure = f"certificate '{name}'", "make a new one: sigul sign-certificate"
+        if begins.timestamp() > now:
+            yield Fault(
+                f"{what} is not valid before {begins:%Y-%m-%d %H:%M} UTC, and the server's clock"
+                f" says {datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M} UTC",
+                "set the clock that is wrong, or wait",
+            )
+        elif ends.timestamp() < now:
+            yield Fault(f"{what} expired on {ends:%Y-%m-%d}", cure)
+        elif ends.timestamp() < now + warn_days * DAY_SECONDS:
+            days = int((ends.timestamp() - now) // DAY_SECONDS)
+            yield Fault(f"{what} expires on {ends:%Y-%m-%d}, in {days} days", cure)

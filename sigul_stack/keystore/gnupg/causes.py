@@ -1,0 +1,110 @@
+"""Why a run of gpg failed, in words for whoever asked for it.
+
+gpg's last words are the system's or its library's (`Cannot allocate memory`, `Unusable secret
+key`), which say neither what was meant nor what helps. What is known of them is here; of a key that
+cannot be used `outlook` knows more.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from typing import Final
+
+from ...errors import KeystoreError, SigulError
+from .outlook import outlook
+from .program import GnuPG, GnuPGResult
+
+#: How gpg says in the end that it has no use for the key that it was told to use.
+_OF_THE_KEY: Final = ("Unusable secret key", "No secret key", "Unusable public key", "Key expired")
+
+_SPACE: Final = (
+    "the server's disk or quota for the GnuPG home is full",
+    "have the server's administrator free space there",
+)
+#: By the system's error: what it means here, and what to do.
+_SYSTEM: Final = {
+    errno.ENOMEM: (
+        "gpg-agent is out of (secure) memory",
+        "try again with fewer requests at once; the server's gpg-agent.conf needs the line"
+        " auto-expand-secmem, and its agent to be started again",
+    ),
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EROFS: (
+        "the server's GnuPG home is on a file system that is mounted read-only",
+        "have the server's administrator mount it writable; the kernel's log says why it is not",
+    ),
+    errno.EACCES: (
+        "the server's user may not use all of its GnuPG home",
+        "have the server's administrator give it that user: chown -R (doctor server checks it)",
+    ),
+    errno.EIO: (
+        "the disk with the server's GnuPG home fails",
+        "have the server's administrator look at the disk and the kernel's log",
+    ),
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE),
+        (
+            "the server has no more open files for gpg",
+            "have the server's administrator raise its limit of open files (LimitNOFILE)",
+        ),
+    ),
+}
+_SYSTEM[errno.EPERM] = _SYSTEM[errno.EACCES]
+_BY_TEXT: Final = {os.strerror(number): found for number, found in _SYSTEM.items()} | {
+    "No agent running": (
+        "gpg-agent does not run and cannot be started",
+        "have the server's administrator look at gnupg-home and at memory; doctor server helps",
+    ),
+    "Timeout": (
+        "gpg-agent did not answer in time",
+        "try again; where it lasts, have the server's administrator look at the machine's load",
+    ),
+    "Bad secret key": (
+        "the key's file in the GnuPG home is damaged",
+        "have the server's administrator restore it from a backup",
+    ),
+    "Checksum error": (
+        "the key's file in the GnuPG home is damaged",
+        "have the server's administrator restore it from a backup",
+    ),
+}
+
+
+def failure(
+    home: GnuPG, fingerprint: str, outcome: GnuPGResult, what: str, cure: str
+) -> KeystoreError:
+    """The error for a run with the key `fingerprint` of `home` that failed in doing `what`.
+
+    Where nothing is known of the reason, gpg's last words and `cure` have to do.
+    """
+    if (found := known(outcome)) is not None:
+        return KeystoreError(f"{what} failed: {found[0]} ({outcome.last_words})", found[1])
+    if any(words in outcome.messages for words in _OF_THE_KEY):
+        # It is about the key that another answer is looked for: whatever fails now is no reason.
+        try:
+            key = home.key(fingerprint)
+        except SigulError:
+            key = None
+        fault = None if key is None else outlook(key, time.time(), 0).fault
+        if fault is not None:
+            return KeystoreError(
+                f"{what} failed: {fault.problem} ({outcome.last_words})", fault.cure
+            )
+    return outcome.failure(what, cure)
+
+
+def out_of_memory(outcome: GnuPGResult) -> bool:
+    """True if a run failed for want of memory, which is no message's doing."""
+    return os.strerror(errno.ENOMEM) in outcome.messages
+
+
+def known(outcome: GnuPGResult) -> tuple[str, str] | None:
+    """The meaning and the cure of what made a run fail, where that is the machine's doing."""
+    for line in reversed(outcome.messages.splitlines()):
+        for text, found in _BY_TEXT.items():
+            if line.rstrip().endswith(text) or f"{text}>" in line:
+                return found
+    return None
