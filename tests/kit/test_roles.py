@@ -33,7 +33,16 @@ CHECK = TOP / "scripts" / "check-role-defaults"
 
 #: Their variables by their names.
 Hosts = Mapping[str, Mapping[str, object]]
-GIVEN = {"key-release-passphrase": "given to Ansible, not made by it"}
+
+
+class Unsafe(str):
+    """A text that Ansible is not to take for a template: in YAML it has the tag for that."""
+
+
+yaml.SafeDumper.add_representer(
+    Unsafe, lambda dumper, text: dumper.represent_scalar("!unsafe", text)
+)
+GIVEN = {"key-release-passphrase": Unsafe("given to {{ Ansible, {% not {# made by it")}
 
 
 @dataclass(frozen=True)
@@ -155,7 +164,8 @@ def test_defaults_are_as_documented() -> None:
 @pytest.mark.parametrize("role", sorted(path.name for path in (TOP / "roles").iterdir()))
 def test_variables_are_in_the_readme(role: str) -> None:
     specification = yaml.safe_load((TOP / "roles" / role / "meta/argument_specs.yml").read_text())
-    options = set(specification["argument_specs"]["main"]["options"])
+    points = specification["argument_specs"]
+    options = set(points["main"]["options"]) | set(points.get("unread", {}).get("options", {}))
     readme = (TOP / "roles" / role / "README.md").read_text()
     assert set(re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE)) - options <= {
         "etc",
@@ -195,6 +205,9 @@ WRONG: dict[str, list[tuple[str, object]]] = {
         ("pki_users", ["../admin"]),
         ("pki_users", ["admin", "alice"]),
         ("secrets_values", {"admin-password": ""}),
+        ("secrets_values", {"../admin": "of another directory"}),
+        ("secrets_values", ["no", "dictionary"]),
+        ("secrets_values", "{{ no_such_variable }}"),
         ("sigul_image_prefix", "a:b"),
         ("sigul_bridge_name", "not a name!"),
         ("sigul_server_name", "not a name!"),
@@ -241,6 +254,24 @@ SECRET_OPTIONS = [
     ("bridge", "groups", "LDAP-bind-password", "se-cret"),
     ("clients", "binding", "pkcs11_pin", "se-cret"),
     ("server", "database", "database-url", "postgresql://sigul:se-cret@db/sigul"),
+]
+#: By group, variables that hold what Ansible takes for a template, and what is said of each.
+TEMPLATE_LIKE: list[tuple[str, str, object, str]] = [
+    ("control", "secrets_values", {"nss": "se-cret", "admin": "x{{se-cret"}, "the value of admin"),
+    ("control", "secrets_values", {"admin": "x{%se-cret"}, "the value of admin"),
+    ("control", "secrets_values", {"admin": "se-cret{# all #}"}, "the value of admin"),
+    ("control", "secrets_values", {"admin": "#jinja2: se-cret"}, "the value of admin"),
+    ("control", "secrets_values", {"admin": "{{ se_cret }} of se-cret"}, "the value of admin"),
+    ("control", "secrets_values", {"admin": "{{ 'se-cret' | nofilter }}"}, "the value of admin"),
+    (
+        "control",
+        "secrets_values",
+        {"admin": "{{ secrets_names }}"},
+        "the value of admin is no text",
+    ),
+    ("control", "secrets_values", "{{ {'admin': 'se-cret' | nofilter} }}", "cannot be read"),
+    ("bridge", "bridge_options", {"nss": {"nss-password": "se-cret{{"}}, ".nss.nss-password"),
+    ("server", "server_secrets", {"pin": ["se-cret{%"]}, "server_secrets.pin[0]"),
 ]
 
 
@@ -326,6 +357,8 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> str:
     for group, section, option, value in SECRET_OPTIONS:
         options = f"{group.removesuffix('s')}_options"
         given.setdefault(group, []).append((options, {section: {option: value}}))
+    for group, name, text, _ in TEMPLATE_LIKE:
+        given.setdefault(group, []).append((name, text))
     return checked(hosts_with(tmp_path_factory.mktemp("secret"), given), "-vvv", "--diff")
 
 
@@ -339,6 +372,18 @@ def test_secret_among_options_is_refused_and_not_shown(
     fault = f"{group.removesuffix('s')}_options: [{section}] {option.lower()} is a secret"
     assert fault in said
     assert f"{option.lower()}-file: /etc/sigul/secrets/" in said
+    assert "se-cret" not in talkative
+
+
+@pytest.mark.parametrize(("group", "variable", "value", "named"), TEMPLATE_LIKE)
+def test_what_looks_like_a_template_is_refused_by_name_and_not_shown(
+    talkative: str, group: str, variable: str, value: object, named: str
+) -> None:
+    before = [row for row in SECRET_OPTIONS if row[0] == group]
+    of_group = [row[:3] for row in TEMPLATE_LIKE if row[0] == group]
+    host = f"{group}{len(before) + of_group.index((group, variable, value))}"
+    assert named in Run(talkative, "").of(host)
+    assert Run(talkative, "").count(host, "failed") == 1
     assert "se-cret" not in talkative
 
 
