@@ -691,3 +691,42 @@ def test_right_options_and_secrets_pass(tmp_path: Path) -> None:
         "secrets/pin",
     ]
     assert not (tmp_path / "root").exists()
+
+
+# --- What is read last ---------------------------------------------------------------------------
+
+
+def test_the_last_error_is_the_cause(tmp_path: Path) -> None:
+    """What is done whatever happens does not fail after it; no container is asked."""
+    variables = {
+        "component_name": "server",
+        "component_image": "none",
+        "component_configuration": {},
+        "component_nss": "{{ sigul_control }}/pki/server",
+        "component_nss_password": "{{ sigul_control }}/secrets/server-nss-password",
+        "component_networks": [],
+        "component_memory": "1g",
+        "component_pids": 1,
+        "component_stop_seconds": 1,
+    }
+    run = play(
+        tmp_path,
+        {"configure": {}, "certificates": {}},
+        {
+            "hosts": "control",
+            "tasks": [
+                {
+                    "ansible.builtin.include_role": {"name": "component", "tasks_from": step},
+                    "when": f"inventory_hostname == '{step}'",
+                    "vars": variables,
+                }
+                for step in ("configure", "certificates")
+            ],
+        },
+    )
+    for host, cause in (
+        ("configure", "is no file on the control machine; run site.yml with the role secrets"),
+        ("certificates", "holds no NSS database; run site.yml with the role pki"),
+    ):
+        assert run.count(host, "failed") == 1
+        assert cause in run.of(host)
