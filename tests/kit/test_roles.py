@@ -176,6 +176,38 @@ def test_variables_are_in_the_readme(role: str) -> None:
     assert [name for name in sorted(options) if f"\n| `{name}` | " not in readme] == []
 
 
+def test_inventories_set_what_roles_have() -> None:
+    known = {"sigul_checkout", "sigul_checkout_id"}
+    for file in (TOP / "roles").glob("*/meta/argument_specs.yml"):
+        for point in yaml.safe_load(file.read_text())["argument_specs"].values():
+            known |= set(point.get("options", {}))
+    for file in (TOP / "inventories").glob("*/group_vars/*.yml"):
+        given = {
+            name for name in yaml.safe_load(file.read_text()) if not name.startswith("ansible_")
+        }
+        assert given <= known, file
+        if file.stem in ("bridge", "server", "clients"):
+            assert {name.partition("_")[0] for name in given} <= {file.stem.removesuffix("s")}, file
+
+
+def test_the_readme_says_what_make_up_takes() -> None:
+    readme = " ".join((TOP / "README.md").read_text().split())
+    line = re.search(r"^readonly FILES=.*$", (TOP / "scripts/preflight").read_text(), re.M)
+    assert line
+    mib = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", line[0])}
+    total = sum(mib.values()) - mib["TEST_FILES"]
+    assert f"up to {total} MiB of disk, of which {mib['VENV']} MiB are `.venv`" in readme
+    assert f"{mib['IMAGES_CACHE']} MiB `.cache/images`" in readme
+    units = {"m": 1, "g": 1024}
+    memory = 0
+    for role in ("bridge", "server", "client"):
+        limit = yaml.safe_load((TOP / f"roles/{role}/defaults/main.yml").read_text())[
+            f"{role}_memory"
+        ]
+        memory += int(limit[:-1]) * units[limit[-1]]
+    assert f"at most {memory / 1024} GiB of memory" in readme
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "complaint"),
     [

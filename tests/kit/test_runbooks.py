@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.copies import copy_checkout, run_in, without
+from tests.copies import TOP, copy_checkout, run_in, without
 
 from .molecule_runs import docker
 
@@ -116,6 +116,21 @@ def alice(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_site_is_made_without_a_network(site: Site) -> None:
     assert "admin" in site.script("scripts/site", "users").stdout
+
+
+def test_what_goes_where_is_there(site: Site) -> None:
+    """The listing of docs/deploy.md."""
+    page = (TOP / "docs/deploy.md").read_text().partition("## What goes where")[2]
+    listing = page.split("```")[1]
+    control = set(re.findall(r"^   ([\w-]+)/", listing, re.M))
+    later = {"backups", "revoked"}
+    there = {path.name for path in site.control.iterdir()}
+    assert control - later <= there <= control
+    root = site.path / ".site/dev/root"
+    for component, directories in (("server", {"etc", "nss", "secrets", "state"}),
+                                   ("client", {"etc", "nss", "secrets"})):  # fmt: skip
+        assert {path.name for path in (root / component).iterdir() if path.is_dir()} == directories
+        assert f"sigul_root/{component}/" in listing
 
 
 def test_users_are_added_alone(site: Site, alice: Path) -> None:
