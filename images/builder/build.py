@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from . import components, debian, engine, programs, sbom, tars, wheels
+from . import components, debian, engine, programs, sbom, tars, trimmed, wheels
 from .commands import BuildError, run, step
 from .components import (
     BASE_PACKAGES,
@@ -36,6 +36,16 @@ from .programs import CHECKOUT
 _IMAGES: Final = CHECKOUT / "images"
 #: Times in Debian's layers: never later than the release of Debian 13.
 _EPOCH: Final = 1754697600
+#: What images are made from.
+_INPUTS: Final = (
+    "images",
+    "sigul_stack",
+    "pyproject.toml",
+    "requirements",
+    "scripts/use-system-nss",
+)
+#: git for this checkout, whoever it belongs to.
+_GIT: Final = ("git", "-c", f"safe.directory={CHECKOUT}", "-C", str(CHECKOUT))
 #: The file beside an image's layers that holds the ID of the image.
 _IDENTITY: Final = "identity"
 
@@ -61,6 +71,7 @@ class Builder:
         self._refresh = refresh
         self._epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or _EPOCH)
         self._created = _created()
+        self._origin = _origin()
         self._version = _version()
         builder = [
             *sorted((_IMAGES / "builder").glob("*.*")),
@@ -130,6 +141,11 @@ class Builder:
                 ("name", name.encode()),
                 ("base", self._given_identity.encode()),
                 ("times", f"{self._epoch} {self._created if name != 'base' else ''}".encode()),
+                *(
+                    sorted((k, v.encode()) for k, v in self._origin.items())
+                    if name != "base"
+                    else ()
+                ),
             ]
         )
 
@@ -161,6 +177,8 @@ class Builder:
                 {
                     "org.opencontainers.image.created": _rfc3339(created),
                     "org.opencontainers.image.version": self._version,
+                    # Of the base neither: it follows from Debian's packages alone.
+                    **(self._origin if name != "base" else {}),
                 },
             )
         # Not every engine builds on an image that is named by its ID.
@@ -184,7 +202,8 @@ class Builder:
         layers.mkdir(parents=True, exist_ok=True)
         if component.packages:
             with (layers / "system.tar").open("wb") as archive:
-                tars.write(tars.added(root, roots["base"]), archive, self._epoch)
+                system = trimmed.files(component.name, tars.added(root, roots["base"]))
+                tars.write(system, archive, self._epoch)
         files = {entry.name: entry for entry in programs.environment(own, everything)}
         listed = sbom.document(
             f"sigul-stack/{component.name}", self._version, root, files, self._created
@@ -278,7 +297,10 @@ class Builder:
         with step("wheel of this checkout"):
             programs.build(own, self._created)
         [project] = own.glob("*.whl")
-        theirs = {one.name: [*self._wheels(one.extras), project] for one in chosen}
+        theirs = {
+            one.name: [*trimmed.wheels(one.name, self._wheels(one.extras)), project]
+            for one in chosen
+        }
         every = {wheel.name: wheel for some in theirs.values() for wheel in some}
         with step("compiled modules"):
             return programs.compiled(every.values(), base), theirs
@@ -350,12 +372,29 @@ def _created() -> int:
     """When what images are made from last changed, in seconds of the epoch."""
     if given := os.environ.get("SOURCE_DATE_EPOCH"):
         return int(given)
-    inputs = ["images", "sigul_stack", "pyproject.toml", "requirements", "scripts/use-system-nss"]
-    git: list[str | Path] = ["git", "-c", f"safe.directory={CHECKOUT}", "-C", CHECKOUT]
     try:
-        return int(run([*git, "log", "-1", "--format=%ct", "--", *inputs]))
+        return int(run([*_GIT, "log", "-1", "--format=%ct", "--", *_INPUTS]))
     except (BuildError, ValueError):
         return _EPOCH
+
+
+def _origin() -> dict[str, str]:
+    """Labels: the last commit that changed what images are made from, and the repository's URL.
+
+    Empty outside a repository. Changes that are in no commit are marked with `-dirty`.
+    """
+    labels = {}
+    try:
+        revision = run([*_GIT, "log", "-1", "--format=%H", "--", *_INPUTS]).decode().strip()
+        if revision:
+            changed = run([*_GIT, "status", "--porcelain", "--", *_INPUTS]).strip()
+            labels["org.opencontainers.image.revision"] = revision + ("-dirty" if changed else "")
+        source = run([*_GIT, "config", "--get", "remote.origin.url"]).decode().strip()
+        # Before an @ there may be a name and a token.
+        labels["org.opencontainers.image.source"] = re.sub(r"//[^/@]*@", "//", source)
+    except BuildError:
+        pass
+    return labels
 
 
 def _version() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,13 @@ FETCH_SECONDS: Final = 900
 LOCAL_SECONDS: Final = 300
 
 _LAST_WORDS: Final = 3000
+
+#: What pip, apt and mmdebstrap say where nothing is reached. Wrong hashes are another thing.
+_NO_NETWORK: Final = re.compile(
+    r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError|Unable to connect"
+    r"|Temporary failure (?:in name resolution|resolving)|Could not (?:resolve|connect to)"
+)
+_WRONG_HASHES: Final = "DO NOT MATCH THE HASHES"
 
 
 class BuildError(Exception):
@@ -35,7 +43,7 @@ def run(
     """What a program prints, or nothing where that goes to the file `output`.
 
     Raises `BuildError` with the end of its standard error and `hint` where it fails, takes longer
-    than `seconds`, or is not there.
+    than `seconds`, or is not there; in one line where it reached no network.
     """
     name = Path(command[0]).name
     try:
@@ -55,6 +63,11 @@ def run(
         raise BuildError(f"{name} did not finish within {seconds} s; {hint}") from None
     if done.returncode:
         said = (done.stderr + (done.stdout or b"")).decode("utf-8", "replace").strip()
+        if _NO_NETWORK.search(said) and _WRONG_HASHES not in said:
+            raise BuildError(
+                f"{name} found no network, and something has to be fetched: connect this machine,"
+                " or set http_proxy and https_proxy"
+            )
         raise BuildError(f"{said[-_LAST_WORDS:]}\n{name} failed ({done.returncode}); {hint}")
     return done.stdout or b""
 

@@ -73,6 +73,11 @@ class CertificateInfo:
         return is_authority(self.certificate)
 
     @property
+    def distrusted(self) -> bool:
+        """Whether its database marks it as not to be trusted for TLS: `p` in the first place."""
+        return self.trust.partition(",")[0] == "p"
+
+    @property
     def is_for_tls_client(self) -> bool:
         """Tell whether it may be a TLS client's: it says so, or restricts no use."""
         usages = extension(self.certificate, x509.ExtendedKeyUsage)

@@ -277,11 +277,15 @@ def _nothing_else(held: list[CertificateInfo], strays: list[str], nickname: str)
             " certificate request",
             f"certutil -F -k {identity} -d sql:DIRECTORY removes it",
         )
-    foreign = [
-        item.nickname
+    strangers = [
+        item
         for item in held
         if not item.has_private_key and not item.is_authority and item.nickname != nickname
     ]
+    # These are there for a use: to be shut out (docs/security.md).
+    if distrusted := [item.nickname for item in strangers if item.distrusted]:
+        yield ok(Topic.NOTHING_ELSE, f"distrusted: {', '.join(distrusted)}")
+    foreign = [item.nickname for item in strangers if not item.distrusted]
     if foreign:
         yield warning(
             Topic.NOTHING_ELSE,

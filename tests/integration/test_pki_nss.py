@@ -368,6 +368,26 @@ def test_each_database_holds_what_its_owner_needs_and_nothing_else(made: Site) -
         assert {item.layer for item in findings} == set(Topic) - {Topic.DATABASE}
 
 
+def test_what_is_distrusted_is_there_for_a_use(site: Site) -> None:
+    """As docs/security.md has a certificate shut out; what is there for none is warned of."""
+    bridge, (client,) = site.bridge, site.clients
+    certificate = to_pem(client.database.find(client.nickname).certificate)
+    for trust, state, told in (
+        ("p,p,p", State.OK, "distrusted: stolen-admin"),
+        (",,", State.WARNING, "certificates of others are in here, without use: stolen-admin"),
+    ):
+        subprocess.run(
+            ["certutil", "-A", "-d", f"sql:{bridge.directory}", "-n", "stolen-admin", "-t", trust,
+             "-f", bridge.directory / "nss-password", "-a"],
+            input=certificate, check=True, timeout=60,
+        )  # fmt: skip
+        findings = inspect_database(bridge.database, bridge.role, names=[bridge.name])
+        [found] = [item for item in findings if "stolen-admin" in item.finding]
+        assert (found.state, found.finding) == (state, told)
+        worst = {item.state for item in findings}
+        assert worst == ({State.OK} if state is State.OK else {State.OK, State.WARNING})
+
+
 def test_files_are_their_owners_alone(made: Site) -> None:
     passwords = set()
     for directory in (made.authority_directory, *(item.directory for item in made.components)):

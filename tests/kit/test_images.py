@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,7 @@ QUESTIONS: dict[str, list[str]] = {
         *("sh", "-c"),
         "ls -A /etc/ssl/certs /usr/local/share/ca-certificates 2>/dev/null; env",
     ],
+    "git": ["sh", "-c", "ls /usr/lib/git-core /usr/bin | sort -u | grep '^git'"],
     "listed": ["cat", f"/{components.SBOM}"],
     "Debian packages": [
         *("dpkg-query", "-W", "-f", "${db:Status-Abbrev}|${Package}|${Version}\n"),
@@ -184,6 +186,44 @@ def test_has_what_its_operations_start(answers: Answers, component: str) -> None
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_has_nothing_beyond(answers: Answers, component: str) -> None:
     assert answers[component]["unwanted"] == (0, "", "")
+
+
+def test_only_the_server_has_what_a_database_needs(answers: Answers) -> None:
+    needed = {"SQLAlchemy", "alembic", "libpass"}
+    for component in COMPONENTS:
+        names = {
+            line.split()[0]
+            for line in answers[component]["Python packages"].output.split("\n")
+            if line
+        }
+        listed = {
+            item["name"] for item in json.loads(answers[component]["listed"].output)["components"]
+        }
+        assert bool(needed & names) == bool(needed & listed) == (component == "server"), component
+
+
+def test_the_clients_git_serves_nobody(answers: Answers) -> None:
+    status, output, _ = answers["client"]["git"]
+    assert status == 0
+    programs = set(output.split())
+    assert "git" in programs
+    # Its caches of credentials and of changes have daemons, too, for their own user alone.
+    serves = re.compile("git-(daemon|http-|upload-|receive-|shell|imap-|remote-)")
+    assert not {name for name in programs if serves.match(name)}
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_labels_tell_where_it_is_from(images: dict[str, str], component: str) -> None:
+    """The last commit that changed what images are made from."""
+    git = ("git", "-c", f"safe.directory={CHECKOUT}", "-C", str(CHECKOUT))
+    paths = ("images", "sigul_stack", "pyproject.toml", "requirements", "scripts/use-system-nss")
+    revision = printed(*git, "log", "-1", "--format=%H", "--", *paths).strip()
+    found = labels(images[component])
+    assert found["org.opencontainers.image.revision"].removesuffix("-dirty") == revision
+    remote = subprocess.run(
+        [*git, "config", "--get", "remote.origin.url"], capture_output=True, text=True
+    )
+    assert ("org.opencontainers.image.source" in found) == (remote.returncode == 0)
 
 
 @pytest.mark.parametrize("component", COMPONENTS)

@@ -33,7 +33,16 @@ CHECK = TOP / "scripts" / "check-role-defaults"
 
 #: Their variables by their names.
 Hosts = Mapping[str, Mapping[str, object]]
-GIVEN = {"key-release-passphrase": "given to Ansible, not made by it"}
+
+
+class Unsafe(str):
+    """A text that Ansible is not to take for a template: in YAML it has the tag for that."""
+
+
+yaml.SafeDumper.add_representer(
+    Unsafe, lambda dumper, text: dumper.represent_scalar("!unsafe", text)
+)
+GIVEN = {"key-release-passphrase": Unsafe("given to {{ Ansible, {% not {# made by it")}
 
 
 @dataclass(frozen=True)
@@ -155,7 +164,8 @@ def test_defaults_are_as_documented() -> None:
 @pytest.mark.parametrize("role", sorted(path.name for path in (TOP / "roles").iterdir()))
 def test_variables_are_in_the_readme(role: str) -> None:
     specification = yaml.safe_load((TOP / "roles" / role / "meta/argument_specs.yml").read_text())
-    options = set(specification["argument_specs"]["main"]["options"])
+    points = specification["argument_specs"]
+    options = set(points["main"]["options"]) | set(points.get("unread", {}).get("options", {}))
     readme = (TOP / "roles" / role / "README.md").read_text()
     assert set(re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE)) - options <= {
         "etc",
@@ -164,6 +174,38 @@ def test_variables_are_in_the_readme(role: str) -> None:
         "state",
     }
     assert [name for name in sorted(options) if f"\n| `{name}` | " not in readme] == []
+
+
+def test_inventories_set_what_roles_have() -> None:
+    known = {"sigul_checkout", "sigul_checkout_id"}
+    for file in (TOP / "roles").glob("*/meta/argument_specs.yml"):
+        for point in yaml.safe_load(file.read_text())["argument_specs"].values():
+            known |= set(point.get("options", {}))
+    for file in (TOP / "inventories").glob("*/group_vars/*.yml"):
+        given = {
+            name for name in yaml.safe_load(file.read_text()) if not name.startswith("ansible_")
+        }
+        assert given <= known, file
+        if file.stem in ("bridge", "server", "clients"):
+            assert {name.partition("_")[0] for name in given} <= {file.stem.removesuffix("s")}, file
+
+
+def test_the_readme_says_what_make_up_takes() -> None:
+    readme = " ".join((TOP / "README.md").read_text().split())
+    line = re.search(r"^readonly FILES=.*$", (TOP / "scripts/preflight").read_text(), re.M)
+    assert line
+    mib = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", line[0])}
+    total = sum(mib.values()) - mib["TEST_FILES"]
+    assert f"up to {total} MiB of disk, of which {mib['VENV']} MiB are `.venv`" in readme
+    assert f"{mib['IMAGES_CACHE']} MiB `.cache/images`" in readme
+    units = {"m": 1, "g": 1024}
+    memory = 0
+    for role in ("bridge", "server", "client"):
+        limit = yaml.safe_load((TOP / f"roles/{role}/defaults/main.yml").read_text())[
+            f"{role}_memory"
+        ]
+        memory += int(limit[:-1]) * units[limit[-1]]
+    assert f"at most {memory / 1024} GiB of memory" in readme
 
 
 @pytest.mark.parametrize(
@@ -195,6 +237,9 @@ WRONG: dict[str, list[tuple[str, object]]] = {
         ("pki_users", ["../admin"]),
         ("pki_users", ["admin", "alice"]),
         ("secrets_values", {"admin-password": ""}),
+        ("secrets_values", {"../admin": "of another directory"}),
+        ("secrets_values", ["no", "dictionary"]),
+        ("secrets_values", "{{ no_such_variable }}"),
         ("sigul_image_prefix", "a:b"),
         ("sigul_bridge_name", "not a name!"),
         ("sigul_server_name", "not a name!"),
@@ -241,6 +286,24 @@ SECRET_OPTIONS = [
     ("bridge", "groups", "LDAP-bind-password", "se-cret"),
     ("clients", "binding", "pkcs11_pin", "se-cret"),
     ("server", "database", "database-url", "postgresql://sigul:se-cret@db/sigul"),
+]
+#: By group, variables that hold what Ansible takes for a template, and what is said of each.
+TEMPLATE_LIKE: list[tuple[str, str, object, str]] = [
+    ("control", "secrets_values", {"nss": "se-cret", "admin": "x{{se-cret"}, "the value of admin"),
+    ("control", "secrets_values", {"admin": "x{%se-cret"}, "the value of admin"),
+    ("control", "secrets_values", {"admin": "se-cret{# all #}"}, "the value of admin"),
+    ("control", "secrets_values", {"admin": "#jinja2: se-cret"}, "the value of admin"),
+    ("control", "secrets_values", {"admin": "{{ se_cret }} of se-cret"}, "the value of admin"),
+    ("control", "secrets_values", {"admin": "{{ 'se-cret' | nofilter }}"}, "the value of admin"),
+    (
+        "control",
+        "secrets_values",
+        {"admin": "{{ secrets_names }}"},
+        "the value of admin is no text",
+    ),
+    ("control", "secrets_values", "{{ {'admin': 'se-cret' | nofilter} }}", "cannot be read"),
+    ("bridge", "bridge_options", {"nss": {"nss-password": "se-cret{{"}}, ".nss.nss-password"),
+    ("server", "server_secrets", {"pin": ["se-cret{%"]}, "server_secrets.pin[0]"),
 ]
 
 
@@ -326,6 +389,8 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> str:
     for group, section, option, value in SECRET_OPTIONS:
         options = f"{group.removesuffix('s')}_options"
         given.setdefault(group, []).append((options, {section: {option: value}}))
+    for group, name, text, _ in TEMPLATE_LIKE:
+        given.setdefault(group, []).append((name, text))
     return checked(hosts_with(tmp_path_factory.mktemp("secret"), given), "-vvv", "--diff")
 
 
@@ -339,6 +404,18 @@ def test_secret_among_options_is_refused_and_not_shown(
     fault = f"{group.removesuffix('s')}_options: [{section}] {option.lower()} is a secret"
     assert fault in said
     assert f"{option.lower()}-file: /etc/sigul/secrets/" in said
+    assert "se-cret" not in talkative
+
+
+@pytest.mark.parametrize(("group", "variable", "value", "named"), TEMPLATE_LIKE)
+def test_what_looks_like_a_template_is_refused_by_name_and_not_shown(
+    talkative: str, group: str, variable: str, value: object, named: str
+) -> None:
+    before = [row for row in SECRET_OPTIONS if row[0] == group]
+    of_group = [row[:3] for row in TEMPLATE_LIKE if row[0] == group]
+    host = f"{group}{len(before) + of_group.index((group, variable, value))}"
+    assert named in Run(talkative, "").of(host)
+    assert Run(talkative, "").count(host, "failed") == 1
     assert "se-cret" not in talkative
 
 
@@ -646,3 +723,42 @@ def test_right_options_and_secrets_pass(tmp_path: Path) -> None:
         "secrets/pin",
     ]
     assert not (tmp_path / "root").exists()
+
+
+# --- What is read last ---------------------------------------------------------------------------
+
+
+def test_the_last_error_is_the_cause(tmp_path: Path) -> None:
+    """What is done whatever happens does not fail after it; no container is asked."""
+    variables = {
+        "component_name": "server",
+        "component_image": "none",
+        "component_configuration": {},
+        "component_nss": "{{ sigul_control }}/pki/server",
+        "component_nss_password": "{{ sigul_control }}/secrets/server-nss-password",
+        "component_networks": [],
+        "component_memory": "1g",
+        "component_pids": 1,
+        "component_stop_seconds": 1,
+    }
+    run = play(
+        tmp_path,
+        {"configure": {}, "certificates": {}},
+        {
+            "hosts": "control",
+            "tasks": [
+                {
+                    "ansible.builtin.include_role": {"name": "component", "tasks_from": step},
+                    "when": f"inventory_hostname == '{step}'",
+                    "vars": variables,
+                }
+                for step in ("configure", "certificates")
+            ],
+        },
+    )
+    for host, cause in (
+        ("configure", "is no file on the control machine; run site.yml with the role secrets"),
+        ("certificates", "holds no NSS database; run site.yml with the role pki"),
+    ):
+        assert run.count(host, "failed") == 1
+        assert cause in run.of(host)

@@ -7,11 +7,13 @@ socket where nobody is. The rest is in tests/kit/test_checkouts.py.
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 
 import pytest
 
+from images.builder.commands import BuildError, run
 from tests.copies import TOP, copy_checkout, run_in, without
 
 
@@ -141,6 +143,60 @@ def test_no_network_is_asked_for_where_nothing_has_to_be_fetched(nobody: str) ->
     """This checkout has what its tests need, and so what the demo site needs."""
     done = run_in(TOP, "scripts/preflight", "demo", prefix=without("--net"), DOCKER_HOST=nobody)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def furnished(checkout: Path) -> Path:
+    """A copy whose virtual environment is this checkout's: all is there, and nothing says so."""
+    (checkout / ".venv").mkdir()
+    for one in (TOP / ".venv").iterdir():
+        if not one.name.startswith(".bootstrap"):
+            (checkout / ".venv" / one.name).symlink_to(one)
+    told_so = run_in(
+        checkout, "bash", "-c", 'source scripts/bootstrap && venv_identity "$(nss_source)"'
+    )
+    # The Python that it was made with has had an update since.
+    old = re.sub(r"(Python 3\.\d+)\.\d+", r"\1.0", told_so.stdout)
+    assert old != told_so.stdout
+    (checkout / ".venv/.bootstrap").write_text(old)
+    return checkout
+
+
+def test_what_is_installed_is_not_fetched_again(furnished: Path) -> None:
+    """Whatever has changed in the files that it was made from, but the versions."""
+    lacking = ("scripts/bootstrap", "--missing", "test")
+    assert run_in(furnished, *lacking).stdout == ""
+    constraints = furnished / "requirements/constraints.txt"
+    text = constraints.read_text()
+    constraints.write_text(f"# a comment\n{text}")
+    assert run_in(furnished, *lacking).stdout == ""
+    constraints.write_text(re.sub(r"(?m)^sqlalchemy==", "sqlalchemy==99.", text))
+    assert "Python postgresql" in run_in(furnished, *lacking).stdout
+
+
+# Makes a virtual environment with Debian's pip in it: about ten seconds.
+def test_no_network_is_one_line_whoever_finds_out(checkout: Path) -> None:
+    """Not every target has looked before: pip tries five times, and talks of each."""
+    done = run_in(
+        checkout, "scripts/bootstrap", "lint", prefix=without("--net"),
+        PIP_CACHE_DIR=str(checkout / "empty"), PIP_RETRIES="1",
+    )  # fmt: skip
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("bootstrap: ") for line in lines) and len(lines) < 6
+    assert "updating pip: no network is there" in lines[-1]
+    assert (checkout / ".cache/bootstrap/last.log").is_file()
+
+
+def test_no_network_is_one_line_of_what_makes_images() -> None:
+    """A program that says what pip says, with its own exit code."""
+    said = "WARNING: Retrying after connection broken by NewConnectionError('...')\n" * 30
+    with pytest.raises(BuildError) as caught:
+        run(["sh", "-c", 'printf %s "$1" >&2; exit 1', "sh", said], hint="see")
+    assert str(caught.value).startswith("sh found no network, and something has to be fetched")
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(BuildError, match="Retrying"):
+        run(["sh", "-c", 'printf %s "$1" >&2; exit 1', "sh", f"{said}DO NOT MATCH THE HASHES"])
 
 
 def test_a_mirror_that_takes_no_connections_is_no_network(checkout: Path, nobody: str) -> None:
