@@ -335,7 +335,7 @@ class RequestChecks:
     def _granted(self, secret: Secret) -> Iterator[Check]:
         """The checks of a request's rights. Raises `SigulError` where no server answers."""
         user, client = self.context.settings.user_name, self._client()
-        public, began = b"", time.time()
+        began = time.time()
         try:
             if self._key is None:
                 reply = client.call("list-users", {}, {"password": secret})
@@ -343,10 +343,9 @@ class RequestChecks:
                 right = f"an administrator's password (list-users: {count} users)"
             else:
                 reply = client.call("get-public-key", {"key": self._key}, {"passphrase": secret})
-                public = reply.payload
                 right = (
                     f"the passphrase of key '{self._key}' (get-public-key {self._key}:"
-                    f" {len(public)} bytes)"
+                    f" {len(reply.payload)} bytes)"
                 )
         except RequestRefused as refused:
             yield self._refused(refused, user)
@@ -355,7 +354,7 @@ class RequestChecks:
         if self._key is not None:
             yield from key_checks(self._key, reply.fields)
             if self.context.mode is Mode.DOCTOR:
-                yield from rpm_checks(Layer.RIGHTS, self._key, public)
+                yield from rpm_checks(Layer.RIGHTS, self._key, reply.payload)
         yield from clock_checks(client, reply.fields, began)
 
     def _refused(self, refused: RequestRefused, user: str) -> Check:
