@@ -25,7 +25,7 @@ _CLOCK_CURE: Final = (
 
 
 def key_checks(key: str, fields: Fields) -> Iterator[Check]:
-    """What the reply to `get-public-key` says of the key: who signs, and what is coming."""
+    """Check what the reply to `get-public-key` says of the key: who signs, and what is coming."""
     if "server-time" not in fields:
         return  # a server that has no notes
     if signer := fields.get("signing-key"):

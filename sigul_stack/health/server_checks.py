@@ -30,7 +30,7 @@ _FEW_FILES: Final = 100
 
 
 def _room(name: str, path: Path, layer: Layer) -> Iterator[Check]:
-    """What is wrong with the file system of `path`, the option `name`."""
+    """Return what is wrong with the file system of `path`, the option `name`."""
     found = os.statvfs(path)
     free = found.f_bavail * found.f_frsize
     where = f"the file system of {name} '{path}'"

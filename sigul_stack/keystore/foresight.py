@@ -1,4 +1,4 @@
-"""What is coming for a server's keys: which part of each signs, and what expires soon.
+"""The outlook of all of a server's keys: which part of each signs, and what expires soon.
 
 Pure but for the stores that are read.
 """

@@ -1,4 +1,4 @@
-"""What a reply tells of a key besides what was asked for, to clients that ask for such notes.
+"""Notes on a key, which a reply carries besides what was asked for, for clients that want them.
 
 Fields of an OK reply (docs/protocol.md, "Notes"): `server-time`, in seconds since 1970;
 `signing-key`, the fingerprint of the part of an OpenPGP key that signed, or would; `warning-1` and

@@ -245,7 +245,7 @@ class TLSConnection:
         return translate(error, what, timeout, self._expected, self._dates(error))
 
     def _dates(self, error: NSPRError) -> Explanation | None:
-        """What the certificates of this connection say of an error that is about dates."""
+        """Explain what the certificates of this connection say of an error that is about dates."""
         symbol = error_name(error)
         if symbol not in OF_DATES:
             return None

@@ -52,6 +52,10 @@ _PATH = frozenset(
 )  # fmt: skip
 #: Keywords that tell that a call has a descriptor, or leaves the opening to another.
 _BY_DESCRIPTOR = frozenset({"closefd", "dir_fd", "fileobj", "opener", "src_dir_fd"})
+#: Flags of `os.open` with which nothing changes.
+_READING = frozenset(
+    f"os.O_{flag}" for flag in ("CLOEXEC", "DIRECTORY", "NOCTTY", "NOFOLLOW", "NONBLOCK", "RDONLY")
+)
 #: Files that nobody swaps.
 _DEVICES = ("/dev/", "/proc/")
 
@@ -71,6 +75,8 @@ def change_by_name(call: ast.Call) -> tuple[str, bool] | None:
     if any(keyword.arg in _BY_DESCRIPTOR for keyword in call.keywords) or _is_device(call):
         return None
     match call.func:
+        case ast.Attribute(value=ast.Name(id="os"), attr="open") if _only_reads(call):
+            return None
         case ast.Attribute(value=ast.Name(id="os"), attr=attr) if attr in _MODES | _OS:
             return (f"os.{attr}", attr in _MODES)
         case ast.Attribute(value=ast.Name(id="shutil"), attr=attr) if attr in _SHUTIL | {"chown"}:
@@ -89,6 +95,12 @@ def change_by_name(call: ast.Call) -> tuple[str, bool] | None:
         case ast.Attribute(value=value, attr=attr) if attr in _PATH:
             return (f".{attr}", False)
     return None
+
+
+def _only_reads(call: ast.Call) -> bool:
+    """Whether `os.open` is told, in the call itself, to read and to make nothing."""
+    flags = set(ast.unparse(call.args[1]).split(" | ")) if len(call.args) == 2 else set()
+    return "os.O_RDONLY" in flags and flags <= _READING
 
 
 def _is_device(call: ast.Call) -> bool:
@@ -215,6 +227,8 @@ def test_what_stays_root_is_under_the_rule() -> None:
         "def f(p, q): p.replace(q)",
         "import os\ndef f(p, q): os.replace(p, q)",
         "import os\ndef f(p): return os.open(p, os.O_WRONLY)",
+        "import os\ndef f(p): return os.open(p, os.O_RDONLY | os.O_CREAT)",
+        "import os\ndef f(p, flags): return os.open(p, os.O_RDONLY | flags)",
         "def f(p): return open(p, 'a')",
         "def f(p): return p.open('wb')",
         "def f(p): return p.open(mode='r+b')",
@@ -237,6 +251,7 @@ def test_a_breach_is_found(source: str) -> None:
         "import os\ndef f(d): os.fchown(d, 1, 1); os.fchmod(d, 0o600)",
         "import os\ndef f(n, d): os.rename(n, 'x', src_dir_fd=d, dst_dir_fd=d)",
         "def f(p): return p.open('rb')",
+        "import os\ndef f(p): return os.open(p, os.O_RDONLY | os.O_CLOEXEC)",
         "def f(p): return open(p)",
         "def f(s): return s.replace('a', 'b')",
         "import dataclasses\ndef f(s): return dataclasses.replace(s)",

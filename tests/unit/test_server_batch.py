@@ -256,7 +256,11 @@ def test_what_is_wrong_with_the_stream_ends_it(wrong: bytes) -> None:
     ("odd", "told"),
     [
         ({"other": b"1"}, b"a subrequest has no field 'other'"),
-        ({"rpm-arch": b"\n"}, b"field 'rpm-arch' holds an unprintable character"),
+        (
+            {"rpm-arch": b"\n"},
+            b"field 'rpm-arch' holds an unprintable character or one beyond ASCII"
+            b" (U+000A): the protocol allows printable ASCII here, nothing else",
+        ),
     ],
 )
 def test_odd_fields_cost_the_rpm_that_has_them(odd: dict[str, bytes], told: bytes) -> None:

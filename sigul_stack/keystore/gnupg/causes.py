@@ -1,4 +1,4 @@
-"""Why a run of gpg failed, in words for whoever asked for it.
+"""Causes of failed runs of gpg, in words for whoever asked for them.
 
 gpg's last words are the system's or its library's (`Cannot allocate memory`, `Unusable secret
 key`), which say neither what was meant nor what helps. What is known of them is here; of a key that

@@ -119,7 +119,7 @@ def _check_configuration(path: Path) -> None:
 
 
 def small_memory(path: Path) -> tuple[str, str] | None:
-    """What a home's agent lacks for many signatures at once, and the cure; None where it has it."""
+    """Return what a home's agent lacks for many signatures at once, and the cure, or None."""
     file = path / AGENT_CONFIGURATION_NAME
     if EXPANDING in _options(file) or not any((path / name).exists() for name in _SIGNS_OF_USE):
         return None

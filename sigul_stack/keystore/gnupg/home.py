@@ -236,7 +236,7 @@ class GnuPGHome(GnuPG):
         return frozenset(key.fingerprint for key in self.list_keys() if key.secret)
 
     def listed(self, fingerprints: Sequence[str]) -> list[ListedKey]:
-        """Those keys, as far as they are here, and perhaps others. Raises `KeystoreError`."""
+        """Return those keys, as far as they are here, perhaps others. Raises `KeystoreError`."""
         return self._list(fingerprints if len(fingerprints) <= _MANY else ())
 
     def weak_keys(self) -> dict[str, int]:

@@ -63,7 +63,7 @@ class ForeignLock:
 
     @property
     def finding(self) -> str:
-        """What is so, in one sentence."""
+        """The state of the lock, in one sentence."""
         return (
             f"{quoted(str(self.path))} is a lock of process {self.pid} of host {quoted(self.host)},"
             " for which GnuPG waits without end, so that keys cannot be changed"
@@ -71,7 +71,7 @@ class ForeignLock:
 
     @property
     def cure(self) -> str:
-        """What to do about it."""
+        """The cure."""
         return f"when that process is no more: rm '{self.path}'"
 
 

@@ -1,4 +1,4 @@
-"""Which part of a key signs, why none does, and what comes soon: gpg's own choice, foretold.
+"""The outlook of a key, gpg's own choice foretold: which part signs, why none, what comes soon.
 
 gpg takes the newest subkey that may sign now, else the primary key if that may sign, and none where
 the primary key itself is of no use. Where it refuses it says only `Unusable secret key`: the reason
@@ -22,7 +22,7 @@ _RESTORE: Final = "restore it from a backup, or import the key with it"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a part of a key does not sign, or soon will not, in words, and what to do about it.
+    """The reason why a part of a key does not sign, or soon will not, in words, and the cure.
 
     `replaced`: another part signs because of it.
     """
@@ -52,7 +52,7 @@ class Outlook:
 
 
 def outlook(key: ListedKey, now: float, warn_days: int) -> Outlook:
-    """What becomes of `key` at the time `now` (seconds since 1970) and in `warn_days` after it."""
+    """Foretell what becomes of `key` at `now` (seconds since 1970), and in `warn_days` after it."""
     primary, subkeys = key.parts[0], key.parts[1:]
     if (fault := _fault(key, 0, now)) is not None and _must_hold(primary, now):
         return Outlook(None, "", fault, ())
@@ -99,7 +99,7 @@ def _expired(part: KeyPart, now: float) -> bool:
 
 
 def _fault(key: ListedKey, number: int, now: float) -> Fault | None:
-    """Why the part of that number does not sign; None where it does, if it is meant to."""
+    """Return why the part of that number does not sign; None where it does, if it is meant to."""
     part, name = key.parts[number], _name(number)
     if part.revoked:
         return Fault(f"{name} has been revoked", _ANOTHER)
