@@ -146,7 +146,7 @@ def test_a_backup_takes_no_settings_and_says_so(keyed: Site, tmp_path: Path) -> 
 )  # fmt: skip
 def test_a_file_that_belongs_to_no_server_is_refused(backup: bytes, empty: Site, name: str) -> None:
     before = sorted(empty.path("server").rglob("*"))
-    bad = forged(backup, {name: b"hostile"})
+    bad = forged(backup, {name: b"hostile content"})
     wanted = f"there are files in it that belong to no signing server: {name}; see who made this"
     _, said = stack(empty, "verify", "-", stdin=bad, code=1)
     assert wanted in said
@@ -161,7 +161,7 @@ def test_a_file_that_belongs_to_no_server_is_refused(backup: bytes, empty: Site,
     assert not [
         path
         for path in empty.directory.rglob("*")
-        if path.is_file() and b"hostile" in path.read_bytes()
+        if path.is_file() and b"hostile content" in path.read_bytes()
     ]
 
 
