@@ -29,8 +29,8 @@ def add_parser(subparsers: Subparsers) -> None:
         argument("file", type=Path, metavar="FILE", help=""),
         help="check a configuration file before it is put in place",
         description="Reads one configuration file, and the secrets in the files that it names, as"
-        " the program would. Exit status 1 for what the program would warn about, too. Needs no"
-        " network and opens no database.",
+        " the program would. Exit status 1 for what the program would warn about, too, unless it"
+        " may well be what was meant. Needs no network and opens no database.",
     )
 
 
@@ -38,10 +38,10 @@ def run(options: argparse.Namespace) -> int:
     """`check-config`; returns the exit code. Raises `ConfigurationError`."""
     loaded = load(PROGRAMS[options.program](), options.file, system_directory=_NOWHERE)
     for warning in loaded.warnings:
-        say(f"Error: {warning}", error=True)
+        say(f"{'Warning' if warning.possible else 'Error'}: {warning}", error=True)
     if options.program != "client":
         loaded.check_paths()
-    if loaded.warnings:
+    if not all(warning.possible for warning in loaded.warnings):
         return 1
     say(f"{options.file}: good")
     return 0

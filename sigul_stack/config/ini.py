@@ -65,19 +65,24 @@ class Advice(str):
     """A warning about a file: `problem; cure` as text, and its two parts.
 
     `of_daemon` tells that it is about what a daemon does with requests: of no interest to programs
-    that read the same file and serve nobody.
+    that read the same file and serve nobody. `possible`: it may well be what was meant, so that
+    `check-config` finds no fault with it.
     """
 
-    __slots__ = ("cure", "of_daemon", "problem")
+    __slots__ = ("cure", "of_daemon", "possible", "problem")
 
     problem: str
     cure: str
     of_daemon: bool
+    possible: bool
 
-    def __new__(cls, problem: str, cure: str, *, of_daemon: bool = False) -> Advice:
+    def __new__(
+        cls, problem: str, cure: str, *, of_daemon: bool = False, possible: bool = False
+    ) -> Advice:
         """The warning of a problem and what to do about it."""
         advice = super().__new__(cls, f"{problem}; {cure}")
         advice.problem = problem
+        advice.possible = possible
         advice.cure = cure
         advice.of_daemon = of_daemon
         return advice

@@ -27,7 +27,7 @@ def warnings(files: ConfigFiles, program: Program[Any]) -> Iterator[Advice]:
 
 def _comment(entry: ConfigEntry) -> Iterator[Advice]:
     if entry.holds_comment:
-        yield Advice(f"{entry.place}: the value is {entry.text!r}", COMMENT_RULE)
+        yield Advice(f"{entry.place}: the value is {entry.text!r}", COMMENT_RULE, possible=True)
 
 
 def _empty(entry: ConfigEntry) -> Iterator[Advice]:
@@ -41,4 +41,5 @@ def _empty(entry: ConfigEntry) -> Iterator[Advice]:
                 f"{entry.place}: '{file}' is empty, so that the secret is the empty one",
                 f"write the secret into it, or {entry.option.removesuffix('-file')}: with nothing"
                 " behind it where there is none",
+                possible=True,
             )

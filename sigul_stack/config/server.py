@@ -178,6 +178,12 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "whether a PostgreSQL database on another machine has to prove who it is",
         new_site="yes",
     )
+    database_lock_timeout: float = option(
+        "database",
+        values.seconds,
+        10.0,
+        "seconds that a request waits for others to end their changes of the database",
+    )
     gnupg_home: Path = option(
         "gnupg",
         values.path,

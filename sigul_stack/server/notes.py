@@ -66,6 +66,7 @@ class Notes:
             return None
 
     def _warn(self, key: Key, fault: Fault) -> None:
-        text = f"key {quoted(key.name, 60)}: {fault.problem}; {fault.cure}"
+        cure = fault.cure.replace("KEY", key.name)
+        text = f"key {quoted(key.name, 60)}: {fault.problem}; {cure}"
         log.warning("%s", text)
         self._warnings.append(shortened(text))

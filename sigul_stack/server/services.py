@@ -170,6 +170,11 @@ def database_url(settings: ServerSettings) -> str:
     return url
 
 
+def open_database(settings: ServerSettings) -> Database:
+    """The configured database, to be closed by the caller. Raises as `database_url` does."""
+    return Database(database_url(settings), lock_wait=settings.database_lock_timeout)
+
+
 def unproven_database(url: str) -> str | None:
     """Describe the fault of a database elsewhere that need not prove who it is; else None."""
     mode = unproven_mode(url)

@@ -12,20 +12,27 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from ..config.server import ServerSettings
-from ..database import DATABASE_TLS_CURE, Database, ensure_usable
+from ..database import DATABASE_TLS_CURE, ensure_usable
 from ..errors import quoted
 from ..signing.pe import remove_leftovers
 from ..system.wall import support
 from ..tools import tools_of
 from .keychanges import recover
-from .services import Services, database_url, make_keystore, make_services, unproven_database
+from .services import (
+    Services,
+    database_url,
+    make_keystore,
+    make_services,
+    open_database,
+    unproven_database,
+)
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def _services(settings: ServerSettings) -> Iterator[Services]:
-    with contextlib.closing(Database(database_url(settings))) as database:
+    with contextlib.closing(open_database(settings)) as database:
         yield make_services(settings, database)
 
 

@@ -46,7 +46,7 @@ from .request import (
     send_error,
 )
 from .rights import authorise
-from .services import RequestContext, database_url, make_services, spool_limits
+from .services import RequestContext, make_services, open_database, spool_limits
 from .slots import Slots
 from .spool import Account
 
@@ -103,7 +103,7 @@ class Worker:
 
     def run(self, identity: nss.TLSIdentity) -> None:
         """Serve one request, or none if the control pipe ends first."""
-        with contextlib.closing(Database(database_url(self._settings))) as database:
+        with contextlib.closing(open_database(self._settings)) as database:
             self._run(identity, database)
 
     def _run(self, identity: nss.TLSIdentity, database: Database) -> None:

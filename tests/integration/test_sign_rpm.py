@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from sigul_stack.errors import Status
 from sigul_stack.formats.rpm_head import Head, read_head
 from sigul_stack.protocol.codec import run_parser
 from tests.held_data import held
-from tests.site import Site
+from tests.site import PROGRAM_SECONDS, Site, module, popen, wait_until
 
 from .commands_support import (
     ADMIN,
@@ -33,6 +35,7 @@ from .rpm_support import Rpm, build, run
 
 KEYS = {"rsa": "RSA", "ed": "EdDSA"}
 CORRUPT = "The RPM file is corrupt"
+FIRST_KILL_SECONDS = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +179,44 @@ def test_the_package_is_replaced_without_o_or_where_that_names_it(
     old, new = head_of(packages["binary"]), head_of(package)
     assert new.main.raw == old.main.raw
     assert package.read_bytes()[new.length :] == unsigned[old.length :]
+
+
+def test_a_client_that_is_killed_leaves_the_package_as_it_was_or_signed(
+    running: Site, rpm: Rpm, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    """About 10 clients, each killed a little later, until one has time enough.
+
+    tests/unit/test_client_output.py kills at every point of the end.
+    """
+    place = tmp_path / "place"
+    place.mkdir()
+    package = place / "p.rpm"
+    old = packages["binary"].read_bytes()
+    killed, code = 0, None
+    for step in range(30):
+        package.write_bytes(old)
+        package.chmod(0o640)
+        command = [
+            *module("sigul"), "--batch", "-c", str(running.path("client.conf")), "sign-rpm", "rsa",
+            str(package),
+        ]  # fmt: skip
+        with popen(command, env=running.environment, stdin=subprocess.PIPE) as client:
+            client.stdin.write(b"rsa-pw\0")
+            client.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                client.wait(FIRST_KILL_SECONDS * 1.4**step)
+            code = client.poll()
+            client.kill()
+        assert list(place.iterdir()) == [package]
+        assert stat.S_IMODE(package.stat().st_mode) == 0o640
+        if package.read_bytes() != old:
+            assert rpm.signatures(package), "half an RPM"
+        if code is not None:
+            break
+        killed += 1
+    assert (code, killed > 3) == (0, True)
+    assert package.read_bytes() != old
+    wait_until(lambda: not leftovers(running), PROGRAM_SECONDS, "the end of the requests")
 
 
 def test_a_signed_package_on_standard_output(

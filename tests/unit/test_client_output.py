@@ -452,6 +452,50 @@ with open_successor(source, None, read=source.stat()) as file:
     assert list(source.parent.iterdir()) == [source]
 
 
+def test_a_kill_at_every_point_leaves_the_old_file_or_the_new_one(source: Path) -> None:
+    """A process for each call and return of the interpreter's own functions, killed there.
+
+    What may be left is one file, whole, by the name that docs/operations.md tells.
+    """
+    code = """
+import re
+old, new = b"content", b"signed" * 100_000
+for point in range(10_000):
+    source.write_bytes(old)
+    child = os.fork()
+    if child == 0:
+        left = point
+        def count(frame, event, argument):
+            global left
+            if event in ("c_call", "c_return"):
+                if left == 0:
+                    os.kill(os.getpid(), 9)
+                left -= 1
+        sys.setprofile(count)
+        with open_successor(source, None, read=source.stat()) as file:
+            file.write(new[:70_000])
+            file.write(new[70_000:])
+        sys.setprofile(None)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    found = source.read_bytes()
+    assert found in (old, new), (point, len(found))
+    assert found == new or status, point
+    others = [path for path in source.parent.iterdir() if path != source]
+    assert len(others) < 2, others
+    for path in others:
+        assert re.fullmatch(r"\\.sigul-[0-9a-f]{16}\\.tmp", path.name), path
+        assert path.read_bytes() == new, point
+        path.unlink()
+    print("new" if found == new else "left" if others else "old")
+    if status == 0:
+        break
+"""
+    ends = in_a_process(code, source)
+    assert set(ends) == {"old", "left", "new"}
+    assert len(ends) > 50
+
+
 def test_a_source_that_changes_meanwhile_is_left_as_it_is_then(source: Path) -> None:
     def replace() -> None:
         (source.parent / "rebuilt").write_bytes(b"rebuilt")

@@ -17,7 +17,14 @@ from .outlook import outlook
 from .program import GnuPG, GnuPGResult
 
 #: How gpg says in the end that it has no use for the key that it was told to use.
-_OF_THE_KEY: Final = ("Unusable secret key", "No secret key", "Unusable public key", "Key expired")
+_OF_THE_KEY: Final = (
+    "Unusable secret key",
+    "No secret key",
+    "Unusable public key",
+    "Key expired",
+    # That of newer versions for a key of the future.
+    "Time conflict",
+)
 
 _SPACE: Final = (
     "the server's disk or quota for the GnuPG home is full",
