@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 from pathlib import Path
 
@@ -274,6 +275,22 @@ def test_what_it_is_told_goes_before_what_follows(checkout: Path) -> None:
     assert run_in(checkout, "scripts/site", "ports", **told_so).stdout == "192.0.2.1 25000 25001\n"
     assert run_in(checkout, "scripts/site", "images", **told_so).stdout == "mine\n"
     assert run_in(checkout, "scripts/site", "ports").stdout.startswith("127.0.0.1 2")
+
+
+def test_molecule_s_site_is_the_checkout_s_own(checkout: Path, tmp_path: Path) -> None:
+    """What `make molecule` tells molecule, as molecule takes it."""
+    program = checkout / ".venv/bin/molecule"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$SIGUL_MOLECULE_PREFIX $*"\n')
+    program.chmod(0o755)
+    for script in ("bootstrap", "engine"):
+        (checkout / "scripts" / script).write_text("#!/bin/sh\n")
+    other = shutil.copytree(checkout, tmp_path / "other", symlinks=True)
+    said = [run_in(place, "make", "molecule", "ARGS=-s sign").stdout for place in (checkout, other)]
+    assert all(re.fullmatch(r"molecule-[0-9a-f]{4} test -s sign\n", one) for one in said)
+    assert len(set(said)) == 2
+    given = run_in(checkout, "make", "molecule", SIGUL_MOLECULE_PREFIX="mine")
+    assert given.stdout == "mine test\n"
 
 
 # --- A script's status is that of what it did ----------------------------------------------------
