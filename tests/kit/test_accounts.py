@@ -245,6 +245,7 @@ def test_check_mode_with_secrets_that_are_not_made_yet(site: Site, tmp_path: Pat
     given = {
         "sigul_site": "test",
         "sigul_control": str(control),
+        "sigul_root": str(tmp_path / "root"),
         "sigul_admin": "admin",
         "accounts_users": [{"name": "alice"}],
         "accounts_keys": [{"name": "release", "type": "ECC", "users": [{"name": "alice"}]}],
