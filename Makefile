@@ -64,7 +64,8 @@ collected: ## write tests/collected.txt, the list of all tests
 molecule: ## run all Molecule scenarios on one site; ARGS="-s sign" runs one
 	@scripts/bootstrap run kit
 	@scripts/engine
-	@PATH="$(CURDIR)/$(BIN):$$PATH" ANSIBLE_HOME="$(CURDIR)/.cache/ansible" molecule test $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" ANSIBLE_HOME="$(CURDIR)/.cache/ansible" \
+		SIGUL_MOLECULE_PREFIX="$$(scripts/site molecule)" molecule test $(ARGS)
 
 test-debian13: ## run the tests that touch the system in a Debian 13 root, made in .cache; ARGS as for test
 	@scripts/test-debian13 $(ARGS)

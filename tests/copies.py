@@ -21,7 +21,10 @@ _LEFT_OUT = (
     "__pycache__",
 )
 #: What tells scripts whom to serve would make a copy another's.
-_OF_A_SITE = ("SIGUL_PORT", "SIGUL_ADDRESS", "SIGUL_IMAGE_PREFIX", "SITE", "KEY", "FORCE")
+_OF_A_SITE = (
+    *("SIGUL_PORT", "SIGUL_ADDRESS", "SIGUL_IMAGE_PREFIX", "SIGUL_MOLECULE_PREFIX"),
+    *("SITE", "KEY", "FORCE"),
+)
 
 
 def copy_checkout(directory: Path) -> Path:

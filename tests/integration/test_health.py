@@ -392,13 +392,27 @@ def test_a_bridge_whose_certificate_is_a_server_s_alone(own: Site) -> None:
         assert [layer for layer, state in states(report).items() if state != "ok"] == ["outer TLS"]
 
 
-def test_a_bridge_that_shows_an_old_certificate(own: Site) -> None:
-    with own.running():
-        renew_leaf(authority(own), database(own, "bridge"), "sigul-bridge-cert")
-        report = health(own, "bridge", code=WARNING)
-        (stale,) = (item for item in report["checks"] if item["state"] == "warning")
-        assert stale["layer"] == "outer TLS"
-        assert "SIGHUP" in stale["cure"]
+# A site is started, and health looks until the daemon has loaded what is there: seconds.
+@pytest.mark.parametrize("name", ["bridge", "server"])
+def test_a_daemon_that_goes_on_with_an_old_certificate(own: Site, name: str) -> None:
+    """Of a bridge its handshake tells it, too."""
+    with own.running() as daemons:
+        renew_leaf(authority(own), database(own, name), f"sigul-{name}-cert")
+        report = health(own, name, code=WARNING)
+        stale = {one["layer"]: one for one in report["checks"] if one["state"] == "warning"}
+        assert stale.keys() == {"status"} | ({"outer TLS"} if name == "bridge" else set())
+        assert all("SIGHUP" in one["cure"] for one in stale.values())
+        unloaded = stale["status"]["values"]["unloaded"].split(", ")
+        assert str(database(own, name).directory / "cert9.db") in unloaded
+        daemons[name == "server"].popen.send_signal(signal.SIGHUP)
+
+        def well() -> bool:
+            done = own.run(
+                *module("stack"), "health", name, "-c", str(own.path(f"{name}.conf")), code=None
+            )  # fmt: skip
+            return done.returncode == OK
+
+        wait_until(well, PROGRAM_SECONDS, "a daemon that has loaded what is there")
 
 
 # ------------------------------------------------------------------------------- no user's rights

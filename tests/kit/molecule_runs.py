@@ -6,6 +6,7 @@ name.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Final
 
 TOP: Final = Path(__file__).parents[2]
+#: Where the checkout lies tells its site from others', as scripts/site does it.
+ID: Final = hashlib.sha256(os.fsencode(TOP.resolve())).hexdigest()[:4]
 #: What the site's name begins with: another than that of a person who runs molecule here.
-PREFIX: Final = os.environ.get("SIGUL_MOLECULE_PREFIX", "test")
+PREFIX: Final = os.environ.get("SIGUL_MOLECULE_PREFIX", f"test-{ID}")
 SITE: Final = f"{PREFIX}-site"
 FILES: Final = TOP / ".cache" / "molecule" / SITE
 #: Seconds for one step on a busy machine; alone it takes a tenth of that.

@@ -221,13 +221,21 @@ def test_what_cannot_be_is_said(site: Site, tmp_path: Path) -> None:
 def test_check_mode_with_secrets_that_are_not_made_yet(site: Site, tmp_path: Path) -> None:
     """The role on a running site, to which a user and a key are added."""
     before = state(site)
-    # The role asks the engine whether the client's container is there; this one says so.
+    # The role asks the engine whose containers there are, and whether the client's is one of them:
+    # it is, and none is somebody else's.
     library = tmp_path / "collections/ansible_collections/community/docker/plugins/modules"
     library.mkdir(parents=True)
     (library / "docker_container_info.py").write_text(
         "from ansible.module_utils.basic import AnsibleModule\n"
         "module = AnsibleModule({'name': {}}, supports_check_mode=True)\n"
         "module.exit_json(exists=True)\n"
+    )
+    (library / "docker_host_info.py").write_text(
+        "from ansible.module_utils.basic import AnsibleModule\n"
+        "given = ('containers', 'containers_all', 'containers_filters', 'networks',\n"
+        "         'networks_filters', 'verbose_output')\n"
+        "AnsibleModule({name: {'type': 'raw'} for name in given}, supports_check_mode=True)"
+        ".exit_json(containers=[], networks=[], host_info={})\n"
     )
     control = tmp_path / "control"
     (control / "secrets").mkdir(parents=True)
@@ -237,6 +245,7 @@ def test_check_mode_with_secrets_that_are_not_made_yet(site: Site, tmp_path: Pat
     given = {
         "sigul_site": "test",
         "sigul_control": str(control),
+        "sigul_root": str(tmp_path / "root"),
         "sigul_admin": "admin",
         "accounts_users": [{"name": "alice"}],
         "accounts_keys": [{"name": "release", "type": "ECC", "users": [{"name": "alice"}]}],

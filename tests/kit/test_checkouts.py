@@ -104,6 +104,27 @@ class Checkout:
         assert run.returncode == 0, output
         return output
 
+    def fail(self, *plays: dict[str, Any], **variables: object) -> str:
+        """Run a playbook, which must fail; what it printed, in one line."""
+        with self.playbook(*plays, **variables) as run:
+            output = run.communicate(timeout=PLAYBOOK_SECONDS)[0]
+        assert run.returncode not in (0, None), output
+        return " ".join(output.split())
+
+    def inspect(self) -> dict[str, Any]:
+        """What the engine tells of the bridge's container."""
+        [found] = json.loads(docker("inspect", self.container))
+        assert isinstance(found, dict)
+        return found
+
+    def said(self) -> list[str]:
+        """What the bridge's container has said until now."""
+        done = subprocess.run(
+            ["docker", "logs", "--timestamps", self.container],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        return done.stdout.splitlines()
+
     def deploy(self, *plays: dict[str, Any], **variables: object) -> str:
         """Run a playbook, and wait for the bridge; what was printed."""
         output = self.run(*plays, **variables)
@@ -269,7 +290,69 @@ def test_after_a_run_that_was_cut_off_the_next_one_has_the_change_loaded(
     assert "changed=0" in again
 
 
+# --- What a container has said --------------------------------------------------------------------
+
+
+@pytest.mark.kit
+# Three runs of the role, two of which replace the container.
+@pytest.mark.timeout(1200)
+def test_what_a_bridge_has_said_outlives_its_container(two: tuple[Checkout, Checkout]) -> None:
+    checkout = two[1]
+    kept = checkout.root.parent / "logs"
+    rotated = {"max-size": "1m", "max-file": "2"}
+    checkout.deploy(BRIDGE, component_log_driver="json-file", component_log_options=rotated)
+    before = checkout.inspect()
+    assert before["HostConfig"]["LogConfig"] == {"Type": "json-file", "Config": rotated}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
+        collector.bind(("127.0.0.1", 0))
+        collector.settimeout(RELOAD_SECONDS)
+        elsewhere = {
+            "component_log_driver": "syslog",
+            "component_log_options": {
+                "syslog-address": f"udp://127.0.0.1:{collector.getsockname()[1]}"
+            },
+        }
+        # What cannot be kept is not thrown away, and the bridge goes on.
+        (kept / ".bridge.new").mkdir(parents=True)
+        said = checkout.fail(BRIDGE, **elsewhere)
+        assert "cannot be kept, so that is not replaced" in said
+        wait_until(checkout.answers, RELOAD_SECONDS, "an answer of the bridge")
+        assert checkout.inspect()["Id"] == before["Id"]
+        (kept / ".bridge.new").rmdir()
+        last = checkout.said()
+        checkout.deploy(BRIDGE, **elsewhere)
+        assert checkout.inspect()["Id"] != before["Id"]
+        assert checkout.container.encode() in collector.recv(65536)
+    [file] = kept.glob(f"bridge-*-{before['Id'][:12]}")
+    assert file.stat().st_mode & 0o077 == 0
+    lines = file.read_text().splitlines()
+    assert last and lines[: len(last)] == last
+    shown = checkout.script("scripts/site", "logs").stdout
+    assert f"bridge  {lines[-1]}" in shown
+
+
 # --- What is refused and taken down ---------------------------------------------------------------
+
+
+@pytest.mark.kit
+# Three playbooks, which end at their first look.
+@pytest.mark.timeout(700)
+def test_no_playbook_of_another_checkout_touches_a_site(two: tuple[Checkout, Checkout]) -> None:
+    """One that has its name, whatever `make` does: here all that the inventory says is the same."""
+    one, other = two
+    site = one.container.removeprefix("sigul-").removesuffix("-bridge")
+    before = one.inspect()
+    for name in ("site", "playbooks/certificates", "playbooks/down"):
+        said = other.fail({"import_playbook": f"{name}.yml"}, sigul_site=site)
+        assert f"{one.container} has its files in {one.root.parent}" in said
+        assert f"this site's are in {other.root.parent}" in said
+    for command in ("status", "logs", "down", "purge"):
+        done = other.script("scripts/site", command, SITE=site)
+        assert done.returncode == 1
+        assert f"the site '{site}' is another checkout's" in done.stderr
+    after = one.inspect()
+    assert (after["Id"], after["State"]) == (before["Id"], before["State"])
+    assert one.answers()
 
 
 @pytest.mark.kit

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 from pathlib import Path
 
@@ -274,3 +275,108 @@ def test_what_it_is_told_goes_before_what_follows(checkout: Path) -> None:
     assert run_in(checkout, "scripts/site", "ports", **told_so).stdout == "192.0.2.1 25000 25001\n"
     assert run_in(checkout, "scripts/site", "images", **told_so).stdout == "mine\n"
     assert run_in(checkout, "scripts/site", "ports").stdout.startswith("127.0.0.1 2")
+
+
+def test_molecule_s_site_is_the_checkout_s_own(checkout: Path, tmp_path: Path) -> None:
+    """What `make molecule` tells molecule, as molecule takes it."""
+    program = checkout / ".venv/bin/molecule"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$SIGUL_MOLECULE_PREFIX $*"\n')
+    program.chmod(0o755)
+    for script in ("bootstrap", "engine"):
+        (checkout / "scripts" / script).write_text("#!/bin/sh\n")
+    other = shutil.copytree(checkout, tmp_path / "other", symlinks=True)
+    said = [run_in(place, "make", "molecule", "ARGS=-s sign").stdout for place in (checkout, other)]
+    assert all(re.fullmatch(r"molecule-[0-9a-f]{4} test -s sign\n", one) for one in said)
+    assert len(set(said)) == 2
+    given = run_in(checkout, "make", "molecule", SIGUL_MOLECULE_PREFIX="mine")
+    assert given.stdout == "mine test\n"
+
+
+# --- A script's status is that of what it did ----------------------------------------------------
+
+#: An engine that answers, has nothing of ours, and fails at whatever else it is asked.
+HALF_AN_ENGINE = """\
+#!/bin/sh
+case "$1 $2" in
+    "version "* | "info "* | "network ls" | "inspect "*) ;;
+    "ps --all") [ ! -e "$0.silent" ] || exit 1 ;;
+    *) echo "Error response from daemon: $1 has failed" >&2; exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> Path:
+    """A `docker` of that kind; with a file `docker.silent` beside it, it tells nothing at all."""
+    program = tmp_path / "bin/docker"
+    program.parent.mkdir()
+    program.write_text(HALF_AN_ENGINE)
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize("command", ["logs", "logs --follow", "status"])
+def test_what_the_engine_fails_at_is_in_the_status(
+    checkout: Path, failing: Path, command: str
+) -> None:
+    """Each of three components fails; nothing else is wrong."""
+    path = f"{failing.parent}:{os.environ['PATH']}"
+    done = run_in(checkout, "scripts/site", *command.split(), PATH=path)
+    assert done.returncode == 1
+    assert (done.stdout + done.stderr).count("has failed") == 3
+
+
+def test_an_engine_that_tells_nothing_is_not_one_that_has_nothing(
+    checkout: Path, failing: Path
+) -> None:
+    path = f"{failing.parent}:{os.environ['PATH']}"
+    looks = ("scripts/preflight", "up")
+    before = run_in(checkout, *looks, PATH=path, **NOT_FETCHED)
+    failing.with_name("docker.silent").touch()
+    after = run_in(checkout, *looks, PATH=path, **NOT_FETCHED)
+    assert (before.returncode, after.returncode) == (0, 1), before.stderr
+    for command in ("down", "logs", "purge"):
+        assert run_in(checkout, "scripts/site", command, PATH=path).returncode == 1
+
+
+@pytest.fixture
+def checked(checkout: Path) -> Path:
+    """A copy under git, with this checkout's programs, whose tests are all well."""
+    (checkout / ".venv").symlink_to(TOP / ".venv")
+    (checkout / "scripts/test").write_text("#!/bin/sh\n")
+    (checkout / ".gitignore").write_text(".venv\n")
+    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    for words in (("init", "-q"), ("add", "--all"), (*identity, "commit", "-q", "-m", "all")):
+        done = run_in(checkout, "git", *words)
+        assert done.returncode == 0, done.stderr
+    return checkout
+
+
+def test_make_check_tells_what_failed(checked: Path) -> None:
+    clean = run_in(checked, "scripts/check")
+    assert (clean.returncode, clean.stdout.count("clean, 0 files")) == (0, 1), clean.stderr
+    # What has changed since then cannot be said.
+    unknown = run_in(checked, "scripts/check", "no-such-revision")
+    assert unknown.returncode != 0 and "no-such-revision" in unknown.stderr
+    assert "clean" not in unknown.stdout
+    (checked / "new.yml").write_text("key:   [ value\n")
+    wrong = run_in(checked, "scripts/check")
+    assert wrong.returncode == 1
+    assert "check: failed: .venv/bin/yamllint" in wrong.stdout
+
+
+@pytest.mark.parametrize(
+    ("ended", "asked", "status"),
+    [(0, [], 0), (1, [], 1), (5, [], 0), (5, ["-k", "nothing"], 5), (1, ["-k", "nothing"], 1)],
+)
+def test_the_tests_end_as_pytest_does(
+    checkout: Path, ended: int, asked: list[str], status: int
+) -> None:
+    """5: there was no test. That is well where all were left out, not where some were asked for."""
+    python = checkout / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\nexit {ended}\n")
+    python.chmod(0o755)
+    done = run_in(checkout, "scripts/test", "--lane", "here", *asked)
+    assert done.returncode == status

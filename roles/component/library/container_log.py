@@ -2,6 +2,10 @@
 
 An engine removes the log that it has written itself (drivers json-file and local) together with the
 container. What journald or syslog was given stays there.
+
+The container is ended first: the lines of a daemon that ends tell what became of the requests that
+were under way, and whoever removes the container would end it after its log was read. Where the log
+cannot be kept the container is started again, for then it is not replaced.
 """
 
 from __future__ import annotations
@@ -20,17 +24,20 @@ from ansible_collections.community.docker.plugins.module_utils.common_api import
 
 DOCUMENTATION = r"""
 module: container_log
-short_description: Keep the log of a container that is about to be removed
+short_description: End a container that is about to be removed, and keep its log
 options:
   container: {type: str, required: true, description: The container, which need not be there.}
   directory: {type: path, required: true, description: Where the files are; root's alone.}
   name: {type: str, required: true, description: What the files' names begin with.}
+  stop_seconds: {type: int, required: true, description: Time it has to end.}
   keep: {type: int, default: 5, description: How many files stay; older ones are removed.}
 extends_documentation_fragment: [community.docker.docker]
 """
 
 #: Drivers whose logs are gone with the container.
 _LOST: Final = ("json-file", "local")
+#: Seconds that the engine has beside those that it waits for the container.
+_ENGINE_SECONDS: Final = 60
 #: What the engine puts before each piece: standard output or error, and its length in bytes.
 _HEAD: Final = struct.Struct(">BxxxL")
 
@@ -48,31 +55,54 @@ def pieces(stream: Iterable[bytes]) -> Iterator[bytes]:
             del waiting[: _HEAD.size + length]
 
 
-def keep(client: Any, directory: Path, name: str, count: int) -> str:
-    """Write the container's log, and remove the oldest; the file, empty where there is none."""
-    container = client.get_container(client.module.params["container"])
+def keep(client: Any, given: dict[str, Any]) -> str:
+    """End the container, write its log, and remove the oldest; the file, empty where there is none.
+
+    Raises `OSError`, and the engine's errors; the container runs then if it did before.
+    """
+    container = client.get_container(given["container"])
     if container is None or container["HostConfig"]["LogConfig"]["Type"] not in _LOST:
         return ""
-    file = directory / f"{name}-{container['Created'][:19].replace(':', '')}-{container['Id'][:12]}"
+    directory, identity = Path(given["directory"]), container["Id"]
+    created = container["Created"][:19].replace(":", "")
+    file = directory / f"{given['name']}-{created}-{identity[:12]}"
     if client.check_mode:
         return str(file)
     directory.mkdir(mode=0o700, exist_ok=True)
-    new = directory / f".{name}.new"
-    new.unlink(missing_ok=True)
-    stream = client.get_raw_stream(
-        "/containers/{0}/logs", container["Id"], chunk_size=65536,
-        params={"stdout": 1, "stderr": 1, "timestamps": 1},
+    client.post_call(
+        "/containers/{0}/stop", identity,
+        params={"t": given["stop_seconds"]}, timeout=given["stop_seconds"] + _ENGINE_SECONDS,
     )  # fmt: skip
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as written:
-        for piece in pieces(stream):
-            written.write(piece)
-        written.flush()
-        os.fsync(written.fileno())
-    new.replace(file)
+    try:
+        write(client, identity, file, directory / f".{given['name']}.new")
+    except BaseException:
+        if container["State"]["Running"]:
+            client.post_call("/containers/{0}/start", identity)
+        raise
     # Their names begin with the time.
-    for old in sorted(directory.glob(f"{name}-*"))[:-count]:
+    for old in sorted(directory.glob(f"{given['name']}-*"))[: -given["keep"]]:
         old.unlink()
     return str(file)
+
+
+def write(client: Any, identity: str, file: Path, new: Path) -> None:
+    """Write the log of the container with that ID: whole, or not at all."""
+    new.unlink(missing_ok=True)
+    try:
+        stream = client.get_raw_stream(
+            "/containers/{0}/logs", identity, chunk_size=65536,
+            params={"stdout": 1, "stderr": 1, "timestamps": 1},
+        )  # fmt: skip
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as written:
+            for piece in pieces(stream):
+                written.write(piece)
+            written.flush()
+            os.fsync(written.fileno())
+        new.replace(file)
+    except BaseException:
+        # What fills a disk does not stay there.
+        new.unlink(missing_ok=True)
+        raise
 
 
 def main() -> None:
@@ -82,17 +112,22 @@ def main() -> None:
             "container": {"type": "str", "required": True},
             "directory": {"type": "path", "required": True},
             "name": {"type": "str", "required": True},
+            "stop_seconds": {"type": "int", "required": True},
             "keep": {"type": "int", "default": 5},
         },
         supports_check_mode=True,
     )
     given = client.module.params
     try:
-        file = keep(client, Path(given["directory"]), given["name"], given["keep"])
-    except OSError as error:
-        client.fail(f"the log of {given['container']} cannot be kept: {error}")
+        file = keep(client, given)
+    # These first: they are OSErrors, too.
     except (DockerException, RequestException) as error:
         client.fail(f"the engine does not give the log of {given['container']}: {error}")
+    except OSError as error:
+        client.fail(
+            f"the log of {given['container']} cannot be kept, so that is not replaced: {error};"
+            " make room there, or have the logs elsewhere (component_log_driver)"
+        )
     client.module.exit_json(changed=bool(file), file=file)
 
 

@@ -1,0 +1,200 @@
+"""Runs that are cut off: what is left to do is seen by the next one, and nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.copies import TOP, copy_checkout
+from tests.kit.test_checkouts import BRIDGE, CONTROL, Checkout
+from tests.kit.test_roles import BIN, inventory, run_ansible
+
+#: What playbooks/rotate.yml does on the control machine, without what comes between.
+STEPS = [
+    {
+        "ansible.builtin.include_role": {"name": "pki", "tasks_from": "rollover"},
+        "vars": {"pki_step": step},
+    }
+    for step in ("begin", "issue", "finish")
+]
+
+
+class Control:
+    """A control machine's directory, and playbooks on it; no host of the site is there."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.control = directory / "control/control"
+        self.undelivered = self.control / "pki/rollover-undelivered"
+        self.hosts = inventory(directory, {"control": {"control": {}}})
+        pki = self.control / "pki"
+        pki.mkdir(parents=True)
+        self.pki("init-ca", "--dir", self.control / "ca")
+        for role, path in (("bridge", "bridge"), ("server", "server"), ("client", "clients/admin")):
+            self.pki(
+                *("issue", "--ca", self.control / "ca", "--into", pki / path),
+                *("--role", role, "--name", f"{role}.example.org"),
+            )
+
+    def pki(self, *arguments: str | Path) -> str:
+        return subprocess.run(
+            [BIN / "sigul-stack", "pki", *arguments],
+            check=True, capture_output=True, text=True, timeout=60,
+        ).stdout  # fmt: skip
+
+    def state(self) -> tuple[str, str]:
+        """The phase of a rollover, and the CA that stays."""
+        said = self.pki("rollover", "status", "--ca", self.control / "ca", "--json")
+        found = json.loads(said)
+        return found["phase"], found["authority"]
+
+    def rotate(self, *options: str) -> str:
+        done = run_ansible(TOP / "playbooks/rotate.yml", "-i", self.hosts, *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return " ".join(done.stdout.split())
+
+    def play(self, *tasks: dict[str, Any]) -> None:
+        """Have tasks done on the control machine, and nothing else."""
+        playbook = self.directory / "play.yml"
+        play = {"hosts": "control", "gather_facts": False, "tasks": list(tasks)}
+        playbook.write_text(yaml.safe_dump([play]))
+        done = run_ansible(playbook, "-i", self.hosts)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def control(tmp_path_factory: pytest.TempPathFactory) -> Control:
+    return Control(tmp_path_factory.mktemp("control"))
+
+
+# Ansible is started twice, and steps of the rollover are taken in three databases.
+@pytest.mark.timeout(300)
+def test_a_rollover_that_was_cut_off_before_its_last_step_goes_on(control: Control) -> None:
+    control.play(*STEPS[:2])
+    issuing = control.state()
+    assert issuing[0] == "issuing"
+    # The last step was begun: the note is there, and the old CA, too.
+    control.undelivered.write_text("")
+    control.rotate("-e", "rotate=ca")
+    assert control.state() == ("none", issuing[1])
+    assert not control.undelivered.exists()
+
+
+# As above.
+@pytest.mark.timeout(300)
+def test_a_rollover_that_was_cut_off_after_its_last_step_is_not_followed_by_another(
+    control: Control,
+) -> None:
+    before = control.state()
+    # Cut off when the control machine had done its part, and before all hosts had the result.
+    control.play(*STEPS)
+    made = control.state()
+    assert made[0] == before[0] == "none" and made[1] != before[1]
+    said = control.rotate("-e", "rotate=ca", "--limit", "control")
+    assert "no other one is begun" in said
+    assert control.state() == made
+    # A run on some of the hosts does not tell that all have it.
+    assert control.undelivered.exists()
+
+
+def test_a_lost_connection_ends_a_run(tmp_path: Path) -> None:
+    """By ssh itself, for which Ansible's own limits do not stand."""
+    given, ssh = tmp_path / "given", tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{given}\nexit 255\n')
+    ssh.chmod(0o755)
+    done = subprocess.run(
+        [BIN / "ansible", "-i", "host.example.org,", "all", "-m", "raw", "-a", "id"],
+        cwd=TOP, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False,
+        env={**os.environ, "ANSIBLE_SSH_EXECUTABLE": str(ssh), "ANSIBLE_NOCOLOR": "1"},
+    )  # fmt: skip
+    assert "UNREACHABLE" in done.stdout, done.stdout + done.stderr
+    options = given.read_text().splitlines()
+    assert {"ServerAliveInterval=15", "ServerAliveCountMax=4", "ControlMaster=auto"} <= {*options}
+
+
+# --- Killed at each of its steps ------------------------------------------------------------------
+
+#: A run is killed when it begins the last of these tasks, after it has begun those before.
+KILLED_AT = (
+    ("Put certificates in place for bridge",),
+    ("Send it the signal",),
+    ("step issue",),
+    ("step issue", "Put certificates in place for bridge"),
+    ("step issue", "Send it the signal"),
+    ("step finish",),
+    ("step finish", "Put certificates in place for bridge"),
+    ("step finish", "Send it the signal"),
+)
+ROTATE = {"import_playbook": "playbooks/rotate.yml"}
+
+
+@pytest.fixture
+def bridge(images: dict[str, str], tmp_path: Path) -> Iterator[Checkout]:
+    """A site that is a bridge, and a control machine."""
+    prefix = images["bridge"].rpartition("/")[0]
+    checkout = Checkout(copy_checkout(tmp_path / "checkout"), prefix)
+    hosts = checkout.path / "inventories/dev/hosts.yml"
+    inventory = yaml.safe_load(hosts.read_text())
+    groups = inventory["all"]["children"]["sigul"]["children"]
+    inventory["all"]["children"]["sigul"]["children"] = {"bridge": groups["bridge"]}
+    hosts.write_text(yaml.safe_dump(inventory))
+    try:
+        checkout.run(CONTROL)
+        checkout.deploy(BRIDGE)
+        yield checkout
+    finally:
+        done = checkout.script("scripts/site", "purge")
+        assert done.returncode == 0, done.stderr
+
+
+def killed(checkout: Checkout, headers: tuple[str, ...]) -> None:
+    """Roll the CA over, and kill that run with all that it has started."""
+    waiting, output = list(headers), []
+    with checkout.playbook(ROTATE, rotate="ca") as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            output.append(line)
+            if line.startswith("TASK [") and waiting[0] in line:
+                waiting.pop(0)
+            if not waiting:
+                return
+    raise AssertionError(f"it did not come to {waiting}:\n{''.join(output)}")
+
+
+# Nine runs of the playbook and a deployment: minutes.
+@pytest.mark.kit
+@pytest.mark.long("playbooks", "roles", "sigul_stack/pki", "ansible.cfg")
+@pytest.mark.timeout(3600)
+def test_one_rollover_that_is_killed_again_and_again_is_one_rollover(bridge: Checkout) -> None:
+    def authority() -> tuple[str, str]:
+        done = subprocess.run(
+            [
+                *(BIN / "sigul-stack", "pki", "rollover", "status", "--json"),
+                *("--ca", bridge.control / "ca"),
+            ],
+            check=True, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        found = json.loads(done.stdout)
+        return found["phase"], found["authority"]
+
+    before, certificate = authority(), bridge.certificate()
+    made = set()
+    for headers in KILLED_AT:
+        killed(bridge, headers)
+        assert bridge.certificate(), headers
+        made.add(authority()[1])
+    output = bridge.run(ROTATE, rotate="ca")
+    assert "no other one is begun" in output
+    phase, name = authority()
+    assert phase == "none" and made | {before[1]} == {before[1], name}
+    assert bridge.certificate() not in (None, certificate)
+    assert not (bridge.control / "pki/rollover-undelivered").exists()
+    # What it shows is what the control machine has, and nothing is left to do.
+    assert "changed=0" in bridge.deploy(BRIDGE)
