@@ -1,6 +1,7 @@
 """What docs/runbooks.md has people do, done: on one whole site in a copy of the checkout.
 
-The inventory is dev, with a second administrator. The tests go on with what those before have left.
+The inventory is dev, with a second administrator and a vault that gives some of the secrets. The
+tests go on with what those before have left. What needs no site is in test_playbooks.py.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -20,12 +22,28 @@ import pytest
 from tests.copies import TOP, copy_checkout, run_in, without
 
 from .molecule_runs import docker
+from .secrets_search import found
+from .test_vault import MEMORY
 
 BIN = Path(sys.executable).parent
 #: Seconds for a playbook on a busy machine; alone it takes a tenth of that.
 SECONDS = 600
-#: The first test has the site made, and each of the others one or more playbooks: 10 to 40 s each.
-pytestmark = [pytest.mark.kit, pytest.mark.timeout(1500)]
+#: What the site's vault gives: of an administrator and of two databases, in each form of use.
+VAULT = {
+    "admin-password": "se-cret of the administrator",
+    "bridge-nss-password": "se-cret of the bridge's database",
+    "client-admin-nss-password": "se-cret of the client's database",
+}
+#: The first test has the site made, and each of the others one or more playbooks: 10 to 40 s each,
+#: and three times that on a busy machine.
+pytestmark = [
+    pytest.mark.kit,
+    pytest.mark.timeout(1500),
+    pytest.mark.long(
+        *("playbooks", "site.yml", "roles", "inventories/dev", "ansible.cfg", "scripts/site"),
+        *("docs/runbooks.md", "sigul_stack/cli/pki.py", "sigul_stack/pki", "images/builder"),
+    ),
+]
 
 
 @dataclass
@@ -36,22 +54,45 @@ class Site:
     images: str
     variables: dict[str, object] = field(default_factory=dict)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "SIGUL_IMAGE_PREFIX": self.images,
+            "ANSIBLE_VAULT_PASSWORD_FILE": str(self.path.parent / "vault-password"),
+        }
+
+    def make_vault(self) -> None:
+        """Encrypt what the vault gives, beside the checkout."""
+        Path(self.environment["ANSIBLE_VAULT_PASSWORD_FILE"]).write_text("of the vault")
+        subprocess.run(
+            [BIN / "ansible-vault", "encrypt", "--output", self.path.parent / "vault.yml", "-"],
+            input=json.dumps({"secrets_values": VAULT}), text=True, timeout=60, check=True,
+            env={**os.environ, **self.environment},
+        )  # fmt: skip
+
     def playbook(
         self, *words: str, prefix: tuple[str, ...] = (), fails: bool = False, **environment: str
     ) -> str:
         """Run a playbook on the site; what it printed."""
         done = subprocess.run(
-            [*prefix, BIN / "ansible-playbook", "-e", json.dumps(self.variables), *words],
+            [*prefix, BIN / "ansible-playbook", "-e", f"@{self.path.parent / 'vault.yml'}",
+             "-e", json.dumps(self.variables), *words],
             cwd=self.path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, timeout=SECONDS, check=False,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "SIGUL_IMAGE_PREFIX": self.images,
-                 **environment},
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1", **self.environment, **environment},
         )  # fmt: skip
         assert (done.returncode != 0) == fails, done.stdout[-8000:]
+        assert not found(done.stdout.encode(), map(str.encode, VAULT.values()))
         return done.stdout
 
+    def refused(self, *words: str) -> str:
+        """Run a playbook that fails, and changes nothing before; what it said, in one line."""
+        said = self.playbook(*words, fails=True)
+        assert not re.search(r"^\S+ +: .*\bchanged=[1-9]", said, re.M), said
+        return " ".join(said.split())
+
     def script(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return run_in(self.path, *words, SIGUL_IMAGE_PREFIX=self.images)
+        return run_in(self.path, *words, **self.environment)
 
     def container(self, component: str) -> str:
         return f"sigul-{self.script('scripts/site', 'name').stdout.strip()}-{component}"
@@ -77,6 +118,9 @@ def site(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
         images["bridge"].rpartition("/")[0],
         {"images_build": False},
     )
+    site.make_vault()
+    # What `make` has there.
+    (site.path / ".venv").symlink_to(BIN.parent)
     try:
         site.playbook("site.yml", prefix=without("--net"))
         yield site
@@ -108,14 +152,29 @@ def alice(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = site.identities()
     said = site.playbook("playbooks/accounts.yml")
     assert site.identities() == before
-    assert not re.search(r"TASK \[(images|bridge|server|component) :", said)
+    assert not re.search(r"TASK \[((images|bridge|server) :|component : (Put|Run|Start))", said)
     with tarfile.open(directory / "bundles/sigul-client-alice.tar.gz") as bundle:
         bundle.extractall(directory, filter="data")
     return directory
 
 
 def test_a_site_is_made_without_a_network(site: Site) -> None:
-    assert "admin" in site.script("scripts/site", "users").stdout
+    done = site.script("scripts/site", "users")
+    assert done.stdout == "admin\n", done.stderr
+
+
+def test_secrets_of_a_vault_are_in_clear_on_the_hosts_alone(site: Site) -> None:
+    """Of all that the run has left on this machine, in what the containers read."""
+    secrets = [text.encode() for text in VAULT.values()]
+    tops = (site.path / ".site", *MEMORY.glob("sigul-*"))
+    held = {
+        str(path.relative_to(site.path))
+        for top in tops
+        for path in top.rglob("*")
+        if path.is_file() and not path.is_symlink() and found(path.read_bytes(), secrets)
+    }
+    root = ".site/dev/root"
+    assert held == {f"{root}/{name}/secrets/nss-password" for name in ("bridge", "client")}
 
 
 def test_what_goes_where_is_there(site: Site) -> None:
@@ -143,7 +202,7 @@ def test_a_tag_runs_a_part(site: Site) -> None:
     assert "TASK [accounts : Have users, keys and accesses]" in said
     assert not re.search(r"TASK \[component : (Put|Run)|TASK \[(pki|images) : (Have|Make)", said)
     said = site.playbook("site.yml", "--tags", "bridge")
-    assert "TASK [component : Run the container of bridge]" in said
+    assert re.search(r"TASK \[component : Run the container of bridge", said)
     assert "Run the container of server" not in said
     assert "changed=0" in said
 
@@ -168,6 +227,50 @@ def test_a_passphrase_is_rotated(site: Site) -> None:
     assert site.script("scripts/site", "sign", "file").returncode == 0
 
 
+def test_a_passphrase_is_not_rotated(site: Site) -> None:
+    """That of a key that there is not, of none, and one that a vault would give back."""
+    before = {path.name: path.read_bytes() for path in (site.control / "secrets").iterdir()}
+    for words, said in (
+        ((), "say which key, as -e passphrase_key=KEY"),
+        (("-e", "passphrase_key=../ca"), "say which key, as -e passphrase_key=KEY"),
+        (("-e", "passphrase_key=none"), "key-none-passphrase is no file here; name its file"),
+        (
+            ("-e", "passphrase_key=release", "-e", "passphrase_secret=admin-password"),
+            "admin-password is given by secrets_values; give the next one there as",
+        ),
+    ):
+        told = site.refused("playbooks/passphrase.yml", *words)
+        assert said in told, told[-3000:]
+    # The file is there, and the key is not: the server's own words.
+    other = site.control / "secrets/key-other-passphrase"
+    other.write_text("of no key at all")
+    said = site.playbook("playbooks/passphrase.yml", "-e", "passphrase_key=other", fails=True)
+    assert "the passphrase of other was not changed: " in " ".join(said.split())
+    for path in (other, other.with_name(f"{other.name}.next")):
+        path.unlink()
+    assert before == {path.name: path.read_bytes() for path in (site.control / "secrets").iterdir()}
+
+
+def test_what_cannot_be_revoked(site: Site, tmp_path: Path) -> None:
+    """Nobody, two, a user there is not, what is no certificate, and those of the site itself."""
+    no_certificate = tmp_path / "no.pem"
+    no_certificate.write_text("no certificate")
+    for words, said in (
+        ((), "say whose certificate, as -e revoke_user=NAME"),
+        (("-e", "revoke_user=admin", "-e", f"revoke_certificate={no_certificate}"), "say whose"),
+        (("-e", "revoke_user=nobody"), "pki/clients/nobody holds no certificate; name"),
+        (("-e", "revoke_user=../bridge"), "which is no name of a user"),
+        (("-e", "revoke_certificate=none.pem"), "names 'none.pem', which is no file here"),
+        (("-e", f"revoke_certificate={no_certificate}"), "no.pem holds 0 certificates in PEM"),
+        (
+            ("-e", f"revoke_certificate={site.control}/ca/ca.pem"),
+            "ca.pem is the certificate of the CA, the bridge or the server",
+        ),
+    ):
+        told = site.refused("playbooks/revoke.yml", *words)
+        assert said in told, told[-3000:]
+
+
 def test_a_client_is_revoked(site: Site, alice: Path) -> None:
     assert users(site, alice, "alice").returncode == 0
     site.playbook("playbooks/revoke.yml", "-e", "revoke_user=alice")
@@ -184,11 +287,15 @@ def test_a_client_is_revoked(site: Site, alice: Path) -> None:
         )  # fmt: skip
         assert checked.returncode == 0, checked.stdout
         assert "distrusted: revoked-alice-" in checked.stdout
-    # Another certificate, for the same user.
-    site.playbook("playbooks/accounts.yml")
-    with tarfile.open(alice / "bundles/sigul-client-alice.tar.gz") as bundle:
-        bundle.extractall(alice, filter="data")
-    assert users(site, alice, "alice").returncode == 0
+    # Another certificate, for the same user, and that revoked, too: it has the same names.
+    for _ in range(2):
+        site.playbook("playbooks/accounts.yml")
+        with tarfile.open(alice / "bundles/sigul-client-alice.tar.gz") as bundle:
+            bundle.extractall(alice, filter="data")
+        assert users(site, alice, "alice").returncode == 0
+        if len(list((site.control / "revoked").iterdir())) == 1:
+            site.playbook("playbooks/revoke.yml", "-e", "revoke_user=alice")
+            assert users(site, alice, "alice").returncode != 0
 
 
 def test_another_version_and_back(site: Site) -> None:
@@ -200,6 +307,9 @@ def test_another_version_and_back(site: Site) -> None:
     try:
         for name in ("server", "client"):
             docker("tag", f"{site.images}/{name}:latest", names[name])
+        assert "say which version" in site.refused("playbooks/version.yml")
+        missing = site.refused("playbooks/version.yml", "-e", "version=never-made")
+        assert "bridge:never-made" in missing
         site.playbook("playbooks/version.yml", "-e", f"version={tag}")
         wanted = docker("image", "inspect", "--format", "{{.Id}}", names["bridge"])
         assert docker("inspect", "--format", "{{.Image}}", started) == wanted
@@ -241,12 +351,20 @@ def test_timers_run_what_renews_and_backs_up(site: Site, tmp_path: Path) -> None
     assert (done.returncode, done.stderr) == (0, "")
     [service] = units.glob("*-renew.service")
     [start] = re.findall("^ExecStart=(.*)$", service.read_text(), re.M)
-    ran = run_in(site.path, "sh", "-c", start, SIGUL_IMAGE_PREFIX=site.images)
+    set_there = dict(re.findall('^Environment="(\\w+)=(.*)"$', service.read_text(), re.M))
+    assert set_there == site.environment
+    vault = ["-e", f"@{site.path.parent / 'vault.yml'}"]
+    ran = subprocess.run(
+        [*shlex.split(start), *vault], cwd=site.path, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS, check=False,
+        env={"PATH": os.environ["PATH"], **set_there},
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stdout
     [backup] = re.findall(
         "^ExecStart=(.*)$", next(units.glob("*-backup.service")).read_text(), re.M
     )
-    assert f'-e "backup_recipient={recipient}" playbooks/backup.yml' in backup
+    given = f'--extra-vars={{"backup_recipient": "{recipient}"}}'
+    assert shlex.split(backup)[-2:] == [given, "playbooks/backup.yml"]
 
 
 def test_security_updates_take_packages_anew(site: Site) -> None:
@@ -256,4 +374,4 @@ def test_security_updates_take_packages_anew(site: Site) -> None:
         "playbooks/update.yml", "--tags", "images", fails=True,
         DEBIAN_MIRROR="http://127.0.0.1:9/debian",
     )  # fmt: skip
-    assert "mmdebstrap found no network" in " ".join(said.split())
+    assert "mmdebstrap found no network" in " ".join(said.split()), said[-6000:]

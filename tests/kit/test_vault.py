@@ -20,7 +20,7 @@ from .secrets_search import Processes, found
 from .test_roles import Play, Run, inventory, run_ansible
 
 BIN = Path(sys.executable).parent
-MEMORY = Path("/dev/shm")  # noqa: S108 - where the role pki has its passwords
+MEMORY = Path("/dev/shm")  # where the role pki has its passwords
 #: As people write them: beside each other in a file that is encrypted as a whole, and one by one.
 WHOLE = {
     "admin-password": "se-cret of the administrator",
@@ -128,7 +128,7 @@ def test_nothing_of_a_vault_is_in_clear(vault: Vault) -> None:
         assert vault.secret(name) == value
     assert len((vault.control / "secrets/bridge-nss-password").read_text()) == 43
     link = vault.control / "pki/server/nss-password"
-    assert link.is_symlink() and os.readlink(link) == "../../secrets/server-nss-password"
+    assert link.is_symlink() and str(link.readlink()) == "../../secrets/server-nss-password"
 
 
 def test_what_was_made_of_them_works(vault: Vault) -> None:

@@ -1,7 +1,7 @@
 """Ansible action: passwords that Ansible vault has encrypted, in the clear while `pki` works.
 
-NSS's tools read the password of a database from a file. For those that are encrypted there is one in
-memory meanwhile, in a directory of this user's below /dev/shm, and the link beside the database
+NSS's tools read the password of a database from a file. For those that are encrypted there is one
+in memory meanwhile, in a directory of this user's below /dev/shm, and the link beside the database
 leads to it. What a run that was killed has left there is removed by the next, or when the machine
 starts again.
 
