@@ -55,12 +55,10 @@ class ActionModule(ActionBase):
         return result
 
     def _content(self, file: str) -> bytes:
-        # As `copy` does: of a file that Ansible vault has encrypted, what is in it.
-        readable = self._loader.get_real_file(file)
-        try:
-            return Path(readable).read_bytes()
-        finally:
-            self._loader.cleanup_tmp_file(readable)
+        # Of a file that Ansible vault has encrypted, what is in it: decrypted in memory, for
+        # get_real_file, as `copy` has it, writes that into a file.
+        held: bytes = self._loader._get_file_contents(file)[0]
+        return held
 
 
 def members(archive: Path) -> Members:

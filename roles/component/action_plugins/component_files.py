@@ -69,9 +69,7 @@ class ActionModule(ActionBase):
         return {name: self._content(file) for name, file in files.items() if Path(file).is_file()}
 
     def _content(self, file: str) -> str:
-        # As `copy` does: of a file that Ansible vault has encrypted, what is in it.
-        readable = self._loader.get_real_file(file)
-        try:
-            return base64.b64encode(Path(readable).read_bytes()).decode()
-        finally:
-            self._loader.cleanup_tmp_file(readable)
+        # Of a file that Ansible vault has encrypted, what is in it: decrypted in memory, for
+        # get_real_file, as `copy` has it, writes that into a file.
+        held: bytes = self._loader._get_file_contents(file)[0]
+        return base64.b64encode(held).decode()

@@ -2,18 +2,24 @@
 
 Ansible takes every text for a template, a password with `{{` in it, too. Where it cannot read one
 as such, it prints the line that the text stands in and the lines before it, whatever `no_log` says.
-So the values are read here, one by one: a text without Jinja's marks, or marked with `!unsafe`, is
-the secret; one that is a single expression, such as `{{ vault_password }}`, is followed; all others
-are refused by their names.
+So the values are read here, one by one: a text without Jinja's marks, or marked with `!unsafe` or
+`!vault`, is the secret; one that is a single expression, such as `{{ vault_password }}`, is
+followed; all others are refused by their names.
+
+In a run that has a password of Ansible vault, the file of a given secret is encrypted with it: what
+came out of a vault is nowhere in clear on the control machine. It is encrypted, and compared with
+what its file has, in the memory of this process.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.parsing.vault import EncryptedString, VaultLib, VaultSecretsContext, is_encrypted
 from ansible.plugins.action import ActionBase
 from ansible.template import is_trusted_as_template
 
@@ -77,16 +83,43 @@ class ActionModule(ActionBase):
         if arguments.pop("look_only", False):
             return result
         arguments["values"] = values["secrets"]
+        arguments |= self._encrypted(Path(arguments["directory"]), values["secrets"])
         return dict(
             self._execute_module(
                 module_name="secret_files", module_args=arguments, task_vars=task_vars
             )
         )
 
+    def _encrypted(self, directory: Path, given: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """What each file is to hold, as it has it already or new; and what an old one held."""
+        context = VaultSecretsContext.current(optional=True)
+        if context is None or not context.secrets:
+            return {}
+        vault = VaultLib(secrets=context.secrets)
+        contents, olds = {}, {}
+        for name, value in given.items():
+            file = directory / name
+            there = file.read_bytes() if file.is_file() else b""
+            try:
+                same = is_encrypted(there) and vault.decrypt(there) == value.encode()
+            except AnsibleError:
+                # Encrypted with another password: the module keeps it as it is.
+                same = False
+            contents[name] = (there if same else vault.encrypt(value)).decode()
+            if there and not is_encrypted(there):
+                olds[name] = vault.encrypt(there).decode()
+        return {"contents": contents, "olds": olds}
+
 
 def read(value: Any, templar: Any) -> str:
     """The secret that a value is or names. Raises `ValueError`, without the value, if none."""
     for _ in range(LONGEST_WAY):
+        if isinstance(value, EncryptedString):
+            try:
+                # Nobody writes a template into a vault's value: it is the secret as it stands.
+                return str(value)
+            except AnsibleError:
+                raise ValueError("is encrypted with another password than those given") from None
         if not isinstance(value, str):
             raise ValueError("is no text; write it in quotes")
         if not value:

@@ -3,7 +3,8 @@
 A file holds the secret and nothing else, no line end, and is 0600. One that is there is kept, but
 for another value that is given; then it stays as `.NAME.before-TIME`, for it may hold the only copy
 of a passphrase. What a secret is never leaves this process: not in the result, not in a
-diff, and it is in no argument unless it was given.
+diff, and it is in no argument unless it was given. A file of a given one holds what `contents` says
+where that names it, which is the secret as Ansible vault encrypts it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ options:
   directory: {type: path, required: true, description: An existing directory.}
   names: {type: list, elements: str, required: true, description: File names of the secrets.}
   values: {type: dict, default: {}, description: Given secrets, by the names of their files.}
+  contents: {type: dict, default: {}, description: What their files are to hold, if not that.}
+  olds: {type: dict, default: {}, description: The same of what is in the files.}
 """
 
 #: 43 URL-safe base64 characters are 256 random bits; a field of the protocol takes 255.
@@ -46,11 +49,14 @@ def put(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def keep(path: Path) -> str:
-    """Have what `path` holds now under another name, too, which is returned."""
+def keep(path: Path, old: str | None) -> str:
+    """Have what `path` holds now under another name, too, as `old` if given; that name."""
     kept = f".{path.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
     path.chmod(0o600)
-    os.link(path.resolve(), path.parent / kept)
+    if old is None:
+        os.link(path.resolve(), path.parent / kept)
+    else:
+        put(path.parent / kept, old.encode())
     return kept
 
 
@@ -61,11 +67,15 @@ def main() -> None:
             "directory": {"type": "path", "required": True},
             "names": {"type": "list", "elements": "str", "required": True, "no_log": False},
             "values": {"type": "dict", "default": {}, "no_log": True},
+            "contents": {"type": "dict", "default": {}, "no_log": True},
+            "olds": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,
     )
     directory = Path(module.params["directory"])
     given: dict[str, str] = module.params["values"]
+    contents: dict[str, str] = module.params["contents"]
+    olds: dict[str, str] = module.params["olds"]
     changed, replaced = [], {}
     for name in dict.fromkeys([*module.params["names"], *given]):
         value = given.get(name)
@@ -77,18 +87,20 @@ def main() -> None:
             )
         path = directory / name
         there = path.exists()
+        content = contents.get(name, value)
         wrong_mode = there and path.stat().st_mode & 0o777 != 0o600
-        if there and (value is None or path.read_bytes() == value.encode()):
+        if there and (value is None or path.read_bytes() == content.encode()):
             if wrong_mode:
                 changed.append(name)
                 if not module.check_mode:
                     path.chmod(0o600)
             continue
         changed.append(name)
-        if there:
-            replaced[name] = "" if module.check_mode else keep(path)
+        # One that stood there in clear, and is the same, is not kept so.
+        if there and path.read_bytes() != value.encode():
+            replaced[name] = "" if module.check_mode else keep(path, olds.get(name))
         if not module.check_mode:
-            put(path, (value or secrets.token_urlsafe(RANDOM_BYTES)).encode())
+            put(path, (content or secrets.token_urlsafe(RANDOM_BYTES)).encode())
     module.exit_json(changed=bool(changed), names=changed, replaced=replaced)
 
 
