@@ -188,6 +188,7 @@ def test_nothing_is_wrong_with_a_site_that_runs(patient: MakePatient, component:
     assert report.state(attached[component]) == {"ok"}
 
 
+@pytest.mark.once("our own questions, and files")
 def test_the_component_is_told_by_the_file_and_the_report_is_for_people(
     running: Site, tmp_path: Path
 ) -> None:
@@ -211,6 +212,7 @@ def test_the_component_is_told_by_the_file_and_the_report_is_for_people(
     assert b"neither its name nor its sections tell" in done.stderr
 
 
+@pytest.mark.once("our own questions, and files")
 def test_requests_of_others_go_on_while_a_server_is_looked_at(
     running: Site, patient: MakePatient
 ) -> None:
@@ -233,6 +235,7 @@ def test_requests_of_others_go_on_while_a_server_is_looked_at(
 # ------------------------------------------------------------------------- configuration: 17, 19
 
 
+@pytest.mark.once("our own questions, and files")
 def test_fault_17_an_option_in_the_wrong_section(patient: MakePatient) -> None:
     broken = patient("client")
     broken.add("client", "nss-max-tls: tls1.3")
@@ -257,6 +260,7 @@ def test_a_configuration_that_cannot_be_right_hides_every_later_layer(
     assert all(check["finding"] == "not looked at" for check in others)
 
 
+@pytest.mark.once("our own questions, and files")
 def test_a_configuration_that_is_not_there(patient: MakePatient) -> None:
     broken = patient("bridge")
     broken.config.unlink()
@@ -272,6 +276,7 @@ def test_a_directory_that_a_daemon_needs(patient: MakePatient) -> None:
     assert "install -d -m 0700" in first
 
 
+@pytest.mark.once("our own questions, and files")
 def test_fault_19_secrets_in_a_configuration_that_everybody_may_read(patient: MakePatient) -> None:
     broken = patient("client")
     password = (broken.nss / "nss-password").read_text()
@@ -404,6 +409,7 @@ def test_fault_09_a_stray_end_that_is_left_out(patient: MakePatient, end: str, n
     assert f"ends with {name}" in report.text("password", "warning")
 
 
+@pytest.mark.once("our own questions, and files")
 def test_a_password_that_nobody_can_be_asked_for(patient: MakePatient) -> None:
     broken = patient("client")
     broken.replace(f"nss-password-file: {broken.nss}/nss-password", "")
@@ -585,6 +591,7 @@ def test_a_name_that_nothing_resolves(patient: MakePatient) -> None:
     assert report.state("TCP") == {"unknown"}
 
 
+@pytest.mark.once("our own questions, and files")
 @pytest.mark.parametrize("component", ["client", "server"])
 def test_a_port_where_nothing_listens(patient: MakePatient, component: str) -> None:
     broken = patient(component)
@@ -597,6 +604,7 @@ def test_a_port_where_nothing_listens(patient: MakePatient, component: str) -> N
     assert report.state("outer TLS") == {"unknown"}
 
 
+@pytest.mark.once("our own questions, and files")
 def test_a_firewall_that_drops(patient: MakePatient) -> None:
     """A listener whose queue is full answers as a firewall that drops does: not at all."""
     broken = patient("client")
@@ -667,6 +675,7 @@ def test_a_newest_tls_version_that_is_not_the_newest(patient: MakePatient) -> No
     assert "TLS_ECDHE_" in report.text("outer TLS", "ok")
 
 
+@pytest.mark.once("our own questions, and files")
 def test_no_server_is_attached(site: Site) -> None:
     site.extra = with_status(site)
     site.configure()
@@ -687,6 +696,7 @@ def test_no_server_is_attached(site: Site) -> None:
 # --------------------------------------------------------------------------------- rights: 8, 10
 
 
+@pytest.mark.once("our own questions, and files")
 def test_fault_08_a_password_that_a_newline_ends(patient: MakePatient) -> None:
     broken = patient("client")
     report = broken.doctor("--batch", code=FAILED, stdin=b"admin-pw\n")
@@ -697,6 +707,7 @@ def test_fault_08_a_password_that_a_newline_ends(patient: MakePatient) -> None:
     assert "ends with a line end, which counts" in report.text("rights", "warning")
 
 
+@pytest.mark.once("our own questions, and files")
 def test_fault_10_a_wrong_password_and_a_wrong_user(patient: MakePatient) -> None:
     broken = patient("client")
     first = broken.doctor("--batch", code=FAILED, stdin=b"wrong\0").first
@@ -708,6 +719,7 @@ def test_fault_10_a_wrong_password_and_a_wrong_user(patient: MakePatient) -> Non
     assert "lenient-username-check" in first
 
 
+@pytest.mark.once("our own questions, and files")
 def test_rights_on_a_key(running: Site, patient: MakePatient) -> None:
     running.sigul("new-key", "k1", secrets=[ADMIN_PASSWORD, "k1-pw"])
     broken = patient("client")
@@ -735,6 +747,7 @@ def test_a_bridge_that_could_play_the_server(running: Site, patient: MakePatient
     assert "a name of its own" in first
 
 
+@pytest.mark.once("our own questions, and files")
 def test_ports_of_a_bridge(patient: MakePatient) -> None:
     broken = patient("bridge")
     broken.replace(f": {broken.site.server_port}", f": {free_port()}")
@@ -751,6 +764,7 @@ def test_ports_of_a_bridge(patient: MakePatient) -> None:
 # ------------------------------------------------------------------------------------- a server: 16
 
 
+@pytest.mark.once("our own questions, and files")
 def test_a_server_without_a_database_or_an_administrator(patient: MakePatient) -> None:
     broken = patient("server")
     database = broken.directory / "new.sqlite"
@@ -763,6 +777,7 @@ def test_a_server_without_a_database_or_an_administrator(patient: MakePatient) -
     assert first.startswith("database: there is no administrator in it")
 
 
+@pytest.mark.once("our own questions, and files")
 def test_limits_of_accesses_are_told_and_have_their_access(patient: MakePatient) -> None:
     broken = patient("server")
     original, file = broken.site.path("server/server.sqlite"), broken.directory / "copy.sqlite"
@@ -782,6 +797,7 @@ def test_limits_of_accesses_are_told_and_have_their_access(patient: MakePatient)
     )
 
 
+@pytest.mark.once("our own questions, and files")
 def test_fault_16_state_in_several_places(patient: MakePatient) -> None:
     broken = patient("server")
     said = "\n".join(check["finding"] for check in broken.doctor(code=OK).layer("key store"))

@@ -344,6 +344,7 @@ def test_fault_13_a_serial_that_was_reused_is_named_with_its_cure(site: Site) ->
 # --------------------------------------------------------- 17: options written into the wrong place
 
 
+@pytest.mark.once("our own reading of configurations")
 def test_fault_17_an_option_in_the_wrong_section_is_named_and_the_site_runs(site: Site) -> None:
     site.extra = {
         "bridge": {"nss": "server-cn: somebody\n"},
@@ -586,6 +587,7 @@ def test_fault_23_a_thread_that_keeps_connecting_to_each_listener_never_gets_in(
     assert set(heard) <= {b""}
 
 
+@pytest.mark.once("whom the server lets in, in a network of its own")
 def test_fault_23_requests_are_served_beside_such_a_program(site: Site) -> None:
     with network() as net:
         site.prefix = net.here.prefix

@@ -177,7 +177,17 @@ def ended(site: Site, where: str) -> int:
 
 
 # Each more than 5 s: a site of its own, and honest users beside it.
-@pytest.mark.parametrize("take_back", TAKEN_BACK)
+@pytest.mark.parametrize(
+    "take_back",
+    [
+        revoke,
+        *(
+            pytest.param(way, marks=pytest.mark.once("gpg ends as after a revocation"))
+            for way in TAKEN_BACK
+            if way is not revoke
+        ),
+    ],
+)
 def test_a_signature_in_the_making_ends_with_the_right_to_it(
     field: Ground, gate: Gate, honest_at: HonestFactory, take_back: Callable[[Site], None]
 ) -> None:
@@ -201,6 +211,7 @@ def demote(site: Site) -> None:
     site.sigul("modify-user", "--admin", "no", "trent", secrets=[site.admin_password])
 
 
+@pytest.mark.once("when rights are looked at; gpg and NSS are in the tests above")
 @pytest.mark.parametrize("take_back", [rename, demote])
 def test_who_is_no_administrator_any_more_makes_no_key(
     field: Ground, gate: Gate, honest_at: HonestFactory, take_back: Callable[[Site], None]
@@ -224,6 +235,7 @@ def test_who_is_no_administrator_any_more_makes_no_key(
 
 
 # Each more than 5 s, as above.
+@pytest.mark.once("when rights are looked at; gpg and NSS are in the tests above")
 @pytest.mark.parametrize("take_back", TAKEN_BACK)
 def test_rpms_that_are_yet_to_come_are_not_waited_for(
     field: Ground, honest_at: HonestFactory, take_back: Callable[[Site], None], tmp_path: Path
@@ -237,6 +249,7 @@ def test_rpms_that_are_yet_to_come_are_not_waited_for(
     held.popen.communicate()
 
 
+@pytest.mark.once("when rights are looked at; gpg and NSS are in the tests above")
 def test_an_rpm_in_the_making_is_refused_before_its_request_is_cut_off(
     field: Ground, gate: Gate, honest_at: HonestFactory, tmp_path: Path
 ) -> None:
@@ -318,6 +331,7 @@ def test_a_server_that_is_distrusted_gets_no_further(field: Ground, gate: Gate) 
     gate.open()
 
 
+@pytest.mark.once("our own sockets and signals")
 def test_a_database_that_cannot_be_read_for_a_moment_ends_nothing(
     field: Ground, gate: Gate
 ) -> None:
@@ -382,6 +396,7 @@ def test_what_a_fresh_process_takes_for_a_good_certificate(quiet: Site, tmp_path
     assert good("mallory", "server") == 0
 
 
+@pytest.mark.once("our own sockets and signals")
 def test_the_command_ends_a_name_s_requests_wherever_they_are(
     field: Ground, gate: Gate, honest_at: HonestFactory
 ) -> None:
@@ -399,6 +414,7 @@ def test_the_command_ends_a_name_s_requests_wherever_they_are(
     wait_until(lambda: ended(site, "server") == 1, PROGRAM_SECONDS, "the count")
 
 
+@pytest.mark.once("our own sockets and signals")
 def test_the_command_reaches_an_old_child_that_finishes_its_last_requests(
     field: Ground, gate: Gate, honest_at: HonestFactory
 ) -> None:
@@ -422,6 +438,7 @@ def test_the_command_reaches_an_old_child_that_finishes_its_last_requests(
     gate.open()
 
 
+@pytest.mark.once("our own sockets and signals")
 def test_a_client_that_sends_is_told_why_it_may_not_go_on(
     field: Ground, attacker: AttackerFactory, honest_at: HonestFactory
 ) -> None:
@@ -464,6 +481,7 @@ def test_the_honest_stay_when_certificates_are_looked_at_again(
     assert (ended(site, "bridge"), ended(site, "server")) == (0, 0)
 
 
+@pytest.mark.once("our own sockets and signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_works_for_a_client_that_has_left(
     field: Ground, gate: Gate, number: signal.Signals

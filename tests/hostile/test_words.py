@@ -50,6 +50,7 @@ ANSWERS: dict[str, tuple[list[str], dict[str, Any], int]] = {
 }  # fmt: skip
 
 
+@pytest.mark.once("our own words")
 @pytest.mark.parametrize("said", ANSWERS)
 def test_what_a_server_says_does_not_reach_the_terminal(
     quiet: Site, attacker: AttackerFactory, said: str
@@ -67,6 +68,7 @@ def test_what_a_server_says_does_not_reach_the_terminal(
     server.outcome()
 
 
+@pytest.mark.once("our own words")
 def test_plain_text_stays_as_it_is(quiet: Site, attacker: AttackerFactory) -> None:
     plain = ["O'Neil", 'a "b" \\ c', "müller@例え.jp", "\\x1b[2J"]
     quiet.start_bridge()
@@ -78,6 +80,7 @@ def test_plain_text_stays_as_it_is(quiet: Site, attacker: AttackerFactory) -> No
     server.outcome()
 
 
+@pytest.mark.once("our own words")
 def test_names_cannot_forge_words_of_a_log_line(
     quiet: Site, attacker: AttackerFactory, honest_at: HonestFactory
 ) -> None:

@@ -16,6 +16,8 @@ from tests.site import Site
 LATENCY: Final = "latency"
 #: The aim: with an attack at most so many times as long as without, and so many seconds more.
 AIM_FACTOR, AIM_SECONDS = 2.0, 0.2
+#: Seconds between two signatures of a user's as long as the attack lasts.
+PAUSE: Final = 0.3
 
 
 @dataclass
@@ -84,6 +86,8 @@ class Honest:
                 except BaseException as error:  # what it is, is raised below
                     failures.append(error)
                 count += 1
+                # People pause, and whoever attacks gets on with it meanwhile.
+                over.wait(PAUSE if until_over else 0)
 
         threads = [threading.Thread(target=work, args=(user,)) for user in self.passphrases]
         for thread in threads:

@@ -288,6 +288,7 @@ def _link(site: Site) -> None:
     path.symlink_to(site.path("pubring.kbx"))
 
 
+@pytest.mark.once("our own reading of archives")
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
@@ -317,6 +318,7 @@ def test_an_empty_or_incomplete_backup_is_an_error(
     assert not list(target.iterdir())
 
 
+@pytest.mark.once("our own reading of archives")
 @pytest.mark.parametrize(
     ("damage", "why"),
     [

@@ -132,6 +132,7 @@ def test_a_backup_takes_no_settings_and_says_so(keyed: Site, tmp_path: Path) -> 
     }  # fmt: skip
 
 
+@pytest.mark.once("our own list of names")
 @pytest.mark.parametrize(
     "name",
     [

@@ -201,6 +201,7 @@ def test_layers_of_a_token_and_a_tpm(site: MovableSite, machines: Machines, tmp_
         sign(site, tmp_path, "bob", "b-pw")
 
 
+@pytest.mark.once("the order of methods; the tokens and the TPM are in the others")
 @pytest.mark.parametrize("position", ["first", "last"])
 def test_forced_and_default_methods(
     position: str, site: MovableSite, machines: Machines, tmp_path: Path
@@ -230,6 +231,7 @@ def test_forced_and_default_methods(
         refused_to_sign(site, "bob", "b-pw")
 
 
+@pytest.mark.once("the order of methods; the tokens and the TPM are in the others")
 def test_a_token_that_only_binds_and_one_that_is_not_there(
     site: MovableSite, machines: Machines, tmp_path: Path
 ) -> None:
@@ -267,6 +269,7 @@ def test_a_wrong_setting_is_told_at_the_servers_start(
     assert b"pkcs11_two_pubkey is not set; name a file with the token's certificate" in done_.stderr
 
 
+@pytest.mark.once("which program is looked for")
 def test_a_program_that_is_missing_on_the_server(
     site: MovableSite, machines: Machines, tmp_path: Path
 ) -> None:
@@ -296,6 +299,7 @@ def test_the_clients_own_methods_in_configured_order(site: MovableSite, machines
     assert done(site, "list-binding-methods") == b""
 
 
+@pytest.mark.once("the order of methods; the tokens and the TPM are in the others")
 def test_passphrase_files_on_the_client(
     site: MovableSite, machines: Machines, tmp_path: Path
 ) -> None:
@@ -333,6 +337,7 @@ def test_passphrase_files_on_the_client(
             done(site, "revoke-key-access", "k", "bob", secrets=["k-pw"])
 
 
+@pytest.mark.once("the order of methods; the tokens and the TPM are in the others")
 def test_forced_and_default_methods_of_the_client(
     site: MovableSite, machines: Machines, tmp_path: Path
 ) -> None:
@@ -396,6 +401,7 @@ def test_a_passphrase_in_the_kernels_keyring(
         assert not target.exists()
 
 
+@pytest.mark.once("which program is looked for")
 def test_a_program_that_is_missing_on_the_client(
     site: MovableSite, machines: Machines, tmp_path: Path
 ) -> None:

@@ -277,8 +277,13 @@ def test_secrets_are_asked_for_in_order_at_the_terminal(running: Site, key: str)
     assert not opens(running, "bob", "other-pw")
 
 
-def test_an_envelope_is_what_a_1_2_server_reads(running: Site, key: str, tmp_path: Path) -> None:
-    sealed = envelope(running, "admin")
+def test_an_envelope_is_what_a_1_2_server_reads(template: Site, tmp_path: Path) -> None:
+    """By a server that is started: one that is forked saves the hashing (tests/fork_server.py)."""
+    site = make_site(template, tmp_path)
+    site.fresh = True
+    with site.running():
+        done(site, "new-key", "k", "--key-type", "ECC", secrets=[ADMIN, "k-pw"])
+    sealed = envelope(site, "admin")
     packets = gpg_in(
         tmp_path, "--list-packets", "--passphrase=k-pw", data=sealed
     ).stdout.decode()  # fmt: skip
@@ -286,7 +291,7 @@ def test_an_envelope_is_what_a_1_2_server_reads(running: Site, key: str, tmp_pat
     assert "count 65011712 (255)" in packets
     assert re.search(r":encrypted data packet:\n.*\n\s*mdc_method: 2", packets)
     # The key's own passphrase: random, and nobody's.
-    assert re.fullmatch(r"[-_0-9A-Za-z]{64}", content(running, "admin", "k-pw", tmp_path))
+    assert re.fullmatch(r"[-_0-9A-Za-z]{64}", content(site, "admin", "k-pw", tmp_path))
 
 
 # ------------------------------------------------------------------------ bindings on the server

@@ -304,6 +304,7 @@ def test_import_of_a_key_in_pem(
     assert key_row(running, made)[0] == kind
 
 
+@pytest.mark.once("rights and the database")
 def test_the_file_may_be_a_pipe(running: Site, made: str, tmp_path: Path) -> None:
     content = _pem("ECC", "PKCS#8", "file-pw")
     os.mkfifo(tmp_path / "pipe")
@@ -510,6 +511,7 @@ def test_delete_key_removes_all_of_it(running: Site, made: str, kind: str) -> No
     refused(running, NO_KEY, "delete-key", made, secrets=[ADMIN])
 
 
+@pytest.mark.once("rights and the database")
 def test_who_has_access_to_a_key_is_not_deleted(running: Site, made: str) -> None:
     done(running, "new-user", "dora", secrets=[ADMIN])
     done(running, "grant-key-access", "ecc", "dora", secrets=["ecc-pw", "dora-pw"])
@@ -519,12 +521,14 @@ def test_who_has_access_to_a_key_is_not_deleted(running: Site, made: str) -> Non
     done(running, "delete-user", "dora", secrets=[ADMIN])
 
 
+@pytest.mark.once("rights and the database")
 def test_a_key_that_is_not_there(running: Site) -> None:
     refused(running, NO_KEY, "delete-key", "nokey", secrets=[ADMIN])
     refused(running, NO_KEY, "modify-key", "nokey", "--new-name", "other", secrets=[ADMIN])
     refused(running, NO_KEY, "modify-key", "nokey", secrets=[ADMIN])
 
 
+@pytest.mark.once("rights and the database")
 def test_get_public_key_by_passphrase_or_administrators_password(running: Site) -> None:
     for key in ("gnupg", "ecc", "rsa"):
         public = done(running, "get-public-key", key, secrets=[f"{key}-pw"])
@@ -532,6 +536,7 @@ def test_get_public_key_by_passphrase_or_administrators_password(running: Site) 
     refused(running, NO_KEY, "get-public-key", "nokey", "--password", secrets=[ADMIN])
 
 
+@pytest.mark.once("rights and the database")
 def test_types_that_are_not_allowed(site: Site, tmp_path: Path) -> None:
     site.extra = {"server": {"keys": "allowed-key-types: ECC\necc-default-curve: SECP384R1\n"}}
     site.configure()
@@ -589,6 +594,7 @@ def test_keys_in_pem_do_not_expire(running: Site, key: str) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.once("rights and the database")
 def test_expiration_is_for_key_administrators(running: Site) -> None:
     done(running, "grant-key-access", "gnupg", "alice", secrets=["gnupg-pw", "a-pw"])
     try:

@@ -273,6 +273,7 @@ def test_binary_output_is_refused_to_a_terminal_before_anything_is_asked(
     assert "-----BEGIN PGP SIGNATURE-----\n" in dialogue.end()
 
 
+@pytest.mark.once("our own files and limits")
 def test_binary_output_goes_to_a_pipe_byte_for_byte(
     running: Site, gpg: Gpg, fingerprint: str, tmp_path: Path
 ) -> None:
@@ -332,6 +333,7 @@ def test_an_output_file_that_is_there_is_replaced_and_keeps_its_permissions(
     assert gpg.signer(out, data) == fingerprint
 
 
+@pytest.mark.once("our own files and limits")
 def test_a_failure_leaves_output_files_as_they_were(running: Site, tmp_path: Path) -> None:
     data, old = payload(tmp_path, 10), tmp_path / "old"
     old.write_bytes(b"precious")
@@ -412,6 +414,7 @@ def test_outputs_and_inputs_that_cannot_be_are_found_before_secrets_are_read(
     assert running.processes[0].text.count("Client connected") == requests
 
 
+@pytest.mark.once("our own files and limits")
 def test_an_output_that_takes_no_more_is_an_error(running: Site, tmp_path: Path) -> None:
     data = payload(tmp_path, 3 * MIB)
     command = shlex.join(batch(running, "sign-text", "k", data))
@@ -435,6 +438,7 @@ def test_special_files_as_output(running: Site, gpg: Gpg, fingerprint: str, tmp_
 # -------------------------------------------------------------------------------------- limits
 
 
+@pytest.mark.once("our own files and limits")
 def test_a_payload_over_the_servers_limit_is_refused(running: Site, tmp_path: Path) -> None:
     server = running.processes[-1]
     data, out = tmp_path / "data", tmp_path / "signature"

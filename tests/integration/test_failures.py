@@ -176,6 +176,7 @@ def test_a_daemon_without_password_or_terminal_says_so(
 # -------------------------------------------------------------------------------- configuration
 
 
+@pytest.mark.once("our own files and settings")
 @pytest.mark.parametrize(
     ("file", "section", "line", "problem"),
     [
@@ -224,6 +225,7 @@ def test_a_value_that_cannot_be_right(
     assert re.search(r"[;:,(] ?\w+", error.partition(problem)[2]), error
 
 
+@pytest.mark.once("our own files and settings")
 @pytest.mark.parametrize(
     ("program", "option"),
     [("sigul", "bridge-hostname"), ("sigul", "server-hostname"), ("server", "bridge-hostname")],
@@ -238,12 +240,14 @@ def test_an_option_that_has_to_be_given(
     assert f"{path}: [{CONFIGURATION[program]}] {option} is not set" in error
 
 
+@pytest.mark.once("our own files and settings")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_configuration_file_that_cannot_be_read(idle: Site, program: str) -> None:
     error = said(attempt(idle, program, config="no-such.conf"), program)
     assert f"{idle.path('no-such.conf')}: cannot be read: No such file" in error
 
 
+@pytest.mark.once("our own files and settings")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_configuration_file_of_another_form(idle: Site, program: str) -> None:
     idle.path("odd.conf").write_text("bridge-hostname: without a section\n")
@@ -251,6 +255,7 @@ def test_a_configuration_file_of_another_form(idle: Site, program: str) -> None:
     assert str(idle.path("odd.conf")) in error
 
 
+@pytest.mark.once("our own files and settings")
 def test_fault_17_what_a_program_does_not_know_is_named_with_its_place(
     configured: Callable[..., Site],
 ) -> None:
@@ -323,6 +328,7 @@ def test_a_database_is_not_made_over_another(idle: Site) -> None:
     assert rows(idle, "SELECT * FROM users") == before
 
 
+@pytest.mark.once("our own files and settings")
 def test_an_administrator_is_added_once(idle: Site) -> None:
     command = [*module("server_add_admin"), "-c", str(idle.path("server.conf"))]
     result = idle.run(*command, "--batch", "-n", "admin", secrets=["other"], code=1)
@@ -347,6 +353,7 @@ def test_an_administrator_is_added_once(idle: Site) -> None:
     database.close()
 
 
+@pytest.mark.once("our own files and settings")
 def test_second_daemons_are_refused_and_the_first_ones_go_on(site: Site) -> None:
     pid_directory = site.path("run")
 

@@ -303,6 +303,7 @@ def test_a_full_disk_under_everything(own: Site, tmp_path: Path) -> None:
     assert_consistent(snapshot("end"))
 
 
+@pytest.mark.once("our own processes and connections")
 def test_a_full_disk_under_the_clients_output(own: Site, tmp_path: Path) -> None:
     text, out = tmp_path / "text", tmp_path / "out"
     text.write_bytes(b"some text\n" * 200_000)
@@ -329,6 +330,7 @@ def test_a_full_disk_under_the_clients_output(own: Site, tmp_path: Path) -> None
 # --------------------------------------------------------------------------------- killed workers
 
 
+@pytest.mark.once("our own processes and connections")
 def test_fault_5_a_killed_worker_costs_its_request_alone(
     own: Site, gate: Gate, tmp_path: Path
 ) -> None:
@@ -347,6 +349,7 @@ def test_fault_5_a_killed_worker_costs_its_request_alone(
         assert leftovers(own) == []
 
 
+@pytest.mark.once("our own processes and connections")
 def test_a_killed_bridge_is_not_blamed_on_the_server(own: Site, gate: Gate) -> None:
     with running(own, gate) as (bridge, _server):
         gate.close("--detach-sign")
@@ -362,6 +365,7 @@ def test_a_killed_bridge_is_not_blamed_on_the_server(own: Site, gate: Gate) -> N
         assert "its log, or its machine's, says why it ended, not the server's" in error
 
 
+@pytest.mark.once("our own processes and connections")
 def test_a_killed_idle_worker_is_replaced(own: Site, tmp_path: Path) -> None:
     own.extra = {"server": {"server": "workers: 1\n"}}
     own.configure()
@@ -378,6 +382,7 @@ def _children(server: Process) -> list[int]:
 
 
 # More than 5 s: all buffers on the way are filled first.
+@pytest.mark.once("our own processes and connections")
 def test_a_client_that_is_sending_when_its_worker_is_killed_is_told_at_once(
     own: Site, tmp_path: Path
 ) -> None:
@@ -451,6 +456,7 @@ def locked_database(site: Site) -> Iterator[None]:
         database.close()
 
 
+@pytest.mark.once("our own order of changes in store and database")
 def test_a_worker_killed_between_store_and_database(own: Site, gate: Gate) -> None:
     before, names = secret_parts(own), stored_fingerprints(own)
     with running(own, gate) as (_bridge, server):
@@ -477,6 +483,7 @@ def _busy_worker(server: Process) -> int:
     return int(line.partition("[")[2].partition("]")[0])
 
 
+@pytest.mark.once("our own order of changes in store and database")
 def test_a_worker_killed_before_a_deletion_is_committed(
     own: Site, gate: Gate, tmp_path: Path
 ) -> None:
@@ -532,6 +539,7 @@ def test_a_server_killed_while_it_makes_a_key(own: Site, gate: Gate, tmp_path: P
         signs(own, tmp_path, "made")
 
 
+@pytest.mark.once("our own processes and connections")
 def test_waiting_workers_end_with_their_supervisor(own: Site) -> None:
     with own.running() as (bridge, server):
         server.wait_for("Waiting for a request at the bridge", 2)
@@ -549,6 +557,7 @@ def test_waiting_workers_end_with_their_supervisor(own: Site) -> None:
         assert client.end(0) == (b"admin\n", "")
 
 
+@pytest.mark.once("our own processes and connections")
 def test_a_client_that_is_killed_costs_nobody_else(own: Site, gate: Gate, tmp_path: Path) -> None:
     with running(own, gate) as (_bridge, server):
         gate.close("--detach-sign")
@@ -565,6 +574,7 @@ def test_a_client_that_is_killed_costs_nobody_else(own: Site, gate: Gate, tmp_pa
 # ------------------------------------------------------------------------------- ends and starts
 
 
+@pytest.mark.once("our own processes and connections")
 def test_a_server_that_is_told_to_end_finishes_its_request(own: Site, gate: Gate) -> None:
     with running(own, gate) as (_bridge, server):
         gate.close("--detach-sign")
@@ -579,6 +589,7 @@ def test_a_server_that_is_told_to_end_finishes_its_request(own: Site, gate: Gate
         assert leftovers(own) == []
 
 
+@pytest.mark.once("our own processes and connections")
 def test_a_bridge_that_is_told_to_end_finishes_its_request(own: Site, gate: Gate) -> None:
     with running(own, gate) as (bridge, server):
         gate.close("--detach-sign")
@@ -594,6 +605,7 @@ def test_a_bridge_that_is_told_to_end_finishes_its_request(own: Site, gate: Gate
         assert bridge.popen.wait(DAEMON_SECONDS) == 0
 
 
+@pytest.mark.once("our own processes and connections")
 def test_a_request_that_takes_too_long_does_not_hold_up_the_end(own: Site, gate: Gate) -> None:
     own.extra = {"server": {"server": "workers: 2\nshutdown-timeout: 0.5\n"}}
     own.configure()
@@ -606,6 +618,7 @@ def test_a_request_that_takes_too_long_does_not_hold_up_the_end(own: Site, gate:
         gate.send_away()
 
 
+@pytest.mark.once("our own processes and connections")
 def test_a_server_whose_bridge_is_not_there_yet_waits_and_retries(own: Site) -> None:
     server = own.start("server")
     server.wait_for(f"cannot connect to sigul-bridge.example.org:{own.server_port}")
@@ -615,6 +628,7 @@ def test_a_server_whose_bridge_is_not_there_yet_waits_and_retries(own: Site) -> 
     assert done(own, "list-users", secrets=[ADMIN]) == b"admin\n"
 
 
+@pytest.mark.once("our own processes and connections")
 def test_a_client_without_a_bridge_is_told(own: Site) -> None:
     line = failure(own, "list-users", secrets=[ADMIN])
     assert f"cannot connect to sigul-bridge.example.org:{own.client_port}" in line
@@ -627,6 +641,7 @@ def test_a_client_without_a_bridge_is_told(own: Site) -> None:
     assert "cannot resolve the host name 'no-such-host.invalid'" in line
 
 
+@pytest.mark.once("our own processes and connections")
 def test_a_client_without_a_server_is_told(own: Site) -> None:
     own.extra = {"bridge": {"bridge": "server-wait-timeout: 0.5\n"}}
     own.configure()
@@ -636,6 +651,7 @@ def test_a_client_without_a_server_is_told(own: Site) -> None:
     bridge.wait_for("no signing server became free in time")
 
 
+@pytest.mark.once("our own processes and connections")
 def test_fault_1_a_server_is_restarted_while_a_client_waits(own: Site, gate: Gate) -> None:
     with own.running() as (bridge, server):
         assert server.stop() == 0
@@ -646,6 +662,7 @@ def test_fault_1_a_server_is_restarted_while_a_client_waits(own: Site, gate: Gat
             assert client.end(0) == (b"admin\n", "")
 
 
+@pytest.mark.once("our own processes and connections")
 def test_a_bridge_is_restarted_under_waiting_servers(own: Site, tmp_path: Path) -> None:
     with own.running() as (bridge, server):
         waiting = server.text.count("Waiting for a request at the bridge")

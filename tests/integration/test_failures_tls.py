@@ -270,6 +270,7 @@ def test_no_tls_version_in_common_with_the_server(own: Site) -> None:
         server.wait_for("no TLS version in common")
 
 
+@pytest.mark.once("how addresses are dialled")
 def test_a_site_on_ipv6(own: Site, tmp_path: Path) -> None:
     own.listen_address = "::1"
     own.addresses = {own.bridge_name: "::1", own.server_name: "::1"}
@@ -283,6 +284,7 @@ def test_a_site_on_ipv6(own: Site, tmp_path: Path) -> None:
         assert "Client connected ([::1]:" in bridge.text
 
 
+@pytest.mark.once("how addresses are dialled")
 def test_an_address_that_does_not_answer_leaves_the_other(own: Site) -> None:
     # The name has both addresses, and the bridge listens on the second kind only.
     own.addresses = {own.bridge_name: "::1", own.server_name: "127.0.0.1"}

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from tests import site as sites
+from tests.fork_server import FEW_BYTES
 from tests.site import BRIDGE_NAME, Site, has_ended, module, popen, wait_until
+
+from .commands_support import rows
 
 PROBE = [sys.executable, "-m", "tests.fork_probe"]
 TOP = Path(__file__).parent.parent.parent
@@ -160,3 +163,14 @@ def test_sigul_is_forked_and_started_with_the_same_result(running_site: Site) ->
         assert type(program) is not subprocess.Popen
         program.wait(SECONDS)
     assert os.getpid() != program.pid
+
+
+def test_an_envelope_of_a_forked_server_is_opened_with_little_hashing(running_site: Site) -> None:
+    """What a started one writes: test_commands_access."""
+    running_site.sigul("new-key", "k", "--key-type", "ECC", secrets=["admin-pw", "k-pw"])
+    ((sealed,),) = rows(running_site, "SELECT encrypted_passphrase FROM key_accesses")
+    running_site.sigul("delete-key", "k", secrets=["admin-pw"])
+    assert isinstance(sealed, bytes)
+    # Packet 3 of 13 bytes, version 4, AES-256, iterated SHA-1, 8 bytes of salt.
+    assert sealed.startswith(b"\x8c\x0d\x04\x09\x03\x02")
+    assert sealed[14] == FEW_BYTES

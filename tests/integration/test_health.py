@@ -168,6 +168,7 @@ def test_a_secret_that_does_not_come_is_told(served: tuple[Site, Process]) -> No
     assert "admin-pw" not in json.dumps(report)
 
 
+@pytest.mark.once("what our program counts and says")
 def test_an_ordinary_user_asks_for_a_key(served: tuple[Site, Process]) -> None:
     site, _bridge = served
     config = site.client_configuration("alice", "alice").name
@@ -190,6 +191,7 @@ def test_an_ordinary_user_asks_for_a_key(served: tuple[Site, Process]) -> None:
 # ------------------------------------------------------------------------------- harms no request
 
 
+@pytest.mark.once("what our program counts and says")
 def test_two_hundred_probes_and_twenty_requests(served: tuple[Site, Process]) -> None:
     site, bridge = served
     failed_before = totals(site)["requests_failed_total"]
@@ -220,6 +222,7 @@ def totals(site: Site) -> dict[str, int]:
     return found
 
 
+@pytest.mark.once("what our program counts and says")
 def test_port_checks_are_no_faults(served: tuple[Site, Process]) -> None:
     site, bridge = served
     before, probes = bridge.text, totals(site)["probes_total"]
@@ -229,6 +232,7 @@ def test_port_checks_are_no_faults(served: tuple[Site, Process]) -> None:
     assert "WARNING" not in bridge.text.removeprefix(before)
 
 
+@pytest.mark.once("what our program counts and says")
 @pytest.mark.parametrize("name", ["bridge", "server"])
 def test_peers_that_hang_at_the_status_socket(served: tuple[Site, Process], name: str) -> None:
     site, _bridge = served
@@ -249,6 +253,7 @@ def test_a_status_socket_is_its_user_s_alone(served: tuple[Site, Process]) -> No
 # ------------------------------------------------------------------------------ what has stopped
 
 
+@pytest.mark.once("what our program counts and says")
 def test_what_has_stopped_is_told(own: Site) -> None:
     bridge, server = own.start_bridge(), own.start_server()
     server.stop()
@@ -278,6 +283,7 @@ def test_what_has_stopped_is_told(own: Site) -> None:
     health(own, "bridge", "--docker", code=OK)
 
 
+@pytest.mark.once("what our program counts and says")
 def test_a_bridge_that_hangs(own: Site) -> None:
     bridge = own.start_bridge()
     serving = bridge.serving
@@ -291,6 +297,7 @@ def test_a_bridge_that_hangs(own: Site) -> None:
         os.kill(serving, signal.SIGCONT)
 
 
+@pytest.mark.once("what our program counts and says")
 def test_daemons_without_status_sockets(site: Site) -> None:
     with site.running():
         for name in ("bridge", "server"):
@@ -298,6 +305,7 @@ def test_daemons_without_status_sockets(site: Site) -> None:
             assert "status-socket" in check(report, "status")["cure"]
 
 
+@pytest.mark.once("what our program counts and says")
 def test_a_path_that_is_no_socket_stops_the_start(own: Site) -> None:
     for name in ("bridge", "server"):
         socket_of(own, name).write_text("precious")
@@ -309,6 +317,7 @@ def test_a_path_that_is_no_socket_stops_the_start(own: Site) -> None:
 # --------------------------------------------------------------------- slow, expiring, misfitting
 
 
+@pytest.mark.once("what our program counts and says")
 def test_a_slow_handshake(served: tuple[Site, Process]) -> None:
     site, _bridge = served
     with Proxy(site.client_port, delay=0.2) as proxy:
@@ -362,6 +371,7 @@ def test_a_wrong_nss_password(site: Site) -> None:
     assert check(report, "outer TLS")["state"] == "unknown"
 
 
+@pytest.mark.once("what our program counts and says")
 def test_a_wrong_configuration(site: Site) -> None:
     site.path("bridge.conf").write_text("[daemon]\nstatus-socket: run/s\n")
     report = health(site, "bridge", code=FAILED)

@@ -278,6 +278,7 @@ def test_alice_is_no_administrator_of_release(running: Site) -> None:
 # ---------------------------------------------------------------------- name check, and bindings
 
 
+@pytest.mark.once("rights, names and the database")
 def test_the_name_check(tmp_path: Path) -> None:
     site = legacy_site(tmp_path)
 
@@ -303,6 +304,7 @@ def test_the_name_check(tmp_path: Path) -> None:
             assert done(site, "list-key-users", "ima", secrets=["ima-pw"]) == b"root\n"
 
 
+@pytest.mark.once("rights, names and the database")
 def test_bob_signs_where_the_method_test_is_enabled(tmp_path: Path, gpg: Gpg) -> None:
     site = legacy_site(tmp_path, ALL_USERS, "enabled: test\n")
     (tmp_path / "data").write_bytes(b"data")
@@ -441,6 +443,7 @@ def test_settings_of_the_gnupg_home_are_left_alone(own: Site) -> None:
 # --------------------------------------------------------------------------------- before 1.1
 
 
+@pytest.mark.once("rights, names and the database")
 def test_a_database_without_key_types_is_migrated_with_a_backup(
     own: Site, gpg: Gpg, tmp_path: Path
 ) -> None:

@@ -605,6 +605,7 @@ def lived_in(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
 
+@pytest.mark.once("our own renaming of files")
 def test_a_renewal_that_is_killed_anywhere_leaves_a_database_that_works(
     site: Site, tmp_path: Path
 ) -> None:
@@ -636,6 +637,7 @@ def test_a_renewal_that_is_killed_anywhere_leaves_a_database_that_works(
     assert list(dict.fromkeys(seen)) == [(old, 0), (old, 1), (new, 1), (new, 0)]
 
 
+@pytest.mark.once("our own renaming of files")
 @pytest.mark.parametrize("change", ["new-key", "same-key", "authority"])
 def test_between_its_two_renames_a_change_is_harmless(site: Site, change: str) -> None:
     """Keys come first: the new `key4.db` has to do for the old `cert9.db` as well."""
@@ -669,6 +671,7 @@ def test_a_change_that_fails_changes_nothing(site: Site) -> None:
     assert contents(site.bridge.directory) == before
 
 
+@pytest.mark.once("our own renaming of files")
 def test_two_changes_at_once_both_count(site: Site, tmp_path: Path) -> None:
     authorities = [Authority.create(tmp_path / str(n), PASSWORD) for n in range(3)]
     failures: list[BaseException] = []
@@ -1034,6 +1037,7 @@ def test_a_key_that_does_not_belong_is_refused(own_ca: Path) -> None:
 # -------------------------------------------------------------------------------- command line
 
 
+@pytest.mark.once("the command line; the others have what it does")
 def test_list_says_what_has_expired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     past = current_time() - 800 * DAY
     make_site(tmp_path, bridge=BRIDGE, server=SERVER, users=["admin"], now=past)
@@ -1053,6 +1057,7 @@ def test_list_says_what_has_expired(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "EXPIRED" in capsys.readouterr().out
 
 
+@pytest.mark.once("the command line; the others have what it does")
 @pytest.mark.usefixtures("made_keys")
 def test_a_site_by_single_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ca, bridge = tmp_path / "ca", tmp_path / "bridge"
@@ -1124,6 +1129,7 @@ def test_a_read_only_database_is_used_by_another_user(made: Site, open_directory
     assert [item.has_private_key for item in listed] == [False, True]
 
 
+@pytest.mark.once("our own renaming of files")
 def test_owner_and_mode_are_for_the_components(tmp_path: Path) -> None:
     owner = 12345 if os.getuid() == 0 else os.getuid()
     site = make_site(

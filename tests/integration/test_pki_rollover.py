@@ -206,6 +206,7 @@ def test_each_step_may_be_repeated_and_taken_one_database_at_a_time(control: Con
     control.check_handshakes()
 
 
+@pytest.mark.once("the order of the steps; what NSS makes of each is in the others")
 def test_steps_out_of_order_are_refused_with_what_to_do(control: Control) -> None:
     bridge, server, client = control.directories
     with pytest.raises(NSSError, match="rollover begin --ca"):
@@ -250,6 +251,7 @@ def test_names_of_authorities_differ(control: Control) -> None:
     assert control.rollover().phase is Phase.NONE
 
 
+@pytest.mark.once("the order of the steps; what NSS makes of each is in the others")
 def test_a_leaf_cut_short_by_the_old_authoritys_end_gets_its_usual_time(tmp_path: Path) -> None:
     make_site(
         tmp_path, bridge=BRIDGE, server=SERVER, users=["admin"],

@@ -308,6 +308,7 @@ def test_the_authority_is_rolled_over(running: Running, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.once("how our processes start and are told")
 def test_a_configuration_that_is_wrong_changes_nothing(running: Running) -> None:
     site = running.site
     with Load(site) as load:
@@ -346,6 +347,7 @@ def test_a_port_that_is_taken_changes_nothing(running: Running) -> None:
     done(site, "list-users", secrets=[ADMIN])
 
 
+@pytest.mark.once("how our processes start and are told")
 def test_a_killed_serving_process_is_replaced(running: Running) -> None:
     for _ in range(2):
         (serving,) = running.bridge.children()
@@ -368,6 +370,7 @@ def own(prepared: Site, tmp_path: Path) -> Iterator[Site]:
     site.stop_all()
 
 
+@pytest.mark.once("how our processes start and are told")
 def test_a_long_request_is_finished_by_the_processes_that_began_it(
     own: Site, tmp_path: Path
 ) -> None:
@@ -406,6 +409,7 @@ def test_a_long_request_is_finished_by_the_processes_that_began_it(
     assert (server.stop(), bridge.stop()) == (0, 0)
 
 
+@pytest.mark.once("how our processes start and are told")
 def test_clients_that_wait_for_a_server_get_one_whichever_process_has_them(own: Site) -> None:
     bridge = own.start_bridge()
     command = [*module("sigul"), "--batch", "-c", str(own.path("client.conf")), "list-users"]
@@ -436,6 +440,7 @@ def test_clients_that_wait_for_a_server_get_one_whichever_process_has_them(own: 
     wait_until(lambda: has_ended(old), DAEMON_SECONDS, "the old child's end")
 
 
+@pytest.mark.once("how our processes start and are told")
 def test_a_bridge_whose_parent_is_killed_is_gone(own: Site) -> None:
     bridge = own.start_bridge()
     serving = bridge.serving
@@ -465,6 +470,7 @@ def test_a_password_that_was_typed_opens_the_new_database_too(own: Site) -> None
         assert done(own, "list-users", secrets=[ADMIN]) == b"admin\n"
 
 
+@pytest.mark.once("how our processes start and are told")
 def test_settings_are_read_again(own: Site) -> None:
     bridge, server = own.start_bridge(), own.start_server(2)
     old_port = own.client_port

@@ -104,6 +104,7 @@ def test_a_signed_tag_is_signed_anew(running: Site, gpg: Gpg, repository: Reposi
         assert f'Good signature from "{key}"' in repository.verify("v1.0", gpg)
 
 
+@pytest.mark.once("what is refused before anything is signed")
 def test_lightweight_tags_and_what_is_none(running: Site, plain: Repository) -> None:
     plain.git("tag", "light")
     plain.git("tag", "-a", "-m", "a tree", "tree", "HEAD^{tree}")
@@ -142,6 +143,7 @@ def test_a_repository_of_somebody_elses(plain: Repository, monkeypatch: pytest.M
     assert read_tag(plain.directory, "v1").reference == "refs/tags/v1"
 
 
+@pytest.mark.once("what is refused before anything is signed")
 def test_nothing_changes_when_the_server_refuses(running: Site, plain: Repository) -> None:
     plain.git("tag", "-a", "-m", "x", "v1")
     old = plain.object_id("v1")
@@ -182,6 +184,7 @@ def test_a_message_is_kept_as_it_is(
     assert "Good signature" in plain.verify("v1", gpg)
 
 
+@pytest.mark.once("what is refused before anything is signed")
 def test_the_server_signs_tags_only(running: Site, plain: Repository, tmp_path: Path) -> None:
     """A client that sends something else, here by a git of its own, gets no signature for it."""
     fake = tmp_path / "bin" / "git"
@@ -200,6 +203,7 @@ def test_the_server_signs_tags_only(running: Site, plain: Repository, tmp_path: 
     assert b"this is not an annotated tag of a commit" in done_.stderr
 
 
+@pytest.mark.once("what is refused before anything is signed")
 def test_without_git(running: Site, plain: Repository, tmp_path: Path) -> None:
     done_ = program(
         "env", f"PATH={tmp_path}", *_sigul(running), "sign-git-tag", "k", "v1",

@@ -289,6 +289,7 @@ def test_file_signatures_pass_evmctl(
     assert checked == 3
 
 
+@pytest.mark.once("our own reading and rights; rpm is in the others")
 def test_a_file_signing_key_must_be_the_users_and_no_gnupg_key(
     running: Site, packages: dict[str, Path]
 ) -> None:
@@ -435,6 +436,7 @@ def send(site: Site, package: Path, **fields: str) -> bytes:
     return site.run(sys.executable, "-c", SENDER, config, str(package), named).stdout
 
 
+@pytest.mark.once("our own reading and rights; rpm is in the others")
 def test_fields_are_compared_with_the_package(running: Site, packages: dict[str, Path]) -> None:
     binary, source = packages["binary"], packages["source"]
     named = {
@@ -479,6 +481,7 @@ def test_the_ways_in_which_peers_of_1_2_do_head_signing(
     assert send(running, head, **koji) == b"12 None\n"
 
 
+@pytest.mark.once("our own reading and rights; rpm is in the others")
 def test_where_koji_is_not_set_up(
     running: Site, packages: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -518,6 +521,7 @@ def test_command_lines_that_do_not_fit(running: Site, packages: dict[str, Path])
     assert "-o/--output DIR" in misused(running, "sign-rpms", "rsa", package)
 
 
+@pytest.mark.once("our own reading and rights; rpm is in the others")
 def test_a_bridge_does_not_pass_over_what_it_cannot_do(
     running: Site, packages: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -539,6 +543,7 @@ def test_v3_and_head_signing_do_not_go_together(running: Site, packages: dict[st
     assert "without head-signing" in text
 
 
+@pytest.mark.once("our own reading and rights; rpm is in the others")
 def test_a_missing_rpm_is_said_with_its_package(
     site: Site, packages: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -272,6 +272,7 @@ def test_what_is_no_rpm_is_not_even_sent_with_head_signing(
         assert len(rpm.signatures(out / file.name)) == 1
 
 
+@pytest.mark.once("rights and limits of our own")
 def test_an_rpm_over_the_servers_limits_costs_that_rpm(
     running: Site, rpm: Rpm, small: Path, large: Path, tmp_path: Path
 ) -> None:
@@ -297,6 +298,7 @@ def test_an_rpm_over_the_servers_limits_costs_that_rpm(
     assert len(rpm.signatures(out / last.name)) == 1
 
 
+@pytest.mark.once("rights and limits of our own")
 def test_an_rpm_over_the_bridges_limit_costs_that_rpm(
     running: Site, rpm: Rpm, small: Path, tmp_path: Path
 ) -> None:
@@ -398,6 +400,7 @@ def _bytes(connections: list[list[tuple[int, int]]]) -> dict[int, int]:
     }
 
 
+@pytest.mark.once("rights and limits of our own")
 def test_rights_are_those_of_the_request(running: Site, small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = command(out, "k", small)
@@ -446,6 +449,7 @@ def grant(site: Site, key: str) -> None:
     done(site, "grant-key-access", key, "bob", secrets=[f"{key}-pw", f"bob-{key}-pw"])
 
 
+@pytest.mark.once("rights and limits of our own")
 @pytest.mark.parametrize(
     "take_back",
     [
@@ -581,6 +585,7 @@ def test_outputs_that_cannot_be_written_cost_themselves(
         assert len(rpm.signatures(out / file.name)) == 1
 
 
+@pytest.mark.once("rights and limits of our own")
 def test_a_server_that_dies_is_told_for_each_rpm_that_it_leaves(
     template: Site, small: Path, tmp_path: Path
 ) -> None:

@@ -34,6 +34,9 @@ PLAYBOOK_SECONDS = 600.0
 #: Seconds for a bridge to start, or to take what it was told to read.
 RELOAD_SECONDS = 60.0
 
+#: What tests of two deployments, which take minutes, prove something about.
+PROVEN = ("inventories", "roles", "scripts/preflight", "scripts/site", "tests/copies.py")
+
 CONTROL = {"hosts": "localhost", "gather_facts": False, "roles": ["secrets", "pki"]}
 BRIDGE = {"hosts": "localhost", "gather_facts": False, "roles": ["bridge"]}
 
@@ -236,6 +239,7 @@ def test_inventory_and_scripts_have_the_same_names(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.kit
+@pytest.mark.long(*PROVEN)
 # The first one has the deployments: some 30 s, and minutes on a busy machine.
 @pytest.mark.timeout(700)
 def test_two_checkouts_run_side_by_side(two: tuple[Checkout, Checkout]) -> None:
@@ -253,6 +257,7 @@ def test_two_checkouts_run_side_by_side(two: tuple[Checkout, Checkout]) -> None:
 
 
 @pytest.mark.kit
+@pytest.mark.long(*PROVEN)
 @pytest.mark.timeout(700)
 def test_logs_fail_where_a_component_has_none(two: tuple[Checkout, Checkout]) -> None:
     """The bridge is there, the server is not."""
@@ -266,6 +271,7 @@ def test_logs_fail_where_a_component_has_none(two: tuple[Checkout, Checkout]) ->
 
 
 @pytest.mark.kit
+@pytest.mark.long(*PROVEN)
 # Three runs of the role, and the deployment where this is the first test of the module.
 @pytest.mark.timeout(1200)
 def test_after_a_run_that_was_cut_off_the_next_one_has_the_change_loaded(
@@ -294,6 +300,7 @@ def test_after_a_run_that_was_cut_off_the_next_one_has_the_change_loaded(
 
 
 @pytest.mark.kit
+@pytest.mark.long(*PROVEN)
 # Three runs of the role, two of which replace the container.
 @pytest.mark.timeout(1200)
 def test_what_a_bridge_has_said_outlives_its_container(two: tuple[Checkout, Checkout]) -> None:
@@ -335,6 +342,7 @@ def test_what_a_bridge_has_said_outlives_its_container(two: tuple[Checkout, Chec
 
 
 @pytest.mark.kit
+@pytest.mark.long(*PROVEN)
 # Three playbooks, which end at their first look.
 @pytest.mark.timeout(700)
 def test_no_playbook_of_another_checkout_touches_a_site(two: tuple[Checkout, Checkout]) -> None:
@@ -356,6 +364,7 @@ def test_no_playbook_of_another_checkout_touches_a_site(two: tuple[Checkout, Che
 
 
 @pytest.mark.kit
+@pytest.mark.long(*PROVEN)
 @pytest.mark.timeout(700)
 def test_only_what_somebody_else_has_is_refused(two: tuple[Checkout, Checkout]) -> None:
     one, other = two

@@ -5,6 +5,9 @@ does. Then no secret of the site may be where it should not be: everything that 
 searched for each of them, as it is, in base64 and in hex. At last all of the site is removed.
 
 The tests build on each other and run in this order: each scenario finds a site that was used.
+
+The gate deploys the site, lists its users and has a file signed. What takes minutes more, on a site
+that is deployed for it, is `long`.
 """
 
 from __future__ import annotations
@@ -29,7 +32,15 @@ pytestmark = [pytest.mark.kit, pytest.mark.timeout(1200)]
 
 COMPONENTS = ("bridge", "server", "client")
 #: In this order: after `rotate` old bundles are void, and `restore` begins a new database.
-SCENARIOS = ("sign", "delay", "rotate", "restore")
+LONG_SCENARIOS = ("delay", "rotate", "restore")
+SCENARIOS = ("sign", *LONG_SCENARIOS)
+#: What the long ones prove something about.
+PROVEN = (
+    *(".config/molecule", "inventories", "molecule", "playbooks", "roles", "site.yml"),
+    *("sigul_stack/backup", "sigul_stack/cli/backup.py"),
+    *("sigul_stack/pki", "sigul_stack/cli/pki.py"),
+    *("tests/kit/molecule_runs.py", "tests/kit/secrets_search.py"),
+)
 
 
 @dataclass
@@ -93,6 +104,7 @@ def test_all_roles_deploy_a_site(deployed: Deployed) -> None:
     assert all(len(secret) >= 16 for secret in deployed.secrets.values())
 
 
+@pytest.mark.long(*PROVEN)
 def test_a_second_run_changes_nothing(deployed: Deployed) -> None:
     deployed.molecule("idempotence")
 
@@ -101,7 +113,10 @@ def test_users_are_listed_through_both_layers(deployed: Deployed) -> None:
     deployed.molecule("verify")
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    "scenario",
+    ["sign", *(pytest.param(name, marks=pytest.mark.long(*PROVEN)) for name in LONG_SCENARIOS)],
+)
 def test_scenario(deployed: Deployed, scenario: str) -> None:
     log = deployed.molecule("verify", "-s", scenario)
     assert "LEFT OUT" not in log
@@ -191,6 +206,18 @@ def test_none_in_the_diagnostics_bundle(deployed: Deployed, component: str) -> N
     assert b"nss-dir" in b"".join(texts), "the bundle has no configuration"
     for text in texts:
         assert found(text, deployed.secrets.values()) == []
+
+
+@pytest.mark.long(*PROVEN)
+def test_none_is_anywhere_after_all_scenarios(deployed: Deployed) -> None:
+    """What the gate searches after a signature, searched after delays, new CAs and a restore."""
+    test_none_in_what_ansible_says(deployed)
+    test_none_in_a_process_list(deployed)
+    test_none_in_containers_and_their_logs(deployed)
+    test_none_in_files_but_those_for_secrets(deployed)
+    for component in COMPONENTS:
+        test_none_in_the_diagnostics_bundle(deployed, component)
+    test_secrets_are_for_their_owner_alone(deployed)
 
 
 def test_secrets_are_for_their_owner_alone(deployed: Deployed) -> None:

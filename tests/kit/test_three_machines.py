@@ -29,7 +29,15 @@ for place in sys.argv[1:]:
     print(place)
 """
 
-pytestmark = [pytest.mark.kit, pytest.mark.root, pytest.mark.timeout(1500)]
+#: Three engines, and Ansible by SSH: minutes. test_scenarios has what the gate runs of the roles.
+PROVEN = ("ansible.cfg", "inventories", "playbooks", "roles", "site.yml", "tests/kit/machines.py")
+
+pytestmark = [
+    pytest.mark.kit,
+    pytest.mark.root,
+    pytest.mark.long(*PROVEN),
+    pytest.mark.timeout(1500),
+]
 
 
 @dataclass
