@@ -39,6 +39,7 @@ from sigul_stack.protocol.chunks import Stream
 from sigul_stack.protocol.codec import Fields, Parser, read_fields
 from sigul_stack.secret import Secret
 from sigul_stack.transport import nss
+from sigul_stack.transport.dialling import dial
 from sigul_stack.transport.nested import loopback_pair
 from tests.wire import chunk, field_map, hmac512, parse_prefix, sha512, u32, u64
 
@@ -492,7 +493,7 @@ class OldClient:
     def run(self) -> None:
         """Send the request, read the reply; `said` is what was read of it."""
         script, place = self._script, self._place
-        connection = nss.dial(
+        connection = dial(
             place.address, place.port, hostname=place.name, settings=place.settings,
             identity=place.identity, connect_timeout=PATIENCE, handshake_timeout=PATIENCE,
         )  # fmt: skip
@@ -723,7 +724,7 @@ class OldServer:
         place, script = self._place, self._script
         for _attempt in range(6):
             try:
-                return nss.dial(
+                return dial(
                     place.address, place.port, hostname=place.name, settings=place.settings,
                     identity=place.identity, connect_timeout=PATIENCE, handshake_timeout=PATIENCE,
                 )  # fmt: skip

@@ -1,7 +1,7 @@
 """One paired request: two threads that move chunks, one in each direction.
 
 Client to server goes in the caller's thread, server to client in a second one. Both know of the
-request its `RequestState`; `TRANSITIONS` has all that can become of it. The reply's last byte
+request its state (`request_states`), and what can become of it. The reply's last byte
 decides the end: the client is told, the server is let go, and the client has a moment to close
 first, so that no reset throws away what it has not read. Nothing waits for either inner end:
 clients end theirs late, or never. A close-notify is sent only when all is well; a request that
@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import enum
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from ..errors import DeadlineExceeded, PeerClosed, RemoteProtocolError, TransportError
@@ -36,6 +35,7 @@ from ..transport.rate import RateMeter
 from ..transport.stream import READ_BYTES, ByteStream
 from .koji import FetchedRPM
 from .register import Visit
+from .request_states import OVER, WELL, Progress, RequestEvent, RequestState
 from .streams import ReplyFilter, RequestFilter
 
 log = logging.getLogger(__name__)
@@ -55,74 +55,6 @@ PAUSE_SECONDS: Final = 180.0
 _LEAST_WAIT_SECONDS: Final = 0.01
 #: Seconds for what was written to a peer to arrive before its connection is reset.
 LAST_WORDS_SECONDS: Final = 1.0
-
-
-class RequestState(enum.Enum):
-    """The stage that a request has reached."""
-
-    #: The inner session is open: the server waits for the client's secrets.
-    INNER_SESSION = enum.auto()
-    #: The server has, or needs, no more secrets: it works, or replies.
-    WORKING = enum.auto()
-    #: The reply is complete; the client may still read, and be late with its inner end.
-    REPLIED = enum.auto()
-    #: The client has closed after its reply.
-    CLOSED = enum.auto()
-    FAILED = enum.auto()
-
-
-class RequestEvent(enum.Enum):
-    """An observation of either thread that may change the state."""
-
-    INNER_END = enum.auto()
-    #: A piece of the reply. Some servers never end their inner stream; none replies before it has
-    #: heard all.
-    REPLY = enum.auto()
-    REPLY_END = enum.auto()
-    CLIENT_END = enum.auto()
-    ERROR = enum.auto()
-
-
-#: The next state; an event that is not listed changes nothing. After its reply, nothing that a
-#: client does is a failure any more.
-TRANSITIONS: Final = {
-    (RequestState.INNER_SESSION, RequestEvent.INNER_END): RequestState.WORKING,
-    (RequestState.INNER_SESSION, RequestEvent.REPLY): RequestState.WORKING,
-    (RequestState.INNER_SESSION, RequestEvent.REPLY_END): RequestState.REPLIED,
-    (RequestState.INNER_SESSION, RequestEvent.ERROR): RequestState.FAILED,
-    (RequestState.WORKING, RequestEvent.REPLY_END): RequestState.REPLIED,
-    (RequestState.WORKING, RequestEvent.ERROR): RequestState.FAILED,
-    (RequestState.REPLIED, RequestEvent.CLIENT_END): RequestState.CLOSED,
-}
-_WELL: Final = frozenset({RequestState.REPLIED, RequestState.CLOSED})
-_OVER: Final = _WELL | {RequestState.FAILED}
-
-
-class Progress:
-    """The state of a request, shared by two threads."""
-
-    def __init__(self) -> None:
-        self._state = RequestState.INNER_SESSION
-        self._changed = threading.Condition()
-
-    @property
-    def state(self) -> RequestState:
-        """The present state."""
-        return self._state
-
-    def advance(self, event: RequestEvent) -> bool:
-        """Take note of an event; True where that changes the state."""
-        with self._changed:
-            state = TRANSITIONS.get((self._state, event))
-            if state is not None:
-                self._state = state
-                self._changed.notify_all()
-            return state is not None
-
-    def wait_for(self, states: Collection[RequestState], seconds: float | None) -> bool:
-        """Wait for one of `states`; False after `seconds`."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._state in states, seconds)
 
 
 class Forwarding:
@@ -241,8 +173,8 @@ class Forwarding:
         One that closed its side reads on, or has gone: what was closed is reset before long.
         """
         if patience is not None:
-            return self._progress.wait_for(_OVER, patience)
-        while not self._progress.wait_for(_OVER, LOOK_SECONDS):
+            return self._progress.wait_for(OVER, patience)
+        while not self._progress.wait_for(OVER, LOOK_SECONDS):
             if self._client.is_broken():
                 return False
         return True
@@ -317,7 +249,7 @@ class Forwarding:
             self._server.write(chunk, self._idle_timeout)
         except TransportError:
             # A server may end before it has read everything, once it has replied.
-            if not self._progress.wait_for(_OVER, CLIENT_GONE_SECONDS):
+            if not self._progress.wait_for(OVER, CLIENT_GONE_SECONDS):
                 raise
 
     # ---------------------------------------------------------------------------- server → client
@@ -392,7 +324,7 @@ class Forwarding:
         try:
             self._client.write(chunk, min(limit, self._idle_timeout))
         except TransportError as error:
-            if self._progress.state not in _WELL and not self._reply.is_error:
+            if self._progress.state not in WELL and not self._reply.is_error:
                 if isinstance(error, DeadlineExceeded) and limit < self._idle_timeout:
                     raise self._takes.exceeded() from None
                 raise

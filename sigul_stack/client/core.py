@@ -41,6 +41,7 @@ from ..protocol.operations import OPERATIONS
 from ..secret import Secret
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
+from ..transport.dialling import dial_bridge
 from ..transport.nested import inner_session
 from ..transport.payload import AuthenticatedPayload, payload_pieces, send_pieces
 from ..transport.tcp import connect_tcp
@@ -243,7 +244,7 @@ class RequestSender:
 
     @contextlib.contextmanager
     def _dial(self, identity: nss.TLSIdentity) -> Iterator[nss.TLSConnection]:
-        connection = nss.dial_bridge(
+        connection = dial_bridge(
             self.settings, self.settings.nss, identity, watchdog=self._watchdog
         )
         # Also where this process is killed: the bridge sees at once that nobody waits any more.

@@ -23,8 +23,9 @@ from ..pki.leaf import Role
 from ..system.wall import support
 from .bridge_checks import BridgeChecks
 from .configuration_checks import file_checks, secret_checks, tool_checks, wall_checks
-from .connection_checks import BridgeConnectionChecks, RequestChecks, user_name_checks
+from .connection_checks import BridgeConnectionChecks, user_name_checks
 from .nss_checks import NSSChecks
+from .request_checks import RequestChecks
 from .server_checks import ServerChecks
 from .status_checks import status_step
 from .steps import (

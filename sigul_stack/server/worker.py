@@ -26,6 +26,7 @@ from ..protocol.messages import UnknownVersion
 from ..system.pipes import ParentPipes
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
+from ..transport.dialling import dial_bridge
 from ..transport.nested import inner_session
 from ..transport.nss_certificates import TOLD_BYTES
 from ..transport.stream import Peer
@@ -110,7 +111,7 @@ class Worker:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                connection = nss.dial_bridge(
+                connection = dial_bridge(
                     self._settings,
                     self._settings.nss,
                     identity,

@@ -22,7 +22,7 @@ import nss.io as nspr
 import nss.ssl as nss_ssl
 from nss.error import NSPRError
 
-from ..config.shared import BridgeAddress, NSSSettings
+from ..config.shared import NSSSettings
 from ..errors import DeadlineExceeded, NSSError, TransportError
 from .nss_database import TLSIdentity as TLSIdentity
 from .nss_database import library_version as library_version
@@ -33,7 +33,6 @@ from .nss_dates import OF_DATES, explain_dates
 from .nss_errors import CLOSED, Explanation, error_name, translate
 from .stream import Peer, readable
 from .tcp import (
-    connect_tcp,
     has_gone,
     is_acknowledged,
     is_broken,
@@ -387,56 +386,3 @@ class TLSConnection:
 
 def _interval(seconds: float) -> int:
     return int(nspr.milliseconds_to_interval(max(1, int(seconds * 1000))))
-
-
-def dial(
-    host: str,
-    port: int,
-    *,
-    hostname: str,
-    settings: NSSSettings,
-    identity: TLSIdentity,
-    connect_timeout: float,
-    handshake_timeout: float,
-    patience: float = 0,
-    wake: int | None = None,
-    watchdog: Watchdog | None = None,
-) -> TLSConnection:
-    """Connect to `host`:`port` and finish a TLS handshake; the peer must be `hostname`.
-
-    All limits are in seconds; for `patience` and `wake` see `TLSConnection.handshake_as_client`.
-    """
-    tcp = connect_tcp(host, port, connect_timeout)
-    connection = TLSConnection(tcp, f"{host}:{port}", watchdog)
-    try:
-        connection.handshake_as_client(
-            settings, identity, hostname, handshake_timeout, patience, wake
-        )
-    except BaseException:
-        connection.discard()
-        raise
-    return connection
-
-
-def dial_bridge(
-    address: BridgeAddress,
-    settings: NSSSettings,
-    identity: TLSIdentity,
-    *,
-    patience: float = 0,
-    wake: int | None = None,
-    watchdog: Watchdog | None = None,
-) -> TLSConnection:
-    """`dial` a site's bridge, as a client or server has it configured."""
-    return dial(
-        address.bridge_address or address.bridge_hostname,
-        address.bridge_port,
-        hostname=address.bridge_hostname,
-        settings=settings,
-        identity=identity,
-        connect_timeout=address.connect_timeout,
-        handshake_timeout=address.handshake_timeout,
-        patience=patience,
-        wake=wake,
-        watchdog=watchdog,
-    )

@@ -14,6 +14,7 @@ from pathlib import Path
 from sigul_stack.config.shared import NSSSettings
 from sigul_stack.secret import Secret
 from sigul_stack.transport import nss
+from sigul_stack.transport.dialling import dial
 from tests.site import BRIDGE_NAME
 
 
@@ -41,7 +42,7 @@ def _dial(site: Path, port: int) -> None:
     settings, identity = _open(site / "pki/clients/admin", "sigul-client-cert")
     began = time.perf_counter()
     for _ in range(2):
-        nss.dial(
+        dial(
             "127.0.0.1", port, hostname=BRIDGE_NAME, settings=settings, identity=identity,
             connect_timeout=10, handshake_timeout=10,
         ).close()  # fmt: skip

@@ -179,7 +179,8 @@ def in_its_namespace(own: Site, server: Process, *command: str) -> tuple[int, st
     """Exit code and output of a program that sees the mounts that the server sees."""
     mapped = () if os.geteuid() == 0 else ("--user", "--preserve-credentials")
     result = own.run(
-        *("nsenter", "--target", str(server.popen.pid), "--mount", *mapped, "--"), *command,
+        *("nsenter", "--target", str(server.popen.pid), "--mount", "--root", *mapped, "--"),
+        *command,
         code=None, stdin=b"",
     )  # fmt: skip
     return result.returncode, (result.stdout + result.stderr).decode()

@@ -41,7 +41,7 @@ from sigul_stack.server.request import (
     send_answer,
     send_error,
 )
-from sigul_stack.transport import memory, nss
+from sigul_stack.transport import dialling, memory, nss
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import MemoryStream
 from tests.wire import (
@@ -102,7 +102,7 @@ def dial(monkeypatch: pytest.MonkeyPatch) -> Dial:
     def made(stream: MemoryStream) -> RequestSender:
         monkeypatch.setattr(nss, "open_database", lambda *_args, **_more: None)
         monkeypatch.setattr(nss, "load_identity", lambda *_args, **_more: None)
-        monkeypatch.setattr(nss, "dial", lambda *_args, **_more: stream)
+        monkeypatch.setattr(dialling, "dial", lambda *_args, **_more: stream)
         monkeypatch.setattr(core, "inner_session", plain_inner_as_client)
         return RequestSender(SETTINGS)
 

@@ -21,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigul_stack.bridge import forward
-from sigul_stack.bridge.forward import TRANSITIONS, Forwarding, RequestEvent, RequestState
+from sigul_stack.bridge.forward import Forwarding
 from sigul_stack.bridge.register import Visit
+from sigul_stack.bridge.request_states import TRANSITIONS, RequestEvent, RequestState
 from sigul_stack.errors import (
     DeadlineExceeded,
     PeerClosed,

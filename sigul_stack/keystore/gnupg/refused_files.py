@@ -39,8 +39,6 @@ _OTHERS: Final = {
     PacketType.ENCRYPTED: "an encrypted message",
     20: "an encrypted message",
 }
-#: What protects a secret key by a means that GnuPG does not read: how it is used (RFC 9580, 3.7.2).
-_ARGON2, _AEAD = 4, 253
 
 
 def invalid(problem: str, cure: str = _EXPORT) -> RequestRefused:
