@@ -198,6 +198,10 @@ def two(
         for name in ("one", "other")
     ]
     one, other = checkouts
+    for checkout in checkouts:
+        # Also where a machine has a journal, which would have the logs.
+        with (checkout.path / "inventories/dev/group_vars/all.yml").open("a") as variables:
+            variables.write("component_log_driver: json-file\n")
     try:
         one.run(CONTROL)
         shutil.copytree(one.control, other.control, symlinks=True)
@@ -301,14 +305,13 @@ def test_after_a_run_that_was_cut_off_the_next_one_has_the_change_loaded(
 
 @pytest.mark.kit
 @pytest.mark.long(*PROVEN)
-# Three runs of the role, two of which replace the container.
+# Two runs of the role.
 @pytest.mark.timeout(1200)
 def test_what_a_bridge_has_said_outlives_its_container(two: tuple[Checkout, Checkout]) -> None:
     checkout = two[1]
     kept = checkout.root.parent / "logs"
-    rotated = {"max-size": "1m", "max-file": "2"}
-    checkout.deploy(BRIDGE, component_log_driver="json-file", component_log_options=rotated)
     before = checkout.inspect()
+    rotated = {"max-size": "10m", "max-file": "5"}
     assert before["HostConfig"]["LogConfig"] == {"Type": "json-file", "Config": rotated}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
         collector.bind(("127.0.0.1", 0))
@@ -359,7 +362,8 @@ def test_no_playbook_of_another_checkout_touches_a_site(two: tuple[Checkout, Che
         assert done.returncode == 1
         assert f"the site '{site}' is another checkout's" in done.stderr
     after = one.inspect()
-    assert (after["Id"], after["State"]) == (before["Id"], before["State"])
+    assert after["Id"] == before["Id"]
+    assert after["State"]["StartedAt"] == before["State"]["StartedAt"]
     assert one.answers()
 
 
