@@ -226,6 +226,16 @@ def test_a_passphrase_is_rotated(site: Site) -> None:
     assert site.secret(name) == new
     assert site.script("scripts/site", "sign", "file").returncode == 0
 
+    # One that a vault gives, which gives the next one, too.
+    given = {name: new.decode(), f"{name}.next": "se-cret that is the next"}
+    words = ("-e", "passphrase_key=release", "-e", json.dumps({"secrets_values": given}))
+    said = site.playbook("playbooks/passphrase.yml", *words, "-vvv")
+    assert given[f"{name}.next"] not in said
+    assert site.secret(name).startswith(b"$ANSIBLE_VAULT;")
+    assert not (secrets / f"{name}.next").exists()
+    done = site.script("scripts/site", "sign", "file")
+    assert done.returncode == 0, done.stderr
+
 
 def test_a_passphrase_is_not_rotated(site: Site) -> None:
     """That of a key that there is not, of none, and one that a vault would give back."""
