@@ -113,6 +113,11 @@ def read_password(path: Path) -> Secret:
             f"the password file '{path}' cannot be read: {error.strerror}",
             "name a file that holds the password alone and that this user may read",
         ) from error
+    if data.startswith(b"$ANSIBLE_VAULT;"):
+        raise ConfigurationError(
+            f"the password file '{path}' is encrypted by Ansible vault",
+            "write what `ansible-vault view` shows of it into a file that is removed afterwards",
+        )
     password = strip_one_end(data)
     if len(data) > _MAX_PASSWORD_FILE_SIZE or b"\n" in password or b"\0" in password:
         raise ConfigurationError(

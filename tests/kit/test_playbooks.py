@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,33 @@ def test_what_is_asked_of_a_variable_is_described() -> None:
         text = (TOP / "playbooks" / name).read_text()
         [variable, *_] = re.findall(r"-e (\w+)=", text)
         assert f"playbooks/{name} -e {variable}=" in RUNBOOKS
+
+
+@pytest.mark.timeout(120)  # Ansible is started four times.
+def test_a_vault_beside_the_variables(tmp_path: Path) -> None:
+    """As inventories/README.md has it: both are read, of each machine."""
+    page = (TOP / "inventories/README.md").read_text()
+    [moved] = re.findall(r"move that to `(group_vars/[\w/]+\.yml)`", page)
+    [vault] = re.findall(r"^\| `(group_vars/[\w/]+\.yml)`, which `ansible-vault`", page, re.M)
+    copy = shutil.copytree(TOP / "inventories/three_host", tmp_path / "copy")
+    password = tmp_path / "password"
+    password.write_text("of the vault")
+    (copy / moved).parent.mkdir()
+    (copy / "group_vars/all.yml").rename(copy / moved)
+    secrets = "secrets_values: {admin-password: of the administrator}"
+    options = ["--vault-password-file", password]
+    subprocess.run(
+        [BIN / "ansible-vault", "encrypt", *options, "--output", copy / vault, "-"],
+        input=secrets, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    for host in ("localhost", "sigul-server", "build-1"):
+        done = subprocess.run(
+            [BIN / "ansible-inventory", "-i", copy, *options, "--host", host],
+            cwd=TOP, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        said = json.loads(done.stdout)
+        assert said["sigul_site"] == "example"
+        assert said["secrets_values"] == {"admin-password": "of the administrator"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(TOP)))

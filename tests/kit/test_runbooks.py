@@ -12,7 +12,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,6 +137,12 @@ def users(site: Site, directory: Path, user: str) -> subprocess.CompletedProcess
     )  # fmt: skip
 
 
+def unpack(directory: Path) -> None:
+    """Unpack the other administrator's bundle, as its README says."""
+    archive = directory / "bundles/sigul-client-alice.tar.gz"
+    subprocess.run(["tar", "-xzf", archive, "-C", directory], check=True, timeout=60)
+
+
 @pytest.fixture(scope="module")
 def alice(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of another administrator, who was added by the short run."""
@@ -153,8 +158,7 @@ def alice(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = site.playbook("playbooks/accounts.yml")
     assert site.identities() == before
     assert not re.search(r"TASK \[((images|bridge|server) :|component : (Put|Run|Start))", said)
-    with tarfile.open(directory / "bundles/sigul-client-alice.tar.gz") as bundle:
-        bundle.extractall(directory, filter="data")
+    unpack(directory)
     return directory
 
 
@@ -226,6 +230,16 @@ def test_a_passphrase_is_rotated(site: Site) -> None:
     assert site.secret(name) == new
     assert site.script("scripts/site", "sign", "file").returncode == 0
 
+    # One that a vault gives, which gives the next one, too.
+    given = {name: new.decode(), f"{name}.next": "se-cret that is the next"}
+    words = ("-e", "passphrase_key=release", "-e", json.dumps({"secrets_values": given}))
+    said = site.playbook("playbooks/passphrase.yml", *words, "-vvv")
+    assert given[f"{name}.next"] not in said
+    assert site.secret(name).startswith(b"$ANSIBLE_VAULT;")
+    assert not (secrets / f"{name}.next").exists()
+    done = site.script("scripts/site", "sign", "file")
+    assert done.returncode == 0, done.stderr
+
 
 def test_a_passphrase_is_not_rotated(site: Site) -> None:
     """That of a key that there is not, of none, and one that a vault would give back."""
@@ -290,8 +304,7 @@ def test_a_client_is_revoked(site: Site, alice: Path) -> None:
     # Another certificate, for the same user, and that revoked, too: it has the same names.
     for _ in range(2):
         site.playbook("playbooks/accounts.yml")
-        with tarfile.open(alice / "bundles/sigul-client-alice.tar.gz") as bundle:
-            bundle.extractall(alice, filter="data")
+        unpack(alice)
         assert users(site, alice, "alice").returncode == 0
         if len(list((site.control / "revoked").iterdir())) == 1:
             site.playbook("playbooks/revoke.yml", "-e", "revoke_user=alice")
@@ -374,4 +387,6 @@ def test_security_updates_take_packages_anew(site: Site) -> None:
         "playbooks/update.yml", "--tags", "images", fails=True,
         DEBIAN_MIRROR="http://127.0.0.1:9/debian",
     )  # fmt: skip
-    assert "mmdebstrap found no network" in " ".join(said.split()), said[-6000:]
+    # Through a proxy it is not known that it is the network.
+    causes = ("mmdebstrap found no network", "is the Debian mirror reached?")
+    assert any(cause in " ".join(said.split()) for cause in causes), said[-6000:]

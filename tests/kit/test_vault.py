@@ -148,6 +148,21 @@ def test_a_second_run_changes_nothing(vault: Vault) -> None:
     assert vault.run(ROLES, BUNDLE).count("made", "changed") == 0
 
 
+def test_the_ca_is_rolled_over(vault: Vault) -> None:
+    steps = [
+        {
+            "ansible.builtin.include_role": {"name": "pki", "tasks_from": "rollover"},
+            "vars": {"pki_step": step},
+        }
+        for step in ("begin", "issue", "finish")
+    ]
+    before = (vault.control / "ca/ca.pem").read_bytes()
+    vault.run({"hosts": "made", "tasks": steps})
+    assert (vault.control / "ca/ca.pem").read_bytes() != before
+    assert vault.in_clear() == []
+    assert not (vault.control / "pki/server/nss-password").readlink().is_absolute()
+
+
 def test_a_run_that_fails_leaves_none_in_memory(vault: Vault) -> None:
     broken = vault.directory / "no.p12"
     broken.write_text("no PKCS#12")
