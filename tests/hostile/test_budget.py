@@ -137,7 +137,7 @@ def test_our_client_shows_the_reason_though_it_is_still_sending(
     quiet.extra["bridge"] = {"bridge": "max-connections-per-user: 1\n"}
     quiet.configure()
     with quiet.path("large").open("wb") as file:
-        file.truncate(256 * 1024**2)
+        file.truncate(64 * 1024**2)
     with quiet.running():
         crowd = attacker(quiet, "trent", "crowd")
         crowd.start(scripts=[ENDLESS])

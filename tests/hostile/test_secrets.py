@@ -32,7 +32,7 @@ from tests.site import Site, module
 
 pytestmark = pytest.mark.once("the server's own rules")
 
-GUESSES = 60
+GUESSES = 36
 #: How a request is refused while a delay runs.
 DELAYED = re.compile(
     r"wrong passwords or passphrases came before from this certificate for this user: no secret is"
@@ -102,7 +102,7 @@ def fetch(site: Site, user: str, key: str, certificate: str, secret: str = "") -
     return done.stderr.decode()
 
 
-# More than 5 s: sixty requests of one certificate, twelve at a time, each with its handshakes.
+# More than 5 s: 36 requests of one certificate, twelve at a time, each with its handshakes.
 def test_guesses_are_delayed_and_others_work_on(
     guarded: Ground, honest_at: HonestFactory, attacker: AttackerFactory
 ) -> None:

@@ -27,6 +27,8 @@ SECRETS = {
     "key-release-passphrase": "release-secret-phrase",
     "key-release-alice-passphrase": "alice-secret-phrase",
 }
+#: What those that take half a minute prove something about.
+PROVEN = ("roles/accounts", "roles/secrets", "sigul_stack/cli/commands")
 ALICE = {"name": "alice", "password": "user-alice-password"}
 RELEASE = {
     "name": "release",
@@ -149,6 +151,7 @@ def state(site: Site) -> list[list[tuple[object, ...]]]:
 
 
 # Some thirty commands of the client, a second each on a busy machine, and Ansible twice.
+@pytest.mark.long(*PROVEN)
 @pytest.mark.timeout(300)
 def test_accounts_are_brought_about_once(site: Site, tmp_path: Path) -> None:
     before = state(site)
@@ -217,6 +220,7 @@ def test_what_cannot_be_is_said(site: Site, tmp_path: Path) -> None:
     assert state(site) == before
 
 
+@pytest.mark.long(*PROVEN)
 @pytest.mark.timeout(120)
 def test_check_mode_with_secrets_that_are_not_made_yet(site: Site, tmp_path: Path) -> None:
     """The role on a running site, to which a user and a key are added."""

@@ -24,6 +24,9 @@ TOP = Path(__file__).parents[2]
 ANSIBLE = Path(sys.executable).with_name("ansible-playbook")
 NAME = "sigul-test-20260102T030405Z.tar"
 
+# A minute on a busy machine: Ansible starts ten times.
+pytestmark = pytest.mark.long("roles/backup", "sigul_stack/backup")
+
 
 @pytest.fixture(scope="module")
 def passing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
