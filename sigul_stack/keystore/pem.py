@@ -307,7 +307,8 @@ class PemStore:
                 return path.read_bytes()
             except FileNotFoundError as error:
                 raise KeystoreError(
-                    f"'{path.name}' is not in the key store", "restore it from a backup"
+                    f"'{path.name}' is not in the key store ({error.strerror})",
+                    "restore it from a backup",
                 ) from error
 
     def _add(self, key: PrivateKey, passphrase: Secret, known: Container[str] | None = None) -> str:

@@ -258,7 +258,7 @@ def test_what_the_server_has_lost_is_told(running: Site) -> None:
             assert f"{told}: the key is not in the key store; " in text
             if store.suffix == ".pem":
                 line = failure(running, "get-public-key", "k", secrets=["k-pw"])
-                assert line.startswith(f"Unknown error: '{store.name}' is not in the key store; ")
+                assert line.startswith(f"Unknown error: '{store.name}' is not in the key store (")
             else:
                 line = sign(running, "old", "old-pw")
                 assert "signing failed: the key is not in the key store" in line
