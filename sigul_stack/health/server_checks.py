@@ -140,7 +140,13 @@ class ServerChecks:
         url = database_url(settings)
         if settings.database_url is None:
             if not settings.database_path.exists():
-                return  # the look at the database has told, or the server says so at its start
+                if self.context.mode is Mode.HEALTH:  # else the look at the database has told
+                    yield failed(
+                        Layer.SERVER_DATABASE,
+                        f"there is no database '{settings.database_path}'",
+                        "make it, restore it from a backup, or correct database-path",
+                    )
+                return
             yield from _room("database-path", settings.database_path, Layer.SERVER_DATABASE)
         with (
             contextlib.closing(Database(url, lock_wait=_LOCK_SECONDS)) as database,
@@ -157,8 +163,12 @@ class ServerChecks:
             ("keys-storage", settings.keys_storage),
             ("spool-directory", settings.spool_directory),
         ):
-            if directory is not None and directory.exists():
+            if directory is None:
+                continue
+            if directory.exists():
                 yield from _room(name, directory, Layer.KEY_STORE)
+            elif name == "spool-directory":
+                yield failed(Layer.KEY_STORE, f"there is no {name} '{directory}'", "make it")
 
     def locks(self) -> Iterator[Check]:
         """Check that no lock keeps keys from being changed, and that the agent has its memory."""
@@ -184,8 +194,6 @@ class ServerChecks:
             return
         with contextlib.closing(Database(url)) as database, database.read() as reader:
             keys = reader.keys()
-        if not self.context.settings.gnupg_home.exists():
-            return
         store = make_keystore(self.context.settings, at_rest=True)
         days, fine = self.context.limits.warn_days, True
         for seen in prospects(store, keys, time.time(), days):

@@ -14,7 +14,7 @@ from cryptography import x509
 
 from ..database import Key, KeyType
 from ..errors import KeystoreError
-from .gnupg.outlook import DAY_SECONDS, Fault, outlook
+from .gnupg.outlook import DAY_SECONDS, GONE, Fault, outlook
 from .store import KeyStore
 
 #: How many days before its end the end of a key or certificate is told of.
@@ -38,7 +38,7 @@ class Prospect:
 def prospects(
     store: KeyStore, keys: Iterable[Key], now: float, warn_days: int = WARN_DAYS
 ) -> Iterator[Prospect]:
-    """The prospects of `keys` that are in the store, at `now` (seconds since 1970).
+    """The prospects of `keys`, which the store should have, at `now` (seconds since 1970).
 
     Raises `KeystoreError`.
     """
@@ -47,12 +47,17 @@ def prospects(
     listed = {found.fingerprint: found for found in store.gnupg.listed(gnupg)} if gnupg else {}
     for key in wanted:
         if key.keytype is not KeyType.GNUPG:
+            if not store.pem.is_whole(key.fingerprint):
+                yield Prospect(key, "", False, (GONE,))
+                continue
             faults = tuple(_of_certificates(store, key, now, warn_days))
             yield Prospect(key, "", True, faults)
         elif (found := listed.get(key.fingerprint)) is not None:
             seen = outlook(found, now, warn_days)
             signer = "" if seen.signer is None else seen.signer.fingerprint
             yield Prospect(key, signer, seen.signer is not None, seen.faults)
+        else:
+            yield Prospect(key, "", False, (GONE,))
 
 
 def _of_certificates(store: KeyStore, key: Key, now: float, warn_days: int) -> Iterator[Fault]:

@@ -155,6 +155,14 @@ class PemStore:
                 self.path.glob(f"{fingerprint}.*")
             )
 
+    def is_whole(self, fingerprint: str) -> bool:
+        """Whether the files of both halves of the key are there. Raises `KeystoreError`."""
+        with storage_errors(self.path):
+            return all(
+                path.is_file()
+                for path in (self.private_file(fingerprint), self._file(fingerprint, "public"))
+            )
+
     def load(self, fingerprint: str, passphrase: Secret) -> PrivateKey:
         """The private key. Raises `WrongPassphrase`, and `KeystoreError` if it is not there."""
         return _load_private(self._read(self.private_file(fingerprint)), passphrase)
@@ -295,7 +303,13 @@ class PemStore:
 
     def _read(self, path: Path) -> bytes:
         with storage_errors(self.path):
-            return path.read_bytes()
+            try:
+                return path.read_bytes()
+            except FileNotFoundError as error:
+                raise KeystoreError(
+                    f"'{path.name}' is not in the key store ({error.strerror})",
+                    "restore it from a backup",
+                ) from error
 
     def _add(self, key: PrivateKey, passphrase: Secret, known: Container[str] | None = None) -> str:
         """Store a new key. Raises `RequestRefused` (already exists).

@@ -135,6 +135,13 @@ def test_a_secret_that_is_not_there(workshop: Workshop, part: str) -> None:
     assert "restore it from a backup" in told
 
 
+def test_a_key_that_the_store_has_lost(workshop: Workshop) -> None:
+    with pytest.raises(KeystoreError) as failure:
+        opened(workshop, "0" * 40).detached_signature(io.BytesIO(b"x"))
+    assert "signing failed: the key is not in the key store" in failure.value.problem
+    assert "restore it from a backup" in failure.value.cure
+
+
 def test_a_key_that_is_not_meant_for_signing(workshop: Workshop) -> None:
     assert "the key is not meant for signing" in cause(workshop, workshop.make("certifier"))
 

@@ -234,6 +234,41 @@ def test_a_full_and_a_read_only_database(site: Site) -> None:
     assert "ok       database: it takes changes" in in_its_namespace(site, server, *health)[1]
 
 
+@contextmanager
+def away(path: Path) -> Iterator[None]:
+    """A time in which a file or directory of the server is not there."""
+    aside = path.with_name(f"{path.name}.away")
+    path.rename(aside)
+    try:
+        yield
+    finally:
+        if path.exists():  # somebody made an empty one
+            path.unlink()
+        aside.rename(path)
+
+
+def test_what_the_server_has_lost_is_told(running: Site) -> None:
+    """To who has the right to it, and by health."""
+    ring = running.path("server/gnupg/pubring.kbx")
+    (public,) = running.path("server/keys").glob("*.public.pem")
+    for store, told in ((ring, "key 'old'"), (public, "key 'k'")):
+        with away(store):
+            code, text = health(running)
+            assert code != 0
+            assert f"{told}: the key is not in the key store; " in text
+            if store.suffix == ".pem":
+                line = failure(running, "get-public-key", "k", secrets=["k-pw"])
+                assert line.startswith(f"Unknown error: '{store.name}' is not in the key store (")
+            else:
+                line = sign(running, "old", "old-pw")
+                assert "signing failed: the key is not in the key store" in line
+    for name, told in (("server.sqlite", "there is no database '"),
+                       ("spool", "there is no spool-directory '")):  # fmt: skip
+        with away(running.path(f"server/{name}")):
+            code, text = health(running)
+            assert (code, told in text) == (2, True), text
+
+
 # -------------------------------------------------------------------------------------- clocks
 
 

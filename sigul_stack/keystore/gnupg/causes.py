@@ -13,7 +13,7 @@ import time
 from typing import Final
 
 from ...errors import KeystoreError, SigulError
-from .outlook import outlook
+from .outlook import GONE, outlook
 from .program import GnuPG, GnuPGResult
 
 #: How gpg says in the end that it has no use for the key that it was told to use.
@@ -93,9 +93,9 @@ def failure(
         # It is about the key that another answer is looked for: whatever fails now is no reason.
         try:
             key = home.key(fingerprint)
+            fault = GONE if key is None else outlook(key, time.time(), 0).fault
         except SigulError:
-            key = None
-        fault = None if key is None else outlook(key, time.time(), 0).fault
+            fault = None
         if fault is not None:
             return KeystoreError(
                 f"{what} failed: {fault.problem} ({outcome.last_words})", fault.cure

@@ -32,6 +32,13 @@ class Fault:
     replaced: bool = False
 
 
+#: What there is to say of a key that the store has lost.
+GONE: Final = Fault(
+    "the key is not in the key store",
+    "have the server's administrator restore it from a backup, or delete it (delete-key)",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """A key's near future.
