@@ -138,14 +138,16 @@ def systemd(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
         images["base"], tmp_path_factory.mktemp("systemd"), *options,
         "--stop-signal", "SIGRTMIN+3", command=command,
     ) as started:  # fmt: skip
-        wait_until(
-            lambda: (
-                started.run("systemctl", "is-system-running", check=False).stdout.strip()
-                in ("running", "degraded")
-            ),
-            SECONDS,
-            "a system that runs",
-        )
+
+        def runs() -> bool:
+            done = started.run("systemctl", "is-system-running", check=False)
+            assert "is not running" not in done.stderr, (
+                "systemd has ended at once, as it does where root has no inotify object left:"
+                " compare fs.inotify.max_user_instances with what gpg-agents and others have"
+            )
+            return done.stdout.strip() in ("running", "degraded")
+
+        wait_until(runs, SECONDS, "a system that runs")
         started.write("/etc/systemd/system/docker.service", ENGINE)
         started.write("/etc/systemd/system/nftables.service", FILTER)
         done = started.role("restrict", "confined")
