@@ -131,7 +131,8 @@ def site(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
 def users(site: Site, directory: Path, user: str) -> subprocess.CompletedProcess[bytes]:
     """`list-users` with the bundle of a user who is not on the site's machines."""
     return subprocess.run(
-        [BIN / "sigul", "--batch", "-c", directory / "client.conf", "list-users"],
+        [BIN / "sigul", "--batch", "-c", "client.conf", "list-users"],
+        cwd=directory,
         input=site.secret(f"user-{user}-password") + b"\0",
         capture_output=True, timeout=60, check=False,
     )  # fmt: skip
