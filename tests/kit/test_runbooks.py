@@ -131,7 +131,8 @@ def site(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
 def users(site: Site, directory: Path, user: str) -> subprocess.CompletedProcess[bytes]:
     """`list-users` with the bundle of a user who is not on the site's machines."""
     return subprocess.run(
-        [BIN / "sigul", "--batch", "-c", directory / "client.conf", "list-users"],
+        [BIN / "sigul", "--batch", "-c", "client.conf", "list-users"],
+        cwd=directory,
         input=site.secret(f"user-{user}-password") + b"\0",
         capture_output=True, timeout=60, check=False,
     )  # fmt: skip
@@ -285,7 +286,7 @@ def test_what_cannot_be_revoked(site: Site, tmp_path: Path) -> None:
         assert said in told, told[-3000:]
 
 
-def test_a_client_is_revoked(site: Site, alice: Path) -> None:
+def test_a_client_is_revoked(site: Site, alice: Path, tmp_path: Path) -> None:
     assert users(site, alice, "alice").returncode == 0
     site.playbook("playbooks/revoke.yml", "-e", "revoke_user=alice")
     done = users(site, alice, "alice")
@@ -293,10 +294,13 @@ def test_a_client_is_revoked(site: Site, alice: Path) -> None:
     assert "admin" in site.script("scripts/site", "users").stdout
     [aside] = (site.control / "revoked").iterdir()
     assert (aside / "cert9.db").is_file() and (aside / "nss-password").is_file()
+    # The file that the vault gives is encrypted.
+    (tmp_path / "bridge").write_text(VAULT["bridge-nss-password"])
+    (tmp_path / "server").write_bytes(site.secret("server-nss-password"))
     for component in ("bridge", "server"):
         checked = subprocess.run(
             [BIN / "sigul-stack", "pki", "check", site.control / "pki" / component,
-             "--role", component],
+             "--role", component, "--password-file", tmp_path / component],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert checked.returncode == 0, checked.stdout
