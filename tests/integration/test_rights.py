@@ -82,7 +82,11 @@ def services(tmp_path: Path) -> Iterator[Services]:
             writer.add_access("root", "ECC", sealed, key_admin=True)
         for name, certificate in (("theirs", "taken"), ("ECC", "own")):
             issue(made, keys[name][1], secret, certificate)
-        yield made
+        try:
+            yield made
+        finally:
+            # Hundreds of them would hold all that the machine has for watching files.
+            made.keystore.gnupg.stop_agent()
 
 
 def issue(services: Services, fingerprint: str, secret: Secret, name: str) -> None:
