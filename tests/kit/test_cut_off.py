@@ -16,6 +16,8 @@ from tests.copies import TOP, copy_checkout
 from tests.kit.test_checkouts import BRIDGE, CONTROL, Checkout
 from tests.kit.test_roles import BIN, inventory, run_ansible
 
+#: What a run that is cut off, and the one after it, prove something about.
+PROVEN = ("ansible.cfg", "playbooks", "roles", "sigul_stack/pki")
 #: What playbooks/rotate.yml does on the control machine, without what comes between.
 STEPS = [
     {
@@ -75,6 +77,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Control:
 
 
 # Ansible is started twice, and steps of the rollover are taken in three databases.
+@pytest.mark.long(*PROVEN)
 @pytest.mark.timeout(300)
 def test_a_rollover_that_was_cut_off_before_its_last_step_goes_on(control: Control) -> None:
     control.play(*STEPS[:2])
@@ -88,6 +91,7 @@ def test_a_rollover_that_was_cut_off_before_its_last_step_goes_on(control: Contr
 
 
 # As above.
+@pytest.mark.long(*PROVEN)
 @pytest.mark.timeout(300)
 def test_a_rollover_that_was_cut_off_after_its_last_step_is_not_followed_by_another(
     control: Control,
@@ -171,7 +175,7 @@ def killed(checkout: Checkout, headers: tuple[str, ...]) -> None:
 
 # Nine runs of the playbook and a deployment: minutes.
 @pytest.mark.kit
-@pytest.mark.long("playbooks", "roles", "sigul_stack/pki", "ansible.cfg")
+@pytest.mark.long(*PROVEN)
 @pytest.mark.timeout(3600)
 def test_one_rollover_that_is_killed_again_and_again_is_one_rollover(bridge: Checkout) -> None:
     def authority() -> tuple[str, str]:
