@@ -162,3 +162,10 @@ def failed(text: str) -> int:
     if explained:
         say(explained, error=True)
     return 1
+
+
+def repeat_known_line(text: str) -> None:
+    """Say of the error `text`, which a log has told, the line that scripts know; else nothing."""
+    problem = text.partition("; ")[0]
+    if problem in _WHOLE_LINES:
+        say(problem, error=True, flush=True)
