@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 from typing import Final
 
-from ..errors import TransportError
+from ..errors import Status, TransportError
+from ..protocol.codec import pack_u32
 from ..protocol.messages import bridge_refusal
 from ..transport.chunked import ChunkedStream
 from ..transport.stream import ByteStream
@@ -26,9 +28,18 @@ REFUSED_BYTES: Final = 16 * 1024**2
 
 def refuse(client: ByteStream, reason: str, budget: Budget) -> None:
     """Tell `client` the reason, as far as it listens. The connection is the caller's to end."""
+    _answer(client, bridge_refusal(reason, int(time.time())), budget)
+
+
+def refuse_version(client: ByteStream, budget: Budget) -> None:
+    """Tell `client` that nobody here knows its version of the protocol, as servers do."""
+    _answer(client, [pack_u32(Status.UNKNOWN_VERSION)], budget)
+
+
+def _answer(client: ByteStream, chunks: Iterable[bytes], budget: Budget) -> None:
     chunked = ChunkedStream(client, REFUSED_SECONDS)
     with budget.refusal(client) as has_time, contextlib.suppress(TransportError):
-        for chunk in bridge_refusal(reason, int(time.time())):
+        for chunk in chunks:
             chunked.write(chunk)
         chunked.end()
         client.end_writing()

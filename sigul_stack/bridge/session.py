@@ -39,7 +39,7 @@ from .budget import Budget, Download
 from .forward import Forwarding
 from .groups import Groups, NotInGroup, SourceFailed
 from .koji import KojiSession
-from .refusal import refuse
+from .refusal import refuse, refuse_version
 from .register import Register, Visit
 from .streams import ReplyFilter, RequestFilter
 from .waiting import WaitingServers
@@ -132,7 +132,10 @@ class RequestSession:
         """
         try:
             yield
-        except (PeerClosed, UnknownVersion):
+        except PeerClosed:
+            raise
+        except UnknownVersion:
+            refuse_version(self._client, self._resources.budget)
             raise
         except (SigulError, OSError) as error:
             if self._is_forwarded or visit.reason:

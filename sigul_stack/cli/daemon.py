@@ -25,7 +25,7 @@ from ..system.pipes import FAILED, BadEvent, Event, EventReader, send_event
 from ..system.processes import kill_and_reap, reap
 from ..system.signals import SignalPipe
 from . import pidfile
-from .outcome import failed
+from .outcome import failed, repeat_known_line
 from .standard_streams import detach_standard_descriptors
 
 log = logging.getLogger(__name__)
@@ -118,6 +118,8 @@ class Daemon:
         except SigulError as error:
             log.error("%s", error)
             _tell(starter, FAILED, str(error))
+            if stream is not None:
+                repeat_known_line(str(error))
         except Exception as error:
             log.critical("%s failed unexpectedly", self.name, exc_info=True)
             what = type(error).__name__  # its text may hold anything

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from ..errors import SigulError, printable
 from .logs import tell_kept
@@ -36,6 +36,9 @@ class AlreadyTold(SigulError):
 class Failures:
     """Failures of some of many things; each is told at once, in a line on standard error."""
 
+    #: Whether scripts know standard output as empty, whatever failed of not so many things.
+    silent: ClassVar[bool] = False
+
     def __init__(self) -> None:
         self._count = 0
 
@@ -53,10 +56,12 @@ class Failures:
     def end(self, text: str, things: str, total: int) -> None:
         """Sum up what became of `total` things; raise `AlreadyTold` with `text` where any failed.
 
-        On standard output, for what is told on standard error is read by scripts: where something
-        failed, where there are more than anybody counts, and to a person at a terminal.
+        On standard output, for what is told on standard error is read by scripts: where there are
+        more than anybody counts, to a person at a terminal, and where something failed, unless
+        scripts know that command's standard output as empty.
         """
-        if total > 1 and (self._count or total >= _MANY or sys.stdout.isatty()):
+        told = self._count and not self.silent
+        if total > 1 and (told or total >= _MANY or sys.stdout.isatty()):
             failed = f" of {total} {things}; {self._count} failed" if self._count else f" {things}"
             say(f"Signed {total - self._count}{failed}", flush=True)
         if self._count:
@@ -162,3 +167,10 @@ def failed(text: str) -> int:
     if explained:
         say(explained, error=True)
     return 1
+
+
+def repeat_known_line(text: str) -> None:
+    """Say of the error `text`, which a log has told, the line that scripts know; else nothing."""
+    problem = text.partition("; ")[0]
+    if problem in _WHOLE_LINES:
+        say(problem, error=True, flush=True)

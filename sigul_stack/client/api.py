@@ -557,12 +557,17 @@ class Client(RequestSender):
         """The detached metadata (`.commitmeta`) of an OSTree commit with its signature in them.
 
         `commit` is the commit object, whose SHA-256 is `name`. Whatever the detached metadata that
-        the commit has had so far, `metadata`, hold is kept, signatures too; if they are none,
-        nothing is sent, and `ProtocolError` raised.
+        the commit has had so far, `metadata`, hold is kept, signatures too; if they are none, or
+        another commit's, nothing is sent, and `ProtocolError` raised.
         """
         from ..formats import commitmeta
+        from ..formats.ostree_commit import MAX_COMMIT
 
-        commitmeta.with_signatures(metadata, [])
+        if metadata:
+            content = commit if isinstance(commit, bytes) else commit.read(MAX_COMMIT + 1)
+            commitmeta.check_signatures(metadata, content)
+            if not isinstance(commit, bytes):
+                commit.seek(0)
         reply = self._work(
             "sign-ostree", {"key": key, "ostree-hash": name}, passphrase, commit, None
         )

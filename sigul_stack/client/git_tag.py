@@ -11,9 +11,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
-from ..errors import SigulError
+from ..errors import SigulError, quoted
 from ..system.programs import Finished, run
 from ..system.wall import MIB, OWN_DOMAIN, Wall, all_but
 from ..tools import GIT
@@ -31,6 +32,23 @@ _SIGNATURE = re.compile(
     rb"^-----BEGIN (PGP SIGNATURE|PGP MESSAGE|SIGNED MESSAGE|SSH SIGNATURE)-----\n"
     rb"(?:(?!-----BEGIN ).*\n)*-----END \1-----\n*\Z",
     re.MULTILINE,
+)
+
+#: A signature among a tag's headers, over what the tag is in git's other format. When it verifies,
+#: git takes the tag without it.
+_SIGNATURE_HEADER = re.compile(rb"\ngpgsig(?:-sha256)? .*(?:\n .*)*")
+
+#: What to do, by words of git's.
+_CURES: Final = MappingProxyType(
+    {
+        "not a git repository": "run this in the repository that has the tag",
+        "cannot lock ref": "see what else works on the repository; where nothing does, remove the"
+        " file that git names",
+        "aborted by hook": "look at the repository's hook reference-transaction; the tag is as it"
+        " was",
+        "repo version": "update git here, or sign where the repository was made",
+        "bad config": "correct git's configuration there",
+    }
 )
 
 
@@ -81,7 +99,9 @@ def read_tag(directory: Path, name: str) -> Tag:
     found = _run(directory, "rev-parse", "--verify", "--quiet", "--end-of-options", reference)
     # A name may also be an expression (`v1^{}`), but that is no reference to replace.
     if found.returncode or _run(directory, "check-ref-format", reference).returncode:
-        raise SigulError(f"there is no tag '{name}'", "git tag --list shows those that there are")
+        raise SigulError(
+            f"there is no tag {quoted(name, 100)}", "git tag --list shows those that there are"
+        )
     object_id = _text(found.stdout)
     kind = _text(_git(directory, "cat-file", "-t", object_id))
     if kind != "tag":
@@ -95,10 +115,11 @@ def read_tag(directory: Path, name: str) -> Tag:
         raise SigulError(f"'{name}' is not a tag of a commit", "only those are signed")
     header, blank, message = content.partition(b"\n\n")
     message, signatures = _SIGNATURE.subn(b"", message)
+    header, others = _SIGNATURE_HEADER.subn(b"", header)
     unsigned = header + blank + message
     if not unsigned.endswith(b"\n"):
         unsigned += b"\n"  # a signature begins a line
-    return Tag(directory, reference, object_id, unsigned, was_signed=signatures > 0)
+    return Tag(directory, reference, object_id, unsigned, was_signed=signatures + others > 0)
 
 
 def _wall(*write: Path) -> Wall:
@@ -117,11 +138,17 @@ def _git(directory: Path, *arguments: str, given: bytes = b"", wall: Wall | None
         lines = done.stderr.splitlines()
         fatal = [line for line in lines if line.startswith("fatal:")]
         advice = [line.strip() for line in lines if line.startswith("\tgit ")]
+        said = fatal[-1] if fatal else done.reason
         raise SigulError(
-            f"git {arguments[0]} failed: {fatal[-1] if fatal else done.reason}",
-            f"git advises, where you trust what is there: {advice[0]}" if advice else "",
+            f"git {arguments[0]} failed: {said}",
+            f"git advises, where you trust what is there: {advice[0]}" if advice else _cure(said),
         )
     return done.stdout
+
+
+def _cure(said: str) -> str:
+    """What to do about something that git says (in English); empty where it says that itself."""
+    return next((cure for words, cure in _CURES.items() if words in said), "")
 
 
 def _run(

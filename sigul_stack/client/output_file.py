@@ -5,7 +5,8 @@ that exists keeps its content, and a pipe, terminal or device is given nothing; 
 a kill at any moment, everything is as before.
 
 * A file that is new gets the permissions that the umask gives; one that exists keeps its own, and
-  its owner and group where the process may do that. A symbolic link is followed, not replaced. A
+  its owner, group and extended attributes (access control lists are such) where the process may do
+  that. A symbolic link is followed, not replaced. A
   further hard link to an RPM that is signed in its place keeps what it was, and that is told.
 * `/dev/stdout` and its like mean the open stream itself, not the file behind it.
 * Where a file may be written but its directory may not, it is overwritten in place; but not a file
@@ -35,6 +36,11 @@ log = logging.getLogger(__name__)
 SPOOL_IN_MEMORY = 1 << 20
 _COPY_BYTES = 1 << 20
 _MAX_LINKS = 40
+
+#: The extended attribute with a file's access control list.
+_ACCESS_LIST = "system.posix_acl_access"
+#: Those that are about the content or the very file, and would be wrong for another one.
+_OF_THE_CONTENT = ("security.ima", "security.evm", "security.capability")
 
 _STREAM = re.compile(r"/dev/(?P<name>stdin|stdout|stderr)|/(dev|proc/self)/fd/(?P<number>\d{1,9})")
 _STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2}
@@ -273,8 +279,18 @@ def _replaced(target: Path, *, whole: bool = False) -> Iterator[BinaryIO]:
     with draft:
         yield draft.file
         if old is not None:
-            draft.resemble(old)
+            draft.resemble(target, old)
         draft.publish(target.name, replace=True)
+
+
+def _attributes(file: Path | int) -> dict[str, bytes]:
+    """The extended attributes of a file, as far as it can have some and they can be read."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for name in os.listxattr(file):
+            if name not in _OF_THE_CONTENT:
+                found[name] = os.getxattr(file, name)
+    return found
 
 
 def _new_name() -> str:
@@ -305,8 +321,11 @@ class _Draft(contextlib.AbstractContextManager["_Draft"]):
         self._name = _new_name()
         return os.open(self._name, flags | os.O_CREAT | os.O_EXCL, mode, dir_fd=self._directory)
 
-    def resemble(self, old: os.stat_result) -> None:
-        """Take over permissions and, where the process may, owner of the file `old`."""
+    def resemble(self, target: Path, old: os.stat_result) -> None:
+        """Take over what `target`, whose state is `old`, has beside its content.
+
+        That is permissions and, where the process may, owner and extended attributes.
+        """
         descriptor = self.file.fileno()
         new = os.fstat(descriptor)
         # Who may not give it to its owner may often give it to its group.
@@ -315,7 +334,23 @@ class _Draft(contextlib.AbstractContextManager["_Draft"]):
                 with contextlib.suppress(PermissionError):
                     os.fchown(descriptor, owner, old.st_gid)
                     break
-        os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+        wanted = _attributes(target)
+        access_list = wanted.pop(_ACCESS_LIST, None)
+        # What the directory gives to new files goes: a list of it would let others in.
+        for name in _attributes(descriptor).keys() - wanted.keys():
+            with contextlib.suppress(OSError):
+                os.removexattr(descriptor, name)
+        for name, value in wanted.items():
+            with contextlib.suppress(OSError):
+                os.setxattr(descriptor, name, value)
+        permissions = stat.S_IMODE(old.st_mode)
+        os.fchmod(descriptor, permissions)
+        if access_list is not None:
+            try:
+                os.setxattr(descriptor, _ACCESS_LIST, access_list)
+            except OSError:
+                # The bits of the group were the list's limit, and not the group's own.
+                os.fchmod(descriptor, permissions & ~stat.S_IRWXG)
 
     def publish(self, name: str, *, replace: bool) -> None:
         """Give the file its `name` in the directory, once all of it is on disk.

@@ -11,6 +11,7 @@ from typing import ClassVar, Final
 from ..secret import Secret
 from . import values
 from .fields import Program, build, option, secret_option
+from .idle import idle_of_bridge
 from .ini import Advice, ConfigFiles
 from .shared import (
     DAEMON_NSS_DIRECTORY,
@@ -211,14 +212,15 @@ def from_files(
             f"{settings.server_listen_port} is the port for clients and for servers",
             "give client-listen-port and server-listen-port a port each",
         )
+    idle = tuple(idle_of_bridge(files, settings))
     if settings.server_cn:
-        return settings, ()
+        return settings, idle
     warning = Advice(
         f"{files.last()}: [bridge] server-cn is not set: any certificate of the CA may play"
         " the signing server",
         "add `server-cn: NAME` with the common name in the server's certificate",
     )
-    return settings, (warning,)
+    return settings, (warning, *idle)
 
 
 PROGRAM: Final = Program(

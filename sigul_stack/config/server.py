@@ -11,6 +11,7 @@ from typing import ClassVar, Final
 from ..secret import Secret
 from . import values
 from .fields import Needs, Program, build, option, secret_option
+from .idle import idle_of_server
 from .ini import Advice, ConfigFiles
 from .shared import (
     DAEMON_NSS_DIRECTORY,
@@ -256,7 +257,7 @@ def from_files(
     """The settings that `files` give, and warnings about them. Raises `ConfigurationError`."""
     nss, binding = load_nss(files, DAEMON_NSS_DIRECTORY), load_binding(files)
     settings = build(ServerSettings, files, nss=nss, binding=binding)
-    return settings, tuple(_warnings(files, settings))
+    return settings, (*_warnings(files, settings), *idle_of_server(files, settings))
 
 
 def _warnings(files: ConfigFiles, settings: ServerSettings) -> Iterator[Advice]:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ..errors import ProtocolError, RemoteProtocolError
-from .openpgp_issuer import issuer_key_id
+from .openpgp_issuer import is_of_other_data, issuer_key_id
 
 SIGNATURES: Final = "ostree.gpgsigs"
 _SIGNATURES_TYPE: Final = b"aay"
@@ -54,6 +54,20 @@ def signatures_in(metadata: bytes) -> list[bytes]:
     if SIGNATURES not in entries:
         raise _damaged("they hold no signature")
     return _parse_signatures(entries[SIGNATURES])
+
+
+def check_signatures(metadata: bytes, commit: bytes | memoryview) -> None:
+    """Raise `ProtocolError` where `metadata` are none, or have a signature of another commit's.
+
+    ostree would call that one bad, and whoever looks at the commit does not know why.
+    """
+    entries = _parse_entries(metadata)
+    for signature in _parse_signatures(entries.get(SIGNATURES, b"\0" + _SIGNATURES_TYPE)):
+        if is_of_other_data(signature, commit):
+            raise RemoteProtocolError(
+                "these detached metadata have a signature of another commit",
+                "give the .commitmeta of the commit that is signed, or none",
+            )
 
 
 # --- Writing -----------------------------------------------------------------------------------

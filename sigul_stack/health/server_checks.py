@@ -71,6 +71,7 @@ class ServerChecks:
             Step(Layer.KEY_STORE, self.locks, (Layer.CONFIGURATION,)),
             Step(Layer.KEY_STORE, self.prospects, (Layer.SERVER_DATABASE,)),
             Step(Layer.KEY_STORE, self.keys, (Layer.SERVER_DATABASE,), deep),
+            Step(Layer.KEY_STORE, self.left_keys, (Layer.SERVER_DATABASE,), DOCTOR),
             Step(Layer.KEY_STORE, self.keys_for_rpm, (Layer.SERVER_DATABASE,), DOCTOR),
         )
 
@@ -281,3 +282,18 @@ class ServerChecks:
             yield warning(Layer.KEY_STORE, item.problem, item.cure)
         if not mismatches:
             yield ok(Layer.KEY_STORE, f"the key stores hold the {len(keys)} keys of the database")
+
+    def left_keys(self) -> Iterator[Check]:
+        """Warn of keys that are in the stores alone: a `delete-key` of 1.2 may have left them."""
+        from ..database import Database
+        from ..server.services import database_url, make_keystore
+
+        if not self.context.settings.gnupg_home.exists():
+            return  # made at the first start
+        url = database_url(self.context.settings)
+        with contextlib.closing(Database(url)) as database, database.read() as reader:
+            keys = reader.keys()
+        store = make_keystore(self.context.settings, at_rest=True)
+        for item in store.check_consistency(keys):
+            if item.name is None:
+                yield warning(Layer.KEY_STORE, item.problem, item.cure)

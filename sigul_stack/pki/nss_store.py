@@ -234,9 +234,9 @@ class NSSStore:
             )
         if self._password is not None and not self._password:
             raise WrongNSSPassword(
-                f"the database in '{self._shown}'{self._made()} has a password, and the one given"
-                " is empty",
-                "write it into the file that is given with --password-file",
+                "Provided NSS password is incorrect",
+                f"it is empty, and the database in '{self._shown}'{self._made()} has one: write it"
+                " into the file that is given with --password-file",
             )
         if self._password is None:
             raise WrongNSSPassword(

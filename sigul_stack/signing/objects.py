@@ -29,6 +29,7 @@ _MAX_TAG_HEADER: Final = 1 << 16
 _TAG_HEADER: Final = re.compile(
     rb"object (?:[0-9a-f]{40}|[0-9a-f]{64})\ntype commit\ntag [^\n\0]+\ntagger [^\n\0]+\n"
 )
+_OTHER_SIGNATURE: Final = re.compile(rb"^gpgsig(?:-sha256)? ", re.MULTILINE)
 _COMMIT_ID: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -46,6 +47,12 @@ def sign_tag(key: OpenPGPKey, source: IO[bytes], target: IO[bytes]) -> None:
             Status.UNKNOWN_ERROR,
             "this is not an annotated tag of a commit (object, type commit, tag, tagger); make one"
             " with git tag -a",
+        )
+    if _OTHER_SIGNATURE.search(header.partition(b"\n\n")[0]):
+        raise RequestRefused(
+            Status.UNKNOWN_ERROR,
+            "the tag has a header gpgsig, without which git would verify it; take that off (a"
+            " client of today does)",
         )
     source.seek(-1, os.SEEK_END)
     if source.read(1) != b"\n":

@@ -154,8 +154,9 @@ def _wrong_password(password: Secret | None = None) -> WrongNSSPassword:
     problem = "Provided NSS password is incorrect"
     if password is not None and not password:
         return WrongNSSPassword(
-            f"{problem}: it is empty, and the database has one",
-            "write it into the file that nss-password-file names, or type it",
+            problem,  # all of it: scripts compare the line
+            "it is empty, and the database has one: write it into the file that nss-password-file"
+            " names, or type it",
         )
     return WrongNSSPassword(problem)
 

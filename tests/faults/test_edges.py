@@ -309,7 +309,7 @@ def test_configurations_that_mislead_are_told_with_their_cure(site: Site, tmp_pa
         assert told in line
         assert line.startswith("Error: " if code else "Warning: ")
     done = site.sigul("list-users", config=str(path), secrets=["admin-pw"], code=1)
-    assert b"Provided NSS password is incorrect: it is empty" in done.stderr
+    assert b"\nProvided NSS password is incorrect\nit is empty, and the " in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -383,12 +383,14 @@ def test_an_unknown_version_through_an_old_bridge(
 
 @pytest.mark.parametrize("version", [0, 2])
 def test_an_unknown_version_through_our_bridge(served: Served, version: int) -> None:
-    """The bridge refuses it itself and closes."""
+    """The bridge refuses it itself, in the words of servers, and closes."""
     site, bridge, server = served
+    site.path("big").write_bytes(bytes(3_000_000))
     with storm(site, bridge, server):
         option = [f"--internal-protocol-version={version}"]
-        refused = site.sigul("list-users", secrets=["pw"], options=option, code=1)
-    assert refused.stderr.startswith(b"Error: ")
+        for command in (["list-users"], ["sign-data", "k", str(site.path("big"))]):
+            refused = site.sigul(*command, secrets=["pw"], options=option, code=1)
+            assert refused.stderr == b"Error: Unknown protocol version\n"
     assert f"protocol version {version} is unknown" in bridge.text
 
 

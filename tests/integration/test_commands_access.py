@@ -585,6 +585,11 @@ def test_an_unbound_file_is_refused(running: Site, key: str, tmp_path: Path) -> 
         running, "Passphrase file is unbound!", "get-public-key", key,
         options=["-f", str(unbound)], stdin=b"",
     )  # fmt: skip
+    unbound.write_text("\n")
+    empty = running.sigul(
+        "get-public-key", key, options=["-f", str(unbound)], stdin=b"", code=1
+    ).stderr.decode()
+    assert empty == f"Passphrase file is unbound!\n'{unbound}' is empty\n"
     line = failure(
         running, "get-public-key", key, options=["-f", str(tmp_path / "missing")], stdin=b""
     )

@@ -422,6 +422,30 @@ def test_a_key_that_was_left_in_the_store_is_taken_over(
     assert secret_parts(running) == before
 
 
+def test_what_was_left_of_a_key_may_have_more_subkeys_than_its_file(
+    running: Site, gpg: Gpg, made: str, tmp_path: Path
+) -> None:
+    fingerprint = gpg.make_key("grown", "file-pw")
+    (tmp_path / "small").write_bytes(gpg.secret_key(fingerprint, "file-pw"))
+    gpg("--passphrase=file-pw", "--quick-add-key", fingerprint, "rsa2048", "sign", "never")
+    (tmp_path / "large").write_bytes(gpg.secret_key(fingerprint, "file-pw"))
+    before = secret_parts(running)
+    for file in ("large", "small"):
+        path = str(tmp_path / file)
+        done(running, "import-key", made, path, secrets=[ADMIN, "file-pw", "made-pw"])
+        assert_consistent(running)
+        done(running, "sign-text", made, path, secrets=["made-pw"])
+        if file == "large":
+            forgotten(running, made)
+            doctor = running.run(
+                *module("stack"), "doctor", "server", "-c", str(running.path("server.conf")), code=1
+            ).stdout.decode()
+            left = f"key {fingerprint} is in {running.path('server/gnupg')}, but not in the"
+            assert left in doctor
+    done(running, "delete-key", made, secrets=[ADMIN])
+    assert secret_parts(running) == before
+
+
 @pytest.mark.parametrize("kind", ["gnupg", "ECC"])
 def test_a_key_that_is_deleted_half_way_is_deleted_in_the_end(
     running: Site, made: str, kind: str

@@ -57,7 +57,10 @@ def attempt(
 
 
 def said(result: subprocess.CompletedProcess[bytes], program: str) -> str:
-    """The one error that a program that could not start has told."""
+    """The one error that a program that could not start has told.
+
+    A daemon says a line that scripts know twice: in its log, and by itself.
+    """
     if program in ("sigul", "server_add_admin"):
         return error_line(result)
     lines = [
@@ -65,6 +68,8 @@ def said(result: subprocess.CompletedProcess[bytes], program: str) -> str:
         for line in result.stderr.decode().splitlines()
         if " ERROR " in line or line.startswith("Error: ") or line in WHOLE_LINES
     ]
+    if len(lines) == 2 and lines[1] in WHOLE_LINES:
+        assert lines.pop() == lines[0], result.stderr.decode()
     assert len(lines) == 1, result.stderr.decode()
     assert "Traceback" not in result.stderr.decode()
     return lines[0]

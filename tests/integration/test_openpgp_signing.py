@@ -254,6 +254,10 @@ def test_a_tag_without_a_line_end_is_not_signed(store: Store) -> None:
     target = io.BytesIO()
     with pytest.raises(RequestRefused, match="does not end with a line end"):
         sign_tag(store.opened, io.BytesIO(tag), target)
+    # git would verify it without that header, whatever was signed.
+    other = tag.replace(b"\n\n", b"\ngpgsig -----BEGIN PGP SIGNATURE-----\n a\n\n") + b"\n"
+    with pytest.raises(RequestRefused, match="the tag has a header gpgsig"):
+        sign_tag(store.opened, io.BytesIO(other), target)
     sign_tag(store.opened, io.BytesIO(tag + b"\n"), target)
     store.opened.check(target, io.BytesIO(tag + b"\n"))
 

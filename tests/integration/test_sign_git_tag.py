@@ -104,6 +104,44 @@ def test_a_signed_tag_is_signed_anew(running: Site, gpg: Gpg, repository: Reposi
         assert f'Good signature from "{key}"' in repository.verify("v1.0", gpg)
 
 
+@pytest.mark.parametrize("header", ["gpgsig", "gpgsig-sha256"])
+def test_a_signature_among_the_headers_is_left_out(
+    running: Site, gpg: Gpg, repository: Repository, header: str
+) -> None:
+    """git of two formats writes one; when it verifies a tag, it looks at the tag without it."""
+    repository.git("tag", "-a", "-m", "x", "v1")
+    head, _, message = repository.git("cat-file", "tag", "v1").partition(b"\n\n")
+    other = f"\n{header} -----BEGIN PGP SIGNATURE-----\n abc\n -----END PGP SIGNATURE-----"
+    content = head + other.encode() + b"\n\n" + message
+    written = repository.git(
+        "hash-object", "-t", "tag", "-w", "--literally", "--stdin", data=content
+    )
+    repository.git("update-ref", "refs/tags/v1", written.decode().strip())
+    sign(running, repository, "v1")
+    assert "Good signature" in repository.verify("v1", gpg)
+    assert header.encode() not in repository.git("cat-file", "tag", "v1")
+
+
+def test_what_git_refuses_has_a_cure(running: Site, plain: Repository, tmp_path: Path) -> None:
+    plain.git("tag", "-a", "-m", "x", "v1")
+
+    def said(directory: Path, tag: str = "v1") -> str:
+        return failure(running, "sign-git-tag", "k", tag, secrets=["k-pw"], cwd=directory)
+
+    lock = plain.directory / ".git/refs/tags/v1.lock"
+    lock.touch()
+    assert said(plain.directory).endswith("; where nothing does, remove the file that git names")
+    lock.unlink()
+    hook = plain.directory / ".git/hooks/reference-transaction"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    assert "; look at the repository's hook reference-transaction" in said(plain.directory)
+    hook.unlink()
+    assert said(tmp_path).endswith("; run this in the repository that has the tag")
+    assert len(said(plain.directory, "x" * 5000)) < 300
+
+
 @pytest.mark.once("what is refused before anything is signed")
 def test_lightweight_tags_and_what_is_none(running: Site, plain: Repository) -> None:
     plain.git("tag", "light")

@@ -131,6 +131,31 @@ def test_signed_again_by_the_same_key_there_is_one_signature(
     assert b"already signed" in again.stderr
 
 
+def test_the_metadata_of_another_commit_are_refused(
+    running: Site, gpg: Gpg, repository: Repository, tmp_path: Path
+) -> None:
+    """Their signature would stand there as a bad one."""
+    done(
+        running, "sign-ostree", "other", repository.name, str(repository.commit),
+        "-o", str(repository.metadata), secrets=["other-pw"],
+    )  # fmt: skip
+    (tmp_path / "tree" / "file").write_text("changed")
+    later = repository.ostree(
+        "commit", "-b", "lab", "-s", "later", f"--tree=dir={tmp_path / 'tree'}"
+    ).strip()
+    commit = (repository.path / "objects" / later[:2] / later[2:]).with_suffix(".commit")
+    output = tmp_path / "output"
+    line = failure(
+        running, "sign-ostree", "k", later, str(commit), "-o", str(output),
+        "--commitmeta", str(repository.metadata), secrets=["k-pw"],
+    )  # fmt: skip
+    assert line == (
+        "these detached metadata have a signature of another commit; give the .commitmeta of the"
+        " commit that is signed, or none"
+    )
+    assert not output.exists()
+
+
 def test_the_object_must_be_a_commit(running: Site, repository: Repository) -> None:
     """Whatever else has that SHA-256 is not signed, another object of the repository neither."""
     (tree,) = repository.path.glob("objects/*/*.dirtree")

@@ -194,6 +194,7 @@ def test_each_bad_one_is_named_and_the_others_are_signed(
         files += [bad[-1], file]
     out = tmp_path / "out"
     result = running.sigul(*command(out, "k", *files), secrets=["k-pw"], code=1)
+    assert len(files) >= 20
     failed = f"Signed {len(good)} of {len(files)} RPMs; {len(bad)} failed\n"
     assert result.stdout == failed.encode()
     lines = signing_errors(result.stderr)
@@ -534,7 +535,7 @@ def test_two_rpms_of_one_name_cost_the_second(
     out = tmp_path / "out"
     result = running.sigul(*command(out, "k", first, other, last), secrets=["k-pw"], code=1)
     assert "would be signed to the same file as" in error_of(result, other)
-    assert result.stdout == b"Signed 2 of 3 RPMs; 1 failed\n"
+    assert result.stdout == b""
     assert sorted(path.name for path in out.iterdir()) == [first.name, last.name]
     # It is not written over by the other one either.
     result = running.sigul(*command(other.parent, "k", first, other), secrets=["k-pw"], code=1)

@@ -377,8 +377,8 @@ def test_no_tpm_there(tmp_path: Path) -> None:
 _UNBIND = """
 import sys
 from sigul_stack.keystore.bindings import CannotUnbind, enabled_methods, unbind
-methods = enabled_methods(["keyring", "keyctl"])
-for bound in sys.argv[1:]:
+methods = enabled_methods(sys.argv[1].split())
+for bound in sys.argv[2:]:
     try:
         print(unbind(bound.encode(), methods).reveal().decode())
     except CannotUnbind as error:
@@ -386,14 +386,15 @@ for bound in sys.argv[1:]:
 """
 
 
-def test_the_session_keyring_opens() -> None:
+@pytest.mark.parametrize("enabled", ["keyring keyctl", "keyring", "keyctl"])
+def test_the_session_keyring_opens(enabled: str) -> None:
     arguments = [
         json.dumps({"method": method, "value": name})
         for method in ("keyring", "keyctl")
         for name in ("mine", "other", "*", "")
     ]
     done = in_session(
-        [sys.executable, "-c", _UNBIND, *arguments], "sigul:mine", "s\xe4cret", os.environ
+        [sys.executable, "-c", _UNBIND, enabled, *arguments], "sigul:mine", "s\xe4cret", os.environ
     )
     assert done.returncode == 0, done.stderr
     answers = ["s\xe4cret", *["refused"] * 3] * 2

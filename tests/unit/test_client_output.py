@@ -4,9 +4,11 @@ new form in the file's own place.
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -81,6 +83,59 @@ def test_an_existing_file_keeps_its_owner(tmp_path: Path) -> None:
     before = file.stat()
     write(file)
     assert (file.stat().st_uid, file.stat().st_gid) == (before.st_uid, before.st_gid)
+
+
+def access_list(*entries: tuple[int, int, int]) -> bytes:
+    """An access control list as Linux has it: tag, permissions and ID of each entry (acl(5))."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+NOBODY_ID = 0xFFFFFFFF
+#: User 1234 may write, the owning group may nothing; mode bits: 0660, the list's limit.
+LIST = access_list(
+    (1, 6, NOBODY_ID), (2, 6, 1234), (4, 0, NOBODY_ID), (0x10, 6, NOBODY_ID), (0x20, 0, NOBODY_ID)
+)
+
+
+def test_an_existing_file_keeps_its_access_list_and_attributes(tmp_path: Path) -> None:
+    file = tmp_path / "out"
+    file.write_bytes(b"old")
+    os.setxattr(file, "system.posix_acl_access", LIST)
+    os.setxattr(file, "user.origin", b"a builder")
+    assert mode(file) == 0o660
+    write(file)
+    assert file.read_bytes() == DATA
+    assert os.getxattr(file, "system.posix_acl_access") == LIST
+    assert os.getxattr(file, "user.origin") == b"a builder"
+    assert mode(file) == 0o660
+
+
+def test_an_existing_file_gets_no_access_list_of_its_directory(tmp_path: Path) -> None:
+    file, new = tmp_path / "out", tmp_path / "new"
+    file.write_bytes(b"old")
+    file.chmod(0o640)
+    os.setxattr(tmp_path, "system.posix_acl_default", LIST)
+    write(file)
+    assert "system.posix_acl_access" not in os.listxattr(file)
+    assert mode(file) == 0o640
+    write(new)  # that is for new files
+    assert "system.posix_acl_access" in os.listxattr(new)
+
+
+def test_where_no_list_can_be_kept_the_group_gets_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "out"
+    file.write_bytes(b"old")
+    os.setxattr(file, "system.posix_acl_access", LIST)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not here")
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    write(file)
+    assert file.read_bytes() == DATA
+    assert mode(file) == 0o600
 
 
 def test_after_an_exception_nothing_has_changed(tmp_path: Path) -> None:

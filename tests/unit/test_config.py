@@ -529,6 +529,58 @@ def test_a_file_that_a_binding_method_needs_is_made_absolute(server: Load) -> No
         assert server(text).settings.binding.parameters["pkcs11_a_pubkey"] == "/elsewhere/a.pem"
 
 
+# ----------------------------------------------------------------- options without effect
+
+
+@pytest.mark.parametrize(
+    ("text", "option", "why"),
+    [
+        ("[keys]\nallowed-key-types: RSA\necc-default-curve: SECP384R1\n",
+         "ecc-default-curve", "does not list ECC"),
+        ("[keys]\nallowed-key-types: ECC\nrsa-key-size: 4096\n", "rsa-key-size",
+         "does not list RSA"),
+        ("lenient-username-check: yes\nproxy-usernames: bob\n", "proxy-usernames",
+         "any certificate may speak"),
+        ("[binding]\nforced-binding-methods-position: last\n",
+         "forced-binding-methods-position", "there are no forced-binding-methods"),
+        ("[binding]\nenabled: test\ntpm_tcti: device\n", "tpm_tcti", "tpm is not enabled"),
+    ],
+)  # fmt: skip
+def test_options_of_a_server_without_effect(server: Load, text: str, option: str, why: str) -> None:
+    (warning,) = [found for found in server(text).warnings if "has no effect" in found]
+    assert f"{option} has no effect: " in warning
+    assert why in warning
+
+
+@pytest.mark.parametrize(
+    ("text", "option", "why"),
+    [
+        ("[koji]\nkoji-instances: a\nkoji-config-b: /etc/b\n", "koji-config-b", "list 'b'"),
+        ("[koji]\nrequired-fas-group-b: signers\n", "required-fas-group-b", "list 'b'"),
+        ("fas-user-name: me\n", "fas-user-name", "no group is required"),
+    ],
+)
+def test_options_of_a_bridge_without_effect(
+    bridge: Callable[[str], Loaded[BridgeSettings]], text: str, option: str, why: str
+) -> None:
+    (warning,) = bridge(text).warnings
+    assert f"{option} has no effect: " in warning
+    assert why in warning
+
+
+def test_options_with_an_effect_or_their_default_are_not_told(
+    server: Load, bridge: Callable[[str], Loaded[BridgeSettings]]
+) -> None:
+    text = (
+        "lenient-username-check: yes\nproxy-usernames:\n[keys]\nallowed-key-types: gnupg\n"
+        "ecc-default-curve: SECP256R1\nrsa-key-size: 2048\n[binding]\nenabled: test tpm keyctl\n"
+        "tpm_tcti: device\nkeyring_x: y\nforced-binding-methods-position: first\n"
+    )
+    assert not [found for found in server(text).warnings if "has no effect" in found]
+    koji = "[koji]\nkoji-instances: Bee\nkoji-config-bee: /etc/b\nrequired-fas-group-Bee: g\n"
+    assert bridge(koji).warnings == ()
+
+
 # --------------------------------------------------------------------------- check_paths
 
 

@@ -164,6 +164,18 @@ def test_an_error_at_start_is_the_starters(site: Site) -> None:
     assert "Provided NSS password is incorrect" in site.log
 
 
+def test_in_the_foreground_the_line_that_scripts_know_follows_the_log(site: Site) -> None:
+    daemon = site.foreground(
+        "def work(control): raise NSSError('Provided NSS password is incorrect', 'it is old')\n"
+        "run(work)"
+    )
+    _, told = daemon.communicate(timeout=60)
+    assert daemon.returncode == 1
+    logged, known = told.splitlines()[-2:]
+    assert logged.endswith("Provided NSS password is incorrect; it is old")
+    assert known == "Provided NSS password is incorrect"
+
+
 def test_an_unforeseen_error_at_start(site: Site) -> None:
     result = site.background("run(lambda control: [][0])")
     assert result.returncode == 1

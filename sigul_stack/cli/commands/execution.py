@@ -154,7 +154,7 @@ def _unbound_passphrase(path: Path, settings: ClientSettings) -> Secret:
         ) from error
     bound = Secret(data.strip())
     if not bound:
-        raise SigulError(f"Passphrase file is unbound! '{path}' is empty")
+        raise SigulError(UNBOUND_TEXT, f"'{path}' is empty")
     if not is_bound(bound):
         raise SigulError(UNBOUND_TEXT)
     binding = settings.binding

@@ -286,6 +286,8 @@ def _readable(path: Path) -> os.stat_result:
 class _Failures(Failures):
     """Failures of RPMs: each in the line that scripts of 1.2 know, and what explains it behind."""
 
+    silent = True
+
     def lines(self, what: str | Path, error: SigulError) -> Sequence[str]:
         """See `Failures.lines`."""
         text, explained = error.problem, error.cure

@@ -61,6 +61,8 @@ _MODULES: Mapping[str, str] = MappingProxyType(
         "tpm": "tpm",
     }
 )
+#: The other name of a method that has two: what is bound under one opens where the other is enabled.
+_OTHER_NAMES: Mapping[str, str] = MappingProxyType({"keyctl": "keyring", "keyring": "keyctl"})
 
 
 class Registry:
@@ -74,11 +76,11 @@ class Registry:
         return iter(self._enabled)
 
     def get(self, name: str) -> BindingMethod | None:
-        """The method `name`, or None if it is not enabled.
+        """The method `name`, or None if it is not enabled under any name that it has.
 
         Raises `ConfigurationError` if its settings are wrong.
         """
-        if name not in self._enabled:
+        if not {name, _OTHER_NAMES.get(name, name)} & {*self._enabled}:
             return None
         module = import_module(f".{_MODULES[name]}", __package__)
         method: BindingMethod = module.make(self._settings)

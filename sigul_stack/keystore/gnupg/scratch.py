@@ -72,8 +72,9 @@ def _remove(scratch: GnuPG) -> None:
 def move_in(home: GnuPG, scratch: GnuPG, key: ListedKey, *, replace: bool = False) -> None:
     """Put the complete `key` of `scratch` into `home`.
 
-    With `replace` it may take the place of the same key, whose public part stays. Raises
-    `RequestRefused` (already exists) if it, or a part of it, is there; `KeystoreError`
+    With `replace` it may take the place of the same key, whose public part stays; what that has of
+    secret subkeys and `key` has not, goes: no access opens it. Raises `RequestRefused`
+    (already exists) if it, or a part of it, is there; `KeystoreError`
     where anything fails, and then nothing of it is left in `home`.
     """
     public = scratch.export(key.fingerprint, armor=False)
@@ -81,7 +82,7 @@ def move_in(home: GnuPG, scratch: GnuPG, key: ListedKey, *, replace: bool = Fals
     with locked_home(home.path, home.time_limit):
         there = home.list_keys()
         same = [other for other in there if other.fingerprint == key.fingerprint and other.secret]
-        if replace and same and _has_all_of(key, same[0]):
+        if replace and same and (key.parts[0].secret or not same[0].parts[0].secret):
             _log.warning("key %s, which was left in the store, is taken over", key.fingerprint)
             public = home.export(key.fingerprint, armor=False) + public
             remove_key(home, key.fingerprint)
