@@ -124,6 +124,9 @@ class SigulError(Exception):
 
     #: Whether the same call may succeed later without anybody changing anything.
     retryable: ClassVar[bool] = False
+    #: Whether it is an answer, and no fault: what led to it explains nothing, and scripts compare
+    #: the line.
+    is_answer: ClassVar[bool] = False
 
     def __init__(self, problem: str = "", cure: str = "", symbol: str = "") -> None:
         super().__init__(problem)
@@ -217,6 +220,8 @@ class RequestRefused(SigulError):
     Raised by handlers on the server to send that reply, and by the client API on receiving one.
     `message` always fits into a reply; `problem` has all of it.
     """
+
+    is_answer = True
 
     def __init__(self, status: int, message: str | None = None) -> None:
         self.status = status

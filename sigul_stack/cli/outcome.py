@@ -33,6 +33,12 @@ class AlreadyTold(SigulError):
     """A program fails, and has said why in lines of its own."""
 
 
+class AnswersTold(AlreadyTold):
+    """The same, and each line told an answer."""
+
+    is_answer = True
+
+
 class Failures:
     """Failures of some of many things; each is told at once, in a line on standard error."""
 
@@ -41,11 +47,13 @@ class Failures:
 
     def __init__(self) -> None:
         self._count = 0
+        self._answers_alone = True
 
     def tell(self, what: str | Path, error: SigulError | None) -> None:
         """Tell that signing `what` failed, unless `error` is None."""
         if error is not None:
             self._count += 1
+            self._answers_alone &= error.is_answer
             for line in self.lines(what, error):
                 say(line, error=True, flush=True)
 
@@ -65,35 +73,34 @@ class Failures:
             failed = f" of {total} {things}; {self._count} failed" if self._count else f" {things}"
             say(f"Signed {total - self._count}{failed}", flush=True)
         if self._count:
-            raise AlreadyTold(text)
+            raise (AnswersTold if self._answers_alone else AlreadyTold)(text)
 
 
 def report(run: Callable[[], None]) -> int:
     """Call `run` and give the exit code; whatever it raises is said in one line.
 
     The text of an error that nobody foresaw may hold anything, a secret too: only its kind is told,
-    and a traceback at `-v -v`. What the log has kept until then follows.
+    and a traceback at `-v -v`. Behind a fault follows what the log has kept until then; behind an
+    answer nothing does, for scripts compare what is said of it.
     """
-    code = _reported(run)
-    if code:
-        tell_kept()
-    return code
-
-
-def _reported(run: Callable[[], None]) -> int:
     try:
         run()
         return 0
-    except AlreadyTold:
-        return 1
     except SigulError as error:
-        log.debug("where it failed:", exc_info=True)
-        return failed(str(error))
+        is_answer = error.is_answer or error.problem in _WHOLE_LINES
+        if not is_answer:
+            log.debug("where it failed:", exc_info=True)
+        if not isinstance(error, AlreadyTold):
+            failed(str(error))
+        if is_answer:
+            return 1
     except KeyboardInterrupt:
-        return failed("interrupted")
+        failed("interrupted")
     except Exception as error:
         log.debug("where it failed:", exc_info=True)
-        return failed(f"unexpected failure ({type(error).__name__}); -v -v tells more")
+        failed(f"unexpected failure ({type(error).__name__}); -v -v tells more")
+    tell_kept()
+    return 1
 
 
 def run_program(main: Callable[[], int]) -> int:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NoReturn
 
 from ..config import load_server
-from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
+from ..config.identity import Identity, drop_privileges, drop_privileges_unless_roots, identity
 from ..config.server import ServerSettings
 from ..database import Database
+from ..errors import quoted
 from ..protocol.status import encode_ended, encode_status
 from ..server.guesses import GuessTable
 from ..server.services import database_url
@@ -20,6 +23,7 @@ from ..server.slots import USUAL_SLOTS, Slots
 from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import ServerPlan, Supervisor
 from ..server.worker import Shared, Worker
+from ..system.files import opened
 from ..system.memory import lock_memory
 from ..system.open_files import CURE, USUAL, raise_limit
 from ..system.pipes import ParentPipes
@@ -59,6 +63,7 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
         log.warning(
             "This process may open %d files, and needs %d for its workers; %s", limit, wanted, CURE
         )
+    _make_stores(settings, source.identity)
     run_in_child(partial(_run_with_nss, prepare, settings), "checking the server's data")
     # All workers of a former configuration may be there beside those of the next one.
     count = max(USUAL_SLOTS, 2 * (settings.workers + settings.max_requests))
@@ -81,6 +86,24 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
             supervisor.run(status)
     finally:
         run_in_child(partial(_run_as_user, shut_down, settings), "ending the server's helpers")
+
+
+def _make_stores(settings: ServerSettings, who: Identity | None) -> None:
+    """Make the key stores that are missing, as root for the configured user.
+
+    Only in a directory of root's, where that user could not: in others he makes them himself, and
+    may have put in their places what root is not to follow.
+    """
+    if who is None or os.geteuid():
+        return
+    for store in (settings.gnupg_home, settings.keys_storage):
+        with contextlib.suppress(OSError), opened(store.parent, os.O_DIRECTORY) as parent:
+            found = os.fstat(parent)
+            if found.st_uid or stat.S_IMODE(found.st_mode) & 0o022:
+                continue
+            os.mkdir(store.name, 0o700, dir_fd=parent)
+            os.chown(store.name, who.uid, who.gid, dir_fd=parent, follow_symlinks=False)
+            log.info("Made %s for user %d", quoted(str(store)), who.uid)
 
 
 def _plan(settings: ServerSettings, shared: Shared, loaded: Mapping[str, str]) -> ServerPlan:

@@ -122,6 +122,8 @@ class Package:
 class ZeroLengthRPM(SigulError):
     """An RPM has no content."""
 
+    is_answer = True
+
     def __init__(self, name: str) -> None:
         # Scripts compare this.
         super().__init__(f"Cannot sign zero-length RPM file {name}")

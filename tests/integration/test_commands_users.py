@@ -491,6 +491,24 @@ def test_with_dash_v_the_double_tls_can_be_followed(running: Site) -> None:
     assert "INFO: [DOUBLE_TLS] TLS handshake completed successfully" in lines
 
 
+def test_with_dash_v_twice_nothing_stands_beside_what_scripts_compare(
+    running: Site, tmp_path: Path
+) -> None:
+    twice = ["-v", "-v"]
+    assert done(running, "list-users", secrets=[ADMIN], options=twice).startswith(b"admin\n")
+    empty = tmp_path / "empty.rpm"
+    empty.touch()
+    zero = f"Cannot sign zero-length RPM file {empty}"
+    for text, *command in (
+        ("The specified user was not found", "user-info", "nobody"),
+        (zero, "sign-rpm", "k", str(empty)),
+    ):
+        refused(running, text, *command, secrets=[ADMIN], options=twice)
+    batch = ["sign-rpms", "-o", str(tmp_path / "out"), "k", str(empty)]
+    said = running.sigul(*batch, secrets=[ADMIN], options=twice, code=1).stderr.decode()
+    assert said == f"ERROR: Error signing {empty}: Error: {zero}\n"
+
+
 def test_a_request_leaves_its_marks_in_both_logs(running: Site) -> None:
     bridge, server = running.processes[0], running.processes[-1]
     marks = {

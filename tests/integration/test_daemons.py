@@ -270,6 +270,26 @@ def test_what_root_prepares_belongs_to_the_configured_user(reachable: Site) -> N
         assert done(site, "list-users", secrets=[ADMIN]) == b"admin\n"
 
 
+def test_key_stores_that_are_missing_are_made_for_the_configured_user(reachable: Site) -> None:
+    """Where the directory is root's alone, too, so that he cannot."""
+    site = reachable
+    site.extra = {"server": {"daemon": f"unix-user: {ACCOUNT.pw_name}\n"}}
+    site.configure()
+    give_away(site.path("server"))
+    stores = [site.path("stores/gnupg"), site.path("stores/keys")]
+    for name, store in zip(("gnupg", "keys"), stores, strict=True):
+        configuration = site.path("server.conf")
+        text = configuration.read_text()
+        configuration.write_text(text.replace(f": {site.path('server')}/{name}\n", f": {store}\n"))
+    (site.path("stores")).mkdir(mode=0o755)
+    with site.running():
+        for kind in ("gnupg", "ECC"):
+            done(site, "new-key", kind, "--key-type", kind, secrets=[ADMIN, "k-pw"])
+    for store in stores:
+        found = store.stat()
+        assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (OTHER, 0o700)
+
+
 def test_a_pid_file_of_root_goes_with_a_daemon_that_is_nobody(reachable: Site) -> None:
     site = reachable
     daemon = f"unix-user: {ACCOUNT.pw_name}\n"

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigul_stack.cli.logs import MAX_KEPT, set_up_client, set_up_daemon, tell_kept
-from sigul_stack.cli.outcome import report
-from sigul_stack.errors import ConfigurationError, SigulError, as_word, printable, quoted
+from sigul_stack.cli.outcome import AnswersTold, report
+from sigul_stack.client.rpm_packages import ZeroLengthRPM
+from sigul_stack.errors import (
+    ConfigurationError,
+    RequestRefused,
+    SigulError,
+    Status,
+    as_word,
+    printable,
+    quoted,
+)
 from sigul_stack.logcontext import request_id
 
 log = logging.getLogger("sigul_stack.test")
@@ -48,6 +58,10 @@ def test_client_lines() -> None:
     assert client_lines(4)[0] == "DEBUG: d"
 
 
+def _raise(error: SigulError) -> None:
+    raise error
+
+
 def test_at_dash_v_twice_a_client_is_silent_unless_something_is_wrong(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -67,6 +81,22 @@ def test_at_dash_v_twice_a_client_is_silent_unless_something_is_wrong(
     assert told[0] == "INFO: i"
     assert told[1].startswith("DEBUG: where it failed:\\nTraceback")
     assert len(told) == 2
+    for answer in (
+        RequestRefused(Status.USER_NOT_FOUND),
+        SigulError("Unable to unbind the passphrase on the client", "why"),
+        ZeroLengthRPM("x.rpm"),
+        AnswersTold("told"),
+    ):
+        set_up_client(2, stream)
+        log.info("not told")
+        assert report(partial(_raise, answer)) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "Error: The specified user was not found",
+        "Unable to unbind the passphrase on the client",
+        "why",
+        "Error: Cannot sign zero-length RPM file x.rpm",
+    ]
+    assert len(stream.getvalue().splitlines()) == 2
     set_up_client(2, stream)
     for number in range(MAX_KEPT + 5):
         log.info("line %d", number)

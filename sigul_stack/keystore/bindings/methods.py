@@ -61,7 +61,7 @@ _MODULES: Mapping[str, str] = MappingProxyType(
         "tpm": "tpm",
     }
 )
-#: The other name of a method that has two: what is bound under one opens where the other is enabled.
+#: The other name of a method that has two: a value of either opens where one of them is enabled.
 _OTHER_NAMES: Mapping[str, str] = MappingProxyType({"keyctl": "keyring", "keyring": "keyctl"})
 
 
