@@ -138,6 +138,12 @@ class ConfigFiles:
                 "this is no configuration file: name another with -c",
             )
         self.digests[path.absolute()] = hashlib.sha256(data).hexdigest()
+        # A byte order mark makes UTF-16 of it, which is told below.
+        if b"\0" in data and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            line = data.count(b"\n", 0, data.index(b"\0")) + 1
+            raise ConfigurationError(
+                f"{path}: line {line} has a NUL byte, as text in UTF-16 has", "save it as UTF-8"
+            )
         try:
             parser.read_string(data.decode("utf-8-sig"), source=str(path))
         except UnicodeDecodeError as error:

@@ -38,6 +38,11 @@ def text(entry: ConfigEntry) -> str:
     """One line of text, not empty."""
     if not entry.text:
         raise entry.error("is empty", "give it a value or remove the line")
+    if "\n" in entry.text:
+        raise entry.error(
+            "is of several lines: a line that begins with a blank continues the one above it",
+            "begin each option at the margin",
+        )
     if not entry.text.isprintable():
         raise entry.error("holds a line break or control character", "write it as one line of text")
     return entry.text

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -77,10 +78,22 @@ def read_claim(manifest: bytes, reference: str) -> Claim:
         )
     elif kind not in _IMAGES and version == 1:
         if content.get("signatures") is not None:
-            return Claim(_schema_1_payload(manifest, content["signatures"]), warnings)
+            payload = _schema_1_payload(manifest, content["signatures"])
+            return _claim(payload, reference, warnings)
     elif kind not in _IMAGES and not (kind is None and "config" in content):
         warnings += ("this is no manifest of an image that podman or skopeo knows; is it one?",)
-    return Claim(manifest, warnings)
+    return _claim(manifest, reference, warnings)
+
+
+def _claim(digested: bytes, reference: str, warnings: tuple[str, ...]) -> Claim:
+    """The claim, with a warning where `reference` names another digest than that of `digested`."""
+    algorithm, _, digest = reference.partition("@")[2].partition(":")
+    if digest and hashlib.new(algorithm, digested).hexdigest() != digest:
+        warnings += (
+            "the reference names another digest than this manifest has: that is right for an image"
+            " of an index that is pulled by the index's digest, and else a mistake",
+        )
+    return Claim(digested, warnings)
 
 
 def check_reference(reference: str) -> tuple[str, ...]:
@@ -109,6 +122,11 @@ def check_reference(reference: str) -> tuple[str, ...]:
         warnings.append(
             f"{quoted(reference, 60)} names no registry: to podman and skopeo it is"
             f" {quoted(f'{host}/{path}', 80)}; name the registry that the image is pulled from"
+        )
+    if host.startswith("["):
+        warnings.append(
+            f"{quoted(host, 60)} is an IPv6 address, which older podman and skopeo (Debian 12's)"
+            " take in no name of an image; give the registry a host name"
         )
     if not found["tag"] and not found["digest"]:
         warnings.append(

@@ -39,6 +39,8 @@ _PE32PLUS: Final = b"\x0b\x02"
 _DIRECTORIES: Final[Mapping[int, int]] = MappingProxyType({0x10B: 96, 0x20B: 112})
 _CERTIFICATE_TABLE: Final = 4  # which of the directories
 _CHECKSUM: Final = 64  # where the optional header has it
+#: The cure for an image that is not laid out as one for UEFI.
+_LAY_OUT_ANEW: Final = "objcopy --file-alignment=512 IN OUT lays them out anew"
 _PLACES: Final = struct.Struct("<16xII16x")  # of a section header: size and place in the file
 
 #: Gives `(offset, size)` of a file: `size` bytes, or fewer where it ends before.
@@ -94,7 +96,7 @@ def check_headers(length: int, read_at: ReadAt) -> ImageLayout:
         if certificates_at + certificates_size != length or certificates_at < headers_size:
             raise InvalidImage("its signatures are not at its end")
     if not table + sections * _SECTION_HEADER <= headers_size <= end:
-        raise InvalidImage("the size of its headers cannot be right")
+        raise InvalidImage("the size of its headers cannot be right", _LAY_OUT_ANEW)
     headers = _read(read_at, table, sections * _SECTION_HEADER)
     _check_sections(
         [(start, size) for size, start in _PLACES.iter_unpack(headers)], headers_size, end
@@ -119,7 +121,7 @@ def _check_sections(sections: Iterable[tuple[int, int]], headers_size: int, end:
             raise InvalidImage(
                 "its headers and sections do not follow each other without gap or overlap, so that"
                 " firmware hashes other bytes",
-                "objcopy --file-alignment=512 IN OUT lays them out anew",
+                _LAY_OUT_ANEW,
             )
         hashed += size
     if hashed == headers_size:

@@ -58,6 +58,11 @@ class Notes:
         if signer == key.fingerprint:
             self.look_ahead(key, soon=False)
 
+    def warn(self, text: str) -> None:
+        """Note a warning: what is wrong, and what to do."""
+        log.warning("%s", text)
+        self._warnings.append(shortened(text))
+
     def _prospect(self, key: Key) -> Prospect | None:
         try:
             return next(prospects(self._keystore, [key], time.time()), None)
@@ -67,6 +72,4 @@ class Notes:
 
     def _warn(self, key: Key, fault: Fault) -> None:
         cure = fault.cure.replace("KEY", key.name)
-        text = f"key {quoted(key.name, 60)}: {fault.problem}; {cure}"
-        log.warning("%s", text)
-        self._warnings.append(shortened(text))
+        self.warn(f"key {quoted(key.name, 60)}: {fault.problem}; {cure}")

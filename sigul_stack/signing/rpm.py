@@ -27,6 +27,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -70,6 +71,8 @@ _COPY_BYTES: Final = 1 << 20
 LARGE_HEAD: Final = 4 << 20
 LARGE_HEAD_WITH_FILES: Final = 1 << 19
 
+#: Entries without which rpm does not read a package, though rpmkeys finds nothing wrong with it.
+_NEEDED: Final = (MainTag.NAME, MainTag.VERSION, MainTag.RELEASE, MainTag.ARCH)
 #: OpenPGP's number of MD5, which files are named by where the header says nothing else.
 _MD5_ALGORITHM: Final = 1
 #: rpm is to look at no database of keys: what signatures there are already does not matter, and
@@ -166,7 +169,7 @@ class RPMSigner:
     # --------------------------------------------------------------------------------- checking
 
     def _check(self, package: BinaryIO, size: int, head: Head, expected: ExpectedPackage) -> None:
-        _check_header(head)
+        _check_header(head, head_only=self.head_only)
         recorded = head.signature.long(SignatureTag.LONG_SIZE) or head.signature.integer(
             SignatureTag.SIZE
         )
@@ -209,7 +212,7 @@ class RPMSigner:
         if done.returncode:
             said = (done.stdout.decode("utf-8", "replace") + done.stderr).strip()
             _log.info("rpmkeys refuses the RPM: %r", said[:500])
-            raise CorruptRPM("its digests are not those of its content", GET_AGAIN)
+            raise CorruptRPM(_rpms_reason(said), GET_AGAIN)
 
     # ---------------------------------------------------------------------------------- signing
 
@@ -248,6 +251,14 @@ class RPMSigner:
         return added
 
 
+def _rpms_reason(said: str) -> str:
+    """The reason why rpmkeys refuses an RPM; it names the file by a descriptor of ours."""
+    if "NOT OK" in said:
+        return "its digests are not those of its content"
+    reason = re.sub(r"(?:error: |/proc/self/fd/[0-9]+: ?)", "", (said.splitlines() or ["?"])[0])
+    return f"rpm does not read it: {shortened(printable(reason), 120)}"
+
+
 def _mapped(package: BinaryIO) -> memoryview:
     """A package's bytes, of which only those are read that are looked at."""
     descriptor = descriptor_of(package)
@@ -266,6 +277,12 @@ def _check_format(main: Header) -> None:
             "it is a delta RPM, which has the digests of the RPM that it makes",
             "sign the RPM itself, and make the delta of the signed one (makedeltarpm)",
         )
+    for tag in _NEEDED:
+        if not main.string(tag):
+            raise CorruptRPM(
+                f"the RPM has no {tag.name.lower()}, so that no rpm installs it",
+                "have who built it give it one",
+            )
 
 
 def _compare(head: Head, expected: ExpectedPackage) -> None:
@@ -289,7 +306,7 @@ def _compare(head: Head, expected: ExpectedPackage) -> None:
         raise CorruptRPM("the RPM's MD5 is not rpm-sigmd5")
 
 
-def _check_header(head: Head) -> None:
+def _check_header(head: Head, *, head_only: bool) -> None:
     """Compare the main header with its digests, one of which there must be."""
     raw = head.main.raw
     sha1 = hashlib.sha1(raw, usedforsecurity=False)
@@ -297,9 +314,12 @@ def _check_header(head: Head) -> None:
         (head.signature.string(SignatureTag.SHA256_HEADER), hashlib.sha256(raw).hexdigest()),
         (head.signature.string(SignatureTag.SHA1_HEADER), sha1.hexdigest()),
     )
-    if not any(recorded for recorded, _ in digests):
+    # Some builders record the MD5 of all alone, which rpmkeys checks; that speaks for no head.
+    whole = not head_only and SignatureTag.MD5 in head.signature
+    if not whole and not any(recorded for recorded, _ in digests):
         raise CorruptRPM("the RPM has no digest of its header", "rebuild it with a newer rpm")
-    if any(recorded not in (None, digest) for recorded, digest in digests):
+    # Upper case is the same to rpm.
+    if any(recorded is not None and recorded.lower() != digest for recorded, digest in digests):
         raise CorruptRPM("the RPM's header does not match its digest", GET_AGAIN)
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import datetime
 import enum
+import ipaddress
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from cryptography import x509
@@ -35,6 +37,12 @@ class CertificateType(enum.StrEnum):
     CODE_SIGNING = "codesigning"
     SSL_SERVER = "sslserver"
 
+
+#: Names of hosts as certificates have them.
+_HOST = re.compile(
+    r"(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+    r"(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
+)
 
 #: What a certificate's key may be used for; what is not named, it may not.
 _KEY_USAGE = {
@@ -105,6 +113,9 @@ def issue(
     )
     if _PURPOSES[kind]:
         builder = builder.add_extension(x509.ExtendedKeyUsage(_PURPOSES[kind]), critical=False)
+    if kind is CertificateType.SSL_SERVER and (hosts := _hosts(name)):
+        # Most TLS clients of today look for a server's name here alone.
+        builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
     certificate = builder.sign(issuer_key, hashes.SHA512())
     itself = certificate if issuer_certificate is None else load_certificate(issuer_certificate)
     if not _issued(itself, certificate):
@@ -158,6 +169,48 @@ def _is_ca(certificate: x509.Certificate) -> bool:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
         return False
+
+
+def remarks_on_issued(certificate: bytes, issuer: bytes) -> Iterator[str]:
+    """Warnings about a new certificate and the one that issued it (both PEM)."""
+    ends, before = (load_certificate(one).not_valid_after_utc for one in (certificate, issuer))
+    # Who issues a chain at once, for one time, need not be told of seconds.
+    if ends - before > datetime.timedelta(days=1):
+        yield (
+            f"the certificate is valid until {ends:%F} and its issuer's until {before:%F}: whoever"
+            " verifies it after that refuses it; renew the issuer's first, or name a shorter"
+            " validity"
+        )
+
+
+def remarks_on_code_signing(chain: bytes, now: datetime.datetime) -> Iterator[str]:
+    """Warnings about signing programs with the first of the certificates in `chain` (PEM)."""
+    certificates = x509.load_pem_x509_certificates(chain)
+    try:
+        extensions = certificates[0].extensions
+        purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        for_code = Purpose.CODE_SIGNING in purposes
+    except x509.ExtensionNotFound:
+        for_code = not _is_ca(certificates[0])
+    except (x509.DuplicateExtension, ValueError):
+        for_code = False
+    if not for_code:
+        yield (
+            "the certificate is not for signing code: sbverify and osslsigncode refuse the"
+            " signature where they verify more than the key; use one of type codesigning"
+        )
+    for one in certificates:
+        name = shortened(printable(one.subject.rfc4514_string()), 60)
+        if one.not_valid_after_utc < now:
+            yield (
+                f"certificate {name} expired on {one.not_valid_after_utc:%F}: osslsigncode and"
+                " others refuse the signature; issue a new one (sign-certificate)"
+            )
+        elif one.not_valid_before_utc > now:
+            yield (
+                f"certificate {name} is not valid before {one.not_valid_before_utc:%F}, and this"
+                f" server's clock says {now:%F}; set the clock right"
+            )
 
 
 def described(certificate: bytes) -> str:
@@ -230,7 +283,26 @@ def _name(text: str) -> x509.Name:
         ) from None
     if not name.rdns:
         raise _refused("the subject is empty; write one like CN=Name,O=Organization,C=XX")
+    if not all(isinstance(part.value, str) and part.value.isprintable() for part in name):
+        # As of `CN=#0c0161`: text in that form would be taken for its bytes.
+        raise _refused(
+            f"the subject '{shortened(text, 60)}' has control characters or bytes in it; write"
+            " printable text, like CN=Name,O=Organization,C=XX"
+        )
     return name
+
+
+def _hosts(name: x509.Name) -> list[x509.GeneralName]:
+    """The host names and addresses among a name's common names."""
+    hosts: list[x509.GeneralName] = []
+    for part in name.get_attributes_for_oid(x509.NameOID.COMMON_NAME):
+        text = str(part.value)
+        try:
+            hosts.append(x509.IPAddress(ipaddress.ip_address(text)))
+        except ValueError:
+            if _HOST.fullmatch(text):
+                hosts.append(x509.DNSName(text))
+    return hosts
 
 
 def _public_key(pem: bytes) -> PublicKey:

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sigul_stack.errors import RequestRefused, Status
 from sigul_stack.formats.key_remarks import moment, remarks_for_rpm, remarks_on_state
-from sigul_stack.formats.openpgp_keys import read_keys
+from sigul_stack.formats.openpgp_keys import packets, read_keys
+from sigul_stack.formats.openpgp_packets import PacketType, encode_packet
 from sigul_stack.keystore.gnupg import GnuPGHome
 from sigul_stack.secret import Secret
 from sigul_stack.signing.openpgp import OpenPGPKey
@@ -172,6 +173,38 @@ def test_other_files_are_named(home: GnuPGHome, person: Outside) -> None:
     for words, data in other_files(person).items():
         said = refusal(home, data)
         assert words in said, (words, said)
+
+
+def without_secrets(person: Outside, mode: int) -> bytes:
+    """A key of Ed25519 with GnuPG's stub in the place of its secret: 1 nothing, 2 a card's."""
+    fingerprint = made(person, f"stub {mode}")
+    ((kind, body), *others) = packets(person.export_secret(fingerprint, armor=False))
+    assert kind == PacketType.SECRET_KEY
+    public = body[: 6 + 1 + body[6] + 2 + 33]  # up to the curve's OID and its point
+    stub = b"\xff\x00\x65\x00GNU" + bytes([mode]) + (b"\x10" + bytes(16) if mode == 2 else b"")
+    return b"".join(
+        encode_packet(PacketType(kind), body) for kind, body in ((kind, public + stub), *others)
+    )
+
+
+def test_a_key_without_its_secret_is_told_from_a_public_one(
+    home: GnuPGHome, person: Outside
+) -> None:
+    for mode, words in (
+        (1, "the file has the key's form without its secret; export it with gpg"),
+        (2, "the key's secret is on a smartcard or token, and the file only says on which; import"),
+    ):
+        assert words in refusal(home, without_secrets(person, mode))
+
+
+def test_a_key_of_another_algorithm_is_named(home: GnuPGHome, person: Outside) -> None:
+    """As RFC 9580 has Ed25519, in keys of version 4 too."""
+    binary = person.export_secret(made(person, "algorithm"), armor=False)
+    ((kind, body), *others) = packets(binary)
+    point = body[6 + 1 + body[6] + 3 :][:32]
+    key = body[:5] + bytes([27]) + point + b"\0" + bytes(32)
+    data = b"".join(encode_packet(PacketType(k), b) for k, b in ((kind, key), *others))
+    assert "an OpenPGP key of algorithm 27 (ed25519), which this server's" in refusal(home, data)
 
 
 def signs(home: GnuPGHome, fingerprint: str) -> bool:

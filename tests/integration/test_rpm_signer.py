@@ -184,6 +184,36 @@ def test_with_head_signing_what_follows_the_head_does_not_matter(
     assert refusal(heads, head[:-1]).status == Status.CORRUPT_RPM
 
 
+@pytest.mark.parametrize(
+    "case",
+    ["MD5 alone", "upper case", "no SHA-256", "no SHA-1", "no MD5", "no size", "a long size"],
+)
+def test_whatever_digests_builders_record_rpm_takes_the_signed_package(
+    signer: RPMSigner, rpm: Rpm, package: bytes, tmp_path: Path, case: str
+) -> None:
+    head = head_of(package)
+    size = HeaderEntry(
+        270, EntryType.INT64, 1, (len(package) - head.main_offset).to_bytes(8, "big")
+    )
+    entries: dict[str, dict[int, HeaderEntry | None]] = {
+        "MD5 alone": {269: None, 273: None},
+        "upper case": {273: text(273, hashlib.sha256(head.main.raw).hexdigest().upper())},
+        "no SHA-256": {273: None},
+        "no SHA-1": {269: None},
+        "no MD5": {1004: None},
+        "no size": {1000: None},
+        "a long size": {1000: None, 270: size},
+    }
+    given = rebuilt(package, {}, entries[case])
+    file = tmp_path / "signed.rpm"
+    file.write_bytes(signed(signer, given))
+    assert rpm.signatures(file)
+    rpm.installs(file)
+    if case == "MD5 alone":  # which speaks for no head
+        alone = refusal(replace(signer, head_only=True), given)
+        assert "no digest of its header" in str(alone)
+
+
 def changed_payload(package: bytes) -> bytes:
     """The package with another last byte."""
     return package[:-1] + bytes([package[-1] ^ 1])
@@ -231,7 +261,13 @@ def test_a_package_without_room_in_its_signature_header(
 @pytest.mark.parametrize(
     ("main", "signature", "status", "words"),
     [
-        ({}, {269: None, 273: None}, Status.CORRUPT_RPM, "no digest of its header"),
+        ({}, {269: None, 273: None, 1004: None}, Status.CORRUPT_RPM, "no digest of its header"),
+        ({1000: None}, {}, Status.CORRUPT_RPM, "the RPM has no name, so that no rpm installs it"),
+        ({1001: None}, {}, Status.CORRUPT_RPM, "the RPM has no version, so that no rpm installs"),
+        ({1002: None}, {}, Status.CORRUPT_RPM, "the RPM has no release, so that no rpm installs"),
+        ({1022: None}, {}, Status.CORRUPT_RPM, "the RPM has no arch, so that no rpm installs it"),
+        # rpm knows what type that entry has; it is not the digests' fault.
+        ({5009: text(5009, "x")}, {}, Status.CORRUPT_RPM, "rpm does not read it: "),
         ({}, {273: text(273, "0" * 64)}, Status.CORRUPT_RPM, "does not match its digest"),
         ({}, {269: text(269, "0" * 40)}, Status.CORRUPT_RPM, "does not match its digest"),
         ({}, {273: HeaderEntry.integer(273, 1)}, Status.CORRUPT_RPM, "type"),

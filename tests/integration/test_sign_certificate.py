@@ -49,9 +49,12 @@ def arguments(
     ]  # fmt: skip
 
 
-def signed(site: Site, issuer: str, *rest: str, issuer_name: str | None = None) -> bytes:
+def signed(
+    site: Site, issuer: str, *rest: str, issuer_name: str | None = None, validity: str = "2y"
+) -> bytes:
     """A certificate that is issued without complaint."""
-    command = arguments(issuer, *rest, issuer_name=issuer_name)  # type: ignore[arg-type]
+    named = {"issuer_name": issuer_name, "validity": validity}
+    command = arguments(issuer, *rest, **named)  # type: ignore[arg-type]
     return done(site, *command, secrets=[f"{issuer}-pw"])
 
 
@@ -134,6 +137,38 @@ def test_what_a_certificate_says(
         openssl("x509", "-noout", "-pubkey", data=pem),
     }
     assert public
+
+
+def test_a_server_is_found_by_its_alternative_name(running: Site, tmp_path: Path) -> None:
+    for mark, name, wanted in (
+        ("a", "www.example.org", "DNS:www.example.org"),
+        ("b", "*.example.org", "DNS:*.example.org"),
+        ("c", "192.0.2.1", "IP Address:192.0.2.1"),
+        ("d", "Our server", None),
+    ):
+        pem = signed(running, "eccA", "eccA", f"named{mark}", "sslserver", f"CN={name},O=Lab")
+        verify(tmp_path, [pem, pem], "sslserver")
+        text = openssl("x509", "-noout", "-text", data=pem).decode()
+        found = re.search(r"Subject Alternative Name: \n +(.*)\n", text)
+        assert (found and found[1]) == wanted
+
+
+def test_one_that_outlasts_its_issuer_is_warned_of(running: Site) -> None:
+    signed(running, "rsaA", "rsaA", "shortroot", "ca", "CN=Short", validity="1y")
+    result = running.sigul(
+        *arguments("rsaA", "eccB", "outlasting", "codesigning", "CN=Long", issuer_name="shortroot"),
+        secrets=["rsaA-pw"],
+    )
+    assert parsed(result.stdout)
+    (line,) = result.stderr.decode().splitlines()
+    assert re.search("WARNING: the server warns: the certificate is valid until .* and its", line)
+    assert line.endswith("; renew the issuer's first, or name a shorter validity")
+
+
+@pytest.mark.parametrize("subject", ["CN=#0c0161", "CN=a\\00b"])
+def test_bytes_are_no_name(running: Site, subject: str) -> None:
+    line = failure(running, *arguments("eccA", "eccA", "bytes", "ca", subject), secrets=["eccA-pw"])
+    assert "has control characters or bytes in it; write printable text" in line
 
 
 def test_serial_numbers_are_random(running: Site) -> None:

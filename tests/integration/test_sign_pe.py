@@ -256,6 +256,28 @@ def test_issuers_between_root_and_certificate_are_in_the_signature(
     pesigcheck(signed)
 
 
+@pytest.mark.parametrize("kind", ["ca", "sslserver"])
+def test_a_certificate_for_something_else_is_warned_of(
+    running: Site, tmp_path: Path, kind: str
+) -> None:
+    """With which sbverify, that is given the root, refuses what is signed."""
+    done(
+        running, "sign-certificate", "ca", "rsa", "--issuer-certificate-name", "root",
+        "--subject-certificate-name", kind, "--certificate-type", kind, "--validity", "1y",
+        "-s", f"CN={kind}", secrets=["ca-pw"],
+    )  # fmt: skip
+    signed = tmp_path / "signed.efi"
+    result = running.sigul(
+        "sign-pe", "rsa", kind, str(image(tmp_path)), "-o", str(signed), secrets=["rsa-pw"]
+    )
+    assert result.stderr.decode() == (
+        "WARNING: the server warns: the certificate is not for signing code: sbverify and"
+        " osslsigncode refuse the signature where they verify more than the key; use one of type"
+        " codesigning\n"
+    )
+    sbverify(running, signed, "root", code=1)
+
+
 def test_malformed_images_are_refused(running: Site, tmp_path: Path) -> None:
     whole = make_image(Machine.AARCH64)
     source = tmp_path / "bad"

@@ -5,6 +5,7 @@ tests/integration/test_sign_container.py compares with skopeo.
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -73,12 +74,22 @@ def test_impossible_references(reference: str) -> None:
         ("lab/app:1", ["it is 'docker.io/lab/app'"]),
         ("a.b/c", ["has no tag"]),
         ("1.0", ["it is 'docker.io/library/1.0'", "has no tag"]),
+        ("[::1]:5000/a:1", ["'[::1]:5000' is an IPv6 address, which older podman and skopeo"]),
     ],
 )
 def test_warnings_of_references(reference: str, words: list[str]) -> None:
     warnings = check_reference(reference)
     assert len(warnings) == len(words)
     assert all(word in warning for word, warning in zip(words, warnings, strict=True))
+
+
+def test_a_reference_with_the_digest_of_another_manifest() -> None:
+    data = b'{"schemaVersion": 2, "config": {}}'
+    for name in ("sha256", "sha384", "sha512"):
+        right = hashlib.new(name, data).hexdigest()
+        assert read_claim(data, f"a.b/c@{name}:{right}").warnings == ()
+        (warning,) = read_claim(data, f"a.b/c:1@{name}:{right[::-1]}").warnings
+        assert warning.startswith("the reference names another digest than this manifest has")
 
 
 @pytest.mark.parametrize(

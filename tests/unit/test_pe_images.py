@@ -93,6 +93,12 @@ def test_others_are_refused(image: bytes, reason: str) -> None:
     assert reason in str(caught.value)
 
 
+def test_an_image_that_is_laid_out_for_no_loader_has_a_cure() -> None:
+    """As objcopy makes one without an EFI target."""
+    with pytest.raises(RequestRefused, match=r"headers cannot be right; objcopy --file-alignment"):
+        check_image(io.BytesIO(patched(OPTIONAL + 60, bytes(4))))
+
+
 @pytest.mark.parametrize("places", FOLLOWING.values(), ids=FOLLOWING)
 def test_sections_that_follow_each_other(places: list[tuple[int, int]]) -> None:
     for length in (0, 0xA00, 0xA03):

@@ -24,7 +24,7 @@ from .directory import prepare_directory
 from .locks import locked_home, remove_stale_locks
 from .output import ListedKey
 from .program import GnuPG
-from .refused_files import invalid, reason, refuse_before
+from .refused_files import invalid, no_secret, reason, refuse_before
 from .scratch import (
     move_in,
     remove_key,
@@ -287,7 +287,7 @@ def _only_secret_key(keys: list[ListedKey], data: bytes) -> ListedKey:
     if len(keys) != 1:
         raise invalid(f"it holds {len(keys)} keys", "export one secret key alone")
     if not keys[0].secret:
-        raise invalid("it holds a public key only", "use gpg --export-secret-keys")
+        raise no_secret(data)
     return keys[0]
 
 

@@ -22,6 +22,12 @@ _DOWNGRADE: Final = "make a key of version 4, as gpg does by itself (sq: --profi
 _KEY_FILE: Final = re.compile(
     rb"(Created: |Key: \(|\(\d+:(protected-|shadowed-)?private-key|\(private-key)"
 )
+#: The version that GnuPG reads, and the algorithms of its public keys (RFC 9580, 9.1).
+_VERSION: Final = 4
+_ALGORITHMS: Final = frozenset({1, 2, 3, 16, 17, 18, 19, 20, 22})
+#: In place of a secret: GnuPG's own S2K (doc/DETAILS), 1 for nothing, 2 for a card's number.
+_STUB: Final = re.compile(rb"\xff.\x65.GNU([\x01\x02])", re.DOTALL)
+_ON_CARD: Final = b"\x02"
 #: First bytes of a secret key, in the format of today and in that of old (RFC 9580, 4.2).
 _SECRET_KEY: Final = frozenset({0xC5, *range(0x94, 0x98)})
 _ARMOURED_KEY: Final = re.compile(rb"-----BEGIN PGP (PRIVATE|PUBLIC) KEY BLOCK")
@@ -104,6 +110,30 @@ def reason(data: bytes) -> RequestRefused:
         return damaged if begins else invalid("it holds no OpenPGP key")
 
 
+def no_secret(data: bytes) -> RequestRefused:
+    """The reason why GnuPG found a key in `data`, and no secret part of it."""
+    try:
+        stubs = {
+            found[1]
+            for kind, body in packets(dearmored(data))
+            if kind in (PacketType.SECRET_KEY, PacketType.SECRET_SUBKEY)
+            and (found := _STUB.search(body))
+        }
+    except MalformedPacket:
+        stubs = set()
+    if _ON_CARD in stubs:
+        return invalid(
+            "the key's secret is on a smartcard or token, and the file only says on which",
+            "import a copy from before it was moved there; a card gives none out",
+        )
+    if stubs:
+        return invalid(
+            "the file has the key's form without its secret",
+            "export it with gpg --export-secret-keys where its secret is",
+        )
+    return invalid("it holds a public key only", "use gpg --export-secret-keys")
+
+
 def _by_packets(data: bytes) -> RequestRefused | None:
     if data.lstrip().startswith(b"-----BEGIN PGP ") and not _ARMOURED_KEY.search(data):
         return invalid(f"it holds no OpenPGP key: it is {kind_of(data.lstrip())}")
@@ -111,16 +141,25 @@ def _by_packets(data: bytes) -> RequestRefused | None:
     if kind in _OTHERS:
         return invalid(f"it holds no OpenPGP key: it is {_OTHERS[kind]}")
     if kind == PacketType.PUBLIC_KEY:
-        return invalid("it holds a public key only", "use gpg --export-secret-keys")
+        return no_secret(data)
     if kind != PacketType.SECRET_KEY:
         return None
-    if body[:1] != b"\x04":
-        version = body[0] if body else 0
+    version = body[0] if body else 0
+    if version not in range(2, 7):
+        return None
+    if version != _VERSION:
         return invalid(
             f"it is an OpenPGP key of version {version}, which this server's GnuPG does not read",
             _DOWNGRADE,
         )
     key = read_keys(data)[0]
+    if (algorithm := key.primary.algorithm) not in _ALGORITHMS:
+        what = key.primary.curve or "an unknown one"
+        return invalid(
+            f"it is an OpenPGP key of algorithm {algorithm} ({what}), which this server's GnuPG"
+            " does not read",
+            _DOWNGRADE,
+        )
     if not key.user_ids:
         return invalid("the key has no user ID", "add one (gpg --quick-add-uid), and export again")
     if not key.primary.hashes:

@@ -65,16 +65,19 @@ def _sign_certificate(context: RequestContext) -> Answer:
             f" {quoted(name, 60)}; choose another name",
         )
     issuer_name = request.optional_text("issuer-certificate-name")
+    issued_by = None if issuer_name is None else _named_certificate(context, issuer, issuer_name)
     certificate = x509.issue(
         store.public(subject.fingerprint),
         store.load(issuer.fingerprint, passphrase),
-        None if issuer_name is None else _named_certificate(context, issuer, issuer_name),
+        issued_by,
         subject=request.text("subject"),
         kind=x509.CertificateType(request.text("certificate-type")),
         years=int(request.text("validity")[:-1]),
         now=datetime.datetime.now(datetime.UTC),
     )
     store.add_certificate(subject.fingerprint, name, certificate, context.require_still)
+    for warning in () if issued_by is None else x509.remarks_on_issued(certificate, issued_by):
+        context.notes.warn(warning)
     return Answer(payload=certificate)
 
 
@@ -86,6 +89,8 @@ def _sign_pe(context: RequestContext) -> Answer:
     store.load(key.fingerprint, passphrase)
     now = datetime.datetime.now(datetime.UTC)
     chain = x509.chain_of(certificate, store.all_certificates(), now)
+    for warning in x509.remarks_on_code_signing(chain, now):
+        context.notes.warn(warning)
     context.require_still()
     _take_room(context)
     return Answer(
