@@ -64,6 +64,29 @@ def gpg(running: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gpg
         yield home
 
 
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        (b"a\rb\n", True),
+        (b"a\r\r\n", True),
+        (b"x" * (MIB - 1) + b"\rb\n", True),
+        (b"a\r\nb\r\n", False),
+        (b"a\r", False),
+        (b"a \r\n", False),
+    ],
+)
+def test_a_carriage_return_in_a_line_is_warned_of(
+    running: Site, tmp_path: Path, text: bytes, warned: bool
+) -> None:
+    """A line of a MiB is too long to be clear-signed, but is looked at before."""
+    file = tmp_path / "text"
+    file.write_bytes(text)
+    code = 1 if len(text) > 20_000 else 0
+    result = running.sigul("sign-text", "k", str(file), secrets=["k-pw"], code=code)
+    assert (b"WARNING: the text has a carriage return inside a line" in result.stderr) is warned
+    assert code or (b"Sequoia (sq) does not" in result.stderr) is warned
+
+
 @pytest.fixture(scope="module")
 def fingerprint(running: Site, gpg: Gpg) -> str:
     """The fingerprint of `k`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from ...errors import SigulError
 from ...protocol.operations import CERTIFICATE_TYPES
@@ -28,6 +30,10 @@ from .planning import Arguments, Call, Plan, Planning, Run, open_input
 log = logging.getLogger(__name__)
 
 COMMANDS = CommandGroup()
+
+#: A CR that ends no line; one at the end of the text does. And how much is looked at, at a time.
+_RETURN: Final = re.compile(rb"\r[^\n]")
+_PIECE: Final = 1 << 20
 
 #: Makes the request of a command that reads one file, and writes one.
 _FileRequest = Callable[[Call, BinaryIO, BinaryIO], None]
@@ -50,6 +56,18 @@ def _with_files(*, binary: bool, operand: str = "file") -> Callable[[_FileReques
     return planned
 
 
+def _has_return_in_line(text: BinaryIO) -> bool:
+    """True where a CR in `text` ends no line; `text` is at its start afterwards."""
+    before, found = b"", False
+    # What cannot be read is told of when it is sent.
+    with contextlib.suppress(OSError):
+        while not found and (piece := text.read(_PIECE)):
+            found = _RETURN.search(before + piece) is not None
+            before = piece[-1:]
+        text.seek(0)
+    return found
+
+
 @COMMANDS.planned(
     "sign-text",
     "Clear-sign a text",
@@ -61,6 +79,11 @@ def _with_files(*, binary: bool, operand: str = "file") -> Callable[[_FileReques
 @_with_files(binary=False)
 def sign_text(call: Call, text: BinaryIO, output: BinaryIO) -> None:
     """Write the clear-signed text."""
+    if _has_return_in_line(text):
+        log.warning(
+            "the text has a carriage return inside a line: gpg verifies its signature, Sequoia (sq)"
+            " does not; end lines with LF or CR LF, or use sign-data"
+        )
     call.client.sign_text(call.arguments.key, call.secrets["passphrase"], text, output)
 
 
