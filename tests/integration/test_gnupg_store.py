@@ -38,6 +38,7 @@ from sigul_stack.signing.openpgp import OpenPGPKey
 from sigul_stack.system import wall
 from sigul_stack.system.programs import MAX_OUTPUT, ToolTimeout
 from tests.held_data import held
+from tests.site import wait_until
 
 from .gnupg_support import (
     CURVES,
@@ -222,6 +223,11 @@ def test_a_place_for_short_names_that_others_may_use_is_passed_over(
     assert directory.short_path(path) == short
 
 
+def await_one_agent(directory: Path) -> None:
+    """That of a home where a key was made has ended its work, and perhaps not yet its process."""
+    wait_until(lambda: len(agents(directory)) == 1, 30, "one agent alone")
+
+
 @pytest.mark.parametrize("taken", [False, True], ids=["free", "taken"])
 def test_a_short_name_that_is_cleaned_away_does_not_stop_the_agent_s_work(
     taken: bool, short_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -229,14 +235,14 @@ def test_a_short_name_that_is_cleaned_away_does_not_stop_the_agent_s_work(
     monkeypatch.setattr(directory, "_SHORT_NAMES", short_directory)
     with gnupg_home(tmp_path / ("d" * 120)) as home:
         fingerprint = home.generate(PASSPHRASE, NAME)
-        assert len(agents(short_directory)) == 1
+        await_one_agent(short_directory)
         known = directory.short_path(home.path).parent
         shutil.rmtree(known)
         if taken:
             known.mkdir(mode=0o755)  # as somebody else's would be
         for _ in range(2):
             assert_signs(home, fingerprint)
-        assert len(agents(short_directory)) == 1
+        await_one_agent(short_directory)
 
 
 def test_many_processes_start_one_agent(home: GnuPGHome) -> None:
