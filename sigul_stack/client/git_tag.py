@@ -147,7 +147,7 @@ def _git(directory: Path, *arguments: str, given: bytes = b"", wall: Wall | None
 
 
 def _cure(said: str) -> str:
-    """What to do about something that git says (in English); empty where it says that itself."""
+    """Return what to do about what git says (in English); empty where it says that itself."""
     return next((cure for words, cure in _CURES.items() if words in said), "")
 
 

@@ -37,7 +37,7 @@ def warnings(files: ConfigFiles, program: Program[Any]) -> Iterator[Advice]:
 
 
 def _shell(entry: ConfigEntry) -> Iterator[Advice]:
-    """What a shell would take out of a value, and nothing does here."""
+    """Warn of what a shell would take out of a value, and nothing does here."""
     value = f"{entry.place}: the value is {entry.text!r}"
     if _QUOTED.fullmatch(entry.text):
         yield Advice(value, "leave the quotation marks out: they are in the value", possible=True)

@@ -537,7 +537,7 @@ def test_a_header_that_trickles_is_cut_off() -> None:
 
 def test_a_bridge_refuses_a_version_that_it_does_not_know(site: Site) -> None:
     request = SampleRequest(LIST_USERS.fields, secrets=LIST_USERS.secrets, version=2)
-    with pytest.raises(TransportError):
+    with pytest.raises(RequestRefused, match="Unknown protocol version"):
         site.exchange(request, lambda _request: pytest.fail("the server got it"))
     assert "version 2 is unknown" in " ".join(str(error) for error in site.errors)
     site.errors.clear()
