@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.copies import TOP, copy_checkout
-from tests.kit.test_checkouts import BRIDGE, CONTROL, Checkout
+from tests.copies import TOP
 from tests.kit.test_roles import BIN, inventory, run_ansible
 
 #: What a run that is cut off, and the one after it, prove something about.
@@ -121,85 +119,3 @@ def test_a_lost_connection_ends_a_run(tmp_path: Path) -> None:
     assert "UNREACHABLE" in done.stdout, done.stdout + done.stderr
     options = given.read_text().splitlines()
     assert {"ServerAliveInterval=15", "ServerAliveCountMax=4", "ControlMaster=auto"} <= {*options}
-
-
-# --- Killed at each of its steps ------------------------------------------------------------------
-
-#: A run is killed when it begins the last of these tasks, after it has begun those before.
-KILLED_AT = (
-    ("Put certificates in place for bridge",),
-    ("Send it the signal",),
-    ("step issue",),
-    ("step issue", "Put certificates in place for bridge"),
-    # No signal is waited for in that step: where a run before has put all in place, it needs none.
-    ("step finish",),
-    # Whether that step was taken is not known: what a run has started may outlive it.
-    ("Put certificates in place for bridge",),
-    ("Send it the signal",),
-)
-ROTATE = {"import_playbook": "playbooks/rotate.yml"}
-
-
-@pytest.fixture
-def bridge(images: dict[str, str], tmp_path: Path) -> Iterator[Checkout]:
-    """A site that is a bridge, and a control machine."""
-    prefix = images["bridge"].rpartition("/")[0]
-    checkout = Checkout(copy_checkout(tmp_path / "checkout"), prefix)
-    hosts = checkout.path / "inventories/dev/hosts.yml"
-    inventory = yaml.safe_load(hosts.read_text())
-    groups = inventory["all"]["children"]["sigul"]["children"]
-    inventory["all"]["children"]["sigul"]["children"] = {"bridge": groups["bridge"]}
-    hosts.write_text(yaml.safe_dump(inventory))
-    try:
-        checkout.run(CONTROL)
-        checkout.deploy(BRIDGE)
-        yield checkout
-    finally:
-        done = checkout.script("scripts/site", "purge")
-        assert done.returncode == 0, done.stderr
-
-
-def killed(checkout: Checkout, headers: tuple[str, ...]) -> None:
-    """Roll the CA over, and kill that run with all that it has started."""
-    waiting, output = list(headers), []
-    with checkout.playbook(ROTATE, rotate="ca") as run:
-        assert run.stdout is not None
-        for line in run.stdout:
-            output.append(line)
-            if line.startswith("TASK [") and waiting[0] in line:
-                waiting.pop(0)
-            if not waiting:
-                return
-    raise AssertionError(f"it did not come to {waiting}:\n{''.join(output)}")
-
-
-# Eight runs of the playbook and a deployment: minutes.
-@pytest.mark.kit
-@pytest.mark.long(*PROVEN)
-@pytest.mark.timeout(3600)
-def test_one_rollover_that_is_killed_again_and_again_is_one_rollover(bridge: Checkout) -> None:
-    def authority() -> tuple[str, str]:
-        done = subprocess.run(
-            [
-                *(BIN / "sigul-stack", "pki", "rollover", "status", "--json"),
-                *("--ca", bridge.control / "ca"),
-            ],
-            check=True, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        found = json.loads(done.stdout)
-        return found["phase"], found["authority"]
-
-    before, certificate = authority(), bridge.certificate()
-    made = set()
-    for headers in KILLED_AT:
-        killed(bridge, headers)
-        assert bridge.certificate(), headers
-        made.add(authority()[1])
-    output = bridge.run(ROTATE, rotate="ca")
-    assert "no other one is begun" in output
-    phase, name = authority()
-    assert phase == "none" and made | {before[1]} == {before[1], name}
-    assert bridge.certificate() not in (None, certificate)
-    assert not (bridge.control / "pki/rollover-undelivered").exists()
-    # What it shows is what the control machine has, and nothing is left to do.
-    assert "changed=0" in bridge.deploy(BRIDGE)
