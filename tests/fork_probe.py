@@ -27,6 +27,7 @@ from typing import Any
 
 from nss import nss
 
+_CORE = resource.RLIMIT_CORE
 _STREAM = ("encoding", "errors", "line_buffering", "write_through", "mode", "name")
 
 
@@ -56,7 +57,9 @@ def surroundings() -> dict[str, object]:
         "handlers": [str(signal.getsignal(number))[:40] for number in signal.valid_signals()],
         "identity": [line for line in status if line[:3] in ("Uid", "Gid", "Cap", "NoN")],
         "umask": umask,
-        "limits": [resource.getrlimit(number) for number in range(16)],
+        # Each program first sets that on core files; so does one that a test calls in its own
+        # process, which starts others later.
+        "limits": [resource.getrlimit(number) for number in range(16) if number != _CORE],
         # Not what is frozen, which is all that was there before a fork.
         "gc": (gc.isenabled(), gc.get_threshold(), gc.get_debug()),
         "logging": (str(logging.root.handlers), logging.root.level, logging.root.disabled),

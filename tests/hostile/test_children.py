@@ -7,6 +7,7 @@ tests/unit/test_hostile_children.py.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -27,9 +28,12 @@ def pipes(pid: int, access: int) -> dict[str, int]:
     """The pipes that a process has open for reading or writing: their names and descriptors."""
     found = {}
     for path in Path(f"/proc/{pid}/fd").iterdir():
-        flags = Path(f"/proc/{pid}/fdinfo/{path.name}").read_text().split("flags:")[1].split()[0]
-        if str(path.readlink()).startswith("pipe:") and int(flags, 8) & os.O_ACCMODE == access:
-            found[str(path.readlink())] = int(path.name)
+        # Others than the lasting ones come and go meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            state = Path(f"/proc/{pid}/fdinfo/{path.name}").read_text()
+            flags = int(state.split("flags:")[1].split()[0], 8)
+            if str(path.readlink()).startswith("pipe:") and flags & os.O_ACCMODE == access:
+                found[str(path.readlink())] = int(path.name)
     return found
 
 
