@@ -25,8 +25,6 @@ _OF_A_SITE = (
     *("SIGUL_PORT", "SIGUL_ADDRESS", "SIGUL_IMAGE_PREFIX", "SIGUL_MOLECULE_PREFIX"),
     *("SITE", "KEY", "FORCE"),
 )
-#: What make hands on to a make that it starts: options, and variables of its own command line.
-_OF_MAKE = ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
 
 
 def copy_checkout(directory: Path) -> Path:
@@ -39,8 +37,7 @@ def run_in(
     checkout: Path, *command: str | Path, prefix: tuple[str, ...] = (), **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command there, after `prefix` if there is one, and with these variables."""
-    left_out = {*_OF_A_SITE, *_OF_MAKE}
-    rest = {name: value for name, value in os.environ.items() if name not in left_out}
+    rest = {name: value for name, value in os.environ.items() if name not in _OF_A_SITE}
     return subprocess.run(
         [*prefix, *command],
         cwd=checkout,

@@ -286,10 +286,15 @@ def test_molecule_s_site_is_the_checkout_s_own(checkout: Path, tmp_path: Path) -
     for script in ("bootstrap", "engine"):
         (checkout / "scripts" / script).write_text("#!/bin/sh\n")
     other = shutil.copytree(checkout, tmp_path / "other", symlinks=True)
-    said = [run_in(place, "make", "molecule", "ARGS=-s sign").stdout for place in (checkout, other)]
+    # What the make that runs these tests hands on.
+    outer = {"MAKEFLAGS": "", "MAKELEVEL": "0", "ARGS": ""}
+    said = [
+        run_in(place, "make", "molecule", "ARGS=-s sign", **outer).stdout
+        for place in (checkout, other)
+    ]
     assert all(re.fullmatch(r"molecule-[0-9a-f]{4} test -s sign\n", one) for one in said)
     assert len(set(said)) == 2
-    given = run_in(checkout, "make", "molecule", SIGUL_MOLECULE_PREFIX="mine")
+    given = run_in(checkout, "make", "molecule", SIGUL_MOLECULE_PREFIX="mine", **outer)
     assert given.stdout == "mine test\n"
 
 
