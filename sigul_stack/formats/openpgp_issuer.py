@@ -9,11 +9,10 @@ critical ones); data. Type 16 is the issuer's key ID, 33 a version and the issue
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Final
 
-from .openpgp_packets import MalformedPacket, PacketType, split_packet
+from .openpgp_packets import MalformedPacket, PacketType, split_packet, subpackets
 
 _KEY_ID_BYTES: Final = 8
 _ISSUER_KEY_ID, _ISSUER_FINGERPRINT = 16, 33
@@ -67,7 +66,7 @@ def issuer_key_id(signature: bytes) -> bytes | None:
             return None
         hashed, behind = _counted(body[4:])
         unhashed, _ = _counted(behind)
-        for subpacket, data in (*_subpackets(hashed), *_subpackets(unhashed)):
+        for subpacket, data in (*subpackets(hashed), *subpackets(unhashed)):
             if subpacket == _ISSUER_FINGERPRINT and data[:1] == b"\4":
                 return data[-_KEY_ID_BYTES:]
             if subpacket == _ISSUER_KEY_ID:
@@ -82,19 +81,3 @@ def _counted(data: bytes) -> tuple[bytes, bytes]:
     if len(data) < max(2, end):
         raise MalformedPacket("it is cut short")
     return data[2:end], data[end:]
-
-
-def _subpackets(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type and data of each subpacket."""
-    while data:
-        lead, start = data[0], 1
-        if lead == 255:
-            length, start = int.from_bytes(data[1:5], "big"), 5
-        elif lead >= 192:
-            length, start = (lead - 192 << 8) + int.from_bytes(data[1:2], "big") + 192, 2
-        else:
-            length = lead
-        if not length or start + length > len(data):
-            raise MalformedPacket("a subpacket is damaged")
-        yield data[start] & 0x7F, data[start + 1 : start + length]
-        data = data[start + length :]

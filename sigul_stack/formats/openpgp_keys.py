@@ -21,19 +21,25 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from .openpgp_packets import RSA, MalformedPacket, PacketType, split_packet
+from .openpgp_packets import RSA, MalformedPacket, PacketType, split_packet, subpackets
 
 #: Most packets of a file that are looked at: many times what a key with all its signatures has.
 MAX_PACKETS: Final = 20_000
 
 #: Algorithms of public keys (RFC 9580, 9.1) besides RSA's.
 DSA: Final = 17
+_ECDH: Final = 18
 ECDSA: Final = 19
 EDDSA: Final = 22  # as LibrePGP and GnuPG have it, with a curve
-_WITH_CURVE: Final = frozenset({18, ECDSA, EDDSA})
+_WITH_CURVE: Final = frozenset({_ECDH, ECDSA, EDDSA})
 #: Algorithms that make signatures: with those that have no curve of their own, Ed25519 and Ed448.
 SIGNING: Final = RSA | {DSA, ECDSA, EDDSA, 27, 28}
 _FIXED: Final = MappingProxyType({25: "x25519", 26: "x448", 27: "ed25519", 28: "ed448"})
+
+#: Numbers of the MPIs of a public key, behind the curve where it has one.
+_MPIS: Final = MappingProxyType(
+    {1: 2, 2: 2, 3: 2, 16: 3, DSA: 4, 20: 3, _ECDH: 1, ECDSA: 1, EDDSA: 1}
+)
 
 #: Names of curves, as GnuPG has them, by the bytes of their OID (RFC 9580, 9.2).
 _CURVES: Final = MappingProxyType(
@@ -237,19 +243,14 @@ def _key_packet(kind: int, body: bytes) -> KeyPacket:
     return KeyPacket(kind, version, created, algorithm, bits, curve, fingerprint)
 
 
-_ECDH: Final = 18
-#: Numbers of the MPIs of a public key, behind the curve where it has one.
-_MPIS: Final = MappingProxyType({1: 2, 2: 2, 3: 2, 16: 3, 17: 4, 20: 3, 18: 1, 19: 1, 22: 1})
-
-
 def _signature(body: bytes) -> _Signature:
     hashed = _field(body, 4, 2)
     unhashed_at = 6 + hashed
     unhashed = _field(body, unhashed_at, 2)
-    said = dict(_subpackets(body[6:unhashed_at]))
+    said = dict(subpackets(body[6:unhashed_at]))
     issuer = said.get(_FINGERPRINT, b"")[1:]
     if not issuer:
-        more = dict(_subpackets(body[unhashed_at + 2 : unhashed_at + 2 + unhashed]))
+        more = dict(subpackets(body[unhashed_at + 2 : unhashed_at + 2 + unhashed]))
         issuer = said.get(_ISSUER) or more.get(_FINGERPRINT, b"")[1:] or more.get(_ISSUER, b"")
     flags = said.get(_FLAGS)
     expires = said.get(_EXPIRES)
@@ -270,23 +271,6 @@ def issuer_of(signature: bytes) -> bytes:
     """
     _kind, body, _rest = split_packet(signature)
     return _signature(body).issuer
-
-
-def _subpackets(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type, without the bit for "critical", and content of each subpacket (RFC 9580, 5.2.3.7)."""
-    at = 0
-    while at < len(data):
-        lead = data[at]
-        if lead < 192:
-            length, at = lead, at + 1
-        elif lead < 255:
-            length, at = (lead - 192 << 8) + _field(data, at + 1, 1) + 192, at + 2
-        else:
-            length, at = _field(data, at + 1, 4), at + 5
-        if not 1 <= length <= len(data) - at:
-            raise MalformedPacket("it is cut short")
-        yield data[at] & 0x7F, data[at + 1 : at + length]
-        at += length
 
 
 def _field(data: bytes, at: int, size: int) -> int:

@@ -9,6 +9,7 @@ where T is the packet's type ID. Only packets of data may come in parts or witho
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final
 
@@ -81,14 +82,8 @@ def _split_body(kind: int, data: Buffer) -> tuple[int, bytes, Buffer]:
     while True:
         (lead,), data = _take(data, 1)
         partial = 224 <= lead < 255
-        if lead < 192:
-            length = lead
-        elif lead < 224:
-            (second,), data = _take(data, 1)
-            length = (lead - 192 << 8) + second + 192
-        elif lead == 255:
-            four, data = _take(data, 4)
-            length = int.from_bytes(four, "big")
+        if not partial:
+            length, data = _length(lead, data)
         elif kind in _STREAMED:
             length = 1 << (lead & 0x1F)
         else:
@@ -97,6 +92,32 @@ def _split_body(kind: int, data: Buffer) -> tuple[int, bytes, Buffer]:
         parts.append(part)
         if not partial:
             return kind, b"".join(parts), data
+
+
+def subpackets(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type, without the bit for "critical", and content of each subpacket of a signature.
+
+    Such an area is u8 type, content, each behind its length (RFC 9580, 5.2.3.7). Raises
+    `MalformedPacket`.
+    """
+    rest: Buffer = memoryview(data)
+    while rest:
+        (lead,), rest = _take(rest, 1)
+        length, rest = _length(lead, rest)
+        subpacket, rest = _take(rest, length)
+        (kind,), content = _take(subpacket, 1)
+        yield kind & 0x7F, bytes(content)
+
+
+def _length(lead: int, data: Buffer) -> tuple[int, Buffer]:
+    """A length that begins with the byte `lead`, and what follows it in `data`."""
+    if lead < 192:
+        return lead, data
+    if lead < 255:
+        (second,), data = _take(data, 1)
+        return (lead - 192 << 8) + second + 192, data
+    four, data = _take(data, 4)
+    return int.from_bytes(four, "big"), data
 
 
 def _take(data: Buffer, count: int) -> tuple[Buffer, Buffer]:
