@@ -280,9 +280,15 @@ class PemStore:
             )
 
     def all_certificates(self) -> list[bytes]:
-        """The certificates of all keys, PEM. Raises `KeystoreError`."""
+        """The certificates of all keys, PEM, in the order of their making. Raises `KeystoreError`.
+
+        Their own dates are in whole seconds, too long for who was first.
+        """
         with storage_errors(self.path):
-            return [path.read_bytes() for path in sorted(self.path.glob("[0-9a-f]*.cert.*.pem"))]
+            found = sorted(
+                (path.stat().st_mtime_ns, path) for path in self.path.glob("[0-9a-f]*.cert.*.pem")
+            )
+            return [path.read_bytes() for _, path in found]
 
     # --- Files ---------------------------------------------------------------------------------
 

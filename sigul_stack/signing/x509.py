@@ -131,9 +131,10 @@ def chain_of(certificate: bytes, others: Iterable[bytes], now: datetime.datetime
 
     An issuer is a CA whose name and key are those that issued, by the signature. Where several
     certificates are of that name and key, the one that is valid at `now` (UTC) and was there first
-    is taken, so that whoever adds another one to that key takes no place in a chain. The root
-    itself is left out: who trusts it has it. Raises `KeystoreError` for a damaged `certificate`;
-    a damaged one of the `others` is no issuer.
+    is taken, so that whoever adds another one to that key takes no place in a chain; of those of
+    the same second that is the first of the `others`. The root itself is left out: who trusts it
+    has it. Raises `KeystoreError` for a damaged `certificate`; a damaged one of the `others` is no
+    issuer.
     """
     chain = [load_certificate(certificate)]
     candidates = sorted(_issuers_among(others), key=lambda one: _preference(one, now))
@@ -161,7 +162,7 @@ def _issuers_among(certificates: Iterable[bytes]) -> Iterator[x509.Certificate]:
 def _preference(certificate: x509.Certificate, now: datetime.datetime) -> tuple[object, ...]:
     """The place of a certificate among those of one name and key; the least comes first."""
     valid = certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
-    return not valid, certificate.not_valid_before_utc, certificate.serial_number
+    return not valid, certificate.not_valid_before_utc
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -242,6 +243,15 @@ def test_certificates_belong_to_a_key_and_go_with_it(store: PemStore) -> None:
         f"{two}.{kind}" for kind in ("pem", "public.pem", "cert.root.pem")
     )
     assert store.certificates(one) == frozenset()
+
+
+def test_all_certificates_are_in_the_order_of_their_making(store: PemStore) -> None:
+    fingerprint = store.generate(KeyType.ECC, PASSPHRASE)
+    made = ["zz", "b", "aa", "c"]
+    for name in made:
+        store.add_certificate(fingerprint, name, name.encode())
+        time.sleep(0.02)  # the clock of files goes in steps
+    assert store.all_certificates() == [name.encode() for name in made]
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "../x", "a/b", "a b", "a\n", "ä", "x1"])

@@ -72,6 +72,11 @@ def test_an_equal_name_for_the_same_key_takes_no_place(first: bool) -> None:
     assert chain(LEAF_OWN, pushed, BETWEEN_CA, ROOT_CA, EVIL_CA) == [LEAF_OWN, BETWEEN_CA]
 
 
+def test_of_two_of_one_second_the_first_that_is_given_has_its_place() -> None:
+    pushed = [certificate("Between", BETWEEN, EVIL, EVIL_CA) for _ in range(4)]
+    assert chain(LEAF_OWN, BETWEEN_CA, *pushed, ROOT_CA, EVIL_CA) == [LEAF_OWN, BETWEEN_CA]
+
+
 def test_an_equal_name_of_another_key_is_no_issuer() -> None:
     assert chain(LEAF_OWN, certificate("Between", EVIL, EVIL, EVIL_CA)) == [LEAF_OWN]
 
