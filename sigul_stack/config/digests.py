@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from .fields import Loaded
+from .shared import NSS_FILES
 
-#: The files of an NSS database that hold certificates, keys and their trust.
-_NSS_FILES: Final = ("cert9.db", "key4.db", "pkcs11.txt")
 #: Largest file that is read, in bytes: far more than any database of certificates has.
 _MAX_BYTES: Final = 64 * 1024**2
 
@@ -27,7 +26,7 @@ def digests(loaded: Loaded[Any]) -> Mapping[str, str]:
     database as it is now. What this user may not read is left out.
     """
     found = {str(path): digest for path, digest in loaded.files.digests.items()}
-    for name in _NSS_FILES:
+    for name in NSS_FILES:
         path = loaded.settings.nss.path.absolute() / name
         with contextlib.suppress(OSError):
             found[str(path)] = _digest(path)

@@ -10,6 +10,7 @@ Every entry remembers its file, so that whatever is wrong with it later can be s
 
 from __future__ import annotations
 
+import codecs
 import configparser
 import hashlib
 import re
@@ -139,7 +140,7 @@ class ConfigFiles:
             )
         self.digests[path.absolute()] = hashlib.sha256(data).hexdigest()
         # A byte order mark makes UTF-16 of it, which is told below.
-        if b"\0" in data and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        if b"\0" in data and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             line = data.count(b"\n", 0, data.index(b"\0")) + 1
             raise ConfigurationError(
                 f"{path}: line {line} has a NUL byte, as text in UTF-16 has", "save it as UTF-8"

@@ -5,6 +5,7 @@ Of a secret nothing is told but how its file begins or ends.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import re
 from collections.abc import Iterator
@@ -13,13 +14,12 @@ from typing import Any, Final
 from ..errors import ConfigurationError
 from .fields import OptionForm, Program
 from .ini import COMMENT_RULE, Advice, ConfigEntry, ConfigFiles
-from .values import secret_file
+from .values import path, secret_file
 
 #: Values in quotation marks, and with a variable as shells have them where a path's part begins.
 _QUOTED: Final = re.compile(r"(?P<mark>[\"'])[^\"']*(?P=mark)")
 _VARIABLE: Final = re.compile(r"(?:^|/)\$\{?[A-Za-z_]")
-#: Byte order marks: UTF-8's and UTF-16's.
-_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_MARKS: Final = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def warnings(files: ConfigFiles, program: Program[Any]) -> Iterator[Advice]:
@@ -52,8 +52,6 @@ def _comment(entry: ConfigEntry) -> Iterator[Advice]:
 
 
 def _odd_secret(entry: ConfigEntry) -> Iterator[Advice]:
-    from .values import path
-
     with contextlib.suppress(ConfigurationError, OSError):
         file = path(entry)
         # A FIFO can be read once, and was.

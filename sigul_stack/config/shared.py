@@ -88,6 +88,10 @@ def _min_tls(entry: ConfigEntry) -> str:
     return version if version in TLS_VERSIONS else TLS_VERSIONS[0]
 
 
+#: The files of an NSS database (`sql:`) that hold certificates, keys and their trust.
+NSS_FILES = ("cert9.db", "key4.db", "pkcs11.txt")
+
+
 @dataclass(frozen=True, slots=True)
 class NSSSettings:
     """`[nss]`: the NSS database with this program's certificate, TLS versions and cipher suites.

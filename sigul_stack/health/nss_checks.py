@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..checks import Check, State, any_failed, failed, ok, warning
-from ..config.shared import NSSSettings
+from ..config.shared import NSS_FILES, NSSSettings
 from ..errors import NSSError, SigulError, WrongNSSPassword
 from ..pki.certificate_info import CertificateInfo, current_time, from_der, newest
 from ..pki.inspection import Topic, date_check, inspect_database
@@ -176,7 +176,7 @@ class NSSChecks:
     def _wrong_password(self, value: bytes, place: str, path: Path | None) -> Check:
         written = f", written {_written(path)}" if path is not None else ""
         # The file of the database that has stayed unchanged for longest.
-        there = [self.settings.path / name for name in ("pkcs11.txt", "key4.db", "cert9.db")]
+        there = [self.settings.path / name for name in NSS_FILES]
         oldest = min(filter(Path.exists, there), key=lambda file: file.stat().st_mtime)
         finding = (
             f"this password does not open this database (made {_written(oldest)}{written}):"

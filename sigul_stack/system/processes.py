@@ -280,18 +280,16 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
 
     def _start(self, child: ChildT, work: Callable[[ParentPipes], None]) -> bool:
         """Fork `child`; False, with an error in the log, where there can be no process."""
+        ends: list[int] = []
         try:
-            events, child_events = os.pipe()
+            for _ in range(2):
+                ends += os.pipe()
         except OSError as error:
+            for end in ends:
+                os.close(end)
             log.error("No process can be started: %s", error.strerror)
             return False
-        try:
-            child_control, control = os.pipe()
-        except OSError as error:
-            os.close(events)
-            os.close(child_events)
-            log.error("No process can be started: %s", error.strerror)
-            return False
+        events, child_events, child_control, control = ends
         os.set_blocking(control, False)
 
         def run() -> None:
