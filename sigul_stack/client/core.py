@@ -32,7 +32,6 @@ from ..errors import (
     SigulError,
     Status,
     TransportError,
-    printable,
 )
 from ..protocol import messages
 from ..protocol.codec import PROTOCOL_VERSION, Fields, encode_value, pack_u64
@@ -96,14 +95,6 @@ def refusal(status: int, fields: Fields) -> RequestRefused:
     return RequestRefused(status, message.decode("utf-8", "backslashreplace") if message else None)
 
 
-def _tell_warnings(fields: Fields) -> None:
-    """Log what the server says, in a reply whose authentication was checked, of its keys."""
-    for name in sorted(fields):
-        if name.startswith("warning-"):
-            text = fields[name].decode("utf-8", "backslashreplace")
-            log.warning("the server warns: %s", printable(text))
-
-
 @contextlib.contextmanager
 def checking_our_own() -> Iterator[None]:
     """Raise `LocalProtocolError` for what a check of the protocol finds in what we are to send."""
@@ -125,13 +116,18 @@ def _length(source: BinaryIO, start: int) -> int:
     return total
 
 
-def _state(source: BinaryIO) -> tuple[int, ...] | None:
-    """The part of a file's state that changes with each write; None where there is no file."""
+def _state(source: BinaryIO) -> tuple[int, int] | None:
+    """The `written_state` of a plain file; None for what is none."""
     try:
         found = os.fstat(source.fileno())
     except OSError:  # it is in memory
         return None
-    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+    return written_state(found) if stat.S_ISREG(found.st_mode) else None
+
+
+def written_state(found: os.stat_result) -> tuple[int, int]:
+    """The part of a file's state that changes with each write."""
+    return (found.st_size, found.st_mtime_ns)
 
 
 class RequestSender:
@@ -344,7 +340,9 @@ class RequestSender:
             ) from None
         header.check_origin()
         header.verify(keys.header)
-        _tell_warnings(header.fields)
+        # Whose they are was just checked.
+        for warning in messages.warnings_in(header.fields):
+            log.warning("the server warns: %s", warning)
         if header.status != Status.OK:
             raise refusal(header.status, header.fields)
         payload = AuthenticatedPayload(chunked, keys.payload, "the reply")

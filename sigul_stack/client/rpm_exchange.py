@@ -28,7 +28,7 @@ from ..protocol.messages import (
 from ..protocol.operations import check_subrequest
 from ..transport.chunked import ChunkedStream
 from ..transport.payload import AuthenticatedPayload
-from .core import checking_our_own, refusal
+from .core import checking_our_own, refusal, written_state
 from .output_file import open_output, open_successor
 from .rpm_packages import Package, RPMOptions, check_not_empty, read_package_head, sent_of, splice
 
@@ -174,7 +174,7 @@ class RPMExchange:
         """Whether somebody wrote to a package's file since it was opened to be sent."""
         with self._lock:
             sent = self._files[index].state
-        return _written_state(os.fstat(file.fileno())) != _written_state(sent)
+        return written_state(os.fstat(file.fileno())) != written_state(sent)
 
     def _header(self, index: int, number: int, head: Head | None) -> bytes:
         """A package's fields and their code. Raises `ProtocolError` where a field cannot be."""
@@ -257,10 +257,6 @@ class RPMExchange:
             self._tell(index, error)
         else:
             self._tell(index, None)
-
-
-def _written_state(found: os.stat_result) -> tuple[int, int]:
-    return (found.st_size, found.st_mtime_ns)
 
 
 def _changed(package: Package) -> SigulError:

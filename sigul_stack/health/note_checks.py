@@ -14,6 +14,7 @@ from ..checks import Check, ok, warning
 from ..client import Client
 from ..errors import SigulError, printable
 from ..protocol.codec import Fields
+from ..protocol.messages import warnings_in
 from .steps import Layer
 
 #: From which difference between two clocks on there is a warning, in seconds.
@@ -31,10 +32,9 @@ def key_checks(key: str, fields: Fields) -> Iterator[Check]:
     if signer := fields.get("signing-key"):
         name = printable(signer.decode("utf-8", "backslashreplace"))
         yield ok(Layer.RIGHTS, f"key '{key}' signs with {name}", signing_key=name)
-    for name in sorted(fields):
-        if name.startswith("warning-"):
-            finding, _, cure = fields[name].decode("utf-8", "backslashreplace").partition("; ")
-            yield warning(Layer.RIGHTS, printable(finding), printable(cure) or "ask its owner")
+    for text in warnings_in(fields):
+        finding, _, cure = text.partition("; ")
+        yield warning(Layer.RIGHTS, finding, cure or "ask its owner")
 
 
 def clock_checks(client: Client, fields: Fields, began: float) -> Iterator[Check]:

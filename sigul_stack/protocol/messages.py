@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..errors import BridgeRefused, ProtocolError, RemoteProtocolError, Status, shortened
+from ..errors import BridgeRefused, ProtocolError, RemoteProtocolError, Status, printable, shortened
 from .authentication import DIGEST_BYTES, UNAUTHENTICATED_MAC, check_digest
 from .codec import (
     PROTOCOL_VERSION,
@@ -199,6 +199,15 @@ def bridge_refusal(message: str, clock: int | None = None) -> list[bytes]:
         fields[BRIDGE_TIME] = pack_u32(clock)
     header = pack_u32(Status.UNKNOWN_ERROR) + encode_fields(fields)
     return [header + UNAUTHENTICATED_MAC, pack_u64(0), UNAUTHENTICATED_MAC]
+
+
+def warnings_in(fields: Fields) -> list[str]:
+    """The texts of a reply's notes `warning-1` and so on, each as one printable line."""
+    return [
+        printable(fields[name].decode("utf-8", "backslashreplace"))
+        for name in sorted(fields)
+        if name.startswith("warning-")
+    ]
 
 
 def _message(fields: Fields) -> str:
