@@ -504,7 +504,7 @@ def test_a_server_that_ends_before_its_reply_does(how: str, parts: int) -> None:
     sent = reply_parts(payload=b"signed")
     joint.server.write(outer(*sent[:parts]), LONG)
     getattr(joint.server, how)()
-    with pytest.raises(PeerClosed, match="^no reply came from the server"):
+    with pytest.raises(PeerClosed, match="no reply came from the server"):
         joint.run()
     with pytest.raises(PeerClosed):
         while joint.client.read(1000, 1):
