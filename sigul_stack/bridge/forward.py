@@ -311,6 +311,7 @@ class Forwarding:
                 continue
             except PeerClosed as error:
                 # What a server had not read when it died makes its end a reset.
+                log.info("The server's connection has ended: %s", error)
                 self._server_lost = True
                 raise PeerClosed(_NO_REPLY, symbol=error.symbol) from error
             except TransportError:
