@@ -186,15 +186,14 @@ class ServerChecks:
 
     def prospects(self) -> Iterator[Check]:
         """Look ahead: which keys do not sign, or soon will not, or by another part than meant."""
-        from ..database import Database, SchemaState, schema_state
+        from ..database import SchemaState, schema_state
         from ..keystore.foresight import prospects
-        from ..server.services import database_url, make_keystore
+        from ..server.services import database_url, keys_in_database, make_keystore
 
-        url = database_url(self.context.settings)
-        if schema_state(url) not in (SchemaState.CURRENT, SchemaState.LEGACY):
+        state = schema_state(database_url(self.context.settings))
+        if state not in (SchemaState.CURRENT, SchemaState.LEGACY):
             return
-        with contextlib.closing(Database(url)) as database, database.read() as reader:
-            keys = reader.keys()
+        keys = keys_in_database(self.context.settings)
         store = make_keystore(self.context.settings, at_rest=True)
         days, fine = self.context.limits.warn_days, True
         for seen in prospects(store, keys, time.time(), days):
@@ -254,13 +253,11 @@ class ServerChecks:
 
     def keys_for_rpm(self) -> Iterator[Check]:
         """Warn of keys whose signatures not every rpm verifies."""
-        from ..database import Database, KeyType
-        from ..server.services import database_url, make_keystore
+        from ..database import KeyType
+        from ..server.services import keys_in_database, make_keystore
         from .key_checks import rpm_checks
 
-        url = database_url(self.context.settings)
-        with contextlib.closing(Database(url)) as database, database.read() as reader:
-            keys = reader.keys()
+        keys = keys_in_database(self.context.settings)
         store = make_keystore(self.context.settings).gnupg
         for key in keys:
             if key.keytype is not KeyType.GNUPG:
@@ -270,12 +267,9 @@ class ServerChecks:
 
     def keys(self) -> Iterator[Check]:
         """Check that the key stores and the database hold the same keys."""
-        from ..database import Database
-        from ..server.services import database_url, make_keystore
+        from ..server.services import keys_in_database, make_keystore
 
-        url = database_url(self.context.settings)
-        with contextlib.closing(Database(url)) as database, database.read() as reader:
-            keys = reader.keys()
+        keys = keys_in_database(self.context.settings)
         store = make_keystore(self.context.settings)
         mismatches = store.check_consistency(keys)
         for item in (*mismatches, *store.weak_keys(keys)):
@@ -285,14 +279,11 @@ class ServerChecks:
 
     def left_keys(self) -> Iterator[Check]:
         """Warn of keys that are in the stores alone: a `delete-key` of 1.2 may have left them."""
-        from ..database import Database
-        from ..server.services import database_url, make_keystore
+        from ..server.services import keys_in_database, make_keystore
 
         if not self.context.settings.gnupg_home.exists():
             return  # made at the first start
-        url = database_url(self.context.settings)
-        with contextlib.closing(Database(url)) as database, database.read() as reader:
-            keys = reader.keys()
+        keys = keys_in_database(self.context.settings)
         store = make_keystore(self.context.settings, at_rest=True)
         for item in store.check_consistency(keys):
             if item.name is None:

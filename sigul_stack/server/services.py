@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
@@ -173,6 +173,15 @@ def database_url(settings: ServerSettings) -> str:
 def open_database(settings: ServerSettings) -> Database:
     """The configured database, to be closed by the caller. Raises as `database_url` does."""
     return Database(database_url(settings), lock_wait=settings.database_lock_timeout)
+
+
+def keys_in_database(settings: ServerSettings) -> list[Key]:
+    """The keys that the configured database has, for a look from outside the server.
+
+    Raises as `database_url` does.
+    """
+    with closing(Database(database_url(settings))) as database, database.read() as reader:
+        return reader.keys()
 
 
 def unproven_database(url: str) -> str | None:
