@@ -61,8 +61,6 @@ _MODULES: Mapping[str, str] = MappingProxyType(
         "tpm": "tpm",
     }
 )
-#: The other name of a method that has two: a value of either opens where one of them is enabled.
-_OTHER_NAMES: Mapping[str, str] = MappingProxyType({"keyctl": "keyring", "keyring": "keyctl"})
 
 
 class Registry:
@@ -80,10 +78,10 @@ class Registry:
 
         Raises `ConfigurationError` if its settings are wrong.
         """
-        if not {name, _OTHER_NAMES.get(name, name)} & {*self._enabled}:
+        module = _MODULES.get(name)
+        if module is None or module not in map(_MODULES.get, self._enabled):
             return None
-        module = import_module(f".{_MODULES[name]}", __package__)
-        method: BindingMethod = module.make(self._settings)
+        method: BindingMethod = import_module(f".{module}", __package__).make(self._settings)
         return method
 
     def check(self) -> None:
