@@ -53,9 +53,6 @@ LOOK_SECONDS: Final = 1.0
 PAUSE_SECONDS: Final = 180.0
 #: Shortest wait, in seconds, where a limit is over in this moment.
 _LEAST_WAIT_SECONDS: Final = 0.01
-_NO_REPLY: Final = (
-    "no reply came from the server, which ended the connection: its log has the reason"
-)
 #: Seconds for what was written to a peer to arrive before its connection is reset.
 LAST_WORDS_SECONDS: Final = 1.0
 
@@ -312,14 +309,16 @@ class Forwarding:
             except PeerClosed as error:
                 # What a server had not read when it died makes its end a reset.
                 log.info("The server's connection has ended: %s", error)
-                self._server_lost = True
-                raise PeerClosed(_NO_REPLY, symbol=error.symbol) from error
+                data = b""
             except TransportError:
                 self._server_lost = True
                 raise
             if not data:
                 self._server_lost = True
-                raise PeerClosed(_NO_REPLY)
+                raise PeerClosed(
+                    "no reply came from the server, which ended the connection: its log has the"
+                    " reason"
+                )
             self._moved_at = time.monotonic()
             return data
 
