@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 
 class BridgeCount(enum.StrEnum):
@@ -16,6 +16,10 @@ class BridgeCount(enum.StrEnum):
 
     #: Requests whose header was taken.
     REQUESTS = "requests_total"
+    #: Of them, those of each version of the protocol: when a site's last old client is gone, its
+    #: number stays.
+    REQUESTS_OF_0 = "requests_protocol_0_total"
+    REQUESTS_OF_1 = "requests_protocol_1_total"
     #: Requests that did not come to an orderly end.
     REQUESTS_FAILED = "requests_failed_total"
     #: Of them, those that somebody at the bridge ended, or whose certificate was no longer good.
@@ -35,6 +39,10 @@ class BridgeCount(enum.StrEnum):
     SERVERS_ATTACHED = "servers_attached_total"
     #: Waiting servers that went before a request came for them.
     SERVERS_DROPPED = "servers_dropped_total"
+
+
+#: What counts the requests of a version of the protocol, by its number.
+REQUESTS_BY_VERSION: Final = {0: BridgeCount.REQUESTS_OF_0, 1: BridgeCount.REQUESTS_OF_1}
 
 
 class ServerCount(enum.StrEnum):

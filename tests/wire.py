@@ -27,6 +27,7 @@ from sigul_stack.protocol.chunks import END_OF_INNER, Stream
 from sigul_stack.protocol.codec import Fields, Parser, run_parser
 from sigul_stack.protocol.messages import ChainKeys, ReplyKeys
 from sigul_stack.protocol.operations import Operation
+from sigul_stack.protocol.versions import LATEST, Version
 from sigul_stack.transport import tcp
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import nobody
@@ -272,14 +273,18 @@ class NoKoji(KojiSession):
         """See `KojiSession.fetch_for`."""
 
 
-def request_filter(operation: Operation, length: int, max_total: int) -> RequestFilter:
+def request_filter(
+    operation: Operation, length: int, max_total: int, version: Version = LATEST
+) -> RequestFilter:
     """A filter for a request that has nothing to do with Koji."""
-    return RequestFilter(operation, length, max_total, NoKoji())
+    return RequestFilter(version, operation, length, max_total, NoKoji())
 
 
-def reply_filter(operation: Operation, *, keep_payload: bool = True) -> ReplyFilter:
+def reply_filter(
+    operation: Operation, *, keep_payload: bool = True, version: Version = LATEST
+) -> ReplyFilter:
     """A filter for the reply to one."""
-    return ReplyFilter(operation, NoKoji(), keep_payload=keep_payload)
+    return ReplyFilter(version, operation, NoKoji(), keep_payload=keep_payload)
 
 
 # ------------------------------------------------------------------------------------- connections

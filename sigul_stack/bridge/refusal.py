@@ -16,6 +16,7 @@ from typing import Final
 from ..errors import Status, TransportError
 from ..protocol.codec import pack_u32
 from ..protocol.messages import bridge_refusal
+from ..protocol.versions import Version
 from ..transport.chunked import ChunkedStream
 from ..transport.stream import ByteStream
 from .budget import Budget
@@ -26,9 +27,12 @@ REFUSED_SECONDS: Final = 2.0
 REFUSED_BYTES: Final = 16 * 1024**2
 
 
-def refuse(client: ByteStream, reason: str, budget: Budget) -> None:
-    """Tell `client` the reason, as far as it listens. The connection is the caller's to end."""
-    _answer(client, bridge_refusal(reason, int(time.time())), budget)
+def refuse(client: ByteStream, reason: str, budget: Budget, version: Version) -> None:
+    """Tell `client` the reason, as far as it listens. The connection is the caller's to end.
+
+    `version` is that of its request, or the latest where that is not known.
+    """
+    _answer(client, bridge_refusal(reason, version, int(time.time())), budget)
 
 
 def refuse_version(client: ByteStream, budget: Budget) -> None:

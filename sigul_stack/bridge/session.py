@@ -26,10 +26,11 @@ from ..errors import (
     as_word,
     quoted,
 )
-from ..metrics import BridgeCount, Counters
-from ..protocol.codec import Fields, pack_u64, read_u64
-from ..protocol.messages import UnknownVersion, encode_request_header, read_request_header
+from ..metrics import REQUESTS_BY_VERSION, BridgeCount, Counters
+from ..protocol.codec import Fields
+from ..protocol.messages import RequestHeader, UnknownVersion, read_request_header
 from ..protocol.operations import Operation, operation_of
+from ..protocol.versions import LATEST
 from ..transport.chunked import ChunkedStream
 from ..transport.payload import payload_pieces
 from ..transport.rate import TooSlow
@@ -41,6 +42,7 @@ from .groups import Groups, NotInGroup, SourceFailed
 from .koji import KojiSession
 from .refusal import refuse, refuse_version
 from .register import Register, Visit
+from .server_versions import ServerVersions
 from .streams import ReplyFilter, RequestFilter
 from .waiting import WaitingServers
 
@@ -61,6 +63,7 @@ class BridgeResources:
         self.waiting = WaitingServers(
             settings.max_waiting_servers, self.counters, settings.server_reserve
         )
+        self.server_versions = ServerVersions(settings.server_protocol_versions)
         self.budget = Budget(settings, self.counters)
         required = settings.required_fas_group or settings.koji.required_groups
         self.groups = Groups(settings.groups) if required else None
@@ -75,9 +78,18 @@ class BridgeResources:
 class _Head:
     """A request's header and payload length, which is in bytes."""
 
-    fields: Fields
+    header: RequestHeader
     operation: Operation
     length: int
+
+    @property
+    def fields(self) -> Fields:
+        """The request's outer fields."""
+        return self.header.fields
+
+    def encode(self, length: int) -> bytes:
+        """The header as it came, with a payload's length behind it."""
+        return self.header.encode() + self.header.version.encode_length(length)
 
     @property
     def is_fetched(self) -> bool:
@@ -96,6 +108,8 @@ class RequestSession:
         self._settings = resources.settings
         self._paired = paired
         self._chunked = ChunkedStream(client, self._settings.header_timeout)
+        #: That of the request, once it is known.
+        self._version = LATEST
         #: A server has the request: from now on `Forwarding` speaks to the client.
         self._is_forwarded = False
 
@@ -146,20 +160,25 @@ class RequestSession:
             raise RemoteProtocolError(f"The request is refused: {error}") from None
 
     def _receive_head(self, deadline: Deadline, visit: Visit) -> _Head:
-        fields = self._chunked.parse(read_request_header(), deadline)
-        operation = operation_of(fields)
+        spoken = self._settings.protocol_versions
+        header = self._chunked.parse(read_request_header(spoken), deadline)
+        fields, version = header.fields, header.version
+        self._version = version
+        operation = operation_of(fields, version.operations)
         operation.check(fields)
-        length = self._chunked.parse(read_u64(), deadline)
+        length = self._chunked.parse(version.read_length(), deadline)
         operation.check_payload(length)
         self._resources.counters.add(BridgeCount.REQUESTS)
+        self._resources.counters.add(REQUESTS_BY_VERSION[version.number])
         visit.op, visit.user = operation.name, fields["user"].decode()
         log.info(
-            "Request %s of user %s, payload %d bytes",
+            "Request %s of user %s, payload %d bytes, protocol version %d",
             quoted(operation.name),
             quoted(visit.user),
             length,
+            version.number,
         )
-        return _Head(fields, operation, length)
+        return _Head(header, operation, length)
 
     def _serve(self, deadline: Deadline, visit: Visit) -> None:
         settings, budget = self._settings, self._resources.budget
@@ -182,7 +201,7 @@ class RequestSession:
                 length = fetched.length
                 # What Koji took is not the servers' fault.
                 wait = Deadline(settings.server_wait_timeout, "waiting for a signing server")
-            server = self._dispatch(encode_request_header(head.fields) + pack_u64(length), wait)
+            server = self._dispatch(head.encode(length), wait)
             stack.callback(self._resources.waiting.give_back, self._client)
             self._paired()
             self._is_forwarded = True
@@ -234,12 +253,12 @@ class RequestSession:
 
     def _refuse(self, reason: str) -> None:
         """Tell the client why its request ends here, as far as it listens."""
-        refuse(self._client, reason, self._resources.budget)
+        refuse(self._client, reason, self._resources.budget, self._version)
 
     def _dispatch(self, head: bytes, deadline: Deadline) -> ByteStream:
         """A waiting server that has been sent the request's head."""
         while True:
-            server = self._resources.waiting.take(deadline, self._client)
+            server = self._resources.waiting.take(deadline, self._client, self._speaks)
             try:
                 ChunkedStream(server, self._settings.idle_timeout).write(head)
                 if not server.is_acknowledged(ACKNOWLEDGE_SECONDS):
@@ -258,6 +277,11 @@ class RequestSession:
             )
             return server
 
+    def _speaks(self, server: ByteStream) -> bool:
+        """Whether a waiting server may know the request's version."""
+        name = server.peer.common_name
+        return self._resources.server_versions.may_speak(name, self._version.number)
+
     def _forward(self, server: ByteStream, head: _Head, koji: KojiSession, visit: Visit) -> None:
         settings = self._settings
         keep = "return-data" not in head.fields or head.fields.boolean("return-data")
@@ -265,16 +289,25 @@ class RequestSession:
         holding = partial(self._resources.budget.payload, self._client)
         with contextlib.closing(
             RequestFilter(
-                head.operation, head.length, settings.max_rpms_payloads_size, koji, holding
+                self._version,
+                head.operation,
+                head.length,
+                settings.max_rpms_payloads_size,
+                koji,
+                holding,
             )
         ) as request:
+            reply = ReplyFilter(self._version, head.operation, koji, keep_payload=keep)
             Forwarding(
                 self._client,
                 server,
                 request,
-                ReplyFilter(head.operation, koji, keep_payload=keep),
+                reply,
                 idle_timeout=settings.idle_timeout,
                 close_timeout=settings.close_timeout,
                 min_rate=settings.min_payload_rate,
                 visit=visit,
             ).run(early, decoder)
+            self._resources.server_versions.learn(
+                server.peer.common_name, self._version.number, speaks=not reply.version_is_unknown
+            )

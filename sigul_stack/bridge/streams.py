@@ -2,7 +2,7 @@
 
 Both filters take the outer bytes as they arrive and give the chunks to send on; no I/O. The cut
 towards a client is the one that the strictest readers in the field insist on (docs/protocol.md,
-"Habits of peers"): header with its code in one chunk, the payload length in one of 8 bytes, payload
+"Habits of peers"): header with its code in one chunk, the payload length in one of its own, payload
 chunks that end where the payload does, its code in one of 64 bytes.
 
 What has to be fetched or stored is asked of the request's `KojiSession`.
@@ -20,7 +20,7 @@ from ..formats.rpm_tags import Region
 from ..kojihub import KojiError
 from ..protocol.authentication import DIGEST_BYTES
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
-from ..protocol.codec import Fields, Parser, pack_u32, pack_u64, read_u64
+from ..protocol.codec import Fields, Parser, pack_u32
 from ..protocol.messages import (
     UnknownVersion,
     bridge_refusal,
@@ -29,6 +29,7 @@ from ..protocol.messages import (
     read_sub_header,
 )
 from ..protocol.operations import Operation, fault_of_subrequest
+from ..protocol.versions import Version
 from .head_room import UNCOUNTED_BYTES
 from .koji import FetchedRPM, KojiSession
 
@@ -165,12 +166,14 @@ class RequestFilter(_OuterFilter):
 
     def __init__(
         self,
+        version: Version,
         operation: Operation,
         length: int,
         max_total: int,
         koji: KojiSession,
         holding: Callable[[int], AbstractContextManager[bool]] = lambda _length: nullcontext(True),
     ) -> None:
+        self._version = version
         self._operation = operation
         self._length = length
         self._max_total = max_total
@@ -191,7 +194,7 @@ class RequestFilter(_OuterFilter):
             # The server refuses the one that is.
             odd = fault_of_subrequest(header.fields) is not None
             self._emit(header.encode())
-            length = yield from self._parse(read_u64())
+            length = yield from self._parse(self._version.read_length())
             if length > self._operation.max_subpayload:
                 raise RemoteProtocolError(
                     f"a subrequest's payload of {length} bytes is over the limit"
@@ -206,7 +209,7 @@ class RequestFilter(_OuterFilter):
                         total += length
                     elif not (odd or has_room):
                         self._koji.refuse(header.fields["id"], _NO_ROOM)
-                    self._emit(pack_u64(length if keep else 0))
+                    self._emit(self._version.encode_length(length if keep else 0))
                     passed = 0
                     if keep and not odd and self._koji.lacks_name(header.fields):
                         passed = yield from self._with_head(length, header.fields["id"])
@@ -239,9 +242,9 @@ class RequestFilter(_OuterFilter):
         """Fetch an RPM and send it on; returns its length. The client's MAC is of no payload."""
         found = self._koji.fetch_for(fields, min(limit, self._operation.max_subpayload))
         if found is None:
-            self._emit(pack_u64(0))
+            self._emit(self._version.encode_length(0))
             return 0
-        self._emit(pack_u64(found.length))
+        self._emit(self._version.encode_length(found.length))
         self._emit(found)
         return found.length
 
@@ -253,24 +256,32 @@ class ReplyFilter(_OuterFilter):
     """
 
     def __init__(
-        self, operation: Operation, koji: KojiSession, *, keep_payload: bool = True
+        self,
+        version: Version,
+        operation: Operation,
+        koji: KojiSession,
+        *,
+        keep_payload: bool = True,
     ) -> None:
+        self._version = version
         self._operation = operation
         self._keep_payload = keep_payload
         self._koji = koji
         #: The reply is an error, whose header is all that its client may read.
         self.is_error = False
+        #: The server does not speak the request's version.
+        self.version_is_unknown = False
         #: The subrequests that have been answered.
         self.subreplies = 0
         super().__init__()
 
     def _run(self) -> _Steps[None]:
         try:
-            header = yield from self._parse(read_reply_header())
+            header = yield from self._parse(read_reply_header(self._version))
         except UnknownVersion:
             # Some servers give it the shape of other errors; its client reads four bytes.
             self._emit(pack_u32(Status.UNKNOWN_VERSION))
-            self.is_error = self._forgets_rest = True
+            self.version_is_unknown = self.is_error = self._forgets_rest = True
             return
         self.is_error = header.status != Status.OK
         subreplies = self._operation.subrequests and header.status == Status.OK
@@ -285,7 +296,7 @@ class ReplyFilter(_OuterFilter):
             reason = self._koji.reason(number)
             if reason is not None:
                 # The server can say only that no RPM came.
-                length = yield from self._parse(read_u64())
+                length = yield from self._parse(self._version.read_length())
                 yield from self._refused(reason, number, length)
             elif self._koji.stores and subheader.fields.integer("status") == Status.OK:
                 yield from self._stored(subheader.encode(), number)
@@ -297,8 +308,8 @@ class ReplyFilter(_OuterFilter):
 
     def _body(self, *, keep: bool) -> _Steps[None]:
         """Payload length, payload and code. A dropped payload has length 0 but keeps its code."""
-        length = yield from self._parse(read_u64())
-        self._emit(pack_u64(length if keep else 0))
+        length = yield from self._parse(self._version.read_length())
+        self._emit(self._version.encode_length(length if keep else 0))
         yield from self._payload(length, keep=keep)
         self._emit((yield (True, DIGEST_BYTES)))
 
@@ -308,14 +319,16 @@ class ReplyFilter(_OuterFilter):
         It is of the subrequest with this `id`; where None, of the request.
         """
         self._chunks += (
-            bridge_refusal(reason) if number is None else bridge_subrefusal(number, reason)
+            bridge_refusal(reason, self._version)
+            if number is None
+            else bridge_subrefusal(number, reason, self._version)
         )
         yield from self._payload(left, keep=False)
         yield (True, DIGEST_BYTES)
 
     def _stored(self, header: bytes, number: bytes | None) -> _Steps[None]:
         """A message with a signed RPM, or its signature header, which is stored first."""
-        length = yield from self._parse(read_u64())
+        length = yield from self._parse(self._version.read_length())
         # It is held until it has been sent on, however the request ends.
         with self._koji.head_room() as room:
             head: Head | None = None
@@ -338,7 +351,7 @@ class ReplyFilter(_OuterFilter):
                 return
             keep = self._keep_payload
             self._emit(header)
-            self._emit(pack_u64(length if keep else 0))
+            self._emit(self._version.encode_length(length if keep else 0))
             for part in parts if keep else ():
                 for start in range(0, len(part), MAX_WRITTEN_CHUNK):
                     self._emit(bytes(part[start : start + MAX_WRITTEN_CHUNK]))

@@ -150,15 +150,23 @@ class WaitingServers:
         self._counters.add(BridgeCount.SERVERS_ATTACHED)
         self._wake()
 
-    def take(self, deadline: Deadline, client: ByteStream) -> ByteStream:
+    def take(
+        self,
+        deadline: Deadline,
+        client: ByteStream,
+        prefers: Callable[[ByteStream], bool] = lambda _server: True,
+    ) -> ByteStream:
         """A live server for `client`, to be told of by `give_back` once the client has it no more.
 
+        It is the one that waits longest, of those that `prefers` is true of if there are any.
         Raises `DeadlineExceeded`, or `TransportError` if the client goes or the bridge ends.
         """
         name = client.peer.common_name
         with self._changed:
             try:
-                server = self._line.wait(lambda: self._pop_live(name), client, deadline, "a server")
+                server = self._line.wait(
+                    lambda: self._pop_live(name, prefers), client, deadline, "a server"
+                )
             except DeadlineExceeded:
                 raise DeadlineExceeded(
                     "no signing server became free in time: is one running and connected to this"
@@ -228,9 +236,9 @@ class WaitingServers:
         reserve = min(taken, self._reserve, self._most_waiting - 1)
         return None if len(self._servers) <= reserve else taken
 
-    def _pop_live(self, name: str) -> ByteStream | None:
+    def _pop_live(self, name: str, prefers: Callable[[ByteStream], bool]) -> ByteStream | None:
         while self._servers and self._rank(name) is not None:
-            server = next(iter(self._servers))
+            server = next(filter(prefers, self._servers), next(iter(self._servers)))
             del self._servers[server]
             if not server.has_input():
                 return server

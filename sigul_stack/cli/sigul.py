@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         verbose(),
         argument("--help-commands", action=_HelpCommands, nargs=0, help="list the commands"),
         VERSION,
-        argument("--internal-protocol-version", type=int, help=argparse.SUPPRESS),
+        argument(
+            "--internal-protocol-version", dest="version_word", type=int, help=argparse.SUPPRESS
+        ),
         # One argument, for of two the first would swallow a `--` between them, which is the
         # command's.
         argument(
@@ -125,7 +127,7 @@ def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
             loaded.settings,
             SecretReader(batch=options.batch),
             options.passphrase_file,
-            options.internal_protocol_version,
+            options.version_word,
         ),
     )
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import RequestRefused, SigulError, Status
 from ..protocol.codec import MAX_FIELD_BYTES, Fields
-from ..protocol.operations import OPERATIONS
 from ..secret import Secret
 from .core import RequestSender, checking_our_own
 
@@ -217,7 +216,10 @@ class Client(RequestSender):
     def list_keys(self, password: Secret) -> list[KeyInfo]:
         """All keys, sorted by name."""
         reply = self.call("list-keys", {}, _secrets(password=password))
-        return [KeyInfo.parse(text) for text in reply.names("num-keys")]
+        names = reply.names("num-keys")
+        if not self.version.lists_key_types:
+            return [KeyInfo(name, "gnupg") for name in names]
+        return [KeyInfo.parse(text) for text in names]
 
     def new_key(
         self,
@@ -266,7 +268,7 @@ class Client(RequestSender):
         `new_passphrase` will unlock the access of its first user, `key_admin`.
         """
         with checking_our_own():
-            OPERATIONS["import-key"].check_payload(len(secret_key))
+            self.version.operations["import-key"].check_payload(len(secret_key))
         self.call(
             "import-key",
             _given(key=key, keytype=key_type, initial_key_admin=key_admin),
@@ -502,6 +504,7 @@ class Client(RequestSender):
         chain = new_chain_secrets(os.urandom)
         exchange = RPMExchange(
             packages,
+            version=self.version,
             options=options,
             subrequests=ChainKeys.of_subrequests(Fields(chain)),
             subreplies=ChainKeys.of_subreplies(Fields(chain)),

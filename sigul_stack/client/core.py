@@ -34,9 +34,9 @@ from ..errors import (
     TransportError,
 )
 from ..protocol import messages
-from ..protocol.codec import PROTOCOL_VERSION, Fields, encode_value, pack_u64
+from ..protocol.codec import Fields
 from ..protocol.messages import ReplyKeys, UnknownVersion
-from ..protocol.operations import OPERATIONS
+from ..protocol.versions import LATEST, VERSIONS
 from ..secret import Secret
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
@@ -134,8 +134,9 @@ class RequestSender:
     """A client of one Sigul site that sends any request, as the table of operations has it.
 
     `user_name` overrides the configured one; `ask_nss_password` supplies the NSS password where the
-    configuration has none. Each call dials the bridge anew, as the protocol wants it. All times in
-    the settings are in seconds.
+    configuration has none; `version_word` is written in the place of the version's number, and
+    nothing else is changed by it. Each call dials the bridge anew, as the protocol wants it. All
+    times in the settings are in seconds.
     """
 
     def __init__(
@@ -145,13 +146,14 @@ class RequestSender:
         user_name: str | None = None,
         ask_nss_password: Callable[[], Secret] | None = None,
         progress: ProgressFactory | None = None,
-        protocol_version: int = PROTOCOL_VERSION,
+        version_word: int | None = None,
     ) -> None:
         self.settings = settings
         self.user_name = user_name or settings.user_name
         self._ask_nss_password = ask_nss_password
         self._progress = progress or no_progress
-        self._version = protocol_version
+        self.version = VERSIONS[settings.protocol]
+        self._version_word = self.version.number if version_word is None else version_word
         self._watchdog = Watchdog()
 
     def telling(self, progress: ProgressFactory) -> Self:
@@ -186,11 +188,9 @@ class RequestSender:
         total = _length(source, start)
         state = _state(source)
         with checking_our_own():
-            encoded = {name: encode_value(outer[name]) for name in sorted(outer)}
-            if self._version == PROTOCOL_VERSION:
-                OPERATIONS[op].check(Fields(encoded))
-                OPERATIONS[op].check_payload(total)
-            header = messages.encode_request_header(encoded, self._version)
+            encoded = {name: self.version.encode_value(outer[name]) for name in sorted(outer)}
+            self._check(op, encoded, total)
+            header = messages.encode_request_header(encoded, self._version_word)
         keys = ReplyKeys(os.urandom(messages.NEW_KEY_BYTES), os.urandom(messages.NEW_KEY_BYTES))
         inner = {name: secret.reveal() for name, secret in (secrets or {}).items()}
         inner[messages.WANTS_NOTES] = b"1"
@@ -219,6 +219,29 @@ class RequestSender:
             connection.close()
             return reply
 
+    def _check(self, op: str, fields: Mapping[str, bytes], length: int) -> None:
+        """Raise `ProtocolError` unless this version has the operation, the fields and the length.
+
+        A word that is none of a version we speak is for whoever tries what becomes of it.
+        """
+        if self._version_word != self.version.number:
+            return
+        of_old = (
+            f"client.conf says `protocol: {self.version.number}`, which is for a site of Sigul 0.x:"
+            " do without it, or remove the line once bridge and server speak a later version"
+        )
+        cure = "" if self.version is LATEST else of_old
+        operation = self.version.operations.get(op)
+        if operation is None:
+            raise LocalProtocolError(
+                f"protocol version {self.version.number} has no operation '{op}'", cure
+            )
+        try:
+            operation.check(Fields(fields, self.version.boolean_bytes))
+            operation.check_payload(length)
+        except ProtocolError as error:
+            raise LocalProtocolError(error.problem, error.cure or cure, error.symbol) from None
+
     def bridge_time(self) -> int | None:
         """The bridge's clock, in seconds since 1970; None where it does not tell.
 
@@ -231,12 +254,13 @@ class RequestSender:
         with self._dial(identity) as connection:
             chunked = ChunkedStream(connection, self.settings.connect_timeout)
             try:
-                chunked.write(messages.encode_request_header(fields) + pack_u64(0))
-                header = chunked.parse(messages.read_reply_header())
+                header = messages.encode_request_header(fields, self.version.number)
+                chunked.write(header + self.version.encode_length(0))
+                reply = chunked.parse(messages.read_reply_header(self.version))
             except (PeerClosed, UnknownVersion):
                 return None
             connection.close()
-        return header.bridge_time
+        return reply.bridge_time
 
     @contextlib.contextmanager
     def _dial(self, identity: nss.TLSIdentity) -> Iterator[nss.TLSConnection]:
@@ -254,7 +278,7 @@ class RequestSender:
 
     def _send(self, chunked: ChunkedStream, header: bytes, source: BinaryIO, total: int) -> bytes:
         """Send header and payload, of `total` bytes; return the payload's SHA-512."""
-        chunked.write(header + pack_u64(total))
+        chunked.write(header + self.version.encode_length(total))
         digest = hashlib.sha512()
         with self._progress("Sending", total) as advance:
             for piece in payload_pieces(source, total):
@@ -287,7 +311,7 @@ class RequestSender:
                     chunked.receive(LAST_WORDS_SECONDS)
         if chunked.outer_waiting:
             try:
-                chunked.parse(messages.read_reply_header()).check_origin()
+                chunked.parse(messages.read_reply_header(self.version)).check_origin()
             except UnknownVersion:
                 return RequestRefused(Status.UNKNOWN_VERSION)
             except BridgeRefused as refused:
@@ -329,7 +353,7 @@ class RequestSender:
         self, chunked: ChunkedStream, keys: ReplyKeys, output: BinaryIO | None, *, returned: bool
     ) -> Reply:
         try:
-            header = chunked.parse(messages.read_reply_header())
+            header = chunked.parse(messages.read_reply_header(self.version))
         except UnknownVersion:
             raise RequestRefused(Status.UNKNOWN_VERSION) from None
         except PeerClosed as error:
@@ -345,7 +369,7 @@ class RequestSender:
             log.warning("the server warns: %s", warning)
         if header.status != Status.OK:
             raise refusal(header.status, header.fields)
-        payload = AuthenticatedPayload(chunked, keys.payload, "the reply")
+        payload = AuthenticatedPayload(chunked, keys.payload, "the reply", self.version)
         if output is None and payload.length > MAX_MEMORY_REPLY:
             raise RemoteProtocolError(
                 f"the reply has {payload.length} bytes",

@@ -19,13 +19,14 @@ from ..errors import PeerClosed, RemoteProtocolError, SigulError, Status
 from ..formats.rpm_head import MAX_SIGNATURE_HEADER, Head
 from ..protocol.authentication import UNAUTHENTICATED_MAC, new_hmac
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
-from ..protocol.codec import Fields, encode_value, pack_u32, pack_u64, unpack_u32
+from ..protocol.codec import Fields, pack_u32, unpack_u32
 from ..protocol.messages import (
     ChainKeys,
     encode_sub_header,
     read_sub_header,
 )
 from ..protocol.operations import check_subrequest
+from ..protocol.versions import Version
 from ..transport.chunked import ChunkedStream
 from ..transport.payload import AuthenticatedPayload
 from .core import checking_our_own, refusal, written_state
@@ -50,12 +51,14 @@ class RPMExchange:
         self,
         packages: Sequence[Package],
         *,
+        version: Version,
         options: RPMOptions,
         subrequests: ChainKeys,
         subreplies: ChainKeys,
         done: Done,
     ) -> None:
         self._packages = packages
+        self._version = version
         self._options = options
         self._subrequests = subrequests
         self._subreplies = subreplies
@@ -115,10 +118,11 @@ class RPMExchange:
                         if package.remote is None:
                             file = opened.enter_context(package.source.open("rb"))
                         header, total = self._begin(index, number, file)
+                        length = self._version.encode_length(total)
                     except (OSError, SigulError) as error:
                         self._tell(index, error)
                         continue
-                    chunked.write(header + pack_u64(total))
+                    chunked.write(header + length)
                     self._send_payload(chunked, index, number, file, total)
                     number += 1
             self._sent.set()
@@ -180,7 +184,7 @@ class RPMExchange:
         """A package's fields and their code. Raises `ProtocolError` where a field cannot be."""
         fields = self._options.fields_of(head, self._packages[index].remote)
         encoded = {"id": pack_u32(index)}
-        encoded |= {name: encode_value(value) for name, value in fields.items()}
+        encoded |= {name: self._version.encode_value(value) for name, value in fields.items()}
         # What is in order here costs nobody else's package anything on the way.
         with checking_our_own():
             check_subrequest(Fields(encoded))
@@ -198,7 +202,7 @@ class RPMExchange:
             index = unpack_u32(header.fields.blob("id"))
             if index >= len(self._packages):
                 raise RemoteProtocolError("the server answered for an RPM that it was not sent")
-            body = AuthenticatedPayload(chunked, keys.payload, "the subreply")
+            body = AuthenticatedPayload(chunked, keys.payload, "the subreply", self._version)
             status = header.fields.integer("status")
             if refused is not None:
                 # In the place of what the server said, which had this number.

@@ -101,6 +101,19 @@ class BridgeSettings(DaemonSettings):
         "the common names that a signing server's certificate may have"
         " (empty: any certificate of the CA, with a warning)",
     )
+    protocol_versions: tuple[int, ...] = option(
+        "bridge",
+        values.protocol_versions,
+        values.PROTOCOL_VERSIONS,
+        "the versions of the protocol that requests may be of",
+    )
+    server_protocol_versions: tuple[tuple[str, int], ...] = option(
+        "bridge",
+        values.named_versions,
+        (),
+        "`NAME=VERSION`, the versions that the server with this common name speaks"
+        " (a name that is not there: learnt from its answers)",
+    )
     max_rpms_payloads_size: int = option(
         "bridge",
         values.size,

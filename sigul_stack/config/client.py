@@ -48,6 +48,12 @@ class ClientSettings(BridgeAddress):
     user_name: str = option(
         "client", values.text, "", "the user's name on the server (absent: the login name)"
     )
+    protocol: int = option(
+        "client",
+        values.integer(min(values.PROTOCOL_VERSIONS), max(values.PROTOCOL_VERSIONS)),
+        max(values.PROTOCOL_VERSIONS),
+        "the version of the protocol that the site speaks; Sigul 0.x speaks 0",
+    )
     passphrase_length: int = option(
         "client",
         values.integer(8, 255, "characters"),

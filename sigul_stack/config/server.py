@@ -42,6 +42,12 @@ class ServerSettings(BridgeAddress, DaemonSettings):
     bridge_port: int = option(
         "server", values.port, 44333, "the TCP port on which the bridge takes servers"
     )
+    protocol_versions: tuple[int, ...] = option(
+        "server",
+        values.protocol_versions,
+        values.PROTOCOL_VERSIONS,
+        "the versions of the protocol that requests may be of",
+    )
     max_file_payload_size: int | None = option(
         "server",
         values.size,

@@ -141,6 +141,36 @@ def words(entry: ConfigEntry) -> tuple[str, ...]:
     return found
 
 
+#: The versions of the protocol that may be named; `protocol.versions` has their tables.
+PROTOCOL_VERSIONS = (0, 1)
+
+
+def protocol_versions(entry: ConfigEntry) -> tuple[int, ...]:
+    """Versions of the protocol between commas or blanks, at least one."""
+    found = tuple(sorted(_protocol_version(entry, word) for word in words(entry)))
+    if not found:
+        raise entry.error("is empty", "name at least one version, such as `1`")
+    return found
+
+
+def named_versions(entry: ConfigEntry) -> tuple[tuple[str, int], ...]:
+    """Words `NAME=VERSION`, of a peer's common name and a version of the protocol."""
+    found = []
+    for word in words(entry):
+        name, sign, version = word.rpartition("=")
+        if not (name and sign):
+            raise entry.error(f"{word!r} is not `NAME=VERSION`", "write such as `sigul-old=0`")
+        found.append((name, _protocol_version(entry, version)))
+    return tuple(found)
+
+
+def _protocol_version(entry: ConfigEntry, word: str) -> int:
+    if word not in map(str, PROTOCOL_VERSIONS):
+        known = " or ".join(map(str, PROTOCOL_VERSIONS))
+        raise entry.error(f"{word!r} is no version of the protocol", f"write {known}")
+    return int(word)
+
+
 def lines(entry: ConfigEntry) -> tuple[str, ...]:
     """The lines that are not empty, without surrounding blanks."""
     return tuple(line.strip() for line in entry.text.splitlines() if line.strip())

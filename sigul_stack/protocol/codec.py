@@ -18,8 +18,6 @@ from typing import TypeVar
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 
-#: One version is in the field.
-PROTOCOL_VERSION = 1
 #: Longest key and longest value of a field, in bytes; also the most fields of one map.
 MAX_FIELD_BYTES = 255
 
@@ -37,15 +35,11 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 def pack_u32(value: int) -> bytes:
     """`value` as four bytes. Raises `ProtocolError` unless it is 0 to 2³²-1."""
-    return _pack(value, U32_BYTES)
+    return pack(value, U32_BYTES)
 
 
-def pack_u64(value: int) -> bytes:
-    """`value` as eight bytes. Raises `ProtocolError` unless it is 0 to 2⁶⁴-1."""
-    return _pack(value, U64_BYTES)
-
-
-def _pack(value: int, size: int) -> bytes:
+def pack(value: int, size: int) -> bytes:
+    """`value` as so many bytes. Raises `ProtocolError` unless it fits."""
     try:
         return value.to_bytes(size, "big")
     except OverflowError:
@@ -59,27 +53,24 @@ def unpack_u32(data: bytes) -> int:
     return int.from_bytes(data, "big")
 
 
-def read_u32() -> Parser[int]:
-    """Parse a u32."""
-    return unpack_u32((yield U32_BYTES))
-
-
-def read_u64() -> Parser[int]:
-    """Parse a u64."""
-    return int.from_bytes((yield U64_BYTES), "big")
+def read_integer(size: int) -> Parser[int]:
+    """Parse an unsigned integer of `size` bytes."""
+    return int.from_bytes((yield size), "big")
 
 
 class Fields(Mapping[str, bytes]):
     """A field map: an ordered, immutable mapping of names to raw values, with typed access.
 
-    The typed accessors raise `ProtocolError` naming the field where it is absent or malformed.
-    `repr` shows names only, because inner fields are secrets.
+    `boolean_bytes` is the width of a boolean in it, which depends on the protocol's version; maps
+    that never hold one do without. The typed accessors raise `ProtocolError` naming the field where
+    it is absent or malformed. `repr` shows names only, because inner fields are secrets.
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_boolean_bytes", "_values")
 
-    def __init__(self, values: Mapping[str, bytes]) -> None:
+    def __init__(self, values: Mapping[str, bytes], boolean_bytes: int = U8_BYTES) -> None:
         self._values = dict(values)
+        self._boolean_bytes = boolean_bytes
 
     def __getitem__(self, name: str) -> bytes:
         return self._values[name]
@@ -123,11 +114,11 @@ class Fields(Mapping[str, bytes]):
         return text
 
     def boolean(self, name: str) -> bool:
-        """Field `name` as a bool: one byte, 0 or 1."""
-        value = self.blob(name)
-        if value not in (b"\0", b"\1"):
-            raise RemoteProtocolError(f"field '{name}' is not a boolean")
-        return value == b"\1"
+        """Field `name` as a bool: 0 or 1, in as many bytes as booleans have here."""
+        value, width = self.blob(name), self._boolean_bytes
+        if len(value) != width or int.from_bytes(value, "big") > 1:
+            raise RemoteProtocolError(f"field '{name}' is not a boolean ({width}-byte 0 or 1)")
+        return value[-1] == 1
 
     def integer(self, name: str) -> int:
         """Field `name` as a u32."""
@@ -160,15 +151,15 @@ def is_date(text: str) -> bool:
     return True
 
 
-def encode_value(value: str | bool | int | bytes) -> bytes:
-    """A field's value as bytes, by its Python type.
+def encode_value(value: str | bool | int | bytes, boolean_bytes: int) -> bytes:
+    """A field's value as bytes, by its Python type; a bool in `boolean_bytes`.
 
     Raises `ProtocolError` where it has none: a number out of range, text from undecodable input.
     """
     if isinstance(value, bytes):
         return value
     if isinstance(value, bool):
-        return b"\1" if value else b"\0"
+        return pack(value, boolean_bytes)
     if isinstance(value, int):
         return pack_u32(value)
     try:
@@ -197,8 +188,11 @@ def encode_fields(fields: Mapping[str, bytes]) -> bytes:
     return bytes(out)
 
 
-def read_fields() -> Parser[Fields]:
-    """Parse a field map; rejects an empty, unprintable or repeated key."""
+def read_fields(boolean_bytes: int = U8_BYTES) -> Parser[Fields]:
+    """Parse a field map with booleans of that width.
+
+    Rejects an empty, unprintable or repeated key.
+    """
     values: dict[str, bytes] = {}
     for _ in range((yield U8_BYTES)[0]):
         key_length = (yield U8_BYTES)[0]
@@ -211,7 +205,7 @@ def read_fields() -> Parser[Fields]:
             raise RemoteProtocolError(f"field '{name}' is repeated")
         value_length = (yield U8_BYTES)[0]
         values[name] = (yield value_length) if value_length else b""
-    return Fields(values)
+    return Fields(values, boolean_bytes)
 
 
 def run_parser(parser: Parser[T], read_exactly: Callable[[int], bytes]) -> T:

@@ -2,34 +2,27 @@
 
 Layouts (docs/protocol.md; HMAC is HMAC-SHA-512, 64 bytes, hash is SHA-512):
 
-    request     u32 version, fields, u64 payload length, payload        (outer stream)
+    request     u32 version, fields, payload length, payload            (outer stream)
                 one field map with hashes and HMAC keys                 (inner session)
-    reply       u32 status, fields, HMAC, u64 length, payload, HMAC
-    subrequest  fields, HMAC(K(i)), u64 length, payload, HMAC(K(i))
+    reply       u32 status, fields, HMAC, length, payload, HMAC
+    subrequest  fields, HMAC(K(i)), length, payload, HMAC(K(i))
     subreply    the same, with `id` and `status` in its fields
+
+How wide lengths and booleans are depends on the version (`versions`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from ..errors import BridgeRefused, ProtocolError, RemoteProtocolError, Status, printable, shortened
 from .authentication import DIGEST_BYTES, UNAUTHENTICATED_MAC, check_digest
-from .codec import (
-    PROTOCOL_VERSION,
-    Fields,
-    Parser,
-    encode_fields,
-    encode_value,
-    pack_u32,
-    pack_u64,
-    read_fields,
-    read_u32,
-)
+from .codec import U32_BYTES, Fields, Parser, encode_fields, pack_u32, read_fields, read_integer
+from .versions import VERSIONS, Version
 
 #: Fewest bytes of an HMAC key that a request may bring.
 MIN_KEY_BYTES: Final = 64
@@ -52,29 +45,53 @@ SUBREPLY_PAYLOAD_KEY: Final = "subreply-payload-auth-key"
 
 
 class UnknownVersion(ProtocolError):
-    """A request is of a protocol version that this package does not speak."""
+    """A request is of a protocol version that its reader does not speak.
 
-    def __init__(self, version: int) -> None:
-        self.version = version
+    `spoken` are the numbers of those that it does; none where the reader is another peer.
+    """
+
+    def __init__(self, number: int, spoken: Collection[int] = ()) -> None:
+        self.number = number
+        speaks = " and ".join(map(str, sorted(spoken)))
         super().__init__(
-            f"protocol version {version} is unknown; this peer speaks {PROTOCOL_VERSION}"
+            f"protocol version {number} is unknown"
+            + (f"; this peer speaks {speaks}" if speaks else " to the server")
         )
 
 
 # ------------------------------------------------------------------------------------- requests
 
 
-def encode_request_header(fields: Mapping[str, bytes], version: int = PROTOCOL_VERSION) -> bytes:
-    """A request's header data: version and fields. Its SHA-512 goes into the inner session."""
-    return pack_u32(version) + encode_fields(fields)
+def encode_request_header(fields: Mapping[str, bytes], number: int) -> bytes:
+    """A request's header data: the version's number and the fields.
+
+    Its SHA-512 goes into the inner session.
+    """
+    return pack_u32(number) + encode_fields(fields)
 
 
-def read_request_header() -> Parser[Fields]:
-    """Parse a request's version and fields; `UnknownVersion` as soon as the version is read."""
-    version = yield from read_u32()
-    if version != PROTOCOL_VERSION:
-        raise UnknownVersion(version)
-    return (yield from read_fields())
+@dataclass(frozen=True, slots=True)
+class RequestHeader:
+    """A request's version and outer fields, as they came."""
+
+    version: Version
+    fields: Fields
+
+    def encode(self) -> bytes:
+        """The header data, as it came."""
+        return encode_request_header(self.fields, self.version.number)
+
+
+def read_request_header(spoken: Collection[int]) -> Parser[RequestHeader]:
+    """Parse a request's version and fields.
+
+    Raises `UnknownVersion`, as soon as the version is read, for one that is not in `spoken`.
+    """
+    number = yield from read_integer(U32_BYTES)
+    if number not in spoken:
+        raise UnknownVersion(number, spoken)
+    version = VERSIONS[number]
+    return RequestHeader(version, (yield from read_fields(version.boolean_bytes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,28 +194,31 @@ class ReplyHeader:
         check_digest(hmac.digest(key, data, "sha512"), self.code, "the reply's header")
 
 
-def read_reply_header() -> Parser[ReplyHeader]:
+def read_reply_header(version: Version) -> Parser[ReplyHeader]:
     """Parse status, fields and HMAC, unverified (the bridge has no key; a client verifies).
 
-    A bare UNKNOWN_VERSION status is what a server answers to an unknown version, with nothing
-    behind it and nothing to authenticate it: `UnknownVersion` is raised at once.
+    `version` is the request's.
+
+    A bare UNKNOWN_VERSION status is what a server answers to a version that it does not know, with
+    nothing behind it and nothing to authenticate it: `UnknownVersion` is raised at once.
     """
-    status = yield from read_u32()
+    status = yield from read_integer(U32_BYTES)
     if status == Status.UNKNOWN_VERSION:
-        raise UnknownVersion(PROTOCOL_VERSION)
-    return ReplyHeader(status, (yield from read_fields()), (yield DIGEST_BYTES))
+        raise UnknownVersion(version.number)
+    fields = yield from read_fields(version.boolean_bytes)
+    return ReplyHeader(status, fields, (yield DIGEST_BYTES))
 
 
-def bridge_refusal(message: str, clock: int | None = None) -> list[bytes]:
+def bridge_refusal(message: str, version: Version, clock: int | None = None) -> list[bytes]:
     """A reply with which a bridge refuses a request by itself, cut as clients want it.
 
-    `clock` is the bridge's, in seconds since 1970.
+    `version` is the request's; `clock` is the bridge's, in seconds since 1970.
     """
     fields = {"message": shortened(message).encode()}
     if clock is not None:
         fields[BRIDGE_TIME] = pack_u32(clock)
     header = pack_u32(Status.UNKNOWN_ERROR) + encode_fields(fields)
-    return [header + UNAUTHENTICATED_MAC, pack_u64(0), UNAUTHENTICATED_MAC]
+    return [header + UNAUTHENTICATED_MAC, version.encode_length(0), UNAUTHENTICATED_MAC]
 
 
 def warnings_in(fields: Fields) -> list[str]:
@@ -280,20 +300,21 @@ class SubHeader:
         check_digest(expected, self.code, "a subrequest's or subreply's header")
 
 
-def encode_sub_header(fields: Mapping[str, str | bool | int | bytes], keys: ReplyKeys) -> bytes:
+def encode_sub_header(fields: Mapping[str, bytes], keys: ReplyKeys) -> bytes:
     """Fields and their HMAC under the keys of this message's number."""
-    data = encode_fields({name: encode_value(value) for name, value in fields.items()})
+    data = encode_fields(fields)
     return data + hmac.digest(keys.header, data, "sha512")
 
 
-def bridge_subrefusal(number: bytes, message: str) -> list[bytes]:
+def bridge_subrefusal(number: bytes, message: str, version: Version) -> list[bytes]:
     """A subreply with which a bridge fails the RPM of this `id`, cut as clients want it."""
     fields = {
         "id": number,
         "status": pack_u32(Status.UNKNOWN_ERROR),
         "message": shortened(message).encode(),
     }
-    return [encode_fields(fields) + UNAUTHENTICATED_MAC, pack_u64(0), UNAUTHENTICATED_MAC]
+    header = encode_fields(fields) + UNAUTHENTICATED_MAC
+    return [header, version.encode_length(0), UNAUTHENTICATED_MAC]
 
 
 def read_sub_header() -> Parser[SubHeader]:

@@ -394,11 +394,11 @@ class UnknownOperation(ProtocolError):
     """A request names an operation that is not in the table."""
 
 
-def operation_of(fields: Fields) -> Operation:
+def operation_of(fields: Fields, operations: Mapping[str, Operation] = OPERATIONS) -> Operation:
     """The row for a request's `op`. Raises `UnknownOperation`, `ProtocolError` without one."""
     name = fields.safe_string("op")
     try:
-        return OPERATIONS[name]
+        return operations[name]
     except KeyError:
         raise UnknownOperation(f"operation '{name}' is unknown") from None
 

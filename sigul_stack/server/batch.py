@@ -24,7 +24,7 @@ from typing import BinaryIO, Final
 from ..config.server import ServerSettings
 from ..errors import RemoteProtocolError, RequestRefused, SigulError, Status
 from ..protocol.authentication import DIGEST_BYTES, new_hmac
-from ..protocol.codec import Fields, pack_u32, read_u64
+from ..protocol.codec import Fields, pack_u32
 from ..protocol.messages import (
     ChainKeys,
     ReplyKeys,
@@ -32,6 +32,7 @@ from ..protocol.messages import (
     read_sub_header,
 )
 from ..protocol.operations import Operation, fault_of_subrequest
+from ..protocol.versions import Version
 from ..transport.chunked import ChunkedStream
 from ..transport.payload import receive_pieces, send_payload
 from ..transport.rate import SERVER_FIRST_SECONDS, RateMeter
@@ -73,6 +74,7 @@ class Batch:
     def __init__(
         self,
         settings: ServerSettings,
+        version: Version,
         operation: Operation,
         *,
         subrequests: ChainKeys,
@@ -85,6 +87,7 @@ class Batch:
         self._is_ending = is_ending
         self._account = account or Account()
         self._settings = settings
+        self._version = version
         self._operation = operation
         self._subrequests = subrequests
         self._subreplies = subreplies
@@ -151,7 +154,7 @@ class Batch:
         # The `id` must be trusted, so this is no matter of one RPM.
         header.verify(keys)
         fault = fault_of_subrequest(header.fields)
-        length = chunked.parse(read_u64())
+        length = chunked.parse(self._version.read_length())
         if length > self._operation.max_subpayload:
             raise RemoteProtocolError(f"a subrequest's payload of {length} bytes is over the limit")
         refusal = (
@@ -214,6 +217,8 @@ class Batch:
             if isinstance(received, RefusedSubrequest):
                 raise received.reason
             signed = self._sign(received)
+            # One that cannot be sent in this version of the protocol is a failure.
+            self._version.encode_length(signed.seek(0, os.SEEK_END))
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs this RPM alone
             refused = refusal_of(error, name, proven=True)
             self._fail_one(chunked, received.fields["id"], refused)
@@ -245,4 +250,4 @@ class Batch:
         keys = self._subreplies.numbered(self._answered)
         self._answered += 1
         chunked.write(encode_sub_header(fields, keys))
-        send_payload(chunked, payload, keys.payload)
+        send_payload(chunked, payload, keys.payload, self._version)

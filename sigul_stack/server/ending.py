@@ -25,7 +25,6 @@ from typing import Final
 from ..database import Database
 from ..errors import DatabaseError, RequestRefused, Status, quoted
 from ..logcontext import request_id
-from ..protocol.messages import ReplyKeys
 from ..system import programs
 from ..system.pipes import ParentPipes
 from ..transport.chunked import ChunkedStream
@@ -69,7 +68,7 @@ class Watch:
         self._chunked = chunked
         self._parent = parent
         self._database = database
-        self._keys: ReplyKeys | None = None
+        self._request: Request | None = None
         self._what = ""
         #: Held while rights are looked at, or changed by the request itself.
         self._looking = threading.Lock()
@@ -91,7 +90,7 @@ class Watch:
         the supervisor does not let it begin.
         """
         user = request.text("user")
-        self._keys = request.keys
+        self._request = request
         self._what = f"Request {quoted(request.op)} of user {quoted(user)}"
         self._parent.send(WorkerEvent.CLIENT, encode_client(request.client_name, user, request.op))
         self._wait_where_stale()
@@ -227,7 +226,7 @@ class Watch:
             os._exit(ENDED)
 
     def _refuse(self, refused: RequestRefused) -> None:
-        assert self._keys is not None  # noqa: S101 - set before the thread starts
-        send_error(self._chunked, self._keys, refused)
+        assert self._request is not None  # noqa: S101 - set before the thread starts
+        send_error(self._chunked, self._request, refused)
         self._chunked.stream.end_writing()
         self._chunked.wait_for_close(CLOSE_SECONDS)

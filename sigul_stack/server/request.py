@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -28,9 +29,10 @@ from ..errors import (
 )
 from ..protocol import messages
 from ..protocol.authentication import check_digest
-from ..protocol.codec import Fields, Parser, encode_value, pack_u32, read_u64
-from ..protocol.messages import InnerFields, ReplyKeys, UnknownVersion
+from ..protocol.codec import Fields, Parser, pack_u32
+from ..protocol.messages import InnerFields, ReplyKeys, RequestHeader, UnknownVersion
 from ..protocol.operations import MIB, Operation, UnknownOperation, operation_of
+from ..protocol.versions import Version
 from ..secret import Secret
 from ..transport.chunked import ChunkedStream, T
 from ..transport.payload import receive_pieces, send_payload
@@ -76,6 +78,7 @@ class Refused:
     could be shown.
     """
 
+    version: Version
     op: str
     keys: ReplyKeys
     reason: RequestRefused
@@ -90,6 +93,7 @@ class Request:
     see to it.
     """
 
+    version: Version
     operation: Operation
     fields: Fields
     secrets: Fields
@@ -142,6 +146,13 @@ class Answer:
     #: What the handler has to say to the client behind the reply, before the stream ends.
     converse: Callable[[ChunkedStream], None] | None = None
 
+    @property
+    def length(self) -> int:
+        """The payload's length in bytes."""
+        if isinstance(self.payload, bytes):
+            return len(self.payload)
+        return self.payload.seek(0, os.SEEK_END)
+
 
 def receive(
     chunked: ChunkedStream,
@@ -157,15 +168,15 @@ def receive(
     """
     deadline = Deadline(settings.handshake_timeout, "receiving the request's header")
     try:
-        fields = chunked.parse(messages.read_request_header(), deadline)
+        header = chunked.parse(messages.read_request_header(settings.protocol_versions), deadline)
     except UnknownVersion:
         chunked.write(pack_u32(Status.UNKNOWN_VERSION))
         chunked.end()
         raise
-    operation = _operation(fields)
-    length = chunked.parse(read_u64(), deadline)
+    version, operation = header.version, _operation(header)
+    length = chunked.parse(version.read_length(), deadline)
     if isinstance(operation, Operation):
-        _check_size(chunked, operation, length, settings.max_file_payload_size)
+        _check_size(chunked, version, operation, length, settings.max_file_payload_size)
     elif length > MAX_REFUSED_PAYLOAD:
         raise RemoteProtocolError(str(operation), f"its payload of {length} bytes is not read")
     account = account or Account()
@@ -189,15 +200,16 @@ def receive(
         refusal = account.identify(client_name)
         if refusal is not None and spool.failure is None:
             spool.forget(refusal)
-        _check_integrity(inner, operation, fields, payload_hash)
+        _check_integrity(inner, operation, header, payload_hash)
         if isinstance(operation, RequestRefused):
-            return Refused(_shown_name(fields), inner.keys, operation)
+            return Refused(version, _shown_name(header.fields), inner.keys, operation)
         if spool.failure is not None:
-            return Refused(operation.name, inner.keys, spool.failure)
+            return Refused(version, operation.name, inner.keys, spool.failure)
         unless_kept.pop_all()
     return Request(
+        version=version,
         operation=operation,
-        fields=fields,
+        fields=header.fields,
         secrets=inner.secrets,
         keys=inner.keys,
         payload=spool.file,
@@ -208,7 +220,11 @@ def receive(
 
 
 def _check_size(
-    chunked: ChunkedStream, operation: Operation, length: int, limit: int | None
+    chunked: ChunkedStream,
+    version: Version,
+    operation: Operation,
+    length: int,
+    limit: int | None,
 ) -> None:
     """Raise `PayloadNotRead` where a payload of `length` bytes is over the operation's limit.
 
@@ -222,7 +238,7 @@ def _check_size(
         told = PayloadNotRead(
             error.problem, "ask for a higher max-file-payload-size at the server" if may else ""
         )
-        for chunk in messages.bridge_refusal(str(told)):
+        for chunk in messages.bridge_refusal(str(told), version):
             chunked.write(chunk)
         chunked.end()
         raise told from None
@@ -235,11 +251,11 @@ def _shown_name(fields: Fields) -> str:
         return ""
 
 
-def _operation(fields: Fields) -> Operation | RequestRefused:
+def _operation(header: RequestHeader) -> Operation | RequestRefused:
     """The operation that a request's fields ask for and fit, or why it cannot be served."""
     try:
-        operation = operation_of(fields)
-        operation.check(fields)
+        operation = operation_of(header.fields, header.version.operations)
+        operation.check(header.fields)
     except UnknownOperation:
         return RequestRefused(Status.UNKNOWN_OP)
     except ProtocolError as error:
@@ -250,11 +266,12 @@ def _operation(fields: Fields) -> Operation | RequestRefused:
 def _check_integrity(
     inner: InnerFields,
     operation: Operation | RequestRefused,
-    fields: Fields,
+    header: RequestHeader,
     payload_hash: bytes,
 ) -> None:
-    header = messages.encode_request_header(fields)
-    check_digest(hashlib.sha512(header).digest(), inner.header_hash, "the request's header")
+    check_digest(
+        hashlib.sha512(header.encode()).digest(), inner.header_hash, "the request's header"
+    )
     if inner.payload_hash is not None:
         check_digest(payload_hash, inner.payload_hash, "the request's payload")
     elif isinstance(operation, RequestRefused) or not operation.sigmd5_authenticates:
@@ -304,9 +321,9 @@ def _without_directories(text: str) -> str:
     return _DIRECTORIES.sub("", text)
 
 
-def send_error(chunked: ChunkedStream, keys: ReplyKeys, refused: RequestRefused) -> None:
+def send_error(chunked: ChunkedStream, request: Refused | Request, refused: RequestRefused) -> None:
     """Send a reply with an error status, and its message if it has one."""
-    send_answer(chunked, keys, Answer(message_field(refused)), refused.status)
+    send_answer(chunked, request, Answer(message_field(refused)), refused.status)
 
 
 def message_field(refused: RequestRefused) -> dict[str, bytes]:
@@ -315,15 +332,18 @@ def message_field(refused: RequestRefused) -> dict[str, bytes]:
 
 
 def send_answer(
-    chunked: ChunkedStream, keys: ReplyKeys, answer: Answer, status: int = Status.OK
+    chunked: ChunkedStream, request: Refused | Request, answer: Answer, status: int = Status.OK
 ) -> None:
-    """Send a reply. Raises `LocalProtocolError` where a field is too long for one."""
-    fields = {name: encode_value(value) for name, value in answer.fields.items()}
+    """Send the reply to a request. Raises `LocalProtocolError` where a field is too long for one.
+
+    Whether the payload can be said in the request's version is for the caller to see to.
+    """
+    version, keys = request.version, request.keys
+    fields = {name: version.encode_value(value) for name, value in answer.fields.items()}
     chunked.write(messages.encode_reply_header(status, fields, keys.header))
     payload = answer.payload
-    send_payload(
-        chunked, io.BytesIO(payload) if isinstance(payload, bytes) else payload, keys.payload
-    )
+    content = io.BytesIO(payload) if isinstance(payload, bytes) else payload
+    send_payload(chunked, content, keys.payload, version)
     if answer.converse is not None:
         answer.converse(chunked)
     chunked.end()

@@ -296,11 +296,18 @@ def serve_request(
             answer.fields = {**answer.fields, **context.notes.fields()}
         if not context.changed:
             context.require_still()
+        # One that cannot be sent in this version of the protocol is an error, while that can be.
+        received.version.encode_length(answer.length)
     except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
         refused = refusal_of(error, f"Request {quoted(received.op)}", proven=proven)
         watch.begin_reply()
-        send_error(chunked, received.keys, refused)
+        send_error(chunked, received, refused)
         return
     watch.begin_reply()
-    send_answer(chunked, received.keys, answer)
-    log.info("Request %s of user %s done", quoted(received.op), quoted(received.text("user")))
+    send_answer(chunked, received, answer)
+    log.info(
+        "Request %s of user %s done, protocol version %d",
+        quoted(received.op),
+        quoted(received.text("user")),
+        received.version.number,
+    )

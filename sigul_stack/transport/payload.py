@@ -1,6 +1,6 @@
 """Payloads on the outer stream: sent and received piece by piece, with a hash or MAC on the way.
 
-    length (8 bytes) │ payload, in chunks │ HMAC-SHA-512 of it (64 bytes; not of a request's)
+    length │ payload, in chunks │ HMAC-SHA-512 of it (64 bytes; not of a request's)
 
 No payload is held in memory or read twice (docs/protocol.md, "A request").
 """
@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 from ..errors import DeadlineExceeded, PeerClosed, RemoteProtocolError, SigulError
 from ..protocol.authentication import DIGEST_BYTES, Digest, check_digest, new_hmac
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
-from ..protocol.codec import pack_u64, read_u64
+from ..protocol.versions import Version
 from .chunked import ChunkedStream
 from .rate import RateMeter
 from .stream import Deadline
@@ -59,11 +59,11 @@ def send_pieces(chunked: ChunkedStream, pieces: Iterable[bytes], digest: Digest)
         chunked.write(piece)
 
 
-def send_payload(chunked: ChunkedStream, payload: BinaryIO, key: bytes) -> None:
+def send_payload(chunked: ChunkedStream, payload: BinaryIO, key: bytes, version: Version) -> None:
     """Send a payload's length, all of the seekable file, and their HMAC under `key`."""
     length = payload.seek(0, os.SEEK_END)
     payload.seek(0)
-    chunked.write(pack_u64(length))
+    chunked.write(version.encode_length(length))
     mac = new_hmac(key)
     send_pieces(chunked, payload_pieces(payload, length), mac)
     chunked.write(mac.digest())
@@ -102,11 +102,11 @@ def _read_metered(chunked: ChunkedStream, left: int, meter: RateMeter) -> bytes:
 class AuthenticatedPayload:
     """A payload that is being received, with its HMAC under `key`, of "the reply" or the like."""
 
-    def __init__(self, chunked: ChunkedStream, key: bytes, message: str) -> None:
+    def __init__(self, chunked: ChunkedStream, key: bytes, message: str, version: Version) -> None:
         self._chunked = chunked
         self._message = message
         #: All of it, in bytes.
-        self.length = chunked.parse(read_u64())
+        self.length = chunked.parse(version.read_length())
         self._mac = new_hmac(key)
         self._pieces = receive_pieces(chunked, self.length, message)
         #: True once all of it, its MAC included, has been read; and once the MAC was right.

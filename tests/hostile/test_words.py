@@ -13,6 +13,7 @@ import pytest
 
 from sigul_stack.errors import Status
 from sigul_stack.protocol.messages import bridge_refusal
+from sigul_stack.protocol.versions import LATEST
 from tests.hostile.conftest import AttackerFactory, HonestFactory
 from tests.site import Site
 from tests.wire import u32
@@ -46,7 +47,7 @@ ANSWERS: dict[str, tuple[list[str], dict[str, Any], int]] = {
         ["list-users"],
         {"status": Status.UNKNOWN_ERROR.value, "fields": {"message": EVIL.encode()}}, 1,
     ),
-    "the bridge's own word": (["list-users"], {"reply": b"".join(bridge_refusal(EVIL))}, 1),
+    "the bridge's own word": (["list-users"], {"reply": b"".join(bridge_refusal(EVIL, LATEST))}, 1),
 }  # fmt: skip
 
 

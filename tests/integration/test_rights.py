@@ -20,10 +20,11 @@ from sigul_stack.errors import RequestRefused, Status
 from sigul_stack.keystore import envelope
 from sigul_stack.keystore.passwords import hash_password
 from sigul_stack.keystore.store import new_access
-from sigul_stack.protocol.codec import Fields, encode_value
+from sigul_stack.protocol.codec import Fields
 from sigul_stack.protocol.messages import ReplyKeys
 from sigul_stack.protocol.operations import OPERATIONS, Form, Operation
 from sigul_stack.protocol.rights import Object, Rights, Thing
+from sigul_stack.protocol.versions import LATEST
 from sigul_stack.secret import Secret
 from sigul_stack.server.ending import Watch
 from sigul_stack.server.handlers import HANDLERS
@@ -120,8 +121,9 @@ def ask(
     values = {"op": operation.name, "user": "trent", **fields, **named}
     needed = dict.fromkeys(operation.secrets, "another passphrase")
     return Request(
+        version=LATEST,
         operation=operation,
-        fields=Fields({name: encode_value(value) for name, value in values.items()}),
+        fields=Fields({name: LATEST.encode_value(value) for name, value in values.items()}),
         secrets=Fields({name: text.encode() for name, text in {**needed, **secrets}.items()}),
         keys=ReplyKeys(bytes(64), bytes(64)),
         payload=io.BytesIO(b"a payload"),

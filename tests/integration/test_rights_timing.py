@@ -20,9 +20,10 @@ from sigul_stack.errors import RequestRefused, Status
 from sigul_stack.keystore import envelope, passwords
 from sigul_stack.keystore.bindings import enabled_methods, parse_layer
 from sigul_stack.keystore.store import new_access
-from sigul_stack.protocol.codec import Fields, encode_value
+from sigul_stack.protocol.codec import Fields
 from sigul_stack.protocol.messages import ReplyKeys
 from sigul_stack.protocol.operations import OPERATIONS, Operation, Rights
+from sigul_stack.protocol.versions import LATEST
 from sigul_stack.secret import Secret
 from sigul_stack.server.guesses import Guard, unguarded
 from sigul_stack.server.request import Request
@@ -114,8 +115,9 @@ def ask(
     """Have `user` ask for `operation`."""
     fields = {"op": operation.name, "user": user, operation.key_field: key}
     request = Request(
+        version=LATEST,
         operation=operation,
-        fields=Fields({name: encode_value(value) for name, value in fields.items()}),
+        fields=Fields({name: LATEST.encode_value(value) for name, value in fields.items()}),
         secrets=Fields({name: value.encode() for name, value in secrets.items()}),
         keys=ReplyKeys(bytes(64), bytes(64)),
         payload=io.BytesIO(),

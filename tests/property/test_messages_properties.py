@@ -12,6 +12,7 @@ from sigul_stack.errors import ProtocolError
 from sigul_stack.protocol import messages
 from sigul_stack.protocol.codec import Fields
 from sigul_stack.protocol.messages import ChainKeys, ReplyKeys, UnknownVersion
+from sigul_stack.protocol.versions import LATEST, VERSIONS
 from tests.wire import chain_key, field_map, hmac512, parse_whole, sha512, u32
 
 SAFE = st.characters(min_codepoint=0x20, max_codepoint=0x7F)
@@ -35,9 +36,9 @@ def one_bit_off(data: bytes, bit: int) -> bytes:
 
 @given(fields=FIELD_MAPS)
 def test_a_request_header_is_read_as_it_was_written(fields: dict[str, bytes]) -> None:
-    data = messages.encode_request_header(fields)
+    data = messages.encode_request_header(fields, LATEST.number)
     assert data == u32(1) + field_map(fields)
-    assert parse_whole(messages.read_request_header(), data) == fields
+    assert parse_whole(messages.read_request_header(VERSIONS), data).fields == fields
 
 
 @given(version=U32.filter(lambda version: version != 1), rest=st.binary(max_size=20))
@@ -45,7 +46,7 @@ def test_a_request_header_is_read_as_it_was_written(fields: dict[str, bytes]) ->
 @example(version=2, rest=b"")
 def test_an_unknown_version_is_told_as_soon_as_it_is_read(version: int, rest: bytes) -> None:
     with pytest.raises(UnknownVersion) as caught:
-        parse_whole(messages.read_request_header(), u32(version) + rest)
+        parse_whole(messages.read_request_header(VERSIONS), u32(version) + rest)
     assert caught.value.version == version
 
 
@@ -56,7 +57,7 @@ def test_a_reply_header_is_read_as_it_was_written(
     data = messages.encode_reply_header(status, fields, key)
     signed = u32(status) + field_map(fields)
     assert data == signed + hmac512(key, signed)
-    header = parse_whole(messages.read_reply_header(), data)
+    header = parse_whole(messages.read_reply_header(LATEST), data)
     assert header.status == status
     assert header.fields == fields
     assert header.encode() == data
@@ -70,14 +71,16 @@ def test_a_reply_header_with_a_changed_bit_is_refused(
 ) -> None:
     data = one_bit_off(messages.encode_reply_header(0, fields, key), bit)
     with pytest.raises(ProtocolError):
-        parse_whole(messages.read_reply_header(), data).verify(key)
+        parse_whole(messages.read_reply_header(LATEST), data).verify(key)
 
 
 @given(fields=FIELD_MAPS, key=KEYS, other=KEYS)
 def test_a_reply_header_under_another_key_is_refused(
     fields: dict[str, bytes], key: bytes, other: bytes
 ) -> None:
-    header = parse_whole(messages.read_reply_header(), messages.encode_reply_header(0, fields, key))
+    header = parse_whole(
+        messages.read_reply_header(LATEST), messages.encode_reply_header(0, fields, key)
+    )
     # HMAC hashes a key longer than its block of 128 bytes, and pads a shorter one with zeros.
     if key.rstrip(b"\0") != other.rstrip(b"\0"):
         with pytest.raises(ProtocolError, match="authentication code"):

@@ -16,6 +16,7 @@ from sigul_stack.errors import ProtocolError
 from sigul_stack.formats.rpm_head import Head, Header, HeaderEntry, Region, encode_header, padded
 from sigul_stack.protocol.codec import Fields
 from sigul_stack.protocol.operations import OPERATIONS
+from sigul_stack.protocol.versions import LATEST
 from tests.wire import (
     SUBREPLY_KEYS,
     SUBREQUEST_KEYS,
@@ -66,8 +67,8 @@ def subreply(number: int, status: int, payload: bytes = b"") -> bytes:
 
 def test_nothing_is_kept_of_what_has_been_answered_whatever_the_answer() -> None:
     koji = Recorded()
-    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT, koji)
-    cutter = ReplyFilter(SIGN_RPMS, koji)
+    request = RequestFilter(LATEST, SIGN_RPMS, 0, NO_LIMIT, koji)
+    cutter = ReplyFilter(LATEST, SIGN_RPMS, koji)
     request.feed(b"".join(subrequest(number) for number in range(4)))
     assert len(koji._names) == 4
     cutter.feed(reply() + subreply(0, 11) + subreply(2, 0, SIGNATURE) + subreply(1, 9))
@@ -85,7 +86,7 @@ def test_nothing_is_kept_of_what_has_been_answered_whatever_the_answer() -> None
 def test_a_signature_header_may_be_padded(sent: bytes, many: bool, keep: bool) -> None:
     assert len(SIGNATURE) % 8
     koji = Recorded()
-    cutter = ReplyFilter(SIGN_RPMS if many else SIGN_RPM, koji, keep_payload=keep)
+    cutter = ReplyFilter(LATEST, SIGN_RPMS if many else SIGN_RPM, koji, keep_payload=keep)
     data = reply() + subreply(0, 0, sent) if many else reply(payload=sent)
     passed = b"".join(piece for piece in cutter.feed(data) if isinstance(piece, bytes))
     assert koji.stored == [SIGNATURE]
@@ -106,7 +107,7 @@ def test_a_large_head_for_which_there_is_no_room_costs_its_rpm_alone() -> None:
 
     koji = Crowded()
     large = encode_header(Region.SIGNATURE, [HeaderEntry.binary(1004, bytes(UNCOUNTED_BYTES + 1))])
-    cutter = ReplyFilter(SIGN_RPMS, koji)
+    cutter = ReplyFilter(LATEST, SIGN_RPMS, koji)
     with room.holding(0) as take:
         take(UNCOUNTED_BYTES + 1)
         parts = cutter.feed(reply() + subreply(0, 0, large) + subreply(1, 0, SIGNATURE))
@@ -127,7 +128,7 @@ ODD = [{"other": b"1"}, {"rpm-arch": b"\n"}, {"rpm-name": b"\xff"}]
 @pytest.mark.parametrize("fields", ODD)
 def test_a_subrequest_with_odd_fields_is_the_servers_to_refuse(fields: dict[str, bytes]) -> None:
     koji = Recorded()
-    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT, koji)
+    request = RequestFilter(LATEST, SIGN_RPMS, 0, NO_LIMIT, koji)
     # Without a payload, too: none is fetched for it.
     sent = subrequest(0, **fields) + subrequest(1, b"", **fields) + subrequest(2)
     assert b"".join(piece for piece in request.feed(sent) if isinstance(piece, bytes)) == sent
@@ -157,8 +158,8 @@ def test_an_rpm_for_which_there_is_no_room_is_refused_by_the_bridge_alone() -> N
             held.remove(length)
 
     koji = Recorded()
-    request = RequestFilter(SIGN_RPMS, 0, NO_LIMIT, koji, holding)
-    cutter = ReplyFilter(SIGN_RPMS, koji)
+    request = RequestFilter(LATEST, SIGN_RPMS, 0, NO_LIMIT, koji, holding)
+    cutter = ReplyFilter(LATEST, SIGN_RPMS, koji)
     small, large = subrequest(0, bytes(99)), subrequest(1, bytes(100))
     assert b"".join(map(bytes, request.feed(small))) == small  # type: ignore[arg-type]
     passed = b"".join(map(bytes, request.feed(large)))  # type: ignore[arg-type]

@@ -20,15 +20,16 @@ from sigul_stack.protocol.messages import (
     read_reply_header,
     read_sub_header,
 )
+from sigul_stack.protocol.versions import LATEST
 from tests.wire import parse_whole
 
 KEY = bytes(range(64))
 
 
 def test_a_refusal_is_an_error_of_the_bridges() -> None:
-    header, length, code = bridge_refusal("no such hub")
+    header, length, code = bridge_refusal("no such hub", LATEST)
     assert (length, code) == (bytes(8), UNAUTHENTICATED_MAC)
-    found = parse_whole(read_reply_header(), header)
+    found = parse_whole(read_reply_header(LATEST), header)
     with pytest.raises(BridgeRefused, match=r"^the bridge says: no such hub$"):
         found.check_origin()
     # Without that question it is what it is for any other client: forged.
@@ -37,7 +38,7 @@ def test_a_refusal_is_an_error_of_the_bridges() -> None:
 
 
 def test_a_subrefusal_names_its_rpm() -> None:
-    header, length, code = bridge_subrefusal(b"\0\0\0\7", "not there")
+    header, length, code = bridge_subrefusal(b"\0\0\0\7", "not there", LATEST)
     assert (length, code) == (bytes(8), UNAUTHENTICATED_MAC)
     found = parse_whole(read_sub_header(), header)
     assert found.fields.blob("id") == b"\0\0\0\7"
@@ -59,7 +60,7 @@ def test_success_without_a_code_is_nobodys_word() -> None:
 
 def test_an_error_with_a_code_is_the_servers() -> None:
     data = encode_reply_header(Status.UNKNOWN_ERROR, {"message": b"x"}, KEY)
-    reply = parse_whole(read_reply_header(), data)
+    reply = parse_whole(read_reply_header(LATEST), data)
     reply.check_origin()
     reply.verify(KEY)
     fields = Fields({"id": b"1", "status": pack_u32(9)})
@@ -67,7 +68,7 @@ def test_an_error_with_a_code_is_the_servers() -> None:
 
 
 def test_a_long_message_is_cut_between_characters() -> None:
-    header = parse_whole(read_reply_header(), bridge_refusal("é" * 200)[0])
+    header = parse_whole(read_reply_header(LATEST), bridge_refusal("é" * 200, LATEST)[0])
     assert header.fields["message"] == "é".encode() * 126 + b"..."
 
 

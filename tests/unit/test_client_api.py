@@ -19,8 +19,9 @@ from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import ProtocolError, RequestRefused, Status
 from sigul_stack.keystore.bindings import MethodUse, load_layers
 from sigul_stack.protocol import messages
-from sigul_stack.protocol.codec import Fields, encode_fields, encode_value, read_fields
+from sigul_stack.protocol.codec import Fields, encode_fields, read_fields
 from sigul_stack.protocol.operations import OPERATIONS
+from sigul_stack.protocol.versions import LATEST, VERSIONS
 from sigul_stack.secret import Secret
 from tests.held_data import held
 from tests.wire import parse_whole
@@ -54,9 +55,9 @@ class Wire(Client):
         output: BinaryIO | None = None,
     ) -> Reply:
         values = {"op": op, "user": self.user_name, **(fields or {})}
-        encoded = {name: encode_value(value) for name, value in values.items()}
+        encoded = {name: LATEST.encode_value(value) for name, value in values.items()}
         OPERATIONS[op].check(Fields(encoded))
-        self.header = messages.encode_request_header(encoded)
+        self.header = messages.encode_request_header(encoded, LATEST.number)
         self.inner = {name: secret.reveal() for name, secret in (secrets or {}).items()}
         encode_fields(self.inner)  # a secret that no field can hold is an error here
         self.payload = payload if isinstance(payload, bytes) else payload.read()
@@ -69,7 +70,7 @@ class Wire(Client):
 
     @property
     def outer(self) -> dict[str, bytes]:
-        return dict(parse_whole(messages.read_request_header(), self.header))
+        return dict(parse_whole(messages.read_request_header(VERSIONS), self.header).fields)
 
 
 def recorded(name: str) -> tuple[dict[str, bytes], dict[str, bytes], bytes, Reply | RequestRefused]:

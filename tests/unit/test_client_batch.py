@@ -16,6 +16,7 @@ from sigul_stack.client.rpm_packages import Package, RPMOptions, sent_of
 from sigul_stack.errors import PeerClosed, SigulError
 from sigul_stack.formats.rpm_head import EntryType, HeaderEntry, Region, encode_header, padded
 from sigul_stack.kojihub import NEVRA, HubRPM
+from sigul_stack.protocol.versions import LATEST
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import pair
 from tests.wire import (
@@ -59,6 +60,7 @@ def run(
 
     exchange = RPMExchange(
         all_of_them,
+        version=LATEST,
         options=options,
         subrequests=SUBREQUEST_KEYS,
         subreplies=SUBREPLY_KEYS,

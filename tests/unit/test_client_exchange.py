@@ -30,8 +30,9 @@ from sigul_stack.errors import (
     TransportError,
 )
 from sigul_stack.protocol.chunks import END_OF_INNER, Stream
-from sigul_stack.protocol.codec import Fields, read_fields, read_u64
+from sigul_stack.protocol.codec import Fields, read_fields
 from sigul_stack.protocol.messages import ReplyKeys, read_inner_fields, read_request_header
+from sigul_stack.protocol.versions import LATEST, VERSIONS
 from sigul_stack.secret import Secret
 from sigul_stack.server.request import (
     Answer,
@@ -127,8 +128,8 @@ def answered(dial: Dial) -> Answered:
 
         def bridge() -> None:
             chunked = ChunkedStream(far, LONG)
-            chunked.parse(read_request_header())
-            assert chunked.parse(read_u64()) == 0
+            chunked.parse(read_request_header(VERSIONS))
+            assert chunked.parse(LATEST.read_length()) == 0
             with plain_inner(chunked) as session:
                 keys = session.parse(read_inner_fields()).keys
             far.write(say(keys), LONG)
@@ -428,14 +429,14 @@ class Site:
             end.abort()
             return
         if isinstance(request, Refused):
-            send_error(chunked, request.keys, request.reason)
+            send_error(chunked, request, request.reason)
         else:
             with request.payload:
                 found = answer(request)
                 if isinstance(found, Answer):
-                    send_answer(chunked, request.keys, found)
+                    send_answer(chunked, request, found)
                 else:
-                    send_error(chunked, request.keys, found)
+                    send_error(chunked, request, found)
         chunked.wait_for_close(LONG)
         end.close()
 

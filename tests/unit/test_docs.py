@@ -30,7 +30,7 @@ from sigul_stack.protocol.chunks import (
     Stream,
     encode_chunk,
 )
-from sigul_stack.protocol.codec import MAX_FIELD_BYTES, encode_value, pack_u64
+from sigul_stack.protocol.codec import MAX_FIELD_BYTES
 from sigul_stack.protocol.operations import (
     GIB,
     MIB,
@@ -41,6 +41,7 @@ from sigul_stack.protocol.operations import (
     Form,
     Operation,
 )
+from sigul_stack.protocol.versions import LATEST
 from sigul_stack.server.request import MAX_REFUSED_PAYLOAD
 from sigul_stack.transport.chunked import MAX_KEPT_BYTES
 
@@ -306,10 +307,12 @@ def test_limits_are_those_of_the_code(what: str, limit: str) -> None:
 def example() -> list[bytes]:
     """What docs/protocol.md, "A worked example", shows, in order."""
     keys = messages.ReplyKeys(bytes(range(0x40)), bytes(range(0x40, 0x80)))
-    header = messages.encode_request_header({"op": b"list-users", "user": b"ann"})
+    header = messages.encode_request_header({"op": b"list-users", "user": b"ann"}, LATEST.number)
     secrets = {"password": b"secret"}
     nothing = hashlib.sha512(b"").digest()
-    reply = messages.encode_reply_header(Status.OK, {"num-users": encode_value(2)}, keys.header)
+    reply = messages.encode_reply_header(
+        Status.OK, {"num-users": LATEST.encode_value(2)}, keys.header
+    )
     payload = b"ann\0bob\0"
     code = authentication.new_hmac(keys.payload)
     code.update(payload)
@@ -317,11 +320,11 @@ def example() -> list[bytes]:
     chain = messages.ChainKeys(base, base)
     return [
         header,
-        encode_chunk(Stream.OUTER, header + pack_u64(0)),
+        encode_chunk(Stream.OUTER, header + LATEST.encode_length(0)),
         messages.encode_inner_fields(header, nothing, keys, secrets),
         END_OF_INNER,
         encode_chunk(Stream.OUTER, reply)
-        + encode_chunk(Stream.OUTER, pack_u64(len(payload)))
+        + encode_chunk(Stream.OUTER, LATEST.encode_length(len(payload)))
         + encode_chunk(Stream.OUTER, payload)
         + encode_chunk(Stream.OUTER, code.digest())
         + END_OF_OUTER,

@@ -28,6 +28,7 @@ from sigul_stack.protocol.status import (
     encode_ended,
     encode_status,
 )
+from sigul_stack.protocol.versions import LATEST
 from sigul_stack.server.events import decode_client, encode_client
 from sigul_stack.transport.memory import MemoryStream
 from sigul_stack.transport.status_socket import (
@@ -59,7 +60,7 @@ REASON = "it was ended by whoever runs the bridge"
 def told(client: MemoryStream) -> str:
     """What the bridge tells a client whose request it ends."""
     said = b"".join(of_stream(read_rest(client), Stream.OUTER))
-    header = parse_whole(read_reply_header(), said[: len(said) - 72])
+    header = parse_whole(read_reply_header(LATEST), said[: len(said) - 72])
     with pytest.raises(BridgeRefused) as refused:
         header.check_origin()
     return str(refused.value)

@@ -11,6 +11,7 @@ from sigul_stack.errors import ProtocolError, Status, status_text
 from sigul_stack.protocol import messages
 from sigul_stack.protocol.codec import Fields
 from sigul_stack.protocol.messages import ChainKeys, ReplyKeys, UnknownVersion
+from sigul_stack.protocol.versions import LATEST, VERSIONS
 from tests.wire import KEYS, LIST_USERS, chain_key, field_map, hmac512, parse_whole, u32
 
 PROTOCOL_PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -33,13 +34,13 @@ def test_an_unknown_status_is_shown_by_number() -> None:
 
 
 def test_a_request_header_starts_with_the_version() -> None:
-    assert messages.encode_request_header(LIST_USERS.fields) == LIST_USERS.header
-    assert messages.encode_request_header({}, version=7) == b"\0\0\0\7\0"
+    assert messages.encode_request_header(LIST_USERS.fields, 1) == LIST_USERS.header
+    assert messages.encode_request_header({}, 7) == b"\0\0\0\7\0"
 
 
 @pytest.mark.parametrize("version", [0, 2, 2**32 - 1])
 def test_an_unknown_version_needs_nothing_behind_it(version: int) -> None:
-    parser = messages.read_request_header()
+    parser = messages.read_request_header(VERSIONS)
     assert next(parser) == 4
     with pytest.raises(UnknownVersion, match=f"version {version} is unknown"):
         parser.send(u32(version))
@@ -56,7 +57,7 @@ def test_the_inner_fields_of_a_request() -> None:
 
 
 def test_a_reply_of_a_server_that_does_not_know_the_version_is_four_bytes() -> None:
-    parser = messages.read_reply_header()
+    parser = messages.read_reply_header(LATEST)
     next(parser)
     with pytest.raises(UnknownVersion):
         parser.send(u32(1))
@@ -64,7 +65,7 @@ def test_a_reply_of_a_server_that_does_not_know_the_version_is_four_bytes() -> N
 
 def test_a_forged_header_says_so_and_what_it_may_mean() -> None:
     data = messages.encode_reply_header(0, {"admin": b"\1"}, KEYS.header)
-    header = parse_whole(messages.read_reply_header(), data[:-1] + b"\0")
+    header = parse_whole(messages.read_reply_header(LATEST), data[:-1] + b"\0")
     with pytest.raises(ProtocolError, match="the reply's header does not match its authentication"):
         header.verify(KEYS.header)
 

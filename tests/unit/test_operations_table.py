@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sigul_stack.errors import ProtocolError
-from sigul_stack.protocol.codec import Fields, encode_value
+from sigul_stack.protocol.codec import Fields
 from sigul_stack.protocol.operations import (
     OPERATIONS,
     SUBREQUEST_FIELDS,
@@ -27,6 +27,7 @@ from sigul_stack.protocol.operations import (
     check_subrequest,
     operation_of,
 )
+from sigul_stack.protocol.versions import LATEST
 from sigul_stack.server.handlers import HANDLERS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -397,7 +398,9 @@ def test_a_subrequest_with_everything_passes() -> None:
 )
 def test_a_wrong_subrequest_is_refused(fields: dict[str, str | int | bytes], told: str) -> None:
     with pytest.raises(ProtocolError, match=told):
-        check_subrequest(Fields({name: encode_value(value) for name, value in fields.items()}))
+        check_subrequest(
+            Fields({name: LATEST.encode_value(value) for name, value in fields.items()})
+        )
 
 
 def test_every_operation_has_its_handler() -> None:

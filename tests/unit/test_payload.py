@@ -11,6 +11,7 @@ import pytest
 from sigul_stack.errors import PeerClosed, RemoteProtocolError, SigulError
 from sigul_stack.protocol.authentication import UNAUTHENTICATED_MAC
 from sigul_stack.protocol.chunks import MAX_WRITTEN_CHUNK
+from sigul_stack.protocol.versions import LATEST
 from sigul_stack.transport import memory
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.payload import (
@@ -35,9 +36,9 @@ def streams() -> tuple[ChunkedStream, ChunkedStream]:
 def test_what_is_sent_is_received_and_authentic(length: int) -> None:
     near, far = streams()
     content = bytes(length)
-    send_payload(near, io.BytesIO(content), KEY)
+    send_payload(near, io.BytesIO(content), KEY, LATEST)
     received = io.BytesIO()
-    coming = AuthenticatedPayload(far, KEY, "the reply")
+    coming = AuthenticatedPayload(far, KEY, "the reply", LATEST)
     assert coming.length == length
     coming.copy(received.write)
     assert received.getvalue() == content
@@ -46,8 +47,8 @@ def test_what_is_sent_is_received_and_authentic(length: int) -> None:
 
 def test_a_payload_under_another_key_is_refused_once_it_has_come() -> None:
     near, far = streams()
-    send_payload(near, io.BytesIO(b"content"), KEY)
-    coming = AuthenticatedPayload(far, bytes(63) + b"x", "the reply")
+    send_payload(near, io.BytesIO(b"content"), KEY, LATEST)
+    coming = AuthenticatedPayload(far, bytes(63) + b"x", "the reply", LATEST)
     with pytest.raises(RemoteProtocolError, match="the reply's payload does not match"):
         coming.copy(len)
     assert coming.finished
@@ -56,13 +57,13 @@ def test_a_payload_under_another_key_is_refused_once_it_has_come() -> None:
 
 def test_a_failed_writer_leaves_the_rest_to_be_taken() -> None:
     near, far = streams()
-    send_payload(near, io.BytesIO(bytes(3 * MAX_WRITTEN_CHUNK)), KEY)
+    send_payload(near, io.BytesIO(bytes(3 * MAX_WRITTEN_CHUNK)), KEY, LATEST)
     near.write(b"next")
 
     def full(_piece: bytes) -> None:
         raise OSError("no space left")
 
-    coming = AuthenticatedPayload(far, KEY, "the reply")
+    coming = AuthenticatedPayload(far, KEY, "the reply", LATEST)
     with pytest.raises(OSError, match="no space"):
         coming.copy(full)
     assert not coming.finished
@@ -76,11 +77,11 @@ def test_a_dropped_payload_has_a_mac_of_nothing_that_is_here() -> None:
     near.write(bytes(8))
     near.write(UNAUTHENTICATED_MAC)
     near.write(b"next")
-    AuthenticatedPayload(far, KEY, "the reply").skip_dropped()
+    AuthenticatedPayload(far, KEY, "the reply", LATEST).skip_dropped()
     assert far.read_exactly(4) == b"next"
-    send_payload(near, io.BytesIO(b"content"), KEY)
+    send_payload(near, io.BytesIO(b"content"), KEY, LATEST)
     with pytest.raises(RemoteProtocolError, match="where none was to come back"):
-        AuthenticatedPayload(far, KEY, "the reply").skip_dropped()
+        AuthenticatedPayload(far, KEY, "the reply", LATEST).skip_dropped()
 
 
 def test_a_file_that_becomes_shorter_is_an_error() -> None:

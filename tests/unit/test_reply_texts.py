@@ -20,7 +20,8 @@ from sigul_stack.errors import (
     shortened,
 )
 from sigul_stack.protocol.codec import MAX_FIELD_BYTES
-from sigul_stack.server.request import Answer, send_answer
+from sigul_stack.protocol.versions import LATEST
+from sigul_stack.server.request import Answer, Refused, send_answer
 from sigul_stack.transport import memory
 from sigul_stack.transport.chunked import ChunkedStream
 from tests.wire import KEYS
@@ -138,5 +139,9 @@ def test_a_long_cure_leaves_room_for_its_problem() -> None:
 def test_a_field_that_is_too_long_is_not_sent() -> None:
     near, far = memory.pair()
     with pytest.raises(LocalProtocolError, match="field 'name' has 256 bytes"):
-        send_answer(ChunkedStream(near, 1), KEYS, Answer({"name": "x" * 256}))
+        send_answer(
+            ChunkedStream(near, 1),
+            Refused(LATEST, "any", KEYS, RequestRefused(Status.UNKNOWN_OP)),
+            Answer({"name": "x" * 256}),
+        )
     assert not far.has_input()

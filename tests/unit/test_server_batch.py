@@ -16,6 +16,7 @@ from sigul_stack.config.server import ServerSettings
 from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import KeystoreError, ProtocolError, RequestRefused, SigulError, Status
 from sigul_stack.protocol.operations import OPERATIONS
+from sigul_stack.protocol.versions import LATEST
 from sigul_stack.server.batch import PLACES_A_THREAD, Batch, Subrequest
 from sigul_stack.server.spool import Spool
 from sigul_stack.transport.chunked import ChunkedStream
@@ -59,6 +60,7 @@ def batch(sign: Callable[[Subrequest], BinaryIO], **settings: object) -> Batch:
     """A batch with these settings."""
     return Batch(
         replace(SETTINGS, **settings),  # type: ignore[arg-type]
+        LATEST,
         OPERATIONS["sign-rpms"],
         subrequests=SUBREQUEST_KEYS,
         subreplies=SUBREPLY_KEYS,

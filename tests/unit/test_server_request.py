@@ -32,6 +32,7 @@ from sigul_stack.errors import (
 from sigul_stack.protocol.chunks import Stream
 from sigul_stack.protocol.messages import UnknownVersion, bridge_refusal, read_reply_header
 from sigul_stack.protocol.operations import OPERATIONS
+from sigul_stack.protocol.versions import LATEST
 from sigul_stack.server import request as request_module
 from sigul_stack.server.request import (
     MAX_REFUSED_PAYLOAD,
@@ -321,7 +322,7 @@ def test_a_payload_over_its_limit_is_refused_before_any_of_it_is_read(
     assert isinstance(reason, ProtocolError)
     assert str(length) in str(reason)
     # Without proof, for the keys would come behind the payload; of an operation that there is.
-    assert answer == ([*bridge_refusal(str(reason)), b""] if "over" in str(reason) else [])
+    assert answer == ([*bridge_refusal(str(reason), LATEST), b""] if "over" in str(reason) else [])
     assert ("max-file-payload-size" in str(reason)) == (length == IN_FILE + 1)
 
 
@@ -484,10 +485,11 @@ def said(answer: Answer | RequestRefused) -> bytes:
     """The outer chunks with which the server gives this answer."""
     near, far = memory.pair()
     chunked = ChunkedStream(near, 1)
+    request = Refused(LATEST, "any", KEYS, RequestRefused(Status.UNKNOWN_OP))
     if isinstance(answer, Answer):
-        send_answer(chunked, KEYS, answer)
+        send_answer(chunked, request, answer)
     else:
-        send_error(chunked, KEYS, answer)
+        send_error(chunked, request, answer)
     return heard(far)
 
 
@@ -525,7 +527,7 @@ def test_an_error_is_a_whole_reply_with_an_empty_payload(message: str | None) ->
 @pytest.mark.parametrize("message", ["x" * 400, "ü" * 200, "x" + "ü" * 200, "€" * 100])
 def test_a_long_message_is_cut_where_a_character_ends(message: str) -> None:
     data = b"".join(of_stream(said(RequestRefused(Status.UNKNOWN_ERROR, message)), Stream.OUTER))
-    header, _rest = parse_prefix(read_reply_header(), data)
+    header, _rest = parse_prefix(read_reply_header(LATEST), data)
     header.verify(KEYS.header)
     told = header.fields.string("message")
     assert told.endswith("...")

@@ -26,6 +26,7 @@ from sigul_stack.errors import (
 )
 from sigul_stack.protocol.chunks import Stream
 from sigul_stack.protocol.messages import UnknownVersion, read_reply_header
+from sigul_stack.protocol.versions import LATEST
 from sigul_stack.transport import memory
 from sigul_stack.transport.memory import MemoryStream
 from sigul_stack.transport.rate import TooSlow
@@ -171,7 +172,7 @@ def test_who_is_in_no_group_is_told_and_no_server_hears_of_it(tmp_path: Path) ->
             bridge.run(near)
         header = of_stream(read_rest(client), Stream.OUTER)[0]
         with pytest.raises(BridgeRefused, match="not in the group 'signers'"):
-            parse_whole(read_reply_header(), header).check_origin()
+            parse_whole(read_reply_header(LATEST), header).check_origin()
         assert not server.has_input()
         assert bridge.totals() == {
             "requests": 1, "requests_failed": 1, "group_refusals": 1, "servers_attached": 1,
@@ -230,7 +231,7 @@ def told(client: MemoryStream) -> str:
             data += piece
     (header, *_rest) = of_stream(data, Stream.OUTER)
     with pytest.raises(BridgeRefused) as refused:
-        parse_whole(read_reply_header(), header).check_origin()
+        parse_whole(read_reply_header(LATEST), header).check_origin()
     return str(refused.value)
 
 

@@ -38,7 +38,7 @@ class CommandContext:
     settings: ClientSettings
     secrets: SecretReader
     passphrase_file: Path | None = None
-    protocol_version: int | None = None
+    version_word: int | None = None
 
 
 def execute(command: Command, arguments: Arguments, context: CommandContext) -> None:
@@ -94,17 +94,11 @@ def _interruptible() -> Iterator[None]:
 def _client(context: CommandContext) -> Client:
     """A client, with NSS open: its password, where it is asked for, comes before all others."""
     from ...client.api import Client
-    from ...protocol.codec import PROTOCOL_VERSION
     from ...transport import nss
     from ..progress import progress
 
     nss.open_database(context.settings.nss, ask=lambda: context.secrets.read(NSS_PASSWORD))
-    version = context.protocol_version
-    return Client(
-        context.settings,
-        progress=progress,
-        protocol_version=PROTOCOL_VERSION if version is None else version,
-    )
+    return Client(context.settings, progress=progress, version_word=context.version_word)
 
 
 # ------------------------------------------------------------------------------------- secrets

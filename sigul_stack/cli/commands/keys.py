@@ -32,8 +32,10 @@ def _idle_options_of_new_key(arguments: Arguments) -> Iterator[str]:
 
 @COMMANDS.request("list-keys", "List keys", secrets=[ADMIN_PASSWORD])
 def list_keys(call: Call) -> None:
-    """Print `NAME (TYPE)` lines."""
-    print_lines(map(str, call.client.list_keys(call.secrets["password"])))
+    """Print `NAME (TYPE)` lines; of a site of protocol 0, where all are of one type, names."""
+    found = call.client.list_keys(call.secrets["password"])
+    typed = call.client.version.lists_key_types
+    print_lines(str(key) if typed else key.name for key in found)
 
 
 @COMMANDS.request(
@@ -42,11 +44,27 @@ def list_keys(call: Call) -> None:
     KEY,
     _KEY_ADMIN,
     _KEY_TYPE,
-    argument("--gnupg-name-real", metavar="NAME", help="real name in a gnupg key's user ID"),
-    argument("--gnupg-name-comment", metavar="TEXT", help="comment in a gnupg key's user ID"),
-    argument("--gnupg-name-email", metavar="EMAIL", help="address in a gnupg key's user ID"),
+    argument(
+        "--gnupg-name-real",
+        "--name-real",
+        metavar="NAME",
+        help="real name in a gnupg key's user ID",
+    ),
+    argument(
+        "--gnupg-name-comment",
+        "--name-comment",
+        metavar="TEXT",
+        help="comment in a gnupg key's user ID",
+    ),
+    argument(
+        "--gnupg-name-email",
+        "--name-email",
+        metavar="EMAIL",
+        help="address in a gnupg key's user ID",
+    ),
     argument(
         "--gnupg-expire-date",
+        "--expire-date",
         metavar="YYYY-MM-DD",
         type=date,
         help="date at which a gnupg key expires (default: never)",

@@ -93,7 +93,9 @@ def _modify_key_user(context: RequestContext) -> None:
 def _list_keys(context: RequestContext) -> Answer:
     with context.services.database.read() as reader:
         keys = reader.keys()
-    return names_answer("num-keys", (f"{key.name} ({key.keytype})" for key in keys))
+    typed = context.request.version.lists_key_types
+    names = (f"{key.name} ({key.keytype})" if typed else key.name for key in keys)
+    return names_answer("num-keys", names)
 
 
 def _list_binding_methods(context: RequestContext) -> Answer:

@@ -128,6 +128,7 @@ def _sign_rpms(context: RequestContext) -> Answer:
     try:
         batch = Batch(
             context.services.settings,
+            request.version,
             request.operation,
             subrequests=ChainKeys.of_subrequests(request.secrets),
             subreplies=ChainKeys.of_subreplies(request.secrets),
