@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 
 class BridgeCount(enum.StrEnum):
@@ -16,8 +16,7 @@ class BridgeCount(enum.StrEnum):
 
     #: Requests whose header was taken.
     REQUESTS = "requests_total"
-    #: Of them, those of each version of the protocol: when a site's last old client is gone, its
-    #: number stays.
+    #: Of them, those of each version of the protocol.
     REQUESTS_OF_0 = "requests_protocol_0_total"
     REQUESTS_OF_1 = "requests_protocol_1_total"
     #: Requests that did not come to an orderly end.
@@ -41,14 +40,13 @@ class BridgeCount(enum.StrEnum):
     SERVERS_DROPPED = "servers_dropped_total"
 
 
-#: What counts the requests of a version of the protocol, by its number.
-REQUESTS_BY_VERSION: Final = {0: BridgeCount.REQUESTS_OF_0, 1: BridgeCount.REQUESTS_OF_1}
-
-
 class ServerCount(enum.StrEnum):
     """The numbers of a signing server's supervisor."""
 
     REQUESTS = "requests_total"
+    #: Of them, those of each version of the protocol that came completely.
+    REQUESTS_OF_0 = "requests_protocol_0_total"
+    REQUESTS_OF_1 = "requests_protocol_1_total"
     WORKERS_STARTED = "workers_started_total"
     WORKERS_CRASHED = "workers_crashed_total"
     #: Times that a request was refused room in the spool.
@@ -64,6 +62,11 @@ class ServerCount(enum.StrEnum):
 
 
 Name = TypeVar("Name", bound=enum.StrEnum)
+
+
+def requests_of_version(names: type[Name], number: int) -> Name:
+    """Of `names`, what counts the requests of this version of the protocol."""
+    return names(f"requests_protocol_{number}_total")
 
 
 class Counters(Generic[Name]):

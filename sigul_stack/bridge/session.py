@@ -26,7 +26,7 @@ from ..errors import (
     as_word,
     quoted,
 )
-from ..metrics import REQUESTS_BY_VERSION, BridgeCount, Counters
+from ..metrics import BridgeCount, Counters, requests_of_version
 from ..protocol.codec import Fields
 from ..protocol.messages import RequestHeader, UnknownVersion, read_request_header
 from ..protocol.operations import Operation, operation_of
@@ -169,7 +169,7 @@ class RequestSession:
         length = self._chunked.parse(version.read_length(), deadline)
         operation.check_payload(length)
         self._resources.counters.add(BridgeCount.REQUESTS)
-        self._resources.counters.add(REQUESTS_BY_VERSION[version.number])
+        self._resources.counters.add(requests_of_version(BridgeCount, version.number))
         visit.op, visit.user = operation.name, fields["user"].decode()
         log.info(
             "Request %s of user %s, payload %d bytes, protocol version %d",

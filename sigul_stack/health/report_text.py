@@ -38,6 +38,8 @@ _FIGURES: Final = (
         _Figure(name, name, unit="c")
         for name in (
             "requests_total",
+            "requests_protocol_0_total",
+            "requests_protocol_1_total",
             "requests_failed_total",
             "handshakes_refused_total",
             "servers_dropped_total",

@@ -12,7 +12,7 @@ import os
 import random
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -21,7 +21,7 @@ from ..config.server import ServerSettings
 from ..database import Database
 from ..errors import RemoteProtocolError, SigulError, TransportError, quoted
 from ..logcontext import request_id
-from ..metrics import ServerCount
+from ..metrics import ServerCount, requests_of_version
 from ..protocol.messages import UnknownVersion
 from ..system.pipes import ParentPipes
 from ..transport import nss
@@ -190,6 +190,7 @@ class Worker:
                     watch,
                     self._account,
                     self._guard.watch,
+                    self._count,
                 )
             except (UnknownVersion, PayloadNotRead) as error:
                 log.warning("The request was refused: %s", error)
@@ -266,6 +267,7 @@ def serve_request(
     watch: Watch,
     account: Account | None = None,
     guard: Guard = unguarded,
+    count: Callable[[ServerCount], None] = lambda _what: None,
 ) -> None:
     """Receive, authorise, handle and answer one request. Raises where it cannot be answered.
 
@@ -273,6 +275,7 @@ def serve_request(
     """
     account = account or Account(spool_limits(settings))
     received = receive(chunked, open_inner, settings, account)
+    count(requests_of_version(ServerCount, received.version.number))
     proven = False
     try:
         if isinstance(received, Refused):

@@ -400,7 +400,7 @@ def default_text(option: Option, default: Any) -> str:
     if default is None or default in ("", ()):
         return NOTHING
     if isinstance(default, tuple):
-        return f"`{', '.join(default)}`"
+        return f"`{', '.join(map(str, default))}`"
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 
