@@ -96,7 +96,8 @@ class SampleRequest:
     @property
     def head(self) -> bytes:
         """What comes before the payload."""
-        return self.header + u64(len(self.payload))
+        width = u32 if self.version == 0 else u64
+        return self.header + width(len(self.payload))
 
     @property
     def outer(self) -> bytes:

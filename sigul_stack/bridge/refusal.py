@@ -16,7 +16,7 @@ from typing import Final
 from ..errors import Status, TransportError
 from ..protocol.codec import pack_u32
 from ..protocol.messages import bridge_refusal
-from ..protocol.versions import Version
+from ..protocol.versions import LATEST, Version
 from ..transport.chunked import ChunkedStream
 from ..transport.stream import ByteStream
 from .budget import Budget
@@ -27,10 +27,10 @@ REFUSED_SECONDS: Final = 2.0
 REFUSED_BYTES: Final = 16 * 1024**2
 
 
-def refuse(client: ByteStream, reason: str, budget: Budget, version: Version) -> None:
+def refuse(client: ByteStream, reason: str, budget: Budget, version: Version = LATEST) -> None:
     """Tell `client` the reason, as far as it listens. The connection is the caller's to end.
 
-    `version` is that of its request, or the latest where that is not known.
+    `version` is that of its request, where it is known.
     """
     _answer(client, bridge_refusal(reason, version, int(time.time())), budget)
 

@@ -1,4 +1,4 @@
-"""Which versions of the protocol the signing servers behind a bridge speak, as far as it knows.
+"""The versions of the protocol that the servers behind a bridge speak, as far as it knows.
 
 A waiting server does not say. The configuration may tell; else the bridge learns it from a server
 that answers that it does not know a request's version, and from one that does know it after all.
@@ -15,7 +15,7 @@ MAX_LEARNT: Final = 256
 
 
 class ServerVersions:
-    """What is known of servers, by the common names in their certificates; for all threads.
+    """The knowledge of servers, by the common names in their certificates; for all threads.
 
     `told` are names with a version each that they speak, a name once for each of its versions.
     """
@@ -29,7 +29,7 @@ class ServerVersions:
         self._lock = threading.Lock()
 
     def may_speak(self, name: str, number: int) -> bool:
-        """Whether nothing is known against giving `name` a request of this version."""
+        """Tell whether nothing is known against giving `name` a request of this version."""
         with self._lock:
             if name in self._told:
                 return number in self._told[name]

@@ -278,7 +278,7 @@ class RequestSession:
             return server
 
     def _speaks(self, server: ByteStream) -> bool:
-        """Whether a waiting server may know the request's version."""
+        """Tell whether a waiting server may know the request's version."""
         name = server.peer.common_name
         return self._resources.server_versions.may_speak(name, self._version.number)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 from ..errors import LocalProtocolError, RemoteProtocolError
@@ -151,21 +152,50 @@ def is_date(text: str) -> bool:
     return True
 
 
-def encode_value(value: str | bool | int | bytes, boolean_bytes: int) -> bytes:
-    """A field's value as bytes, by its Python type; a bool in `boolean_bytes`.
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """The widths, in bytes, that differ between the protocol's versions."""
 
-    Raises `ProtocolError` where it has none: a number out of range, text from undecodable input.
-    """
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, bool):
-        return pack(value, boolean_bytes)
-    if isinstance(value, int):
-        return pack_u32(value)
-    try:
-        return value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise LocalProtocolError("a text that is not valid UTF-8 cannot be sent") from None
+    #: Of a boolean field's value.
+    boolean_bytes: int
+    #: Of a payload's length, in requests, replies, subrequests and subreplies.
+    length_bytes: int
+
+    @property
+    def max_length(self) -> int:
+        """The most bytes that a payload's length can name."""
+        return (1 << 8 * self.length_bytes) - 1
+
+    def encode_value(self, value: str | bool | int | bytes) -> bytes:
+        """A field's value as bytes, by its Python type.
+
+        Raises `LocalProtocolError` where it has none: a number out of range, text from undecodable
+        input.
+        """
+        if isinstance(value, bytes):
+            return value
+        if isinstance(value, bool):
+            return pack(value, self.boolean_bytes)
+        if isinstance(value, int):
+            return pack_u32(value)
+        try:
+            return value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise LocalProtocolError("a text that is not valid UTF-8 cannot be sent") from None
+
+    def encode_length(self, length: int) -> bytes:
+        """A payload's length as bytes. Raises `LocalProtocolError` where it cannot be said."""
+        if length > self.max_length:
+            raise LocalProtocolError(
+                f"a payload of {length} bytes cannot be sent in this version of the protocol, whose"
+                f" lengths end at {self.max_length} bytes",
+                "send a smaller one, or have client and server speak a later version",
+            )
+        return pack(length, self.length_bytes)
+
+    def read_length(self) -> Parser[int]:
+        """Parse a payload's length."""
+        return read_integer(self.length_bytes)
 
 
 def encode_fields(fields: Mapping[str, bytes]) -> bytes:

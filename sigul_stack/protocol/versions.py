@@ -15,48 +15,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from ..errors import LocalProtocolError
-from .codec import U8_BYTES, U32_BYTES, U64_BYTES, Parser, pack, read_integer
-from .codec import encode_value as _encode_value
+from .codec import U8_BYTES, U32_BYTES, U64_BYTES, Widths
 from .operations import GIB, OPERATIONS, Operation
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
-    """One version of the protocol. Widths are in bytes."""
+class Version(Widths):
+    """One version of the protocol: its number, its widths and what can be said in it."""
 
     number: int
-    #: Of a boolean field's value.
-    boolean_bytes: int
-    #: Of a payload's length, in requests, replies, subrequests and subreplies.
-    length_bytes: int
     #: What a request may ask for, by name, with the fields that it may have for it.
     operations: Mapping[str, Operation]
     #: `list-keys` answers `NAME (TYPE)`, else `NAME` alone.
     lists_key_types: bool
-
-    @property
-    def max_length(self) -> int:
-        """The most bytes that a payload's length can name."""
-        return int(2 ** (8 * self.length_bytes)) - 1
-
-    def encode_value(self, value: str | bool | int | bytes) -> bytes:
-        """A field's value as bytes, by its Python type. Raises `LocalProtocolError`."""
-        return _encode_value(value, self.boolean_bytes)
-
-    def encode_length(self, length: int) -> bytes:
-        """A payload's length in bytes. Raises `LocalProtocolError` where it cannot be said."""
-        if length > self.max_length:
-            raise LocalProtocolError(
-                f"a payload of {length} bytes cannot be sent in protocol version {self.number},"
-                f" whose lengths end at {self.max_length} bytes",
-                "send a smaller one, or speak a later version of the protocol at both ends",
-            )
-        return pack(length, self.length_bytes)
-
-    def read_length(self) -> Parser[int]:
-        """Parse a payload's length."""
-        return read_integer(self.length_bytes)
 
 
 #: Largest payload of any request or subrequest of protocol 0, in bytes.

@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 from ..errors import DeadlineExceeded, PeerClosed, RemoteProtocolError, SigulError
 from ..protocol.authentication import DIGEST_BYTES, Digest, check_digest, new_hmac
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
-from ..protocol.versions import Version
+from ..protocol.codec import Widths
 from .chunked import ChunkedStream
 from .rate import RateMeter
 from .stream import Deadline
@@ -59,11 +59,11 @@ def send_pieces(chunked: ChunkedStream, pieces: Iterable[bytes], digest: Digest)
         chunked.write(piece)
 
 
-def send_payload(chunked: ChunkedStream, payload: BinaryIO, key: bytes, version: Version) -> None:
+def send_payload(chunked: ChunkedStream, payload: BinaryIO, key: bytes, widths: Widths) -> None:
     """Send a payload's length, all of the seekable file, and their HMAC under `key`."""
     length = payload.seek(0, os.SEEK_END)
     payload.seek(0)
-    chunked.write(version.encode_length(length))
+    chunked.write(widths.encode_length(length))
     mac = new_hmac(key)
     send_pieces(chunked, payload_pieces(payload, length), mac)
     chunked.write(mac.digest())
@@ -102,11 +102,11 @@ def _read_metered(chunked: ChunkedStream, left: int, meter: RateMeter) -> bytes:
 class AuthenticatedPayload:
     """A payload that is being received, with its HMAC under `key`, of "the reply" or the like."""
 
-    def __init__(self, chunked: ChunkedStream, key: bytes, message: str, version: Version) -> None:
+    def __init__(self, chunked: ChunkedStream, key: bytes, message: str, widths: Widths) -> None:
         self._chunked = chunked
         self._message = message
         #: All of it, in bytes.
-        self.length = chunked.parse(version.read_length())
+        self.length = chunked.parse(widths.read_length())
         self._mac = new_hmac(key)
         self._pieces = receive_pieces(chunked, self.length, message)
         #: True once all of it, its MAC included, has been read; and once the MAC was right.

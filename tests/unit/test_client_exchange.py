@@ -381,9 +381,10 @@ class Site:
             end.split = split
         self.bridge.waiting.add(bridge_server)
         client = self._dial(client_end)
-        client._version = request.version
+        client.version = VERSIONS.get(request.version, LATEST)
+        client._version_word = request.version
         fields = {
-            name: value == b"\1" if name == "return-data" else value.decode()
+            name: value[-1:] == b"\1" if name == "return-data" else value.decode()
             for name, value in request.fields.items()
             if name not in ("op", "user")
         }
@@ -496,7 +497,7 @@ def test_data_that_the_client_does_not_want_back(site: Site) -> None:
         (SampleRequest({"op": b"list-users", "user": b"root", "key": b"k"}), "no field 'key'"),
         (SampleRequest(LIST_USERS.fields, b"payload"), "over the limit of 0 bytes"),
         (SampleRequest(LIST_USERS.fields, version=2), "version 2 is unknown"),
-        (SampleRequest(LIST_USERS.fields, version=0), "version 0 is unknown"),
+        (SampleRequest({"op": b"decrypt"}, version=0), "'decrypt' is unknown"),
         (SampleRequest({}), "'op' is missing"),
     ],
 )

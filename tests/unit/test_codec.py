@@ -9,7 +9,6 @@ from sigul_stack.protocol.codec import (
     Fields,
     Parser,
     encode_fields,
-    encode_value,
     is_date,
     is_safe_filename,
     is_safe_identifier,
@@ -19,6 +18,7 @@ from sigul_stack.protocol.codec import (
     read_integer,
     run_parser,
 )
+from sigul_stack.protocol.versions import LATEST
 from tests.wire import parse_whole
 
 EXAMPLE = b"\x02\x02op\x0alist-users\x04user\x00"
@@ -103,13 +103,13 @@ def test_what_cannot_be_sent_is_refused_with_the_reason(
     ],
 )
 def test_values_are_encoded_by_their_type(value: str | bool | int | bytes, encoded: bytes) -> None:
-    assert encode_value(value, 1) == encoded
+    assert LATEST.encode_value(value) == encoded
 
 
 @pytest.mark.parametrize("value", [-1, 2**32, "undecodable argument \udcff"])
 def test_a_value_that_has_no_encoding_is_refused(value: str | int) -> None:
     with pytest.raises(ProtocolError):
-        encode_value(value, 1)
+        LATEST.encode_value(value)
 
 
 def test_typed_access() -> None:

@@ -255,10 +255,14 @@ def test_a_damaged_request_is_refused_or_served_as_it_was_meant(
 # ----------------------------------------------------------------------- requests without an answer
 
 
-@pytest.mark.parametrize("version", [0, 2, 2**32 - 1])
-def test_an_unknown_version_is_answered_in_four_bytes(version: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "spoken"), [(0, (1,)), (1, (0,)), (2, (0, 1)), (2**32 - 1, (0, 1))]
+)
+def test_an_unknown_version_is_answered_in_four_bytes(
+    version: int, spoken: tuple[int, ...]
+) -> None:
     request = dataclasses.replace(LIST_USERS, version=version)
-    reason, answer = rejected(wire(request))
+    reason, answer = rejected(wire(request), dataclasses.replace(LIMITS, protocol_versions=spoken))
     assert isinstance(reason, UnknownVersion)
     assert answer == [u32(1), b""]
 

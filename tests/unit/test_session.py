@@ -146,7 +146,9 @@ def test_a_whole_request() -> None:
         assert of_stream(got["request"], Stream.INNER) == [request.inner, b""]
         assert b"".join(of_stream(got["reply"], Stream.OUTER)) == reply(payload=b"signed")
         assert bridge.paired == 1
-        assert bridge.totals() == {"requests": 1, "servers_attached": 1}
+        assert bridge.totals() == {
+            "requests": 1, "requests_protocol_1": 1, "servers_attached": 1,
+        }  # fmt: skip
 
 
 def test_who_says_nothing_only_looked() -> None:
@@ -175,7 +177,8 @@ def test_who_is_in_no_group_is_told_and_no_server_hears_of_it(tmp_path: Path) ->
             parse_whole(read_reply_header(LATEST), header).check_origin()
         assert not server.has_input()
         assert bridge.totals() == {
-            "requests": 1, "requests_failed": 1, "group_refusals": 1, "servers_attached": 1,
+            "requests": 1, "requests_protocol_1": 1, "requests_failed": 1,
+            "group_refusals": 1, "servers_attached": 1,
         }  # fmt: skip
 
 
@@ -217,7 +220,9 @@ def test_without_a_server_the_client_is_not_kept_for_ever() -> None:
         with pytest.raises(DeadlineExceeded, match="no signing server became free"):
             bridge.run(near)
         assert bridge.paired == 0
-        assert bridge.totals() == {"requests": 1, "requests_failed": 1}
+        assert bridge.totals() == {
+            "requests": 1, "requests_protocol_1": 1, "requests_failed": 1,
+        }  # fmt: skip
 
 
 # --------------------------------------------------------------------------- whoever is refused
@@ -311,7 +316,8 @@ def test_who_sends_too_slowly_is_told_and_counted() -> None:
                 bridge.run(near)
         assert "slower than 1099511627776 bytes/s (min-payload-rate)" in told(client)
         assert bridge.totals() == {
-            "requests": 1, "requests_failed": 1, "servers_attached": 1, "too_slow": 1,
+            "requests": 1, "requests_protocol_1": 1, "requests_failed": 1,
+            "servers_attached": 1, "too_slow": 1,
         }  # fmt: skip
         assert not bridge.resources.waiting._taken
         with pytest.raises(PeerClosed):
