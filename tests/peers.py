@@ -9,7 +9,8 @@ output: `{"event": …}` on the way, `{"result": …}` at its end. Bytes are `{"
 `tests.faults.scripted` is the other end of these pipes. A `crowd` is many clients in one process.
 
 By default they behave like peers of 1.x (docs/protocol.md, "Habits of peers"): chunks of 4096
-bytes, replies read strictly chunk by chunk, no outer end from a client, a serial bridge. They read
+bytes, replies read strictly chunk by chunk, no outer end from a client, a serial bridge. With
+`version` or `speaks` they are peers of 0.x, which differ in widths alone ("Versions"). They read
 and write the chunk layer by themselves, so that a mistake of the package's cannot cancel itself
 out.
 """
@@ -41,8 +42,21 @@ from sigul_stack.secret import Secret
 from sigul_stack.transport import nss
 from sigul_stack.transport.dialling import dial
 from sigul_stack.transport.nested import loopback_pair
-from tests.wire import chunk, field_map, hmac512, parse_prefix, sha512, u32, u64
+from tests.wire import chunk, field_map, hmac512, parse_prefix, sha512, u32
 
+#: The operations that a bridge of 0.207 lets through, and the fields that are booleans.
+OPERATIONS_OF_0_207 = frozenset(
+    {
+        "list-users", "new-user", "delete-user", "user-info", "modify-user", "key-user-info",
+        "modify-key-user", "list-keys", "new-key", "import-key", "delete-key", "modify-key",
+        "list-key-users", "grant-key-access", "revoke-key-access", "get-public-key",
+        "change-passphrase", "change-key-expiration", "list-binding-methods", "sign-text",
+        "sign-data", "sign-git-tag", "sign-container", "sign-ostree", "sign-rpm", "sign-rpms",
+    }
+)  # fmt: skip
+BOOLEANS = frozenset(
+    {"admin", "key-admin", "armor", "import-signature", "return-data", "v3-signature"}
+)
 #: Limit of every wait of a peer, in seconds, unless its script says otherwise.
 PATIENCE = 30.0
 #: What peers of 1.x write at once.
@@ -55,8 +69,22 @@ class Violation(Exception):
     """The other side did something that a peer in the field would fail on."""
 
 
+class Refused(Violation):
+    """A bridge does not take a request, and closes both connections without a word."""
+
+
 class Cut(Exception):
     """The script says that the stream ends here."""
+
+
+def length_bytes(version: int) -> int:
+    """The width of a payload's length in this version of the protocol."""
+    return 4 if version == 0 else 8
+
+
+def length_of(payload: int, version: int) -> bytes:
+    """A payload's length, as this version has it."""
+    return payload.to_bytes(length_bytes(version), "big")
 
 
 def require(condition: bool, what: str) -> None:
@@ -150,6 +178,8 @@ class ClientScript(Ending):
     #: Zero bytes behind `payload`.
     zeros: int = 0
     version: int = 1
+    #: The version whose widths it has, where that is another one, as with 1.x's hidden option.
+    widths_of: int | None = None
     header: bytes | None = None
     length: int | None = None
     inner: Mapping[str, bytes | None] = field(default_factory=dict)
@@ -197,12 +227,14 @@ class CrowdScript:
 class ServerScript(Ending):
     """`requests` requests, each with the same answer, one connection after the other.
 
-    `reply` is the outer stream instead of a proper reply; `announce` the payload's length in one.
-    `forge` names what gets a wrong code: `header` or `payload`. `extra` follows the reply. `cuts`:
-    sizes of the reply's first chunks, before they are of `chunk` bytes. `silent`: does nothing once
-    it is connected, until the test says so. `say_first` is sent while it should be waiting.
+    A request whose version is not in `speaks` gets `u32 1`. `reply` is the outer stream instead of
+    a proper reply; `announce` the payload's length in one. `forge` names what gets a wrong code:
+    `header` or `payload`. `extra` follows the reply. `cuts`: sizes of the reply's first chunks,
+    before they are of `chunk` bytes. `silent`: does nothing once it is connected, until the test
+    says so. `say_first` is sent while it should be waiting.
     """
 
+    speaks: tuple[int, ...] = (1,)
     status: int = 0
     fields: Mapping[str, bytes] = field(default_factory=dict)
     payload: bytes = b""
@@ -232,7 +264,11 @@ class BridgeScript(Ending):
     nothing on of the reply before both sides have ended their inner streams. `alter` flips a bit in
     a direction (`request`, `reply`, `secrets`, `answers`: the last two are the inner streams), at
     an offset of that stream. With `cut`, `direction` says which of `request` and `reply` ends.
+    `speaks`: the versions of the protocol that it knows; of another one it closes both connections.
+    Of version 0 it knows the operations of 0.207, and booleans of four bytes.
     """
+
+    speaks: tuple[int, ...] = ()
 
     requests: int = 1
     early: bool = False
@@ -488,6 +524,7 @@ class OldClient:
         self._header = proper if script.header is None else script.header
         self._payload = script.payload + bytes(script.zeros)
         self._keys = random.token_bytes(64), random.token_bytes(64)
+        self._widths = script.version if script.widths_of is None else script.widths_of
         self.said: dict[str, Any] = {}
 
     def run(self) -> None:
@@ -542,7 +579,7 @@ class OldClient:
     def _exchange(self, wire: Wire) -> None:
         script = self._script
         length = len(self._payload) if script.length is None else script.length
-        head = self._header + u64(length)
+        head = self._header + length_of(length, self._widths)
         for _ in range(script.flood // OLD_CHUNK):
             wire.send(Stream.INNER, bytes(OLD_CHUNK))
         if script.order == "interleaved":
@@ -647,7 +684,10 @@ class OldClient:
         if status != 0 and self._script.stop == "error":
             return
         length = wire.next_outer()
-        require(len(length) == 8, f"the payload's length is a chunk of {len(length)} bytes")
+        require(
+            len(length) == length_bytes(self._widths),
+            f"the payload's length is a chunk of {len(length)} bytes",
+        )
         left = int.from_bytes(length, "big")
         payload = bytearray()
         while len(payload) < left:
@@ -763,8 +803,12 @@ class OldServer:
         script, place = self._script, self._place
         kept = bytearray()
         version = int.from_bytes(wire.exactly(4, kept), "big")
+        if version not in script.speaks:
+            told.update(version=version)
+            self._refuse_version(wire)
+            return
         fields: Fields = wire.parse(read_fields(), kept)
-        length = int.from_bytes(wire.exactly(8, kept), "big")
+        length = int.from_bytes(wire.exactly(length_bytes(version), kept), "big")
         payload = wire.exactly(length, kept)
         told.update(version=version, fields=dict(fields), length=length)
         inner = Inner(wire)
@@ -781,15 +825,25 @@ class OldServer:
         told["secrets"] = dict(said)
         require(said["header-auth-sha512"] == sha512(u32(version) + field_map(fields)), "header")
         require(said["payload-auth-sha512"] == sha512(payload), "payload")
-        self._send(wire, self._reply(said) + script.extra)
+        self._send(wire, self._reply(said, version) + script.extra)
         if script.outer_end:
             wire.send(Stream.OUTER, b"")
+        self._listen_to_the_end(wire)
+
+    def _refuse_version(self, wire: Wire) -> None:
+        wire.send(Stream.OUTER, u32(1))
+        wire.send(Stream.OUTER, b"")
+        wire.send(Stream.INNER, b"")
+        self._listen_to_the_end(wire)
+
+    @staticmethod
+    def _listen_to_the_end(wire: Wire) -> None:
         event("answered")
         with contextlib.suppress(Violation, SigulError):
             while not wire.ended:
                 wire.receive()
 
-    def _reply(self, said: Fields) -> bytes:
+    def _reply(self, said: Fields, version: int) -> bytes:
         script = self._script
         if script.reply is not None:
             return script.reply
@@ -802,7 +856,7 @@ class OldServer:
         if script.forge:
             codes[script.forge] = flip(codes[script.forge], 0)
         length = len(payload) if script.announce is None else script.announce
-        return header + codes["header"] + u64(length) + payload + codes["payload"]
+        return header + codes["header"] + length_of(length, version) + payload + codes["payload"]
 
     def _send(self, wire: Wire, data: bytes) -> None:
         position = 0
@@ -894,6 +948,8 @@ class _Pair:
         self._ends = threading.Condition()
         #: What has passed.
         self.told: dict[str, Any] = {"ended": []}
+        #: The beginning of the request, as long as it is not known to be one.
+        self._head: bytearray | None = bytearray() if script.speaks else None
 
     def run(self) -> None:
         """Forward both ways until the server is done."""
@@ -937,6 +993,9 @@ class _Pair:
                 wire.stream.abort()
         except (SigulError, Violation) as error:
             self.told.setdefault("errors", []).append(f"{outer}: {error}")
+            if isinstance(error, Refused):
+                for wire in (self._client, self._server):
+                    wire.stream.abort()
 
     def _pass_on(self, target: Wire, stream: Stream, name: str, offset: int, piece: bytes) -> None:
         script = self._script
@@ -949,13 +1008,40 @@ class _Pair:
                 with self._ends:
                     self._inner_ends += 1
                     self._ends.notify_all()
-        elif script.alter == name and offset <= script.offset < offset + len(piece):
+        if name == "request" and self._head is not None:
+            self._head += piece
+            if not self._is_known():
+                return
+            piece, self._head = bytes(self._head), None
+        if piece and script.alter == name and offset <= script.offset < offset + len(piece):
             piece = flip(piece, script.offset - offset)
         if script.both_ends and name == "reply":
             with self._ends:
                 both = self._ends.wait_for(lambda: self._inner_ends == 2, PATIENCE)
             require(both, "one side never ended its inner stream")
         target.send(stream, piece)
+
+    def _is_known(self) -> bool:
+        """Whether the request's header has come; it is one that this bridge takes then."""
+        assert self._head is not None
+        data = bytes(self._head)
+        version = int.from_bytes(data[:4], "big")
+        if len(data) >= 4 and version not in self._script.speaks:
+            raise Refused(f"Unknown protocol version {version}")
+        try:
+            fields, rest = parse_prefix(read_fields(), data[4:])
+        except AssertionError:  # there is more to come
+            return False
+        if len(rest) < length_bytes(version):
+            return False
+        self.told.update(version=version, fields=dict(fields))
+        if version == 0:
+            if fields.get("op", b"").decode() not in OPERATIONS_OF_0_207:
+                raise Refused("Unknown operation")
+            for name in BOOLEANS & fields.keys():
+                if fields[name] not in (u32(0), u32(1)):
+                    raise Refused(f"{name} is no boolean")
+        return True
 
 
 # -------------------------------------------------------------------------------------- programs

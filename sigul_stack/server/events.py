@@ -50,7 +50,10 @@ _NAME_BYTES: Final = 255
 #: What a worker may count; the supervisor counts all else itself.
 _COUNTS: Final = {
     item.encode(): item
-    for item in (ServerCount.SPOOL_REFUSALS, ServerCount.WRONG_SECRETS, ServerCount.DELAYED)
+    for item in (
+        *(ServerCount.REQUESTS_OF_0, ServerCount.REQUESTS_OF_1),
+        *(ServerCount.SPOOL_REFUSALS, ServerCount.WRONG_SECRETS, ServerCount.DELAYED),
+    )
 }
 
 
