@@ -19,6 +19,7 @@ from sigul_stack.config.identity import identity
 from sigul_stack.config.server import ServerSettings
 from sigul_stack.config.values import relative_to
 from sigul_stack.errors import ConfigurationError
+from sigul_stack.protocol.versions import LATEST, VERSIONS
 from sigul_stack.secret import Secret
 from tests.held_data import held
 
@@ -98,6 +99,26 @@ def test_bridge_defaults(bridge: Callable[[str], Loaded[BridgeSettings]]) -> Non
     assert (settings.max_handshakes, settings.max_clients) == (128, 256)
     assert settings.max_waiting_servers == 64
     assert (settings.unix_user, settings.unix_group) == (None, None)
+    assert settings.protocol_versions == tuple(VERSIONS)
+    assert settings.server_protocol_versions == ()
+
+
+def test_versions_of_the_protocol(
+    bridge: Callable[[str], Loaded[BridgeSettings]], client: Callable[..., Loaded[ClientSettings]]
+) -> None:
+    settings = bridge(
+        "protocol-versions: 1\nserver-protocol-versions: old=0, both=0 both=1, CN=x=1\n"
+    ).settings
+    assert settings.protocol_versions == (1,)
+    assert settings.server_protocol_versions == (("old", 0), ("both", 0), ("both", 1), ("CN=x", 1))
+    assert client("").settings.protocol == LATEST.number
+    assert client("protocol: 0\n").settings.protocol == 0
+    for wrong in ("old", "=0", "old=2", "old="):
+        with pytest.raises(ConfigurationError, match="server-protocol-versions"):
+            bridge(f"server-protocol-versions: {wrong}\n")
+    for wrong in ("2", "0, 1", ""):
+        with pytest.raises(ConfigurationError, match="protocol"):
+            client(f"protocol: {wrong}\n")
 
 
 def test_server_defaults(server: Load) -> None:
@@ -266,6 +287,8 @@ def test_a_bridge_without_server_cn_warns(tmp_path: Path) -> None:
         ("signing-timeout: nan\n", "[server] signing-timeout", "out of range"),
         ("signing-timeout: 5s\n", "[server] signing-timeout", "without a unit"),
         ("workers: 0\n", "[server] workers", "from 1 to 1024"),
+        ("protocol-versions:\n", "[server] protocol-versions", "name at least one version"),
+        ("protocol-versions: 1, 2\n", "[server] protocol-versions", "'2' is no version"),
         ("max-file-payload-size: 0\n", "[server] max-file-payload-size", "(bytes)"),
         ("server-cert-nickname:\n", "[server] server-cert-nickname", "is empty"),
         ("[nss]\nnss-min-tls: tls1.4\n", "[nss] nss-min-tls", "write one of"),

@@ -27,7 +27,7 @@ from sigul_stack.protocol.operations import (
     check_subrequest,
     operation_of,
 )
-from sigul_stack.protocol.versions import LATEST
+from sigul_stack.protocol.versions import LATEST, VERSIONS
 from sigul_stack.server.handlers import HANDLERS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -405,3 +405,24 @@ def test_a_wrong_subrequest_is_refused(fields: dict[str, str | int | bytes], tol
 
 def test_every_operation_has_its_handler() -> None:
     assert HANDLERS.keys() == OPERATIONS.keys()
+
+
+def test_the_page_has_the_operations_of_version_0() -> None:
+    table = PROTOCOL_PAGE.partition("| operation of version 0 |")[2].partition("\n\n")[0]
+    found = {
+        name.strip("`"): set(re.findall(r"`([a-z0-9-]+)`", fields))
+        for name, fields in (_cells(row) for row in table.splitlines()[2:])
+    }
+    assert found == {
+        name: {field.name for field in operation.fields} - {"op", "user"}
+        for name, operation in VERSIONS[0].operations.items()
+    }
+
+
+def test_version_0_has_a_part_of_version_1() -> None:
+    for name, operation in VERSIONS[0].operations.items():
+        assert set(operation.fields) <= set(OPERATIONS[name].fields), name
+        assert max(operation.max_payload, operation.max_subpayload) <= 1024**3, name
+    assert {"decrypt", "sign-certificate", "sign-pe"} == set(OPERATIONS) - set(
+        VERSIONS[0].operations
+    )

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from sigul_stack.bridge import waiting
+from sigul_stack.bridge.server_versions import MAX_LEARNT, ServerVersions
 from sigul_stack.bridge.waiting import WaitingServers
 from sigul_stack.errors import DeadlineExceeded, TransportError
 from sigul_stack.metrics import BridgeCount, Counters
@@ -158,6 +159,43 @@ def test_servers_are_handed_out_in_the_order_in_which_they_came(
     client, _far = ends.make("client")
     assert [pool.take(soon(), client) for _ in servers] == servers
     assert len(pool) == 0
+
+
+def test_a_server_that_speaks_the_requests_version_is_preferred(
+    pool: WaitingServers, ends: Ends
+) -> None:
+    servers = [ends.make()[0] for _ in range(3)]
+    for server in servers:
+        pool.add(server)
+    client, _far = ends.make("client")
+    last = pool.take(soon(), client, prefers=lambda server: server is servers[2])
+    # Of the others none is preferred: any is better than none, for it may have learnt to.
+    first = pool.take(soon(), client, prefers=lambda server: server is servers[2])
+    assert (last, first) == (servers[2], servers[0])
+
+
+def test_what_is_known_of_servers_versions() -> None:
+    versions = ServerVersions([("told", 0), ("both", 0), ("both", 1)])
+    assert [versions.may_speak("told", number) for number in (0, 1)] == [True, False]
+    assert [versions.may_speak("both", number) for number in (0, 1)] == [True, True]
+    # What is told stands against what is learnt.
+    versions.learn("both", 1, speaks=False)
+    assert versions.may_speak("both", 1)
+    assert versions.may_speak("new", 0)
+    versions.learn("new", 0, speaks=False)
+    assert [versions.may_speak("new", number) for number in (0, 1)] == [False, True]
+    versions.learn("new", 1, speaks=False)
+    versions.learn("new", 0, speaks=True)
+    assert [versions.may_speak("new", number) for number in (0, 1)] == [True, False]
+
+
+def test_of_many_servers_the_oldest_knowledge_is_forgotten() -> None:
+    versions = ServerVersions()
+    for number in range(MAX_LEARNT + 1):
+        versions.learn(f"server-{number}", 0, speaks=False)
+    assert versions.may_speak("server-0", 0)
+    assert not versions.may_speak("server-1", 0)
+    assert not versions.may_speak(f"server-{MAX_LEARNT}", 0)
 
 
 def test_a_request_waits_until_a_server_comes(pool: WaitingServers, ends: Ends) -> None:
