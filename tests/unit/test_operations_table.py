@@ -423,6 +423,4 @@ def test_version_0_has_a_part_of_version_1() -> None:
     for name, operation in VERSIONS[0].operations.items():
         assert set(operation.fields) <= set(OPERATIONS[name].fields), name
         assert max(operation.max_payload, operation.max_subpayload) <= 1024**3, name
-    assert {"decrypt", "sign-certificate", "sign-pe"} == set(OPERATIONS) - set(
-        VERSIONS[0].operations
-    )
+    assert not {"decrypt", "sign-certificate", "sign-pe"} & set(VERSIONS[0].operations)
