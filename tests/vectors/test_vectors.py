@@ -15,12 +15,19 @@ import pytest
 
 from sigul_stack.errors import ProtocolError, status_text
 from sigul_stack.protocol import messages
+from sigul_stack.protocol.chunks import ChunkDecoder, Stream
 from sigul_stack.protocol.codec import (
     Fields,
     encode_fields,
     read_fields,
 )
-from sigul_stack.protocol.messages import ChainKeys, InnerFields, ReplyHeader, SubHeader
+from sigul_stack.protocol.messages import (
+    ChainKeys,
+    InnerFields,
+    ReplyHeader,
+    SubHeader,
+    UnknownVersion,
+)
 from sigul_stack.protocol.operations import Operation, check_subrequest, operation_of
 from sigul_stack.protocol.versions import LATEST, VERSIONS, Version
 from tests.held_data import held
@@ -430,3 +437,42 @@ def test_a_truncated_reply_is_never_taken_for_a_whole_one(exchange: Exchange) ->
         assert cutter.at_boundary == (offset in ends)
         cutter.feed(byte)
     assert cutter.at_boundary
+
+
+# ------------------------------------------------------- what protocol 0 does not take, and its cut
+
+#: A request of protocol 0 in which a boolean has the one byte of protocol 1.
+SHORT_BOOLEAN = bytes.fromhex(
+    "00000000040561726d6f720101036b65790772656c65617365026f70097369676e2d6461746104757365720472"
+    "6f6f7400000000"
+)
+#: A request of protocol 1, which a peer of 0.x answers with `u32` 1 and nothing more.
+OF_VERSION_1 = bytes.fromhex(
+    "0000000102026f700a6c6973742d7573657273047573657204726f6f740000000000000000"
+)
+#: `list-users` in one chunk of the outer stream, the end of the inner and that of the outer one.
+AS_CHUNKS = bytes.fromhex(
+    "000000210000000002026f700a6c6973742d7573657273047573657204726f6f74000000008000000000000000"
+)
+
+
+def test_a_boolean_of_protocol_1_is_none_in_protocol_0() -> None:
+    request, length = parse_prefix(messages.read_request_header(VERSIONS), SHORT_BOOLEAN)
+    assert (request.version.number, length) == (0, u32(0))
+    operation = operation_of(request.fields, request.version.operations)
+    with pytest.raises(ProtocolError, match="armor"):
+        operation.check(request.fields)
+
+
+def test_a_peer_that_does_not_speak_a_version_reads_no_further() -> None:
+    with pytest.raises(UnknownVersion, match="version 1 is unknown; this peer speaks 0"):
+        parse_prefix(messages.read_request_header({0: VERSIONS[0]}), OF_VERSION_1)
+
+
+def test_protocol_0_is_cut_into_chunks_like_protocol_1() -> None:
+    chunks = list(ChunkDecoder().feed(AS_CHUNKS))
+    outer = b"".join(data for stream, data in chunks if stream is Stream.OUTER)
+    request, length = parse_prefix(messages.read_request_header(VERSIONS), outer)
+    assert (request.version.number, length) == (0, u32(0))
+    assert request.fields.string("op") == "list-users"
+    assert chunks[-2:] == [(Stream.INNER, b""), (Stream.OUTER, b"")]
