@@ -76,7 +76,7 @@ _LENGTHS: dict[str, Script] = {
     },
 }  # fmt: skip
 _VERSIONS: dict[str, Script] = {
-    f"version {version}": {"version": version} for version in (0, 2, 0x01000000, 2**32 - 1)
+    f"version {version}": {"version": version} for version in (3, 2, 0x01000000, 2**32 - 1)
 }
 
 AT_BRIDGE: dict[str, Script] = {

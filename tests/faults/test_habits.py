@@ -364,7 +364,7 @@ def test_an_old_client_through_an_old_bridge_to_our_server(site: Site, peer: Pee
     bridge.result()
 
 
-@pytest.mark.parametrize("version", [0, 2, 2**32 - 1])
+@pytest.mark.parametrize("version", [2, 3, 2**32 - 1])
 def test_an_unknown_version_through_an_old_bridge(
     site: Site, peer: PeerFactory, version: int
 ) -> None:
@@ -381,7 +381,22 @@ def test_an_unknown_version_through_an_old_bridge(
     bridge.result()
 
 
-@pytest.mark.parametrize("version", [0, 2])
+def test_the_word_of_version_0_alone_through_an_old_bridge(site: Site, peer: PeerFactory) -> None:
+    """What follows is of version 1: the server reads a length, and bytes that belong to nothing."""
+    bridge = peer(site, "bridge")
+    bridge.start(requests=2)
+    bridge.wait_for("listening")
+    server = site.start("server")
+    option = ["--internal-protocol-version=0"]
+    site.path("file").write_bytes(b"content")
+    refused = site.sigul("new-user", "eve", secrets=["admin-pw"], options=option, code=1)
+    assert refused.stderr.startswith(b"Error: ")
+    assert site.sigul("list-users", secrets=["admin-pw"]).stdout == b"admin\n"
+    bridge.result()
+    assert "Traceback" not in server.text
+
+
+@pytest.mark.parametrize("version", [2, 3])
 def test_an_unknown_version_through_our_bridge(served: Served, version: int) -> None:
     """The bridge refuses it itself, in the words of servers, and closes."""
     site, bridge, server = served

@@ -92,7 +92,7 @@ def test_a_refusal_names_its_reason_in_the_log(served: Served, peer: PeerFactory
         (AT_BRIDGE["repeated key"], "field 'op' is repeated"),
         (AT_BRIDGE["unknown op"], "operation 'sign-everything' is unknown"),
         (AT_BRIDGE["unknown field"], "operation 'list-users' has no field 'colour'"),
-        (AT_BRIDGE["version 0"], "protocol version 0 is unknown"),
+        (AT_BRIDGE["version 3"], "protocol version 3 is unknown"),
         (AT_BRIDGE["2^63 bytes announced"], "a payload of 9223372036854775808 bytes is over"),
     ):
         client.attempt(**{"secrets": PASSWORD, **script})
