@@ -166,7 +166,7 @@ class ClientScript(Ending):
     (close-notify, inner end), `never` (neither), `late` (the close-notify follows the inner end).
     `stop`: `reply` (reads nothing of the reply), `error` (closes once it has read an error's
     header), `request` (the outer part only), `connected` (nothing at all is sent). `leave`:
-    `abort` or `notify`. With `knows` in `inner` it takes a bridge's trailer. `hear`: what the bridge
+    `abort` or `notify`. With `knows` in `inner` it takes a bridge's trailer. `hear`: what a bridge
     says by itself is read whenever it comes, also where sending fails, and the cut of the first
     chunks says that it is listened for; then `connected` and `request` wait for that word instead
     of the test's.

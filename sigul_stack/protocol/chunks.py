@@ -51,13 +51,13 @@ def encode_chunk(stream: Stream, data: bytes | memoryview) -> bytes:
     return b"".join((encode_head(stream, len(data)), data))
 
 
-def encode_listening(data: bytes) -> bytes:
-    """The first chunks of a client that listens to a bridge's own word, in one piece."""
+def encode_listening(data: bytes) -> list[bytes]:
+    """The first chunks, of `data`, of a client that listens to a bridge's own word."""
     pieces, rest = [], data
     for size in _LISTENING_CUT:
         pieces.append(encode_chunk(Stream.OUTER, rest[:size]))
         rest = rest[size:]
-    return b"".join((*pieces, encode_chunk(Stream.OUTER, rest)))
+    return [*pieces, encode_chunk(Stream.OUTER, rest)]
 
 
 END_OF_OUTER: Final = encode_head(Stream.OUTER, 0)

@@ -178,7 +178,8 @@ class ChunkedStream:
 
     def write_listening(self, data: bytes) -> None:
         """Send a request's first bytes as a client does that listens to a bridge's own word."""
-        self.stream.write(encode_listening(data), self.timeout)
+        for chunk in encode_listening(data):
+            self.stream.write(chunk, self.timeout)
 
     def write(self, data: bytes) -> None:
         """Send `data` on the outer stream as exactly one chunk; nothing where it is empty."""
