@@ -166,8 +166,10 @@ class ClientScript(Ending):
     (close-notify, inner end), `never` (neither), `late` (the close-notify follows the inner end).
     `stop`: `reply` (reads nothing of the reply), `error` (closes once it has read an error's
     header), `request` (the outer part only), `connected` (nothing at all is sent). `leave`:
-    `abort` or `notify`. `hear`: what the bridge says by itself is read whenever it comes, also
-    where sending fails; then `connected` and `request` wait for that word instead of the test's.
+    `abort` or `notify`. With `knows` in `inner` it takes a bridge's trailer. `hear`: what a bridge
+    says by itself is read whenever it comes, also where sending fails, and the cut of the first
+    chunks says that it is listened for; then `connected` and `request` wait for that word instead
+    of the test's.
     """
 
     op: str = "list-users"
@@ -280,6 +282,9 @@ class BridgeScript(Ending):
     alter: str = ""
     offset: int = 0
     direction: str = ""
+    #: Bytes of the outer stream before its end towards the client, and whether the end follows.
+    trailer: bytes = b""
+    stalls: bool = False
     patience: float = 600.0
 
 
@@ -585,6 +590,11 @@ class OldClient:
         if script.order == "interleaved":
             self._interleaved(wire, head + self._payload)
         else:
+            if script.hear:
+                # So does a client that listens to the bridge's own word.
+                wire.send(Stream.OUTER, head[:1])
+                wire.send(Stream.OUTER, head[1:4])
+                head = head[4:]
             wire.send(Stream.OUTER, head)
             if self._payload:
                 self._send_payload(wire)
@@ -699,7 +709,11 @@ class OldClient:
         require(len(code) == 64, f"the payload's code is a chunk of {len(code)} bytes")
         require(code == hmac512(self._keys[1], bytes(payload)), "the payload's code is wrong")
         self.said["payload"] = bytes(payload)
-        require(wire.next_outer() == b"", "the outer end does not follow the reply")
+        end = wire.next_outer()
+        if end and "knows" in self._script.inner:
+            self.said["trailer"] = end
+            end = wire.next_outer()
+        require(end == b"", "the outer end does not follow the reply")
         self.said["ended"] = True
 
 
@@ -959,6 +973,10 @@ class _Pair:
             self._move(self._server, self._client, "reply", "answers")
             if "cut" not in self.told:
                 with contextlib.suppress(SigulError, Violation, Cut):
+                    if self._script.trailer:
+                        self._client.write(chunk(Stream.OUTER, self._script.trailer))
+                    if self._script.stalls:
+                        self._wait_for_client()
                     self._client.write(chunk(Stream.OUTER, b""))
                     self._client.stream.end_writing()
         finally:
@@ -972,6 +990,13 @@ class _Pair:
         how = self._script.how if "cut" in self.told else "abort"
         self._client.leave(how)
         self._server.leave(how)
+
+    def _wait_for_client(self) -> None:
+        """Say nothing until the client leaves."""
+        end = time.monotonic() + PATIENCE
+        while not self._client.ended:
+            require(time.monotonic() < end, "the client did not leave")
+            time.sleep(0.01)
 
     def _up(self) -> None:
         self._move(self._client, self._server, "request", "secrets")

@@ -181,6 +181,11 @@ def outer(*pieces: bytes) -> bytes:
     return b"".join(chunk(Stream.OUTER, piece) for piece in pieces)
 
 
+def listening(data: bytes) -> bytes:
+    """The first chunks of a client that listens to a bridge's own word."""
+    return outer(data[:1], data[1:4], data[4:])
+
+
 def inner(*pieces: bytes) -> bytes:
     """Inner chunks, one for each piece."""
     return b"".join(chunk(Stream.INNER, piece) for piece in pieces)

@@ -36,7 +36,7 @@ from ..transport.stream import READ_BYTES, ByteStream
 from .koji import FetchedRPM
 from .register import Visit
 from .request_states import OVER, WELL, Progress, RequestEvent, RequestState
-from .streams import ReplyFilter, RequestFilter
+from .streams import ReplyFilter, RequestFilter, WordNotHeard
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class Forwarding:
     `idle_timeout` is the longest time in seconds in which neither direction moves; `close_timeout`
     the seconds that the client has to close once its reply is complete; `min_rate` the bytes a
     second that it must send or take. Of a `visit` that is ended, the client is left to be told why.
+    One that `listens` knows that an answer may come before the inner session's end.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Forwarding:
         close_timeout: float,
         min_rate: int,
         visit: Visit,
+        listens: bool = True,
     ) -> None:
         self._client = client
         self._server = server
@@ -86,6 +88,9 @@ class Forwarding:
         self._sends = RateMeter(min_rate, "the client sent its request")
         self._takes = RateMeter(min_rate, "the client read its reply")
         self._visit = visit
+        self._listens = listens
+        #: The client has been sent the end of the server's inner stream.
+        self._inner_is_over = False
         #: The client is to be told of the error.
         self._tells = False
         #: The server's connection has ended before its reply did.
@@ -259,7 +264,7 @@ class Forwarding:
             self._forward_reply()
         except Exception as error:  # noqa: BLE001 - raised by the other thread
             # A client that is left without a word cannot tell the server's end from the bridge's.
-            if self._fail(error, tell=self._server_lost):
+            if self._fail(error, tell=self._server_lost or isinstance(error, WordNotHeard)):
                 # The other thread, which tells it, may be waiting for what it says.
                 self._client.end_reading()
 
@@ -270,13 +275,14 @@ class Forwarding:
             ended = False
             for stream, piece in decoder.feed(data):
                 if stream is Stream.INNER:
-                    self._write_client(self._inner_chunk(piece))
+                    self._pass_inner(piece)
                     continue
                 self._progress.advance(RequestEvent.REPLY)
                 with self._working():
                     found = self._reply.feed(piece)
                 if found:
                     self._visit.replied = True
+                    self._end_inner()
                 for chunk in found:
                     assert isinstance(chunk, bytes)  # noqa: S101 - only requests have files
                     self._write_client(encode_chunk(Stream.OUTER, chunk))
@@ -287,6 +293,9 @@ class Forwarding:
                 break
         # Over first, so that a client that closes on its end finds all in order.
         self._progress.advance(RequestEvent.REPLY_END)
+        self._end_inner()
+        if self._reply.trailer:
+            self._write_client(encode_chunk(Stream.OUTER, self._reply.trailer))
         self._write_client(END_OF_OUTER)
         self._server.end_writing()
         log.info("[FORWARD] forward_two_way loop completed normally")
@@ -295,6 +304,20 @@ class Forwarding:
             self._client.abort()
             if not self._request.at_boundary:
                 self._client.reset_on_close()
+
+    def _pass_inner(self, piece: bytes) -> None:
+        """Pass a piece of the server's inner stream on, or its end; nothing once that is over."""
+        if not self._inner_is_over:
+            self._inner_is_over = not piece
+            self._write_client(self._inner_chunk(piece))
+
+    def _end_inner(self) -> None:
+        """End the inner stream before the reply, in the place of a server that has not.
+
+        Some clients fail on a reply within the inner session; those that listen do not.
+        """
+        if not (self._inner_is_over or self._listens):
+            self._pass_inner(b"")
 
     def _read_server(self) -> bytes:
         while True:

@@ -253,7 +253,7 @@ class RequestSession:
 
     def _refuse(self, reason: str) -> None:
         """Tell the client why its request ends here, as far as it listens."""
-        refuse(self._client, reason, self._resources.budget, self._version)
+        refuse(self._chunked, reason, self._resources.budget, self._version)
 
     def _dispatch(self, head: bytes, deadline: Deadline) -> ByteStream:
         """A waiting server that has been sent the request's head."""
@@ -297,7 +297,10 @@ class RequestSession:
                 holding,
             )
         ) as request:
-            reply = ReplyFilter(self._version, head.operation, koji, keep_payload=keep)
+            listens = bool(self._chunked.listens)
+            reply = ReplyFilter(
+                self._version, head.operation, koji, keep_payload=keep, listens=listens
+            )
             Forwarding(
                 self._client,
                 server,
@@ -307,6 +310,7 @@ class RequestSession:
                 close_timeout=settings.close_timeout,
                 min_rate=settings.min_payload_rate,
                 visit=visit,
+                listens=listens,
             ).run(early, decoder)
             self._resources.server_versions.learn(
                 server.peer.common_name, self._version.number, speaks=not reply.version_is_unknown

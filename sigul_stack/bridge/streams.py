@@ -14,13 +14,14 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
-from ..errors import ProtocolError, RemoteProtocolError, Status, TransportError
+from ..errors import ProtocolError, RemoteProtocolError, Status, TransportError, printable
 from ..formats.rpm_head import Buffer, CorruptRPM, Head, Header, read_head, read_header
 from ..formats.rpm_tags import Region
 from ..kojihub import KojiError
 from ..protocol.authentication import DIGEST_BYTES
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, Parser, pack_u32
+from ..protocol.knowledge import KNOWS, encode_trailer
 from ..protocol.messages import (
     UnknownVersion,
     bridge_refusal,
@@ -48,6 +49,10 @@ _NO_ROOM = TransportError(
     " (max-bytes-in-flight-per-user)",
     "send them one after the other",
 )
+
+
+class WordNotHeard(RemoteProtocolError):
+    """A server refuses without proof, and its client does not know such a word."""
 
 
 class _OuterFilter:
@@ -252,6 +257,8 @@ class RequestFilter(_OuterFilter):
 class ReplyFilter(_OuterFilter):
     """A reply's outer stream, cut for a client. `keep_payload` false drops payloads on the way.
 
+    `listens` tells whether the client knows what is said without proof (`encode_listening`).
+
     Signatures that are to be stored are so before their client hears of them.
     """
 
@@ -262,15 +269,19 @@ class ReplyFilter(_OuterFilter):
         koji: KojiSession,
         *,
         keep_payload: bool = True,
+        listens: bool = True,
     ) -> None:
         self._version = version
         self._operation = operation
         self._keep_payload = keep_payload
+        self._listens = listens
         self._koji = koji
         #: The reply is an error, whose header is all that its client may read.
         self.is_error = False
         #: The server does not speak the request's version.
         self.version_is_unknown = False
+        #: What the bridge has to say behind the reply, before the stream's end.
+        self.trailer = b""
         #: The subrequests that have been answered.
         self.subreplies = 0
         super().__init__()
@@ -284,7 +295,13 @@ class ReplyFilter(_OuterFilter):
             self.version_is_unknown = self.is_error = self._forgets_rest = True
             return
         self.is_error = header.status != Status.OK
+        if header.is_without_proof and not self._listens:
+            raise WordNotHeard(
+                f"the server refuses: {printable(header.message)}; its client knows no such word"
+            )
         subreplies = self._operation.subrequests and header.status == Status.OK
+        if KNOWS in header.fields and not (self._operation.subrequests or self.is_error):
+            self.trailer = encode_trailer()
         if self._koji.stores and not subreplies and not self.is_error:
             yield from self._stored(header.encode(), None)
             return
@@ -360,5 +377,6 @@ class ReplyFilter(_OuterFilter):
 
     def _unstored(self, reason: str, number: bytes | None, left: int) -> _Steps[None]:
         """A signed RPM that is not stored, for that `reason`; `left` bytes of it are to come."""
-        self.is_error = number is None
+        if number is None:
+            self.is_error, self.trailer = True, b""
         yield from self._refused(reason, number, left)

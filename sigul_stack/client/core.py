@@ -35,6 +35,7 @@ from ..errors import (
 )
 from ..protocol import messages
 from ..protocol.codec import Fields
+from ..protocol.knowledge import CLIENT_WORDS, KNOWS, encode_words
 from ..protocol.messages import ReplyKeys, UnknownVersion
 from ..protocol.versions import LATEST, VERSIONS
 from ..secret import Secret
@@ -45,6 +46,7 @@ from ..transport.nested import inner_session
 from ..transport.payload import AuthenticatedPayload, payload_pieces, send_pieces
 from ..transport.tcp import connect_tcp
 from ..transport.watchdog import Watchdog
+from .site_knowledge import SiteKnowledge
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +157,7 @@ class RequestSender:
         self.version = VERSIONS[settings.protocol]
         self._version_word = self.version.number if version_word is None else version_word
         self._watchdog = Watchdog()
+        self.known = SiteKnowledge()
 
     def telling(self, progress: ProgressFactory) -> Self:
         """This client with another way of telling progress, for calls from several threads."""
@@ -193,7 +196,7 @@ class RequestSender:
             header = messages.encode_request_header(encoded, self._version_word)
         keys = ReplyKeys(os.urandom(messages.NEW_KEY_BYTES), os.urandom(messages.NEW_KEY_BYTES))
         inner = {name: secret.reveal() for name, secret in (secrets or {}).items()}
-        inner[messages.WANTS_NOTES] = b"1"
+        inner[KNOWS] = encode_words(CLIENT_WORDS)
         nss.open_database(self.settings.nss, ask=self._ask_nss_password)
         identity = nss.load_identity(self.settings.client_cert_nickname)
         with self._dial(identity) as connection:
@@ -213,6 +216,7 @@ class RequestSender:
                 raise self._reason(chunked, error) from None
             returned = (fields or {}).get("return-data") is not False
             reply = self._receive(chunked, keys, output, returned=returned)
+            self.known.learn(chunked, reply.fields, trailer=converse is None)
             if converse is not None:
                 converse(chunked)
             connection.reset_on_close(False)
@@ -255,7 +259,7 @@ class RequestSender:
             chunked = ChunkedStream(connection, self.settings.connect_timeout)
             try:
                 header = messages.encode_request_header(fields, self.version.number)
-                chunked.write(header + self.version.encode_length(0))
+                chunked.write_listening(header + self.version.encode_length(0))
                 reply = chunked.parse(messages.read_reply_header(self.version))
             except (PeerClosed, UnknownVersion):
                 return None
@@ -278,7 +282,7 @@ class RequestSender:
 
     def _send(self, chunked: ChunkedStream, header: bytes, source: BinaryIO, total: int) -> bytes:
         """Send header and payload, of `total` bytes; return the payload's SHA-512."""
-        chunked.write(header + self.version.encode_length(total))
+        chunked.write_listening(header + self.version.encode_length(total))
         digest = hashlib.sha512()
         with self._progress("Sending", total) as advance:
             for piece in payload_pieces(source, total):

@@ -5,8 +5,10 @@ Layout (docs/protocol.md, "Chunks"):
     u32 head   bit 31: 1 = inner, 0 = outer;  bits 0–30: length L
     L bytes    of that stream;  L = 0 is the end of that stream in that direction
 
-Boundaries carry no meaning to this reader. Nothing of the outer stream may follow its end. What
-follows the inner stream's is dropped: old clients send the inner close-notify that late.
+Boundaries carry no meaning to this reader, but for a request's first two: a client that cuts them
+as `encode_listening` does listens to a bridge's own word. Nothing of the outer stream may follow
+its end. What follows the inner stream's is dropped: old clients send the inner close-notify that
+late.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ _LENGTH_MASK: Final = 0x7FFF_FFFF
 #: Largest chunk this package writes, in bytes. Up to 1 MiB has been seen to work with every peer;
 #: smaller ones keep the other stream's wait short.
 MAX_WRITTEN_CHUNK: Final = 256 * 1024
+
+
+#: Bytes of the first two chunks of a client that listens: no other client cuts an integer.
+_LISTENING_CUT: Final = (1, 3)
 
 
 class Stream(enum.Enum):
@@ -45,6 +51,15 @@ def encode_chunk(stream: Stream, data: bytes | memoryview) -> bytes:
     return b"".join((encode_head(stream, len(data)), data))
 
 
+def encode_listening(data: bytes) -> list[bytes]:
+    """The first chunks, of `data`, of a client that listens to a bridge's own word."""
+    pieces, rest = [], data
+    for size in _LISTENING_CUT:
+        pieces.append(encode_chunk(Stream.OUTER, rest[:size]))
+        rest = rest[size:]
+    return [*pieces, encode_chunk(Stream.OUTER, rest)]
+
+
 END_OF_OUTER: Final = encode_head(Stream.OUTER, 0)
 END_OF_INNER: Final = encode_head(Stream.INNER, 0)
 
@@ -62,11 +77,23 @@ class ChunkDecoder:
         self._left = 0
         self._late = False
         self._ended: set[Stream] = set()
+        #: The first chunks' heads.
+        self._first: list[int] = []
 
     @property
     def between_chunks(self) -> bool:
         """Whether the input so far ends at a chunk's boundary (where a TLS session may end)."""
         return not self._head and self._left == 0
+
+    @property
+    def listens(self) -> bool | None:
+        """Whether the writer listens to a bridge's own word; None as long as that is not known.
+
+        It is that of a client that cuts its first chunks as `encode_listening` does.
+        """
+        if any(head != size for head, size in zip(self._first, _LISTENING_CUT, strict=False)):
+            return False
+        return True if len(self._first) == len(_LISTENING_CUT) else None
 
     def ended(self, stream: Stream) -> bool:
         """Whether `stream` has come to its end."""
@@ -98,6 +125,8 @@ class ChunkDecoder:
                 yield self._stream, piece
 
     def _begin(self, head: int) -> None:
+        if len(self._first) < len(_LISTENING_CUT):
+            self._first.append(head)
         stream = Stream.INNER if head & _INNER_BIT else Stream.OUTER
         late = stream in self._ended
         if late and stream is Stream.OUTER:

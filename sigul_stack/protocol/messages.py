@@ -22,6 +22,7 @@ from typing import Final
 from ..errors import BridgeRefused, ProtocolError, RemoteProtocolError, Status, printable, shortened
 from .authentication import DIGEST_BYTES, UNAUTHENTICATED_MAC, check_digest
 from .codec import U32_BYTES, Fields, Parser, encode_fields, pack_u32, read_fields, read_integer
+from .knowledge import KNOWS, words_in
 from .versions import VERSIONS, Version
 
 #: Fewest bytes of an HMAC key that a request may bring.
@@ -33,9 +34,6 @@ HEADER_HASH: Final = "header-auth-sha512"
 PAYLOAD_HASH: Final = "payload-auth-sha512"
 HEADER_KEY: Final = "header-auth-key"
 PAYLOAD_KEY: Final = "payload-auth-key"
-#: A client that has this field, of any value, is told more in replies (docs/protocol.md, "Notes").
-#: Older servers pass it over.
-WANTS_NOTES: Final = "wants-notes"
 #: A bridge's clock, in what it says by itself.
 BRIDGE_TIME: Final = "bridge-time"
 SUBREQUEST_HEADER_KEY: Final = "subrequest-header-auth-key"
@@ -114,7 +112,8 @@ class InnerFields:
     payload_hash: bytes | None = field(repr=False)
     keys: ReplyKeys = field(repr=False)
     secrets: Fields
-    wants_notes: bool = False
+    #: What the client says that it knows; None where it does not say.
+    knows: frozenset[str] | None = None
 
 
 def encode_inner_fields(
@@ -140,9 +139,9 @@ def read_inner_fields() -> Parser[InnerFields]:
         if value is not None and len(value) != DIGEST_BYTES:
             raise RemoteProtocolError(f"'{name}' has {len(value)} bytes instead of {DIGEST_BYTES}")
     keys = ReplyKeys(auth_key(fields, HEADER_KEY), auth_key(fields, PAYLOAD_KEY))
-    own = (HEADER_HASH, PAYLOAD_HASH, HEADER_KEY, PAYLOAD_KEY, WANTS_NOTES)
+    own = (HEADER_HASH, PAYLOAD_HASH, HEADER_KEY, PAYLOAD_KEY, KNOWS)
     secrets = Fields({name: value for name, value in fields.items() if name not in own})
-    return InnerFields(fields.blob(HEADER_HASH), payload_hash, keys, secrets, WANTS_NOTES in fields)
+    return InnerFields(fields.blob(HEADER_HASH), payload_hash, keys, secrets, words_in(fields))
 
 
 def auth_key(fields: Fields, name: str) -> bytes:
@@ -183,10 +182,20 @@ class ReplyHeader:
         """The header's bytes, its authentication code included, as they came."""
         return pack_u32(self.status) + encode_fields(self.fields) + self.code
 
+    @property
+    def is_without_proof(self) -> bool:
+        """Tell whether this is the bridge's own word: an error without a code."""
+        return self.code == UNAUTHENTICATED_MAC and self.status != Status.OK
+
+    @property
+    def message(self) -> str:
+        """The text of the field `message`; empty where it is absent."""
+        return _message(self.fields)
+
     def check_origin(self) -> None:
-        """Raise `BridgeRefused` where this is the bridge's own word: an error without a code."""
-        if self.code == UNAUTHENTICATED_MAC and self.status != Status.OK:
-            raise BridgeRefused(_message(self.fields))
+        """Raise `BridgeRefused` where this is the bridge's own word."""
+        if self.is_without_proof:
+            raise BridgeRefused(self.message)
 
     def verify(self, key: bytes) -> None:
         """Raise `ProtocolError` unless the header's HMAC under `key` is right."""

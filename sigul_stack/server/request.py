@@ -30,6 +30,7 @@ from ..errors import (
 from ..protocol import messages
 from ..protocol.authentication import check_digest
 from ..protocol.codec import Fields, Parser, pack_u32
+from ..protocol.knowledge import NOTES
 from ..protocol.messages import InnerFields, ReplyKeys, RequestHeader, UnknownVersion
 from ..protocol.operations import MIB, Operation, UnknownOperation, operation_of
 from ..protocol.versions import Version
@@ -101,13 +102,18 @@ class Request:
     payload: BinaryIO
     client_name: str
     payload_authenticated: bool = True
-    #: The client takes notes in the reply (`server.notes`).
-    wants_notes: bool = False
+    #: What the client says that it knows; None where it does not say.
+    knows: frozenset[str] | None = None
 
     @property
     def op(self) -> str:
         """The operation's name."""
         return self.operation.name
+
+    @property
+    def wants_notes(self) -> bool:
+        """Tell whether the client takes notes in the reply (`server.notes`)."""
+        return NOTES in (self.knows or ())
 
     def text(self, name: str) -> str:
         """Required outer field `name`."""
@@ -215,7 +221,7 @@ def receive(
         payload=spool.file,
         client_name=client_name,
         payload_authenticated=inner.payload_hash is not None,
-        wants_notes=inner.wants_notes,
+        knows=inner.knows,
     )
 
 

@@ -22,6 +22,7 @@ from ..database import Database
 from ..errors import RemoteProtocolError, SigulError, TransportError, quoted
 from ..logcontext import request_id
 from ..metrics import ServerCount, requests_of_version
+from ..protocol.knowledge import KNOWS, SERVER_WORDS, encode_words
 from ..protocol.messages import UnknownVersion
 from ..system.pipes import ParentPipes
 from ..transport import nss
@@ -297,6 +298,8 @@ def serve_request(
         answer = HANDLERS[received.op](context) or Answer()
         if received.wants_notes:
             answer.fields = {**answer.fields, **context.notes.fields()}
+        if received.knows is not None:
+            answer.fields = {**answer.fields, KNOWS: encode_words(SERVER_WORDS)}
         if not context.changed:
             context.require_still()
         # One that cannot be sent in this version of the protocol is an error, while that can be.

@@ -17,6 +17,7 @@ from ..protocol.chunks import (
     ChunkDecoder,
     Stream,
     encode_chunk,
+    encode_listening,
 )
 from ..protocol.codec import Parser, run_parser
 from .stream import READ_BYTES, ByteStream, Deadline
@@ -135,16 +136,16 @@ class ChunkedStream:
         """Run `parser` on the outer stream; all of it within `deadline` where one is given."""
         return run_parser(parser, lambda count: self.read_exactly(count, deadline))
 
-    def parse_unless_ended(self, parser: Parser[T]) -> T | None:
+    def parse_unless_ended(self, parser: Parser[T], deadline: Deadline | None = None) -> T | None:
         """Run `parser` on the outer stream; None where the stream ends before its first byte."""
-        first = self.read(1)
+        first = self.read(1, deadline)
         if not first:
             return None
 
         def read_exactly(count: int) -> bytes:
             nonlocal first
             ahead, first = first[:count], first[count:]
-            return ahead + self.read_exactly(count - len(ahead))
+            return ahead + self.read_exactly(count - len(ahead), deadline)
 
         return run_parser(parser, read_exactly)
 
@@ -168,7 +169,17 @@ class ChunkedStream:
         """Whether outer data has arrived that nobody has read yet."""
         return bool(self._outer)
 
+    @property
+    def listens(self) -> bool | None:
+        """Whether the peer, a client, listens to a bridge's own word; None: not known yet."""
+        return self._decoder.listens
+
     # ------------------------------------------------------------------------------------ writing
+
+    def write_listening(self, data: bytes) -> None:
+        """Send a request's first bytes as a client does that listens to a bridge's own word."""
+        for chunk in encode_listening(data):
+            self.stream.write(chunk, self.timeout)
 
     def write(self, data: bytes) -> None:
         """Send `data` on the outer stream as exactly one chunk; nothing where it is empty."""

@@ -22,12 +22,14 @@ from sigul_stack.errors import (
     PeerClosed,
     ProtocolError,
     RemoteProtocolError,
+    SigulError,
     TransportError,
 )
 from sigul_stack.protocol.chunks import Stream
 from sigul_stack.protocol.messages import UnknownVersion, read_reply_header
 from sigul_stack.protocol.versions import LATEST
 from sigul_stack.transport import memory
+from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import MemoryStream
 from sigul_stack.transport.rate import TooSlow
 from tests.wire import (
@@ -38,6 +40,7 @@ from tests.wire import (
     field_map,
     in_background,
     inner,
+    listening,
     of_stream,
     outer,
     parse_whole,
@@ -168,7 +171,7 @@ def test_who_is_in_no_group_is_told_and_no_server_hears_of_it(tmp_path: Path) ->
     )
     with desk(settings) as bridge:
         server = bridge.server()
-        near, client = client_of(outer(LIST_USERS.outer))
+        near, client = client_of(listening(LIST_USERS.outer))
         client.end_writing()
         with pytest.raises(RemoteProtocolError, match="request is refused: user 'ann' is not in"):
             bridge.run(near)
@@ -242,16 +245,17 @@ def told(client: MemoryStream) -> str:
 
 def test_who_waits_for_a_server_in_vain_is_told() -> None:
     with desk(dataclasses.replace(SETTINGS, server_wait_timeout=0.1)) as bridge:
-        near, client = client_of(outer(LIST_USERS.outer))
+        near, client = client_of(listening(LIST_USERS.outer))
         with pytest.raises(DeadlineExceeded):
             bridge.run(near)
         assert "no signing server became free in time" in told(client)
 
 
-def test_who_has_too_many_connections_is_told_before_it_has_said_anything() -> None:
+def test_who_has_too_many_connections_is_told_before_its_request_is_read() -> None:
     with desk(dataclasses.replace(SETTINGS, max_connections_per_user=1)) as bridge:
         held, _held_client = client_of()
-        near, client = client_of()
+        # No version is known by then, nor a whole header: it listens, and no more is needed.
+        near, client = client_of(listening(b"no request")[:9])
         client.end_writing()
         with bridge.resources.budget.connection(held):
             with pytest.raises(OverBudget):
@@ -267,7 +271,7 @@ def test_who_has_too_many_connections_is_told_before_it_has_said_anything() -> N
 
 def test_who_waits_while_the_bridge_ends_is_told() -> None:
     with desk() as bridge:
-        near, client = client_of(outer(LIST_USERS.outer))
+        near, client = client_of(listening(LIST_USERS.outer))
 
         def end() -> None:
             assert eventually(lambda: len(bridge.resources.waiting._line) == 1)
@@ -281,9 +285,9 @@ def test_who_waits_while_the_bridge_ends_is_told() -> None:
 def test_whose_header_is_invalid_or_late_is_told() -> None:
     with desk(dataclasses.replace(SETTINGS, header_timeout=0.2)) as bridge:
         for said, reason in (
-            (outer(u32(1) + field_map({"op": b"sign-everything", "user": b"ann"}) + u64(0)),
+            (listening(u32(1) + field_map({"op": b"sign-everything", "user": b"ann"}) + u64(0)),
              "operation 'sign-everything' is unknown"),
-            (outer(u32(1)), "sending the request's header took longer"),
+            (listening(u32(1) + b"\2"), "sending the request's header took longer"),
         ):  # fmt: skip
             near, client = client_of(said)
             with pytest.raises((ProtocolError, DeadlineExceeded)):
@@ -308,7 +312,7 @@ def test_who_sends_too_slowly_is_told_and_counted() -> None:
     settings = dataclasses.replace(SETTINGS, min_payload_rate=2**40, idle_timeout=60)
     with desk(settings) as bridge:
         server = bridge.server()
-        near, client = client_of(outer(request.outer[:200]))
+        near, client = client_of(listening(request.outer[:200]))
         slow = forward.RateMeter
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(forward, "RateMeter", lambda rate, doing: slow(rate, doing, 0.2))
@@ -324,14 +328,41 @@ def test_who_sends_too_slowly_is_told_and_counted() -> None:
             read_rest(server)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        outer(LIST_USERS.outer),
+        outer(*(bytes((byte,)) for byte in LIST_USERS.outer)),
+        inner(b"x", b"xxx") + listening(LIST_USERS.outer),
+        outer(b"\0", b"\0\0", LIST_USERS.outer[3:]),
+    ],
+    ids=["nothing", "whole", "byte by byte", "behind the inner stream", "another cut"],
+)
+def test_who_does_not_listen_hears_nothing(said: bytes) -> None:
+    """Some clients fail on a word before the inner session's end; an orderly end they know."""
+    settings = dataclasses.replace(SETTINGS, server_wait_timeout=0.1, header_timeout=0.2)
+    with desk(settings) as bridge:
+        near, client = client_of(*([said] if said else []))
+        if not said:
+            client.end_writing()
+        held = bridge.resources.budget
+        with contextlib.suppress(SigulError):
+            if said:
+                bridge.run(near)
+            else:
+                refuse(ChunkedStream(near, LONG), "refused", held)
+        assert read_rest(client) == b""
+
+
 def test_one_of_many_refused_is_not_waited_for() -> None:
     """The fifth of one name at a time is told and ended at once; nobody waits for it to close."""
     with desk() as bridge:
         budget = bridge.resources.budget
-        near, client = client_of()
+        near, client = client_of(listening(LIST_USERS.outer))
         with contextlib.ExitStack() as stack:
             for _ in range(REFUSALS_PER_USER):
                 assert stack.enter_context(budget.refusal(near))
-            refuse(near, "too many", budget)
+            refuse(ChunkedStream(near, LONG), "too many", budget)
         near.discard()
         assert "too many" in told(client)
