@@ -130,6 +130,8 @@ def _open_sqlite(path: Path, lock_wait: float) -> sqlite3.Connection:
         timeout=lock_wait,
         isolation_level=None,  # transactions begin where this module says so, not before an INSERT
     )
+    # What is no UTF-8 spoils the row that it is in, and no other.
+    connection.text_factory = lambda data: data.decode("utf-8", "backslashreplace")
     connection.execute("PRAGMA foreign_keys = ON")
     # No schema may call a function that can do harm, whoever wrote the file (docs/backup.md).
     connection.execute("PRAGMA trusted_schema = OFF")

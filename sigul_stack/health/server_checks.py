@@ -272,7 +272,7 @@ class ServerChecks:
         keys = keys_in_database(self.context.settings)
         store = make_keystore(self.context.settings)
         mismatches = store.check_consistency(keys)
-        for item in (*mismatches, *store.weak_keys(keys)):
+        for item in (*mismatches, *store.odd_rows(keys), *store.weak_keys(keys)):
             yield warning(Layer.KEY_STORE, item.problem, item.cure)
         if not mismatches:
             yield ok(Layer.KEY_STORE, f"the key stores hold the {len(keys)} keys of the database")
@@ -288,3 +288,5 @@ class ServerChecks:
         for item in store.check_consistency(keys):
             if item.name is None:
                 yield warning(Layer.KEY_STORE, item.problem, item.cure)
+        for item in store.odd_rows(keys):
+            yield warning(Layer.KEY_STORE, item.problem, item.cure)

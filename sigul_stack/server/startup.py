@@ -59,7 +59,11 @@ def prepare(settings: ServerSettings) -> None:
         with services.database.read() as reader:
             keys = reader.keys()
         store = services.keystore
-        for finding in (*store.check_consistency(keys), *store.weak_keys(keys)):
+        for finding in (
+            *store.check_consistency(keys),
+            *store.odd_rows(keys),
+            *store.weak_keys(keys),
+        ):
             log.warning("%s", finding.text)
         log.info("The database has %d keys", len(keys))
 

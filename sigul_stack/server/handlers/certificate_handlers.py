@@ -7,6 +7,7 @@ import os
 
 from ...database import Key
 from ...errors import RequestRefused, Status, quoted, shortened
+from ...keystore.store import shown
 from ...signing import pe, x509
 from ..request import Answer
 from ..services import RequestContext
@@ -33,7 +34,7 @@ def _subject_key(context: RequestContext) -> Key:
     if key.keytype not in context.request.operation.key_types:
         raise RequestRefused(
             Status.UNSUPPORTED_KEYTYPE,
-            f"the subject key {quoted(name, 60)} is a {key.keytype} key",
+            f"the subject key {quoted(name, 60)} is a {shown(key.keytype)} key",
         )
     return key
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
 from ...database import Database, KeyType
-from ...errors import KeystoreError, RequestRefused, Status
+from ...errors import KeystoreError, RequestRefused, Status, quoted
 from ...keystore.gnupg import UserId
-from ...keystore.store import KeyStore, NewKey
+from ...keystore.store import KeyStore, NewKey, shown
 from ...protocol.operations import MIB
 from ...secret import Secret
 from ..keychanges import HalfDeleted, finish_deleting, key_change
 from ..request import Answer
 from ..services import RequestContext
+
+log = logging.getLogger(__name__)
 
 
 def _key_type(context: RequestContext) -> KeyType:
@@ -92,6 +95,15 @@ def _delete_key(context: RequestContext) -> None:
         if refused.status == Status.KEY_NOT_FOUND and _finish_deleting(stores, name):
             return
         raise
+    if not services.keystore.holds(key):
+        with context.write() as writer:
+            writer.delete_key(key.name)
+        log.warning(
+            "Key %s (%s) is deleted from the database; what it names is not this server's to"
+            " delete, and stays: %s",
+            *(quoted(key.name), shown(key.keytype), quoted(key.fingerprint)),
+        )
+        return
     try:
         with key_change(*stores, removing=key), context.write() as writer:
             writer.delete_key(key.name)
