@@ -77,13 +77,15 @@ class ServerChecks:
 
     def database(self) -> Iterator[Check]:
         """Check that it is who it should be, opens, has a layout and an administrator."""
-        from ..database import DATABASE_TLS_CURE
+        from ..database import DATABASE_TLS_CURE, schema_report
         from ..server.services import database_url, unproven_database
 
         url = database_url(self.context.settings)
         if (problem := unproven_database(url)) is not None:
             yield warning(Layer.SERVER_DATABASE, problem, DATABASE_TLS_CURE)
         yield self._content(url)
+        for finding in schema_report(url).findings:
+            yield warning(Layer.SERVER_DATABASE, finding.problem, finding.cure)
 
     def _content(self, url: str) -> Check:
         from ..database import Database, SchemaState, schema_state
