@@ -25,6 +25,7 @@ from .bindings import Layer, Registry, bind, unbind
 from .envelope import UNOPENABLE, open_envelope, seal
 from .gnupg import GnuPGHome, UserId
 from .pem import PemStore
+from .tokens import P11Kit, TokenKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,11 @@ class KeyPart(Protocol):
 class KeyStore:
     """The keys of a server. Raises `KeystoreError` wherever the store or a tool fails."""
 
-    def __init__(self, gnupg: GnuPGHome, pem: PemStore) -> None:
+    def __init__(self, gnupg: GnuPGHome, pem: PemStore, tokens: TokenKeys | None = None) -> None:
         self.gnupg = gnupg
         self.pem = pem
+        #: The keys of the kind PKCS11, which are not in this store.
+        self.tokens = tokens or P11Kit()
         #: Where the keys of each kind are. Those of any other are not in this store.
         self._parts: Mapping[str, KeyPart] = {
             KeyType.GNUPG: gnupg,
@@ -154,11 +157,14 @@ class KeyStore:
             if part.has_any_of(fingerprint):
                 part.delete(fingerprint)
 
-    def public(self, key: Key) -> bytes:
+    def public(self, key: Key, passphrase: Secret | None = None) -> bytes:
         """The public key: armoured OpenPGP, or PEM.
 
-        Raises `RequestRefused` (unsupported keytype) where it is not in this store.
+        `passphrase` is the key's own, where it is known: a token may show more to who has its PIN.
+        Raises `RequestRefused` (unsupported keytype) where there is no way to it, `TokenError`.
         """
+        if key.keytype == KeyType.PKCS11:
+            return self.tokens.public(key.fingerprint, passphrase)
         return self._part(key.keytype).public(key.fingerprint)
 
     def expire(

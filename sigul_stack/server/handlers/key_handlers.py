@@ -11,10 +11,12 @@ from ...database import Database, KeyType
 from ...errors import KeystoreError, RequestRefused, Status, quoted
 from ...keystore.gnupg import UserId
 from ...keystore.store import KeyStore, NewKey, shown
+from ...keystore.tokens import TokenError
 from ...protocol.operations import MIB
 from ...secret import Secret
 from ..keychanges import HalfDeleted, finish_deleting, key_change
 from ..request import Answer
+from ..rights import KeyGranted
 from ..services import RequestContext
 
 log = logging.getLogger(__name__)
@@ -129,7 +131,12 @@ def _get_public_key(context: RequestContext) -> Answer:
     key = context.key()
     if context.request.wants_notes:
         context.notes.look_ahead(key, soon=True)
-    return Answer(payload=context.services.keystore.public(key))
+    granted = context.granted
+    passphrase = granted.passphrase if isinstance(granted, KeyGranted) else None
+    try:
+        return Answer(payload=context.services.keystore.public(key, passphrase))
+    except TokenError as error:
+        raise RequestRefused.because(error) from None
 
 
 def _change_key_expiration(context: RequestContext) -> None:
