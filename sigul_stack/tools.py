@@ -30,6 +30,7 @@ class Kind(enum.Enum):
 
     PROGRAM = "a program on PATH"
     OPENSSL_ENGINE = "an engine of OpenSSL"
+    LIBRARY = "a shared library"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,15 @@ class Tool:
         """Its path on this machine, or None."""
         if self.kind is Kind.OPENSSL_ENGINE:
             return _find_engine(self.name)
+        if self.kind is Kind.LIBRARY:
+            return _find_library(self.name)
         found = shutil.which(self.name)
         return Path(found) if found else None
 
     def missing(self) -> ToolMissing:
         """The error of an operation that needs it and does not find it."""
-        what = f"OpenSSL's engine {self.name}" if self.kind is not Kind.PROGRAM else self.name
+        is_engine = self.kind is Kind.OPENSSL_ENGINE
+        what = f"OpenSSL's engine {self.name}" if is_engine else self.name
         return ToolMissing(f"{what} is not installed", f"install the package {self.package}")
 
     @property
@@ -73,6 +77,8 @@ class Tool:
         return found[0] if found else ""
 
 
+#: What needs a token's key, in lists of what a missing tool makes unavailable.
+_TOKENS: Final = "PKCS11 keys"
 _SERVER: Final = frozenset({"server"})
 _BOTH: Final = frozenset({"server", "client"})
 
@@ -95,11 +101,15 @@ OPENSSL: Final = Tool("openssl", "openssl", ("binding with pkcs11",), _BOTH, "pk
 OPENSSL_PKCS11: Final = Tool(
     "pkcs11",
     "libengine-pkcs11-openssl",
-    ("binding with pkcs11",),
+    ("binding with pkcs11", _TOKENS),
     _BOTH,
     "pkcs11",
     (),
     Kind.OPENSSL_ENGINE,
+)
+#: Every token that the system has set up, in one module.
+P11_KIT: Final = Tool(
+    "p11-kit-proxy.so", "p11-kit-modules", (_TOKENS,), _SERVER, "", (), Kind.LIBRARY
 )
 #: One of the programs of tpm2-tools, all of which come together.
 TPM2_TOOLS: Final = Tool("tpm2_unseal", "tpm2-tools", ("binding with tpm",), _BOTH, "tpm")
@@ -143,6 +153,18 @@ def _find_engine(name: str) -> Path | None:
     directory = re.search(r'"(.+)"', _output(openssl, "version", "-e"))
     path = Path(directory[1]) / f"{name}.so" if directory else None
     return path if path is not None and path.is_file() else None
+
+
+def _find_library(name: str) -> Path | None:
+    for directory in _LIBRARIES:
+        for path in sorted(Path("/").glob(directory)):
+            if (path / name).is_file():
+                return path / name
+    return None
+
+
+#: Directories of libraries on Debian and Fedora, from the root.
+_LIBRARIES: Final = ("usr/lib/*-linux-gnu", "usr/lib64", "usr/lib", "usr/local/lib")
 
 
 def _output(*command: str) -> str:

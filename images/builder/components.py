@@ -55,7 +55,7 @@ COMPONENTS: Final = {
         Component(
             "server",
             ("gpg", "gpg-agent", "rpm", "osslsigncode", *_BINDINGS),
-            ("nss", "postgresql"),
+            ("nss", "postgresql", "pkcs11"),
         ),
         Component(
             "client",

@@ -166,7 +166,7 @@ def read_database(url: str) -> tuple[list[User], int, list[Key]]:
 
 def key_records(keys: Sequence[Key]) -> tuple[KeyRecord, ...]:
     """Keys of a database, as a manifest has them."""
-    return tuple(KeyRecord(key.name, key.keytype.value, key.fingerprint) for key in keys)
+    return tuple(KeyRecord(key.name, str(key.keytype), key.fingerprint) for key in keys)
 
 
 def missing_keys(store: KeyStore, keys: Sequence[Key]) -> list[StoreMismatch]:

@@ -36,15 +36,24 @@ def _url(options: argparse.Namespace) -> str:
 
 
 def _run_state(options: argparse.Namespace) -> None:
-    from ..database import schema_state
+    from ..database import schema_report
 
-    say(schema_state(_url(options)).value)
+    report = schema_report(_url(options))
+    say(report.state.value)
+    if report.layout:
+        say(f"layout: {report.layout}")
+    for finding in report.findings:
+        say(f"found: {finding.problem}; {finding.cure}")
 
 
 def _run_migrate(options: argparse.Namespace) -> None:
-    from ..database import migrate
+    from ..database import migrate, schema_report
 
-    result = migrate(_url(options), clock=lambda: datetime.now(UTC))
+    url = _url(options)
+    found = schema_report(url).findings
+    result = migrate(url, clock=lambda: datetime.now(UTC))
+    for finding in found:
+        say(f"mended: {finding.problem}")
     if result.backup is not None:
         say(f"backup: {result.backup}")
     say(f"schema: {result.before.value} -> {result.after.value}")

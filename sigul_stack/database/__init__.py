@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from sigul_stack.database.maintenance import (
     MigrationResult,
+    SchemaReport,
     SchemaState,
     create,
     ensure_usable,
     migrate,
+    schema_report,
     schema_state,
 )
 from sigul_stack.database.objects import check_objects
+from sigul_stack.database.oddities import SchemaFinding
 from sigul_stack.database.queries import Database, Reader, Writer
 from sigul_stack.database.records import UNLIMITED, AccessLimits, Key, KeyAccess, KeyType, User
 from sigul_stack.database.target import sqlite_url
@@ -32,6 +35,8 @@ __all__ = [
     "KeyType",
     "MigrationResult",
     "Reader",
+    "SchemaFinding",
+    "SchemaReport",
     "SchemaState",
     "User",
     "Writer",
@@ -41,6 +46,7 @@ __all__ = [
     "load",
     "migrate",
     "save",
+    "schema_report",
     "schema_state",
     "sqlite_url",
     "unproven_mode",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from sigul_stack.database import copies, schema
+from sigul_stack.database import copies, oddities, schema
 from sigul_stack.database.engine import Engine, Purpose
 from sigul_stack.database.failures import DatabaseMissing, explain_os, one_line
 from sigul_stack.database.target import CREATE_HINT, PostgreSQL, SQLiteFile, Target, parse
@@ -40,7 +40,7 @@ class SchemaState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class MigrationResult:
-    """The result of `migrate`: nothing was done where `before` is `after`.
+    """The result of `migrate`: nothing was done where there was nothing to do.
 
     `backup` is a copy from before; None on PostgreSQL, whose own tools make copies.
     """
@@ -61,6 +61,32 @@ def schema_state(url: str) -> SchemaState:
             return _state(connection, target.label)
     except DatabaseMissing:
         return SchemaState.MISSING
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaReport:
+    """The state of a database, the layout that it has, and what is odd about it."""
+
+    state: SchemaState
+    layout: str
+    findings: tuple[oddities.SchemaFinding, ...]
+
+
+def schema_report(url: str) -> SchemaReport:
+    """All there is to tell of the layout of the database at `url`; changes nothing.
+
+    `layout` is empty where there is none. Raises `DatabaseError` as `schema_state` does.
+    """
+    target = parse(url)
+    try:
+        with Engine(target).transaction(Purpose.READ) as connection:
+            state = _state(connection, target.label)
+            if state is SchemaState.EMPTY:
+                return SchemaReport(state, "", ())
+            found = oddities.oddities(connection)
+            return SchemaReport(state, oddities.layout(connection), tuple(found.findings()))
+    except DatabaseMissing:
+        return SchemaReport(SchemaState.MISSING, "", ())
 
 
 def create(url: str) -> None:
@@ -86,8 +112,8 @@ def create(url: str) -> None:
 
 
 def migrate(url: str, *, clock: Callable[[], datetime]) -> MigrationResult:
-    """Bring the database at `url` to the current layout; done twice, it does nothing the second
-    time.
+    """Bring the database at `url` to the current layout, and mend what migrations of Sigul left in
+    it; done twice, it does nothing the second time.
 
     Before an SQLite file is changed, it is copied beside itself, named after the time that
     `clock` gives. Raises `DatabaseError` where there is nothing to migrate or it fails; then
@@ -95,7 +121,7 @@ def migrate(url: str, *, clock: Callable[[], datetime]) -> MigrationResult:
     """
     target, state = parse(url), schema_state(url)
     _check_migratable(target.label, state)
-    if state is SchemaState.CURRENT:
+    if state is SchemaState.CURRENT and not schema_report(url).findings:
         return MigrationResult(None, state, state)
     copy: Path | None = None
     try:
@@ -103,11 +129,13 @@ def migrate(url: str, *, clock: Callable[[], datetime]) -> MigrationResult:
             # Looked at again, now that nobody else can change it.
             before = _state(connection, target.label)
             _check_migratable(target.label, before)
-            if before is SchemaState.CURRENT:
+            if before is SchemaState.CURRENT and not oddities.oddities(connection):
                 return MigrationResult(None, before, before)
             if isinstance(target, SQLiteFile):
                 copy = copies.back_up(target.path, clock())
-            _run_steps(connection, before)
+            if before is not SchemaState.CURRENT:
+                _run_steps(connection, before)
+            oddities.mend(connection)
             after = _state(connection, target.label)
     except OSError as error:
         raise explain_os(target.label, error) from error

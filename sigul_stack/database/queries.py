@@ -28,7 +28,7 @@ from sigul_stack.database.schema import (
     users,
 )
 from sigul_stack.database.target import parse
-from sigul_stack.errors import DatabaseError, RequestRefused, Status, quoted
+from sigul_stack.errors import RequestRefused, Status, quoted
 
 _USER = (users.c.name, users.c.sha512_password, users.c.admin)
 _KEY = (keys.c.name, keys.c.keytype, keys.c.fingerprint)
@@ -58,12 +58,12 @@ class Reader:
     def key(self, name: str) -> Key | None:
         """The key `name`, or None."""
         row = self._connection.execute(sa.select(*_KEY).where(keys.c.name == name)).first()
-        return None if row is None else self._key(*row)
+        return None if row is None else _key(*row)
 
     def keys(self) -> list[Key]:
         """All keys, sorted by name."""
         rows = self._connection.execute(sa.select(*_KEY))
-        return sorted((self._key(*row) for row in rows), key=lambda key: key.name)
+        return sorted((_key(*row) for row in rows), key=lambda key: key.name)
 
     def access(self, user: str, key: str) -> KeyAccess | None:
         """The access of `user` to `key`; None where user, key or access are missing."""
@@ -80,7 +80,7 @@ class Reader:
         if row is None:
             return None
         sealed, key_admin, access_id = row[3:]
-        return KeyAccess(user, self._key(*row[:3]), sealed, key_admin, self._limits(access_id))
+        return KeyAccess(user, _key(*row[:3]), sealed, key_admin, self._limits(access_id))
 
     def _limits(self, access_id: int) -> AccessLimits:
         if not has_limits(self._connection):
@@ -121,15 +121,20 @@ class Reader:
         count = sa.select(sa.func.count()).select_from(rows).where(*which)
         return self._connection.execute(count).scalar_one()
 
-    def _key(self, name: str, keytype: str, fingerprint: str) -> Key:
-        try:
-            return Key(name, KeyType(keytype), fingerprint)
-        except ValueError:
-            raise DatabaseError(
-                f"{self._label}: the key {name!r} is of the kind {keytype!r}, which this version "
-                "does not know",
-                "install the version that made it",
-            ) from None
+
+def _key(name: object, keytype: object, fingerprint: object) -> Key:
+    """The record of a row, whatever is in it: an odd one must not spoil the others."""
+    word = _text(keytype)
+    kind = KeyType(word) if word in _KNOWN_KINDS else word
+    return Key(_text(name), kind, _text(fingerprint))
+
+
+_KNOWN_KINDS = frozenset(kind.value for kind in KeyType)
+
+
+def _text(value: object) -> str:
+    """A value as text: SQLite keeps whatever it was given, in columns of any type."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _user(name: str, password_hash: bytes | str | None, admin: bool) -> User:

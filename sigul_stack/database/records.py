@@ -14,11 +14,13 @@ _WILDCARDS: Final = frozenset("*?[")
 
 
 class KeyType(enum.StrEnum):
-    """The kinds of keys, spelt as the database and the wire spell them."""
+    """The kinds of keys that this version knows, spelt as the database and the wire spell them."""
 
     GNUPG = "gnupg"
     ECC = "ECC"
     RSA = "RSA"
+    #: On a PKCS#11 token, as 1.3 has it: the fingerprint is the private key's `pkcs11:` URI.
+    PKCS11 = "PKCS11"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,13 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key. `fingerprint` names it in the key store (docs/protocol.md says how it is made)."""
+    """A key. `fingerprint` names it in the key store (docs/protocol.md says how it is made).
+
+    `keytype` is a `KeyType`; of a kind that this version does not know it is the database's word.
+    """
 
     name: str
-    keytype: KeyType
+    keytype: str
     fingerprint: str
 
 

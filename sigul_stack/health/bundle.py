@@ -272,8 +272,8 @@ def _database(settings: ServerSettings) -> str:
             found["users"] = len(users)
             found["administrators"] = sum(user.admin for user in users)
             found["keys"] = {
-                kind: sum(key.keytype.value == kind for key in keys)
-                for kind in sorted({key.keytype.value for key in keys})
+                kind: sum(key.keytype == kind for key in keys)
+                for kind in sorted({str(key.keytype) for key in keys})
             }
             found["accesses"] = sum(len(reader.key_users(key.name)) for key in keys)
     return json.dumps(found, indent=2) + "\n"

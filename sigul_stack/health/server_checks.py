@@ -77,13 +77,15 @@ class ServerChecks:
 
     def database(self) -> Iterator[Check]:
         """Check that it is who it should be, opens, has a layout and an administrator."""
-        from ..database import DATABASE_TLS_CURE
+        from ..database import DATABASE_TLS_CURE, schema_report
         from ..server.services import database_url, unproven_database
 
         url = database_url(self.context.settings)
         if (problem := unproven_database(url)) is not None:
             yield warning(Layer.SERVER_DATABASE, problem, DATABASE_TLS_CURE)
         yield self._content(url)
+        for finding in schema_report(url).findings:
+            yield warning(Layer.SERVER_DATABASE, finding.problem, finding.cure)
 
     def _content(self, url: str) -> Check:
         from ..database import Database, SchemaState, schema_state
@@ -272,7 +274,7 @@ class ServerChecks:
         keys = keys_in_database(self.context.settings)
         store = make_keystore(self.context.settings)
         mismatches = store.check_consistency(keys)
-        for item in (*mismatches, *store.weak_keys(keys)):
+        for item in (*mismatches, *store.odd_rows(keys), *store.weak_keys(keys)):
             yield warning(Layer.KEY_STORE, item.problem, item.cure)
         if not mismatches:
             yield ok(Layer.KEY_STORE, f"the key stores hold the {len(keys)} keys of the database")
@@ -288,3 +290,5 @@ class ServerChecks:
         for item in store.check_consistency(keys):
             if item.name is None:
                 yield warning(Layer.KEY_STORE, item.problem, item.cure)
+        for item in store.odd_rows(keys):
+            yield warning(Layer.KEY_STORE, item.problem, item.cure)

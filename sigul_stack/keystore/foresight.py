@@ -46,6 +46,8 @@ def prospects(
     gnupg = [key.fingerprint for key in wanted if key.keytype is KeyType.GNUPG]
     listed = {found.fingerprint: found for found in store.gnupg.listed(gnupg)} if gnupg else {}
     for key in wanted:
+        if not store.holds(key):
+            continue  # the check of the store tells of it
         if key.keytype is not KeyType.GNUPG:
             if not store.pem.is_whole(key.fingerprint):
                 yield Prospect(key, "", False, (GONE,))

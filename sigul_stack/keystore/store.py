@@ -12,16 +12,20 @@ kill in between left.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
 
 from ..database import Key, KeyType
-from ..errors import RequestRefused, Status
+from ..errors import RequestRefused, Status, quoted
+from ..formats import pkcs11_uri
 from ..secret import Secret
 from .bindings import Layer, Registry, bind, unbind
 from .envelope import UNOPENABLE, open_envelope, seal
 from .gnupg import GnuPGHome, UserId
 from .pem import PemStore
+from .tokens import P11Kit, TokenKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +54,49 @@ class StoreMismatch:
         return f"{self.problem}: {self.cure}"
 
 
+class KeyPart(Protocol):
+    """A place where keys are, by their fingerprints; `path` is where that is."""
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        ...
+
+    def public(self, fingerprint: str) -> bytes:
+        """The public key, as `get-public-key` answers it. Raises `KeystoreError`."""
+        ...
+
+    def delete(self, fingerprint: str) -> None:
+        """Delete the key. Raises `KeystoreError`."""
+        ...
+
+    def fingerprints(self) -> frozenset[str]:
+        """The fingerprints of all keys there. Raises `KeystoreError`."""
+        ...
+
+    def require_whole(self, fingerprint: str) -> None:
+        """Raise `KeystoreError` unless the key's files hold what such files hold."""
+        ...
+
+
 class KeyStore:
     """The keys of a server. Raises `KeystoreError` wherever the store or a tool fails."""
 
-    def __init__(self, gnupg: GnuPGHome, pem: PemStore) -> None:
+    def __init__(self, gnupg: GnuPGHome, pem: PemStore, tokens: TokenKeys | None = None) -> None:
         self.gnupg = gnupg
         self.pem = pem
+        #: The keys of the kind PKCS11, which are not in this store.
+        self.tokens = tokens or P11Kit()
+        #: Where the keys of each kind are. Those of any other are not in this store.
+        self._parts: Mapping[str, KeyPart] = {
+            KeyType.GNUPG: gnupg,
+            KeyType.ECC: pem,
+            KeyType.RSA: pem,
+        }
+
+    def holds(self, key: Key) -> bool:
+        """Whether keys of this kind are in this store: not those on tokens, nor unknown ones."""
+        return key.keytype in self._parts
 
     def prepare(self) -> None:
         """Make what is missing, check what is there; once, before others use it."""
@@ -116,8 +157,14 @@ class KeyStore:
             if part.has_any_of(fingerprint):
                 part.delete(fingerprint)
 
-    def public(self, key: Key) -> bytes:
-        """The public key: armoured OpenPGP, or PEM."""
+    def public(self, key: Key, passphrase: Secret | None = None) -> bytes:
+        """The public key: armoured OpenPGP, or PEM.
+
+        `passphrase` is the key's own, where it is known: a token may show more to who has its PIN.
+        Raises `RequestRefused` (unsupported keytype) where there is no way to it, `TokenError`.
+        """
+        if key.keytype == KeyType.PKCS11:
+            return self.tokens.public(key.fingerprint, passphrase)
         return self._part(key.keytype).public(key.fingerprint)
 
     def expire(
@@ -154,7 +201,8 @@ class KeyStore:
                 "restore it from a backup, or delete-key",
             )
             for key in rows.values()
-            if key.fingerprint not in (gnupg if key.keytype is KeyType.GNUPG else pem)
+            if self.holds(key)
+            and key.fingerprint not in (gnupg if key.keytype is KeyType.GNUPG else pem)
         ]
         unknown = [
             StoreMismatch(
@@ -168,6 +216,15 @@ class KeyStore:
             for fingerprint in sorted(there - rows.keys())
         ]
         return missing + unknown
+
+    def odd_rows(self, keys: Iterable[Key]) -> list[StoreMismatch]:
+        """The findings about `keys` that no operation can use, whatever is in the store."""
+        return [
+            StoreMismatch(key.fingerprint, key.name, problem, cure)
+            for key in keys
+            if not self.holds(key)
+            for problem, cure in _oddities(key)
+        ]
 
     def weak_keys(self, keys: Iterable[Key]) -> list[StoreMismatch]:
         """The findings about `keys` that are shorter than a new one must be: they sign on."""
@@ -185,11 +242,48 @@ class KeyStore:
         ]
 
     def require_whole(self, key: Key) -> None:
-        """Raise `KeystoreError` unless the key's files hold what such files hold."""
-        self._part(key.keytype).require_whole(key.fingerprint)
+        """Raise `KeystoreError` unless the key's files hold what such files hold.
 
-    def _part(self, keytype: KeyType) -> GnuPGHome | PemStore:
-        return self.gnupg if keytype is KeyType.GNUPG else self.pem
+        A key that is not in this store has none.
+        """
+        if self.holds(key):
+            self._part(key.keytype).require_whole(key.fingerprint)
+
+    def _part(self, keytype: str) -> KeyPart:
+        part = self._parts.get(keytype)
+        if part is None:
+            raise RequestRefused(
+                Status.UNSUPPORTED_KEYTYPE, f"this server does not hold {shown(keytype)} keys"
+            )
+        return part
+
+
+def shown(keytype: str) -> str:
+    """The word of a kind as it may stand in a list or a message, whatever the database has."""
+    return "".join(char if " " <= char <= "~" else "?" for char in keytype[:_SHOWN])
+
+
+#: Most characters of a kind's word that are shown.
+_SHOWN: Final = 64
+
+
+def _oddities(key: Key) -> Iterator[tuple[str, str]]:
+    """Each problem of a row whose key is not in this store, with its cure."""
+    if key.keytype != KeyType.PKCS11:
+        yield (
+            f"key {quoted(key.name, 60)} is of type '{shown(key.keytype)}', which this version does"
+            " not know: no operation uses it",
+            "install the version that made it, or delete-key",
+        )
+        return
+    try:
+        pkcs11_uri.parse(key.fingerprint, as_typed=True)
+    except pkcs11_uri.InvalidURI as error:
+        yield (
+            f"key {quoted(key.name, 60)} is of type PKCS11, and its fingerprint is no URI of a key"
+            f" on a token ({error.problem}); import-key of Sigul 1.4 makes such rows",
+            "delete-key, then sigul_server_add_pkcs11_token",
+        )
 
 
 # --- Passphrases -------------------------------------------------------------------------------

@@ -194,6 +194,7 @@ _COMMON: Final = _text("op", "user")
 
 _GNUPG: Final = frozenset({"gnupg"})
 _PEM: Final = frozenset({"ECC", "RSA"})
+_TOKEN: Final = frozenset({"PKCS11"})
 _BINDINGS: Final = ("server-binding", "client-binding")
 _RPM_NAMES: Final = _optional("rpm-name", "rpm-epoch", "rpm-version", "rpm-release", "rpm-arch")
 _RPM_SIGMD5: Final = _optional("rpm-sigmd5", form=Form.BLOB)
@@ -358,8 +359,9 @@ _SIGNING: Final = (
     ),
     _signing(
         "sign-pe",
-        Field("cert-name", Form.IDENTIFIER, thing=Thing.CERTIFICATE),
-        key_types=_PEM,
+        # Of a key on a token it is the label of a certificate there, which may be any text.
+        Field("cert-name", thing=Thing.CERTIFICATE),
+        key_types=_PEM | _TOKEN,
     ),
     Operation(
         "sign-rpm",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from ..config.server import ServerSettings
-from ..database import DATABASE_TLS_CURE, ensure_usable
+from ..database import DATABASE_TLS_CURE, ensure_usable, schema_report
 from ..errors import quoted
 from ..signing.pe import remove_leftovers
 from ..system.wall import support
@@ -52,6 +52,8 @@ def prepare(settings: ServerSettings) -> None:
         log.warning(
             "The database was migrated; as it was before, it is in %s", quoted(str(result.backup))
         )
+    for oddity in schema_report(url).findings:
+        log.warning("The database: %s; %s", oddity.problem, oddity.cure)
     with _services(settings) as services:
         services.registry.check()
         services.keystore.prepare()
@@ -59,7 +61,11 @@ def prepare(settings: ServerSettings) -> None:
         with services.database.read() as reader:
             keys = reader.keys()
         store = services.keystore
-        for finding in (*store.check_consistency(keys), *store.weak_keys(keys)):
+        for finding in (
+            *store.check_consistency(keys),
+            *store.odd_rows(keys),
+            *store.weak_keys(keys),
+        ):
             log.warning("%s", finding.text)
         log.info("The database has %d keys", len(keys))
 

@@ -17,8 +17,9 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,10 +32,11 @@ from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, short
 from ..formats.authenticode import Authenticode, InvalidSignature, parse_authenticode
 from ..formats.pe_head import ImageLayout, InvalidImage, check_headers
 from ..keystore.storage import storage_errors
+from ..keystore.tokens import TokenReference
 from ..secret import Secret
 from ..system.files import opened, try_lock
 from ..system.programs import memory_file, run, secret_pipe
-from ..system.wall import MIB, Wall
+from ..system.wall import MIB, Reach, Wall, all_but
 from ..tools import OSSLSIGNCODE, RAISE_SIGNING_TIMEOUT
 from .descriptors import bytes_left, input_descriptor
 from .x509 import load_certificate
@@ -54,8 +56,44 @@ _COPY_BYTES = 1 << 20
 _U32 = struct.Struct("<I")
 
 
+@dataclass(frozen=True, slots=True)
+class ImageKey:
+    """What osslsigncode is told of a key: arguments, its wall without limits of size, and more.
+
+    `kind` says in messages what kind of key it is; `environment` is of a token's libraries.
+    """
+
+    arguments: tuple[str, ...]
+    wall: Wall
+    kind: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def in_file(cls, path: Path) -> ImageKey:
+        """The key in that file, which the passphrase opens."""
+        return cls(("-key", str(path)), Wall(read=(path,)))
+
+    @classmethod
+    def on_token(cls, reference: TokenReference, hidden: Sequence[Path]) -> ImageKey:
+        """That key on a token, which the PIN opens; `hidden` is what it need not see.
+
+        Nobody knows what a token's module needs (files of its own, a daemon's socket, a network),
+        and osslsigncode parses a hostile image: so it gets all but what a server must not lose.
+        """
+        paths = tuple(all_but([Path("/proc"), *(path.resolve() for path in hidden)]))
+        return cls(
+            (
+                *("-pkcs11engine", reference.engine, "-pkcs11module", reference.module),
+                *("-key", reference.uri),
+            ),
+            Wall(read=paths, write=paths, reach=Reach.NETWORK, children=True),
+            "the token's key: ",
+            {**os.environ, "LC_ALL": "C"},
+        )
+
+
 def sign_image(
-    key_file: Path,
+    key: ImageKey,
     passphrase: Secret,
     certificates: bytes,
     image: BinaryIO,
@@ -63,8 +101,8 @@ def sign_image(
     directory: Path | None,
     time_limit: float,
 ) -> BinaryIO:
-    """`image` with a signature by the key in `key_file`, whose certificate is the first of the
-    `certificates` (PEM) that go with it.
+    """`image` with a signature by `key`, whose certificate is the first of the `certificates`
+    (PEM) that go with it; `passphrase` opens it.
 
     A signature that the image has is replaced. `directory` is for the output (None: the system's
     for temporary files); the file that is returned has no name any more. `time_limit` is in
@@ -82,7 +120,7 @@ def sign_image(
         finished = run(
             [
                 *("osslsigncode", "sign", "-h", "sha256"),
-                *("-certs", f"/proc/self/fd/{chain}", "-key", str(key_file)),
+                *("-certs", f"/proc/self/fd/{chain}", *key.arguments),
                 *("-readpass", f"/proc/self/fd/{secret}"),
                 *("-in", f"/proc/self/fd/{source}", "-out", str(output)),
             ],
@@ -91,12 +129,13 @@ def sign_image(
             time_limit=time_limit + size / BYTES_PER_SECOND,
             inherit=[chain, secret, source],
             # It has the image in memory, more than once.
-            wall=Wall(
-                read=(key_file,),
-                write=(private,),
+            wall=replace(
+                key.wall,
+                write=(*key.wall.write, private),
                 memory=_MEMORY + 4 * size,
                 file_size=size + MAX_SIGNATURE_BYTES,
             ),
+            environment=key.environment,
         )
         if finished.returncode:
             # Which of the two it complains on depends on its version; the last word is "Failed".
@@ -105,7 +144,8 @@ def sign_image(
             reason = said[0] if said else f"exit code {finished.returncode}"
             raise RequestRefused(
                 Status.UNKNOWN_ERROR,
-                f"{_NO_IMAGE}osslsigncode cannot sign it: {shortened(reason, 160)}",
+                f"{_NO_IMAGE if not key.kind else key.kind}osslsigncode cannot sign it:"
+                f" {shortened(reason, 160)}",
             )
         try:
             signed = output.open("r+b")

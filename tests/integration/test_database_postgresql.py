@@ -32,6 +32,7 @@ from sigul_stack.database import (
     load,
     migrate,
     save,
+    schema_report,
     schema_state,
     sqlite_url,
 )
@@ -460,3 +461,59 @@ def test_saved_to_a_file_and_loaded_again(cluster: Cluster, name: str, tmp_path:
         writer.add_user("carol", None, admin=False)
     assert "in this database: name an empty one" in failure(lambda: load(file, target))
     assert "an SQLite database is not loaded" in failure(lambda: load(file, sqlite_url(file)))
+
+
+def test_what_the_scripts_of_1_1_and_1_3_leave_is_told_and_mended(cluster: Cluster) -> None:
+    name = "migrated"
+    cluster.execute(f"CREATE DATABASE {name} OWNER sigul")
+    with psycopg.connect(
+        host=str(cluster.directory), port=PORT, user="sigul", password=SECRET, dbname=name
+    ) as connection:
+        connection.execute(
+            "CREATE TABLE users (id SERIAL PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
+            " sha512_password BYTEA, admin BOOLEAN NOT NULL);"
+            "CREATE TABLE keys (id SERIAL PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
+            " fingerprint TEXT NOT NULL UNIQUE);"
+            "CREATE TABLE key_accesses (id SERIAL PRIMARY KEY,"
+            " key_id INTEGER NOT NULL REFERENCES keys (id),"
+            " user_id INTEGER NOT NULL REFERENCES users (id),"
+            " encrypted_passphrase BYTEA NOT NULL, key_admin BOOLEAN NOT NULL,"
+            " UNIQUE (key_id, user_id));"
+            "INSERT INTO users (name, admin) VALUES ('root', true);"
+            "INSERT INTO keys (name, fingerprint) VALUES ('old', 'AB01');"
+            "INSERT INTO key_accesses (key_id, user_id, encrypted_passphrase, key_admin)"
+            " VALUES (1, 1, 'x', true);"
+            "CREATE TABLE keys_new (id SERIAL PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
+            " keytype VARCHAR(5) NOT NULL, fingerprint TEXT NOT NULL UNIQUE,"
+            " CONSTRAINT keytypeenum CHECK (keytype IN ('gnupg', 'ECC')));"
+            "INSERT INTO keys_new (name, keytype, fingerprint)"
+            " SELECT name, 'gnupg', fingerprint FROM keys;"
+            "ALTER TABLE keys RENAME TO keys_v10;"
+            "ALTER TABLE keys_new RENAME TO keys;"
+        )
+    url = cluster.url(name)
+    told = "\n".join(finding.problem for finding in schema_report(url).findings)
+    assert schema_report(url).layout.startswith("v1.1")
+    assert "key_accesses.key_id leads to keys_v10" in told
+    assert "refuses the types RSA, PKCS11" in told
+    assert "room for less than 6 characters" in told
+    assert "the table keys_v10 is left over" in told
+
+    def grant() -> None:
+        with Database(url).write() as writer:
+            writer.add_key("new", KeyType.PKCS11, "pkcs11:token=a;object=b")
+            writer.add_access("root", "new", b"sealed", True)
+
+    with pytest.raises(DatabaseError):
+        grant()
+    result = migrate(url, clock=clock)
+    assert result.after is SchemaState.CURRENT
+    assert schema_report(url).findings == ()
+    assert migrate(url, clock=clock).before is SchemaState.CURRENT
+    grant()
+    with Database(url).read() as reader:
+        found = reader.keys()
+        assert [key.name for key in found] == ["new", "old"]
+        assert reader.key_users("old") == ["root"]
+    with pytest.raises(DatabaseError), Database(url).write() as writer:
+        writer._connection.exec_driver_sql("UPDATE key_accesses SET key_id = 99")

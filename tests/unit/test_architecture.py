@@ -97,6 +97,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
         "pki.*",
         "backup.signatures",
     ),
+    "PyKCS11": ("keystore.token_probe",),
     "tqdm": ("cli", "cli.*", "client", "client.*"),
     "koji": ("kojihub",),
     "requests": ("kojihub",),

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ...errors import KeystoreError, RequestRefused, Status
 from ...keystore.passwords import hash_password
+from ...keystore.store import shown
 from ..limits import asked_for, require_within, told
 from ..request import Answer
 from ..services import RequestContext
@@ -94,7 +95,7 @@ def _list_keys(context: RequestContext) -> Answer:
     with context.services.database.read() as reader:
         keys = reader.keys()
     typed = context.request.version.lists_key_types
-    names = (f"{key.name} ({key.keytype})" if typed else key.name for key in keys)
+    names = (f"{key.name} ({shown(key.keytype)})" if typed else key.name for key in keys)
     return names_answer("num-keys", names)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Callable, Mapping
 
-from ...database import Key
-from ...errors import RequestRefused, Status, quoted, shortened
+from ...database import Key, KeyType
+from ...errors import KeystoreError, RequestRefused, Status, quoted, shortened
+from ...keystore.store import shown
+from ...secret import Secret
 from ...signing import pe, x509
 from ..request import Answer
 from ..services import RequestContext
@@ -33,7 +36,7 @@ def _subject_key(context: RequestContext) -> Key:
     if key.keytype not in context.request.operation.key_types:
         raise RequestRefused(
             Status.UNSUPPORTED_KEYTYPE,
-            f"the subject key {quoted(name, 60)} is a {key.keytype} key",
+            f"the subject key {quoted(name, 60)} is a {shown(key.keytype)} key",
         )
     return key
 
@@ -81,21 +84,71 @@ def _sign_certificate(context: RequestContext) -> Answer:
     return Answer(payload=certificate)
 
 
-def _sign_pe(context: RequestContext) -> Answer:
-    key, passphrase = context.opened_key()
-    store, settings = context.services.keystore.pem, context.services.settings
+#: A key that signs an image, its certificate, and others that may be of the issuers (PEM).
+_PESigner = tuple[pe.ImageKey, bytes, list[bytes]]
+
+
+def _signer_in_store(context: RequestContext, key: Key, passphrase: Secret) -> _PESigner:
+    store = context.services.keystore.pem
     certificate = _named_certificate(context, key, context.request.text("cert-name"))
     # A key that does not open is told apart from an image that cannot be signed.
     store.load(key.fingerprint, passphrase)
+    return pe.ImageKey.in_file(store.private_file(key.fingerprint)), certificate, []
+
+
+def _signer_on_token(context: RequestContext, key: Key, pin: Secret) -> _PESigner:
+    """The key that the URI means and that has the certificate. Raises `RequestRefused`."""
+    settings, label = context.services.settings, context.request.text("cert-name")
+    try:
+        keys = context.services.keystore.tokens.find(key.fingerprint, pin)
+        found = [
+            (token_key, certificate)
+            for token_key in keys
+            for name, certificate in token_key.certificates
+            if name == label
+        ]
+        if len(found) == 1:
+            token_key, certificate = found[0]
+            hidden = (
+                *(settings.gnupg_home, settings.keys_storage, settings.nss.path),
+                *(() if settings.database_url is not None else (settings.database_path,)),
+            )
+            return (
+                pe.ImageKey.on_token(token_key.reference(), hidden),
+                certificate,
+                [other for one in keys for _, other in one.certificates],
+            )
+    except KeystoreError as error:
+        raise RequestRefused.because(error) from None
+    there = sorted({name for token_key in keys for name, _ in token_key.certificates})
+    raise RequestRefused(
+        Status.UNKNOWN_ERROR,
+        f"key {quoted(key.name, 60)} has {len(found) or 'no'} certificates labelled"
+        f" {quoted(label, 60)} on its token (labels: {shortened(', '.join(there) or 'none', 60)})",
+    )
+
+
+#: How an image is signed with a key of each type that can.
+_PE_SIGNERS: Mapping[str, Callable[[RequestContext, Key, Secret], _PESigner]] = {
+    KeyType.ECC: _signer_in_store,
+    KeyType.RSA: _signer_in_store,
+    KeyType.PKCS11: _signer_on_token,
+}
+
+
+def _sign_pe(context: RequestContext) -> Answer:
+    key, passphrase = context.opened_key()
+    store, settings = context.services.keystore.pem, context.services.settings
+    signer, certificate, further = _PE_SIGNERS[key.keytype](context, key, passphrase)
     now = datetime.datetime.now(datetime.UTC)
-    chain = x509.chain_of(certificate, store.all_certificates(), now)
+    chain = x509.chain_of(certificate, [*further, *store.all_certificates()], now)
     for warning in x509.remarks_on_code_signing(chain, now):
         context.notes.warn(warning)
     context.require_still()
     _take_room(context)
     return Answer(
         payload=pe.sign_image(
-            store.private_file(key.fingerprint),
+            signer,
             passphrase,
             chain,
             context.request.payload,

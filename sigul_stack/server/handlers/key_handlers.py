@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
 from ...database import Database, KeyType
-from ...errors import KeystoreError, RequestRefused, Status
+from ...errors import KeystoreError, RequestRefused, Status, quoted
 from ...keystore.gnupg import UserId
-from ...keystore.store import KeyStore, NewKey
+from ...keystore.store import KeyStore, NewKey, shown
+from ...keystore.tokens import TokenError
 from ...protocol.operations import MIB
 from ...secret import Secret
 from ..keychanges import HalfDeleted, finish_deleting, key_change
 from ..request import Answer
+from ..rights import KeyGranted
 from ..services import RequestContext
+
+log = logging.getLogger(__name__)
 
 
 def _key_type(context: RequestContext) -> KeyType:
@@ -92,6 +97,15 @@ def _delete_key(context: RequestContext) -> None:
         if refused.status == Status.KEY_NOT_FOUND and _finish_deleting(stores, name):
             return
         raise
+    if not services.keystore.holds(key):
+        with context.write() as writer:
+            writer.delete_key(key.name)
+        log.warning(
+            "Key %s (%s) is deleted from the database; what it names is not this server's to"
+            " delete, and stays: %s",
+            *(quoted(key.name), shown(key.keytype), quoted(key.fingerprint)),
+        )
+        return
     try:
         with key_change(*stores, removing=key), context.write() as writer:
             writer.delete_key(key.name)
@@ -117,7 +131,12 @@ def _get_public_key(context: RequestContext) -> Answer:
     key = context.key()
     if context.request.wants_notes:
         context.notes.look_ahead(key, soon=True)
-    return Answer(payload=context.services.keystore.public(key))
+    granted = context.granted
+    passphrase = granted.passphrase if isinstance(granted, KeyGranted) else None
+    try:
+        return Answer(payload=context.services.keystore.public(key, passphrase))
+    except TokenError as error:
+        raise RequestRefused.because(error) from None
 
 
 def _change_key_expiration(context: RequestContext) -> None:

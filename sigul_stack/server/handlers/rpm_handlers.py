@@ -8,6 +8,7 @@ from typing import BinaryIO, Final
 
 from ...database import KeyType
 from ...errors import ProtocolError, RequestRefused, Status
+from ...keystore.store import shown
 from ...protocol.codec import Fields
 from ...protocol.messages import ChainKeys
 from ...signing.ima import FileSigner
@@ -57,9 +58,10 @@ def _turn(context: RequestContext) -> AbstractContextManager[None]:
 
 
 def _file_signer(context: RequestContext, granted: KeyGranted) -> FileSigner:
-    if granted.key.keytype == KeyType.GNUPG:
+    if granted.key.keytype not in (KeyType.ECC, KeyType.RSA):
         raise RequestRefused(
-            Status.UNSUPPORTED_KEYTYPE, "files are signed with an ECC or RSA key, not a gnupg one"
+            Status.UNSUPPORTED_KEYTYPE,
+            f"files are signed with an ECC or RSA key, not a {shown(granted.key.keytype)} one",
         )
     store = context.services.keystore.pem
     return FileSigner(PemSigner(store.load(granted.key.fingerprint, granted.passphrase)))

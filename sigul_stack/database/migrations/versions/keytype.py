@@ -17,6 +17,5 @@ depends_on = None
 
 def upgrade() -> None:
     """Add the column."""
-    op.add_column(
-        "keys", sa.Column("keytype", sa.String(5), nullable=False, server_default="gnupg")
-    )
+    kind = sa.String(5).with_variant(sa.String(6), "postgresql")
+    op.add_column("keys", sa.Column("keytype", kind, nullable=False, server_default="gnupg"))
