@@ -218,6 +218,31 @@ _COMMANDS: Final = (
         ),
     ),
     PKICommand(
+        "export",
+        "write a certificate, its key and the CAs as PEM, for programs without NSS",
+        "sigul-stack pki export /srv/sigul-pki/clients/alice --to /srv/hand-out/alice"
+        " --key-password-file pw",
+        "Writes NICKNAME.crt (intermediate CAs after it), NICKNAME.key (PKCS#8) and ca.crt, which"
+        " holds both CAs while one is rolled over: what OpenSSL-based clients such as siguldry's"
+        " take. The database stays as it is.",
+        (
+            _DIRECTORY,
+            argument("--nickname", help="the certificate's (default: the one with a private key)"),
+            argument("--to", type=Path, metavar="DIRECTORY", help="where the files go"),
+            argument("--cert", type=Path, metavar="PEM", help="another file for the certificate"),
+            argument("--key", type=Path, metavar="PEM", help="another file for the private key"),
+            argument("--ca", type=Path, metavar="PEM", help="another file for the CAs"),
+            _password("--key-password-file", "that the key is encrypted with (default: it is not)"),
+            argument(
+                "--ask-key-password", action="store_true", help="ask for that password instead"
+            ),
+            argument("--replace", action="store_true", help="write over files that are there"),
+            _PASSWORD,
+            argument("--owner", metavar="USER[:GROUP]", help="owner of the files"),
+            argument("--mode", metavar="MODE", help="of the key (default: 0600)"),
+        ),
+    ),
+    PKICommand(
         "list",
         "show what databases hold, with days left",
         "sigul-stack pki list /srv/sigul-pki/bridge /srv/sigul-pki/server",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         password_beside,
         read_password,
     )
+    from .pem_export import PEMFiles, PEMPaths, export_pem, find_leaf, write_pem_files
     from .renewal import renew_leaf
     from .rollover import (
         Phase,
@@ -57,6 +58,8 @@ __all__ = [
     "LeafRequest",
     "Made",
     "NSSDatabase",
+    "PEMFiles",
+    "PEMPaths",
     "Permissions",
     "Phase",
     "Role",
@@ -66,6 +69,8 @@ __all__ = [
     "RolloverProgress",
     "Site",
     "Topic",
+    "export_pem",
+    "find_leaf",
     "inspect_database",
     "make_password_file",
     "make_site",
@@ -79,6 +84,7 @@ __all__ = [
     "read_pkcs12",
     "register",
     "renew_leaf",
+    "write_pem_files",
 ]
 
 #: The modules that have them, in the order in which they are looked through.
@@ -91,6 +97,7 @@ _MODULES = (
     "material",
     "nss_directory",
     "password_files",
+    "pem_export",
     "renewal",
     "rollover",
     "site",
