@@ -119,11 +119,16 @@ def run_import(args: argparse.Namespace) -> None:
             " sigul-bridge-cert"
         )
     database = _target(args)
+    warnings = list(pki.authority_warnings(given))
     with database.filling(_permissions(args)) as store:
         outdated = pki.put_bundle(
             *(store, bundle, given, args.nickname), replace=args.replace, as_authority=args.as_ca
         )
+        if bundle is not None and not args.as_ca:
+            warnings += pki.accept_leaf(store, args.nickname, _role(args), _split(args.name))
     database.delete_keys(outdated)
+    for check in warnings:
+        say(f"warning: {check}", error=True)
     if args.as_ca and database.password is not None:
         pki.Authority.open(args.into, database.password, nickname=args.nickname).write_pem()
     for item in database.certificates():
@@ -171,6 +176,16 @@ def _key_passphrase(args: argparse.Namespace) -> Secret | None:
             error=True,
         )
     return passphrase
+
+
+def _role(args: argparse.Namespace) -> pki.Role | None:
+    """Whose certificate is imported: as it is said, or by the nickname; None where neither says."""
+    if args.role is not None:
+        return pki.Role(args.role)
+    role = next((item for item in pki.Role if item.nickname == args.nickname), None)
+    if role is None and args.name:
+        raise ConfigurationError("--name needs to know whose names these are: give --role")
+    return role
 
 
 def _bundle(args: argparse.Namespace) -> pki.Bundle | None:

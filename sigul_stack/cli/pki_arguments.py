@@ -192,7 +192,8 @@ _COMMANDS: Final = (
         "sigul-stack pki import --into /etc/sigul/nss --cert bridge.pem --key bridge.key"
         " --ca site-ca.pem --nickname sigul-bridge-cert",
         "Puts an existing certificate with its private key into an NSS database, which is made"
-        " where it is missing. With --ca alone, only CA certificates are added and trusted.",
+        " where it is missing. Dates, usage, names and the chain up to a trusted CA are looked at"
+        " first, and NSS is asked. With --ca alone, only CA certificates are added and trusted.",
         (
             _INTO,
             argument("--pkcs12", type=Path, metavar="FILE", help="PKCS#12 with both"),
@@ -209,6 +210,12 @@ _COMMANDS: Final = (
                 help="CA certificates to trust",
             ),
             argument("--nickname", help="the certificate's; with --ca alone the CA's"),
+            argument(
+                "--role",
+                choices=_ROLES,
+                help="whose certificate it is (default: whose --nickname has it by default)",
+            ),
+            _names("--name", "a name that has to be in the certificate; for a client the user"),
             argument("--replace", action="store_true", help="instead of the one there"),
             argument(
                 "--as-ca", action="store_true", help="it is a CA, and this is the CA's own database"

@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .acceptance import accept_leaf, authority_warnings
     from .authority import AUTHORITY_LIFETIME, Authority
     from .certificate_info import CertificateInfo
     from .contents import AUTHORITY_NICKNAME, put_authority, put_bundle, put_leaf
@@ -69,6 +70,8 @@ __all__ = [
     "RolloverProgress",
     "Site",
     "Topic",
+    "accept_leaf",
+    "authority_warnings",
     "export_pem",
     "find_leaf",
     "inspect_database",
@@ -89,6 +92,7 @@ __all__ = [
 
 #: The modules that have them, in the order in which they are looked through.
 _MODULES = (
+    "acceptance",
     "authority",
     "certificate_info",
     "contents",
