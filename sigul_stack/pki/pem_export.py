@@ -27,7 +27,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from ..config.identity import rights_of_owner
 from ..errors import ConfigurationError, NSSError, WrongNSSPassword
 from ..secret import Secret
 from .certificate_info import CertificateInfo, common_name, current_time, extension, issued, to_pem
@@ -184,8 +183,7 @@ def write_pem_files(
 
 def _check_target(path: Path, *, replace: bool) -> None:
     try:
-        with rights_of_owner(path.parent):
-            mode = path.lstat().st_mode
+        mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
@@ -278,7 +276,7 @@ def _between(
 
 def _notes(
     leaf: CertificateInfo,
-    trusted: Iterable[x509.Certificate],
+    trusted: tuple[x509.Certificate, ...],
     between: tuple[x509.Certificate, ...],
     now: datetime,
 ) -> Iterable[str]:
@@ -291,7 +289,7 @@ def _notes(
             " whoever gets these files cannot check it"
         )
     for item in trusted:
-        if item.issuer != item.subject:
+        if not any(issued(other, item) for other in trusted):
             yield (
                 f"'{common_name(item.subject)}' is trusted and is no root: OpenSSL wants the root"
                 f" as well ('{common_name(item.issuer)}'); add it with sigul-stack pki import --ca"
