@@ -80,15 +80,14 @@ def read_pem(certificate_file: Path, key_file: Path, password: Secret | None) ->
             _read(key_file), password.reveal() if password is not None else None
         )
     except TypeError as error:
+        if password is None:
+            raise NSSError(
+                f"the private key '{key_file}' is encrypted",
+                "give its password (to sigul-stack pki import: with --key-password-file)",
+            ) from error
         raise NSSError(
-            f"the private key '{key_file}' "
-            + (
-                "is encrypted; give its password (to sigul-stack pki import: with"
-                " --key-password-file)"
-                if password is None
-                else "is not encrypted; give no password (to sigul-stack pki import: leave"
-                " --key-password-file out)"
-            )
+            f"the private key '{key_file}' is not encrypted",
+            "give no password (to sigul-stack pki import: leave --key-password-file out)",
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise NSSError(
