@@ -25,7 +25,7 @@ from .pki_output import (
     print_json,
     print_rollover,
 )
-from .secret_input import Terminal
+from .secret_input import SecretReader, Terminal
 from .shared_arguments import Subparsers
 
 
@@ -38,6 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
             "init-ca": run_init_ca,
             "issue": run_issue,
             "import": run_import,
+            "export": run_export,
             "list": run_list,
             "check": run_check,
             "renew": run_renew,
@@ -118,16 +119,73 @@ def run_import(args: argparse.Namespace) -> None:
             " sigul-bridge-cert"
         )
     database = _target(args)
+    warnings = list(pki.authority_warnings(given))
     with database.filling(_permissions(args)) as store:
         outdated = pki.put_bundle(
             *(store, bundle, given, args.nickname), replace=args.replace, as_authority=args.as_ca
         )
+        if bundle is not None and not args.as_ca:
+            warnings += pki.accept_leaf(store, args.nickname, _role(args), _split(args.name))
     database.delete_keys(outdated)
+    for check in warnings:
+        say(f"warning: {check}", error=True)
     if args.as_ca and database.password is not None:
         pki.Authority.open(args.into, database.password, nickname=args.nickname).write_pem()
     for item in database.certificates():
         if item.nickname == args.nickname or item.certificate in given:
             print_certificate("imported", item, database)
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """`pki export`."""
+    permissions = _permissions(args)
+    if args.to is None and None in (args.cert, args.key, args.ca):
+        raise ConfigurationError(
+            "there is no place to write to: give --to DIRECTORY, or all of --cert, --key and --ca"
+        )
+    database = _existing(args)
+    leaf = pki.find_leaf(database, args.nickname)
+    paths = pki.PEMPaths.of(
+        *(leaf.nickname, args.to or Path()), certificate=args.cert, key=args.key,
+        authorities=args.ca,
+    )  # fmt: skip
+    passphrase = _key_passphrase(args)
+    files = pki.export_pem(database, leaf, passphrase)
+    pki.write_pem_files(files, paths, permissions, replace=args.replace)
+    print_certificate("exported", leaf, database)
+    for what, path in (("certificate", paths.certificate), ("key", paths.key)):
+        say(f"  {what:12}{path}{' (encrypted)' if what == 'key' and passphrase else ''}")
+    say(f"  {'CAs':12}{paths.authorities} ({files.authorities.count(b'-----BEGIN')})")
+    for note in files.notes:
+        say(f"warning: {note}", error=True)
+
+
+def _key_passphrase(args: argparse.Namespace) -> Secret | None:
+    """The passphrase that an exported key gets: from a file, asked for, or none."""
+    if args.key_password_file is not None and args.ask_key_password:
+        raise ConfigurationError("give either --key-password-file or --ask-key-password")
+    if args.ask_key_password:
+        return SecretReader(batch=False).read_new("New passphrase of the exported key")
+    if args.key_password_file is None:
+        return None
+    passphrase = pki.read_password(args.key_password_file)
+    if args.key_password_file.is_file() and args.key_password_file.read_bytes()[-1:] == b"\n":
+        say(
+            f"warning: the line end of '{args.key_password_file}' is no part of the passphrase, and"
+            " siguldry takes its passphrase file whole: give it a file without one (printf %s)",
+            error=True,
+        )
+    return passphrase
+
+
+def _role(args: argparse.Namespace) -> pki.Role | None:
+    """Whose certificate is imported: as it is said, or by the nickname; None where neither says."""
+    if args.role is not None:
+        return pki.Role(args.role)
+    role = next((item for item in pki.Role if item.nickname == args.nickname), None)
+    if role is None and args.name:
+        raise ConfigurationError("--name needs to know whose names these are: give --role")
+    return role
 
 
 def _bundle(args: argparse.Namespace) -> pki.Bundle | None:

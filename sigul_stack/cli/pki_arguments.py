@@ -192,7 +192,8 @@ _COMMANDS: Final = (
         "sigul-stack pki import --into /etc/sigul/nss --cert bridge.pem --key bridge.key"
         " --ca site-ca.pem --nickname sigul-bridge-cert",
         "Puts an existing certificate with its private key into an NSS database, which is made"
-        " where it is missing. With --ca alone, only CA certificates are added and trusted.",
+        " where it is missing. Dates, usage, names and the chain up to a trusted CA are looked at"
+        " first, and NSS is asked. With --ca alone, only CA certificates are added and trusted.",
         (
             _INTO,
             argument("--pkcs12", type=Path, metavar="FILE", help="PKCS#12 with both"),
@@ -209,12 +210,43 @@ _COMMANDS: Final = (
                 help="CA certificates to trust",
             ),
             argument("--nickname", help="the certificate's; with --ca alone the CA's"),
+            argument(
+                "--role",
+                choices=_ROLES,
+                help="whose certificate it is (default: whose --nickname has it by default)",
+            ),
+            _names("--name", "a name that has to be in the certificate; for a client the user"),
             argument("--replace", action="store_true", help="instead of the one there"),
             argument(
                 "--as-ca", action="store_true", help="it is a CA, and this is the CA's own database"
             ),
             _PASSWORD,
             *_OWNER,
+        ),
+    ),
+    PKICommand(
+        "export",
+        "write a certificate, its key and the CAs as PEM, for programs without NSS",
+        "sigul-stack pki export /srv/sigul-pki/clients/alice --to /srv/hand-out/alice"
+        " --key-password-file pw",
+        "Writes NICKNAME.crt (intermediate CAs after it), NICKNAME.key (PKCS#8) and ca.crt, which"
+        " holds both CAs while one is rolled over: what OpenSSL-based clients such as siguldry's"
+        " take. The database stays as it is.",
+        (
+            _DIRECTORY,
+            argument("--nickname", help="the certificate's (default: the one with a private key)"),
+            argument("--to", type=Path, metavar="DIRECTORY", help="where the files go"),
+            argument("--cert", type=Path, metavar="PEM", help="another file for the certificate"),
+            argument("--key", type=Path, metavar="PEM", help="another file for the private key"),
+            argument("--ca", type=Path, metavar="PEM", help="another file for the CAs"),
+            _password("--key-password-file", "that the key is encrypted with (default: it is not)"),
+            argument(
+                "--ask-key-password", action="store_true", help="ask for that password instead"
+            ),
+            argument("--replace", action="store_true", help="write over files that are there"),
+            _PASSWORD,
+            argument("--owner", metavar="USER[:GROUP]", help="owner of the files"),
+            argument("--mode", metavar="MODE", help="of the key (default: 0600)"),
         ),
     ),
     PKICommand(

@@ -95,7 +95,10 @@ def _run(options: argparse.Namespace) -> None:
     database = _database(directory, reader)
     with database.filling() as store:
         outdated = pki.put_bundle(store, bundle, given, options.nickname, replace=options.replace)
+        warnings = pki.accept_leaf(store, options.nickname, pki.Role.CLIENT)
     database.delete_keys(outdated)
+    for check in warnings:
+        say(f"Warning: {check}", error=True)
     _tell(database, options.nickname, directory)
 
 

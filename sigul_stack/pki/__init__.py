@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .acceptance import accept_leaf, authority_warnings
     from .authority import AUTHORITY_LIFETIME, Authority
     from .certificate_info import CertificateInfo
     from .contents import AUTHORITY_NICKNAME, put_authority, put_bundle, put_leaf
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         password_beside,
         read_password,
     )
+    from .pem_export import PEMFiles, PEMPaths, export_pem, find_leaf, write_pem_files
     from .renewal import renew_leaf
     from .rollover import (
         Phase,
@@ -57,6 +59,8 @@ __all__ = [
     "LeafRequest",
     "Made",
     "NSSDatabase",
+    "PEMFiles",
+    "PEMPaths",
     "Permissions",
     "Phase",
     "Role",
@@ -66,6 +70,10 @@ __all__ = [
     "RolloverProgress",
     "Site",
     "Topic",
+    "accept_leaf",
+    "authority_warnings",
+    "export_pem",
+    "find_leaf",
     "inspect_database",
     "make_password_file",
     "make_site",
@@ -79,10 +87,12 @@ __all__ = [
     "read_pkcs12",
     "register",
     "renew_leaf",
+    "write_pem_files",
 ]
 
 #: The modules that have them, in the order in which they are looked through.
 _MODULES = (
+    "acceptance",
     "authority",
     "certificate_info",
     "contents",
@@ -91,6 +101,7 @@ _MODULES = (
     "material",
     "nss_directory",
     "password_files",
+    "pem_export",
     "renewal",
     "rollover",
     "site",

@@ -212,5 +212,7 @@ def from_pem(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
         return tuple(x509.load_pem_x509_certificates(pem))
     except ValueError as error:
         raise NSSError(
-            f"{what} holds no certificate that can be read ({error})", "give certificates in PEM"
+            f"{what} holds no certificate that can be read ({error})",
+            "give certificates in PEM; one in DER is converted by: openssl x509 -inform DER -in"
+            " FILE",
         ) from error

@@ -77,8 +77,8 @@ def inspect_database(
             *_others(held, leaf),
             _key(leaf),
             date_check(leaf, now, "renew it with sigul-stack pki renew", of_days),
-            _names(leaf, role, tuple(names)),
-            _usage(leaf, role),
+            names_check(leaf, role, tuple(names)),
+            usage_check(leaf, role),
             *_authority(leaf, held, role, of_days, now),
         ]
     else:
@@ -139,7 +139,8 @@ def date_check(item: CertificateInfo, now: datetime, cure: str, of_days: _OfDays
     return Check(Topic.DATES, state, finding, f"{cure} before then", values)
 
 
-def _names(leaf: CertificateInfo, role: Role, names: tuple[str, ...]) -> Check:
+def names_check(leaf: CertificateInfo, role: Role, names: tuple[str, ...]) -> Check:
+    """Check that a certificate has all `names` that its component is called by."""
     if not role.is_dialled:
         finding = f"'{leaf.nickname}' is for the user '{leaf.common_name}'"
         if wrong := [name for name in names if name != leaf.common_name]:
@@ -156,18 +157,19 @@ def _names(leaf: CertificateInfo, role: Role, names: tuple[str, ...]) -> Check:
             Topic.NAMES,
             f"'{leaf.nickname}' does not name {', '.join(missing)} (it names: {held}), so whoever"
             " dials that gets SSL_ERROR_BAD_CERT_DOMAIN",
-            "renew it with --san",
+            "renew it with --san (or have its CA issue it anew with these alternative names)",
         )
     if not leaf.names:
         return warning(
             Topic.NAMES,
             f"'{leaf.nickname}' has its host name in the CN only, which newer peers do not accept",
-            f"renew it with --san {leaf.common_name}",
+            f"renew it with --san {leaf.common_name} (or have its CA do so)",
         )
     return ok(Topic.NAMES, f"'{leaf.nickname}' names {held}")
 
 
-def _usage(leaf: CertificateInfo, role: Role) -> Check:
+def usage_check(leaf: CertificateInfo, role: Role) -> Check:
+    """Check that a certificate may be used for what `role` does with it."""
     usages = extension(leaf.certificate, x509.ExtendedKeyUsage)
     if usages is None:
         return ok(Topic.USAGE, f"'{leaf.nickname}' may be used for anything")
@@ -176,7 +178,7 @@ def _usage(leaf: CertificateInfo, role: Role) -> Check:
             Topic.USAGE,
             f"'{leaf.nickname}' is not meant for a {role.value}: its extended key usage lacks"
             f" {', '.join(_USAGE_NAMES[usage] for usage in needed)}",
-            f"issue it with --role {role.value}",
+            f"issue it with --role {role.value} (or have its CA issue it anew with these usages)",
         )
     return ok(Topic.USAGE, f"'{leaf.nickname}' may be used as a {role.value}'s")
 

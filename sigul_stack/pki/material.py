@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, pkcs12
 
 from ..config.reading import read_small
@@ -41,7 +42,12 @@ def read_pkcs12(path: Path, password: Secret | None) -> Bundle:
         warnings.simplefilter("ignore", UserWarning)
         try:
             held = pkcs12.load_pkcs12(content, password.reveal() if password is not None else None)
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm) as error:
+            if content.lstrip().startswith(b"-----BEGIN"):
+                raise NSSError(
+                    f"'{path}' is PEM, and no PKCS#12 file",
+                    "give it to sigul-stack pki import with --cert and --key",
+                ) from error
             raise NSSError(
                 f"'{path}' cannot be opened ({error}): it is no PKCS#12 file, or its password is"
                 " another",
@@ -67,25 +73,28 @@ def read_pem(certificate_file: Path, key_file: Path, password: Secret | None) ->
     Raises `ConfigurationError`, `NSSError`.
     """
     certificates = read_certificates(certificate_file)
+    # OpenSSL encrypts no key with an empty password.
+    password = password or None
     try:
         loaded = load_pem_private_key(
             _read(key_file), password.reveal() if password is not None else None
         )
     except TypeError as error:
+        if password is None:
+            raise NSSError(
+                f"the private key '{key_file}' is encrypted",
+                "give its password (to sigul-stack pki import: with --key-password-file)",
+            ) from error
         raise NSSError(
-            f"the private key '{key_file}' "
-            + (
-                "is encrypted; give its password (to sigul-stack pki import: with"
-                " --key-password-file)"
-                if password is None
-                else "is not encrypted; give no password (to sigul-stack pki import: leave"
-                " --key-password-file out)"
-            )
+            f"the private key '{key_file}' is not encrypted",
+            "give no password (to sigul-stack pki import: leave --key-password-file out)",
         ) from error
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise NSSError(
             f"the private key '{key_file}' cannot be opened ({error}): it is no private key in PEM,"
-            " or its password is another"
+            " or its password is another",
+            "give the right one (to sigul-stack pki import: with --key-password-file); a key in DER"
+            " is converted by: openssl pkey -inform DER -in FILE",
         ) from error
     key = usable_key(loaded, f"the key in '{key_file}'")
     # The leaf comes first as a rule, but a chain in another order is as good.

@@ -45,6 +45,9 @@ _RANDOM_PASSWORD_CHARACTERS: Final = 32
 #: Of the PKCS#12 structures that only ever exist in memory, between us and pk12util.
 _TRANSFER_ROUNDS: Final = 1
 
+#: The curves of NSS, as `cryptography` calls them.
+_CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})
+
 _ENTRY = re.compile(r"^(?P<nickname>.+?) +(?P<trust>[pPcCTuwg]*,[pPcCTuwg]*,[pPcCTuwg]*) *$")
 _KEY = re.compile(r"^<\s*\d+>\s+\w+\s+(?P<id>[0-9a-f]+)\s*(?P<label>.*)$")
 
@@ -138,6 +141,20 @@ class NSSStore:
                     f"the key of '{nickname}' as pk12util exports it cannot be read ({error})"
                 ) from error
         return usable_key(key, f"the key of '{nickname}' in '{self._shown}'")
+
+    def verify(self, nickname: str, *, server: bool) -> str | None:
+        """Why NSS would not take a certificate of a TLS server's (or client's); None: it would.
+
+        Raises `WrongNSSPassword`, `NSSError`.
+        """
+        with self._password_file() as password:
+            said = self._run(
+                *("certutil", "-V", "-n", nickname, "-u", "V" if server else "C", "-e"),
+                *("-f", password),
+                harmless="certificate is invalid",
+            )
+        reason = said.partition("certificate is invalid")[2]
+        return reason.strip(" :\n") if reason or "invalid" in said else None
 
     # ------------------------------------------------------------------------------- writing
 
@@ -262,4 +279,9 @@ def usable_key(key: object, what: str) -> PrivateKey:
     """`key`, if it is one that NSS and TLS can use. Raises `NSSError`."""
     if not isinstance(key, PrivateKey):
         raise NSSError(f"{what} is neither an RSA nor an EC private key", "use one that is")
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name not in _CURVES:
+        raise NSSError(
+            f"{what} is on the curve {key.curve.name}, which NSS does not know",
+            "have a certificate issued for RSA, or for P-256, P-384 or P-521",
+        )
     return key

@@ -161,10 +161,12 @@ def make_directory(directory: Path, permissions: Permissions) -> None:
         permissions.apply(directory, mode)
 
 
-def write_file(path: Path, content: bytes, permissions: Permissions) -> None:
+def write_file(
+    path: Path, content: bytes, permissions: Permissions, *, replace: bool = True
+) -> None:
     """Write `path` whole or not at all. Raises `NSSError`."""
     try:
-        with rights_of_owner(path.parent), whole_file(path, replace=True) as file:
+        with rights_of_owner(path.parent), whole_file(path, replace=replace) as file:
             file.write(content)
             permissions.apply(Path(file.name), permissions.file_mode)
     except OSError as error:
