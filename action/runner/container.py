@@ -2,8 +2,8 @@
 
 It gets no rights: no capability, no way to more privileges, a read-only root, the runner's own
 user, and of the machine's files the workspace alone, which it can only read; for a tag the git
-directory of the repository instead. Secrets come on its standard input. It is removed when the action ends,
-however that ends: `clean` removes what a killed run has left.
+directory of the repository instead. Secrets come on its standard input. It is removed when the
+action ends, however that ends: `clean` removes what a killed run has left.
 """
 
 from __future__ import annotations

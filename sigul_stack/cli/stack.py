@@ -8,7 +8,19 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from ..errors import SigulError
-from . import backup, check_config, database, demo, diagnose, doctor, health, pki, requests, signjob
+from . import (
+    backup,
+    bundle,
+    check_config,
+    database,
+    demo,
+    diagnose,
+    doctor,
+    health,
+    pki,
+    requests,
+    signjob,
+)
 from .hardening import harden_process
 from .logs import set_up_client
 from .outcome import run_program, say
@@ -28,8 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (
-        *(pki, database, backup, check_config, health, doctor, diagnose, requests),
-        *(signjob, demo),
+        pki,
+        database,
+        backup,
+        bundle,
+        check_config,
+        health,
+        doctor,
+        diagnose,
+        requests,
+        signjob,
+        demo,
     ):
         module.add_parser(subparsers)
     options = parser.parse_args(argv)

@@ -69,6 +69,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "server.keychanges", "server.services", "server.spool",
         }
     ),
+    "bundle": frozenset({"formats", "system", "tools"}),
     "health": frozenset(
         {"checks", "config", "formats", "protocol", "transport", "pki", "client", "tools", "system"}
     ),
