@@ -63,7 +63,7 @@ def _expanded(name: str, workspace: Path) -> list[Path]:
     # Nothing but `*` is special.
     pattern = "*".join(glob.escape(part) for part in name.split("*"))
     # Not Path.glob, which takes no absolute pattern.
-    paths = sorted(glob.glob(str(workspace / pattern), recursive=True))  # noqa: PTH207
+    paths = sorted(glob.glob(str(workspace / pattern)))  # noqa: PTH207
     if not paths:
         raise Rejected(f"nothing matches '{plain(name)}' of sign-object")
     names = set(paths)

@@ -42,6 +42,7 @@ def check_client(loaded: Loaded[ClientSettings], events: Events) -> None:
     def tell(check: Check) -> None:
         events.tell("log", text=reason_of(f"{check.layer}: {check.state.word}: {check}"))
 
-    first = walk("client", steps, tell).first_failure
-    if first is not None and first.state is State.FAILED:
-        raise SigulError(f"{first.layer}: {first.finding}", first.cure)
+    for check in walk("client", steps, tell).checks:
+        # What is not known keeps a dry run from saying that all is well, too.
+        if check.state in (State.FAILED, State.UNKNOWN):
+            raise SigulError(f"{check.layer}: {check.finding}", check.cure)

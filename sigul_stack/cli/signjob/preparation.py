@@ -11,7 +11,7 @@ import os
 import stat
 from pathlib import Path
 
-from ... import bundle
+from ...bundle import check_configuration, unpack
 from ...config import load_client
 from ...config.client import ClientSettings
 from ...config.fields import Loaded
@@ -21,8 +21,8 @@ from .request import SignJob
 
 def prepare(job: SignJob, directory: Path) -> Loaded[ClientSettings]:
     """Open the job's bundle below `directory`, and read its configuration. Raises `SigulError`."""
-    bundle.check_configuration(job.configuration)
-    opened = bundle.unpack(job.bundle, job.passphrase)
+    check_configuration(job.configuration)
+    opened = unpack(job.bundle, job.passphrase)
     place = directory / "bundle"
     opened.write_to(place)
     system = directory / "configuration"
