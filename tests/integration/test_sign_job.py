@@ -33,10 +33,13 @@ def running(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield site
 
 
-@functools.cache
 def bundle_of(site: Site, passphrase: str, configuration: str | None = None) -> str:
-    """A bundle with the administrator's certificate. To encrypt one takes a second."""
-    database = site.path("pki/clients/admin")
+    """A bundle with the administrator's certificate."""
+    return _bundle(site.path("pki/clients/admin"), passphrase, configuration)
+
+
+@functools.cache  # to encrypt one takes a second
+def _bundle(database: Path, passphrase: str, configuration: str | None) -> str:
     password = (database / "nss-password").read_text()
     members = {
         f".sigul/{name}": (database / name).read_bytes()
