@@ -77,7 +77,7 @@ lint: ## check style, types, YAML, scripts and the list of tests; any warning fa
 	run $(BIN)/ruff check; \
 	run $(BIN)/ruff format --check; \
 	run $(BIN)/mypy; \
-	run $(BIN)/mypy --package images.builder --package tests.gate; \
+	run $(BIN)/mypy --package images.builder --package tests.gate --package action.runner; \
 	run $(BIN)/yamllint --strict .; \
 	run env ANSIBLE_HOME=$(CURDIR)/.cache/ansible XDG_CACHE_HOME=$(CURDIR)/.cache \
 		$(BIN)/ansible-lint --offline --strict; \

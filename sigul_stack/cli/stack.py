@@ -8,7 +8,19 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from ..errors import SigulError
-from . import backup, bundle, check_config, database, demo, diagnose, doctor, health, pki, requests
+from . import (
+    backup,
+    bundle,
+    check_config,
+    database,
+    demo,
+    diagnose,
+    doctor,
+    health,
+    pki,
+    requests,
+    signjob,
+)
 from .hardening import harden_process
 from .logs import set_up_client
 from .outcome import run_program, say
@@ -37,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         doctor,
         diagnose,
         requests,
+        signjob,
         demo,
     ):
         module.add_parser(subparsers)

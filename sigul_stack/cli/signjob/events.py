@@ -1,0 +1,28 @@
+"""Events of a signing job: a JSON object a line, ASCII, each with its kind as `event`."""
+
+from __future__ import annotations
+
+import json
+from typing import Final, TextIO
+
+from ...errors import printable, shortened
+
+#: Longest reason in an event, in bytes of UTF-8.
+MAX_REASON_BYTES: Final = 1000
+
+
+def reason_of(error: object) -> str:
+    """What an error says, as one line of text that is not too long."""
+    return shortened(printable(str(error)), MAX_REASON_BYTES)
+
+
+class Events:
+    """Writes events to a stream, each at once."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def tell(self, event: str, **fields: str | int | bool) -> None:
+        """Write one event."""
+        self._stream.write(json.dumps({"event": event, **fields}) + "\n")
+        self._stream.flush()

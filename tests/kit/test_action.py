@@ -1,0 +1,251 @@
+"""`action/`, its steps run as a runner runs them, with the client's image and a real site.
+
+The site's daemons are processes of this machine; containers reach its bridge through the inputs
+`sigul-ip` and `sigul-uri`. What a job does inside is also in tests/integration/test_sign_job.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.commands_support import ADMIN, Gpg, done, person
+from tests.integration.test_sign_git_tag import WHO
+from tests.integration.test_sign_job import bundle_of
+from tests.kit.runner import Runner, mode
+from tests.site import BRIDGE_NAME, Site
+
+# The images may have to be built.
+pytestmark = [pytest.mark.kit, pytest.mark.timeout(1800)]
+
+PASSPHRASE = "the key's passphrase"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A running site with the key `k`, whose bridge containers reach, too."""
+    directory = tmp_path_factory.mktemp("action") / "site"
+    made = Site.make(directory, listen_address="0.0.0.0")  # noqa: S104 - see there
+    with made.running():
+        done(made, "new-key", "k", secrets=[ADMIN, PASSPHRASE])
+        yield made
+
+
+@pytest.fixture(scope="module")
+def gpg(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gpg]:
+    """A person's GnuPG home with the public key."""
+    key = done(site, "get-public-key", "k", secrets=[PASSPHRASE])
+    with person(tmp_path_factory.mktemp("gpg") / "person", key) as home:
+        yield home
+
+
+@pytest.fixture
+def runner() -> Iterator[Runner]:
+    """A runner, whose user may enter all directories above its own."""
+    home = Path(tempfile.mkdtemp(prefix="action."))
+    home.chmod(0o755)
+    made = Runner(home)
+    yield made
+    assert made.leftovers() == []
+    shutil.rmtree(home)
+
+
+@pytest.fixture(scope="module")
+def inputs(site: Site, images: dict[str, str]) -> dict[str, str]:
+    """Inputs for the site, but for `sign-object`."""
+    network = ["docker", "network", "inspect", "bridge"]
+    gateway = subprocess.run(
+        [*network, "--format", "{{(index .IPAM.Config 0).Gateway}}"],
+        capture_output=True, text=True, check=True, timeout=60,
+    ).stdout.strip()  # fmt: skip
+    name, _, tag = images["client"].rpartition(":")
+    return {
+        "sigul_conf": site.path("client.conf").read_text(),
+        "sigul_key_name": "k",
+        # Of a secret with more lines the first one counts.
+        "sigul_pass": f"{PASSPHRASE}\nanother line\n",
+        "sigul_pki": bundle_of(site, PASSPHRASE),
+        "sigul_uri": BRIDGE_NAME,
+        "sigul_ip": gateway,
+        "sigul_hosts_entry": "true",
+        "container_image": name,
+        "container_tag": tag,
+        "max_retries": "2",
+        "retry_delay": "0",
+    }
+
+
+def signed(runner: Runner) -> list[str]:
+    found = runner.workspace.rglob("*.asc")
+    return sorted(str(path.relative_to(runner.workspace)) for path in found)
+
+
+def test_files_are_signed_and_verified(
+    runner: Runner, inputs: dict[str, str], gpg: Gpg, images: dict[str, str]
+) -> None:
+    # Names that a shell, a runner's log, docker or gpg would take for something else.
+    odd = ["$(touch pwned)", "--output", "::error::no", "new\n::add-mask::line", 'a,b"c', "ü"]
+    for name in odd:
+        runner.write(f"tree/{name}", f"content of {name}")
+    for name in ("tree/x.md5", "tree/.git/HEAD", "dist/a.tar", "dist/b.tar", "plain [1]"):
+        runner.write(name, name)
+    (runner.workspace / "tree/link").symlink_to("/etc/hostname")
+    end = f"{BRIDGE_NAME}.:{re.search(r'bridge-port: (.+)', inputs['sigul_conf'])[1]}"  # type: ignore[index]
+    result = runner.run(
+        **inputs, sign_object="tree/\n dist/*.tar\nplain [1]\n", expected_bridge=end.upper()
+    )
+    assert result.ok, result.log
+    wanted = [*(f"tree/{name}" for name in odd), "dist/a.tar", "dist/b.tar", "plain [1]"]
+    assert signed(runner) == sorted(f"{name}.asc" for name in wanted)
+    makers = set()
+    for name in wanted:
+        signature = runner.workspace / f"{name}.asc"
+        assert mode(signature) == 0o644
+        makers.add(gpg.signer(signature, runner.workspace / name))
+    assert makers == {result.outputs["key_fingerprint"]}
+    assert result.outputs["validation_status"] == "passed"
+    assert (result.outputs["signed_count"], result.outputs["kept_count"]) == (str(len(wanted)), "0")
+    assert result.outputs["container_image"].startswith("sha256:")
+    assert not list(runner.home.rglob("pwned"))
+    _has_no_rights(runner)
+    _tells_no_secret(runner, result.log, inputs)
+    # No line is a command to the runner but those that are meant as such.
+    commands = re.findall(r"^\s*::(.*?)::|##\[", result.log, re.MULTILINE)
+    assert set(commands) == {"add-mask"}
+
+
+def _has_no_rights(runner: Runner) -> None:
+    [call] = [call for call in runner.docker_calls() if call[0] == "run"]
+    user = f"{os.geteuid()}:{os.getegid()}" if os.geteuid() else "48213:48213"
+    assert call[call.index("--user") + 1] == user
+    assert {
+        "--cap-drop=ALL", "--security-opt=no-new-privileges", "--read-only", "--pull=never",
+    } <= set(call)  # fmt: skip
+    mounts = [call[place + 1] for place, word in enumerate(call) if word == "--mount"]
+    space = runner.workspace
+    assert mounts == [f'"type=bind","source={space}","target={space}","readonly"']
+
+
+def _tells_no_secret(runner: Runner, log: str, inputs: dict[str, str]) -> None:
+    assert f"::add-mask::{PASSPHRASE}" in log.splitlines()
+    shown = "\n".join(line for line in log.splitlines() if not line.startswith("::add-mask::"))
+    for text in (shown, *(" ".join(call) for call in runner.docker_calls())):
+        assert PASSPHRASE not in text
+        assert inputs["sigul_pki"].splitlines()[3] not in text
+
+
+def test_another_run_signs_only_what_has_no_good_signature(
+    runner: Runner, inputs: dict[str, str], site: Site, gpg: Gpg
+) -> None:
+    key = done(site, "get-public-key", "k", secrets=[PASSPHRASE]).decode()
+    for name in ("a", "b", "c"):
+        runner.write(name, name)
+    first = runner.run(**inputs, sign_object="a\nb", public_key=key)
+    assert first.ok, first.log
+    before = (runner.workspace / "a.asc").read_bytes()
+    runner.write("b", "changed")
+    # `*` expands to signatures as well, which are none of what is to be signed.
+    second = runner.run(**inputs, sign_object="*", public_key=key)
+    assert second.ok, second.log
+    assert (second.outputs["signed_count"], second.outputs["kept_count"]) == ("2", "1")
+    assert (runner.workspace / "a.asc").read_bytes() == before
+    for name in ("a", "b", "c"):
+        gpg.signer(runner.workspace / f"{name}.asc", runner.workspace / name)
+    assert signed(runner) == ["a.asc", "b.asc", "c.asc"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"expected_bridge": f"{BRIDGE_NAME}:1"}, "not 'sigul-bridge.example.org:1'"),
+        ({"sigul_pass": "wrong"}, "does not open with this passphrase"),
+    ],
+)
+def test_what_does_not_fit_is_rejected_before_anything_is_signed(
+    runner: Runner, inputs: dict[str, str], changes: dict[str, str], reason: str
+) -> None:
+    runner.write("a", "a")
+    result = runner.run(**{**inputs, **changes}, sign_object="a")
+    assert not result.ok
+    assert reason in result.log
+    assert result.outputs["validation_status"] == "rejected"
+    assert signed(runner) == []
+
+
+def test_a_dry_run_signs_nothing(runner: Runner, inputs: dict[str, str]) -> None:
+    runner.write("a", "a")
+    result = runner.run(**inputs, sign_object="a", dry_run="true")
+    assert result.ok, result.log
+    assert result.outputs["validation_status"] == "passed"
+    assert result.outputs["signed_count"] == "0"
+    assert "name resolution: ok" in result.log
+    assert signed(runner) == []
+
+
+# ------------------------------------------------------------------------------------------- tags
+
+
+class Tagged:
+    """A runner's workspace as a git repository with a tag, and the bare repository `origin`."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.origin = runner.home / "origin.git"
+        self.git("init", "--quiet", "--bare", str(self.origin))
+        self.git("init", "--quiet", ".")
+        self.git("remote", "add", "origin", str(self.origin))
+        self.git("commit", "--quiet", "--allow-empty", "-m", "first")
+        self.git("tag", "-a", "-m", "Release", "v1")
+        self.git("push", "--quiet", "origin", "v1")
+
+    def git(self, *arguments: str, **variables: str) -> str:
+        done_ = subprocess.run(
+            self.runner.as_user("git", *arguments), cwd=self.runner.workspace, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False,
+            env={**os.environ, **WHO, "HOME": str(self.runner.home), **variables},
+        )  # fmt: skip
+        assert done_.returncode == 0, done_.stdout
+        return done_.stdout.strip()
+
+    def at_origin(self, tag: str = "v1") -> str:
+        return self.git("ls-remote", str(self.origin), f"refs/tags/{tag}").split()[0]
+
+
+def test_a_tag_is_signed_verified_and_pushed(
+    runner: Runner, inputs: dict[str, str], gpg: Gpg
+) -> None:
+    tagged = Tagged(runner)
+    old = tagged.at_origin()
+    hook = runner.workspace / ".git/hooks/reference-transaction"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch {runner.home}/pwned /tmp/pwned\nexit 1\n")
+    hook.chmod(0o755)
+    runner.give(hook)
+    result = runner.run(**inputs, sign_type="sign-git-tag", sign_object="v1")
+    assert result.ok, result.log
+    new = tagged.git("rev-parse", "refs/tags/v1")
+    assert tagged.at_origin() == new != old
+    done_ = subprocess.run(
+        ["git", "-c", "safe.directory=*", "tag", "-v", "v1"], cwd=tagged.origin, text=True,
+        capture_output=True, env={**os.environ, **WHO, "GNUPGHOME": str(gpg.home)}, check=False,
+    )  # fmt: skip
+    assert "Good signature" in done_.stderr
+    assert result.outputs["signed_count"] == "0"
+    assert not list(runner.home.rglob("pwned"))
+
+
+def test_another_tag_at_the_remote_is_left(runner: Runner, inputs: dict[str, str]) -> None:
+    tagged = Tagged(runner)
+    tagged.git("tag", "-f", "-a", "-m", "Another release", "v1")
+    there = tagged.at_origin()
+    result = runner.run(**inputs, sign_type="sign-git-tag", sign_object="v1")
+    assert not result.ok
+    assert "is another one" in result.log
+    assert tagged.at_origin() == there
