@@ -133,6 +133,7 @@ def read(
             )
         )
     files = ConfigFiles(paths)
+    odd += files.odd
     odd += unknown.warnings(
         files, program, lambda: [make() for name, make in PROGRAMS.items() if name != program.name]
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from . import values
-from .fields import Program, build, option, required
+from .fields import Program, build, option, options_of, required
 from .ini import Advice, ConfigEntry, ConfigFiles, look_for
 from .shared import (
     BindingSettings,
@@ -104,8 +104,8 @@ PROGRAM: Final = Program(
 
 def _user_name(files: ConfigFiles) -> str:
     entry = files.get("client", "user-name")
-    if entry is not None and entry.text:
-        return values.text(entry)
+    if entry is not None and (name := options_of(ClientSettings)["user_name"].read(entry).value):
+        return str(name)
     with contextlib.suppress(KeyError):
         return pwd.getpwuid(os.getuid()).pw_name
     if name := os.environ.get("LOGNAME") or os.environ.get("USER"):

@@ -27,6 +27,7 @@ from ..errors import ConfigurationError
 from ..secret import Secret
 from . import values
 from .ini import Advice, ConfigEntry, ConfigFiles, place
+from .tolerance import EMPTY_MEANS_ABSENT, readings
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -53,6 +54,20 @@ class Needs(enum.Enum):
     PLACE = "a place for the directory it names, which the daemon makes where it is missing"
     NAMED_DIRECTORY = "the directory it names, where a file names one"
     PARENT = "the directory of the file it names"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a file's value is taken for.
+
+    `odd` says why it cannot be right as it stands, and `cure` what to do about it; both are empty
+    where it can. `absent`: it is taken for an option that is not there.
+    """
+
+    value: Any = None
+    odd: str = ""
+    cure: str = ""
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +106,28 @@ class Option:
         if self.form is OptionForm.FAMILY:
             return any(name.startswith(p) and len(name) > len(p) for p in self.prefixes)
         return name in self.names
+
+    def read(self, entry: ConfigEntry) -> Reading:
+        """What `entry` says, as `tolerance` has it where it cannot be right as it stands.
+
+        Raises `ConfigurationError` where nothing can be made of it.
+        """
+        try:
+            return Reading(self.parse(entry))
+        except ConfigurationError as error:
+            if self.form is OptionForm.SECRET:
+                raise
+            for text, cure in (*readings(entry.text), (entry.text, "give it a value")):
+                other = dataclasses.replace(entry, text=text)
+                try:
+                    value = self.parse(other)
+                except ConfigurationError:
+                    if not text and self.name in EMPTY_MEANS_ABSENT:
+                        problem = f"{entry.place} is empty, and taken for not set"
+                        return Reading(None, problem, "give it a value or remove the line", True)
+                else:
+                    return Reading(value, f"{error.problem}, and is read as {text!r}", cure)
+            raise
 
 
 def option(
@@ -180,7 +217,9 @@ def build(cls: type[S], files: ConfigFiles, **given: object) -> S:
         if declared.form is OptionForm.FAMILY:
             result[name] = MappingProxyType(dict(_family(declared, files)))
         elif (entry := counting_entry(declared, files)) is not None:
-            result[name] = declared.parse(entry)
+            reading = declared.read(entry)
+            if not reading.absent:
+                result[name] = reading.value
         elif name not in defaults:
             raise ConfigurationError(
                 f"{place(files.last(), declared.section, declared.name)} is not set",
@@ -222,7 +261,9 @@ def _family(declared: Option, files: ConfigFiles) -> Iterator[tuple[str, object]
         for prefix in declared.prefixes:
             if entry.option.startswith(prefix) and len(entry.option) > len(prefix):
                 key = entry.option[len(prefix) :] if declared.strip_prefix else entry.option
-                yield key, declared.parse(entry)
+                reading = declared.read(entry)
+                if not reading.absent:
+                    yield key, reading.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,8 @@ class ConfigFiles:
         Raises `ConfigurationError` for a file that cannot be read or is not of INI form.
         """
         self.paths = tuple(paths)
+        #: What is odd about the form of the files, and has a meaning nevertheless.
+        self.odd: list[Advice] = []
         #: SHA-256 of what each file held when it was read, in hex.
         self.digests: dict[Path, str] = {}
         self._sections: list[tuple[Path, str]] = []
@@ -125,7 +127,8 @@ class ConfigFiles:
             self._read(path)
 
     def _read(self, path: Path) -> None:
-        parser = configparser.RawConfigParser()
+        # Sigul 0.x ran with files that have an option or a section twice.
+        parser = configparser.RawConfigParser(strict=False)
         try:
             data = read_small(path, MAX_FILE_SIZE)
         except OSError as error:
@@ -146,7 +149,8 @@ class ConfigFiles:
                 f"{path}: line {line} has a NUL byte, as text in UTF-16 has", "save it as UTF-8"
             )
         try:
-            parser.read_string(data.decode("utf-8-sig"), source=str(path))
+            text = self._decode(path, data)
+            parser.read_string(text, source=str(path))
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise ConfigurationError(
@@ -155,6 +159,7 @@ class ConfigFiles:
         except configparser.Error as error:
             problem, cure = _syntax_error(error)
             raise ConfigurationError(f"{path}: {problem}", cure) from error
+        self.odd += _repeated(path, text)
         defaults = parser.defaults()
         for option, text in defaults.items():
             self._add(ConfigEntry(path, parser.default_section, option, text))
@@ -165,6 +170,21 @@ class ConfigFiles:
                 # itself as well, with the same text, may as well be taken for inherited.
                 if defaults.get(option) != text:
                     self._add(ConfigEntry(path, section, option, text))
+
+    def _decode(self, path: Path, data: bytes) -> str:
+        """The file's text; only in its comments may it be of an old encoding."""
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            lines = data.splitlines(keepends=True)
+            for number, line in enumerate(lines):
+                if line.lstrip().startswith((b"#", b";")):
+                    lines[number] = line.decode("utf-8", "replace").encode()
+            text = b"".join(lines).decode("utf-8-sig")
+        self.odd.append(
+            Advice(f"{path}: a comment is not UTF-8 text", "save the file as UTF-8", possible=True)
+        )
+        return text
 
     def _add(self, entry: ConfigEntry) -> None:
         self._entries.setdefault((entry.section, entry.option), []).append(entry)
@@ -197,14 +217,34 @@ class ConfigFiles:
         return self.paths[-1]
 
 
+def _repeated(path: Path, text: str) -> Iterator[Advice]:
+    """A warning for each section and option that a file has twice; the later option counts."""
+    section = ""
+    option: str | None = None
+    depth = 0
+    seen: set[tuple[str, str]] = set()
+    for number, line in enumerate(text.split("\n"), 1):
+        bare = line.strip()
+        if not bare or bare.startswith(("#", ";")):
+            continue
+        indent = len(line) - len(line.lstrip())
+        if option is not None and indent > depth:
+            continue  # it continues the value above
+        depth = indent
+        if heading := configparser.RawConfigParser.SECTCRE.match(bare):
+            section, option = heading["header"], None
+            what, cure = f"section [{section}]", "put its options under one heading"
+        elif found := configparser.RawConfigParser.OPTCRE.match(bare):
+            option = found["option"].rstrip().lower()
+            what = f"[{section}] {option}"
+            cure = "remove the other one: the last one counts"
+        if (section, option or "") in seen:
+            yield Advice(f"{path}: line {number}: {what} stands there twice", cure)
+        seen.add((section, option or ""))
+
+
 def _syntax_error(error: configparser.Error) -> tuple[str, str]:
     """Problem and cure of a file's form, without its text: a line may hold a secret."""
-    if isinstance(error, configparser.DuplicateOptionError):
-        where = f"line {error.lineno}: [{error.section}] {error.option}"
-        return f"{where} stands there twice", "remove one of the two"
-    if isinstance(error, configparser.DuplicateSectionError):
-        where = f"line {error.lineno}: section [{error.section}]"
-        return f"{where} stands there twice", "put its options under one heading"
     if isinstance(error, configparser.MissingSectionHeaderError):
         where = f"line {error.lineno}"
         return f"{where}: an option before any section", "put its [section] line above it"

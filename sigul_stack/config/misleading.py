@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ..errors import ConfigurationError
-from .fields import OptionForm, Program
+from .fields import Option, OptionForm, Program
 from .ini import COMMENT_RULE, Advice, ConfigEntry, ConfigFiles
 from .values import path, secret_file
 
@@ -23,17 +23,28 @@ _MARKS: Final = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def warnings(files: ConfigFiles, program: Program[Any]) -> Iterator[Advice]:
-    """One for each value with a comment, quotation marks or a variable, and each odd secret."""
+    """One for each value that is not read as it stands, or hardly meant so, and each odd secret."""
     for entry in files.entries():
         if files.get(entry.section, entry.option) is not entry:
             continue
         for option in program.options:
             if option.section == entry.section and option.covers(entry.option):
                 if option.form is not OptionForm.SECRET:
-                    yield from _comment(entry)
-                    yield from _shell(entry)
+                    yield from _read_otherwise(option, entry) or (
+                        *_comment(entry),
+                        *_shell(entry),
+                    )
                 elif entry.option.endswith("-file"):
                     yield from _odd_secret(entry)
+
+
+def _read_otherwise(option: Option, entry: ConfigEntry) -> tuple[Advice, ...]:
+    """Warn of a value that cannot be right as it stands, and is read as another one."""
+    with contextlib.suppress(ConfigurationError):  # of one that something else took the place of
+        reading = option.read(entry)
+        if reading.odd:
+            return (Advice(reading.odd, reading.cure),)
+    return ()
 
 
 def _shell(entry: ConfigEntry) -> Iterator[Advice]:

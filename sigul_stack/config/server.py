@@ -167,7 +167,7 @@ class ServerSettings(BridgeAddress, DaemonSettings):
     )
     database_path: Path = option(
         "database",
-        values.path,
+        values.database_file,
         Path("/var/lib/sigul/server.sqlite"),
         "the SQLite database",
         needs=Needs.PARENT,

@@ -11,7 +11,17 @@ from types import MappingProxyType
 from ..errors import ConfigurationError
 from ..secret import Secret
 from . import values
-from .fields import OWN_SECTION, Needs, build, family, later, option, required, secret_option
+from .fields import (
+    OWN_SECTION,
+    Needs,
+    build,
+    family,
+    later,
+    option,
+    options_of,
+    required,
+    secret_option,
+)
 from .ini import Advice, ConfigEntry, ConfigFiles
 
 #: Where a daemon's `nss-dir` is when no file says.
@@ -137,7 +147,8 @@ class NSSSettings:
 
 def load_nss(files: ConfigFiles, default_directory: str) -> NSSSettings:
     """The `[nss]` section; `default_directory` as a person writes it, where `nss-dir` is absent."""
-    absent = files.get("nss", "nss-dir") is None
+    entry = files.get("nss", "nss-dir")
+    absent = entry is None or options_of(NSSSettings)["directory"].read(entry).absent
     given = {"directory": nss_directory(default_directory)} if absent else {}
     settings = build(NSSSettings, files, **given)
     if settings.min_tls > settings.max_tls:
@@ -159,7 +170,7 @@ def tls_warnings(files: ConfigFiles) -> Iterator[Advice]:
             f"write {TLS_VERSIONS[0]}",
         )
     entry = files.get("nss", "nss-old-ciphers")
-    if entry is not None and values.boolean(entry):
+    if entry is not None and options_of(NSSSettings)["old_ciphers"].read(entry).value:
         yield Advice(
             f"{entry.place}: cipher suites are taken that have no forward secrecy or use CBC: who"
             " records a connection can read it once the private key is known",

@@ -20,6 +20,7 @@ from ..errors import ConfigurationError
 from ..secret import Secret
 from .ini import ConfigEntry
 from .reading import read_small
+from .tolerance import is_quoted
 
 T = TypeVar("T")
 
@@ -35,9 +36,10 @@ _HOST_NAME = r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"
 
 
 def text(entry: ConfigEntry) -> str:
-    """One line of text, not empty."""
+    """One line of text, not empty and not in quotation marks."""
     if not entry.text:
         raise entry.error("is empty", "give it a value or remove the line")
+    _check_marks(entry)
     if "\n" in entry.text:
         raise entry.error(
             "is of several lines: a line that begins with a blank continues the one above it",
@@ -46,6 +48,11 @@ def text(entry: ConfigEntry) -> str:
     if not entry.text.isprintable():
         raise entry.error("holds a line break or control character", "write it as one line of text")
     return entry.text
+
+
+def _check_marks(entry: ConfigEntry) -> None:
+    if is_quoted(entry.text):
+        raise entry.error(f"{entry.text!r} is in quotation marks", "leave the quotation marks out")
 
 
 def optional_text(entry: ConfigEntry) -> str | None:
@@ -135,6 +142,7 @@ def _check_host(entry: ConfigEntry, name: str) -> str:
 
 def words(entry: ConfigEntry) -> tuple[str, ...]:
     """Words between commas, blanks or line breaks; may be none; a repeated one counts once."""
+    _check_marks(entry)
     found = tuple(dict.fromkeys(entry.text.replace(",", " ").split()))
     if not all(word.isprintable() for word in found):
         raise entry.error("holds a control character", "write words with commas between them")
@@ -238,6 +246,14 @@ def path(entry: ConfigEntry) -> Path:
     Or where `relative_to` says.
     """
     return Path(absolute(text(entry), entry))
+
+
+def database_file(entry: ConfigEntry) -> Path:
+    """The path of an SQLite file, as `path`, and no URL."""
+    if "://" in entry.text:
+        problem = "is a URL, and has to be the path of an SQLite file"
+        raise entry.error(problem, "write the path; a URL for PostgreSQL goes into database-url")
+    return path(entry)
 
 
 #: Longest path of a Unix socket, in bytes, less what a temporary name needs.

@@ -12,11 +12,15 @@ slower at the S2K, where collisions are of no use to anybody.
 
 Nothing here looks at the two repeated bytes at the start: only the MDC says whether a passphrase
 is right, so that a wrong one costs exactly as much as a right one.
+
+GnuPG 1.4 and 2.0, and so Sigul 0.x, wrote envelopes without an MDC (CAST5, encrypted data of type
+9). These open too, once: `is_outdated` tells them, and the server writes them anew.
 """
 
 from __future__ import annotations
 
 import bz2
+import contextlib
 import hashlib
 import hmac
 import os
@@ -31,6 +35,10 @@ from ..errors import KeystoreError, WrongPassphrase
 from ..formats.openpgp_packets import MalformedPacket, PacketType, encode_packet, split_packet
 from ..secret import Secret
 
+try:  # where cryptography has it from version 43 on
+    from cryptography.hazmat.decrepit.ciphers.algorithms import CAST5
+except ImportError:
+    from cryptography.hazmat.primitives.ciphers.algorithms import CAST5
 try:  # where cryptography has CFB from version 47 on
     from cryptography.hazmat.decrepit.ciphers.modes import CFB
 except ImportError:
@@ -42,7 +50,9 @@ MAX_ENVELOPE = 1 << 20
 MAX_SECRET = 1 << 19
 
 _AES_KEY_BYTES = {7: 16, 8: 24, 9: 32}
-_AES_256 = 9
+_CAST5, _AES_256 = 3, 9
+#: Bytes of a key, of the ciphers that are read.
+_KEY_BYTES = {_CAST5: 16, **_AES_KEY_BYTES}
 _HASHES = {2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512", 11: "sha224"}
 _S2K_SIMPLE, _S2K_SALTED, _S2K_ITERATED = 0, 1, 3
 _SALT_BYTES = 8
@@ -108,6 +118,11 @@ def aes_cfb(key: bytes, iv: bytes = bytes(_BLOCK)) -> Cipher[CFB]:
     return Cipher(algorithms.AES(key), CFB(iv))
 
 
+def cast5_cfb(key: bytes, iv: bytes) -> Cipher[CFB]:
+    """CAST5 in OpenPGP's mode, as `aes_cfb`."""
+    return Cipher(CAST5(key), CFB(iv))
+
+
 # --- Writing -----------------------------------------------------------------------------------
 
 
@@ -154,8 +169,10 @@ def open_envelope(envelope: bytes, passphrase: Secret) -> Secret:
     damaged, which cannot be told apart), `KeystoreError` if it is no envelope at all.
     """
     try:
-        sealed, cipher, string_to_key, encrypted_key = _parse(envelope)
-        key = string_to_key.derive(passphrase, _AES_KEY_BYTES[cipher])
+        tag, sealed, cipher, string_to_key, encrypted_key = _parse(envelope)
+        key = string_to_key.derive(passphrase, _KEY_BYTES[cipher])
+        if tag == PacketType.UNPROTECTED:
+            return Secret(_decrypt_unprotected(sealed, key))
         if encrypted_key:
             decryptor = aes_cfb(key).decryptor()
             own = decryptor.update(encrypted_key) + decryptor.finalize()
@@ -170,28 +187,44 @@ def open_envelope(envelope: bytes, passphrase: Secret) -> Secret:
         ) from None
 
 
-def _parse(envelope: bytes) -> tuple[bytes, int, _StringToKey, bytes]:
-    """Encrypted data, cipher, S2K and encrypted session key (empty: none) of an envelope."""
+def is_outdated(envelope: bytes) -> bool:
+    """Whether an envelope has no integrity protection, as those of Sigul 0.x."""
+    try:
+        return _parse(envelope)[0] == PacketType.UNPROTECTED
+    except MalformedPacket:
+        return False
+
+
+def _parse(envelope: bytes) -> tuple[int, bytes, int, _StringToKey, bytes]:
+    """Type and body of the encrypted data; cipher, S2K and encrypted session key (empty: none)."""
     if len(envelope) > MAX_ENVELOPE:
         raise MalformedPacket(f"it has more than {MAX_ENVELOPE} bytes")
     tag, skesk, rest = split_packet(envelope)
     if tag != PacketType.SESSION_KEY:
         raise MalformedPacket("it does not start with a symmetrically encrypted session key")
     tag, sealed, rest = split_packet(rest)
-    if tag != PacketType.ENCRYPTED:
-        raise MalformedPacket("it has no integrity-protected data after the session key")
+    if tag not in (PacketType.ENCRYPTED, PacketType.UNPROTECTED):
+        raise MalformedPacket("it has no encrypted data after the session key")
     if rest:
         raise MalformedPacket("there is more after the encrypted data")
+    session_key = _parse_session_key(skesk)
+    # GnuPG left integrity protection out where a cipher's blocks are of 8 bytes, and only there.
+    if (tag == PacketType.UNPROTECTED) != (session_key[0] == _CAST5):
+        raise MalformedPacket("its integrity protection does not go with its cipher")
+    if tag == PacketType.UNPROTECTED:
+        if session_key[2]:
+            raise MalformedPacket("it has a session key of its own, and no integrity protection")
+        return tag, sealed, *session_key
     if sealed[:1] != b"\x01" or len(sealed) < 1 + _PREFIX + _MDC:
         raise MalformedPacket("its encrypted data is of an unknown version or too short")
-    return sealed[1:], *_parse_session_key(skesk)
+    return tag, sealed[1:], *session_key
 
 
 def _parse_session_key(body: bytes) -> tuple[int, _StringToKey, bytes]:
     if len(body) < 4 or body[0] != 4:
         raise MalformedPacket("its session key packet is of an unknown version or too short")
     cipher, mode, hash_number = body[1], body[2], body[3]
-    if cipher not in _AES_KEY_BYTES or hash_number not in _HASHES or mode not in _S2K_HEAD_BYTES:
+    if cipher not in _KEY_BYTES or hash_number not in _HASHES or mode not in _S2K_HEAD_BYTES:
         raise MalformedPacket(
             f"cipher {cipher}, hash {hash_number} or string-to-key {mode} is not supported"
         )
@@ -217,6 +250,27 @@ def _decrypt(sealed: bytes, key: bytes) -> bytes:
     if not hmac.compare_digest(clear[-_MDC:], _MDC_HEAD + digest):
         raise WrongPassphrase("the passphrase does not unlock the key", "check who it belongs to")
     return clear[_PREFIX:-_MDC]
+
+
+def _decrypt_unprotected(sealed: bytes, key: bytes) -> bytes:
+    """The content of encrypted data of type 9 (RFC 4880, 5.7 and 13.9).
+
+    That a passphrase is right shows in the repeated bytes, in the form of what follows them, and in
+    a content of printable ASCII, as all that Sigul puts into an envelope is.
+    """
+    block = CAST5.block_size // 8
+    start, rest = sealed[: block + 2], sealed[block + 2 :]
+    decryptor = cast5_cfb(key, bytes(block)).decryptor()
+    clear = decryptor.update(start) + decryptor.finalize()
+    content = b""
+    # Behind these bytes the mode begins anew, with the last block that was encrypted.
+    if len(clear) == block + 2 and hmac.compare_digest(clear[block - 2 : block], clear[block:]):
+        decryptor = cast5_cfb(key, start[2:]).decryptor()
+        with contextlib.suppress(MalformedPacket):
+            content = _content(decryptor.update(rest) + decryptor.finalize())
+    if not content or not (content.isascii() and content.decode("ascii").isprintable()):
+        raise WrongPassphrase("the passphrase does not unlock the key", "check who it belongs to")
+    return content
 
 
 def _content(packets: bytes) -> bytes:

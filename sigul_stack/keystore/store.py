@@ -11,6 +11,7 @@ kill in between left.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,11 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from ..database import Key, KeyType
-from ..errors import RequestRefused, Status, quoted
+from ..errors import RequestRefused, Status, WrongPassphrase, quoted
 from ..formats import pkcs11_uri
 from ..secret import Secret
 from .bindings import Layer, Registry, bind, unbind
-from .envelope import UNOPENABLE, open_envelope, seal
+from .envelope import UNOPENABLE, is_outdated, open_envelope, seal
 from .gnupg import GnuPGHome, UserId
 from .pem import PemStore
 from .tokens import P11Kit, TokenKeys
@@ -305,5 +306,19 @@ def open_access(access: bytes | None, user_passphrase: Secret, registry: Registr
     Raises `WrongPassphrase`, which takes as long and says the same where there is no access;
     `CannotUnbind`, and `KeystoreError` for a damaged access.
     """
+    if access is not None and is_outdated(access):
+        # Its string-to-key is a quick one: whoever guesses is not to see by that that it is there.
+        with contextlib.suppress(WrongPassphrase):
+            open_envelope(UNOPENABLE, user_passphrase)
     opened = open_envelope(UNOPENABLE if access is None else access, user_passphrase)
     return unbind(opened, registry)
+
+
+def renewed_access(access: bytes, user_passphrase: Secret) -> bytes | None:
+    """An `encrypted_passphrase` without integrity protection, written anew; None of another one.
+
+    Raises `WrongPassphrase`.
+    """
+    if not is_outdated(access):
+        return None
+    return seal(open_envelope(access, user_passphrase), user_passphrase)

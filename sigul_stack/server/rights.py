@@ -19,10 +19,17 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ..database import Database, Key, KeyAccess, Reader, User
-from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase, quoted
+from ..errors import (
+    DatabaseError,
+    KeystoreError,
+    RequestRefused,
+    Status,
+    WrongPassphrase,
+    quoted,
+)
 from ..keystore.bindings import CannotUnbind, Registry
 from ..keystore.passwords import verify_password
-from ..keystore.store import open_access
+from ..keystore.store import open_access, renewed_access
 from ..protocol.rights import Object, Rights
 from ..secret import Secret
 from .guesses import Guard, unguarded
@@ -292,7 +299,40 @@ def _by_passphrase(
         return f"user {quoted(name)} did not open key {quoted(key_name)}: {reason}"
     if needs_key_admin and not access.key_admin:
         return f"user {quoted(name)} is not an administrator of key {quoted(key_name)}"
+    access = _renewed(database, registry, access, name, passphrase)
     return KeyGranted(user, access, operation, needs_key_admin, passphrase=key_passphrase)
+
+
+def _renewed(
+    database: Database, registry: Registry, access: KeyAccess, user: str, passphrase: Secret
+) -> KeyAccess:
+    """The access as it is in the database once an envelope of Sigul 0.x has been written anew.
+
+    Where that fails it stays as it is: it is good for the request all the same.
+    """
+    what = f"The access of {quoted(user)} to key {quoted(access.key.name)}"
+    try:
+        sealed = renewed_access(access.encrypted_passphrase, passphrase)
+        if sealed is None:
+            return access
+        with database.write() as writer:
+            now = writer.access(user, access.key.name)
+            if now is not None and now.encrypted_passphrase == access.encrypted_passphrase:
+                writer.modify_access(user, access.key.name, encrypted_passphrase=sealed)
+                now = replace(access, encrypted_passphrase=sealed)
+    except (DatabaseError, KeystoreError) as error:
+        log.warning("%s is left as Sigul 0.x wrote it, without integrity protection: %s",
+                    what, error)  # fmt: skip
+        return access
+    if now is not None and now.encrypted_passphrase == sealed:
+        log.info("%s was written anew: Sigul 0.x wrote it without integrity protection", what)
+        return now
+    # Another request was here first; or the passphrase was changed, or the access taken away.
+    if now is not None:
+        with contextlib.suppress(KeystoreError):
+            open_access(now.encrypted_passphrase, passphrase, registry)
+            return replace(access, encrypted_passphrase=now.encrypted_passphrase)
+    return access
 
 
 def _by_access(database: Database, name: str, key_name: str, operation: str) -> AccessGranted | str:

@@ -23,6 +23,7 @@ from sigul_stack.keystore.envelope import (
     MAX_ENVELOPE,
     MAX_SECRET,
     UNOPENABLE,
+    is_outdated,
     open_envelope,
     seal,
 )
@@ -277,6 +278,93 @@ def test_each_damaged_byte_of_the_encrypted_part_is_seen(position: int) -> None:
     blob[position] ^= 1
     with pytest.raises(KeystoreError):
         open_envelope(bytes(blob), PASSPHRASE)
+
+
+# --- Without integrity protection, as Sigul 0.x has them ---------------------------------------
+
+#: The accesses of the site of 0.207, and the passphrase of its key.
+ACCESSES_OF_0_207 = {"root": "release-pw", "alice": "alice-release-pw"}
+KEY_OF_0_207 = Secret("ah-OAB9yRMgNz9JUyrqisJ1KtKPjaQ4LNzgff_j2Nl2F4hYdAuQayJaSaXiKiVbq")
+
+
+def envelope_of_0_207(user: str) -> bytes:
+    path = held("site-0.207", "server.sqlite")
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+        ((sealed,),) = db.execute(
+            "SELECT encrypted_passphrase FROM key_accesses a JOIN users u ON u.id = a.user_id"
+            " WHERE u.name = ?",
+            (user,),
+        ).fetchall()
+    db.close()
+    return bytes(sealed)
+
+
+@pytest.mark.parametrize("user", ACCESSES_OF_0_207)
+def test_envelopes_of_0_207_open(user: str) -> None:
+    sealed = envelope_of_0_207(user)
+    assert is_outdated(sealed)
+    assert open_envelope(sealed, Secret(ACCESSES_OF_0_207[user])) == KEY_OF_0_207
+    for wrong in ("", "release-pw2", *map(str, range(50))):
+        with pytest.raises(WrongPassphrase):
+            open_envelope(sealed, Secret(wrong))
+
+
+#: SKESK with a simple S2K of SHA-1, CAST5.
+CAST = bytes([4, 3, 0, 2])
+CAST_KEY = hashlib.sha1(PASSPHRASE.reveal(), usedforsecurity=False).digest()[:16]
+
+
+def unprotected(packets: bytes) -> bytes:
+    """A message of which nothing but the form says whether it is whole."""
+
+    def cast(data: bytes, iv: bytes) -> bytes:
+        encryptor = envelope.cast5_cfb(CAST_KEY, iv).encryptor()
+        return encryptor.update(data) + encryptor.finalize()
+
+    start = bytes(range(8))
+    first = cast(start + start[-2:], bytes(8))
+    return new(3, CAST) + new(9, first + cast(packets, first[2:]))
+
+
+def test_a_message_of_the_form_of_0_x() -> None:
+    blob = unprotected(new(11, LITERAL))
+    assert is_outdated(blob)
+    assert open_envelope(blob, PASSPHRASE) == Secret("secret")
+    with pytest.raises(WrongPassphrase):
+        open_envelope(blob, Secret("another"))
+
+
+@pytest.mark.parametrize(
+    "packets",
+    [b"", b"secret", new(11, b"b\0" + bytes(4)), new(11, b"b\0" + bytes(4) + b"\xff\xfe"),
+     new(11, LITERAL) + b"x", new(8, b"\x01garbage"), new(11, b"b\0" + bytes(4) + b"a\nb")],
+)  # fmt: skip
+def test_what_is_no_secret_without_integrity_protection(packets: bytes) -> None:
+    with pytest.raises(WrongPassphrase):
+        open_envelope(unprotected(packets), PASSPHRASE)
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        new(3, CAST) + new(18, GOOD),
+        new(3, CAST + bytes(17)) + new(9, bytes(40)),
+        new(3, CAST) + new(9, bytes(40)) + b"x",
+        new(3, SIMPLE) + new(9, bytes(40)),
+        new(3, bytes([4, 10, 0, 2])) + new(9, bytes(40)),
+    ],
+)
+def test_what_is_no_envelope_of_0_x(blob: bytes) -> None:
+    with pytest.raises(KeystoreError) as raised:
+        open_envelope(blob, PASSPHRASE)
+    assert type(raised.value) is KeystoreError
+    assert not is_outdated(blob)
+
+
+def test_new_ones_are_not_outdated() -> None:
+    assert not is_outdated(seal(SECRET, PASSPHRASE))
+    assert not is_outdated(UNOPENABLE)
+    assert not any(is_outdated(encrypted_passphrase(user, key)) for user, key, _ in ACCESSES)
 
 
 # --- Limits, and refusals at the same cost -----------------------------------------------------
