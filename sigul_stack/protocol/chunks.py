@@ -23,8 +23,11 @@ from .codec import U32_BYTES, pack_u32, unpack_u32
 _INNER_BIT: Final = 0x8000_0000
 _LENGTH_MASK: Final = 0x7FFF_FFFF
 
-#: Largest chunk this package writes, in bytes. Up to 1 MiB has been seen to work with every peer;
-#: smaller ones keep the other stream's wait short.
+#: Largest chunk that may be written to anybody, in bytes: a client in the field spins for ever over
+#: a larger one.
+MAX_CHUNK: Final = 1024**2
+#: Largest chunk in which this package writes payloads, in bytes; smaller ones keep the other
+#: stream's wait short.
 MAX_WRITTEN_CHUNK: Final = 256 * 1024
 
 
@@ -41,7 +44,7 @@ class Stream(enum.Enum):
 
 def encode_head(stream: Stream, length: int) -> bytes:
     """The head of a chunk of `length` bytes (0: the end of `stream`)."""
-    if not 0 <= length <= _LENGTH_MASK:
+    if not 0 <= length <= MAX_CHUNK:
         raise LocalProtocolError(f"a chunk cannot have {length} bytes")
     return pack_u32(length | (_INNER_BIT if stream is Stream.INNER else 0))
 
