@@ -43,7 +43,12 @@ Lab = tuple[Site, Process, Process, Siguldry]
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A running site with one name for bridge and server, and its administrator's client."""
     directory = tmp_path_factory.mktemp("lab")
-    extra = {"server": {"server": "lenient-username-check: yes\n", "binding": "enabled: pkcs11\n"}}
+    extra = {
+        "server": {
+            "server": "lenient-username-check: yes\n",
+            "binding": "enabled: pkcs11\npkcs11_tokens: one\npkcs11_one_pin: 1234\n",
+        }
+    }
     site = Site.make(
         directory / "site", ("admin", "guest"), bridge_name="localhost", server_name="localhost",
         addresses={"localhost": "127.0.0.1"}, extra=extra,
@@ -407,26 +412,53 @@ def test_pesign_drops_a_request_wherever_it_is(lab: Lab, name: str, where: str) 
                     exchange.whisper({"passphrase": b"wrong"})
 
 
-def test_pesign_work_for_one_that_dropped_ends_soon(template: Site, tmp_path: Path) -> None:
-    """In the middle of a tool's run. It tries again at once."""
-    gate = Gate(tmp_path / "gate")
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """Holds up gpg, as far as a test wants it."""
+    made = Gate(tmp_path / "gate")
+    yield made
+    made.open()
+
+
+@pytest.fixture
+def slow(template: Site, tmp_path: Path, gate: Gate) -> Iterator[Siguldry]:
+    """The client of a site with a key `k`, whose server has that gpg."""
     site = Site.copy(template, tmp_path / "site")
     site.start_bridge()
-    try:
-        site.start_server(2, environment=gate.environment)
-        client = Siguldry.of(site, tmp_path / "siguldry")
-        inner = {**PASSWORD, "passphrase": b"k-pw"}
-        done(client.request("new-key", text(key="k", keytype="gnupg"), inner))
+    site.start_server(2, environment=gate.environment)
+    client = Siguldry.of(site, tmp_path / "siguldry")
+    inner = {**PASSWORD, "passphrase": b"k-pw"}
+    done(client.request("new-key", text(key="k", keytype="gnupg"), inner))
+    yield client
+    gate.open()
+    site.stop_all()
+
+
+def test_pesign_work_for_one_that_dropped_ends_soon(slow: Siguldry, gate: Gate) -> None:
+    """In the middle of a tool's run. It tries again at once."""
+    for _ in range(3):
         gate.close("--local-user")
-        for _ in range(3):
-            with client.connected() as exchange:
-                exchange.send_request("sign-data", text(key="k", armor=b"\0"), b"data")
-                exchange.whisper({"passphrase": b"k-pw"})
-                worker = gate.wait()
-            wait_until(lambda pid=worker: has_ended(pid), 15, "the end of the abandoned work")
-            gate.close("--local-user")
-    finally:
-        site.stop_all()
+        with slow.connected() as exchange:
+            exchange.send_request("sign-data", text(key="k", armor=b"\0"), b"data")
+            exchange.whisper({"passphrase": b"k-pw"})
+            worker = gate.wait()
+        wait_until(lambda pid=worker: has_ended(pid), 15, "the end of the abandoned work")
+
+
+def test_who_ends_its_side_in_order_still_gets_its_reply(slow: Siguldry, gate: Gate) -> None:
+    """By a close-notify: it reads on. Takes 5 s: longer than one that has gone is waited for."""
+    gate.close("--local-user")
+    with slow.connected() as exchange:
+        exchange.send_request("sign-data", text(key="k", armor=b"\0"), b"data")
+        exchange.whisper({"passphrase": b"k-pw"})
+        gate.wait()
+        exchange.tls.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            exchange.tls.unwrap()
+        exchange.tls.settimeout(60)
+        time.sleep(5)
+        gate.open()
+        assert done(exchange.read_reply("sign-data")).payload[:1] == b"\x89"
 
 
 def test_pesign_a_series_of_wrong_passphrases_costs_only_itself(
@@ -457,9 +489,11 @@ def test_pesign_a_series_of_wrong_passphrases_costs_only_itself(
                 # The same certificate, another user: not locked out, and not held back.
                 done(admin.request("get-public-key", text(key="k"), {"passphrase": b"k-pw"}))
         said = server.text.splitlines()[before:]
-        assert 3 <= len(said) <= 10, said
-        assert all("Wrong secrets came before" in line for line in said)
-        assert "(refusal 16)" in said[-1] or "(refusal 32)" in said[-1]
+        # Each request has its few lines, as any; warnings come ever more rarely.
+        assert len(said) < 7 * 70
+        warned = [line for line in said if "INFO" not in line]
+        assert 3 <= len(warned) <= 7, warned
+        assert all("Wrong secrets came before" in line for line in warned)
         # Put right, it works once the delay is over.
         right = {"passphrase": b"robots"}
 
