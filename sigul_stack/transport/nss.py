@@ -56,6 +56,8 @@ _NEVER: Final = 0
 
 #: Most data bytes of one TLS record (RFC 8446, 5.1), so the most that NSS gives at once.
 RECORD_BYTES: Final = 16 * 1024
+#: The bytes before a TLS record's content; a close-notify has more.
+RECORD_HEAD_BYTES: Final = 5
 
 log = logging.getLogger(__name__)
 
@@ -309,7 +311,8 @@ class TLSConnection:
         before = bytes_taken(self._os)
         data: bytes = self._tls.recv(limit, interval)
         if not (data or self._ended):
-            self._ended, self._cut_off = True, bytes_taken(self._os) == before
+            taken = bytes_taken(self._os) - before
+            self._ended, self._cut_off = True, taken < RECORD_HEAD_BYTES
         return data
 
     def write(self, data: bytes, timeout: float) -> None:

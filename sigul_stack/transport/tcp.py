@@ -55,7 +55,7 @@ def is_broken(tcp: socket.socket) -> bool:
 
 
 def bytes_taken(tcp: socket.socket) -> int:
-    """The number of bytes that have been read of a connection since its beginning."""
+    """The number of bytes that have been read of a connection, its end counted as one."""
     info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED + 8)
     (received,) = struct.unpack_from("Q", info, _BYTES_RECEIVED)
     (unread,) = struct.unpack("i", fcntl.ioctl(tcp, termios.FIONREAD, b"\0" * 4))
