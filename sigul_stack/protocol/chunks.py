@@ -23,8 +23,11 @@ from .codec import U32_BYTES, pack_u32, unpack_u32
 _INNER_BIT: Final = 0x8000_0000
 _LENGTH_MASK: Final = 0x7FFF_FFFF
 
-#: Largest chunk this package writes, in bytes. Up to 1 MiB has been seen to work with every peer;
-#: smaller ones keep the other stream's wait short.
+#: Largest chunk that may be written to anybody, in bytes: a client in the field spins for ever over
+#: a larger one.
+MAX_CHUNK: Final = 1024**2
+#: Largest chunk in which this package writes payloads, in bytes; smaller ones keep the other
+#: stream's wait short.
 MAX_WRITTEN_CHUNK: Final = 256 * 1024
 
 
@@ -47,7 +50,12 @@ def encode_head(stream: Stream, length: int) -> bytes:
 
 
 def encode_chunk(stream: Stream, data: bytes | memoryview) -> bytes:
-    """A whole chunk, head and data in one piece, so that one send carries both."""
+    """A whole chunk, head and data in one piece, so that one send carries both.
+
+    Raises `LocalProtocolError` for one that is larger than anybody may be sent.
+    """
+    if len(data) > MAX_CHUNK:
+        raise LocalProtocolError(f"a chunk of {len(data)} bytes is not sent to anybody")
     return b"".join((encode_head(stream, len(data)), data))
 
 
