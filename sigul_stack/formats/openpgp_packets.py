@@ -29,6 +29,7 @@ class PacketType(IntEnum):
     PUBLIC_KEY = 6
     SECRET_SUBKEY = 7
     COMPRESSED = 8
+    UNPROTECTED = 9  # encrypted, without integrity protection: SED
     LITERAL = 11
     USER_ID = 13
     PUBLIC_SUBKEY = 14
@@ -38,7 +39,14 @@ class PacketType(IntEnum):
 #: Bytes, or a view of a part of others.
 Buffer = bytes | memoryview
 
-_STREAMED: Final = frozenset({PacketType.COMPRESSED, PacketType.LITERAL, PacketType.ENCRYPTED})
+_STREAMED: Final = frozenset(
+    {
+        PacketType.COMPRESSED,
+        PacketType.UNPROTECTED,
+        PacketType.LITERAL,
+        PacketType.ENCRYPTED,
+    }
+)
 
 #: Public-key algorithms that are RSA (RFC 9580, 9.1): in general, and for signing alone.
 RSA: Final = frozenset({1, 3})

@@ -11,7 +11,9 @@ start-up alone costs more, and OpenPGP libraries that detect SHA-1 collisions ar
 slower at the S2K, where collisions are of no use to anybody.
 
 Nothing here looks at the two repeated bytes at the start: only the MDC says whether a passphrase
-is right, so that a wrong one costs exactly as much as a right one.
+is right, so that a wrong one costs exactly as much as a right one. The one exception is what GnuPG
+1.4 and 2.0 wrote for servers of 0.x, CAST5 without an MDC: it is opened, at no less cost than
+others, and `renewed` is what takes its place.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import bz2
 import hashlib
 import hmac
+import itertools
 import os
 import threading
 import zlib
@@ -31,7 +34,11 @@ from ..errors import KeystoreError, WrongPassphrase
 from ..formats.openpgp_packets import MalformedPacket, PacketType, encode_packet, split_packet
 from ..secret import Secret
 
-try:  # where cryptography has CFB from version 47 on
+try:  # where cryptography has CAST5 from version 43 on, and CFB from version 47 on
+    from cryptography.hazmat.decrepit.ciphers.algorithms import CAST5
+except ImportError:
+    from cryptography.hazmat.primitives.ciphers.algorithms import CAST5
+try:
     from cryptography.hazmat.decrepit.ciphers.modes import CFB
 except ImportError:
     from cryptography.hazmat.primitives.ciphers.modes import CFB
@@ -42,7 +49,9 @@ MAX_ENVELOPE = 1 << 20
 MAX_SECRET = 1 << 19
 
 _AES_KEY_BYTES = {7: 16, 8: 24, 9: 32}
-_AES_256 = 9
+_AES_256, _CAST5 = 9, 3
+#: Bytes of the keys of all ciphers that are read.
+_KEY_BYTES = {**_AES_KEY_BYTES, _CAST5: 16}
 _HASHES = {2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512", 11: "sha224"}
 _S2K_SIMPLE, _S2K_SALTED, _S2K_ITERATED = 0, 1, 3
 _SALT_BYTES = 8
@@ -50,7 +59,7 @@ _S2K_HEAD_BYTES = {_S2K_SIMPLE: 2, _S2K_SALTED: 2 + _SALT_BYTES, _S2K_ITERATED: 
 #: The highest count that the one byte for it can say: 65,011,712 bytes.
 _CODED_COUNT = 255
 
-_BLOCK = 16
+_BLOCK, _CAST5_BLOCK = 16, 8
 _PREFIX = _BLOCK + 2
 _MDC_HEAD = b"\xd3\x14"
 _MDC = len(_MDC_HEAD) + hashlib.sha1(usedforsecurity=False).digest_size
@@ -155,6 +164,8 @@ def open_envelope(envelope: bytes, passphrase: Secret) -> Secret:
     """
     try:
         sealed, cipher, string_to_key, encrypted_key = _parse(envelope)
+        if cipher == _CAST5:
+            return _open_old(sealed, string_to_key, passphrase)
         key = string_to_key.derive(passphrase, _AES_KEY_BYTES[cipher])
         if encrypted_key:
             decryptor = aes_cfb(key).decryptor()
@@ -177,21 +188,27 @@ def _parse(envelope: bytes) -> tuple[bytes, int, _StringToKey, bytes]:
     tag, skesk, rest = split_packet(envelope)
     if tag != PacketType.SESSION_KEY:
         raise MalformedPacket("it does not start with a symmetrically encrypted session key")
+    cipher, string_to_key, encrypted_key = _parse_session_key(skesk)
+    old = cipher == _CAST5
     tag, sealed, rest = split_packet(rest)
-    if tag != PacketType.ENCRYPTED:
+    if tag != (PacketType.UNPROTECTED if old else PacketType.ENCRYPTED):
         raise MalformedPacket("it has no integrity-protected data after the session key")
     if rest:
         raise MalformedPacket("there is more after the encrypted data")
+    if old:
+        if encrypted_key or len(sealed) < _CAST5_BLOCK + 2:
+            raise MalformedPacket("its encrypted data is too short, or has a key of its own")
+        return sealed, cipher, string_to_key, b""
     if sealed[:1] != b"\x01" or len(sealed) < 1 + _PREFIX + _MDC:
         raise MalformedPacket("its encrypted data is of an unknown version or too short")
-    return sealed[1:], *_parse_session_key(skesk)
+    return sealed[1:], cipher, string_to_key, encrypted_key
 
 
 def _parse_session_key(body: bytes) -> tuple[int, _StringToKey, bytes]:
     if len(body) < 4 or body[0] != 4:
         raise MalformedPacket("its session key packet is of an unknown version or too short")
     cipher, mode, hash_number = body[1], body[2], body[3]
-    if cipher not in _AES_KEY_BYTES or hash_number not in _HASHES or mode not in _S2K_HEAD_BYTES:
+    if cipher not in _KEY_BYTES or hash_number not in _HASHES or mode not in _S2K_HEAD_BYTES:
         raise MalformedPacket(
             f"cipher {cipher}, hash {hash_number} or string-to-key {mode} is not supported"
         )
@@ -207,6 +224,55 @@ def _parse_session_key(body: bytes) -> tuple[int, _StringToKey, bytes]:
     if encrypted_key and len(encrypted_key) - 1 not in _AES_KEY_BYTES.values():
         raise MalformedPacket("its session key has an impossible length")
     return cipher, string_to_key, encrypted_key
+
+
+def _open_old(sealed: bytes, string_to_key: _StringToKey, passphrase: Secret) -> Secret:
+    """What GnuPG 1.4 and 2.0 encrypted by default: CAST5, no integrity protection (RFC 4880, 5.7).
+
+    Two repeated bytes and the form of the content say whether the passphrase is right: one in
+    65,536 wrong ones passes the former, and what it decrypts to opens no key.
+    """
+    # Their S2K counts a thousandth of today's: time must not tell which users have such envelopes.
+    _StringToKey("sha1", string_to_key.salt, _count(_CODED_COUNT)).derive(
+        passphrase, _AES_KEY_BYTES[_AES_256]
+    )
+    key = string_to_key.derive(passphrase, _KEY_BYTES[_CAST5])
+
+    def decrypted(iv: bytes, data: bytes) -> bytes:
+        decryptor = Cipher(CAST5(key), CFB(iv)).decryptor()
+        return decryptor.update(data) + decryptor.finalize()
+
+    prefix = decrypted(bytes(_CAST5_BLOCK), sealed[: _CAST5_BLOCK + 2])
+    # The rest begins anew, behind the prefix.
+    content = decrypted(sealed[2 : _CAST5_BLOCK + 2], sealed[_CAST5_BLOCK + 2 :])
+    wrong = WrongPassphrase("the passphrase does not unlock the key", "check who it belongs to")
+    if not hmac.compare_digest(prefix[-4:-2], prefix[-2:]):
+        raise wrong
+    try:
+        return Secret(_content(content))
+    except MalformedPacket:
+        raise wrong from None
+
+
+def renewed(envelope: bytes, passphrase: Secret) -> bytes | None:
+    """Today's envelope for what is in one of GnuPG 1.4 or 2.0, to take its place; else None.
+
+    The same whoever asks, so that requests that do so at once agree: what is random otherwise comes
+    from the secret, which is a key's own passphrase and random itself. Raises as `open_envelope`.
+    """
+    try:
+        if _parse(envelope)[1] != _CAST5:
+            return None
+    except MalformedPacket:
+        return None
+    secret = open_envelope(envelope, passphrase)
+    pieces = itertools.count()
+
+    def derived(size: int) -> bytes:
+        what = b"renewed %d " % next(pieces) + envelope
+        return hmac.digest(secret.reveal(), what, "sha512")[:size]
+
+    return seal(secret, passphrase, random=derived)
 
 
 def _decrypt(sealed: bytes, key: bytes) -> bytes:

@@ -22,7 +22,7 @@ from ..errors import RequestRefused, Status, quoted
 from ..formats import pkcs11_uri
 from ..secret import Secret
 from .bindings import Layer, Registry, bind, unbind
-from .envelope import UNOPENABLE, open_envelope, seal
+from .envelope import UNOPENABLE, open_envelope, renewed, seal
 from .gnupg import GnuPGHome, UserId
 from .pem import PemStore
 from .tokens import P11Kit, TokenKeys
@@ -307,3 +307,11 @@ def open_access(access: bytes | None, user_passphrase: Secret, registry: Registr
     """
     opened = open_envelope(UNOPENABLE if access is None else access, user_passphrase)
     return unbind(opened, registry)
+
+
+def renewed_access(access: bytes, user_passphrase: Secret) -> bytes | None:
+    """What is to take the place of an `encrypted_passphrase` in the form of 0.x; None: it may stay.
+
+    For one that `user_passphrase` has just opened.
+    """
+    return renewed(access, user_passphrase)

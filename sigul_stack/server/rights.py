@@ -19,10 +19,10 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ..database import Database, Key, KeyAccess, Reader, User
-from ..errors import KeystoreError, RequestRefused, Status, WrongPassphrase, quoted
+from ..errors import KeystoreError, RequestRefused, SigulError, Status, WrongPassphrase, quoted
 from ..keystore.bindings import CannotUnbind, Registry
 from ..keystore.passwords import verify_password
-from ..keystore.store import open_access
+from ..keystore.store import open_access, renewed_access
 from ..protocol.rights import Object, Rights
 from ..secret import Secret
 from .guesses import Guard, unguarded
@@ -58,6 +58,8 @@ class AccessGranted(Granted):
     access: KeyAccess
     operation: str
     needs_key_admin: bool = False
+    #: What takes the place of the access's `encrypted_passphrase`, which was in the form of 0.x.
+    renewed: bytes | None = field(default=None, kw_only=True, repr=False)
 
     @property
     def key(self) -> Key:
@@ -74,7 +76,7 @@ class AccessGranted(Granted):
         now = reader.access(user, key.name)
         if now is None or now.key != key:
             return f"user {quoted(user)} no longer has access to key {quoted(key.name)}"
-        if now.encrypted_passphrase != self.access.encrypted_passphrase:
+        if now.encrypted_passphrase not in (self.access.encrypted_passphrase, self.renewed):
             return f"user {quoted(user)} has another passphrase for key {quoted(key.name)} by now"
         if self.needs_key_admin and not now.key_admin:
             return f"user {quoted(user)} is no longer an administrator of key {quoted(key.name)}"
@@ -292,7 +294,39 @@ def _by_passphrase(
         return f"user {quoted(name)} did not open key {quoted(key_name)}: {reason}"
     if needs_key_admin and not access.key_admin:
         return f"user {quoted(name)} is not an administrator of key {quoted(key_name)}"
-    return KeyGranted(user, access, operation, needs_key_admin, passphrase=key_passphrase)
+    renewed = _renew(database, access, passphrase)
+    return KeyGranted(
+        user, access, operation, needs_key_admin, passphrase=key_passphrase, renewed=renewed
+    )
+
+
+def _renew(database: Database, access: KeyAccess, passphrase: Secret) -> bytes | None:
+    """Put an access in the form of 0.x, which `passphrase` has opened, into that of today.
+
+    Where that fails the old one serves on: nobody is refused for it.
+    """
+    renewed = renewed_access(access.encrypted_passphrase, passphrase)
+    if renewed is None:
+        return None
+    try:
+        with database.write() as writer:
+            now = writer.access(access.user, access.key.name)
+            if now is not None and now.encrypted_passphrase == access.encrypted_passphrase:
+                writer.modify_access(access.user, access.key.name, encrypted_passphrase=renewed)
+                log.info(
+                    "The access of user %s to key %s, in the form of GnuPG 1.4 and 2.0, is"
+                    " encrypted anew",
+                    quoted(access.user),
+                    quoted(access.key.name),
+                )
+    except SigulError as error:
+        log.warning(
+            "The access of user %s to key %s stays in the form of GnuPG 1.4 and 2.0: %s",
+            quoted(access.user),
+            quoted(access.key.name),
+            error,
+        )
+    return renewed
 
 
 def _by_access(database: Database, name: str, key_name: str, operation: str) -> AccessGranted | str:

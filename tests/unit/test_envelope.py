@@ -312,3 +312,93 @@ def test_a_refusal_does_the_same_hashing_as_an_opening(monkeypatch: pytest.Monke
         with pytest.raises(WrongPassphrase):
             open_envelope(refused, passphrase)
     assert derived == [(65_011_712, 32)] * 3
+
+
+# --- What GnuPG 1.4 and 2.0 wrote --------------------------------------------------------------
+
+#: What GnuPG 1.4 and 2.0 have as defaults for symmetric messages; today's write it on request.
+OLD_DEFAULTS = ["--rfc2440", "--cipher-algo", "CAST5", "--s2k-count", "65536", "--compress-algo"]
+
+
+def old_form(secret: bytes, passphrase: Secret = PASSPHRASE, literal: bytes = b"") -> bytes:
+    """A message by hand: simple S2K of SHA-1, CAST5, no MDC, resynchronised after the prefix."""
+    key = hashlib.sha1(passphrase.reveal(), usedforsecurity=False).digest()[:16]
+
+    def cast5(iv: bytes, data: bytes) -> bytes:
+        encryptor = envelope.Cipher(envelope.CAST5(key), envelope.CFB(iv)).encryptor()
+        return encryptor.update(data) + encryptor.finalize()
+
+    start = b"12345678"
+    prefix = cast5(bytes(8), start + start[-2:])
+    content = literal or new(11, b"b\0" + bytes(4) + secret)
+    return new(3, bytes([4, 3, 0, 2])) + new(9, prefix + cast5(prefix[2:], content))
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("compression", ["zip", "none"])
+@pytest.mark.parametrize("size", [1, 64, 20_000])
+def test_what_old_gpg_wrote_opens_and_is_renewed(home: Path, compression: str, size: int) -> None:
+    secret = (b"0123456789abcde" * size)[:size]
+    sealed = gpg(home, *OLD_DEFAULTS, compression, "--symmetric", data=secret)
+    tag, _, rest = envelope.split_packet(sealed)
+    assert (tag, envelope.split_packet(rest)[0]) == (3, 9)
+    assert open_envelope(sealed, PASSPHRASE) == Secret(secret)
+    with pytest.raises(WrongPassphrase):
+        open_envelope(sealed, Secret("another"))
+    again = envelope.renewed(sealed, PASSPHRASE)
+    assert again is not None
+    assert open_envelope(again, PASSPHRASE) == Secret(secret)
+    assert gpg(home, "--decrypt", data=again) == secret
+    assert envelope.renewed(sealed, PASSPHRASE) == again
+    assert envelope.renewed(again, PASSPHRASE) is None
+
+
+def test_what_is_renewed_shows_nothing_of_the_old_one() -> None:
+    first = envelope.renewed(old_form(b"first secret"), PASSPHRASE)
+    second = envelope.renewed(old_form(b"other secret"), PASSPHRASE)
+    other = envelope.renewed(old_form(b"first secret", Secret("b")), Secret("b"))
+    assert first is not None
+    assert second is not None
+    assert other is not None
+    salts = {found[6:14] for found in (first, second, other)}
+    assert len(salts) == 3
+
+
+@pytest.mark.parametrize(
+    "literal", [b"x" * 30, new(11, b"b"), new(10, b"PGP"), compressed(2, b"junk")]
+)
+def test_old_content_that_is_no_secret_is_a_wrong_passphrase(literal: bytes) -> None:
+    with pytest.raises(WrongPassphrase):
+        open_envelope(old_form(b"", literal=literal), PASSPHRASE)
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        new(3, bytes([4, 3, 0, 2])) + new(18, GOOD), new(3, bytes([4, 3, 0, 2])) + new(9, b"short"),
+        new(3, bytes([4, 3, 0, 2]) + bytes(17)) + new(9, bytes(40)), old_form(b"s") + b"x",
+    ],
+    ids=["protected", "short", "a key of its own", "more behind it"],
+)  # fmt: skip
+def test_what_old_gpg_did_not_write(blob: bytes) -> None:
+    with pytest.raises(KeystoreError) as raised:
+        open_envelope(blob, PASSPHRASE)
+    assert type(raised.value) is KeystoreError
+
+
+def test_an_old_envelope_costs_what_others_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed = old_form(SECRET.reveal())
+    derived: list[int] = []
+    derive = envelope._StringToKey.derive
+
+    def counted(self: envelope._StringToKey, passphrase: Secret, key_bytes: int) -> bytes:
+        derived.append(self.count)
+        return derive(self, passphrase, key_bytes)
+
+    monkeypatch.setattr(envelope._StringToKey, "derive", counted)
+    open_envelope(sealed, PASSPHRASE)
+    right = tuple(derived)
+    with pytest.raises(WrongPassphrase):
+        open_envelope(sealed, Secret("another"))
+    assert derived == [*right, *right]
+    assert 65_011_712 in right
