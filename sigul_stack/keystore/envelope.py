@@ -227,7 +227,7 @@ def _parse_session_key(body: bytes) -> tuple[int, _StringToKey, bytes]:
 
 
 def _open_old(sealed: bytes, string_to_key: _StringToKey, passphrase: Secret) -> Secret:
-    """What GnuPG 1.4 and 2.0 encrypted by default: CAST5, no integrity protection (RFC 4880, 5.7).
+    """The secret in an envelope of GnuPG 1.4 or 2.0: CAST5, no integrity check (RFC 4880, 5.7).
 
     Two repeated bytes and the form of the content say whether the passphrase is right: one in
     65,536 wrong ones passes the former, and what it decrypts to opens no key.

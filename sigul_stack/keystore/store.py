@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from ..database import Key, KeyType
-from ..errors import RequestRefused, Status, quoted
+from ..errors import RequestRefused, Status, quoted, shortened
 from ..formats import pkcs11_uri
 from ..secret import Secret
 from .bindings import Layer, Registry, bind, unbind
@@ -253,7 +253,8 @@ class KeyStore:
         part = self._parts.get(keytype)
         if part is None:
             raise RequestRefused(
-                Status.UNSUPPORTED_KEYTYPE, f"this server does not hold {shown(keytype)} keys"
+                Status.UNSUPPORTED_KEYTYPE,
+                f"this server does not hold {shortened(shown(keytype), 60)} keys",
             )
         return part
 
@@ -310,7 +311,7 @@ def open_access(access: bytes | None, user_passphrase: Secret, registry: Registr
 
 
 def renewed_access(access: bytes, user_passphrase: Secret) -> bytes | None:
-    """What is to take the place of an `encrypted_passphrase` in the form of 0.x; None: it may stay.
+    """An `encrypted_passphrase` to take the place of one in the form of 0.x; None: it may stay.
 
     For one that `user_passphrase` has just opened.
     """

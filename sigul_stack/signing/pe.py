@@ -58,7 +58,7 @@ _U32 = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class ImageKey:
-    """What osslsigncode is told of a key: arguments, its wall without limits of size, and more.
+    """A key for osslsigncode: arguments, and its wall but for the limits of size.
 
     `kind` says in messages what kind of key it is; `environment` is of a token's libraries.
     """
@@ -75,7 +75,7 @@ class ImageKey:
 
     @classmethod
     def on_token(cls, reference: TokenReference, hidden: Sequence[Path]) -> ImageKey:
-        """That key on a token, which the PIN opens; `hidden` is what it need not see.
+        """The key on a token that `reference` means, which the PIN opens; `hidden` is kept from it.
 
         Nobody knows what a token's module needs (files of its own, a daemon's socket, a network),
         and osslsigncode parses a hostile image: so it gets all but what a server must not lose.
@@ -144,8 +144,7 @@ def sign_image(
             reason = said[0] if said else f"exit code {finished.returncode}"
             raise RequestRefused(
                 Status.UNKNOWN_ERROR,
-                f"{_NO_IMAGE if not key.kind else key.kind}osslsigncode cannot sign it:"
-                f" {shortened(reason, 160)}",
+                shortened(f"{key.kind or _NO_IMAGE}osslsigncode cannot sign it: {reason}", 240),
             )
         try:
             signed = output.open("r+b")
