@@ -93,7 +93,7 @@ class ImageKey:
 
 
 def sign_image(
-    key: ImageKey,
+    key: ImageKey | Path,
     passphrase: Secret,
     certificates: bytes,
     image: BinaryIO,
@@ -101,8 +101,9 @@ def sign_image(
     directory: Path | None,
     time_limit: float,
 ) -> BinaryIO:
-    """`image` with a signature by `key`, whose certificate is the first of the `certificates`
-    (PEM) that go with it; `passphrase` opens it.
+    """`image` with a signature by `key` (a path: the key in that file), which `passphrase` opens.
+
+    The first of the `certificates` (PEM) is the key's, the others go with it.
 
     A signature that the image has is replaced. `directory` is for the output (None: the system's
     for temporary files); the file that is returned has no name any more. `time_limit` is in
@@ -110,6 +111,8 @@ def sign_image(
     what is no whole PE image, `ToolMissing`, `KeystoreError`.
     """
     check_image(image)
+    if isinstance(key, Path):
+        key = ImageKey.in_file(key)
     with (
         _private_directory(directory) as private,
         memory_file(certificates) as chain,

@@ -124,7 +124,8 @@ def _signer_on_token(context: RequestContext, key: Key, pin: Secret) -> _PESigne
     raise RequestRefused(
         Status.UNKNOWN_ERROR,
         f"key {quoted(key.name, 60)} has {shortened(str(len(found) or 'no'), 10)} certificates"
-        f" labelled {quoted(label, 60)} on its token (labels: {shortened(', '.join(there) or 'none', 60)})",
+        f" labelled {quoted(label, 60)} on its token (labels:"
+        f" {shortened(', '.join(there) or 'none', 60)})",
     )
 
 
