@@ -231,9 +231,11 @@ class ServerScript(Ending):
 
     A request whose version is not in `speaks` gets `u32 1`. `reply` is the outer stream instead of
     a proper reply; `announce` the payload's length in one. `forge` names what gets a wrong code:
-    `header` or `payload`. `extra` follows the reply. `cuts`: sizes of the reply's first chunks,
-    before they are of `chunk` bytes. `silent`: does nothing once it is connected, until the test
-    says so. `say_first` is sent while it should be waiting.
+    `header` or `payload`. `hour`: as 1.3 and 1.4, which end a child so many seconds after it was
+    forked: closes by half, waits without limit for the bridge to close as well, and dials anew
+    then; at most `hours` times. `extra` follows the reply. `cuts`: sizes of the reply's first
+    chunks, before they are of `chunk` bytes. `silent`: does nothing once it is connected, until the
+    test says so. `say_first` is sent while it should be waiting.
     """
 
     speaks: tuple[int, ...] = (1,)
@@ -255,6 +257,8 @@ class ServerScript(Ending):
     retry: float = 5.0
     silent: bool = False
     say_first: bytes = b""
+    hour: float | None = None
+    hours: int = 1
     patience: float = 600.0
 
 
@@ -768,6 +772,7 @@ class OldServer:
         self._place = place
         self._script = script
         self.said: list[dict[str, Any]] = []
+        self._hours = 0
 
     def run(self) -> None:
         """Serve as many requests as the script has; `said` is what came in each."""
@@ -796,7 +801,19 @@ class OldServer:
         try:
             if script.say_first:
                 wire.write(script.say_first)
-            wire.receive(script.patience)
+            if script.hour is not None and self._hours < script.hours:
+                try:
+                    wire.receive(script.hour)
+                except DeadlineExceeded:
+                    self._hours += 1
+                    connection.end_writing()
+                    event("half-closed")
+                    wire.receive(script.patience)
+                    require(wire.ended, "the bridge said something to a server that has closed")
+                    event("closed")
+                    return
+            else:
+                wire.receive(script.patience)
             if not wire.ended:
                 event("called")
                 self.said.append(told)

@@ -82,6 +82,31 @@ class SoftHSM:
         ):
             tool("softhsm2-util", *command, "--pin", PIN, environment=self.environment)
 
+    def initialise(self, label: str, pin: str = PIN) -> None:
+        """A new token without keys."""
+        tool("softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", "5678",
+             "--pin", pin, environment=self.environment)  # fmt: skip
+
+    def put(self, token: str, key: Path, certificate: Path, *, id: str, label: str,
+            certificate_label: str) -> None:  # fmt: skip
+        """Put an RSA or EC key (PEM) on a token, and its certificate beside it."""
+        pkcs8, der = key.with_suffix(".p8"), certificate.with_suffix(".der")
+        tool("openssl", "pkcs8", "-topk8", "-nocrypt", "-in", str(key), "-out", str(pkcs8))
+        tool("openssl", "x509", "-in", str(certificate), "-outform", "DER", "-out", str(der))
+        tool("softhsm2-util", "--import", str(pkcs8), "--token", token, "--label", label,
+             "--id", id, "--pin", PIN, environment=self.environment)  # fmt: skip
+        tool("pkcs11-tool", "--module", softhsm_module(), "--token-label", token, "--login",
+             "--pin", PIN, "--write-object", str(der), "--type", "cert", "--id", id,
+             "--label", certificate_label, environment=self.environment)  # fmt: skip
+
+
+def softhsm_module() -> str:
+    """SoftHSM's own PKCS#11 module, past p11-kit."""
+    for path in ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/softhsm/libsofthsm2.so"):
+        if Path(path).exists():
+            return path
+    raise AssertionError("SoftHSM is missing: install the package softhsm2")
+
 
 # --- TPM ---------------------------------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 
 Invariant: only a live, authenticated server is handed out. A waiting server has nothing to say, so
 one whose stream has input has gone; it is looked for all the time and once more when it is handed
-out. Of the requests that wait, that of the name with the fewest servers comes first, and the last
-servers are left to names that have none: nobody who waits for one does so behind another's dozen.
+out. None is handed out late in the hour after which servers of 1.3 and 1.4 end, where another waits
+(docs/decisions/0047). Of the requests that wait, that of the name with the fewest servers comes
+first, and the last servers are left to names that have none: nobody who waits for one does so
+behind another's dozen.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ log = logging.getLogger(__name__)
 
 #: Pause between looks whether the client of a waiting request is still there, in seconds.
 CLIENT_CHECK_SECONDS = 1.0
+
+#: How long a server may have waited to be handed out in its turn, in seconds. A child of 1.3 and
+#: 1.4 ends an hour after it was forked, in the middle of a request if need be.
+YOUNG_SECONDS = 1800.0
 
 T = TypeVar("T")
 
@@ -106,11 +112,19 @@ class WaitingServers:
     """The pool. `limit` is the most connections that may wait in it.
 
     A name leaves as many waiting as it has already, up to `reserve`; and always fewer than have
-    been waiting at once, so that a site with one worker has no reserve.
+    been waiting at once, so that a site with one worker has no reserve. Who has waited less than
+    `young_seconds` comes before others.
     """
 
-    def __init__(self, limit: int, counters: Counters[BridgeCount], reserve: int = 0) -> None:
+    def __init__(
+        self,
+        limit: int,
+        counters: Counters[BridgeCount],
+        reserve: int = 0,
+        young_seconds: float = YOUNG_SECONDS,
+    ) -> None:
         self._limit = limit
+        self._young_seconds = young_seconds
         self._reserve = reserve
         self._counters = counters
         #: In the order of coming.
@@ -158,7 +172,8 @@ class WaitingServers:
     ) -> ByteStream:
         """A live server for `client`, to be told of by `give_back` once the client has it no more.
 
-        It is the one that waits longest, of those that `prefers` is true of if there are any.
+        It is one of those that `prefers` is true of if there are any: the one that waits longest of
+        those that have not waited long, else the one that came last.
         Raises `DeadlineExceeded`, or `TransportError` if the client goes or the bridge ends.
         """
         name = client.peer.common_name
@@ -238,12 +253,18 @@ class WaitingServers:
 
     def _pop_live(self, name: str, prefers: Callable[[ByteStream], bool]) -> ByteStream | None:
         while self._servers and self._rank(name) is not None:
-            server = next(filter(prefers, self._servers), next(iter(self._servers)))
+            server = self._choose(prefers)
             del self._servers[server]
             if not server.has_input():
                 return server
             self._drop(server)
         return None
+
+    def _choose(self, prefers: Callable[[ByteStream], bool]) -> ByteStream:
+        """The server that is next, of those that wait."""
+        able = [*filter(prefers, self._servers)] or [*self._servers]
+        since = time.monotonic() - self._young_seconds
+        return next((server for server in able if self._servers[server].at >= since), able[-1])
 
     def _drop(self, server: ByteStream) -> None:
         self._counters.add(BridgeCount.SERVERS_DROPPED)

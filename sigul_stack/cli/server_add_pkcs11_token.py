@@ -145,15 +145,14 @@ def _add(writer: Writer, options: Namespace, name: str, kind: str, sealed: bytes
 
 
 def _unknown_user(name: str) -> SigulError:
-    return RequestRefused(
-        Status.USER_NOT_FOUND,
-        f"there is no user {shortened(repr(name), 100)}; make one with `sigul new-user`, or correct"
-        " --initial-key-admin",
+    return ConfigurationError(
+        f"--initial-key-admin: there is no user {shortened(repr(name), 100)}",
+        "make one with `sigul new-user`, or name another",
     )
 
 
 def _taken(problem: str, cure: str) -> SigulError:
-    return RequestRefused(Status.ALREADY_EXISTS, f"{problem}; {cure}")
+    return ConfigurationError(problem, cure)
 
 
 def _checked_name(name: str) -> str:

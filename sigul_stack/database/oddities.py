@@ -1,4 +1,4 @@
-"""What the migration scripts of Sigul 1.1 and 1.3 left in a database, and its mending.
+"""Remains of the migration scripts of Sigul 1.1 and 1.3 in a database, and their mending.
 
 No version is stored in a database of 1.x: the layout is told by columns and constraints. Those
 scripts make a new table `keys`, copy the rows and rename the old table away, and three things stay:
@@ -103,7 +103,7 @@ def layout(connection: sa.Connection) -> str:
 
 
 def oddities(connection: sa.Connection) -> Oddities:
-    """What there is to mend; a database that is not of this layout has none."""
+    """The things to mend; a database that is not of this layout has none."""
     inspector = sa.inspect(connection)
     found = set(inspector.get_table_names())
     if not schema.metadata.tables.keys() <= found:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from ..database import Key, KeyType
-from ..errors import RequestRefused, Status, WrongPassphrase, quoted
+from ..errors import RequestRefused, Status, WrongPassphrase, quoted, shortened
 from ..formats import pkcs11_uri
 from ..secret import Secret
 from .bindings import Layer, Registry, bind, unbind
@@ -254,7 +254,8 @@ class KeyStore:
         part = self._parts.get(keytype)
         if part is None:
             raise RequestRefused(
-                Status.UNSUPPORTED_KEYTYPE, f"this server does not hold {shown(keytype)} keys"
+                Status.UNSUPPORTED_KEYTYPE,
+                f"this server does not hold {shortened(shown(keytype), 60)} keys",
             )
         return part
 

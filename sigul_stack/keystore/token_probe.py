@@ -92,7 +92,7 @@ def _objects(pkcs11: Any, session: Any) -> dict[str, list[dict[str, str]]]:
         return found
 
     def numbers(handle: Any) -> dict[str, str]:
-        """What a public RSA or EC key is made of; empty for others."""
+        """The numbers of a public RSA or EC key; empty for others."""
         kind = read(handle, "KEY_TYPE")["KEY_TYPE"]
         names = {
             pkcs11.CKK_RSA: ("MODULUS", "PUBLIC_EXPONENT"),

@@ -51,7 +51,7 @@ class TokenError(KeystoreError):
 
 @dataclass(frozen=True, slots=True)
 class TokenReference:
-    """What a program is told that uses a key on a token.
+    """The way of another program to a key on a token.
 
     `uri` means that key alone; `engine` is OpenSSL's for tokens, and `module` p11-kit's own, paths.
     """
@@ -70,7 +70,7 @@ class TokenKey:
     certificates: tuple[tuple[str, bytes], ...]
 
     def reference(self) -> TokenReference:
-        """How programs reach it. Raises `ToolMissing`."""
+        """The way of programs to it. Raises `ToolMissing`."""
         return TokenReference(self.uri, _path(OPENSSL_PKCS11), _path(P11_KIT))
 
 
@@ -170,7 +170,7 @@ def _part(seen: Mapping[str, Any], kind: str) -> list[dict[str, str]]:
 
 
 def _look(wanted: pkcs11_uri.TokenURI, pin: Secret | None) -> dict[str, Any]:
-    """What is on the token. Raises `TokenError`."""
+    """All that is on the token. Raises `TokenError`."""
     try:
         code = None if pin is None else pin.reveal().decode("utf-8")
     except UnicodeDecodeError:

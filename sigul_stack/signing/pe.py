@@ -58,7 +58,7 @@ _U32 = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class ImageKey:
-    """What osslsigncode is told of a key: arguments, its wall without limits of size, and more.
+    """A key for osslsigncode: arguments, and its wall but for the limits of size.
 
     `kind` says in messages what kind of key it is; `environment` is of a token's libraries.
     """
@@ -75,7 +75,7 @@ class ImageKey:
 
     @classmethod
     def on_token(cls, reference: TokenReference, hidden: Sequence[Path]) -> ImageKey:
-        """That key on a token, which the PIN opens; `hidden` is what it need not see.
+        """The key on a token that `reference` means, which the PIN opens; `hidden` is kept from it.
 
         Nobody knows what a token's module needs (files of its own, a daemon's socket, a network),
         and osslsigncode parses a hostile image: so it gets all but what a server must not lose.
@@ -93,7 +93,7 @@ class ImageKey:
 
 
 def sign_image(
-    key: ImageKey,
+    key: ImageKey | Path,
     passphrase: Secret,
     certificates: bytes,
     image: BinaryIO,
@@ -101,8 +101,9 @@ def sign_image(
     directory: Path | None,
     time_limit: float,
 ) -> BinaryIO:
-    """`image` with a signature by `key`, whose certificate is the first of the `certificates`
-    (PEM) that go with it; `passphrase` opens it.
+    """`image` with a signature by `key` (a path: the key in that file), which `passphrase` opens.
+
+    The first of the `certificates` (PEM) is the key's, the others go with it.
 
     A signature that the image has is replaced. `directory` is for the output (None: the system's
     for temporary files); the file that is returned has no name any more. `time_limit` is in
@@ -110,6 +111,8 @@ def sign_image(
     what is no whole PE image, `ToolMissing`, `KeystoreError`.
     """
     check_image(image)
+    if isinstance(key, Path):
+        key = ImageKey.in_file(key)
     with (
         _private_directory(directory) as private,
         memory_file(certificates) as chain,
@@ -144,8 +147,7 @@ def sign_image(
             reason = said[0] if said else f"exit code {finished.returncode}"
             raise RequestRefused(
                 Status.UNKNOWN_ERROR,
-                f"{_NO_IMAGE if not key.kind else key.kind}osslsigncode cannot sign it:"
-                f" {shortened(reason, 160)}",
+                shortened(f"{key.kind or _NO_IMAGE}osslsigncode cannot sign it: {reason}", 240),
             )
         try:
             signed = output.open("r+b")

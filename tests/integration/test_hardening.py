@@ -29,6 +29,9 @@ CALLS = {
     "sigul_server": [["-c", FIFO]],
     "sigul_server_create_db": [["-c", FIFO]],
     "sigul_server_add_admin": [["-c", FIFO]],
+    "sigul_server_add_pkcs11_token": [
+        ["-c", FIFO, "-a", "a", "-k", "pkcs11:token=t", "-n", "n", "-t", "pin", "-p", "file"]
+    ],
     "sigul_setup_client": [["--batch", "--certificate", FIFO]],
     "sigul-stack": [
         ["pki", "import", "--into", "new", "--ca", FIFO],

@@ -18,13 +18,17 @@ from pathlib import Path
 
 import pytest
 
+from sigul_stack.keystore.envelope import open_envelope
+from sigul_stack.secret import Secret
 from tests.held_data import held
 from tests.site import Site
+from tests.unit.test_envelope import old_form
 
 from .commands_support import (
     AUTHENTICATION,
     Gpg,
     assert_consistent,
+    change_database,
     database_content,
     done,
     end_agent,
@@ -481,3 +485,39 @@ def test_a_database_without_key_types_is_migrated_with_a_backup(
     # Done once, it is not done again.
     with own.running():
         assert "migrated" not in own.processes[-1].text
+
+
+def test_an_access_of_0_x_is_encrypted_anew_at_its_first_unlock(tmp_path: Path) -> None:
+    site = legacy_site(tmp_path, ALL_USERS)
+    sign = ("sign-data", "release", "/etc/hostname")
+    alice: dict[str, object] = {"options": ["-u", "alice"]}
+    passphrase = Secret("alice-release-pw")
+    query = (
+        "SELECT key_accesses.id, encrypted_passphrase FROM key_accesses, keys, users"
+        " WHERE key_id = keys.id AND keys.name = 'release'"
+        " AND user_id = users.id AND users.name = 'alice'"
+    )
+    with site.running():
+
+        def stored() -> object:
+            return rows(site, query)[0][1]
+
+        ((access, sealed),) = rows(site, query)
+        assert isinstance(sealed, bytes)
+        old = old_form(open_envelope(sealed, passphrase).reveal(), passphrase)
+        change_database(
+            site, "UPDATE key_accesses SET encrypted_passphrase = ? WHERE id = ?", old, access
+        )
+        refused(site, AUTHENTICATION, *sign, secrets=["wrong"], **alice)
+        assert stored() == old
+        found: bytes | None = None
+        for _request in range(2):
+            assert done(site, *sign, secrets=["alice-release-pw"], **alice)
+            now = stored()
+            assert isinstance(now, bytes)
+            # AES-256, and the secret that was there; the second request leaves it alone.
+            assert now[:6] == bytes.fromhex("8c0d04090302")
+            assert open_envelope(now, passphrase) == open_envelope(sealed, passphrase)
+            assert found in (None, now)
+            found = now
+        refused(site, AUTHENTICATION, *sign, secrets=["wrong"], **alice)

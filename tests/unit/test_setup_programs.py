@@ -29,6 +29,7 @@ from sigul_stack.pki.leaf import Leaf
 from sigul_stack.secret import Secret
 from tests.held_data import held
 from tests.site import fork
+from tests.unit.test_database_schemas import build
 
 pytestmark = [pytest.mark.system, pytest.mark.once("questions, files and the database")]
 
@@ -479,3 +480,30 @@ def test_setup_client_refuses(
     words = [str(brought / word) if "." in word else word for word in arguments]
     assert_error(machine.run("setup_client", "--batch", *words, given=given), text)
     assert not (machine.home / ".sigul" / "cert9.db").exists()
+
+
+# ------------------------------------------------------------------------------- old layouts
+
+
+def test_the_database_command_tells_of_old_layouts_and_mends_them(machine: Machine) -> None:
+    build(machine.database, "v1.2 migrated twice")
+    command = [sys.executable, "-m", "sigul_stack.cli.stack", "database"]
+
+    def run(action: str) -> str:
+        told = subprocess.run(
+            [*command, action, "-c", str(machine.configuration)],
+            env=machine.environment, capture_output=True, timeout=60, check=True,
+        )  # fmt: skip
+        assert told.stderr == b""
+        return told.stdout.decode()
+
+    told = run("state")
+    assert told.startswith("made by a 1.2 server\nlayout: v1.2, migrated from v1.1")
+    assert told.count("\nfound: ") == 3
+    assert "leads to keys_v10" in told
+    told = run("migrate")
+    assert told.count("mended: ") == 3
+    (backup,) = machine.data.glob("server.sqlite.backup-*")
+    assert f"\nbackup: {backup}\nschema: made by a 1.2 server -> current\n" in told
+    assert "found" not in run("state")
+    assert run("migrate") == "schema: current -> current\n"

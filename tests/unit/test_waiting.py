@@ -567,3 +567,40 @@ def test_many_requests_and_servers_at_once_each_get_one(ends: Ends) -> None:
     assert {id(server) for server in taken} == {id(server) for server, _far in servers}
     assert eventually(lambda: all(dead.discarded for dead, _far in dying))
     pool.close()
+
+
+# ------------------------------------------------------------------------------------ ages
+
+
+@pytest.mark.parametrize(
+    ("young_seconds", "order"),
+    [(1000.0, ["one", "two", "three"]), (0.0, ["three", "two", "one"])],
+    ids=["all of them young", "all of them old"],
+)
+def test_who_has_waited_long_comes_last(ends: Ends, young_seconds: float, order: list[str]) -> None:
+    pool = WaitingServers(3, Counters(BridgeCount), young_seconds=young_seconds)
+    try:
+        for name in ("one", "two", "three"):
+            pool.add(ends.make(name)[0])
+        client = ends.make("client")[0]
+        assert [pool.take(soon(), client).peer.common_name for _ in range(3)] == order
+    finally:
+        pool.close()
+
+
+def test_the_young_are_taken_in_turn_before_the_old(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 10_000.0
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: now)
+    pool = WaitingServers(4, Counters(BridgeCount))
+    try:
+        for name, age in (("older", 3000), ("old", 2000), ("first", 1000), ("second", 10)):
+            now = 10_000.0 - age
+            pool.add(ends.make(name)[0])
+        now = 10_000.0
+        client = ends.make("client")[0]
+        taken = [pool.take(soon(), client).peer.common_name for _ in range(4)]
+        assert taken == ["first", "second", "old", "older"]
+    finally:
+        pool.close()

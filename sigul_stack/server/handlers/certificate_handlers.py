@@ -36,7 +36,7 @@ def _subject_key(context: RequestContext) -> Key:
     if key.keytype not in context.request.operation.key_types:
         raise RequestRefused(
             Status.UNSUPPORTED_KEYTYPE,
-            f"the subject key {quoted(name, 60)} is a {shown(key.keytype)} key",
+            f"the subject key {quoted(name, 60)} is a {shortened(shown(key.keytype), 60)} key",
         )
     return key
 
@@ -123,8 +123,9 @@ def _signer_on_token(context: RequestContext, key: Key, pin: Secret) -> _PESigne
     there = sorted({name for token_key in keys for name, _ in token_key.certificates})
     raise RequestRefused(
         Status.UNKNOWN_ERROR,
-        f"key {quoted(key.name, 60)} has {len(found) or 'no'} certificates labelled"
-        f" {quoted(label, 60)} on its token (labels: {shortened(', '.join(there) or 'none', 60)})",
+        f"key {quoted(key.name, 60)} has {shortened(str(len(found) or 'no'), 10)} certificates"
+        f" labelled {quoted(label, 60)} on its token (labels:"
+        f" {shortened(', '.join(there) or 'none', 60)})",
     )
 
 

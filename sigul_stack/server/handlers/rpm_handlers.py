@@ -7,7 +7,7 @@ from functools import partial
 from typing import BinaryIO, Final
 
 from ...database import KeyType
-from ...errors import ProtocolError, RequestRefused, Status
+from ...errors import ProtocolError, RequestRefused, Status, shortened
 from ...keystore.store import shown
 from ...protocol.codec import Fields
 from ...protocol.messages import ChainKeys
@@ -61,7 +61,8 @@ def _file_signer(context: RequestContext, granted: KeyGranted) -> FileSigner:
     if granted.key.keytype not in (KeyType.ECC, KeyType.RSA):
         raise RequestRefused(
             Status.UNSUPPORTED_KEYTYPE,
-            f"files are signed with an ECC or RSA key, not a {shown(granted.key.keytype)} one",
+            f"files are signed with an ECC or RSA key, not a"
+            f" {shortened(shown(granted.key.keytype), 60)} one",
         )
     store = context.services.keystore.pem
     return FileSigner(PemSigner(store.load(granted.key.fingerprint, granted.passphrase)))
