@@ -81,6 +81,13 @@ def run_site(args: argparse.Namespace) -> None:
     else:
         for what, directory, result in made:
             say(f"{result:8} {what}: {directory}")
+    if args.server.lower() in (name.lower() for name in (args.bridge, *_split(args.bridge_san))):
+        say(
+            f"warning: the bridge's certificate also names the server ({args.server}), so the"
+            " bridge could play it; give the server a name of its own (it need not resolve), or set"
+            " require-own-server-key: yes for all clients",
+            error=True,
+        )
 
 
 def run_init_ca(args: argparse.Namespace) -> None:

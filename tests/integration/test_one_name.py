@@ -238,6 +238,17 @@ def test_doctor_says_what_the_risk_is(running: Site) -> None:
     assert "told from the bridge by its key" in findings(report, "ok")
 
 
+def test_who_makes_such_a_site_is_told(tmp_path: Path, made: Site) -> None:
+    words = ("pki", "site", "--dir", str(tmp_path / "pki"), "--bridge", "b.example.org")
+    for more, told in (
+        (("--server", NAME), False),
+        (("--server", NAME, "--bridge-san", "LOCALHOST,127.0.0.1"), True),
+    ):
+        done = made.run(*module("stack"), *words, *more)
+        assert (b"the bridge's certificate also names the server" in done.stderr) == told
+        assert (b"require-own-server-key" in done.stderr) == told
+
+
 def test_nobody_without_a_certificate_gets_in(running: Site) -> None:
     """On either port."""
     how = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

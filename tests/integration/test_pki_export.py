@@ -19,6 +19,7 @@ from tests.other_ca import OtherCA, ec_key
 from tests.site import Site, module
 from tests.snapshots import snapshots
 
+from .test_fips import set_fips
 from .test_pki_nss import openssl
 
 NICKNAME = "sigul-client-cert"
@@ -183,6 +184,16 @@ def test_an_ec_key_of_another_ca_behind_an_intermediate_one(site: Site, tmp_path
         site.sigul("list-users", secrets=[site.admin_password])
         for version in VERSIONS:
             request(site, openssl_client(files, version, nickname=stem))
+
+
+def test_a_database_in_fips_mode_gives_its_key_too(shared: Site, tmp_path: Path) -> None:
+    """NSS wraps it as FIPS wants it; what it gave before and gives then is one key."""
+    place = tmp_path / "nss"
+    shutil.copytree(shared.path("pki/clients/admin"), place)
+    before = export(shared, tmp_path / "before") / f"{NICKNAME}.key"
+    set_fips(place, on=True)
+    pki(shared, "export", place, "--to", tmp_path / "out")
+    assert (tmp_path / f"out/{NICKNAME}.key").read_bytes() == before.read_bytes()
 
 
 def test_what_is_not_trusted_is_not_exported(shared: Site, tmp_path: Path) -> None:
