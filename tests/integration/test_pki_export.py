@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from sigul_stack.pki import read_certificates
@@ -393,6 +392,6 @@ def test_certificates_are_read_by_openssl_as_one_file_each(shared: Site, tmp_pat
     options = [word for name, path in names.items() for word in (f"--{name}", path)]
     pki(shared, "export", shared.path("pki/clients/alice"), *options, "--mode", "0640")
     assert stat.S_IMODE(names["key"].stat().st_mode) == 0o640
-    assert "CN = alice" in openssl("x509", "-noout", "-subject", "-in", str(names["cert"]))
-    assert x509.load_pem_x509_certificate(names["cert"].read_bytes())
+    subject = openssl("x509", "-noout", "-subject", "-in", str(names["cert"]))
+    assert "CN=alice" in subject.replace(" ", "")
     openssl("pkey", "-in", str(names["key"]), "-noout")
