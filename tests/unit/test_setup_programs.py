@@ -447,7 +447,6 @@ def test_setup_client_asks_a_person(machine: Machine, brought: Path) -> None:
     assert "file-pw" not in shown
 
 
-@pytest.mark.system
 def test_pki_export_asks_a_person(machine: Machine, brought: Path, tmp_path: Path) -> None:
     (tmp_path / "pw").write_text(NSS_PASSWORD)
     code, shown = machine.talk(
