@@ -132,10 +132,14 @@ class Roles:
     With `server_names` (the `server-cn` setting) a server's CN must be listed, and a client's may
     not be; alternative names do not count, for old sites gave all their certificates the same.
     Without it any certificate may be a server's, but one that has been one is no client's.
+
+    The bridge's `own` certificate is told by its fingerprint: it may be a client, for its health
+    check, also where bridge and server have one name. No server takes a request of it.
     """
 
-    def __init__(self, server_names: tuple[str, ...]) -> None:
+    def __init__(self, server_names: tuple[str, ...], own: str = "") -> None:
         self._server_names = frozenset(server_names)
+        self._own = own
         self._seen_servers: set[str] = set()
 
     def check(self, kind: str, peer: Peer) -> None:
@@ -156,7 +160,8 @@ class Roles:
 
     def check_client(self, peer: Peer) -> None:
         """Raise `TransportError` unless `peer` may be a client."""
-        if self._is_listed(peer) or peer.fingerprint in self._seen_servers:
+        listed = self._is_listed(peer) and peer.fingerprint != self._own
+        if listed or peer.fingerprint in self._seen_servers:
             raise TransportError(
                 f"{quoted(peer.common_name)} is a signing server, which may not be a client"
             )

@@ -65,7 +65,6 @@ class Bridge:
         self._settings = settings
         self._listeners = dict(listeners)
         self._resources = BridgeResources(settings)
-        self._roles = Roles(settings.server_cn)
         self._handshakes = {
             kind: Handshakes(settings.max_handshakes) for kind in ("server", "client")
         }
@@ -76,6 +75,7 @@ class Bridge:
         #: Fingerprints of the certificates that the parent was told, to be looked at again.
         self._told: set[str] = set()
         self._identity = nss.load_identity(settings.bridge_cert_nickname)
+        self._roles = Roles(settings.server_cn, self._identity.fingerprint)
         log.info("[BRIDGE_REQUEST] Waiting for the server to connect")
 
     def status(self) -> BridgeStatus:

@@ -81,6 +81,13 @@ def run_site(args: argparse.Namespace) -> None:
     else:
         for what, directory, result in made:
             say(f"{result:8} {what}: {directory}")
+    if args.server.lower() in (name.lower() for name in (args.bridge, *_split(args.bridge_san))):
+        say(
+            f"warning: the bridge's certificate also names the server ({args.server}), so the"
+            " bridge could play it; give the server a name of its own (it need not resolve), or set"
+            " require-own-server-key: yes for all clients",
+            error=True,
+        )
 
 
 def run_init_ca(args: argparse.Namespace) -> None:
@@ -114,10 +121,13 @@ def run_import(args: argparse.Namespace) -> None:
     if bundle is None and not given:
         raise ConfigurationError("there is nothing to import: give --pkcs12, --cert or --ca")
     if bundle is not None and not args.nickname:
-        raise ConfigurationError(
-            "give the certificate the --nickname that the configuration names, for example"
-            " sigul-bridge-cert"
-        )
+        if args.role is None:
+            raise ConfigurationError(
+                "give the certificate the --nickname that the configuration names, for example"
+                " sigul-bridge-cert",
+                "or say with --role whose it is: then it gets that one's usual nickname",
+            )
+        args.nickname = pki.Role(args.role).nickname
     database = _target(args)
     warnings = list(pki.authority_warnings(given))
     with database.filling(_permissions(args)) as store:

@@ -209,7 +209,11 @@ _COMMANDS: Final = (
                 metavar="PEM",
                 help="CA certificates to trust",
             ),
-            argument("--nickname", help="the certificate's; with --ca alone the CA's"),
+            argument(
+                "--nickname",
+                help="the certificate's (default: sigul-ROLE-cert, with --role); with --ca alone"
+                " the CA's",
+            ),
             argument(
                 "--role",
                 choices=_ROLES,

@@ -40,10 +40,12 @@ from ..protocol.messages import ReplyKeys, UnknownVersion
 from ..protocol.versions import LATEST, VERSIONS
 from ..secret import Secret
 from ..transport import nss
+from ..transport.certificate_key import check_own_key
 from ..transport.chunked import ChunkedStream
 from ..transport.dialling import dial_bridge
 from ..transport.nested import inner_session
 from ..transport.payload import AuthenticatedPayload, payload_pieces, send_pieces
+from ..transport.stream import Peer
 from ..transport.tcp import connect_tcp
 from ..transport.watchdog import Watchdog
 from .site_knowledge import SiteKnowledge
@@ -211,7 +213,7 @@ class RequestSender:
                 inner_fields = messages.encode_inner_fields(
                     header, None if payload_by_bridge else payload_hash, keys, inner
                 )
-                self._send_inner_fields(chunked, identity, inner_fields)
+                self._send_inner_fields(chunked, identity, inner_fields, connection.peer)
             except (TransportError, ProtocolError) as error:
                 raise self._reason(chunked, error) from None
             returned = (fields or {}).get("return-data") is not False
@@ -291,7 +293,7 @@ class RequestSender:
         return digest.digest()
 
     def _send_inner_fields(
-        self, chunked: ChunkedStream, identity: nss.TLSIdentity, fields: bytes
+        self, chunked: ChunkedStream, identity: nss.TLSIdentity, fields: bytes, bridge: Peer
     ) -> None:
         """Send the secret fields in the inner session, which only the server can read."""
         log.info("[DOUBLE_TLS] Starting TLS handshake")
@@ -304,6 +306,8 @@ class RequestSender:
             watchdog=self._watchdog,
         ) as session:
             log.info("[DOUBLE_TLS] TLS handshake completed successfully")
+            if self.settings.require_own_server_key:
+                check_own_key(session.peer, bridge)
             session.write(fields)
 
     def _reason(self, chunked: ChunkedStream, error: SigulError) -> SigulError:

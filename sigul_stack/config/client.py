@@ -36,6 +36,14 @@ class ClientSettings(BridgeAddress):
     server_hostname: str = required(
         "client", values.host, "the signing server's host name, as its certificate has it"
     )
+    require_own_server_key: bool = option(
+        "client",
+        values.boolean,
+        False,
+        "whether a server is refused that shows the bridge's own key in the inner session, as a"
+        " bridge would that plays the server",
+        new_site="yes",
+    )
     bridge_port: int = option(
         "client", values.port, 44334, "the TCP port on which the bridge takes clients"
     )

@@ -45,6 +45,15 @@ class BridgeChecks:
                 "set server-cn in [bridge] to the common name in the server's certificate",
             )
         for name in servers:
+            if name == self.own.leaf.common_name:
+                return warning(
+                    Layer.ROLES,
+                    f"bridge and server have one name ({name}): whoever takes the bridge can attach"
+                    " as a server, and be told passphrases by clients that do not look at keys",
+                    "give the server a name of its own (it need not resolve); until then set"
+                    " require-own-server-key: yes for all clients, which siguldry's and those of"
+                    " 1.x do not have (docs/security.md)",
+                )
             if covers(name, self.own.leaf.certificate):
                 return failed(
                     Layer.ROLES,

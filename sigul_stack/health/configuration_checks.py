@@ -52,6 +52,16 @@ def file_checks(context: CheckContext[Any]) -> Iterator[Check]:
             "remove the line, which peers of 1.2 do not need: they get that version anyhow",
         )
     if context.component != "client":
+        if loaded.settings.nss.min_tls != TLS_VERSIONS[0]:
+            session = "outer" if context.component == "bridge" else "inner"
+            yield warning(
+                Layer.CONFIGURATION,
+                f"nss-min-tls is {loaded.settings.nss.min_tls}, so clients that go no further than"
+                f" TLS 1.2 get no {session} session: siguldry's (sigul-pesign-bridge), and Sigul"
+                " before this one unless told otherwise",
+                "set nss-min-tls to tls1.2, which those that know TLS 1.3 do not use; leave it"
+                " where the site has no other clients",
+            )
         loaded.check_paths()
     yield ok(Layer.CONFIGURATION, f"read from {', '.join(map(str, loaded.files.paths))}")
 

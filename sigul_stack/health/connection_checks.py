@@ -182,13 +182,25 @@ class BridgeConnectionChecks:
                 "renew it there (sigul-stack pki renew)",
             )
         if self.server_name and covers(self.server_name, done.certificate.certificate):
-            yield failed(
+            yield self._one_name(self.server_name)
+
+    def _one_name(self, name: str) -> Check:
+        """The check of a bridge whose certificate has the server's name, too."""
+        if isinstance(self.settings, ClientSettings) and self.settings.require_own_server_key:
+            return ok(
                 Layer.OUTER,
-                f"the bridge's certificate also names the server ({self.server_name}): this"
-                " bridge could play the server and be told passphrases",
-                "give the server a name of its own (it need not resolve), and issue the bridge's"
-                " certificate without it",
+                f"the bridge's certificate also names the server ({name}), which is told from the"
+                " bridge by its key (require-own-server-key)",
             )
+        # Where both have one name, that was somebody's choice.
+        judge = warning if name == self.settings.bridge_hostname else failed
+        return judge(
+            Layer.OUTER,
+            f"the bridge's certificate also names the server ({name}): this bridge could play the"
+            " server and be told passphrases",
+            "give the server a name of its own (it need not resolve), and issue the bridge's"
+            " certificate without it; or set require-own-server-key: yes in [client]",
+        )
 
 
 def user_name_checks(settings: ClientSettings, own: NSSChecks) -> Iterator[Check]:
@@ -202,10 +214,12 @@ def user_name_checks(settings: ClientSettings, own: NSSChecks) -> Iterator[Check
             f"set user-name (or -u) to {leaf.common_name}, unless the server has"
             " lenient-username-check or names it in proxy-usernames",
         )
-    if settings.server_hostname == settings.bridge_hostname:
+    same = settings.server_hostname == settings.bridge_hostname
+    if same and not settings.require_own_server_key:
         yield warning(
             Layer.CERTIFICATE,
             "server-hostname and bridge-hostname are the same: the bridge could play the server and"
             " be told passphrases",
-            "give the server a name of its own; it need not resolve",
+            "give the server a name of its own, which need not resolve; or set"
+            " require-own-server-key: yes in [client]",
         )

@@ -6,6 +6,7 @@ NSS is initialised once in a process, by `open_database`, and no process forks a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -213,6 +214,11 @@ class TLSIdentity:
     nickname: str
     certificate: Any
     key: Any
+
+    @property
+    def fingerprint(self) -> str:
+        """The certificate's SHA-256 in lower-case hex, as `Peer` has it."""
+        return hashlib.sha256(bytes(self.certificate.der_data)).hexdigest()
 
     @property
     def chain(self) -> tuple[bytes, ...]:

@@ -675,6 +675,35 @@ def test_a_newest_tls_version_that_is_not_the_newest(patient: MakePatient) -> No
     assert "TLS_ECDHE_" in report.text("outer TLS", "ok")
 
 
+@pytest.mark.parametrize(
+    ("component", "session"), [("bridge", "outer"), ("server", "inner"), ("client", "")]
+)
+def test_an_oldest_tls_version_that_shuts_clients_out(
+    patient: MakePatient, component: str, session: str
+) -> None:
+    """At bridge and server; which peers a client wants is the user's own business."""
+    broken = patient(component)
+    words = "clients that go no further than TLS 1.2"
+    said = broken.doctor(code=OK).text("configuration", "warning")
+    assert words not in said
+    for lines, shut_out in (
+        ("nss-min-tls: tls1.2\nnss-max-tls: tls1.3", False),
+        ("nss-min-tls: tls1.3", True),
+        ("nss-min-tls: tls1.3\nnss-max-tls: tls1.3", True),
+        ("nss-min-tls: tls1.0", False),
+    ):
+        text = broken.config.read_text()
+        broken.add("nss", lines)
+        code = WARNING if (session and shut_out) or "1.0" in lines else OK
+        said = broken.doctor(code=code).text("configuration", "warning")
+        assert (words in said) == (bool(session) and shut_out)
+        if words in said:
+            assert f"get no {session} session" in said
+            assert "siguldry" in said
+            assert "set nss-min-tls to tls1.2" in said
+        broken.config.write_text(text)
+
+
 @pytest.mark.once("our own questions, and files")
 def test_no_server_is_attached(site: Site) -> None:
     site.extra = with_status(site)

@@ -83,6 +83,12 @@ def test_a_role_is_said_where_the_nickname_does_not_tell(other: OtherCA, tmp_pat
         pki(*words, "--name", "alice")
     assert pki(*words, "--role", "client", "--name", "alice") == 0
     assert opened(tmp_path / "nss").find("Alice's certificate").common_name == "alice"
+    words = [word for word in words if word not in ("--nickname", "Alice's certificate")]
+    words[2] = tmp_path / "other"
+    with pytest.raises(Exception, match="say with --role whose it is"):
+        pki(*words)
+    assert pki(*words, "--role", "client") == 0
+    assert opened(tmp_path / "other").find("sigul-client-cert").common_name == "alice"
 
 
 KEYS = {

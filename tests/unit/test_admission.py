@@ -179,6 +179,19 @@ def test_without_a_list_whoever_was_a_server_is_no_client_any_more() -> None:
     roles.check_server(peer("signer", fingerprint="f1"))
 
 
+def test_the_bridges_own_certificate_may_look_where_bridge_and_server_have_one_name() -> None:
+    roles = Roles(("localhost",), own="f0")
+    roles.check_client(peer("localhost", fingerprint="f0"))
+    with pytest.raises(TransportError, match="may not be a client"):
+        roles.check_client(peer("localhost", fingerprint="f1"))
+    with pytest.raises(TransportError, match="not a signing server's name"):
+        roles.check_server(peer("alice", fingerprint="f2"))
+    # A certificate that both share is a server's, as soon as it has been one.
+    roles.check_server(peer("localhost", fingerprint="f0"))
+    with pytest.raises(TransportError, match="may not be a client"):
+        roles.check_client(peer("localhost", fingerprint="f0"))
+
+
 def test_a_refused_server_may_still_be_a_client() -> None:
     roles = Roles(("signer.example",))
     with pytest.raises(TransportError):

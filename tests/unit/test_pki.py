@@ -340,8 +340,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 COMMANDS = (
-    *("site", "init-ca", "issue", "import", "list", "check"),
-    *("renew", "renew-ca", "remove", "convert"),
+    *("site", "init-ca", "issue", "import", "export", "list", "check"),
+    *("renew", "renew-ca", "rollover", "remove", "convert"),
 )
 
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    load_pem_private_key,
     pkcs12,
 )
 
@@ -59,7 +60,7 @@ class Machine:
         )
 
     def command(self, program: str, *arguments: str) -> list[str]:
-        options = () if program == "setup_client" else ("-c", str(self.configuration))
+        options = () if program in ("setup_client", "stack") else ("-c", str(self.configuration))
         return [sys.executable, "-m", f"sigul_stack.cli.{program}", *options, *arguments]
 
     @property
@@ -445,6 +446,23 @@ def test_setup_client_asks_a_person(machine: Machine, brought: Path) -> None:
     check(machine.home / ".sigul")
     assert "new-pw" not in shown
     assert "file-pw" not in shown
+
+
+def test_pki_export_asks_a_person(machine: Machine, brought: Path, tmp_path: Path) -> None:
+    (tmp_path / "pw").write_text(NSS_PASSWORD)
+    code, shown = machine.talk(
+        *("stack", "pki", "export", str(brought / "nss"), "--to", str(tmp_path / "out")),
+        *("--password-file", str(tmp_path / "pw"), "--ask-key-password"),
+        answers={
+            "New passphrase of the exported key: ": "key-pw",
+            "New passphrase of the exported key (again): ": "key-pw",
+        },
+    )
+    assert code == 0, shown
+    assert "(encrypted)" in shown
+    assert "key-pw" not in shown
+    pem = (tmp_path / "out/sigul-client-cert.key").read_bytes()
+    assert load_pem_private_key(pem, b"key-pw")
 
 
 @pytest.mark.parametrize(

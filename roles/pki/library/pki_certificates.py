@@ -89,6 +89,9 @@ class Certificates:
             options += ["--pkcs12-password-file", given["password_file"]]
         if given.get("ca"):
             options += ["--ca", *given["ca"]]
+        # What is wrong with it is said before it takes the place of the one there.
+        names = component["names"] or [component["name"]]
+        options += ["--role", component["role"], *(f"--name={name}" for name in names)]
         self.change(
             f"the certificate of {component['component']} was imported",
             *("import", "--into", component["database"], "--replace", *options),
