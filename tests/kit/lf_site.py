@@ -34,7 +34,8 @@ set -eu
 ca=/tmp/ca; mkdir $ca /tmp/noise; head -c 64 /dev/urandom >/tmp/noise/n; printf '%s' "$P" >/tmp/p
 certutil -N -d sql:$ca -f /tmp/p
 printf 'y\\n0\\ny\\n' | certutil -S -d sql:$ca -f /tmp/p -z /tmp/noise/n -n sigul-ca \\
-    -s "CN=Sigul CA" -x -t CT,C,C -k rsa -g 2048 -Z SHA256 -v 120 -m 1 -2 --keyUsage certSigning,crlSigning >/tmp/out
+    -s "CN=Sigul CA" -x -t CT,C,C -k rsa -g 2048 -Z SHA256 \\
+    -v 120 -m 1 -2 --keyUsage certSigning,crlSigning >/tmp/out
 certutil -L -d sql:$ca -n sigul-ca -a >/workspace/ca.crt
 number=2
 leaf() { # ROLE CN NAMES
