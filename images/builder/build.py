@@ -237,8 +237,6 @@ class Builder:
             files = tars.read(kept)
         listed = sbom.document(f"sigul-stack/{name}", self._version, root, files, self._created)
         entries = [*tars.added(root, own), tars.file(SBOM, listed)]
-        if component == "server":
-            entries.append(charts.servers_directory())
         layers = layers_of(self._cache, self._prefix, name)
         layers.mkdir(parents=True, exist_ok=True)
         with (layers / "system.tar").open("wb") as archive:

@@ -8,9 +8,6 @@ from . import tars
 
 #: dpkg's list of packages, a paragraph each.
 _STATUS: Final = "var/lib/dpkg/status"
-#: Where a chart mounts the server's volume, in the image as well: else the engine would make it.
-_SERVERS: Final = "var/lib/sigul/server"
-_SIGUL: Final = 1000
 
 
 def with_tools(own: tars.Root, tools: tars.Root) -> tars.Root:
@@ -21,13 +18,6 @@ def with_tools(own: tars.Root, tools: tars.Root) -> tars.Root:
     made = {**tools, **own}
     made[_STATUS] = tars.file(_STATUS, _merged(own[_STATUS], tools[_STATUS]))
     return made
-
-
-def servers_directory() -> tars.Entry:
-    """The directory of the server's data."""
-    entry = tars.directory(_SERVERS)
-    entry.info.uid = entry.info.gid = _SIGUL
-    return entry
 
 
 def _merged(own: tars.Entry, tools: tars.Entry) -> bytes:

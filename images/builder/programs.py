@@ -27,6 +27,10 @@ CHECKOUT: Final = Path(__file__).parent.parent.parent
 CONSTRAINTS: Final = CHECKOUT / "requirements" / "constraints.txt"
 PROJECT: Final = CHECKOUT / "pyproject.toml"
 USE_SYSTEM_NSS: Final = CHECKOUT / "scripts" / "use-system-nss"
+#: Where charts mount the server's volume, and the key store whose place they know nothing of.
+_VOLUME: Final = "var/lib/sigul/server"
+_KEYS: Final = "var/lib/sigul/keys"
+_SIGUL: Final = 1000
 #: What each component's image has at other places: a directory for each, as from the root.
 FILES: Final = CHECKOUT / "images" / "files"
 INSIDE: Final = Path(__file__).with_name("inside.py")
@@ -151,6 +155,13 @@ def own_files(component: str) -> Iterator[Entry]:
         if path.is_file() and "__pycache__" not in path.parts:
             mode = 0o755 if os.access(path, os.X_OK) else 0o644
             yield tars.file(str(path.relative_to(top)), path.read_bytes(), mode)
+    if component == "server":
+        # A directory that is missing would be made by the engine, as root. Who mounts all of
+        # /var/lib/sigul, as the kit does, sees neither.
+        volume = tars.directory(_VOLUME)
+        volume.info.uid = volume.info.gid = _SIGUL
+        yield volume
+        yield tars.link(_KEYS, f"/{_VOLUME}/keys")
 
 
 def unpacked(wheel: Path) -> Iterator[Entry]:

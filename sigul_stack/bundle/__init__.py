@@ -39,7 +39,7 @@ def pack(members: Mapping[str, bytes], passphrase: Secret) -> bytes:
 
 
 def unpack(text: bytes, passphrase: Secret) -> Bundle:
-    """What is in a bundle. Of the passphrase the first line counts.
+    """The content of a bundle. Of the passphrase the first line counts.
 
     Raises `BundleError`, which tells what of it is not as it has to be; `KeystoreError`,
     `ToolMissing`.

@@ -26,7 +26,7 @@ _CURE: Final = "make it with: tar -cJf sigul.tar.xz .sigul"
 
 
 def read_tar(data: bytes) -> Members:
-    """What is in an archive. Owners, modes and times do not count. Raises `BundleError`."""
+    """The members of an archive. Owners, modes and times do not count. Raises `BundleError`."""
     members: Members = {}
     total = count = 0
     try:

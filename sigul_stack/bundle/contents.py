@@ -1,4 +1,4 @@
-"""What a bundle holds: one NSS database, a configuration, nothing that changes what git does."""
+"""The content of a bundle: one NSS database, a configuration, nothing that git would obey."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ _FORMATS: Final[tuple[tuple[bytes, Callable[[], _Decompressor]], ...]] = (
 
 
 def decompressed(data: bytes, clock: Callable[[], float] = time.monotonic) -> bytes:
-    """What is in xz, gzip or bzip2; `data` itself where it is none of these.
+    """The content of xz, gzip or bzip2; `data` itself where it is none of these.
 
     Streams may follow each other, and zero bytes them. Raises `BundleError`.
     """

@@ -1,4 +1,4 @@
-"""What a GitHub action imports from the client's image: its modules `client` and `utils`.
+"""The modules `client` and `utils` of the client's image, which a GitHub action imports.
 
 sigul-sign-action loads a client's configuration and opens its NSS database in an interpreter of its
 own, before it signs or instead of that. No text of an error here tells a secret, its file or its

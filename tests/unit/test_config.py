@@ -200,6 +200,21 @@ def test_user_name(client: Callable[..., Loaded[ClientSettings]]) -> None:
 # ---------------------------------------------------------------- what a file does not know
 
 
+@pytest.mark.parametrize("program", ["bridge", "server"])
+def test_the_wrong_name_of_the_old_sample_files_is_warned_of(tmp_path: Path, program: str) -> None:
+    """It is in use to this day; the right one's default holds."""
+    file = tmp_path / f"{program}.conf"
+    begin = BRIDGE if program == "bridge" else SERVER
+    file.write_text(f"{begin}max-rpms-payload-size: 5\n[nss]\nnss-dir: /x\n")
+    load = load_bridge if program == "bridge" else load_server
+    loaded = load(file, system_directory=tmp_path / "none")
+    assert (
+        f"[{program}] max-rpms-payload-size is unknown and ignored; did you mean max-rpms-payloads"
+        in ("\n".join(loaded.warnings))
+    )
+    assert loaded.settings.max_rpms_payloads_size == 10 * 1024**3
+
+
 @pytest.mark.parametrize(
     ("text", "place", "cure"),
     [
