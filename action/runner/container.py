@@ -121,7 +121,7 @@ class Container:
         return [*command, "--entrypoint=sigul-stack", self._image, "sign-job"]
 
     def events(self, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """What the container tells, until it ends. Raises `ActionError` where it fails."""
+        """The container's events, until it ends. Raises `ActionError` where it fails."""
         process = subprocess.Popen(
             self._command(),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -19,6 +19,7 @@ import pytest
 from tests.integration.commands_support import ADMIN, Gpg, done, person
 from tests.integration.test_sign_git_tag import WHO
 from tests.integration.test_sign_job import bundle_of
+from tests.kit.conftest import built_images
 from tests.kit.runner import Runner, mode
 from tests.site import BRIDGE_NAME, Site
 
@@ -58,14 +59,14 @@ def runner() -> Iterator[Runner]:
 
 
 @pytest.fixture(scope="module")
-def inputs(site: Site, images: dict[str, str]) -> dict[str, str]:
+def inputs(site: Site, engine: None) -> dict[str, str]:
     """Inputs for the site, but for `sign-object`."""
     network = ["docker", "network", "inspect", "bridge"]
     gateway = subprocess.run(
         [*network, "--format", "{{(index .IPAM.Config 0).Gateway}}"],
         capture_output=True, text=True, check=True, timeout=60,
     ).stdout.strip()  # fmt: skip
-    name, _, tag = images["client"].rpartition(":")
+    name, _, tag = built_images("client")["client"].rpartition(":")
     return {
         "sigul_conf": site.path("client.conf").read_text(),
         "sigul_key_name": "k",
@@ -87,9 +88,7 @@ def signed(runner: Runner) -> list[str]:
     return sorted(str(path.relative_to(runner.workspace)) for path in found)
 
 
-def test_files_are_signed_and_verified(
-    runner: Runner, inputs: dict[str, str], gpg: Gpg, images: dict[str, str]
-) -> None:
+def test_files_are_signed_and_verified(runner: Runner, inputs: dict[str, str], gpg: Gpg) -> None:
     # Names that a shell, a runner's log, docker or gpg would take for something else.
     odd = ["$(touch pwned)", "--output", "::error::no", "new\n::add-mask::line", 'a,b"c', "ü"]
     for name in odd:
