@@ -12,17 +12,19 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from . import components, debian, engine, programs, sbom, tars, trimmed, wheels
+from . import charts, components, debian, engine, programs, sbom, tars, trimmed, wheels
 from .commands import BuildError, run, step
 from .components import (
     BASE_PACKAGES,
+    CHART_PACKAGES,
+    CHARTS,
     COMPILED,
     COMPILED_FOR,
     COMPILED_WITH,
@@ -76,9 +78,12 @@ class Builder:
         builder = [
             *sorted((_IMAGES / "builder").glob("*.*")),
             *sorted(_IMAGES.glob("*/Dockerfile")),
+            *sorted(path for path in programs.FILES.rglob("*") if path.suffix != ".pyc"),
         ]
         self._inputs = _hash(
-            (str(path.relative_to(CHECKOUT)), path.read_bytes()) for path in [*builder, *_sources()]
+            (str(path.relative_to(CHECKOUT)), path.read_bytes())
+            for path in [*builder, *_sources()]
+            if path.is_file()
         )
         # What Debian's layers depend on: a change of any other source makes no package be fetched.
         roots = [Path(code.__file__ or "") for code in (components, debian, tars)]
@@ -95,8 +100,7 @@ class Builder:
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """Those of `base` and these components that `make` would build."""
-        wanted = dict.fromkeys(("base", *names))
-        return [name for name in wanted if self._there(name) is None]
+        return [name for name in _with_those_below(names) if self._there(name) is None]
 
     def _there(self, name: str) -> Made | None:
         """An image that is as it would be built now."""
@@ -106,6 +110,10 @@ class Builder:
         # A name is moved, and a label copied, by whoever can load an image.
         if found.identity != self._identity(name):
             return None
+        if name in CHARTS:
+            below = self._there(CHARTS[name])
+            if below is None or not _is_on(found, engine.inspect(below.identity)):
+                return None
         return Made(name, f"{self.image(name)}:latest", found.identity, False)
 
     def _identity(self, name: str) -> str:
@@ -117,20 +125,25 @@ class Builder:
 
     def make(self, names: Iterable[str]) -> list[Made]:
         """Have `base` and these components."""
-        wanted = {name: self._wanted(name) for name in ("base", *names)}
+        wanted = {name: self._wanted(name) for name in _with_those_below(names)}
         made = {name: found for name in wanted if (found := self._there(name)) is not None}
         missing = [name for name in wanted if name not in made]
         if missing:
             roots = self._roots(("base", *(name for name in missing if name != "base")))
             if "base" in missing:
                 made["base"] = self._base(roots["base"], wanted["base"])
-            chosen = [COMPONENTS[name] for name in missing if name != "base"]
+            chosen = [COMPONENTS[name] for name in missing if name in COMPONENTS]
             if chosen:
                 base = made["base"].identity
                 everything, theirs = self._programs(chosen, base)
                 for one in chosen:
                     layers = self._layers(one, roots, everything, theirs[one.name])
                     made[one.name] = self._build(one.name, layers, wanted[one.name], base)
+            for name in missing:
+                if name in CHARTS:
+                    layers = self._chart_layers(name, roots)
+                    below = made[CHARTS[name]].identity
+                    made[name] = self._build(name, layers, wanted[name], below)
             engine.forget_replaced()
         return [made[name] for name in wanted]
 
@@ -165,8 +178,11 @@ class Builder:
     def _build(self, name: str, layers: Path, inputs: str, base: str) -> Made:
         """Build an image on the one whose ID is `base`; on nothing where that is empty."""
         image = self.image(name)
-        shutil.copy(_IMAGES / ("base" if name == "base" else "component") / "Dockerfile", layers)
-        below = (self._given or "scratch") if name == "base" else f"{self.image('base')}:latest"
+        below = f"{self.image(CHARTS.get(name, 'base'))}:latest"
+        directory = "chart" if name in CHARTS else "component"
+        if name == "base":
+            below, directory = self._given or "scratch", "base"
+        shutil.copy(_IMAGES / directory / "Dockerfile", layers)
         created = self._epoch if name == "base" else self._created
         with step(f"image {image}"):
             found = engine.build(
@@ -182,8 +198,7 @@ class Builder:
                 },
             )
         # Not every engine builds on an image that is named by its ID.
-        below_it = engine.inspect(base).layers if base else ()
-        if found.layers[: len(below_it)] != below_it:
+        if base and not _is_on(found, engine.inspect(base)):
             raise BuildError(f"{image} was not built on {base}: {below} has become another image")
         (layers / _IDENTITY).write_text(f"{found.identity}\n")
         return Made(name, f"{image}:latest", found.identity, True)
@@ -208,16 +223,39 @@ class Builder:
         listed = sbom.document(
             f"sigul-stack/{component.name}", self._version, root, files, self._created
         )
-        entries = [*files.values(), tars.file(SBOM, listed)]
+        entries = [*files.values(), *programs.own_files(component.name), tars.file(SBOM, listed)]
         with (layers / "programs.tar").open("wb") as archive:
             tars.write(tars.with_parents(entries, components.PREFIX), archive, self._epoch)
         (layers / "sbom.json").write_bytes(listed)
         return layers
 
-    def _roots(self, names: Iterable[str]) -> dict[str, tars.Root]:
-        """Debian roots by image. Images with the same packages share theirs."""
+    def _chart_layers(self, name: str, roots: dict[str, tars.Root]) -> Path:
+        component = CHARTS[name]
+        own = roots[component]
+        root = charts.with_tools(own, roots[name])
+        with (layers_of(self._cache, self._prefix, component) / "programs.tar").open("rb") as kept:
+            files = tars.read(kept)
+        listed = sbom.document(f"sigul-stack/{name}", self._version, root, files, self._created)
+        entries = [*tars.added(root, own), tars.file(SBOM, listed)]
+        if component == "server":
+            entries.append(charts.servers_directory())
+        layers = layers_of(self._cache, self._prefix, name)
+        layers.mkdir(parents=True, exist_ok=True)
+        with (layers / "system.tar").open("wb") as archive:
+            tars.write(entries, archive, self._epoch)
+        (layers / "sbom.json").write_bytes(listed)
+        return layers
+
+    def _roots(self, names: Sequence[str]) -> dict[str, tars.Root]:
+        """Debian roots by image; of images for charts, those with their tools alone.
+
+        Images with the same packages share theirs.
+        """
+        names = [*names, *(CHARTS[name] for name in names if name in CHARTS)]
         packages = {
-            name: BASE_PACKAGES + (COMPONENTS[name].packages if name in COMPONENTS else ())
+            name: BASE_PACKAGES
+            + (COMPONENTS[name].packages if name in COMPONENTS else ())
+            + (CHART_PACKAGES if name in CHARTS else ())
             for name in names
         }
         if self._given is None:
@@ -341,6 +379,21 @@ class Builder:
                 wheels.build(partial, self._foundation, self._epoch)
             partial.rename(directory)
         return directory / "wheels"
+
+
+def _with_those_below(names: Iterable[str]) -> list[str]:
+    """These images and those that they are made on, which come first."""
+    wanted = dict.fromkeys(["base"])
+    for name in names:
+        if name in CHARTS:
+            wanted[CHARTS[name]] = None
+        wanted[name] = None
+    return list(wanted)
+
+
+def _is_on(image: engine.Image, below: engine.Image) -> bool:
+    """Whether an image was built on another one."""
+    return image.layers[: len(below.layers)] == below.layers
 
 
 # --- What images are made from -----------------------------------------------------------------

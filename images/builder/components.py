@@ -65,6 +65,12 @@ COMPONENTS: Final = {
     )
 }
 
+#: What scripts and probes of Helm charts start besides, in images of their own: bash, ss, pgrep and
+#: sqlite3.
+CHART_PACKAGES: Final = ("bash", "iproute2", "procps", "sqlite3")
+#: Those images, and the components that they are made on.
+CHARTS: Final = {f"{name}-chart": name for name in COMPONENTS}
+
 #: Packages that installing needs, or that others ask for without a use here. Removed at the end, in
 #: this order, each group in one step: PAM's scripts still need debconf. (util-linux is needed: its
 #: prlimit and setpriv start each program.)

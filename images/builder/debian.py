@@ -33,7 +33,9 @@ def finish(below: Path, packages: Iterable[str], output: Path, epoch: int) -> No
 
     Writes the archive of that to `output`.
     """
-    unwanted = " ".join(f"'{' '.join(group)}'" for group in UNWANTED)
+    packages = tuple(packages)
+    groups = [[name for name in group if name not in packages] for group in UNWANTED]
+    unwanted = " ".join(f"'{' '.join(group)}'" for group in groups)
     _mmdebstrap(
         (*_on_top_of(below), "--format=tar"),
         packages,
@@ -84,7 +86,7 @@ def _mmdebstrap(
     ]
     run(
         [
-            *("mmdebstrap", "--quiet", *options),
+            *(*_apart(), "mmdebstrap", "--quiet", *options),
             # Nothing of a root that the machine breaks down under is kept.
             "--dpkgopt=force-unsafe-io",
             *(f"--include={package}" for package in packages),
@@ -103,6 +105,15 @@ def _mmdebstrap(
         },
         hint=hint,
     )
+
+
+def _apart() -> tuple[str, ...]:
+    """What begins a command that mounts things: for root, a mount namespace of its own.
+
+    Whatever is mounted there is gone with it, however it ends. Who is not root gets one from
+    mmdebstrap.
+    """
+    return ("unshare", "--mount", "--propagation", "private", "--") if os.geteuid() == 0 else ()
 
 
 def extend(image: str, packages: Iterable[str], output: IO[bytes]) -> None:

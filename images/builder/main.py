@@ -14,7 +14,7 @@ from typing import Final
 from . import engine
 from .build import Builder, layers_of
 from .commands import BuildError, say
-from .components import COMPONENTS
+from .components import CHARTS, COMPONENTS
 from .programs import CHECKOUT
 
 _CACHE: Final = CHECKOUT / ".cache" / "images"
@@ -24,7 +24,8 @@ def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(
         prog="images/build",
-        description="Make the container images base, bridge, server and client.",
+        description="Make the container images base, bridge, server and client; those for Helm"
+        " charts where they are named.",
         epilog="Prints `IMAGE ID` of each. Needs a container engine: see scripts/engine.",
     )
     parser.add_argument(
@@ -39,7 +40,7 @@ def main() -> None:
     )
     parser.add_argument("--refresh", action="store_true", help="take Debian's packages anew")
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
-    parser.add_argument("component", nargs="*", choices=[[], "base", *COMPONENTS])
+    parser.add_argument("component", nargs="*", choices=[[], "base", *COMPONENTS, *CHARTS])
     parser.add_argument(
         "--cache",
         type=Path,
@@ -84,7 +85,7 @@ def main() -> None:
 
 def _remove(prefix: str, names: list[str], cache: Path) -> None:
     """Remove images and their layers. The base is last: the others are on top of it."""
-    chosen = names or [*COMPONENTS, "base"]
+    chosen = names or [*CHARTS, *COMPONENTS, "base"]
     for image in engine.remove(f"{prefix}/{name}" for name in chosen):
         say(f"removed {image}")
     for name in chosen:

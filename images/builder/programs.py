@@ -27,6 +27,8 @@ CHECKOUT: Final = Path(__file__).parent.parent.parent
 CONSTRAINTS: Final = CHECKOUT / "requirements" / "constraints.txt"
 PROJECT: Final = CHECKOUT / "pyproject.toml"
 USE_SYSTEM_NSS: Final = CHECKOUT / "scripts" / "use-system-nss"
+#: What each component's image has at other places: a directory for each, as from the root.
+FILES: Final = CHECKOUT / "images" / "files"
 INSIDE: Final = Path(__file__).with_name("inside.py")
 
 _SITE: Final = f"{PREFIX}/lib/python{PYTHON}/site-packages"
@@ -135,7 +137,20 @@ def environment(wheels: Iterable[Path], everything: tars.Root) -> Iterator[Entry
         yield from _scripts(wheel)
     configuration = f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {PYTHON}\n"
     yield tars.file(f"{PREFIX}/pyvenv.cfg", configuration.encode())
-    yield tars.link(f"{PREFIX}/bin/python", "/usr/bin/python3")
+    # By both names: whoever looks for one on PATH finds the programs' own.
+    for name in ("python", "python3"):
+        yield tars.link(f"{PREFIX}/bin/{name}", "/usr/bin/python3")
+
+
+def own_files(component: str) -> Iterator[Entry]:
+    """The files of `FILES` that the component's image has; those that may be run here may there."""
+    top = FILES / component
+    if (top / "usr/share/sigul").is_dir():
+        yield tars.directory("usr/share/sigul")
+    for path in sorted(top.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            mode = 0o755 if os.access(path, os.X_OK) else 0o644
+            yield tars.file(str(path.relative_to(top)), path.read_bytes(), mode)
 
 
 def unpacked(wheel: Path) -> Iterator[Entry]:

@@ -24,6 +24,8 @@ class BridgeEvent(bytes, enum.Enum):
     WHOLE = b"W"
     #: A certificate is good: from a process that looks at them again. Body: its SHA-256.
     GOOD = b"G"
+    #: Its loop goes round: from the one that serves, every `BEAT_SECONDS`.
+    BEAT = b"B"
 
 
 class BridgeCommand(bytes, enum.Enum):
@@ -38,6 +40,9 @@ class BridgeCommand(bytes, enum.Enum):
     #: A certificate is no longer good: end what its holder has here. Its SHA-256 follows.
     DISTRUST = b"D"
 
+
+#: Seconds between two `BridgeEvent.BEAT`s, where the loop has nothing else to do meanwhile.
+BEAT_SECONDS: Final = 5.0
 
 #: Bytes of the SHA-256 that follows `BridgeCommand.DISTRUST`.
 DIGEST_BYTES: Final = 32

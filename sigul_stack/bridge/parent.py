@@ -42,6 +42,7 @@ from ..system.signals import SignalPipe
 from ..transport.nss_certificates import LOOK_SECONDS, TOLD_BYTES, Look
 from ..transport.tcp import listen
 from .control import BridgeCommand, BridgeEvent
+from .heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -137,9 +138,11 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
         *,
         stop: SignalPipe,
         reload: SignalPipe,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         super().__init__(plan, renew, stop=stop, reload=reload, back_off=BackOff(first=0.0))
         self._ports = Ports()
+        self._heartbeat = heartbeat
         #: The child that serves, and the one that is to.
         self._serving: ServingChild | None = None
         self._next: ServingChild | None = None
@@ -153,6 +156,8 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
         Raises what keeps that one from it.
         """
         with self._running():
+            if self._heartbeat is not None:
+                self._heartbeat.remove()  # of one that did not come to remove it
             self._try_plan(self._plan)
             first = self._next
             while self._serving is None:
@@ -238,6 +243,7 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
                 other.seen.clear()
             self._ports.close_all_but(child.plan)
             old, self._serving, self._next = self._serving, child, None
+            self._beat()
             if old is None:
                 self._assign_servers()
             else:
@@ -246,6 +252,10 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
                 old.is_old = True
                 old.deadline = now + old.plan.hand_over_timeout + HAND_OVER_SECONDS
                 old.command(BridgeCommand.HAND_OVER)
+        elif code == BridgeEvent.BEAT:
+            require(child.ready_at > 0 and child.look is None, "it does not serve")
+            if child is self._serving:
+                self._beat()
         elif code == BridgeEvent.HANDED_OVER:
             child.hand_overs += 1
             require(child.is_old and child.hand_overs <= _HAND_OVERS, "it was not to hand over")
@@ -264,6 +274,10 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
             child.part = b""
         else:
             require(False, "there is no such event")
+
+    def _beat(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.beat()
 
     def _assign_servers(self) -> None:
         self._takes_servers = self._serving
@@ -305,5 +319,7 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
         return limit + KILL_AFTER_SECONDS
 
     def _end(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.remove()
         self._ports.close_all_but(None)
         super()._end()

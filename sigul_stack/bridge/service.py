@@ -34,7 +34,13 @@ from ..transport.stream import ByteStream, Deadline, readable
 from ..transport.tcp import printable_address
 from ..transport.watchdog import Watchdog
 from .admission import Arrivals, Handshakes, OnlyLooked, PendingPeer, Roles
-from .control import BridgeCommand, BridgeEvent, receive_command, receive_digest
+from .control import (
+    BEAT_SECONDS,
+    BridgeCommand,
+    BridgeEvent,
+    receive_command,
+    receive_digest,
+)
 from .session import BridgeResources, RequestSession
 from .waiting import Arrival
 
@@ -136,8 +142,13 @@ class Bridge:
     def run(self, parent: ParentPipes) -> None:
         """Accept and serve as the parent commands; then let requests finish, up to a limit."""
         kinds = {"client"}
+        beat = time.monotonic() + BEAT_SECONDS
         while True:
-            if self._accept_once(parent, kinds, None):
+            commanded = self._accept_once(parent, kinds, max(0.0, beat - time.monotonic()))
+            if time.monotonic() >= beat:
+                parent.send(BridgeEvent.BEAT)
+                beat = time.monotonic() + BEAT_SECONDS
+            if commanded:
                 command = self._receive(parent)
                 if command is BridgeCommand.TAKE_SERVERS:
                     kinds.add("server")

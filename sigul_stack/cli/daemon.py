@@ -54,6 +54,8 @@ class Control:
     #: To be called once everything that can go wrong at start has gone right; further calls do
     #: nothing. Connections to peers are not part of the start.
     ready: Callable[[], None]
+    #: Where its PID file is, if it has one.
+    pid_directory: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class Daemon:
                     path = pid_directory / f"{self.name}.pid"
                     stack.enter_context(pidfile.held(path, self.identity))
                 log.info("%s starts", self.name)
-                work(Control(stop, reload, lambda: _tell(starter, _READY)))
+                work(Control(stop, reload, lambda: _tell(starter, _READY), pid_directory))
                 log.info("%s ends", self.name)
             return 0
         except SigulError as error:

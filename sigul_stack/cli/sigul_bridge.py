@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from ..bridge.control import BridgeEvent
+from ..bridge.heartbeat import Heartbeat
 from ..bridge.open_files import fitted
 from ..bridge.parent import BridgePlan, Listeners, Parent
 from ..bridge.service import Bridge
@@ -40,11 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(source: DaemonConfiguration[BridgeSettings], control: Control) -> None:
+    directory = control.pid_directory
     Parent(
         _plan(source.settings, source.digests),
         lambda: _plan(source.read_again(), source.digests),
         stop=control.stop,
         reload=control.reload,
+        heartbeat=None
+        if directory is None
+        else Heartbeat(directory / "sigul_bridge.heartbeat", source.identity),
     ).run(control.ready)
 
 

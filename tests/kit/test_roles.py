@@ -273,6 +273,8 @@ WRONG: dict[str, list[tuple[str, object]]] = {
         ("client_bridge_address", "bridge.example.org"),
         ("client_memory", "0"),
         ("client_secrets", {"../pin": "pin"}),
+        ("client_bundle_format", "action"),
+        ("client_bundle_passphrases", {"admin": "../pin"}),
     ],
 }
 #: The role pki looks at these of all clients: one of them wrong stops every host.

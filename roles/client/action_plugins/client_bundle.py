@@ -1,11 +1,13 @@
-"""Ansible action: the archive of one user's bundle, made on the control machine.
+"""Ansible action: one user's bundle, made on the control machine.
 
-It is made again only if something in it is not as it should be. What is in it is in no argument, in
-no result and in no file but the archive.
+An archive; or, with a file that holds its passphrase, encrypted as GitHub actions take it, with the
+NSS database's password in its configuration. It is made again only if something in it is not as it
+should be. What is in it is in no argument, in no result and in no file but the bundle.
 """
 
 from __future__ import annotations
 
+import configparser
 import io
 import os
 import tarfile
@@ -15,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 FILE_MODE: Final = 0o600
@@ -42,16 +45,32 @@ class ActionModule(ActionBase):
             if directory != ".":
                 wanted[directory] = DIRECTORY
             wanted[name] = self._content(file)
-        found = members(archive)
+        encrypted = None
+        if self._task.args.get("passphrase"):
+            password = wanted.pop("nss-password") or b""
+            encrypted = Encrypted(self._content(self._task.args["passphrase"]))
+            texts = {encrypted.CONFIGURATION: texts["client.conf"]}
+            configuration = with_password(texts[encrypted.CONFIGURATION], password)
+            wanted = {
+                **{f".sigul/{Path(name).name}": self._content(file)
+                   for name, file in files.items() if name != "nss-password"},
+                encrypted.CONFIGURATION: configuration,
+            }  # fmt: skip
+            found = encrypted.members(archive)
+        else:
+            found = members(archive)
         result["changed"] = found != wanted or archive.stat().st_mode & 0o777 != FILE_MODE
         result["diff"] = [
             {"before_header": name, "after_header": name, "before": before, "after": text}
             for name, text in texts.items()
-            if (before := (found.get(name) or b"").decode()) != text
+            if encrypted is None and (before := (found.get(name) or b"").decode()) != text
         ]
         if result["changed"] and not self._task.check_mode:
             make_directory(archive.parent)
-            write(archive, wanted)
+            if encrypted is None:
+                write(archive, archived(wanted))
+            else:
+                write(archive, encrypted.packed(wanted))
         return result
 
     def _content(self, file: str) -> bytes:
@@ -84,22 +103,70 @@ def make_directory(directory: Path) -> None:
         directory.chmod(DIRECTORY_MODE)
 
 
-def write(archive: Path, held: Members) -> None:
-    """Write an archive whole or not at all, for nobody else to read."""
+def with_password(text: str, password: bytes) -> bytes:
+    """A client's configuration with the password of its NSS database."""
+    parser = configparser.RawConfigParser()
+    parser.read_string(text)
+    parser.set("nss", "nss-password", password.decode())
+    output = io.StringIO()
+    parser.write(output)
+    return output.getvalue().encode()
+
+
+class Encrypted:
+    """What makes and opens a bundle for GitHub actions."""
+
+    CONFIGURATION: Final = ".sigul/client.conf"
+
+    def __init__(self, passphrase: bytes) -> None:
+        # Not at the top: whoever makes other bundles needs no gpg.
+        from sigul_stack import bundle
+        from sigul_stack.errors import SigulError
+        from sigul_stack.secret import Secret
+
+        self._bundle, self._error = bundle, SigulError
+        self._passphrase = Secret(passphrase)
+
+    def members(self, file: Path) -> Members:
+        """The files of a bundle; nothing where there is none that opens."""
+        try:
+            found = self._bundle.unpack(file.read_bytes(), self._passphrase).members
+        except (OSError, self._error):
+            return {}
+        return {name: content for name, content in found.items() if content is not DIRECTORY}
+
+    def packed(self, held: Members) -> bytes:
+        """A bundle of these files."""
+        files = {name: content for name, content in held.items() if content is not None}
+        try:
+            return self._bundle.pack(files, self._passphrase)
+        except self._error as error:
+            raise AnsibleActionFail(f"no bundle can be made: {error}") from None
+
+
+def archived(held: Members) -> bytes:
+    """A compressed archive."""
+    output = io.BytesIO()
+    with tarfile.open(fileobj=output, mode="w:gz") as writing:
+        for path, content in sorted(held.items()):
+            member = tarfile.TarInfo(path)
+            member.mtime = int(time.time())
+            if content is DIRECTORY:
+                member.type, member.mode = tarfile.DIRTYPE, DIRECTORY_MODE
+                writing.addfile(member)
+            else:
+                member.mode, member.size = FILE_MODE, len(content)
+                writing.addfile(member, io.BytesIO(content))
+    return output.getvalue()
+
+
+def write(archive: Path, content: bytes) -> None:
+    """Write a bundle whole or not at all, for nobody else to read."""
     descriptor, name = tempfile.mkstemp(prefix=f".{archive.name}.", dir=archive.parent)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            with tarfile.open(fileobj=file, mode="w:gz") as writing:
-                for path, content in sorted(held.items()):
-                    member = tarfile.TarInfo(path)
-                    member.mtime = int(time.time())
-                    if content is DIRECTORY:
-                        member.type, member.mode = tarfile.DIRTYPE, DIRECTORY_MODE
-                        writing.addfile(member)
-                    else:
-                        member.mode, member.size = FILE_MODE, len(content)
-                        writing.addfile(member, io.BytesIO(content))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(archive)
