@@ -1,7 +1,8 @@
 """`action/`, its steps run as a runner runs them, with the client's image and a real site.
 
 The site's daemons are processes of this machine; containers reach its bridge through the inputs
-`sigul-ip` and `sigul-uri`. What a job does inside is also in tests/integration/test_sign_job.py.
+`sigul-ip` and `sigul-uri`. Each test starts containers of its own, which takes some seconds. What a
+job does inside is also in tests/integration/test_sign_job.py.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ PASSPHRASE = "the key's passphrase"
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A running site with the key `k`, whose bridge containers reach, too."""
     directory = tmp_path_factory.mktemp("action") / "site"
-    made = Site.make(directory, listen_address="0.0.0.0")  # noqa: S104 - see there
+    # Containers come from the engine's network, not from loopback.
+    made = Site.make(directory, listen_address="0.0.0.0")  # noqa: S104
     with made.running():
         done(made, "new-key", "k", secrets=[ADMIN, PASSPHRASE])
         yield made
