@@ -15,7 +15,7 @@ import secrets
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -120,8 +120,8 @@ class Container:
             command += _git_environment(self._mounts[0][0])
         return [*command, "--entrypoint=sigul-stack", self._image, "sign-job"]
 
-    def events(self, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """What the container tells, until it ends. Raises `ActionError` where it fails."""
+    def events(self, job: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+        """The container's events, until it ends. Raises `ActionError` where it fails."""
         process = subprocess.Popen(
             self._command(),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -137,14 +137,15 @@ class Container:
             with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
                 stdin.write(json.dumps(job).encode())
             yield from _events(process.stdout)
-        finally:
-            timer.cancel()
-            if process.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(ANSWER_SECONDS)
-            process.kill()
             code = process.wait(ANSWER_SECONDS)
-        listener.join(ANSWER_SECONDS)
+            listener.join(ANSWER_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise ActionError(f"docker did not end {ANSWER_SECONDS:g} s after its job") from None
+        finally:
+            # Where the step is to end a runner gives it some seconds, so nothing is waited for.
+            timer.cancel()
+            process.kill()
+            process.wait()
         if code > 1 or code < 0:
             raise ActionError(
                 f"the container failed (exit code {code}): {said[-1] if said else 'no word'};"

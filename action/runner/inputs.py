@@ -34,7 +34,7 @@ _IMAGE = re.compile(
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the workflow asks for. Times are in seconds; secrets are in no `repr`."""
+    """The wishes of the workflow. Times are in seconds; secrets are in no `repr`."""
 
     sign_type: str
     sign_object: str
@@ -59,7 +59,7 @@ class Inputs:
 
     @property
     def is_tag(self) -> bool:
-        """Whether a tag is signed, not files."""
+        """True where a tag is signed, not files."""
         return self.sign_type == "sign-git-tag"
 
 

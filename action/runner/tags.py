@@ -93,7 +93,7 @@ class Repository:
 
 
 def _remote(inputs: Inputs) -> tuple[str, dict[str, str]]:
-    """Where to push, and the variables that git needs for it: no secret is an argument."""
+    """The remote to push to, and the variables that git needs for it: no secret is an argument."""
     if not inputs.gh_key:
         return "origin", {}
     server = os.environ.get("GITHUB_SERVER_URL", "https://github.com").rstrip("/")

@@ -27,9 +27,15 @@ def engine() -> None:
 @pytest.fixture(scope="session")
 def images(engine: None) -> dict[str, str]:
     """Names of this checkout's images, by component. What is there already is not built again."""
+    return built_images()
+
+
+def built_images(*components: str) -> dict[str, str]:
+    """Build the images of these components, or of all; their names by component."""
     done = subprocess.run(
-        [CHECKOUT / "images/build"], capture_output=True, text=True, timeout=900, check=False
-    )
+        [CHECKOUT / "images/build", *components],
+        capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     names = [line.split()[0] for line in done.stdout.splitlines()]
     return {name.rpartition("/")[2].partition(":")[0]: name for name in names}

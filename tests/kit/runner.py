@@ -138,6 +138,13 @@ class Runner:
         values = self._inputs(action, {name.replace("_", "-"): inputs[name] for name in inputs})
         return self._start(0, action["runs"]["steps"][0], values)
 
+    def clean(self) -> str:
+        """Run the action's last step alone; what it prints."""
+        action = yaml.safe_load((self.action / "action.yml").read_text())
+        code, printed, _ = self._step(1, action["runs"]["steps"][1], self._inputs(action, {}))
+        assert code == 0, printed
+        return printed
+
     def _inputs(self, action: dict[str, Any], given: Mapping[str, str]) -> dict[str, str]:
         declared = action["inputs"]
         assert set(given) <= set(declared), "a runner warns of inputs that are not declared"

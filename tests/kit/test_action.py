@@ -1,26 +1,33 @@
 """`action/`, its steps run as a runner runs them, with the client's image and a real site.
 
 The site's daemons are processes of this machine; containers reach its bridge through the inputs
-`sigul-ip` and `sigul-uri`. What a job does inside is also in tests/integration/test_sign_job.py.
+`sigul-ip` and `sigul-uri`. Each test starts containers of its own, which takes some seconds. What a
+job does inside is also in tests/integration/test_sign_job.py.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.integration.commands_support import ADMIN, Gpg, done, person
 from tests.integration.test_sign_git_tag import WHO
 from tests.integration.test_sign_job import bundle_of
-from tests.kit.runner import Runner, mode
-from tests.site import BRIDGE_NAME, Site
+from tests.kit.conftest import built_images
+from tests.kit.runner import SECONDS, Runner, mode
+from tests.site import BRIDGE_NAME, Site, wait_until
 
 # The images may have to be built.
 pytestmark = [pytest.mark.kit, pytest.mark.timeout(1800)]
@@ -32,7 +39,8 @@ PASSPHRASE = "the key's passphrase"
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A running site with the key `k`, whose bridge containers reach, too."""
     directory = tmp_path_factory.mktemp("action") / "site"
-    made = Site.make(directory, listen_address="0.0.0.0")  # noqa: S104 - see there
+    # Containers come from the engine's network, not from loopback.
+    made = Site.make(directory, listen_address="0.0.0.0")  # noqa: S104
     with made.running():
         done(made, "new-key", "k", secrets=[ADMIN, PASSPHRASE])
         yield made
@@ -58,14 +66,14 @@ def runner() -> Iterator[Runner]:
 
 
 @pytest.fixture(scope="module")
-def inputs(site: Site, images: dict[str, str]) -> dict[str, str]:
+def inputs(site: Site, engine: None) -> dict[str, str]:
     """Inputs for the site, but for `sign-object`."""
     network = ["docker", "network", "inspect", "bridge"]
     gateway = subprocess.run(
         [*network, "--format", "{{(index .IPAM.Config 0).Gateway}}"],
         capture_output=True, text=True, check=True, timeout=60,
     ).stdout.strip()  # fmt: skip
-    name, _, tag = images["client"].rpartition(":")
+    name, _, tag = built_images("client")["client"].rpartition(":")
     return {
         "sigul_conf": site.path("client.conf").read_text(),
         "sigul_key_name": "k",
@@ -87,9 +95,7 @@ def signed(runner: Runner) -> list[str]:
     return sorted(str(path.relative_to(runner.workspace)) for path in found)
 
 
-def test_files_are_signed_and_verified(
-    runner: Runner, inputs: dict[str, str], gpg: Gpg, images: dict[str, str]
-) -> None:
+def test_files_are_signed_and_verified(runner: Runner, inputs: dict[str, str], gpg: Gpg) -> None:
     # Names that a shell, a runner's log, docker or gpg would take for something else.
     odd = ["$(touch pwned)", "--output", "::error::no", "new\n::add-mask::line", 'a,b"c', "ü"]
     for name in odd:
@@ -189,6 +195,86 @@ def test_a_dry_run_signs_nothing(runner: Runner, inputs: dict[str, str]) -> None
     assert signed(runner) == []
 
 
+@pytest.mark.long("action", "sigul_stack/cli/signjob", "sigul_stack/client")
+def test_a_run_after_a_failure_finishes_the_rest(
+    runner: Runner, inputs: dict[str, str], site: Site, gpg: Gpg
+) -> None:
+    """The server ends in the midst of many files. To sign them takes a quarter of a minute."""
+    names = [f"{number:02}" for number in range(40)]
+    for name in names:
+        (runner.workspace / name).write_text(name)
+    runner.give(runner.workspace)
+    wanted = {**inputs, "sign_object": "*", "max_retries": "1", "attempt_timeout": "5"}
+    # `site.running` ends what it finds there.
+    server = site.processes.pop()
+    with runner.start(**wanted) as step:
+        try:
+            wait_until(lambda: signed(runner), SECONDS, "a signature")
+        finally:
+            server.stop()
+        log, _ = step.communicate(timeout=SECONDS)
+    assert step.returncode == 1, log
+    before = {name: (runner.workspace / name).read_bytes() for name in signed(runner)}
+    assert 0 < len(before) < len(names)
+    assert f"{len(names) - len(before)} of {len(names)} files are not signed" in log
+    site.start_server()
+    result = runner.run(**wanted)
+    assert result.ok, result.log
+    assert result.outputs["kept_count"] == str(len(before))
+    assert result.outputs["signed_count"] == str(len(names) - len(before))
+    for name in names:
+        gpg.signer(runner.workspace / f"{name}.asc", runner.workspace / name)
+    after = {name: (runner.workspace / name).read_bytes() for name in before}
+    assert after == before
+
+
+@pytest.mark.long("action", "sigul_stack/cli/signjob", "sigul_stack/client")
+def test_a_run_that_is_ended_leaves_no_container(
+    runner: Runner, inputs: dict[str, str], site: Site
+) -> None:
+    """A runner ends a step with SIGINT and SIGTERM; when it kills it, the next step cleans up."""
+    runner.write("a", "a")
+    server = site.processes.pop()
+    server.stop()
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            runner.calls.unlink(missing_ok=True)
+            with runner.start(**inputs, sign_object="a") as step:
+                name = _running(runner)
+                # Without a server the request waits at the bridge.
+                os.killpg(step.pid, number)
+                log, _ = step.communicate(timeout=SECONDS)
+            assert step.returncode != 0
+            assert PASSPHRASE not in log.replace(f"::add-mask::{PASSPHRASE}", "")
+            if number == signal.SIGKILL:
+                assert name in runner.leftovers()
+                assert f"removing the container {name}" in runner.clean()
+            else:
+                assert "the step was ended" in log
+            assert runner.leftovers() == []
+            assert signed(runner) == []
+    finally:
+        site.start_server()
+
+
+def _running(runner: Runner) -> str:
+    """Wait until the job is accepted, and so has its container; the container's name."""
+
+    def name() -> str:
+        calls = [call for call in runner.docker_calls() if call[0] == "run"]
+        return calls[0][calls[0].index("--name") + 1] if calls else ""
+
+    def there() -> bool:
+        listed = subprocess.run(
+            ["docker", "ps", "--format", "{{.Names}}"],
+            capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        return bool(name()) and name() in listed.stdout.split()
+
+    wait_until(there, SECONDS, "a container")
+    return name()
+
+
 # ------------------------------------------------------------------------------------------- tags
 
 
@@ -249,3 +335,50 @@ def test_another_tag_at_the_remote_is_left(runner: Runner, inputs: dict[str, str
     assert not result.ok
     assert "is another one" in result.log
     assert tagged.at_origin() == there
+
+
+def test_a_tag_is_pushed_with_the_key_and_no_other_secret(
+    runner: Runner, inputs: dict[str, str]
+) -> None:
+    """The key goes to the server in a header, in place of the one that a checkout has left."""
+    tagged = Tagged(runner)
+    with GitServer() as server:
+        runner.variables["GITHUB_SERVER_URL"] = server.url
+        left = "AUTHORIZATION: basic b2xkOm9sZA=="
+        tagged.git("config", f"http.{server.url}/.extraheader", left)
+        result = runner.run(
+            **inputs, sign_type="sign-git-tag", sign_object="v1", gh_user="robot", gh_key="t0ken"
+        )
+    assert not result.ok
+    assert "does not tell its tags" in result.log
+    word = base64.b64encode(b"robot:t0ken").decode()
+    assert server.asked == [("/owner/name/info/refs?service=git-upload-pack", [f"Basic {word}"])]
+    for secret in ("t0ken", word):
+        assert secret not in result.shown()
+
+
+class GitServer:
+    """A server that refuses everything, and keeps what it was asked, with which authorizations."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, list[str]]] = []
+        asked = self.asked
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append((self.path, self.headers.get_all("Authorization", [])))
+                self.send_error(403)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> GitServer:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()

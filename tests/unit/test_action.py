@@ -6,14 +6,16 @@ import ast
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from action.runner import main, workflow
-from action.runner.errors import Rejected
+from action.runner.errors import ActionError, Rejected
 from action.runner.files import find_files
 from action.runner.inputs import Inputs, read_inputs
+from action.runner.results import Results
 from sigul_stack.cli.signjob.request import FORM
 
 from ..checkout import TOP
@@ -194,6 +196,64 @@ def test_masks(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["other"]) == 2
     assert "usage" in capsys.readouterr().out
+
+
+# -------------------------------------------------------------------------------- the container's
+
+ARMOURED = "-----BEGIN PGP SIGNATURE-----\n\nabc\n-----END PGP SIGNATURE-----\n"
+SIGNED = {"event": "signed", "file": 0, "fingerprint": "A" * 40, "signature": ARMOURED}
+
+
+def results(workspace: Path, *, dry_run: bool = False, accepted: bool = True) -> Results:
+    found = Results(workspace, [workspace / "a", workspace / "b"], dry_run=dry_run)
+    if accepted:
+        found.hear({"event": "accepted"})
+    return found
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "other"},
+        {"event": "other", "file": 0},
+        {"event": "log"},
+        {**SIGNED, "file": -1},
+        {**SIGNED, "file": 2},
+        {**SIGNED, "file": True},
+        {**SIGNED, "file": "0"},
+        {**SIGNED, "signature": "other"},
+        {**SIGNED, "signature": ARMOURED * 2000},
+        {**SIGNED, "signature": ARMOURED.replace("abc", "ü")},
+        {**SIGNED, "fingerprint": "a\nb"},
+        {"event": "tag", "old": "", "new": "--all", "fingerprint": "A" * 40},
+    ],
+)
+def test_events_that_make_no_sense_end_the_step(workspace: Path, event: dict[str, Any]) -> None:
+    before = sorted(workspace.rglob("*"))
+    with pytest.raises(ActionError, match="no event"):
+        results(workspace).hear(event)
+    assert sorted(workspace.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", ["signed", "kept", "stale", "failed"])
+def test_a_dry_run_believes_no_signature(workspace: Path, kind: str) -> None:
+    for found in (results(workspace, dry_run=True), results(workspace, accepted=False)):
+        with pytest.raises(ActionError):
+            found.hear({**SIGNED, "event": kind, "reason": "", "file": 1})
+    assert (workspace / "b.asc").read_text() == "b.asc"
+
+
+def test_what_cannot_be_written_costs_that_file(workspace: Path) -> None:
+    (workspace / "a.asc").mkdir()
+    found = results(workspace)
+    found.hear(SIGNED)
+    found.hear({"event": "stale", "file": 1})
+    assert not (workspace / "b.asc").exists()
+    found.hear({**SIGNED, "file": 1})
+    assert (found.signed, found.kept) == ({1}, set())
+    assert (workspace / "b.asc").read_text() == ARMOURED
+    with pytest.raises(ActionError, match="1 of 2 files are not signed"):
+        found.check_files()
 
 
 # ------------------------------------------------------------------------------- what it rests on

@@ -111,7 +111,7 @@ class Attempt:
         sign_files(client, self.job.key, self.job.passphrase, jobs, armor=True, done=done)
 
     def _has_good_signature(self, number: int, public_key: bytes) -> bool:
-        """Whether the file has a signature that verifies; tells of it, or of one that does not."""
+        """True where the file has a signature that verifies; tells of it, or of a bad one."""
         file = self.job.files[number]
         there = file.with_name(f"{file.name}.asc")
         try:
@@ -143,7 +143,7 @@ class Attempt:
 
 
 def signature_of(directory: Path, number: int) -> Path:
-    """Where the signature of the job's file `number` is kept in the job's directory."""
+    """The place of the signature of the job's file `number`, in the job's directory."""
     return directory / f"{number}.asc"
 
 

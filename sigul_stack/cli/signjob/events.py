@@ -12,7 +12,7 @@ MAX_REASON_BYTES: Final = 1000
 
 
 def reason_of(error: object) -> str:
-    """What an error says, as one line of text that is not too long."""
+    """The reason that an error gives, as one line of text that is not too long."""
     return shortened(printable(str(error)), MAX_REASON_BYTES)
 
 

@@ -122,7 +122,7 @@ class _Signing:
             self._reason = f"the attempt's process failed (exit code {code})"
 
     def _events_of(self, descriptor: int) -> Iterator[dict[str, Any]]:
-        """What the child tells, to its end. Raises `TimeoutError`, `BadEvent`, ValueError."""
+        """The child's events, to its end. Raises `TimeoutError`, `BadEvent`, ValueError."""
         reader = EventReader(descriptor)
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)

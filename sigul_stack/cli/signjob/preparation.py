@@ -1,4 +1,4 @@
-"""What a job needs before it can sign: its bundle opened, its configuration read and compared.
+"""The preparation of a job: its bundle is opened, its configuration read and compared.
 
 The caller's configuration (`sigul-conf`) is read first, then the bundle's own `client.conf` over
 it, and in both the database is the bundle's.
