@@ -25,7 +25,7 @@ import pytest
 from sigul_stack.database import SchemaState, schema_state
 from sigul_stack.keystore.envelope import is_outdated
 from tests.held_data import held
-from tests.integration.commands_support import end_agent, person
+from tests.integration.commands_support import Gpg, end_agent, person
 from tests.integration.test_legacy_site import copy_writable, legacy_site
 from tests.peers import length_bytes
 from tests.site import Site, has_ended, nul, wait_until
@@ -87,6 +87,9 @@ class Move:
     version: str
     peer: PeerFactory
     work: Path
+    #: The old client, and somebody's GnuPG home with the key's public part.
+    client: Peer
+    person: Gpg
     #: The old programs that run.
     old: dict[str, Peer] = field(default_factory=dict)
     #: What each command of the page printed, by the command.
@@ -162,15 +165,13 @@ class Move:
                 self.old["bridge"].wait_for("server")
             else:
                 server.wait_for("waiting")
-        with Peer(self.site, "client", database="clients/root") as client:
-            script: dict[str, object] = {"op": "list-users", "secrets": {"password": b"rootroot"}}
-            if signs:
-                data = (self.work / "hello").read_bytes()
-                script = {
-                    "op": "sign-data", "secrets": {"passphrase": PASSPHRASE.encode()},
-                    "fields": {"key": b"release"}, "payload": data,
-                }  # fmt: skip
-            outcome = client.attempt(user="root", version=self.protocol, **script)
+        script: dict[str, object] = {"op": "list-users", "secrets": {"password": b"rootroot"}}
+        if signs:
+            script = {
+                "op": "sign-data", "secrets": {"passphrase": PASSPHRASE.encode()},
+                "fields": {"key": b"release"}, "payload": (self.work / "hello").read_bytes(),
+            }  # fmt: skip
+        outcome = self.client.attempt(user="root", version=self.protocol, **script)
         if not ends:
             assert outcome["error"] is not None, outcome
             return
@@ -233,13 +234,7 @@ class Move:
 
     def verify(self, signature: bytes) -> None:
         (self.work / "signature").write_bytes(signature)
-        with person(self.work / "person", self.public()) as gpg:
-            assert gpg.signer(self.work / "signature", self.work / "hello") == self.key
-
-    def public(self) -> bytes:
-        if self.version != "0.207":
-            return held("legacy-site", "expected", "release.asc.out").read_bytes()
-        return held("site-0.207", "gnupg", "pubring.gpg").read_bytes()
+        assert self.person.signer(self.work / "signature", self.work / "hello") == self.key
 
     def end(self) -> None:
         """End what runs, of ours and of old programs."""
@@ -354,11 +349,20 @@ def move(request: pytest.FixtureRequest, tmp_path: Path, peer: PeerFactory) -> I
         for name, place in (("bridge", "bridge"), ("server", "server"), ("client", "clients/root")):
             copy_writable(site.path("pki") / place, site.path("nss") / name)
     old_configuration(site, request.param)
-    found = Move(site, request.param, peer, work)
-    found.start("bridge")
-    found.start("server")
-    yield found
-    found.end()
+    client = peer(site, "client", database="clients/root")
+    with person(tmp_path / "person", public_key(request.param)) as somebody:
+        found = Move(site, request.param, peer, work, client, somebody)
+        found.start("bridge")
+        found.start("server")
+        yield found
+        found.end()
+
+
+def public_key(version: str) -> bytes:
+    """What the key `release` is verified with."""
+    if version == "0.207":
+        return held("site-0.207", "gnupg", "pubring.gpg").read_bytes()
+    return held("legacy-site", "expected", "release.asc.out").read_bytes()
 
 
 # ----------------------------------------------------------------------------------------- moves
