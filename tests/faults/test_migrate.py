@@ -5,7 +5,8 @@ by SQL as 1.x puts it, a signature by plain gpg in the site's GnuPG home. `syste
 page start and stop the old programs, which are these peers; a line that begins with `sigul` is the
 old client; everything else is run by bash, with the page's directories replaced by the test's.
 
-One site a version, and twenty to thirty programs of the page on each: 20 to 40 s.
+One site a version, with some thirty requests and as many programs of the page: a minute each, and
+more where others work on the machine.
 """
 
 from __future__ import annotations
@@ -424,7 +425,7 @@ def test_a_site_moves_step_by_step_and_back_at_each(move: Move) -> None:
     # All the way back.
     move.follow(BACK[SERVER])
     move.follow(BACK[BRIDGE])
-    move.run("sqlite3 /var/lib/sigul/server.sqlite \"DELETE FROM users WHERE name = 'carol'\"")
+    move.sql("DELETE FROM users WHERE name = 'carol'")
     move.follow(COPY)
     assert "carol" in move.old_users()
     move.old_client("sigul --batch sign-data -o hello.sig release hello <key-passphrase")
