@@ -58,7 +58,7 @@ class Needs(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a file's value is taken for.
+    """A value as it is taken from a file.
 
     `odd` says why it cannot be right as it stands, and `cure` what to do about it; both are empty
     where it can. `absent`: it is taken for an option that is not there.
@@ -108,7 +108,7 @@ class Option:
         return name in self.names
 
     def read(self, entry: ConfigEntry) -> Reading:
-        """What `entry` says, as `tolerance` has it where it cannot be right as it stands.
+        """The value of `entry`, as `tolerance` has it where it cannot be right as it stands.
 
         Raises `ConfigurationError` where nothing can be made of it.
         """

@@ -1,4 +1,4 @@
-"""How values are read that stand in files in the field and cannot be right as they stand.
+"""Readings of values that stand in files in the field and cannot be right as they stand.
 
 Sigul 0.x took what follows ` ;` for a comment and `""` for nothing; templates leave quotation marks
 around values, and values empty; some files give the database as a URL. A value that cannot be right
@@ -31,7 +31,7 @@ _SQLITE: Final = "sqlite:///"
 
 
 def readings(text: str) -> Iterator[tuple[str, str]]:
-    """What a value may have been meant to be, and what to do about it; the likeliest first."""
+    """Each text that a value may have meant, and what to do about it; the likeliest first."""
     if found := _BEFORE_COMMENT.fullmatch(text):
         shorter = found[1].rstrip()
         yield shorter, "put the comment on a line of its own"
