@@ -348,6 +348,10 @@ class SocketStream:
         """See `ByteStream.has_gone`."""
         return tcp.has_gone(self.end)
 
+    def was_cut_off(self) -> bool:
+        """See `ByteStream.was_cut_off`."""
+        return False
+
     def is_broken(self) -> bool:
         """See `ByteStream.is_broken`."""
         return tcp.is_broken(self.end)

@@ -160,7 +160,7 @@ class Forwarding:
             except TransportError:
                 data = b""
             else:
-                if not data and self._request.at_boundary:
+                if not data and self._request.at_boundary and not self._client.was_cut_off():
                     # Some clients close their side once the request is out, and go on reading: the
                     # reply's own limits end the wait. But one whose secrets the server still waits
                     # for has left, and must not keep it.

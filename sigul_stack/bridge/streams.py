@@ -122,7 +122,12 @@ class _OuterFilter:
             raise
 
     def _emit(self, chunk: Piece) -> None:
-        self._chunks.append(chunk)
+        """Have a chunk sent on; in several where it is larger than any that is written."""
+        if isinstance(chunk, bytes) and len(chunk) > MAX_WRITTEN_CHUNK:
+            starts = range(0, len(chunk), MAX_WRITTEN_CHUNK)
+            self._chunks += (chunk[start : start + MAX_WRITTEN_CHUNK] for start in starts)
+        else:
+            self._chunks.append(chunk)
 
     def _payload(self, length: int, *, keep: bool = True) -> _Steps[None]:
         """Let `length` bytes through, or drop them, as they come."""
@@ -370,8 +375,7 @@ class ReplyFilter(_OuterFilter):
             self._emit(header)
             self._emit(self._version.encode_length(length if keep else 0))
             for part in parts if keep else ():
-                for start in range(0, len(part), MAX_WRITTEN_CHUNK):
-                    self._emit(bytes(part[start : start + MAX_WRITTEN_CHUNK]))
+                self._emit(bytes(part))
             yield from self._payload(left, keep=keep)
             self._emit((yield (True, DIGEST_BYTES)))
 

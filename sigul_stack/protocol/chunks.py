@@ -44,13 +44,18 @@ class Stream(enum.Enum):
 
 def encode_head(stream: Stream, length: int) -> bytes:
     """The head of a chunk of `length` bytes (0: the end of `stream`)."""
-    if not 0 <= length <= MAX_CHUNK:
+    if not 0 <= length <= _LENGTH_MASK:
         raise LocalProtocolError(f"a chunk cannot have {length} bytes")
     return pack_u32(length | (_INNER_BIT if stream is Stream.INNER else 0))
 
 
 def encode_chunk(stream: Stream, data: bytes | memoryview) -> bytes:
-    """A whole chunk, head and data in one piece, so that one send carries both."""
+    """A whole chunk, head and data in one piece, so that one send carries both.
+
+    Raises `LocalProtocolError` for one that is larger than anybody may be sent.
+    """
+    if len(data) > MAX_CHUNK:
+        raise LocalProtocolError(f"a chunk of {len(data)} bytes is not sent to anybody")
     return b"".join((encode_head(stream, len(data)), data))
 
 

@@ -24,6 +24,7 @@ wait no longer than the longest delay, or refuse, until what it wrote is forgott
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import logging
@@ -61,8 +62,11 @@ LOCK_SECONDS: Final = 5.0
 _STEP_SECONDS: Final = 0.02
 
 _ROWS, _PLACES = 256, 16
-#: Name, wrong secrets, and by the clock: the delay's end, the last wrong secret.
-_ENTRY: Final = struct.Struct("=16sIxxxxdd")
+#: Where counts end.
+_MOST: Final = 1_000_000
+#: Name, wrong secrets, by the clock: the delay's end, the last wrong secret; and the number of
+#: refusals since the last right one.
+_ENTRY: Final = struct.Struct("=16sIddI")
 _NAME_BYTES: Final = 16
 _TABLE_BYTES: Final = _ROWS * _PLACES * _ENTRY.size
 #: Where locks are, in a file's bytes behind the table that need not exist: the table's own, then
@@ -111,6 +115,7 @@ class _Entry:
     wrong: int
     until: float
     last: float
+    refused: int = 0
 
     def is_sound(self, now: float, longest: float) -> bool:
         """Whether it counts: it is not to be forgotten, and time has no way to make it so.
@@ -160,8 +165,18 @@ class GuessTable:
             now = self.clock()
             for name in names:
                 entry = self._entry(name, now, longest)
-                wrong = min(entry.wrong + 1, 1_000_000)
-                self._put(_Entry(entry.place, name, wrong, now + delay_after(wrong, longest), now))
+                wrong = min(entry.wrong + 1, _MOST)
+                until = now + delay_after(wrong, longest)
+                self._put(_Entry(entry.place, name, wrong, until, now, entry.refused))
+
+    def refused(self, name: bytes, longest: float) -> int:
+        """Count a refusal within a delay against `name`; how many since its last right secret."""
+        with self._locked():
+            entry = self._entry(name, self.clock(), longest)
+            entry = dataclasses.replace(entry, name=name, refused=min(entry.refused + 1, _MOST))
+            if entry.wrong:
+                self._put(entry)
+        return entry.refused
 
     def right(self, names: Sequence[bytes]) -> None:
         """Forget what stands against `names`."""
@@ -209,7 +224,9 @@ class GuessTable:
 
     def _put(self, entry: _Entry) -> None:
         _ENTRY.pack_into(
-            self._memory, entry.place, entry.name, entry.wrong, entry.until, entry.last
+            self._memory,
+            entry.place,
+            *(entry.name, entry.wrong, entry.until, entry.last, entry.refused),
         )
 
     # -------------------------------------------------------------------------------- the locks
@@ -268,7 +285,7 @@ class GuessGuard:
         while True:
             before = self._table.standing(names, self._longest)
             if before.seconds:
-                self._refuse(who, before.seconds)
+                self._refuse(names[0], who, before.seconds)
             with self._table.turn(names[0], before.turns) as turn:
                 # Whoever had it before may have been wrong meanwhile.
                 now = self._table.standing(names, self._longest)
@@ -280,14 +297,23 @@ class GuessGuard:
                 if not before.wrong:
                     yield
                     return
-                self._refuse(who, FIRST_DELAY_SECONDS)
+                self._refuse(names[0], who, FIRST_DELAY_SECONDS)
             time.sleep(_STEP_SECONDS)
 
-    def _refuse(self, who: str, left: float) -> NoReturn:
-        """Refuse, after a moment. `left` is in seconds."""
+    def _refuse(self, name: bytes, who: str, left: float) -> NoReturn:
+        """Refuse, after a moment. `left` is in seconds.
+
+        Some programs try again every few seconds for as long as they may: the log has the first
+        refusal, the second, the fourth and so on, each with their number, and not all of them.
+        """
         self._count(ServerCount.DELAYED)
-        seconds = math.ceil(left)
-        log.warning("Wrong secrets came before from %s: refused for another %d s", who, seconds)
+        seconds, count = math.ceil(left), self._table.refused(name, self._longest)
+        is_told = count & (count - 1) == 0
+        log.log(
+            logging.WARNING if is_told else logging.DEBUG,
+            "Wrong secrets came before from %s: refused for another %d s (refusal %d)",
+            *(who, seconds, count),
+        )
         time.sleep(min(HELD_BACK_SECONDS, self._longest))
         raise RequestRefused(
             Status.AUTHENTICATION_FAILED,

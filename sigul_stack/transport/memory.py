@@ -103,6 +103,10 @@ class MemoryStream:
         """See `ByteStream.has_gone`."""
         return self._in.ended or self._in.broken
 
+    def was_cut_off(self) -> bool:
+        """See `ByteStream.was_cut_off`: `read` raises at such an end."""
+        return False
+
     def is_broken(self) -> bool:
         """See `ByteStream.is_broken`."""
         return self._in.broken

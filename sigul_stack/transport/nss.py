@@ -33,6 +33,7 @@ from .nss_dates import OF_DATES, explain_dates
 from .nss_errors import CLOSED, Explanation, error_name, translate
 from .stream import Peer, readable
 from .tcp import (
+    bytes_taken,
     has_gone,
     is_acknowledged,
     is_broken,
@@ -55,6 +56,8 @@ _NEVER: Final = 0
 
 #: Most data bytes of one TLS record (RFC 8446, 5.1), so the most that NSS gives at once.
 RECORD_BYTES: Final = 16 * 1024
+#: The bytes before a TLS record's content; a close-notify has more.
+RECORD_HEAD_BYTES: Final = 5
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +85,7 @@ class TLSConnection:
         self.read_due: float | None = None
         self.write_due: float | None = None
         self._expired = False
+        self._ended = self._cut_off = False
         if watchdog is not None:
             watchdog.guard(self)
 
@@ -278,7 +282,7 @@ class TLSConnection:
         """See `ByteStream.read`. Bulk data comes in many records at once, up to `limit`."""
         self.read_due = time.monotonic() + timeout
         interval = _interval(timeout)
-        recv = self._tls.recv
+        recv = self._recv
         try:
             data: bytes = recv(min(limit, RECORD_BYTES), interval)
             if not data and self._expired:
@@ -301,6 +305,15 @@ class TLSConnection:
             raise self._failure(error, f"reading from {self._address}", timeout) from None
         finally:
             self.read_due = None
+
+    def _recv(self, limit: int, interval: int) -> bytes:
+        """Read once, and note at the end whether a record, the close-notify, was read before it."""
+        before = bytes_taken(self._os)
+        data: bytes = self._tls.recv(limit, interval)
+        if not (data or self._ended):
+            taken = bytes_taken(self._os) - before
+            self._ended, self._cut_off = True, taken < RECORD_HEAD_BYTES
+        return data
 
     def write(self, data: bytes, timeout: float) -> None:
         """See `ByteStream.write`."""
@@ -337,6 +350,10 @@ class TLSConnection:
     def has_gone(self) -> bool:
         """See `ByteStream.has_gone`."""
         return has_gone(self._os)
+
+    def was_cut_off(self) -> bool:
+        """See `ByteStream.was_cut_off`. NSS tells the two ends by nothing else."""
+        return self._cut_off
 
     def is_broken(self) -> bool:
         """See `ByteStream.is_broken`."""

@@ -61,6 +61,9 @@ class ByteStream(Protocol):
     def has_gone(self) -> bool:
         """Tell whether the peer has closed its side; data from before may be unread."""
 
+    def was_cut_off(self) -> bool:
+        """Tell whether the peer's end, which `read` has met, came without a close-notify."""
+
     def is_broken(self) -> bool:
         """Tell whether nothing can come or go any more: the peer's machine has reset it.
 

@@ -24,6 +24,9 @@ KEEPALIVE_PROBES: Final = 3
 _FIRST_ACKNOWLEDGE_PAUSE: Final = 0.0001
 _LONGEST_ACKNOWLEDGE_PAUSE: Final = 0.005
 
+#: Where the kernel's `struct tcp_info` has `tcpi_bytes_received`, a u64 (linux/tcp.h).
+_BYTES_RECEIVED: Final = 128
+
 #: Connection attempts that may queue in the kernel at a listening socket.
 LISTEN_BACKLOG: Final = 256
 
@@ -49,6 +52,14 @@ def is_broken(tcp: socket.socket) -> bool:
     poll = select.poll()
     poll.register(tcp, 0)  # POLLERR and POLLHUP are told always
     return bool(poll.poll(0))
+
+
+def bytes_taken(tcp: socket.socket) -> int:
+    """The number of bytes that have been read of a connection, its end counted as one."""
+    info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED + 8)
+    (received,) = struct.unpack_from("Q", info, _BYTES_RECEIVED)
+    (unread,) = struct.unpack("i", fcntl.ioctl(tcp, termios.FIONREAD, b"\0" * 4))
+    return int(received) - int(unread)
 
 
 def is_acknowledged(tcp: socket.socket, timeout: float) -> bool:

@@ -197,3 +197,46 @@ def test_a_forged_word_of_the_servers_is_noticed(site: Site, peer: PeerFactory) 
     assert b"the reply's header" in done.stderr
     assert b"knows" not in done.stderr
     bridge.result()
+
+
+# ----------------------------------------------------------------------------- the bound of a chunk
+
+
+def longest(records: list[list[tuple[str, int]]]) -> int:
+    """The largest chunk that began in TLS records, in bytes."""
+    return max(length for heads in records for _stream, length in heads)
+
+
+def test_no_chunk_of_ours_has_more_than_1_mib(site: Site, peer: PeerFactory) -> None:
+    """Client and server, seen by the bridge between them; a text and its signed form are large."""
+    bridge = peer(site, "bridge")
+    bridge.start(requests=2)
+    bridge.wait_for("listening")
+    site.start("server")
+    site.sigul("new-key", KEY, secrets=[ADMIN, KEY_PASSPHRASE])
+    text = site.path("text")
+    text.write_bytes(b"some text\n" * 400_000)
+    signed = site.sigul("sign-text", KEY, str(text), secrets=[KEY_PASSPHRASE])
+    assert len(signed.stdout) > 4_000_000
+    *_, found = bridge.result()
+    for direction in ("request-records", "reply-records"):
+        assert 4096 < longest(found[direction]) <= 256 * 1024
+
+
+@pytest.mark.parametrize("chunk", [1024**2, 3 * 1024**2])
+def test_no_chunk_of_our_bridges_has_more_than_1_mib(
+    with_limits: Site, peer: PeerFactory, chunk: int
+) -> None:
+    """Whatever client and server write."""
+    with_limits.start_bridge()
+    server = peer(with_limits, "server")
+    server.start(zeros=4 * 1024**2, chunk=chunk)
+    server.wait_for("waiting")
+    client = peer(with_limits, "client")
+    found = client.run(
+        op="sign-text", fields={"key": b"k1"}, secrets=PASSWORD, zeros=4 * 1024**2, chunk=chunk
+    )
+    (asked,) = server.result()
+    assert asked["length"] == 4 * 1024**2
+    for records in (found["records"], asked["records"]):
+        assert longest(records) <= 1024**2

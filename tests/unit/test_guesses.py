@@ -116,6 +116,32 @@ def test_the_refusal_says_how_long(client: Client, clock: Clock) -> None:
     assert len(str(refused.value.message).encode()) < 255
 
 
+def test_the_log_has_the_first_refusal_and_then_ever_fewer(
+    client: Client, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[int]:
+        return [
+            int(record.getMessage().rpartition(" ")[2][:-1])
+            for record in caplog.records
+            if record.levelname == "WARNING"
+        ]
+
+    wrong(client, clock, 10)
+    for _ in range(300):
+        assert not client.gives(right=False)
+    assert told() == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    # Once it is right, a next series is told of anew; another client's is one of its own.
+    clock.now += 60
+    assert client.gives(right=True)
+    caplog.clear()
+    wrong(client, clock, 5)
+    assert not client.gives(right=True)
+    bob = Client(client.table, "bob")
+    wrong(bob, clock, 5)
+    assert not bob.gives(right=True)
+    assert told() == [1, 1]
+
+
 def test_it_is_held_back_for_a_moment(
     client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
