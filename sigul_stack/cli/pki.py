@@ -189,7 +189,7 @@ def _key_passphrase(args: argparse.Namespace) -> Secret | None:
 
 
 def _role(args: argparse.Namespace) -> pki.Role | None:
-    """Whose certificate is imported: as it is said, or by the nickname; None where neither says."""
+    """The role of an imported certificate, as given or by its nickname; None where neither says."""
     if args.role is not None:
         return pki.Role(args.role)
     role = next((item for item in pki.Role if item.nickname == args.nickname), None)

@@ -65,7 +65,7 @@ _SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 
 
 def _usages(leaf: CertificateInfo, role: Role | None) -> tuple[x509.ObjectIdentifier, ...]:
-    """What the certificate has to be good for; without a role, all that it says."""
+    """The usages that the certificate has to be good for; without a role, all that it says."""
     if role is not None:
         return role.usages
     stated = extension(leaf.certificate, x509.ExtendedKeyUsage)
@@ -146,7 +146,7 @@ def _trust(item: CertificateInfo) -> set[str]:
 def authority_warnings(
     given: tuple[x509.Certificate, ...], *, now: datetime | None = None
 ) -> Iterator[Check]:
-    """What is odd about the CAs that are to be trusted: their dates."""
+    """Warnings about the CAs that are to be trusted: their dates."""
     for certificate in given:
         item = CertificateInfo("", "", False, certificate)
         check = date_check(item, now or current_time(), "", _of_days)

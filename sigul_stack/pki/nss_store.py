@@ -143,7 +143,7 @@ class NSSStore:
         return usable_key(key, f"the key of '{nickname}' in '{self._shown}'")
 
     def verify(self, nickname: str, *, server: bool) -> str | None:
-        """Why NSS would not take a certificate of a TLS server's (or client's); None: it would.
+        """NSS's reason not to take a certificate for a TLS server's (or client's); None: it does.
 
         Raises `WrongNSSPassword`, `NSSError`.
         """

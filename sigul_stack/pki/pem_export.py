@@ -137,7 +137,7 @@ def export_pem(
     *,
     now: datetime | None = None,
 ) -> PEMFiles:
-    """What `leaf` of `database` is in PEM, the key encrypted where there is a `passphrase`.
+    """The PEM of `leaf` of `database`, its key encrypted where there is a `passphrase`.
 
     Raises `WrongNSSPassword`, `NSSError` where the key cannot be taken out or no CA is trusted,
     `ConfigurationError` for the passphrase.

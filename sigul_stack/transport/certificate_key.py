@@ -47,7 +47,7 @@ def check_own_key(server: Peer, bridge: Peer) -> None:
 
 
 def _content(data: bytes, place: int) -> tuple[int, int]:
-    """Where the content of the element at `place` begins and ends."""
+    """The places where the content of the element at `place` begins and ends."""
     if place + 2 <= len(data):
         length, begin, octets = data[place + 1], place + 2, 1
         if length >= _LONG_LENGTH:
