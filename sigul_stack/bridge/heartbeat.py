@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..config.identity import Identity, rights_for
-from ..errors import SigulError
+from ..errors import SigulError, quoted
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ class Heartbeat:
         except (OSError, SigulError) as error:
             if not self._failed:
                 why = error.strerror if isinstance(error, OSError) else error
-                log.warning("The heartbeat '%s' cannot be written: %s", self._path, why)
+                path = quoted(str(self._path))
+                log.warning("The heartbeat %s cannot be written: %s", path, why)
             self._failed = True
         else:
             self._failed = False
