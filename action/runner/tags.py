@@ -96,8 +96,12 @@ def _remote(inputs: Inputs) -> tuple[str, dict[str, str]]:
     """The remote to push to, and the variables that git needs for it: no secret is an argument."""
     if not inputs.gh_key:
         return "origin", {}
-    server = os.environ.get("GITHUB_SERVER_URL", "https://github.com").rstrip("/")
-    url = f"{server}/{os.environ.get('GITHUB_REPOSITORY', '')}"
+    server, repository = (os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY"))
+    if not (server and repository):
+        raise ActionError(
+            "GITHUB_SERVER_URL or GITHUB_REPOSITORY is not set: the action is for a runner"
+        )
+    url = f"{server.rstrip('/')}/{repository}"
     word = base64.b64encode(f"{inputs.gh_user}:{inputs.gh_key}".encode()).decode()
     mask(word)
     # An empty value takes back the headers that are configured, as actions/checkout leaves one.

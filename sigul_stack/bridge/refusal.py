@@ -35,16 +35,18 @@ def refuse(client: ChunkedStream, reason: str, budget: Budget, version: Version 
 
     The connection is the caller's to end. `version` is that of its request, where it is known.
     """
+    _tell(client, bridge_refusal(reason, version, int(time.time())), budget)
+
+
+def refuse_version(client: ChunkedStream, budget: Budget) -> None:
+    """Tell `client`, if it listens, that nobody here knows its version, as servers do."""
+    _tell(client, [pack_u32(Status.UNKNOWN_VERSION)], budget)
+
+
+def _tell(client: ChunkedStream, chunks: Collection[bytes], budget: Budget) -> None:
     with budget.refusal(client.stream) as has_time:
         listens = _listens(client, REFUSED_SECONDS if has_time else HURRIED_SECONDS)
-        chunks = bridge_refusal(reason, version, int(time.time())) if listens else ()
-        _answer(client.stream, chunks, has_time=has_time)
-
-
-def refuse_version(client: ByteStream, budget: Budget) -> None:
-    """Tell `client` that nobody here knows its version of the protocol, as servers do."""
-    with budget.refusal(client) as has_time:
-        _answer(client, [pack_u32(Status.UNKNOWN_VERSION)], has_time=has_time)
+        _answer(client.stream, chunks if listens else (), has_time=has_time)
 
 
 def _listens(client: ChunkedStream, seconds: float) -> bool:

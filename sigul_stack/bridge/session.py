@@ -149,7 +149,7 @@ class RequestSession:
         except PeerClosed:
             raise
         except UnknownVersion:
-            refuse_version(self._client, self._resources.budget)
+            refuse_version(self._chunked, self._resources.budget)
             raise
         except (SigulError, OSError) as error:
             if self._is_forwarded or visit.reason:
