@@ -24,7 +24,7 @@ KEEPALIVE_PROBES: Final = 3
 _FIRST_ACKNOWLEDGE_PAUSE: Final = 0.0001
 _LONGEST_ACKNOWLEDGE_PAUSE: Final = 0.005
 
-#: Where the kernel's `struct tcp_info` has `tcpi_bytes_received`, a u64 (linux/tcp.h).
+#: Where the kernel's "struct tcp_info" (linux/tcp.h) has the bytes received, a u64.
 _BYTES_RECEIVED: Final = 128
 
 #: Connection attempts that may queue in the kernel at a listening socket.
