@@ -328,6 +328,11 @@ def old_data(site: Site, version: str) -> None:
                 "UPDATE sqlite_master SET sql = replace(sql, 'VARCHAR(5)', 'VARCHAR(6)')"
                 " WHERE name = 'keys'"
             )
+            # Of a type that came with 1.3: whoever does not know it serves all other keys.
+            database.execute(
+                "INSERT INTO keys (name, keytype, fingerprint) VALUES (?, ?, ?)",
+                ["on-a-token", "PKCS11", "pkcs11:token=Sigul;object=release;type=private"],
+            )
 
 
 @pytest.fixture(params=VERSIONS)
