@@ -311,19 +311,24 @@ def test_envelopes_of_0_207_open(user: str) -> None:
 
 #: SKESK with a simple S2K of SHA-1, CAST5.
 CAST = bytes([4, 3, 0, 2])
-CAST_KEY = hashlib.sha1(PASSPHRASE.reveal(), usedforsecurity=False).digest()[:16]
 
 
-def unprotected(packets: bytes) -> bytes:
+def unprotected(packets: bytes, passphrase: Secret = PASSPHRASE) -> bytes:
     """A message of which nothing but the form says whether it is whole."""
+    key = hashlib.sha1(passphrase.reveal(), usedforsecurity=False).digest()[:16]
 
     def cast(data: bytes, iv: bytes) -> bytes:
-        encryptor = envelope.cast5_cfb(CAST_KEY, iv).encryptor()
+        encryptor = envelope.cast5_cfb(key, iv).encryptor()
         return encryptor.update(data) + encryptor.finalize()
 
     start = bytes(range(8))
     first = cast(start + start[-2:], bytes(8))
     return new(3, CAST) + new(9, first + cast(packets, first[2:]))
+
+
+def old_form(secret: bytes, passphrase: Secret) -> bytes:
+    """The envelope of a secret in the form of 0.x."""
+    return unprotected(new(11, b"b\0" + bytes(4) + secret), passphrase)
 
 
 def test_a_message_of_the_form_of_0_x() -> None:
