@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import os
 import re
 import shutil
 import tempfile
@@ -89,15 +88,14 @@ class Bundle:
             draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
             for name, content in sorted(self.members.items()):
                 path = draft / name
+                # One by one: `parents=True` would make those between for more than the owner.
+                for parent in reversed(path.relative_to(draft).parents):
+                    (draft / parent).mkdir(mode=0o700, exist_ok=True)
                 if content is None:
-                    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    continue
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                path.touch(mode=0o600)
-                path.write_bytes(content)
-            # Directories between were made with what the umask left of 0777.
-            for top, _, _ in os.walk(draft):
-                Path(top).chmod(0o700)
+                    path.mkdir(mode=0o700, exist_ok=True)
+                else:
+                    path.touch(mode=0o600)
+                    path.write_bytes(content)
             # Takes the place of an empty directory, and of nothing else.
             draft.rename(target)
             draft = None

@@ -73,6 +73,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def _write(options: argparse.Namespace) -> None:
     from .. import bundle
+    from ..config.identity import rights_of_owner
     from ..system.files import write_whole
 
     members = {}
@@ -87,7 +88,8 @@ def _write(options: argparse.Namespace) -> None:
     passphrase = SecretReader(batch=options.batch).read_new(_PASSPHRASE)
     packed = bundle.pack(members, passphrase)
     try:
-        write_whole(options.file, packed, replace=True)
+        with rights_of_owner(options.file.absolute().parent):
+            write_whole(options.file, packed, replace=True)
     except OSError as error:
         raise ConfigurationError(
             f"'{options.file}' cannot be written: {error.strerror}", "name another file"
@@ -96,12 +98,14 @@ def _write(options: argparse.Namespace) -> None:
 
 def _open(options: argparse.Namespace) -> None:
     from .. import bundle
+    from ..config.identity import rights_of_owner
 
     text = _content(options.file, "name a bundle")
     passphrase = SecretReader(batch=options.batch).read(_PASSPHRASE)
     found = bundle.unpack(text, passphrase)
-    found.write_to(options.directory)
     directory = options.directory.absolute()
+    with rights_of_owner(directory.parent):
+        found.write_to(directory)
     configuration = directory / ".sigul/client.conf" if found.configuration is not None else ""
     say_text(f"nss-dir: {directory / found.nss_directory}\nconfig: {configuration}")
 

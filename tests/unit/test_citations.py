@@ -108,10 +108,11 @@ def test_the_tests_of_a_fault_exist(number: int) -> None:
 
 def test_each_attack_has_a_test() -> None:
     """Every row of docs/security.md that says what stops somebody names tests that there are."""
-    found = 0
+    found, of_attacks = 0, False
     for line in (TOP / "docs" / "security.md").read_text("utf-8").splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if len(cells) != 4 or cells[2] in ("test", "---"):
+        of_attacks = len(cells) == 4 and (of_attacks or cells[2] == "test")
+        if not of_attacks or cells[2] in ("test", "---"):
             continue
         found += 1
         named = re.findall(r"`(tests/[^`]+)`", cells[2])

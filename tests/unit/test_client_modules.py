@@ -81,7 +81,6 @@ def test_a_missing_password_is_asked_for_by_what_is_there_then(
     [
         "nss-password-file: /root/very-private/secret-of-mine",
         "nss-password-file: very-private",
-        f"nss-password: {WORDS}\nnss-password: {WORDS}",
         "nss-password-file: /dev/full",
     ],
 )

@@ -13,6 +13,7 @@ TOP = Path(__file__).parents[2]
 WITHOUT_ENGINE = {
     "test_accounts.py",
     "test_backup_role.py",
+    "test_client_bundles.py",
     "test_component_files.py",
     "test_checkouts.py::test_inventory_and_scripts_have_the_same_names",
     "test_cut_off.py::test_a_lost_connection_ends_a_run",

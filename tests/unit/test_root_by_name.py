@@ -19,8 +19,10 @@ from tests.imports import MODULES, Module
 #: prefix of a module's name, and who calls it.
 NEVER_ROOT_BESIDE_OTHERS = {
     "backup": "the server's own user (cli/backup.py becomes him)",
+    "bundle": "whoever calls it: cli/bundle.py has the directory's rights, a CI job its own one",
     "cli.commands": "the client: files that its user names",
     "cli.demo": "a site of the caller's own, below a directory that he alone may enter",
+    "cli.signjob": "a CI job: a directory of its own, which nobody else may enter",
     "client": "the client: files that its user names",
     "database": "the server's own user (cli/server_tools.py becomes him)",
     "keystore": "a server's worker, which has become the server's user",

@@ -297,7 +297,7 @@ def test_whose_header_is_invalid_or_late_is_told() -> None:
 
 def test_whose_version_is_unknown_is_not_told_in_the_words_of_another() -> None:
     with desk() as bridge:
-        near, client = client_of(outer(u32(7) + bytes(100)))
+        near, client = client_of(listening(u32(7) + bytes(100)))
         with pytest.raises(UnknownVersion):
             bridge.run(near)
         # As servers say it, which is the same in each version; then the end of the stream.
@@ -305,6 +305,11 @@ def test_whose_version_is_unknown_is_not_told_in_the_words_of_another() -> None:
         while client.has_input() and (piece := client.read(100, 1.0)):
             answer += piece
         assert answer == bytes.fromhex("00000004 00000001 00000000")
+        # As all that a bridge says by itself, it is for who listens.
+        near, client = client_of(outer(u32(7) + bytes(100)))
+        with pytest.raises(UnknownVersion):
+            bridge.run(near)
+        assert client.read(100, 1.0) == b""
 
 
 def test_who_sends_too_slowly_is_told_and_counted() -> None:
