@@ -54,8 +54,8 @@ def shell(command: Sequence[str], rest: str, site: Site) -> subprocess.Completed
 
 
 def test_output_that_is_lost_is_told_by_every_program(site: Site) -> None:
-    """One line and exit code 1 for help, which each has. 9 starts of programs, 0.5 s each."""
-    assert len(PROGRAMS) == 7
+    """One line and exit code 1 for help, which each has. 10 starts of programs, 0.5 s each."""
+    assert len(PROGRAMS) == 8
     ways = [(program, LOST[number % 3]) for number, program in enumerate(PROGRAMS)]
     for program, way in [*ways, ("stack", LOST[0]), ("stack", LOST[2])]:
         command = [sys.executable, "-m", f"sigul_stack.cli.{program}"]
