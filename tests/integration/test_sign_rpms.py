@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sigul_stack.client.rpm_packages import sent_of
+from sigul_stack.protocol.versions import LATEST
 from tests.faults.proxies import Proxy
 from tests.held_data import held
 from tests.site import PROGRAM_SECONDS, Process, Site, module, nul, popen, wait_until
@@ -157,9 +158,9 @@ def error_of_one(result: subprocess.CompletedProcess[bytes], file: Path) -> str:
 def test_the_packages_of_the_recorded_exchange(running: Site, rpm: Rpm, tmp_path: Path) -> None:
     exchange = Exchange.load(held("exchanges") / "sign-rpms.json")
     _, _, replies = exchange.reply_payload()
-    theirs = {sub.header.fields["id"]: sub.payload for sub in subs(replies)}
+    theirs = {sub.header.fields["id"]: sub.payload for sub in subs(replies, LATEST)}
     files = []
-    for number, sub in enumerate(subs(exchange.sub_sent)):
+    for number, sub in enumerate(subs(exchange.sub_sent, LATEST)):
         files.append(tmp_path / f"{number}.rpm")
         files[-1].write_bytes(sub.payload)
         (tmp_path / f"theirs-{number}").write_bytes(theirs[sub.header.fields["id"]])
