@@ -237,6 +237,11 @@ class Exchange:
 
     # ------------------------------------------------------------------------------- the request
 
+    def _send(self, data: bytes) -> None:
+        """Send; of a connection that has ended meanwhile, the reader tells."""
+        with contextlib.suppress(ssl.SSLEOFError, ConnectionError):
+            self.tls.sendall(data)
+
     def send_request(
         self,
         op: str,
@@ -250,12 +255,12 @@ class Exchange:
         self._header, self._payload = u32(1) + field_map(named), payload
         size = u64(len(payload) if length is None else length)
         for part in (u32(len(self._header) + 8), self._header[:4], self._header[4:], size):
-            self.tls.sendall(part)
+            self._send(part)
         self._client.sent.append(("outer", len(self._header) + 8))
         for start in range(0, len(payload), MIB):
             piece = payload[start : start + MIB]
-            self.tls.sendall(u32(len(piece)))
-            self.tls.sendall(piece)
+            self._send(u32(len(piece)))
+            self._send(piece)
             self._client.sent.append(("outer", len(piece)))
 
     def handshake(self) -> None:
@@ -275,8 +280,8 @@ class Exchange:
     def flush(self) -> None:
         """Send what the inner session has to send, in chunks of up to 1 MiB."""
         while data := self._out.read(MIB):
-            self.tls.sendall(u32(len(data) | 0x8000_0000))
-            self.tls.sendall(data)
+            self._send(u32(len(data) | 0x8000_0000))
+            self._send(data)
             self._client.sent.append(("inner", len(data)))
 
     def whisper(self, inner: Mapping[str, bytes]) -> None:
@@ -387,7 +392,7 @@ class Exchange:
         """The next chunk's stream and length."""
         try:
             head = self.tls.recv(4)
-        except ssl.SSLEOFError as error:
+        except (ssl.SSLEOFError, ConnectionError) as error:
             raise self._ended(reading_inner) from error
         if not head:
             raise self._ended(reading_inner)
