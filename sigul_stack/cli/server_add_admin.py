@@ -19,6 +19,7 @@ from .secret_input import NSS_PASSWORD, SecretReader, read_word
 from .server_tools import (
     become_the_server,
     become_the_server_for_nss,
+    checked_name,
     load_configuration,
     run_tool,
     tool_parser,
@@ -56,7 +57,8 @@ def _run(options: Namespace) -> None:
     nss.open_database(settings.nss, ask=lambda: reader.read(NSS_PASSWORD))
     become_the_server(settings)
     ensure_usable(url, clock=lambda: datetime.now(UTC))
-    name = _checked(_ask_name(options.batch) if options.name is None else options.name)
+    given = _ask_name(options.batch) if options.name is None else options.name
+    name = checked_name(given, f"Administrator's user name: {given!r} is no user name")
     password = reader.read_new("Administrator's password")
     require_length(password, settings.min_secret_length)
     hashed = hash_password(password)
@@ -81,17 +83,6 @@ def _ask_name(batch: bool) -> str:
         return input(f"{what}: ")
     except (EOFError, OSError):
         raise ConfigurationError(f"{what}: nothing was given", "type it, or give -n NAME") from None
-
-
-def _checked(name: str) -> str:
-    from ..protocol.codec import is_safe_text
-
-    if not name.strip() or not is_safe_text(name) or len(name) > 255:
-        raise ConfigurationError(
-            f"Administrator's user name: {name!r} is no user name",
-            "write 1 to 255 printable ASCII characters, not blanks alone: the protocol has no more",
-        )
-    return name
 
 
 def program() -> NoReturn:

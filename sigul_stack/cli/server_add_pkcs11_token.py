@@ -20,7 +20,13 @@ from ..errors import ConfigurationError, RequestRefused, SigulError, Status, sho
 from ..secret import Secret
 from .hardening import harden_process
 from .outcome import run_program
-from .server_tools import become_the_server, load_configuration, run_tool, tool_parser
+from .server_tools import (
+    become_the_server,
+    checked_name,
+    load_configuration,
+    run_tool,
+    tool_parser,
+)
 from .shared_arguments import argument
 
 if TYPE_CHECKING:
@@ -84,14 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace) -> None:
-    from ..database import Database, KeyType, ensure_usable
+    from ..database import Database, ensure_usable
     from ..keystore.passwords import require_length
     from ..keystore.store import new_access
     from ..server.services import database_url, make_services
 
     settings = load_configuration(options.config_file).settings
     url = database_url(settings)
-    name = _checked_name(options.key_name)
+    shown = shortened(repr(options.key_name), 100)
+    name = checked_name(options.key_name, f"--key-name: {shown} is no name of a key")
     _check_uri(options.key_uri)
     # Before the rights are given up: the files are who knows whose.
     pin = _first_line(options.token_pin_file, "--token-pin-file")
@@ -111,10 +118,14 @@ def _run(options: Namespace) -> None:
             keys = reader.keys()
         taken = {key.name: key.fingerprint for key in keys}
         if name in taken:
-            raise _taken(f"there is a key '{name}' already", "choose another --key-name")
+            raise ConfigurationError(
+                f"there is a key '{name}' already", "choose another --key-name"
+            )
         for other, fingerprint in taken.items():
             if fingerprint == options.key_uri:
-                raise _taken(f"the key '{other}' has that URI already", "grant access to that one")
+                raise ConfigurationError(
+                    f"the key '{other}' has that URI already", "grant access to that one"
+                )
         services = make_services(settings, database)
         if not options.no_token_check:
             found = services.keystore.tokens.find(options.key_uri, pin)
@@ -126,19 +137,21 @@ def _run(options: Namespace) -> None:
                 )
         sealed = new_access(pin, passphrase, services.policy.only_forced(), services.registry)
         with database.write() as writer:
-            _add(writer, options, name, KeyType.PKCS11, sealed)
+            _add(writer, options, name, sealed)
 
 
-def _add(writer: Writer, options: Namespace, name: str, kind: str, sealed: bytes) -> None:
+def _add(writer: Writer, options: Namespace, name: str, sealed: bytes) -> None:
     from ..database import KeyType
 
     try:
-        writer.add_key(name, KeyType(kind), options.key_uri)
+        writer.add_key(name, KeyType.PKCS11, options.key_uri)
         writer.add_access(options.initial_key_admin, name, sealed, key_admin=True)
     except RequestRefused as error:
         # What was looked at before has changed since.
         if error.status == Status.ALREADY_EXISTS:
-            raise _taken(f"there is a key '{name}' or that URI already", "look again") from None
+            raise ConfigurationError(
+                f"there is a key '{name}' or that URI already", "look again"
+            ) from None
         if error.status == Status.USER_NOT_FOUND:
             raise _unknown_user(options.initial_key_admin) from None
         raise
@@ -149,21 +162,6 @@ def _unknown_user(name: str) -> SigulError:
         f"--initial-key-admin: there is no user {shortened(repr(name), 100)}",
         "make one with `sigul new-user`, or name another",
     )
-
-
-def _taken(problem: str, cure: str) -> SigulError:
-    return ConfigurationError(problem, cure)
-
-
-def _checked_name(name: str) -> str:
-    from ..protocol.codec import is_safe_text
-
-    if not name.strip() or not is_safe_text(name) or len(name) > 255:
-        raise ConfigurationError(
-            f"--key-name: {shortened(repr(name), 100)} is no name of a key",
-            "write 1 to 255 printable ASCII characters, not blanks alone: the protocol has no more",
-        )
-    return name
 
 
 def _check_uri(uri: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
+from ..errors import ConfigurationError
 from .logs import set_up_client
 from .outcome import report
 from .shared_arguments import (
@@ -40,6 +41,18 @@ def run_tool(work: Callable[[argparse.Namespace], None], options: argparse.Names
     occupy_standard_descriptors()
     set_up_client(options.verbose, sys.stderr)
     return report(lambda: work(options))
+
+
+def checked_name(name: str, problem: str) -> str:
+    """A name of a user or key. Raises `ConfigurationError` for a `problem` where it can be none."""
+    from ..protocol.codec import is_safe_text
+
+    if not name.strip() or not is_safe_text(name) or len(name) > 255:
+        raise ConfigurationError(
+            problem,
+            "write 1 to 255 printable ASCII characters, not blanks alone: the protocol has no more",
+        )
+    return name
 
 
 def load_configuration(path: Path | None) -> Loaded[ServerSettings]:

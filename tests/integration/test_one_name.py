@@ -158,32 +158,29 @@ def test_a_client_that_server_cn_lets_in_is_told_no_secret(site: Site) -> None:
     assert "list-users" not in poser.text
 
 
-def test_a_server_is_no_client(running: Site) -> None:
-    running.extra = {"as-server": {"client": "client-cert-nickname: sigul-server-cert\n"}}
-    config = running.write_configuration(
-        "as-server",
+def pretend(site: Site, role: str) -> None:
+    """A request, refused, of a client that shows the certificate of bridge or server."""
+    name = f"as-{role}"
+    site.extra = {name: {"client": f"client-cert-nickname: sigul-{role}-cert\n"}}
+    config = site.write_configuration(
+        name,
         {
-            "client": f"bridge-hostname: {NAME}\nbridge-port: {running.client_port}\n"
+            "client": f"bridge-hostname: {NAME}\nbridge-port: {site.client_port}\n"
             f"server-hostname: {NAME}\nuser-name: admin\n",
-            "nss": running.nss_lines("server"),
+            "nss": site.nss_lines(role),
         },
     )
-    running.sigul("list-users", secrets=[ADMIN_PASSWORD], config=config, code=1)
+    site.sigul("list-users", secrets=[ADMIN_PASSWORD], config=config, code=1)
+
+
+def test_a_server_is_no_client(running: Site) -> None:
+    pretend(running, "server")
     assert "'localhost' is a signing server, which may not be a client" in running.processes[0].text
 
 
 def test_the_bridges_own_certificate_is_no_users(running: Site) -> None:
     """The bridge lets it in, for its health check; the server serves none of its requests."""
-    running.extra = {"as-bridge": {"client": "client-cert-nickname: sigul-bridge-cert\n"}}
-    config = running.write_configuration(
-        "as-bridge",
-        {
-            "client": f"bridge-hostname: {NAME}\nbridge-port: {running.client_port}\n"
-            f"server-hostname: {NAME}\nuser-name: admin\n",
-            "nss": running.nss_lines("bridge"),
-        },
-    )
-    running.sigul("list-users", secrets=[ADMIN_PASSWORD], config=config, code=1)
+    pretend(running, "bridge")
     running.processes[1].wait_for("the client of this request is 'localhost', the bridge itself")
 
 
