@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "config": frozenset(),
     "protocol": frozenset(),
     "formats": frozenset(),
+    "evidence": frozenset({"formats", "system"}),
     # Only these of protocol: chunks carry the inner session, hashes are made of what is carried.
     "transport": frozenset(
         {"config", "protocol.authentication", "protocol.chunks", "protocol.codec"}
@@ -49,29 +50,32 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "signing": frozenset({"keystore", "formats", "system", "tools"}),
     "bridge": frozenset(
         {
-            "config", "protocol", "formats", "transport",
+            "config", "protocol", "formats", "transport", "evidence",
             "logcontext", "metrics", "system", "kojihub",
         }
     ),
     "server": frozenset(
         {
             "config", "protocol", "formats", "transport", "database", "keystore", "signing",
-            "logcontext", "metrics", "system", "tools",
+            "evidence", "logcontext", "metrics", "system", "tools",
         }
     ),
     "client": frozenset(
-        {"config", "system", "protocol", "formats", "transport", "tools", "kojihub"}
+        {"config", "system", "protocol", "formats", "transport", "tools", "kojihub", "evidence"}
     ),
     # Of the server only what tells its stores, and who may change them when.
     "backup": frozenset(
         {
-            "config", "system", "database", "keystore",
+            "config", "system", "database", "keystore", "evidence",
             "server.keychanges", "server.services", "server.spool",
         }
     ),
     "bundle": frozenset({"formats", "system", "tools"}),
     "health": frozenset(
-        {"checks", "config", "formats", "protocol", "transport", "pki", "client", "tools", "system"}
+        {
+            "checks", "config", "formats", "protocol", "transport", "pki", "client", "tools",
+            "system", "evidence",
+        }
     ),
     "cli": frozenset({"*"}),
 }  # fmt: skip
@@ -97,6 +101,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
         "pki",
         "pki.*",
         "backup.signatures",
+        "formats.signed_note",
     ),
     "PyKCS11": ("keystore.token_probe",),
     "tqdm": ("cli", "cli.*", "client", "client.*"),
