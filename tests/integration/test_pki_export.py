@@ -111,6 +111,7 @@ def test_a_key_with_a_passphrase(running_site: Site, tmp_path: Path) -> None:
     assert "1 to 1023 bytes, and this one none" in said
 
 
+@pytest.mark.once("openssl verifies such leaves in test_pki_nss")
 def test_bridge_and_server_have_theirs(shared: Site, tmp_path: Path) -> None:
     for who, purpose in (("bridge", "sslserver"), ("server", "sslserver"), ("server", "sslclient")):
         files = export(shared, tmp_path / who, "--replace", who=who)
@@ -123,6 +124,7 @@ def test_bridge_and_server_have_theirs(shared: Site, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------- rollover
 
 
+@pytest.mark.once("rollovers are in test_pki_rollover, exports in the tests above")
 def test_while_the_ca_is_rolled_over(site: Site, tmp_path: Path) -> None:
     """Files of one step serve in the next one, as NSS databases do."""
     places = [site.path("pki") / name for name in ("bridge", "server", "clients/admin")]
@@ -218,6 +220,7 @@ def test_what_is_not_trusted_is_not_exported(shared: Site, tmp_path: Path) -> No
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.once("what our program says")
 def test_an_intermediate_ca_without_its_root_is_told(site: Site, tmp_path: Path) -> None:
     other = OtherCA.make(tmp_path / "other")
     other.leaf("leaf", common="admin")
@@ -233,6 +236,7 @@ def test_an_intermediate_ca_without_its_root_is_told(site: Site, tmp_path: Path)
 # -------------------------------------------------------------------------------------- refusals
 
 
+@pytest.mark.once("our own writing of files")
 def test_files_that_are_there_stay(shared: Site, tmp_path: Path) -> None:
     for name in (f"{NICKNAME}.crt", f"{NICKNAME}.key", "ca.crt"):
         to = tmp_path / f"with-{name}"
@@ -257,6 +261,7 @@ def test_files_that_are_there_stay(shared: Site, tmp_path: Path) -> None:
         assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.once("what our program says")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -285,6 +290,7 @@ def test_what_cannot_be_exported_is_said(
     assert [path.name for path in tmp_path.iterdir()] == ["wrong"]
 
 
+@pytest.mark.once("what our program says")
 def test_of_several_keys_one_is_named_and_a_ca_keeps_its_own(shared: Site, tmp_path: Path) -> None:
     _, said = pki(shared, "export", shared.path("pki/ca"), "--to", tmp_path / "out", code=1)
     assert "hand out ca.pem" in said
