@@ -682,7 +682,14 @@ def test_a_newest_tls_version_that_is_not_the_newest(patient: MakePatient) -> No
 
 
 @pytest.mark.parametrize(
-    ("component", "session"), [("bridge", "outer"), ("server", "inner"), ("client", "")]
+    ("component", "session"),
+    [
+        ("bridge", "outer"),
+        *(
+            pytest.param(*one, marks=pytest.mark.once("our own words; NSS's versions are above"))
+            for one in (("server", "inner"), ("client", ""))
+        ),
+    ],
 )
 def test_an_oldest_tls_version_that_shuts_clients_out(
     patient: MakePatient, component: str, session: str

@@ -294,6 +294,7 @@ def test_a_large_file_takes_little_memory(
     assert_good(store.person, "--verify", tmp_path / "out", tmp_path / "in", key=store.key)
 
 
+@pytest.mark.once("our own clock")
 def test_the_time_limit_grows_with_the_input(store: Store, tmp_path: Path) -> None:
     hurried = GnuPGHome(store.home.path, time_limit=0.001)
     target = io.BytesIO()

@@ -271,6 +271,7 @@ def test_files_that_are_there_stay(shared: Site, tmp_path: Path) -> None:
         assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.once("what our program says")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
