@@ -34,6 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Site:
         bridge_name=NAME,
         server_name=NAME,
         addresses={NAME: "127.0.0.1"},
+        workers=2,
     )
 
 
