@@ -208,8 +208,10 @@ class ClientScript(Ending):
     pause: float = 0.0
     #: Seconds before each TLS record that is read.
     read_pause: float = 0.0
-    #: Seconds that what `hear` waits for may take.
+    #: Seconds that a reply, and what `hear` waits for, may take to begin.
     patience: float = PATIENCE
+    #: Seconds for each wait before it: of one whose turn comes late.
+    all_patience: float = PATIENCE
 
 
 @dataclass(frozen=True)
@@ -315,6 +317,8 @@ class Wire:
         self._chunk: int = script.chunk
         self._record: int | None = getattr(script, "record", None)
         self._read_pause: float = getattr(script, "read_pause", 0.0)
+        #: Seconds for a write, and for the inner session to go on.
+        self.patience = script.all_patience if isinstance(script, ClientScript) else PATIENCE
         self._data = bytearray()
         self._written = 0
         self._lock = threading.RLock()
@@ -394,7 +398,7 @@ class Wire:
     def _write(self, data: bytes) -> None:
         size = self._record or max(1, len(data))
         for start in range(0, len(data), size):
-            self.stream.write(data[start : start + size], PATIENCE)
+            self.stream.write(data[start : start + size], self.patience)
 
     def send(self, stream: Stream, data: bytes) -> None:
         """Send `data` in chunks as large as the script has them; the stream's end if empty."""
@@ -462,7 +466,7 @@ class Inner:
         poll = select.poll()
         poll.register(self._far, select.POLLIN)
         poll.register(self.wire.stream.fileno(), select.POLLIN)
-        ready = [descriptor for descriptor, _events in poll.poll(PATIENCE * 1000)]
+        ready = [descriptor for descriptor, _events in poll.poll(self.wire.patience * 1000)]
         if not ready:
             raise DeadlineExceeded("the inner session did not go on")
         if self._far.fileno() in ready:
@@ -647,7 +651,10 @@ class OldClient:
         if script.inner_nickname is not None:
             identity = nss.load_identity(script.inner_nickname)
         inner.tls.handshake_as_client(
-            place.settings, identity, script.server_name or place.server_name, PATIENCE
+            place.settings,
+            identity,
+            script.server_name or place.server_name,
+            script.all_patience,
         )
 
     def _whisper(self, inner: Inner) -> None:
@@ -674,7 +681,7 @@ class OldClient:
         if data is None:
             data = field_map({name: value for name, value in fields.items() if value is not None})
         self.said["server"] = inner.tls.peer.common_name
-        inner.tls.write(data, PATIENCE)
+        inner.tls.write(data, script.all_patience)
         inner.finish(script.finish)
 
     def _read_reply(self, wire: Wire) -> None:

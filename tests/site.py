@@ -199,6 +199,8 @@ class Site:
     #: The server's max-secret-delay, in seconds; None: its own. Tests give many wrong secrets in a
     #: row; those of the delay are in tests/hostile.
     secret_delay: float | None = 0.001
+    #: The server's processes; None: its own number, four. A fifth of a site's start is two of them.
+    workers: int | None = None
     processes: list[Process] = field(default_factory=list)
     #: What stands before every command line, such as `nsenter` and its options.
     prefix: tuple[str, ...] = ()
@@ -238,6 +240,7 @@ class Site:
             admin_password=template.admin_password,
             extra={name: dict(lines) for name, lines in template.extra.items()},
             secret_delay=template.secret_delay,
+            workers=template.workers,
         )
         site.configure()
         return site
@@ -261,8 +264,11 @@ class Site:
             },
         )
         delay = "" if self.secret_delay is None else f"max-secret-delay: {self.secret_delay}\n"
+        given = self.extra.get("server", {}).get("server", "")
+        if self.workers is not None and "workers:" not in given:
+            delay += f"workers: {self.workers}\n"
         limit = "max-file-payload-size"
-        if limit not in self.extra.get("server", {}).get("server", ""):
+        if limit not in given:
             # Not a limit for any operation; a file without the line gives a warning.
             delay += f"{limit}: {1024**4}\n"
         # RSA keys of the usual 4096 bits take seconds to make.

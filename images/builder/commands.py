@@ -42,6 +42,7 @@ def run(
 ) -> bytes:
     """What a program prints, or nothing where that goes to the file `output`.
 
+    It inherits the environment, without settings of Python's (`inherited`), and gets `environment`.
     Raises `BuildError` with the end of its standard error and `hint` where it fails, takes longer
     than `seconds`, or is not there; in one line where it reached no network.
     """
@@ -53,7 +54,7 @@ def run(
             stdin=subprocess.DEVNULL if given is None else None,
             stdout=subprocess.PIPE if output is None else output,
             stderr=subprocess.PIPE,
-            env={**os.environ, **(environment or {})},
+            env={**inherited(os.environ), **(environment or {})},
             timeout=seconds,
             check=False,
         )
@@ -70,6 +71,15 @@ def run(
             )
         raise BuildError(f"{said[-_LAST_WORDS:]}\n{name} failed ({done.returncode}); {hint}")
     return done.stdout or b""
+
+
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """What programs get of this process's environment: all but what Python reads.
+
+    Hooks of mmdebstrap run Python in the new root: with PYTHONDONTWRITEBYTECODE, say, a layer would
+    lack the compiled modules that it has elsewhere.
+    """
+    return {name: text for name, text in environment.items() if not name.startswith("PYTHON")}
 
 
 def say(text: str) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.scripted import Peer
-from tests.integration.conftest import site, template
+from tests.integration.conftest import CERTIFICATES, site
 from tests.site import Process, Site
 
-__all__ = ["site", "template"]
+__all__ = ["site"]
 
 #: Limits that a test can wait for. They bound hostile peers only: honest ones are far quicker.
 SHORT_LIMITS = {
@@ -22,6 +22,12 @@ SHORT_LIMITS = {
 KEY, KEY_PASSPHRASE = "k1", "k1-pw"
 
 PeerFactory = Callable[..., Peer]
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A site that is made once and never started; its server has its own number of workers."""
+    return Site.make(tmp_path_factory.mktemp("template") / "site", CERTIFICATES)
 
 
 @pytest.fixture

@@ -57,14 +57,36 @@ def peak_memory(pid: int) -> int:
     return 0
 
 
+def _at(port: int) -> list[list[str]]:
+    """The columns of the connections at this local port in the kernel's table."""
+    lines = map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return [
+        columns
+        for columns in lines
+        if int(columns[1].rpartition(":")[2], 16) == port and columns[3] != _LISTEN
+    ]
+
+
 def connections(port: int) -> list[str]:
-    """The TCP states of the connections at this local port, as the kernel's table has them."""
-    found = []
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        columns = line.split()
-        if int(columns[1].rpartition(":")[2], 16) == port and columns[3] != _LISTEN:
-            found.append(columns[3])
-    return found
+    """The TCP states of the connections at this local port."""
+    return [columns[3] for columns in _at(port)]
+
+
+def accepted(port: int) -> int:
+    """How many connections at this local port are established and a process has taken."""
+    # Until then they have no inode.
+    return sum(columns[3] == _ESTABLISHED and columns[9] != "0" for columns in _at(port))
+
+
+def sleeps(pid: int) -> bool:
+    """Whether all threads of a process wait for something, none for a processor."""
+    try:
+        return all(
+            (task / "stat").read_text().rpartition(")")[2].split()[0] == "S"
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        )
+    except (FileNotFoundError, ProcessLookupError):  # one of them has just ended
+        return False
 
 
 def half_closed(site: Site) -> bool:
@@ -112,19 +134,22 @@ class Storm:
         return descriptors(self.bridge.serving, *ports)
 
     def _settled_descriptors(self) -> int:
-        """How many there are when the bridge has taken in what the kernel has established."""
-        readings = [self._descriptors()]
+        """How many there are when the bridge has done with all that has come."""
+        readings: list[int] = []
 
         def settled() -> bool:
+            # On a busy machine a number stays also where the bridge has yet to get a processor.
+            if not sleeps(self.bridge.serving):
+                readings.clear()
             readings.append(self._descriptors())
-            return readings[-10:] == 10 * readings[-1:]
+            return len(readings) >= 10 and len(set(readings[-10:])) == 1
 
         wait_until(settled, SETTLE_SECONDS, "a number of descriptors that stays")
         return readings[-1]
 
     def _all_wait(self) -> bool:
-        """Each worker's connection has been taken into the pool, by the bridge's own word."""
-        return connections(self.site.server_port).count(_ESTABLISHED) >= self.workers
+        """The bridge has taken each worker's connection."""
+        return accepted(self.site.server_port) >= self.workers
 
     def check(self) -> None:
         """The site serves on, and nothing was left behind."""

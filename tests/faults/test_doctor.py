@@ -246,6 +246,7 @@ def test_fault_17_an_option_in_the_wrong_section(patient: MakePatient) -> None:
     assert "did you mean bridge-hostname of section [client]?" in said
 
 
+@pytest.mark.once("our own questions, and files")
 def test_a_configuration_that_cannot_be_right_hides_every_later_layer(
     patient: MakePatient,
 ) -> None:
@@ -267,6 +268,7 @@ def test_a_configuration_that_is_not_there(patient: MakePatient) -> None:
     assert "cannot be read" in broken.doctor(code=FAILED).first
 
 
+@pytest.mark.once("our own questions, and files")
 def test_a_directory_that_a_daemon_needs(patient: MakePatient) -> None:
     broken = patient("server")
     spool = broken.site.path("server/spool")
@@ -291,6 +293,7 @@ def test_fault_19_secrets_in_a_configuration_that_everybody_may_read(patient: Ma
     assert broken.doctor(code=OK).state("secrets") == {"ok"}
 
 
+@pytest.mark.once("our own questions, and files")
 def test_fault_19_a_password_file_that_everybody_may_read(patient: MakePatient) -> None:
     broken = patient("bridge")
     (broken.nss / "nss-password").chmod(0o644)
@@ -452,6 +455,7 @@ def test_a_certificate_without_its_key(patient: MakePatient) -> None:
     assert first.startswith("private key: 'sigul-client-cert' has no private key here")
 
 
+@pytest.mark.once("our own questions, and files")
 def test_dates(running: Site, patient: MakePatient, tmp_path: Path) -> None:
     broken = patient("client")
     request = LeafRequest(Role.CLIENT, "admin", (), timedelta(days=10))
@@ -470,6 +474,7 @@ def test_dates(running: Site, patient: MakePatient, tmp_path: Path) -> None:
     assert "sigul-stack pki renew" in first
 
 
+@pytest.mark.once("our own questions, and files")
 def test_fault_15_certificates_for_centuries(tmp_path: Path, patient: MakePatient) -> None:
     ages = timedelta(days=300 * 365)
     made = make_site(
@@ -582,6 +587,7 @@ def listener(answer: Callable[[socket.socket], None]) -> Iterator[int]:
         thread.join(10)
 
 
+@pytest.mark.once("our own questions, and files")
 def test_a_name_that_nothing_resolves(patient: MakePatient) -> None:
     broken = patient("client")
     broken.replace(f"bridge-hostname: {BRIDGE_NAME}", "bridge-hostname: bridge.invalid")
@@ -676,7 +682,14 @@ def test_a_newest_tls_version_that_is_not_the_newest(patient: MakePatient) -> No
 
 
 @pytest.mark.parametrize(
-    ("component", "session"), [("bridge", "outer"), ("server", "inner"), ("client", "")]
+    ("component", "session"),
+    [
+        ("bridge", "outer"),
+        *(
+            pytest.param(*one, marks=pytest.mark.once("our own words; NSS's versions are above"))
+            for one in (("server", "inner"), ("client", ""))
+        ),
+    ],
 )
 def test_an_oldest_tls_version_that_shuts_clients_out(
     patient: MakePatient, component: str, session: str
@@ -860,6 +873,7 @@ def only(directory: Path, *left_out: str) -> str:
     return str(directory)
 
 
+@pytest.mark.once("our own questions, and files")
 def test_tools_that_are_missing(patient: MakePatient, tmp_path: Path) -> None:
     broken = patient("server")
     report = broken.doctor(code=WARNING, path=only(tmp_path / "few", "osslsigncode", "rpmkeys"))
@@ -874,6 +888,7 @@ def test_tools_that_are_missing(patient: MakePatient, tmp_path: Path) -> None:
     assert first.startswith("password: the program certutil is not installed")
 
 
+@pytest.mark.once("our own questions, and files")
 def test_a_server_says_at_start_what_it_cannot_do(site: Site, tmp_path: Path) -> None:
     server = site.start("server", environment={"PATH": only(tmp_path / "few", "osslsigncode")})
     server.wait_for(

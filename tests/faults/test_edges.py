@@ -53,6 +53,7 @@ def shell(command: Sequence[str], rest: str, site: Site) -> subprocess.Completed
 # --------------------------------------------------------------------------- standard streams
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 def test_output_that_is_lost_is_told_by_every_program(site: Site) -> None:
     """One line and exit code 1 for help, which each has. 10 starts of programs, 0.5 s each."""
     assert len(PROGRAMS) == 8
@@ -66,6 +67,7 @@ def test_output_that_is_lost_is_told_by_every_program(site: Site) -> None:
         assert "; " in line
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 @pytest.mark.parametrize("way", LOST)
 def test_the_report_of_a_check_that_is_lost_is_no_success(site: Site, way: str) -> None:
     client = str(site.path("client.conf"))
@@ -145,6 +147,7 @@ def test_a_daemon_goes_into_the_background_without_streams(site: Site, way: str)
 # ------------------------------------------------------------------------------------ open files
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 def test_a_bridge_takes_as_many_peers_as_it_may_open_files_for(site: Site) -> None:
     """300 silent connections at a limit of 200 files: no traceback, and requests go through.
 
@@ -167,6 +170,7 @@ def test_a_bridge_takes_as_many_peers_as_it_may_open_files_for(site: Site) -> No
     assert "Traceback" not in bridge.text
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 def test_a_bridge_raises_its_soft_limit(site: Site) -> None:
     bridge = site.start("bridge", prefix=["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh"])
     bridge.wait_for("Waiting for the server to connect")
@@ -181,6 +185,7 @@ def test_a_bridge_raises_its_soft_limit(site: Site) -> None:
 Served = tuple[Site, Process, Process]
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 def test_a_dash_is_standard_output_and_standard_input(served: Served, tmp_path: Path) -> None:
     site, _bridge, _server = served
     (tmp_path / "text").write_text("text\n")
@@ -196,6 +201,7 @@ def test_a_dash_is_standard_output_and_standard_input(served: Served, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["-", "text"]
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 @pytest.mark.parametrize(
     ("name", "told"),
     [
@@ -216,6 +222,7 @@ def test_an_input_that_cannot_be_one_is_told_by_its_own_name(
     assert not output.exists()
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 def test_a_stream_without_an_end_does_not_fill_the_disk(served: Served, tmp_path: Path) -> None:
     """`import-key` may send 1 MiB."""
     site, _bridge, _server = served
@@ -229,12 +236,14 @@ def test_a_stream_without_an_end_does_not_fill_the_disk(served: Served, tmp_path
     assert b"has more than 1048576 bytes, the most that this command sends" in done.stderr
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 def test_a_file_that_says_it_is_empty_is_signed_whole(served: Served) -> None:
     site, _bridge, _server = served
     done = site.sigul("sign-text", KEY, "/proc/version", secrets=[KEY_PASSPHRASE])
     assert Path("/proc/version").read_bytes().strip() in done.stdout
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 def test_a_file_that_grows_while_it_is_read_is_not_signed(served: Served, tmp_path: Path) -> None:
     site, _bridge, server = served
     growing, over = tmp_path / "growing", threading.Event()
@@ -262,6 +271,7 @@ def test_a_file_that_grows_while_it_is_read_is_not_signed(served: Served, tmp_pa
 # ------------------------------------------------------------------------------------------ names
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 @pytest.mark.parametrize(
     "arguments",
     [["new-user", ""], ["new-key", " "], ["modify-user", "admin", "--new-name", ""],
@@ -273,6 +283,7 @@ def test_nothing_gets_an_empty_name(served: Served, arguments: list[str]) -> Non
     assert b"is empty: a name has one character at least" in done.stderr
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 def test_a_name_beyond_ascii_is_told_the_rule(served: Served) -> None:
     site, _bridge, _server = served
     done = site.sigul("new-user", "café", secrets=["admin-pw"], code=1)
@@ -294,6 +305,7 @@ def test_a_host_name_may_end_with_a_dot(site: Site) -> None:
 # ---------------------------------------------------------------------------------- configuration
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 def test_configurations_that_mislead_are_told_with_their_cure(site: Site, tmp_path: Path) -> None:
     good = site.path("client.conf").read_text()
     (tmp_path / "empty").write_text("\n")
@@ -321,6 +333,7 @@ def test_configurations_that_mislead_are_told_with_their_cure(site: Site, tmp_pa
     assert b"\nProvided NSS password is incorrect\nit is empty, and the " in done.stderr
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 @pytest.mark.parametrize(
     ("where", "name", "told"),
     [
@@ -350,6 +363,7 @@ def test_what_is_no_file_is_no_configuration(
     assert told in line
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 def test_a_configuration_may_come_through_a_pipe(site: Site) -> None:
     command = shlex.join([*module("stack"), "check-config", "client"])
     conf = shlex.quote(str(site.path("client.conf")))
@@ -357,6 +371,7 @@ def test_a_configuration_may_come_through_a_pipe(site: Site) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.once("how our own programs take streams, files and settings")
 def test_a_site_with_odd_values_starts_as_it_did(site: Site, tmp_path: Path) -> None:
     """A value with what looks like a comment, and an empty password of an open NSS database."""
     for name in ("bridge", "server"):

@@ -54,6 +54,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--list-to", type=Path, metavar="FILE", help="write the list of tests to FILE")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file for Debian 13 that has no test for it: that takes each process seconds."""
+    if config.getoption("lane") != DEBIAN13 or collection_path.suffix != ".py":
+        return None
+    name = str(collection_path.relative_to(config.rootpath))
+    pure = name.startswith(PURE) and "mark.system" not in collection_path.read_text("utf-8")
+    return True if pure or name.startswith("tests/kit/") else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Select the tests of the lane; write the list."""

@@ -24,8 +24,8 @@ CERTIFICATES = ("admin", "alice", "bob")
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """A site that is made once and never started."""
-    return Site.make(tmp_path_factory.mktemp("template") / "site", CERTIFICATES)
+    """A site that is made once and never started; its copies have two workers."""
+    return Site.make(tmp_path_factory.mktemp("template") / "site", CERTIFICATES, workers=2)
 
 
 @pytest.fixture

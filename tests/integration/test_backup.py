@@ -107,6 +107,7 @@ def empty(keyed: Site, tmp_path: Path) -> Site:
     return without_state(keyed, tmp_path / "site")
 
 
+@pytest.mark.once("our own archive")
 def test_a_backup_tells_what_it_holds(keyed: Site, backup: Path) -> None:
     assert backup.stat().st_mode & 0o777 == 0o600
     assert re.fullmatch(r"sigul-\d{8}T\d{6}Z\.tar", backup.name)

@@ -219,6 +219,7 @@ HOSTILE_SCHEMAS: list[Callable[[sqlite3.Connection], object]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.once("SQLite's text of a schema, and our own reading")
 @pytest.mark.parametrize("change", HOSTILE_SCHEMAS)
 def test_a_database_that_runs_something_is_refused(
     backup: bytes, empty: Site, tmp_path: Path, change: Callable[[sqlite3.Connection], object]
@@ -235,6 +236,7 @@ def test_a_database_that_runs_something_is_refused(
     assert not empty.path("server/server.sqlite").exists()
 
 
+@pytest.mark.once("SQLite's text of a schema, and our own reading")
 def test_a_database_with_limits_and_a_table_of_the_site_is_taken(
     keyed: Site, backup: bytes, tmp_path: Path
 ) -> None:

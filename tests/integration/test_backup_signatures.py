@@ -67,6 +67,7 @@ def test_keys_are_their_owners_alone_and_openssl_reads_them(signing: Site, publi
     assert private.read_bytes() == before
 
 
+@pytest.mark.once("our own signatures, which cryptography makes")
 def test_restore_asks_who_made_it(signing: Site, empty: Site, public: Path, backup: Path) -> None:
     for arguments in ((), ("--unsigned", "--verify-key", str(public))):
         _, said = stack(empty, "restore", *arguments, *config(empty), str(backup), code=1)
@@ -104,6 +105,7 @@ def test_one_of_before_is_restored_when_told(
     assert stored_fingerprints(empty) == stored_fingerprints(signing)
 
 
+@pytest.mark.once("our own signatures, which cryptography makes")
 def test_what_was_changed_is_refused(
     signing: Site, empty: Site, public: Path, backup: Path, tmp_path: Path
 ) -> None:
@@ -131,6 +133,7 @@ def test_what_was_changed_is_refused(
     assert not empty.path("server/server.sqlite").exists()
 
 
+@pytest.mark.once("our own signatures, which cryptography makes")
 def test_another_sites_backup_is_refused(
     signing: Site, empty: Site, backup: Path, tmp_path: Path
 ) -> None:
@@ -198,6 +201,7 @@ def test_an_encrypted_backup_is_checked_by_who_cannot_open_it(
     assert stored_fingerprints(empty) == stored_fingerprints(signing)
 
 
+@pytest.mark.once("our own signatures, which cryptography makes")
 def test_a_new_key_signs_and_what_the_old_one_signed_stays(
     signing: Site, public: Path, backup: Path, tmp_path: Path
 ) -> None:
@@ -218,6 +222,7 @@ def test_a_new_key_signs_and_what_the_old_one_signed_stays(
     assert "is not signed by a key in" in said
 
 
+@pytest.mark.once("our own signatures, which cryptography makes")
 def test_no_key_no_backup(signing: Site, tmp_path: Path) -> None:
     """A server that is to sign does not make a backup that is not signed, or by anybody's key."""
     site = Site.copy(signing, tmp_path / "site")

@@ -356,6 +356,7 @@ def test_forced_and_default_methods_of_the_client(
         assert f"{FAILED}method: pkcs11, args: {{'token': 'one'}}\n" in result.stderr.decode()
 
 
+@pytest.mark.once("each side is in the tests above")
 def test_both_sides_bound_at_once(site: MovableSite, machines: Machines, tmp_path: Path) -> None:
     configure(site, client=machines.binding(), server=machines.binding())
     file = tmp_path / "file"
@@ -366,6 +367,7 @@ def test_both_sides_bound_at_once(site: MovableSite, machines: Machines, tmp_pat
         sign(site, tmp_path, "bob", options=["-f", str(file)])
 
 
+@pytest.mark.once("the kernel's keyring")
 @pytest.mark.parametrize("method", ["keyring", "keyctl"])
 def test_a_passphrase_in_the_kernels_keyring(
     method: str, site: MovableSite, tmp_path: Path

@@ -156,6 +156,7 @@ def health(own: Site) -> tuple[int, str]:
     return result.returncode, result.stdout.decode()
 
 
+@pytest.mark.once("what our programs make of their database")
 def test_a_locked_database_is_told_to_who_has_the_right(running: Site) -> None:
     """The server waits for a second, twice, before it gives up, and health for 3 s."""
     with locked_database(running, "IMMEDIATE"):
@@ -186,6 +187,7 @@ def in_its_namespace(own: Site, server: Process, *command: str) -> tuple[int, st
     return result.returncode, (result.stdout + result.stderr).decode()
 
 
+@pytest.mark.once("what our programs make of their database")
 def test_a_full_and_a_read_only_database(site: Site) -> None:
     """On a small file system of its own; the rest of the server has room."""
     directory = site.path("server/database")
@@ -280,6 +282,7 @@ time.time = lambda: _right() + ({seconds})
 """
 
 
+@pytest.mark.once("how our program compares clocks")
 @pytest.mark.parametrize(
     ("daemon", "seconds", "told"),
     [("server", -7200, r"7\d{3} s behind ours"), ("bridge", 900, r"[89]\d\d s ahead of ours")],

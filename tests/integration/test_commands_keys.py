@@ -38,6 +38,9 @@ NO_KEY = "The specified key was not found"
 WRONG_TYPE = "Unsupported keytype for operation"
 WRONG_PASSPHRASE = "Import passphrase does not match"
 
+#: A key that is not GnuPG's is files of ours, which cryptography reads: the same in each Debian.
+OUR_FILES = pytest.mark.once("our own files of keys")
+
 
 @pytest.fixture(scope="module")
 def running(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
@@ -148,6 +151,7 @@ def test_new_keys_in_pem(running: Site, kind: str, key: str) -> None:
     assert running.path(f"server/keys/{fingerprint}.public.pem").read_bytes() == public
 
 
+@pytest.mark.once("our own words")
 def test_options_of_a_new_key_that_have_no_effect_are_told(running: Site, made: str) -> None:
     words = ["new-key", made, "--key-type", "ECC", "--gnupg-expire-date", "2099-01-02"]
     result = running.sigul(*words, secrets=[ADMIN, "made-pw"])
@@ -279,6 +283,7 @@ def _pem(kind: str, form: str, password: str) -> bytes:
     return openssl("pkey", *protection, data=key)
 
 
+@pytest.mark.once("our own files of keys")
 @pytest.mark.parametrize(
     ("kind", "form", "password"),
     [
@@ -392,7 +397,7 @@ def forgotten(site: Site, name: str) -> None:
     change_database(site, "DELETE FROM keys WHERE name = ?", name)
 
 
-@pytest.mark.parametrize("kind", ["gnupg", "ECC"])
+@pytest.mark.parametrize("kind", ["gnupg", pytest.param("ECC", marks=OUR_FILES)])
 def test_a_key_that_was_left_in_the_store_is_taken_over(
     running: Site, gpg: Gpg, made: str, kind: str, tmp_path: Path
 ) -> None:
@@ -446,7 +451,7 @@ def test_what_was_left_of_a_key_may_have_more_subkeys_than_its_file(
     assert secret_parts(running) == before
 
 
-@pytest.mark.parametrize("kind", ["gnupg", "ECC"])
+@pytest.mark.parametrize("kind", ["gnupg", pytest.param("ECC", marks=OUR_FILES)])
 def test_a_key_that_is_deleted_half_way_is_deleted_in_the_end(
     running: Site, made: str, kind: str
 ) -> None:
@@ -479,6 +484,7 @@ def test_a_key_that_is_deleted_half_way_is_deleted_in_the_end(
     refused(running, NO_KEY, "delete-key", made, secrets=[ADMIN])
 
 
+@pytest.mark.once("our own reading of files")
 def test_a_file_that_is_too_large_or_missing_is_found_before_any_request(
     running: Site, tmp_path: Path
 ) -> None:
@@ -497,10 +503,12 @@ def test_a_file_that_is_too_large_or_missing_is_found_before_any_request(
 # ------------------------------------------------------- list, rename, delete, show, type allowed
 
 
+@pytest.mark.once("rights and the database")
 def test_list_keys_prints_names_and_types_sorted(running: Site) -> None:
     assert done(running, "list-keys", secrets=[ADMIN]) == b"ecc (ECC)\ngnupg (gnupg)\nrsa (RSA)\n"
 
 
+@pytest.mark.once("rights and the database")
 def test_modify_key_renames(running: Site, gpg: Gpg, made: str, tmp_path: Path) -> None:
     public = done(running, "new-key", made, secrets=[ADMIN, "made-pw"])
     row = key_row(running, made)
@@ -520,7 +528,7 @@ def test_modify_key_renames(running: Site, gpg: Gpg, made: str, tmp_path: Path) 
     assert gpg.signer(tmp_path / "signature", tmp_path / "data") == row[1]
 
 
-@pytest.mark.parametrize("kind", ["gnupg", "RSA"])
+@pytest.mark.parametrize("kind", ["gnupg", pytest.param("RSA", marks=OUR_FILES)])
 def test_delete_key_removes_all_of_it(running: Site, made: str, kind: str) -> None:
     before = secret_parts(running)
     done(running, "new-key", made, "--key-type", kind, secrets=[ADMIN, "made-pw"])
@@ -610,6 +618,7 @@ def test_an_expiration_that_cannot_be(running: Site, gpg: Gpg, arguments: tuple[
     assert done(running, "get-public-key", "gnupg", secrets=["gnupg-pw"]) == before
 
 
+@pytest.mark.once("rights and the database")
 @pytest.mark.parametrize("key", ["ecc", "rsa"])
 def test_keys_in_pem_do_not_expire(running: Site, key: str) -> None:
     refused(

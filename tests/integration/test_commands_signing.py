@@ -64,6 +64,7 @@ def gpg(running: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gpg
         yield home
 
 
+@pytest.mark.once("our own words")
 @pytest.mark.parametrize(
     ("text", "warned"),
     [

@@ -220,6 +220,7 @@ def private_mount(script: str, *arguments: str) -> tuple[str, ...]:
     return ("unshare", *mapped, "--mount", "sh", "-ec", f'{script}; exec "$@"', "sh", *arguments)
 
 
+@pytest.mark.once("our own spool")
 def test_a_full_disk_under_the_payload(own: Site, tmp_path: Path) -> None:
     own.start_bridge()
     server = own.start_server(
@@ -520,6 +521,7 @@ def test_a_worker_killed_while_it_deletes_a_key(own: Site, gate: Gate) -> None:
             assert_consistent(own)
 
 
+@pytest.mark.once("gpg is left as where its worker is killed")
 def test_a_server_killed_while_it_makes_a_key(own: Site, gate: Gate, tmp_path: Path) -> None:
     before = secret_parts(own)
     with running(own, gate) as (_bridge, server):

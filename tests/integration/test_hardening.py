@@ -152,6 +152,8 @@ def of_site(bridge: Process, server: Process) -> list[int]:
 
 @pytest.mark.root
 def test_memory_is_locked_where_the_limit_allows(site: Site) -> None:
+    site.workers = None
+    site.configure()
     with site.running() as (bridge, server):
         server.wait_for("Waiting for a request at the bridge", 4)
         processes = of_site(bridge, server)
@@ -171,7 +173,7 @@ def test_memory_is_locked_where_the_limit_allows(site: Site) -> None:
 def test_a_small_limit_is_told_and_harms_nothing(site: Site) -> None:
     bridge = site.start("bridge", prefix=LIMITED)
     bridge.wait_for("[BRIDGE_REQUEST] Waiting for the server to connect")
-    server = site.start_server(4, prefix=LIMITED)
+    server = site.start_server(2, prefix=LIMITED)
     assert {locked(pid) for pid in of_site(bridge, server)} == {0}
     for daemon in (bridge, server):
         assert daemon.text.count(UNLOCKED) == 1

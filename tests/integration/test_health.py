@@ -32,7 +32,8 @@ OK, WARNING, FAILED, UNKNOWN = 0, 1, 2, 3
 
 
 def with_status(site: Site) -> Site:
-    """Have both daemons of `site` serve their status."""
+    """Have both daemons of `site` serve their status; the server has its own number of workers."""
+    site.workers = None
     for name in ("bridge", "server"):
         lines = site.extra.setdefault(name, {})
         lines["daemon"] = lines.get("daemon", "") + f"status-socket: {socket_of(site, name)}\n"
@@ -130,6 +131,7 @@ def test_a_client_that_is_well(served: tuple[Site, Process]) -> None:
     assert "127.0.0.1" in check(report, "name resolution")["finding"]
 
 
+@pytest.mark.once("what our program compares and says")
 def test_text_for_people_and_monitoring(served: tuple[Site, Process]) -> None:
     site, _bridge = served
     result = site.run(*module("stack"), "health", "client", "-c", str(site.path("client.conf")))
@@ -343,6 +345,7 @@ def authority(site: Site) -> Authority:
     return Authority.open(found.directory, found.password)
 
 
+@pytest.mark.once("what our program compares and says")
 @pytest.mark.parametrize(
     ("days", "state", "text"),
     [(20, "warning", "19 days"), (3, "failed", "2 days"), (0, "failed", "expired on")],
@@ -428,6 +431,7 @@ def test_a_daemon_that_goes_on_with_an_old_certificate(own: Site, name: str) -> 
 # ------------------------------------------------------------------------------- no user's rights
 
 
+@pytest.mark.once("what our program compares and says")
 def test_the_bridge_s_certificate_is_no_user_s(own: Site) -> None:
     """Though it may be a TLS client's, and the server does not compare names."""
     own.extra["server"]["server"] = "lenient-username-check: yes\n"

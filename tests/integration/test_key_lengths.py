@@ -70,6 +70,7 @@ def test_a_new_key_is_rsa_of_4096_bits(site: Site, tmp_path: Path) -> None:
         assert b"some text\n" in signed
 
 
+@pytest.mark.once("our own limits; what GnuPG makes is in test_gnupg_store")
 @pytest.mark.parametrize(
     ("primary", "subkey", "expected"),
     [
@@ -89,6 +90,7 @@ def test_other_keys_on_request(
         assert lengths(tmp_path / "gpg", public) == expected
 
 
+@pytest.mark.once("our own limits; what GnuPG makes is in test_gnupg_store")
 def test_short_keys_are_not_imported(running_site: Site, tmp_path: Path) -> None:
     site, file = running_site, tmp_path / "secret"
     for name, parameters in SHORT.items():
@@ -130,6 +132,7 @@ def test_short_keys_that_are_there_sign_on(site: Site, tmp_path: Path) -> None:
         assert "key old (gnupg) has 1024 bits" in told
 
 
+@pytest.mark.once("our own limits; what GnuPG makes is in test_gnupg_store")
 def test_lengths_that_are_configured_too_short(site: Site) -> None:
     """An existing file that says so does not keep the server from starting."""
     site.extra = {

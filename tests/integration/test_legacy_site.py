@@ -161,10 +161,12 @@ def as_user(user: str) -> dict[str, list[str]]:
 # ------------------------------------------------------------------------------------ as it is
 
 
+@pytest.mark.once("rights and the database")
 def test_its_bridge_warns_that_any_certificate_may_be_the_servers(running: Site) -> None:
     assert "[bridge] server-cn is not set" in running.processes[0].text
 
 
+@pytest.mark.once("rights and the database")
 def test_its_lists(running: Site) -> None:
     assert done(running, "list-users", secrets=[ROOT]) == b"alice\nbob\nops\nroot\n"
     assert done(running, "list-users", secrets=["ops-pw"], **as_user("ops")) == (
@@ -183,6 +185,7 @@ def test_its_lists(running: Site) -> None:
     )
 
 
+@pytest.mark.once("rights and the database")
 @pytest.mark.parametrize(
     ("user", "key", "answer"),
     [
@@ -197,6 +200,7 @@ def test_its_accesses(running: Site, user: str, key: str, answer: bytes) -> None
     assert done(running, "key-user-info", user, key, secrets=[ROOT]) == answer
 
 
+@pytest.mark.once("rights and the database")
 @pytest.mark.parametrize(
     ("user", "admin"), [("root", "yes"), ("ops", "yes"), ("alice", "no"), ("bob", "no")]
 )
@@ -204,6 +208,7 @@ def test_its_users(running: Site, user: str, admin: str) -> None:
     assert done(running, "user-info", user, secrets=[ROOT]) == f"Administrator: {admin}\n".encode()
 
 
+@pytest.mark.once("rights and the database")
 @pytest.mark.parametrize(
     ("user", "password"),
     [("root", "ops-pw"), ("ops", ROOT), ("alice", "alice-pw"), ("bob", ""), ("carol", ROOT)],
@@ -272,6 +277,7 @@ def test_who_is_refused_there(running: Site, user: str, key: str, passphrase: st
     )  # fmt: skip
 
 
+@pytest.mark.once("rights and the database")
 def test_alice_is_no_administrator_of_release(running: Site) -> None:
     refused(
         running, AUTHENTICATION, "list-key-users", "release",

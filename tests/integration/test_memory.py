@@ -1,7 +1,7 @@
 """A large payload costs no memory, in any of the processes, and leaves no file behind.
 
-Half a GiB here, five times the limit; the limit is the one that 5 GiB have to keep, and twice what
-a process needs by itself. Nor does a large number of RPMs.
+A quarter of a GiB here, more than twice the limit; the limit is the one that 5 GiB have to keep,
+and twice what a process needs by itself. Nor does a large number of RPMs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .rpm_support import build
 
 pytestmark = pytest.mark.once("our own buffers")
 
-LARGE = 512 * 1024**2
+LARGE = 256 * 1024**2
 #: The most memory that a process may have used at any time, in KiB.
 LIMIT_KIB = 100 * 1024
 #: How much more a process may use for ten times as many RPMs, in KiB: a third of what the further
@@ -84,7 +84,7 @@ def running(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def test_signing_a_large_file(running: Site, tmp_path: Path) -> None:
-    # More than 5 s: half a GiB is encrypted and hashed in each of four processes.
+    # More than 5 s: a quarter of a GiB is encrypted and hashed in each of four processes.
     bridge, server = running.processes
     data, out = tmp_path / "data", tmp_path / "signature"
     with data.open("wb") as file:
@@ -119,7 +119,7 @@ def test_decrypting_what_becomes_large(running: Site, tmp_path: Path) -> None:
     message, out = tmp_path / "message", tmp_path / "clear"
     zeros = tmp_path / "zeros"
     with zeros.open("wb") as file:
-        file.truncate(LARGE // 4)
+        file.truncate(LARGE // 2)
     with person(tmp_path / "person", public) as gpg:
         gpg("--encrypt", "--recipient", "k", "-o", str(message), str(zeros))
     assert message.stat().st_size < LARGE // 256

@@ -18,6 +18,8 @@ from tests.site import Site
 
 from .commands_support import ADMIN, done, error_line, fingerprint_of, leftovers, misused, person
 
+pytestmark = pytest.mark.once("our own tables of operations and commands")
+
 #: What is added, by module.
 ADDED = {
     "protocol/operations.py": """

@@ -34,6 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Site:
         bridge_name=NAME,
         server_name=NAME,
         addresses={NAME: "127.0.0.1"},
+        workers=2,
     )
 
 
@@ -137,6 +138,7 @@ def test_the_bridge_looks_at_itself(running: Site) -> None:
 # --------------------------------------------------------------- who cannot pose as whom
 
 
+@pytest.mark.once("what our programs compare and say")
 def test_a_client_is_no_server(site: Site) -> None:
     bridge = site.start_bridge()
     poser = posing(site, "clients/alice", "sigul-client-cert")
@@ -173,18 +175,23 @@ def pretend(site: Site, role: str) -> None:
     site.sigul("list-users", secrets=[ADMIN_PASSWORD], config=config, code=1)
 
 
+@pytest.mark.once("what our programs compare and say")
 def test_a_server_is_no_client(running: Site) -> None:
     pretend(running, "server")
     assert "'localhost' is a signing server, which may not be a client" in running.processes[0].text
 
 
+@pytest.mark.once("what our programs compare and say")
 def test_the_bridges_own_certificate_is_no_users(running: Site) -> None:
     """The bridge lets it in, for its health check; the server serves none of its requests."""
     pretend(running, "bridge")
     running.processes[1].wait_for("the client of this request is 'localhost', the bridge itself")
 
 
-@pytest.mark.parametrize("renewed", [False, True])
+@pytest.mark.parametrize(
+    "renewed",
+    [False, pytest.param(True, marks=pytest.mark.once("NSS sees another certificate, as before"))],
+)
 def test_a_bridge_that_plays_the_server(site: Site, renewed: bool) -> None:
     """It has the name, and is told passphrases by whoever does not look at its key.
 
@@ -216,6 +223,7 @@ def test_a_bridge_that_plays_the_server(site: Site, renewed: bool) -> None:
 # ---------------------------------------------------------------------------- what doctor says
 
 
+@pytest.mark.once("what our programs compare and say")
 def test_doctor_says_what_the_risk_is(running: Site) -> None:
     running.extra = {}
     running.client_configuration("admin")
@@ -235,6 +243,7 @@ def test_doctor_says_what_the_risk_is(running: Site) -> None:
     assert "told from the bridge by its key" in findings(report, "ok")
 
 
+@pytest.mark.once("what our programs compare and say")
 def test_who_makes_such_a_site_is_told(tmp_path: Path, made: Site) -> None:
     words = ("pki", "site", "--dir", str(tmp_path / "pki"), "--bridge", "b.example.org")
     for more, told in (

@@ -185,12 +185,14 @@ def test_a_certificate_that_is_not_the_keys(site: Site, tmp_path: Path) -> None:
         assert LABEL in text
 
 
+@pytest.mark.once("our own rows and options")
 def test_what_is_no_image_is_told(site: Site, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"MZ" + bytes(1000))
     text = failure(site, "sign-pe", "token", LABEL, str(tmp_path / "x"), secrets=["token-pw"])
     assert "no PE image" in text
 
 
+@pytest.mark.once("our own table of operations, and rights")
 @pytest.mark.parametrize("key", ["token", "weird", "imported"])
 def test_no_other_operation_uses_it(site: Site, tmp_path: Path, key: str) -> None:
     file, manifest = image(tmp_path), tmp_path / "manifest"
@@ -214,6 +216,7 @@ def test_no_other_operation_uses_it(site: Site, tmp_path: Path, key: str) -> Non
         assert failure(site, *command, secrets=[opened_by]).startswith(UNSUPPORTED), command
 
 
+@pytest.mark.once("our own table of operations, and rights")
 def test_none_is_made_or_imported(site: Site, tmp_path: Path) -> None:
     key = tmp_path / "k.pem"
     tool("openssl", "genpkey", "-algorithm", "RSA", "-out", str(key))
@@ -231,6 +234,7 @@ def test_none_is_made_or_imported(site: Site, tmp_path: Path) -> None:
     assert b"made" not in done(site, "list-keys", secrets=[ADMIN])
 
 
+@pytest.mark.once("our own table of operations, and rights")
 @pytest.mark.parametrize("key", ["token", "weird"])
 def test_no_rpm_is_signed_with_it(site: Site, tmp_path: Path, key: str) -> None:
     rpm, secret = str(build(tmp_path)), f"{key}-pw"
@@ -245,6 +249,7 @@ def test_no_rpm_is_signed_with_it(site: Site, tmp_path: Path, key: str) -> None:
         assert UNSUPPORTED in result.stderr.decode()
 
 
+@pytest.mark.once("our own table of operations, and rights")
 def test_protocol_0_lists_bare_names(site: Site) -> None:
     with Peer(site, "client") as client:
         told = client.run(version=0, op="list-keys", user="admin",
@@ -252,6 +257,7 @@ def test_protocol_0_lists_bare_names(site: Site) -> None:
     assert told["payload"] == b"imported\0pgp\0rsa\0token\0token-ec\0weird\0"
 
 
+@pytest.mark.once("our own table of operations, and rights")
 def test_rights_are_as_of_any_key(site: Site, tmp_path: Path) -> None:
     grant = ("grant-key-access", "token", "bob")
     done(site, *grant, secrets=["token-pw", "b-pw"])
@@ -284,6 +290,7 @@ def test_the_public_key_comes_from_the_token(site: Site, tokens: Tokens) -> None
     assert "no URI of a key on a token" in text
 
 
+@pytest.mark.once("our own rows and options")
 def test_a_row_is_deleted_and_the_log_says_what_stays(
     site: Site, tokens: Tokens, tmp_path: Path
 ) -> None:
@@ -306,6 +313,7 @@ def test_a_row_is_deleted_and_the_log_says_what_stays(
     assert b"Secure Boot Key" in there
 
 
+@pytest.mark.once("our own rows and options")
 def test_odd_rows_are_reported_and_stop_nothing(site: Site) -> None:
     doctor = site.run(*module("stack"), "doctor", "server", "-c", str(site.path("server.conf")),
                       "--json", code=None).stdout.decode()  # fmt: skip
@@ -363,6 +371,7 @@ def test_what_is_wrong_with_a_new_token_is_told(
     assert done(site, "list-keys", secrets=[ADMIN]) == before
 
 
+@pytest.mark.once("our own rows and options")
 @pytest.mark.parametrize("option", "akntp")
 def test_no_option_has_a_default(site: Site, tmp_path: Path, option: str) -> None:
     result = site.run(*add_command(site, tmp_path, **{option: ""}), code=2)
@@ -376,6 +385,7 @@ def test_a_token_that_is_not_there_yet(site: Site, tmp_path: Path) -> None:
     done(site, "delete-key", "later", secrets=[ADMIN])
 
 
+@pytest.mark.once("the order of methods, as in test_bindings_tokens")
 def test_forced_bindings_hold_for_the_pin(template: Site, tokens: Tokens, tmp_path: Path) -> None:
     binding = "enabled: test\nforced-binding-methods: test,may_unbind=1\n"
     with running(template, tmp_path, tokens, binding) as site:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from sigul_stack.errors import SigulError
 from sigul_stack.pki import read_certificates
 from tests.openssl_peer import handshake, list_users
 from tests.other_ca import OtherCA, ec_key
@@ -20,6 +21,7 @@ from tests.snapshots import snapshots
 
 from .test_fips import set_fips
 from .test_pki_nss import openssl
+from .test_pki_nss import pki as here
 
 NICKNAME = "sigul-client-cert"
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
@@ -111,36 +113,40 @@ def test_a_key_with_a_passphrase(running_site: Site, tmp_path: Path) -> None:
     assert "1 to 1023 bytes, and this one none" in said
 
 
+@pytest.mark.once("openssl verifies such leaves in test_pki_nss")
 def test_bridge_and_server_have_theirs(shared: Site, tmp_path: Path) -> None:
-    for who, purpose in (("bridge", "sslserver"), ("server", "sslserver"), ("server", "sslclient")):
-        files = export(shared, tmp_path / who, "--replace", who=who)
-        openssl(
-            *("verify", "-purpose", purpose, "-CAfile", str(files / "ca.crt")),
-            str(files / f"sigul-{who}-cert.crt"),
-        )
+    for who, purposes in (("bridge", ["sslserver"]), ("server", ["sslserver", "sslclient"])):
+        files = export(shared, tmp_path / who, who=who)
+        for purpose in purposes:
+            openssl(
+                *("verify", "-purpose", purpose, "-CAfile", str(files / "ca.crt")),
+                str(files / f"sigul-{who}-cert.crt"),
+            )
 
 
 # ------------------------------------------------------------------------------------- rollover
 
 
+@pytest.mark.once("rollovers are in test_pki_rollover, exports in the tests above")
 def test_while_the_ca_is_rolled_over(site: Site, tmp_path: Path) -> None:
     """Files of one step serve in the next one, as NSS databases do."""
     places = [site.path("pki") / name for name in ("bridge", "server", "clients/admin")]
     step = ("rollover", "--ca", site.path("pki/ca"))
-    pki(site, *step, "begin", "--into", *places)
+    # The steps are in this process, which has the CA's key ready.
+    assert here(*step, "begin", "--into", *places) == 0
     begun = export(site, tmp_path / "begun")
     old = read_certificates(begun / f"{NICKNAME}.crt")[0]
     assert (begun / "ca.crt").read_bytes().count(BEGIN) == 2
     with site.running():
         request(site, openssl_client(begun, VERSIONS[0]))
-    pki(site, *step, "issue")
+    assert here(*step, "issue") == 0
     issued = export(site, tmp_path / "issued")
     assert set(read_certificates(issued / "ca.crt")) == set(read_certificates(begun / "ca.crt"))
     assert read_certificates(issued / f"{NICKNAME}.crt")[0].issuer != old.issuer
     with site.running():
         for files in (begun, issued):
             request(site, openssl_client(files, VERSIONS[0]))
-    pki(site, *step, "finish")
+    assert here(*step, "finish") == 0
     finished = export(site, tmp_path / "finished")
     (only,) = read_certificates(finished / "ca.crt")
     assert only.subject == read_certificates(finished / f"{NICKNAME}.crt")[0].issuer
@@ -218,6 +224,7 @@ def test_what_is_not_trusted_is_not_exported(shared: Site, tmp_path: Path) -> No
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.once("what our program says")
 def test_an_intermediate_ca_without_its_root_is_told(site: Site, tmp_path: Path) -> None:
     other = OtherCA.make(tmp_path / "other")
     other.leaf("leaf", common="admin")
@@ -233,30 +240,38 @@ def test_an_intermediate_ca_without_its_root_is_told(site: Site, tmp_path: Path)
 # -------------------------------------------------------------------------------------- refusals
 
 
+@pytest.mark.once("our own writing of files")
 def test_files_that_are_there_stay(shared: Site, tmp_path: Path) -> None:
+    """In this process, which gets the key out of its database once (tests/ready_keys.py)."""
+    source = shared.path("pki/clients/admin")
+
+    def refused(*words: str | Path) -> str:
+        with pytest.raises(SigulError) as raised:
+            here("export", source, "--to", to, *words)
+        return str(raised.value)
+
     for name in (f"{NICKNAME}.crt", f"{NICKNAME}.key", "ca.crt"):
         to = tmp_path / f"with-{name}"
         to.mkdir()
         (to / name).write_text("mine")
-        source = shared.path("pki/clients/admin")
-        _, said = pki(shared, "export", source, "--to", to, code=1)
+        said = refused()
         assert f"'{to / name}' is there already" in said
         assert "--replace" in said
         assert [path.name for path in to.iterdir()] == [name]
         assert (to / name).read_text() == "mine"
-        pki(shared, "export", source, "--to", to, "--replace")
+        assert here("export", source, "--to", to, "--replace") == 0
         assert (to / name).read_bytes().startswith(b"-----BEGIN ")
         # Whatever was there is not what says who may read the key.
         (to / f"{NICKNAME}.key").chmod(0o644)
-        pki(shared, "export", source, "--to", to, "--replace")
+        assert here("export", source, "--to", to, "--replace") == 0
         assert stat.S_IMODE((to / f"{NICKNAME}.key").stat().st_mode) == 0o600
         (to / name).unlink()
         (to / name).symlink_to(tmp_path / "elsewhere")
-        _, said = pki(shared, "export", source, "--to", to, "--replace", code=1)
-        assert "is no file" in said
+        assert "is no file" in refused("--replace")
         assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.once("what our program says")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -285,6 +300,7 @@ def test_what_cannot_be_exported_is_said(
     assert [path.name for path in tmp_path.iterdir()] == ["wrong"]
 
 
+@pytest.mark.once("what our program says")
 def test_of_several_keys_one_is_named_and_a_ca_keeps_its_own(shared: Site, tmp_path: Path) -> None:
     _, said = pki(shared, "export", shared.path("pki/ca"), "--to", tmp_path / "out", code=1)
     assert "hand out ca.pem" in said

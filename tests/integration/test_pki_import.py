@@ -21,6 +21,9 @@ from .test_pki_nss import BRIDGE, openssl, pki
 
 Words = list[str | Path]
 
+#: NSS gets the same for all of these: its own form of a key.
+READ_BY_US = pytest.mark.once("the form is read by cryptography, which is the same in each Debian")
+
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> OtherCA:
@@ -75,6 +78,7 @@ def test_each_role_gets_what_it_needs(other: OtherCA, tmp_path: Path, role: Role
     assert not any_failed(inspect_database(opened(into), role, names=names))
 
 
+@pytest.mark.once("what our program asks for")
 def test_a_role_is_said_where_the_nickname_does_not_tell(other: OtherCA, tmp_path: Path) -> None:
     words = words_of(other, "client", tmp_path / "nss")
     words[words.index("sigul-client-cert")] = "Alice's certificate"
@@ -119,7 +123,13 @@ def test_keys_in_every_form(other: OtherCA, tmp_path: Path, form: str) -> None:
     assert pki("check", tmp_path / "nss", "--role", "client", "--name", "alice") == 0
 
 
-@pytest.mark.parametrize("kind", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        PrivateFormat.PKCS8,
+        pytest.param(PrivateFormat.TraditionalOpenSSL, marks=READ_BY_US),
+    ],
+)
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
 def test_ec_keys(
     other: OtherCA, tmp_path: Path, curve: ec.EllipticCurve, kind: PrivateFormat
@@ -150,7 +160,9 @@ PKCS12: dict[str, Sequence[str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("password", ["pw", "", "ünïcode"])
+@pytest.mark.parametrize(
+    "password", ["pw", *(pytest.param(one, marks=READ_BY_US) for one in ("", "ünïcode"))]
+)
 @pytest.mark.parametrize("form", PKCS12)
 def test_pkcs12_of_every_kind(other: OtherCA, tmp_path: Path, form: str, password: str) -> None:
     bundle, into, secret = tmp_path / "b.p12", tmp_path / "nss", tmp_path / "pw"
@@ -227,6 +239,7 @@ def test_several_authorities_for_a_rollover(other: OtherCA, tmp_path: Path) -> N
 # ------------------------------------------------------------------------------- what is refused
 
 
+@pytest.mark.once("how our program reads chains")
 def test_a_chain_that_does_not_end_in_the_ca(other: OtherCA, tmp_path: Path) -> None:
     into = tmp_path / "nss"
     stranger = OtherCA.make(tmp_path / "stranger", "Stranger")

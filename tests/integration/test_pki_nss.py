@@ -852,6 +852,7 @@ def test_keys_left_over_and_password_files_open_to_all_are_found(site: Site) -> 
 # ------------------------------------------------------------------------------------------ site
 
 
+@pytest.mark.once("what our program renews, and when")
 def test_a_site_keeps_what_is_good_and_renews_what_runs_out(tmp_path: Path) -> None:
     def again(users: list[str], later: timedelta = timedelta(0), bridge_names: str = "") -> Site:
         return make_site(
@@ -882,6 +883,7 @@ def test_a_site_keeps_what_is_good_and_renews_what_runs_out(tmp_path: Path) -> N
     assert {item.made for item in again(["admin"]).components} == {Made.KEPT}
 
 
+@pytest.mark.once("what our program renews, and when")
 def test_a_site_names_what_it_cannot_mend(site: Site) -> None:
     root = site.authority_directory.parent
     words: list[str | Path] = [

@@ -231,6 +231,7 @@ def test_steps_out_of_order_are_refused_with_what_to_do(control: Control) -> Non
     assert len(control.rollover().finish()) == 2
 
 
+@pytest.mark.once("our own names, and what our program looks at")
 def test_a_component_that_lost_its_trust_is_named(control: Control) -> None:
     control.rollover().begin(control.directories)
     shutil.rmtree(control.root / "bridge")
@@ -297,6 +298,7 @@ def test_on_the_command_line(control: Control, capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out)["phase"] == "none"
 
 
+@pytest.mark.once("our own names, and what our program looks at")
 def test_an_authority_with_a_nickname_of_its_own_keeps_it(tmp_path: Path) -> None:
     make_site(tmp_path / "one", bridge=BRIDGE, server=SERVER, users=["admin"])
     first = Control(tmp_path / "one")

@@ -40,7 +40,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
     `rescue` has a certificate, and is no user.
     """
-    site = Site.make(tmp_path_factory.mktemp("recovery") / "site", USERS)
+    site = Site.make(tmp_path_factory.mktemp("recovery") / "site", USERS, workers=2)
     site.extra = {"server": {"gnupg": "gnupg-key-type: ed25519\ngnupg-subkey-type:\n"}}
     site.configure()
     with site.running():

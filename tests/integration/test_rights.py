@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import io
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from sigul_stack.signing import x509
 from sigul_stack.system.pipes import ParentPipes
 from sigul_stack.transport import memory
 from sigul_stack.transport.chunked import ChunkedStream
+from tests.fork_server import FEW_BYTES
 
 pytestmark = pytest.mark.once("rights and the database")
 
@@ -48,25 +50,42 @@ THEIRS = {Thing.USER: "somebody", Thing.KEY: "theirs", Thing.CERTIFICATE: "taken
 NOWHERE = {Thing.USER: "nobody", Thing.KEY: "nowhere", Thing.CERTIFICATE: "free"}
 
 
-@pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
-    """A server's: users trent (`password`; has the keys `gnupg` and `ECC`), root and somebody.
+@pytest.fixture(scope="module", autouse=True)
+def little_hashing() -> Iterator[None]:
+    """Envelopes that take little time to make and to open; they say so themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(envelope, "_CODED_COUNT", FEW_BYTES)
+        yield
 
-    root's key `theirs` has a certificate `taken`. Keys' passphrases are `passphrase`.
-    """
+
+@contextlib.contextmanager
+def services_in(directory: Path) -> Iterator[Services]:
+    """A server's, with whatever database and keys are in its directory."""
     settings = ServerSettings(
         bridge_hostname="bridge.example.org",
-        database_path=tmp_path / "server.sqlite",
-        gnupg_home=tmp_path / "gnupg",
-        keys_storage=tmp_path / "keys",
-        spool_directory=tmp_path,
+        database_path=directory / "server.sqlite",
+        gnupg_home=directory / "gnupg",
+        keys_storage=directory / "keys",
+        spool_directory=directory,
         nss=NSSSettings(directory="sql:/nowhere"),
     )
-    settings.gnupg_home.mkdir(mode=0o700)
-    create(sqlite_url(settings.database_path))
     with contextlib.closing(Database(sqlite_url(settings.database_path))) as database:
         made = make_services(settings, database)
         made.keystore.prepare()
+        try:
+            yield made
+        finally:
+            # Hundreds of them would hold all that the machine has for watching files.
+            made.keystore.gnupg.stop_agent()
+
+
+@pytest.fixture(scope="module")
+def filled(little_hashing: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a server that has what `services` says; each test has a copy."""
+    directory = tmp_path_factory.mktemp("filled") / "server"
+    (directory / "gnupg").mkdir(mode=0o700, parents=True)
+    create(sqlite_url(directory / "server.sqlite"))
+    with services_in(directory) as made:
         secret = Secret("a key's own passphrase")
         keys = {
             "gnupg": (KeyType.GNUPG, "0" * 40, "trent"),
@@ -74,7 +93,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
             "theirs": (KeyType.ECC, made.keystore.pem.generate(KeyType.ECC, secret), "root"),
         }
         sealed = new_access(secret, Secret("passphrase"), (), made.registry)
-        with database.write() as writer:
+        with made.database.write() as writer:
             for name, admin in (("trent", False), ("root", True), ("somebody", False)):
                 writer.add_user(name, hash_password(Secret("password")), admin)
             for name, (keytype, fingerprint, owner) in keys.items():
@@ -83,11 +102,19 @@ def services(tmp_path: Path) -> Iterator[Services]:
             writer.add_access("root", "ECC", sealed, key_admin=True)
         for name, certificate in (("theirs", "taken"), ("ECC", "own")):
             issue(made, keys[name][1], secret, certificate)
-        try:
-            yield made
-        finally:
-            # Hundreds of them would hold all that the machine has for watching files.
-            made.keystore.gnupg.stop_agent()
+    return directory
+
+
+@pytest.fixture
+def services(filled: Path, tmp_path: Path) -> Iterator[Services]:
+    """A server's: users trent (`password`; has the keys `gnupg` and `ECC`), root and somebody.
+
+    root's key `theirs` has a certificate `taken`. Keys' passphrases are `passphrase`.
+    """
+    directory = tmp_path / "server"
+    shutil.copytree(filled, directory, ignore=shutil.ignore_patterns("S.*"))
+    with services_in(directory) as made:
+        yield made
 
 
 def issue(services: Services, fingerprint: str, secret: Secret, name: str) -> None:

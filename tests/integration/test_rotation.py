@@ -272,18 +272,19 @@ def test_workers_that_wait_are_sent_away_and_dial_again_at_once(running: Running
     assert "next attempt in" not in running.server.text[so_far:]
 
 
-#: What a rollover under daemons in the background proves something about; each step of it is like
-#: the renewal of a leaf, which runs with them in any case.
+#: What a rollover under running daemons proves something about. To them each step of it is like the
+#: renewal of a leaf, which runs with them in any case, and which of its certificates go together is
+#: in test_pki_rollover.
 PROVEN = (
     *("sigul_stack/bridge/parent.py", "sigul_stack/cli/daemon.py", "sigul_stack/pki/rollover.py"),
-    "sigul_stack/cli/daemon_start.py",
+    *("sigul_stack/cli/daemon_start.py", "sigul_stack/server/supervisor.py"),
 )
 
 
 # More than 5 s: three steps for each of five databases, with clients at work all the time.
 @pytest.mark.parametrize(
     "running",
-    [in_foreground, pytest.param(in_background, marks=pytest.mark.long(*PROVEN))],
+    [pytest.param(way, marks=pytest.mark.long(*PROVEN)) for way in (in_foreground, in_background)],
     indirect=True,
 )
 def test_the_authority_is_rolled_over(running: Running, tmp_path: Path) -> None:

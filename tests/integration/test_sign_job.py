@@ -127,6 +127,7 @@ def test_a_signature_of_another_key_is_none(running: Site, files: list[Path]) ->
     assert "another key's" in events[1]["reason"]
 
 
+@pytest.mark.once("how our program plans, and tries again")
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -153,6 +154,7 @@ def test_what_cannot_be_done_is_rejected(
     assert reason in events[0]["reason"]
 
 
+@pytest.mark.once("how our program plans, and tries again")
 def test_what_is_no_job_is_rejected(running: Site) -> None:
     for document in (b"", b"{", b"[]", b"[" * 100_000):
         done = running.run(*module("stack"), "sign-job", stdin=document, code=1)
@@ -160,6 +162,7 @@ def test_what_is_no_job_is_rejected(running: Site) -> None:
         assert event["event"] == "rejected"
 
 
+@pytest.mark.once("how our program plans, and tries again")
 def test_the_bridge_may_be_written_in_other_ways(running: Site, files: list[Path]) -> None:
     configuration = running.path("client.conf").read_text()
     odd = configuration.replace(BRIDGE_NAME, BRIDGE_NAME.upper() + ".")
@@ -169,6 +172,7 @@ def test_the_bridge_may_be_written_in_other_ways(running: Site, files: list[Path
         assert kinds(do(running, job)) == ["accepted"]
 
 
+@pytest.mark.once("how our program plans, and tries again")
 def test_a_refusal_for_good_is_not_tried_again(running: Site, files: list[Path]) -> None:
     job = job_of(running, files[0], passphrase="bad", attempts=5, retry_delay=60)
     job["bundle"] = bundle_of(running, "bad")
@@ -193,12 +197,14 @@ def test_a_dry_run_looks_at_certificate_and_key_and_connects_to_nothing(
     assert "does not hold the NSS password" in event["reason"]
 
 
+@pytest.mark.once("how our program plans, and tries again")
 def test_a_bridge_that_is_not_there_costs_all_attempts(site: Site, files: list[Path]) -> None:
     events = do(site, job_of(site, *files, attempts=2), code=1)
     assert kinds(events) == ["accepted", "attempt", "attempt", "ended"]
     assert events[-1]["left"] == 3
 
 
+@pytest.mark.once("how our program plans, and tries again")
 def test_an_attempt_that_finishes_nothing_is_ended(site: Site, files: list[Path]) -> None:
     """The bridge runs, and no server is there: a request would wait for minutes."""
     try:

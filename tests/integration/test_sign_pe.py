@@ -278,6 +278,7 @@ def test_a_certificate_for_something_else_is_warned_of(
     sbverify(running, signed, "root", code=1)
 
 
+@pytest.mark.once("our own reading of images")
 def test_malformed_images_are_refused(running: Site, tmp_path: Path) -> None:
     whole = make_image(Machine.AARCH64)
     source = tmp_path / "bad"
@@ -331,6 +332,7 @@ def test_an_imported_key(running: Site, tmp_path: Path) -> None:
     sbverify(running, tmp_path / "signed", "imported")
 
 
+@pytest.mark.once("which program is looked for")
 def test_a_missing_tool_is_an_error_for_this_operation_alone(
     template: Site, tmp_path: Path
 ) -> None:

@@ -153,6 +153,7 @@ def test_v3_signature(
     assert "BAD" in said.split("    V4 ")[1].splitlines()[0]
 
 
+@pytest.mark.once("our own writing of files")
 @pytest.mark.parametrize(
     "options", [[], ["--head-signing"], ["-o", "link.rpm", "--head-signing"], ["-o", "hard.rpm"]]
 )
@@ -182,6 +183,7 @@ def test_the_package_is_replaced_without_o_or_where_that_names_it(
     assert package.read_bytes()[new.length :] == unsigned[old.length :]
 
 
+@pytest.mark.once("our own writing of files")
 def test_a_client_that_is_killed_leaves_the_package_as_it_was_or_signed(
     running: Site, rpm: Rpm, packages: dict[str, Path], tmp_path: Path
 ) -> None:

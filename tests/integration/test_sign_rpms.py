@@ -325,6 +325,7 @@ def error_of(result: subprocess.CompletedProcess[bytes], file: Path) -> str:
 AROUND = 12 * KIB
 
 
+@pytest.mark.once("our own chunks and words")
 def test_head_signing_sends_no_payload(template: Site, tmp_path: Path) -> None:
     """Counted on the wire, between client and bridge and between bridge and server.
 
@@ -544,6 +545,7 @@ def test_two_rpms_of_one_name_cost_the_second(
     assert other.read_bytes() == kept
 
 
+@pytest.mark.once("our own chunks and words")
 def test_a_large_batch_is_summed_up(running: Site, rpm: Rpm, small: Path, tmp_path: Path) -> None:
     files = copies(small, tmp_path, 21)
     out = tmp_path / "out"

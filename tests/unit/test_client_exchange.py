@@ -67,8 +67,10 @@ from tests.wire import (
 LONG = 10.0
 NSS = NSSSettings(directory="sql:/does/not/exist")
 SETTINGS = ClientSettings(
-    bridge_hostname="bridge.example", server_hostname="server.example", user_name="root", nss=NSS
-)
+    bridge_hostname="bridge.example", server_hostname="server.example", user_name="root", nss=NSS,
+    # Who is cut off looks whether the bridge still listens; of this name no name server is asked.
+    bridge_address="no..name",
+)  # fmt: skip
 SECRET = Secret("secret")
 
 
@@ -509,6 +511,8 @@ def test_a_bridge_takes_no_server_for_a_request_that_it_refuses(
     server, _server_far = memory.pair()
     site.bridge.waiting.add(server)
     far.write(outer(request_.head) + OUTER_END, 1)
+    # Else the session waits two seconds for the client to take what it is told.
+    far.end_writing()
     with pytest.raises(ProtocolError, match=told):
         RequestSession(near, site.bridge, lambda: None).run()
     assert len(site.bridge.waiting) == 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.gate import collected, long_runs, results
+from tests.gate import collected, lanes, long_runs, results
 from tests.gate.results import Record
 
 TOP = Path(__file__).parents[2]
@@ -218,3 +219,21 @@ def test_the_hash_is_of_names_and_contents(last: dict[str, object], tmp_path: Pa
     (tmp_path / "proven" / "b.py").write_text("")
     subprocess.run(["git", "add", "."], check=True, timeout=60)
     assert long_runs.hash_of(["proven"]) != before
+
+
+# --- Debian 13 -----------------------------------------------------------------------------------
+
+
+def ignored(file: str, lane: str) -> bool | None:
+    config = SimpleNamespace(rootpath=TOP, getoption={"lane": lane}.get)
+    return lanes.pytest_ignore_collect(TOP / file, config)  # type: ignore[arg-type]
+
+
+def test_no_file_with_a_test_for_debian_13_is_left_out_there() -> None:
+    listed = results.listed(results.DEBIAN13, (TOP / results.COLLECTED).read_text("utf-8"))
+    files = {test.partition("::")[0] for test in listed}
+    assert len(files) > 50
+    assert [file for file in files if ignored(file, results.DEBIAN13)] == []
+    for file in ("tests/unit/test_codec.py", "tests/kit/test_roles.py"):
+        assert ignored(file, results.DEBIAN13)
+        assert not ignored(file, results.HERE)
