@@ -20,6 +20,7 @@ from . import (
     pki,
     requests,
     signjob,
+    witness,
 )
 from .hardening import harden_process
 from .logs import set_up_client
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         diagnose,
         requests,
         signjob,
+        witness,
         demo,
     ):
         module.add_parser(subparsers)
