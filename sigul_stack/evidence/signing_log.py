@@ -129,7 +129,10 @@ def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
     try:
         if directory.is_symlink() or (directory.exists() and any(directory.iterdir())):
             raise taken
-        draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        # An empty directory may lie in one that is not this user's; its name is there already.
+        in_place = directory.exists() and not os.access(directory.parent, os.W_OK)
+        prefix, parent = f".{directory.name}.", directory if in_place else directory.parent
+        draft = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         write_whole(draft / KEY, key.encode().reveal() + b"\n", replace=False, mode=PRIVATE)
         public = f"{key.public.encode()}\n".encode()
         write_whole(draft / PUBLIC_KEY, public, replace=False, mode=PUBLIC)
@@ -137,8 +140,13 @@ def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
         note = head.signed(key).encode().encode()
         write_whole(draft / CHECKPOINT, note, replace=False, mode=PUBLIC)
         # The name comes last: there is a whole log, or none. An empty directory is replaced.
-        draft.replace(directory)
-        sync(directory.parent)
+        if in_place:
+            for item in (PUBLIC_KEY, TAIL, CHECKPOINT, KEY):
+                (draft / item).rename(directory / item)
+            sync(directory)
+        else:
+            draft.replace(directory)
+            sync(directory.parent)
     except FileExistsError:
         raise taken from None
     except OSError as error:
