@@ -128,16 +128,18 @@ WITNESS: Final = argument(
 )
 
 
-def log_of(settings: ServerSettings) -> Path:
-    """The directory of the server's log."""
-    return settings.signing_log or settings.database_path.with_name("signing-log")
+def log_name(settings: ServerSettings) -> str:
+    """The server's name in that of a new log."""
+    import socket
+
+    return settings.signing_log_name or socket.gethostname()
 
 
 def own_log(options: argparse.Namespace) -> tuple[ServerSettings, Path]:
     """The server's settings and its log, as the server's user from here on."""
     settings = load_configuration(options.config_file).settings
     become_the_server(settings)
-    return settings, options.log or log_of(settings)
+    return settings, options.log or settings.signing_log_directory
 
 
 def open_logs(options: argparse.Namespace) -> list[LogReader]:

@@ -7,7 +7,8 @@ import heapq
 import json
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ...errors import SigulError, as_word, quoted
 from ..outcome import print_bytes, print_lines
@@ -79,13 +80,14 @@ def add_actions(actions: Subparsers) -> None:
     )
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class Row:
     """A leaf and where it is; rows are in the order of time, then of log and index."""
 
     time: str
     origin: str
     index: int
-    leaf: Leaf
+    leaf: Leaf = field(compare=False)
 
     def as_json(self) -> str:
         """The row as a JSON object, in one line of ASCII."""
