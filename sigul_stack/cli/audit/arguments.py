@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 from collections.abc import Callable
 from functools import partial
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
     from ...evidence.log_reader import LogReader
 
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
-_TIME: Final = re.compile(
-    r"(?P<day>\d{4}-\d\d-\d\d)(T(?P<minute>\d\d:\d\d)(:(?P<second>\d\d)(\.(?P<rest>\d{1,3}))?)?)?Z?"
-)
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,3})?)?)?")
 
 
 def add_action(
@@ -63,18 +62,13 @@ def digest(text: str) -> str:
 
 
 def moment(text: str) -> str:
-    """A time of UTC, as leaves have it: a day is its beginning."""
+    """A time of UTC, or its beginning: a day, or a minute of it."""
     import datetime
 
-    found = _TIME.fullmatch(text)
-    if found is not None:
-        minute, second = found["minute"] or "00:00", found["second"] or "00"
-        written = f"{found['day']}T{minute}:{second}.{(found['rest'] or ''):0<3}Z"
-        try:
-            datetime.datetime.fromisoformat(written.removesuffix("Z"))
-        except ValueError:
-            pass
-        else:
+    written = text.removesuffix("Z")
+    if _TIME.fullmatch(written):
+        with contextlib.suppress(ValueError):
+            datetime.datetime.fromisoformat(written.partition(".")[0])
             return written
     raise argparse.ArgumentTypeError(
         f"{text!r} is not a time of the form YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS, of UTC"
