@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -122,15 +123,28 @@ WITNESS: Final = argument(
 )
 
 
-def log_name(settings: ServerSettings) -> str:
+def log_name(settings: ServerSettings | None) -> str:
     """The server's name in that of a new log."""
     import socket
 
-    return settings.signing_log_name or socket.gethostname()
+    named = None if settings is None else settings.signing_log_name
+    return named or socket.gethostname()
 
 
-def own_log(options: argparse.Namespace) -> tuple[ServerSettings, Path]:
-    """The server's settings and its log, as the server's user from here on."""
+def own_log(options: argparse.Namespace) -> tuple[ServerSettings | None, Path]:
+    """The log that is written to, and the server's settings where `--log` did not name it alone.
+
+    As the server's user from here on. Raises `SigulError` where root would make files there that
+    the server's user cannot write.
+    """
+    if options.log is not None and options.config_file is None:
+        with contextlib.suppress(OSError):
+            if os.geteuid() == 0 != options.log.stat().st_uid:
+                raise SigulError(
+                    f"'{options.log}' is another user's, and this is root",
+                    "name the server's configuration with -c, or run it as that user",
+                )
+        return None, options.log
     settings = load_configuration(options.config_file).settings
     become_the_server(settings)
     return settings, options.log or settings.signing_log_directory
@@ -141,9 +155,11 @@ def open_logs(options: argparse.Namespace) -> list[LogReader]:
     from ...evidence.log_reader import LogReader
 
     named = options.log if isinstance(options.log, list) else [options.log] if options.log else []
-    if named and options.config_file is not None:
-        raise SigulError("--log and -c name two logs", "give one of them")
-    return [LogReader.open(path) for path in named or [own_log(options)[1]]]
+    if not named:
+        settings = load_configuration(options.config_file).settings
+        become_the_server(settings)
+        named = [settings.signing_log_directory]
+    return [LogReader.open(path) for path in named]
 
 
 def open_log(options: argparse.Namespace) -> LogReader:

@@ -32,14 +32,11 @@ if TYPE_CHECKING:
     from ...evidence.leaf import Leaf
     from ...evidence.log_reader import LogReader
 
-_SINCE = argument(
-    "--since", metavar="TIME", type=moment, default="", help="from this time on, of UTC"
-)
+_SINCE = argument("--since", metavar="TIME", type=moment, help="from this time on, of UTC")
 _UNTIL = argument(
     "--until",
     metavar="TIME",
     type=moment,
-    default="",
     help="until this time, or its end where it is a day",
 )
 _JSON = argument("--json", action="store_true", help="print JSON, an object a line")
@@ -155,8 +152,8 @@ def _list(options: argparse.Namespace) -> None:
         client=options.client,
         op=options.op,
         result=options.result,
-        since=options.since,
-        until=options.until,
+        since=options.since or "",
+        until=options.until or "",
         file=options.file,
         digest=sha256 or "",
     )
@@ -188,7 +185,7 @@ def _export(options: argparse.Namespace) -> None:
 
     readers = open_logs(options)
     if options.follow_from is None:
-        query = Query(since=options.since)
+        query = Query(since=options.since or "")
         _print(row.as_json() for reader in readers for row in _rows(reader, query))
         return
     if len(readers) > 1 or options.since:

@@ -104,7 +104,7 @@ def _push(options: argparse.Namespace) -> None:
             f"the log was pushed, but that cannot be noted in '{directory}': {error.strerror}",
             "run it as the server's user",
         ) from error
-    say(f"pushed {reader.size} leaves of {reader.head.origin} to {to}", error=True)
+    say(f"pushed {reader.size} leaves of {reader.head.origin} to {to}", error=options.tar)
 
 
 def _receive(options: argparse.Namespace) -> None:
