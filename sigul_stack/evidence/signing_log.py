@@ -55,6 +55,7 @@ from ..formats.signed_note import (
 from ..secret import Secret
 from ..system.files import sync, try_lock, whole_file, write_whole
 from .evidence import Evidence
+from .index import Index
 from .leaf import LOG_START, Leaf, Result
 from .log_files import (
     CHECKPOINT,
@@ -72,10 +73,14 @@ from .log_files import (
     read_checkpoint,
     read_file,
 )
+from .log_reader import LogReader
 
 log = logging.getLogger(__name__)
 
 _MAX_KEY_BYTES: Final = 1024
+#: Bundles that are indexed with a new one, and how long a search is waited for, in seconds.
+_INDEXED_AT_ONCE: Final = 4
+_INDEX_SECONDS: Final = 0.1
 
 _COMPLETE: Final = (
     "complete it from a copy with sigul-stack audit complete, or begin a new log that names this"
@@ -96,6 +101,7 @@ class AppendStep(enum.Enum):
     UPPER_TILE_WRITTEN = enum.auto()
     TAIL_BEGUN = enum.auto()
     OLD_TILES_REMOVED = enum.auto()
+    INDEXED = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,6 +405,16 @@ class SigningLog:
         for path in written:
             _remove_narrower(path)
         self._step(AppendStep.OLD_TILES_REMOVED)
+        self._bring_index_up_to_date()
+        self._step(AppendStep.INDEXED)
+
+    def _bring_index_up_to_date(self) -> None:
+        """Add what is new, and some of what is missing. No append fails because of the index."""
+        try:
+            reader = LogReader.open(self.directory)
+            Index(self.directory).update(reader, most=_INDEXED_AT_ONCE, seconds=_INDEX_SECONDS)
+        except SigulError as error:
+            log.warning("The index of the signing log was not brought up to date: %s", error)
 
     def _write_tiles(self) -> list[Path]:
         """Write the bundle of the tail, its tile and those above, synced; those above."""
@@ -426,7 +442,7 @@ class SigningLog:
     # ----------------------------------------------------------------------------------- evidence
 
     def evidence(self, index: int, old_size: int = 0) -> Evidence:
-        """What proves leaf `index` to be in the log, and that this extends the one of `old_size`.
+        """Evidence that leaf `index` is in the log, and that this extends the one of `old_size`.
 
         Where the log was never of that size, the second is left out, and `old_size` is 0.
         """
