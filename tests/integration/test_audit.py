@@ -1,106 +1,28 @@
-"""`sigul-stack audit`, run as programs, on real logs: read, verified, proven, copied and restored."""
+"""`sigul-stack audit`, run as programs, on real logs: read, verified, proven and cosigned."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import tarfile
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sigul_stack.errors import SigulError
-from sigul_stack.evidence.leaf import LOG_RESTORED, LOG_START, Content, Leaf, Result
-from sigul_stack.evidence.log_reader import LogReader, verify_log
-from sigul_stack.evidence.log_stream import receive, send
-from sigul_stack.evidence.restoring import complete
+from sigul_stack.evidence.leaf import Result
+from sigul_stack.evidence.log_reader import LogReader
 from sigul_stack.evidence.signing_log import SigningLog
 from sigul_stack.evidence.tile_copy import copy_log
-from sigul_stack.formats.merkle_tree import NotProven
 from sigul_stack.formats.signed_note import Checkpoint, LogProof, Note
-from tests.signing_logs import leaf, leaves, make_log, public_key
-from tests.site import PROGRAM_SECONDS, fork, module
+from tests.signing_logs import leaf, make_log, public_key
 
-#: Leaves of the log that most tests read: two bundles and a part of a third.
-SIZE = 600
+from .audit_support import SIZE, audit, content, error, grow, lines, made, of_files, work
 
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a log of `SIZE` leaves, its public key, and two files that leaf 77 is of."""
-    directory = tmp_path_factory.mktemp("audit")
-    key = make_log(directory / "log", SIZE)
-    (directory / "log.pub").write_text(f"{key.encode()}\n")
-    with SigningLog.open(directory / "log") as log:
-        log.append([of_files(b"the file", b"the signature")])
-    (directory / "file").write_bytes(b"the file")
-    (directory / "signature").write_bytes(b"the signature")
-    return directory
+__all__ = ["made", "work"]
 
 
-def of_files(data: bytes, signature: bytes) -> Leaf:
-    """The leaf of a detached signature of `data`."""
-    return replace(
-        leaf(0), input=content(data), output=content(signature), file="evil\n\x1b[2Jname"
-    )
-
-
-def content(data: bytes) -> Content:
-    return Content(hashlib.sha256(data).hexdigest(), len(data))
-
-
-@pytest.fixture
-def work(made: Path, tmp_path: Path) -> Path:
-    """A copy of `made` for a test that changes it."""
-    return Path(shutil.copytree(made, tmp_path / "work"))
-
-
-def audit(
-    directory: Path, *words: str | Path, code: int = 0, stdin: bytes = b""
-) -> subprocess.CompletedProcess[bytes]:
-    """Run an action in `directory`, which has to end with `code`."""
-    pipe = subprocess.PIPE
-    command = [*module("stack"), "audit", *map(str, words)]
-    with fork(command, cwd=directory, stdin=pipe, stdout=pipe, stderr=pipe) as program:
-        told = program.communicate(stdin, PROGRAM_SECONDS)
-    done = subprocess.CompletedProcess(command, program.returncode, *told)
-    assert done.returncode == code, (words, done.stdout[-2000:], done.stderr[-2000:])
-    return done
-
-
-def lines(directory: Path, *words: str | Path) -> list[str]:
-    """What an action prints that ends well and says nothing else."""
-    done = audit(directory, *words)
-    assert done.stderr == b""
-    return done.stdout.decode().splitlines()
-
-
-def error(directory: Path, *words: str | Path, stdin: bytes = b"") -> str:
-    """The one line that an action says which fails."""
-    done = audit(directory, *words, code=1, stdin=stdin)
-    [line] = done.stderr.decode().splitlines()
-    assert line.startswith("Error: ")
-    return line.removeprefix("Error: ")
-
-
-def grow(directory: Path, count: int) -> None:
-    """Append leaves to a log."""
-    with SigningLog.open(directory) as log:
-        log.append(leaves(log.size, log.size + count))
-
-
-# ------------------------------------------------------------------------------------------- looking
+# ------------------------------------------------------------------------------------------ looking
 
 
 def test_leaves_are_listed_by_what_they_have(made: Path) -> None:
@@ -184,9 +106,7 @@ def test_an_export_goes_on_where_it_was(work: Path) -> None:
     assert [json.loads(row)["index"] for row in rows] == [SIZE + 1, SIZE + 2]
     assert json.loads(rows[0])["leaf"]["v"] == 1
     assert "shrunk" in error(work, "export", "--log", "log", "--follow-from", "5000")
-    assert "one log" in error(
-        work, "export", "--log", "log", "--log", "log", "--follow-from", "0"
-    )
+    assert "one log" in error(work, "export", "--log", "log", "--log", "log", "--follow-from", "0")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +132,7 @@ def test_what_is_no_log_is_said(made: Path) -> None:
     assert "is no signing log" in error(made, "list", "--log", ".")
 
 
-# ------------------------------------------------------------------------------------------- proving
+# ------------------------------------------------------------------------------------------ proving
 
 
 def test_a_log_and_a_copy_verify_with_nothing_but_the_key(work: Path) -> None:
@@ -221,9 +141,7 @@ def test_a_log_and_a_copy_verify_with_nothing_but_the_key(work: Path) -> None:
     copy_log(LogReader.open(work / "log"), work / "copy")
     (work / "copy/key.pub").unlink()
     name = public_key(work / "log").name
-    told = lines(
-        work, "verify", "--key", "log.pub", "--log", "copy", "--checkpoint", "older"
-    )
+    told = lines(work, "verify", "--key", "log.pub", "--log", "copy", "--checkpoint", "older")
     assert told == [f"verified: {name}, {SIZE + 301} leaves", f"extends: older, {SIZE + 1} leaves"]
 
 
@@ -335,7 +253,7 @@ def test_a_refusals_leaf_proves_no_signature(work: Path) -> None:
     assert "was not done" in error(work, "check-proof", "proof", "--key", "log.pub", "--of", "x")
 
 
-# ----------------------------------------------------------------------------------------- witnesses
+# ---------------------------------------------------------------------------------------- witnesses
 
 
 def test_a_witness_cosigns_what_extends_what_it_has_seen(work: Path) -> None:
@@ -375,145 +293,3 @@ def test_a_witness_cosigns_what_extends_what_it_has_seen(work: Path) -> None:
     forged = replace(public_key(yesterday), key=bytes(32))
     (work / "forged.pub").write_text(forged.encode())
     assert "with another key" in error(work, *cosign, "--key", "forged.pub")
-
-
-# -------------------------------------------------------------------------------------------- copies
-
-
-def test_a_log_is_pushed_to_a_directory_and_that_is_noted(work: Path) -> None:
-    [told] = lines(work, "push", "--log", "log", "copy")
-    assert told.startswith(f"pushed {SIZE + 1} leaves of ")
-    noted = json.loads((work / "log/pushed.json").read_text())
-    assert (noted["size"], noted["to"]) == (SIZE + 1, "copy")
-    assert abs(time.mktime(time.strptime(noted["time"], "%Y-%m-%dT%H:%M:%SZ")) - time.time()) < 1e5
-    assert not (work / "copy/key").exists()
-    grow(work / "log", 300)
-    lines(work, "push", "--log", "log", "copy")
-    assert lines(work, "verify", "--key", "log.pub", "--log", "copy")
-    assert "one place" in error(work, "push", "--log", "log")
-    assert "one place" in error(work, "push", "--log", "log", "--tar", "copy")
-
-
-def stream(directory: Path, start: int = 0) -> bytes:
-    """What `push --tar` gives."""
-    return audit(directory, "push", "--log", "log", "--tar", "--from", str(start)).stdout
-
-
-def test_a_stream_brings_a_copy_elsewhere_up_to_date(work: Path) -> None:
-    assert lines(work, "receive", "--size", "copy") == ["0"]
-    done = audit(work, "receive", "copy", stdin=stream(work))
-    assert b"taken on trust" in done.stderr
-    assert done.stdout.endswith(f": {SIZE + 1} leaves, {SIZE + 1} new\n".encode())
-    assert json.loads((work / "log/pushed.json").read_text())["to"] == "a stream"
-    for number, count in enumerate((0, 1, 160, 257)):
-        grow(work / "log", count)
-        [size] = lines(work, "receive", "--size", "copy")
-        given = stream(work, int(size))
-        # The bundle that grows, and those behind it.
-        assert given.count(b"tile/entries/") == (0, 1, 1, 2)[number]
-        done = audit(work, "receive", "copy", stdin=given)
-        assert done.stderr == b""
-        assert lines(work, "verify", "--key", "log.pub", "--log", "copy")
-    # All of it once more is read past.
-    audit(work, "receive", "copy", "--key", "log.pub", stdin=stream(work))
-    assert "the copy has 99999 leaves" in error(work, "push", "--log", "log", "--tar", "--from", "99999")
-
-
-def state(directory: Path) -> dict[str, bytes | str]:
-    """All that lies in a directory."""
-    return {
-        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else ""
-        for path in directory.rglob("*")
-    }
-
-
-def members(data: bytes) -> list[tuple[str, bytes]]:
-    """Names and contents of a stream."""
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        return [(item.name, tar.extractfile(item).read()) for item in tar]  # type: ignore[union-attr]
-
-
-def packed(rows: list[tuple[str, bytes]], change: Callable[[tarfile.TarInfo], None]) -> bytes:
-    """A stream of such rows; `change` is for the last one's head."""
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in rows:
-            item = tarfile.TarInfo(name)
-            item.size = len(data)
-            if name == rows[-1][0]:
-                change(item)
-            tar.addfile(item, io.BytesIO(data) if item.isreg() else None)
-    return target.getvalue()
-
-
-def plain(_item: tarfile.TarInfo) -> None:
-    pass
-
-
-def linked(kind: bytes, name: str) -> Callable[[tarfile.TarInfo], None]:
-    def change(item: tarfile.TarInfo) -> None:
-        item.type, item.linkname, item.size = kind, name, 0
-
-    return change
-
-
-def hostile_streams(data: bytes, other: bytes) -> dict[str, bytes]:
-    """Streams that no server makes, from a good one and from one of another log."""
-    rows = members(data)
-    key, note, *bundles = rows
-    name, last = bundles[-1]
-    longer = note[1].replace(f"\n{SIZE + 1}\n".encode(), b"\n999999999999\n")
-    big = tarfile.TarInfo(name)
-    big.size = 1 << 40
-    return {
-        "nothing": b"",
-        "noise": os.urandom(4096),
-        "cut": data[: len(data) // 2],
-        "no bundle": packed([key, note], plain),
-        "another log": other,
-        "another log's key": packed([members(other)[0], note, *bundles], plain),
-        "another log's bundle": packed([key, note, *members(other)[2:]], plain),
-        "changed leaf": data.replace(b'"user":"ann"', b'"user":"bob"', 1),
-        "changed size": packed([key, (note[0], longer), *bundles], plain),
-        "bundles swapped": packed([key, note, bundles[1], bundles[0], *bundles[2:]], plain),
-        "a bundle twice": packed([key, note, bundles[0], *bundles], plain),
-        "a name above": packed([key, note, *bundles[:-1], ("../evil", last)], plain),
-        "an absolute name": packed([key, note, *bundles[:-1], ("/tmp/evil", last)], plain),
-        "a link": packed([key, note, *bundles], linked(tarfile.SYMTYPE, "/etc/passwd")),
-        "a hard link": packed([key, note, *bundles], linked(tarfile.LNKTYPE, "../log/key")),
-        "a device": packed([key, note, *bundles], linked(tarfile.CHRTYPE, "")),
-        "a link as directory": packed([("tile", b""), key], linked(tarfile.SYMTYPE, "..")),
-        "a long name": packed([key, note, *bundles[:-1], ("x" * 90, last)], plain),
-        "a huge member": packed(rows[:-1], plain).rstrip(b"\0")
-        + big.tobuf(tarfile.GNU_FORMAT)
-        + bytes(1024),
-        "a huge head": _huge_head(),
-    }
-
-
-def _huge_head() -> bytes:
-    head = tarfile.TarInfo("x")
-    head.type, head.size = tarfile.XHDTYPE, 1 << 33
-    return head.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
-
-
-def test_hostile_streams_change_nothing(work: Path) -> None:
-    make_log(work / "other", SIZE)
-    data = stream(work)
-    target = io.BytesIO()
-    reader = LogReader.open(work / "other")
-    send(reader, public_key(work / "other"), target)
-    audit(work, "receive", "copy", "--key", "log.pub", stdin=stream(work, 0))
-    (work / "first").mkdir()
-    before, outside = state(work / "copy"), {path.name for path in work.iterdir()}
-    for what, given in hostile_streams(data, target.getvalue()).items():
-        for copy in ("copy", "first"):
-            # What a copy has already is not read again.
-            if copy == "copy" and what in ("no bundle", "changed leaf", "bundles swapped"):
-                continue
-            with pytest.raises(SigulError) as raised:
-                receive(io.BytesIO(given), work / copy, public_key(work / "log"))
-            assert str(raised.value), what
-            assert state(work / "first") == {}, what
-            assert state(work / "copy") == before, what
-            assert {path.name for path in work.iterdir()} == outside, what
