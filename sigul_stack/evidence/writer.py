@@ -133,12 +133,11 @@ class LogClient:
     def _send(self, message: bytes, answer: int, end: float) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [answer]))]
         while True:
-            # All workers have one socket: the kernel may say that there is room, and others take
-            # it. Whether calls wait is a property of that one socket, too, and so is asked here.
-            _await(self._sender, select.POLLOUT, end)
+            # All workers have one socket, and so one setting of whether its calls wait.
             with contextlib.suppress(BlockingIOError):
                 self._sender.sendmsg([message], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 return
+            _await(self._sender, select.POLLOUT, end)
 
 
 def _await(end: socket.socket, what: int, until: float) -> None:
@@ -205,7 +204,7 @@ def _pair() -> tuple[socket.socket, socket.socket]:
 
 @dataclass(slots=True)
 class _Message:
-    """What a worker asks for, and where it wants the answer."""
+    """A worker's request, and the socket for its answer."""
 
     answer: socket.socket
     kind: _Kind
@@ -279,7 +278,7 @@ class Writer:
     # ------------------------------------------------------------------------------------ messages
 
     def _take(self) -> tuple[list[_Message], bool]:
-        """What waits, up to `MAX_GROUP`; and whether no more can come."""
+        """Take the messages that wait, up to `MAX_GROUP`; True: no more can come."""
         found: list[_Message] = []
         for _ in range(MAX_GROUP):
             try:
