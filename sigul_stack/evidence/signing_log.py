@@ -125,6 +125,16 @@ class Appended:
     entry: bytes
 
 
+def is_vacant(directory: Path) -> bool:
+    """Tell whether a log can be made there: nothing is there, or an empty directory.
+
+    That may be a file system of its own. Raises OSError.
+    """
+    if directory.is_symlink() or not directory.exists():
+        return not directory.is_symlink()
+    return all(item.name == "lost+found" for item in directory.iterdir())
+
+
 def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
     """Make a log with a new key and its first leaf, which tells the log that it follows.
 
@@ -145,10 +155,10 @@ def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
     )
     draft = None
     try:
-        if directory.is_symlink() or (directory.exists() and any(directory.iterdir())):
+        if not is_vacant(directory):
             raise taken
-        # An empty directory may lie in one that is not this user's; its name is there already.
-        in_place = directory.exists() and not os.access(directory.parent, os.W_OK)
+        # Its name may be another's to give, in a directory that is not this user's, or a mount's.
+        in_place = directory.exists()
         prefix, parent = f".{directory.name}.", directory if in_place else directory.parent
         draft = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         write_whole(draft / KEY, key.encode().reveal() + b"\n", replace=False, mode=PRIVATE)
@@ -157,7 +167,7 @@ def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
         write_whole(draft / TAIL, encode_tail(0, [entry]), replace=False, mode=PRIVATE)
         note = head.signed(key).encode().encode()
         write_whole(draft / CHECKPOINT, note, replace=False, mode=PUBLIC)
-        # The name comes last: there is a whole log, or none. An empty directory is replaced.
+        # What makes it a log comes last: there is a whole one, or none.
         if in_place:
             for item in (PUBLIC_KEY, TAIL, CHECKPOINT, KEY):
                 (draft / item).rename(directory / item)
@@ -455,27 +465,22 @@ class SigningLog:
 
     # ----------------------------------------------------------------------------------- evidence
 
-    def evidence(self, index: int, old_size: int = 0, *, introduced: bool = False) -> Evidence:
+    def evidence(self, index: int, old_size: int = 0) -> Evidence:
         """Evidence that leaf `index` is in the log, and that this extends the one of `old_size`.
 
-        Where the log was never of that size, the second is left out, and `old_size` is 0. With
-        `introduced` it has the first leaf as well, for one that knows other logs.
+        Where the log was never of that size, the second is left out, and `old_size` is 0.
         """
         if not 0 <= index < self.size:
             raise NotProven(f"there is no leaf {index} in a log of {self.size} leaves")
         inclusion = tuple(inclusion_proof(index, self.size, self._tree.node))
-        found = self.checkpoint_evidence(old_size, introduced=introduced)
-        return replace(found, entry=self._entry(index), index=index, inclusion=inclusion)
+        old_size, consistency = self._consistency(old_size)
+        entry = self._entry(index)
+        return Evidence(entry, index, inclusion, self.checkpoint, old_size, consistency)
 
-    def checkpoint_evidence(self, old_size: int = 0, *, introduced: bool = False) -> Evidence:
+    def checkpoint_evidence(self, old_size: int = 0) -> Evidence:
         """The checkpoint, and that it extends the log of `old_size`, as in `evidence`."""
         old_size, consistency = self._consistency(old_size)
-        key = self.public_key.key
-        found = Evidence(b"", 0, (), self.checkpoint, old_size, consistency, key)
-        if not introduced or not self.size:
-            return found
-        first = tuple(inclusion_proof(0, self.size, self._tree.node))
-        return replace(found, first=self._entry(0), first_inclusion=first)
+        return Evidence(b"", 0, (), self.checkpoint, old_size, consistency)
 
     def _consistency(self, old_size: int) -> tuple[int, tuple[bytes, ...]]:
         if not 0 < old_size <= self.size:
