@@ -46,6 +46,7 @@ class Layer(enum.StrEnum):
     WORKERS = "attached workers"
     SERVER_DATABASE = "database"
     KEY_STORE = "key store"
+    SIGNING_LOG = "signing log"
     #: Last, for nothing rests on it: what lies open does not keep anything from working.
     SECRETS = "secrets"
 
