@@ -465,22 +465,27 @@ class SigningLog:
 
     # ----------------------------------------------------------------------------------- evidence
 
-    def evidence(self, index: int, old_size: int = 0) -> Evidence:
+    def evidence(self, index: int, old_size: int = 0, *, introduced: bool = False) -> Evidence:
         """Evidence that leaf `index` is in the log, and that this extends the one of `old_size`.
 
-        Where the log was never of that size, the second is left out, and `old_size` is 0.
+        Where the log was never of that size, the second is left out, and `old_size` is 0. With
+        `introduced` it has the first leaf as well, for one that knows other logs.
         """
         if not 0 <= index < self.size:
             raise NotProven(f"there is no leaf {index} in a log of {self.size} leaves")
         inclusion = tuple(inclusion_proof(index, self.size, self._tree.node))
-        old_size, consistency = self._consistency(old_size)
-        entry = self._entry(index)
-        return Evidence(entry, index, inclusion, self.checkpoint, old_size, consistency)
+        found = self.checkpoint_evidence(old_size, introduced=introduced)
+        return replace(found, entry=self._entry(index), index=index, inclusion=inclusion)
 
-    def checkpoint_evidence(self, old_size: int = 0) -> Evidence:
+    def checkpoint_evidence(self, old_size: int = 0, *, introduced: bool = False) -> Evidence:
         """The checkpoint, and that it extends the log of `old_size`, as in `evidence`."""
         old_size, consistency = self._consistency(old_size)
-        return Evidence(b"", 0, (), self.checkpoint, old_size, consistency)
+        key = self.public_key.key
+        found = Evidence(b"", 0, (), self.checkpoint, old_size, consistency, key)
+        if not introduced or not self.size:
+            return found
+        first = tuple(inclusion_proof(0, self.size, self._tree.node))
+        return replace(found, first=self._entry(0), first_inclusion=first)
 
     def _consistency(self, old_size: int) -> tuple[int, tuple[bytes, ...]]:
         if not 0 < old_size <= self.size:
