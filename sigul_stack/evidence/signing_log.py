@@ -1,0 +1,483 @@
+"""Append to a signing log: one process, which holds the log's lock and its key.
+
+An append is durable when it returns, and a checkpoint on the disk covers it:
+
+    where the tail is full: its bundle and tiles are written, then an empty tail takes its place
+    entries are written to the tail                              fdatasync
+    the checkpoint over them is signed and written whole         fsync, rename, fsync
+
+So what lies behind the checkpoint is in the tail alone, and there are never more leaves in the
+checkpoint than in the files. After a crash, whole entries behind the checkpoint are taken in: their
+signatures never left. What is half written is cut off. A leaf is never removed otherwise, and what
+a failed write or fsync has left is never built on: the tail is then written anew, from memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from ..errors import SigulError, quoted
+from ..formats.merkle_tree import (
+    TILE_WIDTH,
+    Frontier,
+    NotProven,
+    bundle_path,
+    consistency_proof,
+    encode_bundle,
+    fold,
+    full_nodes,
+    hash_leaf,
+    inclusion_proof,
+    subtree_hash,
+    tile_path,
+)
+from ..formats.signed_note import (
+    LOG_KEY,
+    Checkpoint,
+    Note,
+    PrivateKey,
+    PublicKey,
+    open_checkpoint,
+)
+from ..secret import Secret
+from ..system.files import sync, try_lock, whole_file, write_whole
+from .evidence import Evidence
+from .leaf import LOG_START, Leaf, Result
+from .log_files import (
+    CHECKPOINT,
+    KEY,
+    PUBLIC_KEY,
+    TAIL,
+    SigningLogError,
+    Tail,
+    Tree,
+    encode_records,
+    encode_tail,
+    read_checkpoint,
+    read_file,
+)
+
+log = logging.getLogger(__name__)
+
+_MAX_KEY_BYTES: Final = 1024
+#: What others than the log's user may read, where they come by the directory; and what not.
+_PUBLIC: Final = 0o644
+_PRIVATE: Final = 0o600
+
+_COMPLETE: Final = (
+    "complete it from a copy with sigul-stack audit complete, or begin a new log that names this"
+    " one's last checkpoint with sigul-stack audit new-origin"
+)
+
+
+class AppendStep(enum.Enum):
+    """The steps of an append, each named for what has just been done."""
+
+    ENTRIES_HALF_WRITTEN = enum.auto()
+    ENTRIES_WRITTEN = enum.auto()
+    ENTRIES_SYNCED = enum.auto()
+    CHECKPOINT_DRAFTED = enum.auto()
+    CHECKPOINT_WRITTEN = enum.auto()
+    BUNDLE_WRITTEN = enum.auto()
+    TILE_WRITTEN = enum.auto()
+    UPPER_TILE_WRITTEN = enum.auto()
+    TAIL_BEGUN = enum.auto()
+    OLD_TILES_REMOVED = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """A leaf that is in the log: its index, and its content with the time that the log has set."""
+
+    index: int
+    leaf: Leaf
+    entry: bytes
+
+
+def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
+    """Make a log with a new key and its first leaf, which tells the log that it follows.
+
+    `name` is that of its server; `previous` another log's last known checkpoint. Raises
+    `SigulError`, and changes nothing, where something is already there.
+    """
+    key = PrivateKey.new(f"{name}/signing-log/{secrets.token_hex(4)}", LOG_KEY)
+    leaf = Leaf(
+        op=LOG_START,
+        result=Result.OK,
+        time=_now(),
+        previous="" if previous is None else previous.encode(),
+    )
+    entry = leaf.encode()
+    head = Checkpoint(key.name, 1, hash_leaf(entry))
+    taken = SigningLogError(
+        f"{quoted(str(directory))} is there already", "a signing log is made where nothing is"
+    )
+    draft = None
+    try:
+        if directory.is_symlink() or (directory.exists() and any(directory.iterdir())):
+            raise taken
+        draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        write_whole(draft / KEY, key.encode().reveal() + b"\n", replace=False, mode=_PRIVATE)
+        public = f"{key.public.encode()}\n".encode()
+        write_whole(draft / PUBLIC_KEY, public, replace=False, mode=_PUBLIC)
+        write_whole(draft / TAIL, encode_tail(0, [entry]), replace=False, mode=_PRIVATE)
+        note = head.signed(key).encode().encode()
+        write_whole(draft / CHECKPOINT, note, replace=False, mode=_PUBLIC)
+        # The name comes last: there is a whole log, or none. An empty directory is replaced.
+        draft.replace(directory)
+        sync(directory.parent)
+    except FileExistsError:
+        raise taken from None
+    except OSError as error:
+        raise SigningLogError(
+            f"the signing log {quoted(str(directory))} cannot be made: {error.strerror}",
+            "see that the directory above it is there and this user may write to it",
+        ) from None
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+class SigningLog:
+    """An open log, for the one process that appends to it; use it as a context manager."""
+
+    def __init__(self, directory: Path, lock: int, on_step: Callable[[AppendStep], None]) -> None:
+        """Use `open`."""
+        self.directory = directory
+        self._lock = lock
+        self._step = on_step
+        self._descriptor = -1
+        key = Secret(read_file(directory / KEY, _MAX_KEY_BYTES))
+        self._key = PrivateKey.parse(key)
+        self.public_key: PublicKey = self._key.public
+        self._recover()
+
+    @classmethod
+    def open(
+        cls, directory: Path, *, on_step: Callable[[AppendStep], None] = lambda step: None
+    ) -> SigningLog:
+        """Open a log and mend what a crash has left. Raises `SigulError` with cause and cure.
+
+        `on_step` is called after each step of an append, for tests.
+        """
+        name = quoted(str(directory))
+        try:
+            lock = os.open(directory / KEY, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise SigningLogError(
+                f"there is no signing log in {name}: it has no key",
+                "make one, or put it back from a backup",
+            ) from None
+        except OSError as error:
+            raise SigningLogError(
+                f"the signing log {name} cannot be opened: {error.strerror}",
+                "see that it belongs to the server's user",
+            ) from None
+        try:
+            if not try_lock(lock):
+                raise SigningLogError(
+                    f"the signing log {name} is in use by another process",
+                    "only one appends to it: end the other server, or wait until it has ended",
+                )
+            return cls(directory, lock, on_step)
+        except FileNotFoundError as error:
+            os.close(lock)
+            raise SigningLogError(
+                f"the signing log {name} is damaged: {error} is missing", _COMPLETE
+            ) from None
+        except NotProven as error:
+            os.close(lock)
+            raise SigningLogError(
+                f"the signing log {name} is damaged: {error.problem}", error.cure or _COMPLETE
+            ) from None
+        except OSError as error:
+            os.close(lock)
+            raise _unwritable(directory, error) from None
+        except BaseException:
+            os.close(lock)
+            raise
+
+    def __enter__(self) -> SigningLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the log, so that another process may open it."""
+        for descriptor in (self._descriptor, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._lock = -1
+
+    # ------------------------------------------------------------------------------------ opening
+
+    def _recover(self) -> None:
+        """Read the right edge, prove that it is the checkpoint's, and take in what lies behind."""
+        self.checkpoint: Note = read_checkpoint(self.directory)
+        head = open_checkpoint(self.checkpoint, self.public_key)
+        tail = Tail.read(self.directory)
+        if tail is None:
+            raise FileNotFoundError(self.directory / TAIL)
+        there = tail.start + len(tail.entries)
+        if head.size > there:
+            raise NotProven(
+                f"there are {there} leaves, and its checkpoint is of {head.size}: leaves were lost"
+            )
+        if head.size < tail.start:
+            raise NotProven(
+                f"its checkpoint is of {head.size} leaves, and those before {tail.start} were"
+                " covered by a later one: an older checkpoint was put back"
+            )
+        self.size = head.size
+        self._number = tail.number
+        self._entries = tail.entries
+        self._tree = Tree(self.directory, tail.start, [hash_leaf(entry) for entry in tail.entries])
+        if subtree_hash(0, head.size, self._tree.node) != head.root:
+            raise NotProven("its entries or tiles are not those that its checkpoint is over")
+        edge = [self._tree.node(level, index) for level, index in full_nodes(0, there)]
+        self._frontier = Frontier(there, edge)
+        self._last_time = self._time_of_last()
+        # What lies behind the checkpoint may be in the page cache alone, from a failed fsync.
+        self._is_tail_sound = tail.is_whole and there == head.size
+        if self._is_tail_sound:
+            self._open_tail()
+        else:
+            log.warning(
+                "The signing log %s was not closed in order: %d leaves behind its checkpoint are"
+                " taken in%s",
+                self.directory,
+                there - head.size,
+                "" if tail.is_whole else ", and half of one is cut off",
+            )
+        self._mend()
+
+    def _time_of_last(self) -> str:
+        if self._entries:
+            return Leaf.parse(self._entries[-1]).time
+        if self._number:
+            return Leaf.parse(self._tree.bundle(self._number - 1)[-1]).time
+        return ""
+
+    def _open_tail(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._descriptor = os.open(self.directory / TAIL, flags)
+
+    # ---------------------------------------------------------------------------------- appending
+
+    def append(self, leaves: Sequence[Leaf]) -> list[Appended]:
+        """Append leaves, whose time is set here. Durable, and in the checkpoint, when it returns.
+
+        Raises `NotProven` for a leaf that is too large, before anything is written, and
+        `SigningLogError` where the log cannot be written: then the leaves may be in the log or not,
+        those of former appends are, and the next append goes on as soon as there is room.
+        """
+        time = max(_now(), self._last_time)
+        timed = [replace(leaf, time=time) for leaf in leaves]
+        entries = [leaf.encode() for leaf in timed]
+        first = self._frontier.size
+        with self._writing():
+            self._mend()
+            first = self.size
+            self._last_time = time
+            done = 0
+            while done < len(entries):
+                if len(self._entries) == TILE_WIDTH:
+                    self._begin_bundle()
+                done += self._write(entries[done : done + TILE_WIDTH - len(self._entries)])
+                self._sign()
+        return [
+            Appended(index, leaf, entry)
+            for index, (leaf, entry) in enumerate(zip(timed, entries, strict=True), first)
+        ]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        if self._lock < 0:
+            raise SigningLogError(f"the signing log {self.directory} is closed")
+        try:
+            yield
+        except OSError as error:
+            raise _unwritable(self.directory, error) from error
+
+    def _mend(self) -> None:
+        """Finish what a failure or a crash has left undone."""
+        if not self._is_tail_sound:
+            self._write_tail()
+        self._check_place()
+        if self.size < self._frontier.size:
+            self._sign()
+
+    def _check_place(self) -> None:
+        """Refuse to go on where another directory or tail has taken the place of what is open."""
+        found, own = (self.directory / TAIL).stat(), os.fstat(self._descriptor)
+        if (found.st_dev, found.st_ino) != (own.st_dev, own.st_ino):
+            raise SigningLogError(
+                f"the signing log {self.directory} was replaced while it was open",
+                "restart the server",
+            )
+
+    def _write(self, entries: Sequence[bytes]) -> int:
+        """Write entries to the tail, for which it has room, and sync it; how many there are."""
+        data = encode_records(self._frontier.size, entries)
+        self._is_tail_sound = False
+        half = len(data) // 2
+        _write_all(self._descriptor, data[:half])
+        self._step(AppendStep.ENTRIES_HALF_WRITTEN)
+        _write_all(self._descriptor, data[half:])
+        self._step(AppendStep.ENTRIES_WRITTEN)
+        os.fdatasync(self._descriptor)
+        self._is_tail_sound = True
+        self._entries.extend(entries)
+        for entry in entries:
+            found = hash_leaf(entry)
+            self._tree.tail.append(found)
+            self._frontier.append(found)
+        self._step(AppendStep.ENTRIES_SYNCED)
+        return len(entries)
+
+    def _sign(self) -> None:
+        """Put a checkpoint over all leaves on the disk."""
+        head = Checkpoint(self._key.name, self._frontier.size, self._frontier.root())
+        note = head.signed(self._key)
+        path = self.directory / CHECKPOINT
+        with whole_file(path, replace=True, mode=_PUBLIC) as file:
+            file.write(note.encode().encode())
+            self._step(AppendStep.CHECKPOINT_DRAFTED)
+        self.checkpoint, self.size = note, head.size
+        self._step(AppendStep.CHECKPOINT_WRITTEN)
+
+    def _write_tail(self) -> None:
+        """Put the tail on the disk anew, whole, with what is known to belong to it."""
+        data = encode_tail(self._number, self._entries)
+        write_whole(self.directory / TAIL, data, replace=True, mode=_PRIVATE)
+        self._open_tail()
+        self._is_tail_sound = True
+
+    def _begin_bundle(self) -> None:
+        """Write the files of the tail, which is full, and begin an empty one.
+
+        Whatever ends it halfway, it is done again: the tail stays until all files are there.
+        """
+        written = self._write_tiles()
+        # From here on the tail is the new one, whether or not it got its name on the disk.
+        self._number += 1
+        self._entries = []
+        self._tree.edge, self._tree.tail = self._number * TILE_WIDTH, []
+        self._is_tail_sound = False
+        self._write_tail()
+        self._step(AppendStep.TAIL_BEGUN)
+        for path in written:
+            _remove_narrower(path)
+        self._step(AppendStep.OLD_TILES_REMOVED)
+
+    def _write_tiles(self) -> list[Path]:
+        """Write the bundle of the tail, its tile and those above, synced; those above."""
+        self._put(bundle_path(self._number), encode_bundle(self._entries))
+        self._step(AppendStep.BUNDLE_WRITTEN)
+        self._put(tile_path(0, self._number), b"".join(self._tree.tail))
+        self._step(AppendStep.TILE_WRITTEN)
+        found, index, level, paths = fold(self._tree.tail), self._number, 1, []
+        while True:
+            number, width = divmod(index, TILE_WIDTH)
+            hashes = self._tree.tile(level, number) if width else []
+            hashes = [*hashes, found]
+            paths.append(self._put(tile_path(level, number, len(hashes)), b"".join(hashes)))
+            self._step(AppendStep.UPPER_TILE_WRITTEN)
+            if len(hashes) < TILE_WIDTH:
+                return paths
+            found, index, level = fold(hashes), number, level + 1
+
+    def _put(self, name: str, content: bytes) -> Path:
+        path = self.directory / name
+        _make_directories(path.parent)
+        write_whole(path, content, replace=True, mode=_PUBLIC)
+        return path
+
+    # ----------------------------------------------------------------------------------- evidence
+
+    def evidence(self, index: int, old_size: int = 0) -> Evidence:
+        """What proves leaf `index` to be in the log, and that this extends the one of `old_size`.
+
+        Where the log was never of that size, the second is left out, and `old_size` is 0.
+        """
+        if not 0 <= index < self.size:
+            raise NotProven(f"there is no leaf {index} in a log of {self.size} leaves")
+        inclusion = tuple(inclusion_proof(index, self.size, self._tree.node))
+        old_size, consistency = self._consistency(old_size)
+        entry = self._entry(index)
+        return Evidence(entry, index, inclusion, self.checkpoint, old_size, consistency)
+
+    def checkpoint_evidence(self, old_size: int = 0) -> Evidence:
+        """The checkpoint, and that it extends the log of `old_size`, as in `evidence`."""
+        old_size, consistency = self._consistency(old_size)
+        return Evidence(b"", 0, (), self.checkpoint, old_size, consistency)
+
+    def _consistency(self, old_size: int) -> tuple[int, tuple[bytes, ...]]:
+        if not 0 < old_size <= self.size:
+            return 0, ()
+        return old_size, tuple(consistency_proof(old_size, self.size, self._tree.node))
+
+    def _entry(self, index: int) -> bytes:
+        number, place = divmod(index, TILE_WIDTH)
+        if number == self._number:
+            return self._entries[place]
+        return self._tree.bundle(number)[place]
+
+
+def _now() -> str:
+    now = datetime.now(UTC)
+    return f"{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03}Z"
+
+
+def _unwritable(directory: Path, error: OSError) -> SigulError:
+    return SigningLogError(
+        f"the signing log {quoted(str(directory))} cannot be written: {error.strerror}",
+        "nothing is signed until it can: see to room, quota and health of its file system",
+    )
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _make_directories(path: Path) -> None:
+    """Make a directory and those above it, each durably."""
+    if not path.is_dir():
+        _make_directories(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync(path.parent)
+
+
+def _remove_narrower(path: Path) -> None:
+    """Remove the partial tiles that `path` has taken the place of; what stays does no harm."""
+    partial = path.parent if path.parent.suffix == ".p" else path.with_name(f"{path.name}.p")
+    with contextlib.suppress(OSError):
+        for narrower in partial.iterdir():
+            if narrower != path:
+                narrower.unlink()
+        if partial != path.parent:
+            partial.rmdir()
