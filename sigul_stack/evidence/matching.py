@@ -1,0 +1,173 @@
+"""What a proof from the signing log says about files that are at hand.
+
+A proof shows that a leaf is in the log; that the leaf is about this file is its digests' doing. So
+a file is hashed here, and for an RPM also the parts that its signature is over and the signatures
+in it (`digests_of`), and these are compared with the leaf's (`where_in`). Nothing here judges the
+signature itself: who verifies that does both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ..errors import SigulError, quoted
+from ..formats.merkle_tree import NotProven
+from ..formats.signed_note import (
+    LOG_KEY,
+    MAX_PROOF_BYTES,
+    WITNESS_KEY,
+    Checkpoint,
+    LogProof,
+    PublicKey,
+    cosignature_time,
+)
+from .leaf import Leaf, Result
+
+#: Largest file of keys that is read, in bytes.
+MAX_KEY_FILE: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """What a proof has shown: the leaf, where it is, in which log, and who saw that when.
+
+    `cosigned` has the time (s since 1970) of each witness's cosignature, by the witness's name.
+    """
+
+    leaf: Leaf
+    index: int
+    checkpoint: Checkpoint
+    cosigned: Mapping[str, int]
+
+
+def open_proof(proof: LogProof, key: PublicKey, witnesses: Sequence[PublicKey] = ()) -> Proven:
+    """Check `proof` with the log's public key; each of `witnesses` has to have cosigned it.
+
+    Raises `NotProven`.
+    """
+    checkpoint = proof.verify(key)
+    cosigned = {item.name: cosignature_time(proof.checkpoint, item) for item in witnesses}
+    return Proven(Leaf.parse(proof.entry), proof.index, checkpoint, cosigned)
+
+
+def where_in(leaf: Leaf, sha256: str) -> str:
+    """What of `leaf` has this SHA-256: `input`, `signed`, `output`, `signature`; empty: nothing."""
+    if leaf.input is not None and leaf.input.sha256 == sha256:
+        return "input"
+    if leaf.output is not None and leaf.output.sha256 == sha256:
+        return "output"
+    if sha256 in leaf.signatures:
+        return "signature"
+    return "signed" if leaf.signed == sha256 else ""
+
+
+def check_signed(leaf: Leaf, file: str, signature: str | None, fingerprint: str = "") -> None:
+    """Raise `NotProven` unless `leaf` is of a detached signature of a file, by their SHA-256.
+
+    Where `signature` is None, `file` is the output itself, as a clear-signed text is. `fingerprint`
+    is that of the key which the signature was verified with, compared where the leaf tells one.
+    """
+    _check_result(leaf)
+    if signature is None:
+        if where_in(leaf, file) != "output":
+            raise NotProven("the proof's leaf is of another output: its SHA-256 differs")
+    else:
+        if where_in(leaf, file) not in ("input", "signed"):
+            raise NotProven("the proof's leaf is of another file: its SHA-256 differs")
+        if where_in(leaf, signature) not in ("output", "signature"):
+            raise NotProven("the proof's leaf is of another signature: its SHA-256 differs")
+    told = "" if leaf.key is None else leaf.key.fingerprint
+    if fingerprint and told and told.lower() != fingerprint.lower():
+        raise NotProven(
+            f"the proof's leaf is of the key {quoted(told, 80)}, and the signature of {fingerprint}"
+        )
+
+
+def check_holds(leaf: Leaf, digests: Mapping[str, str], what: str) -> str:
+    """What of `leaf` is a file's, whose `digests` they are, in a few words; `what` names the file.
+
+    Raises `NotProven` where nothing is.
+    """
+    _check_result(leaf)
+    found = {where: part for part, sha256 in digests.items() if (where := where_in(leaf, sha256))}
+    for where in ("output", "signature", "signed", "input"):
+        if where in found:
+            return f"{found[where]} is the leaf's {where}"
+    raise NotProven(f"the proof's leaf is not about {what}: it has none of its digests")
+
+
+def _check_result(leaf: Leaf) -> None:
+    if leaf.result is not Result.OK:
+        raise NotProven(f"the proof's leaf is of a request that was not done ({leaf.result})")
+
+
+# ------------------------------------------------------------------------------------------ files
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a plain file, in hexadecimal. Raises `SigulError` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise SigulError(f"'{path}' is no plain file", "name one")
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def read_text(path: Path, limit: int, what: str) -> str:
+    """The text of a file of at most `limit` bytes, which is `what`. Raises `SigulError`."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if len(data) > limit:
+        raise NotProven(f"'{path}' is no {what}: it has more than {limit} bytes")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise NotProven(f"'{path}' is no {what}: it is no text") from None
+
+
+def _unreadable(path: Path, error: OSError) -> SigulError:
+    return SigulError(f"'{path}' cannot be read: {error.strerror}", "name a file that you may read")
+
+
+def read_proof(path: Path) -> LogProof:
+    """The proof in a file, unjudged. Raises `SigulError`."""
+    return LogProof.parse(read_text(path, MAX_PROOF_BYTES, "proof"))
+
+
+def read_keys(path: Path, kind: int) -> list[PublicKey]:
+    """The public keys of a kind (`LOG_KEY`, `WITNESS_KEY`) in a file, one a line; one at least.
+
+    Empty lines and those that begin with `#` say nothing. Raises `SigulError`.
+    """
+    rows = [row.strip() for row in read_text(path, MAX_KEY_FILE, "file of keys").splitlines()]
+    keys = [PublicKey.parse(row) for row in rows if row and not row.startswith("#")]
+    what = {LOG_KEY: "log", WITNESS_KEY: "witness"}[kind]
+    if not keys or any(key.type != kind for key in keys):
+        raise NotProven(
+            f"'{path}' has not the public key of a {what}, or has another one besides",
+            "name a file with NAME+ID+KEY in a line",
+        )
+    return keys
+
+
+def key_of(keys: Sequence[PublicKey], origin: str) -> PublicKey:
+    """That of `keys` whose name is the log's. Raises `NotProven` where there is none."""
+    for key in keys:
+        if key.name == origin:
+            return key
+    names = ", ".join(quoted(key.name, 120) for key in keys)
+    raise NotProven(
+        f"this is of the log {quoted(origin, 120)}, and the key that was given is of {names}",
+        "give the public key of that log, from a source that you trust",
+    )
