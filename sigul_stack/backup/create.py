@@ -164,7 +164,7 @@ def _write_state(
         copy = Path(directory, "db")
         save(url, copy)
         users, accesses, keys = read_database(sqlite_url(copy))
-        state = [archive.describe(copy, DATABASE, 0o600), *_sources(settings, options, left_out)]
+        kept = [archive.describe(copy, DATABASE, 0o600), *_sources(settings, options, left_out)]
         # After the database: what is in that was decided before, and is in the log.
         log = _log(settings, log)
         manifest = Manifest(
@@ -174,7 +174,7 @@ def _write_state(
             users=len(users),
             accesses=accesses,
             keys=key_records(keys),
-            members=tuple(source.member for source in (*state, *(log.sources if log else ()))),
+            members=tuple(source.member for source in (*kept, *(log.sources if log else ()))),
             site=settings.bridge_hostname.encode("ascii", "backslashreplace").decode()[:255],
             signing_log=None if log is None else log.record,
         )
@@ -182,7 +182,7 @@ def _write_state(
             manifest = options.signer.sign_manifest(manifest)
 
         def sources() -> Iterator[MemberSource]:
-            yield from state
+            yield from kept
             # A log only grows, whoever changes keys.
             at_rest.close()
             yield from log.sources if log else ()
@@ -192,9 +192,9 @@ def _write_state(
 
 def _log(settings: ServerSettings, before: LogSources | None = None) -> LogSources | None:
     """The server's signing log; None where there is none yet."""
-    if not (settings.signing_log / CHECKPOINT).exists():
+    if not (settings.signing_log_directory / CHECKPOINT).exists():
         return None
-    return log_sources(settings.signing_log, before)
+    return log_sources(settings.signing_log_directory, before)
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def _record(head: Checkpoint) -> LogRecord:
 
 
 class LogTaker:
-    """Takes the log of a backup, member by member, and proves it; with a directory, writes it there.
+    """Takes a backup's log, member by member, and proves it; with a directory, writes it there.
 
     `directory` is new. It is a whole log once `end` has returned.
     """
@@ -144,8 +144,7 @@ class LogTaker:
 
     def _take_entries(self, pieces: Iterable[bytes]) -> None:
         """Take the entries of one member, of which at most one is in memory beside a bundle."""
-        assert self._head is not None
-        limit = min(self._members * _LEAVES, self._head.size)
+        limit = min(self._members * _LEAVES, 0 if self._head is None else self._head.size)
         waiting = b""
         for piece in pieces:
             waiting += piece
@@ -187,9 +186,7 @@ class LogTaker:
         for name in (KEY, PUBLIC_KEY):
             mode = 0o600 if name == KEY else 0o644
             write_whole(self._directory / name, self._heads[name], replace=False, mode=mode)
-        write_whole(
-            self._directory / CHECKPOINT, note.encode().encode(), replace=False, mode=0o644
-        )
+        write_whole(self._directory / CHECKPOINT, note.encode().encode(), replace=False, mode=0o644)
         # A log of ten million leaves has 80,000 files: they reach the disk together.
         os.sync()
 

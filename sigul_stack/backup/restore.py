@@ -81,7 +81,7 @@ def restore_backup(
     token = secrets.token_hex(4)
     finals.setdefault("database", settings.gnupg_home.with_name("database"))
     if manifest.signing_log is not None:
-        finals[LOG_PART] = settings.signing_log
+        finals[LOG_PART] = settings.signing_log_directory
     layout = {part: path.with_name(f".{path.name}.{token}") for part, path in finals.items()}
     with ExitStack() as cleanup:
         if options.others is not None:
@@ -98,10 +98,10 @@ def restore_backup(
         keeps_log = False
         if manifest.signing_log is not None:
             # What was signed since was signed: a log is never put back where it need not be.
-            keeps_log = extends(settings.signing_log, layout[LOG_PART])
+            keeps_log = extends(settings.signing_log_directory, layout[LOG_PART])
             if not keeps_log:
-                _check_free([settings.signing_log], options.replace)
-                staged[settings.signing_log] = layout[LOG_PART]
+                _check_free([settings.signing_log_directory], options.replace)
+                staged[settings.signing_log_directory] = layout[LOG_PART]
         if in_file:
             # The last, for a server without a database does not start.
             staged[settings.database_path] = database

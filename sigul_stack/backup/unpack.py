@@ -72,8 +72,8 @@ def unpack(
     """Write the files of a backup into new directories, one a part; all are for their owner alone.
 
     A part without a directory in `layout` is read and left, but that a signing log is proven, and
-    so are settings of GnuPG: the home gets our own. What is on no list is an error, or with `skip_strangers` left as well. Raises
-    `BackupError`.
+    so are settings of GnuPG: the home gets our own. What is on no list is an error, or with
+    `skip_strangers` left as well. Raises `BackupError`.
     """
     if not skip_strangers:
         members.refuse_strangers(manifest)

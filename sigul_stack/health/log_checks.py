@@ -53,13 +53,12 @@ class LogChecks:
         from ..evidence.log_reader import LogReader
         from ..formats.merkle_tree import NotProven
 
-        directory = self.context.settings.signing_log
+        directory = self.context.settings.signing_log_directory
         if not (directory / "checkpoint").exists():
             yield self._missing(directory)
             return
         try:
-            with LogReader.open(directory) as reader:
-                found = self._edge(reader)
+            found = self._edge(LogReader.open(directory))
         except NotProven as error:
             yield failed(
                 Layer.SIGNING_LOG,
@@ -83,15 +82,18 @@ class LogChecks:
         )
 
     def _edge(self, reader: LogReader) -> Check:
-        from ..formats.merkle_tree import NotProven, subtree_hash
+        from ..formats.merkle_tree import NotProven
         from ..formats.signed_note import open_checkpoint
 
         if reader.public_key is None:
             raise NotProven("its public key, key.pub, is not there")
         head = open_checkpoint(reader.checkpoint, reader.public_key)
-        if subtree_hash(0, head.size, reader.node) != head.root:
+        if reader.root() != head.root:
             raise NotProven(f"its tiles are not those of its checkpoint of {head.size} leaves")
-        age = time.time() - (self.context.settings.signing_log / "checkpoint").stat().st_mtime
+        age = (
+            time.time()
+            - (self.context.settings.signing_log_directory / "checkpoint").stat().st_mtime
+        )
         return ok(
             Layer.SIGNING_LOG,
             f"{head.size} leaves of {head.origin}, the last checkpoint was made {_ago(age)} ago",
@@ -105,7 +107,7 @@ class LogChecks:
         from ..evidence.leaf import Leaf
         from ..evidence.log_reader import LogReader
 
-        directory = self.context.settings.signing_log
+        directory = self.context.settings.signing_log_directory
         if not (directory / "checkpoint").exists():
             return
         limit = self.context.limits.warn_push_days * _DAY
@@ -121,8 +123,7 @@ class LogChecks:
             else:
                 yield ok(Layer.SIGNING_LOG, text, **values)
             return
-        with LogReader.open(directory) as reader:
-            began = _seconds(Leaf.parse(reader.entry(0)).time) if reader.size else time.time()
+        began = _seconds(Leaf.parse(LogReader.open(directory).entry(0)).time)
         text = "it was never pushed, so nobody but this server has it"
         # A new site is given time to make its timer.
         if limit and time.time() - began > limit:
@@ -132,7 +133,7 @@ class LogChecks:
 
     def owner(self) -> Iterator[Check]:
         """Check that nobody else may read its key, or write there."""
-        directory = self.context.settings.signing_log
+        directory = self.context.settings.signing_log_directory
         for path, others in ((directory, 0o022), (directory / "key", 0o077)):
             if not path.exists():
                 continue
