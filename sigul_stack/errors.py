@@ -214,6 +214,13 @@ class BackupError(SigulError):
     """A backup cannot be made, is not whole, or cannot be put in place."""
 
 
+class LogComplaint(SigulError):
+    """A server's signing log is not what was known of it, or is missing: somebody has to look.
+
+    It comes again at each request until a person accepts what is there (docs/security.md).
+    """
+
+
 class RequestRefused(SigulError):
     """A request ends with a `Status` other than OK.
 

@@ -2,11 +2,14 @@
 
     u8   1, the version        u64  index      u16 length, leaf      u8 number, hashes of 32 bytes
     u16  length, checkpoint    u64  old size   u8 number, hashes of 32 bytes
+    u8   length, public key    u16  length, first leaf         u8 number, hashes of 32 bytes
 
 It lies in the fields `log-1`, `log-2` and so on, each of at most 255 bytes (docs/protocol.md, "The
 signing log"). Index, leaf and the first hashes prove that the leaf is in the log at the checkpoint;
 the old size, which is one that the client or bridge has named, and the last hashes that this log
-extends the one of that size. A reply about the checkpoint alone has an empty leaf.
+extends the one of that size. A reply about the checkpoint alone has an empty leaf. The public key
+is the log's, 32 bytes, for whoever meets it for the first time. The log's first leaf and its proof
+go to one that knows other logs and not this one: it may name the checkpoint that is known of those.
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..formats.merkle_tree import HASH_BYTES, MAX_PROOF_HASHES, NotProven
-from ..formats.signed_note import LogProof, Note
+from ..formats.signed_note import LOG_KEY, LogProof, Note, PublicKey, check_name
 
 _VERSION: Final = 1
 _FIELD: Final = "log-{}"
 _FIELD_BYTES: Final = 255
+_KEY_BYTES: Final = 32
 #: Most fields of one reply: what is over 20 KiB is left out, with the log's own word for it.
 MAX_FIELDS: Final = 80
 
@@ -31,6 +35,7 @@ class Evidence:
     """A checkpoint, the proof of one leaf, and that the log extends what it was at `old_size`.
 
     `entry` is empty where it is about the checkpoint alone. `old_size` 0 proves nothing older.
+    `key` has the bytes of the log's public key, or none. `first` is the log's first leaf, or empty.
     """
 
     entry: bytes
@@ -39,6 +44,19 @@ class Evidence:
     checkpoint: Note
     old_size: int = 0
     consistency: tuple[bytes, ...] = ()
+    key: bytes = b""
+    first: bytes = b""
+    first_inclusion: tuple[bytes, ...] = ()
+
+    @property
+    def public_key(self) -> PublicKey | None:
+        """The key that the log says is its own. Raises `NotProven` where there can be none such."""
+        if not self.key:
+            return None
+        if len(self.key) != _KEY_BYTES:
+            raise NotProven(f"the log's public key has {len(self.key)} bytes, not {_KEY_BYTES}")
+        origin = self.checkpoint.text.partition("\n")[0]
+        return PublicKey(check_name(origin), LOG_KEY, self.key)
 
     @property
     def proof(self) -> LogProof:
@@ -58,6 +76,12 @@ class Evidence:
                 note,
                 struct.pack("!QB", self.old_size, len(self.consistency)),
                 *self.consistency,
+                bytes([len(self.key)]),
+                self.key,
+                struct.pack("!H", len(self.first)),
+                self.first,
+                bytes([len(self.first_inclusion)]),
+                *self.first_inclusion,
             )
         )
 
@@ -76,8 +100,13 @@ class Evidence:
             raise NotProven("the reply's checkpoint is no text") from None
         old_size = reader.number(8)
         consistency = reader.hashes()
+        key = reader.take(reader.number(1))
+        first = reader.take(reader.number(2))
+        first_inclusion = reader.hashes()
         reader.end()
-        return cls(entry, index, inclusion, note, old_size, consistency)
+        return cls(
+            entry, index, inclusion, note, old_size, consistency, key, first, first_inclusion
+        )
 
     def fields(self) -> dict[str, bytes]:
         """The fields of a reply. Empty where they would be more than `MAX_FIELDS`."""

@@ -41,7 +41,11 @@ from ..formats.merkle_tree import (
     tile_path,
 )
 from ..formats.signed_note import MAX_NOTE_BYTES, Note, PublicKey
-from ..system.files import opened
+from ..system.files import opened, sync
+
+#: Modes of files: of what others may read, where they come by the directory; and of what not.
+PUBLIC: Final = 0o644
+PRIVATE: Final = 0o600
 
 KEY: Final = "key"
 PUBLIC_KEY: Final = "key.pub"
@@ -112,6 +116,14 @@ def read_public_key(directory: Path) -> PublicKey | None:
         return None
 
 
+def make_directories(path: Path) -> None:
+    """Make a directory and those above it, each durably; its user's alone."""
+    if not path.is_dir():
+        make_directories(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync(path.parent)
+
+
 # ------------------------------------------------------------------------------------------- tail
 
 
@@ -143,7 +155,7 @@ class Tail:
         """Raises `NotProven` where the data are no tail at all."""
         if len(data) < _HEAD.size or not data.startswith(_MAGIC):
             raise NotProven("the tail of the signing log is damaged")
-        _, self.number = _HEAD.unpack_from(data)
+        self.number: int = _HEAD.unpack_from(data)[1]
         self.entries: list[bytes] = []
         at = _HEAD.size
         while len(self.entries) < TILE_WIDTH and at + _RECORD.size <= len(data):

@@ -25,27 +25,18 @@ from typing import BinaryIO, Final
 from ..errors import SigulError, quoted
 from ..formats.merkle_tree import (
     MAX_ENTRY_BYTES,
-    TILE_LEVELS,
     TILE_WIDTH,
-    Frontier,
     NotProven,
-    ReadNode,
     bundle_path,
     encode_bundle,
-    fold,
-    full_nodes,
-    hash_leaf,
     number_in,
     split_bundle,
-    tile_path,
 )
 from ..formats.signed_note import MAX_NOTE_BYTES, Checkpoint, Note, PublicKey, open_checkpoint
 from ..system.files import locked, write_whole
+from .log_files import CHECKPOINT, PUBLIC_KEY
 from .log_reader import LogReader
-
-#: Names in a log's directory and in a stream.
-KEY_FILE: Final = "key.pub"
-CHECKPOINT_FILE: Final = "checkpoint"
+from .tile_builder import TileBuilder
 
 _BLOCK: Final = tarfile.BLOCKSIZE
 _MAX_BUNDLE: Final = TILE_WIDTH * (2 + MAX_ENTRY_BYTES)
@@ -72,8 +63,8 @@ def send(reader: LogReader, key: PublicKey, stream: BinaryIO, start: int = 0) ->
             "see docs/audit.md, Restoring",
         )
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
-        _add(tar, KEY_FILE, f"{key.encode()}\n".encode())
-        _add(tar, CHECKPOINT_FILE, reader.checkpoint.encode().encode())
+        _add(tar, PUBLIC_KEY, f"{key.encode()}\n".encode())
+        _add(tar, CHECKPOINT, reader.checkpoint.encode().encode())
         for number in range(start // TILE_WIDTH, -(-size // TILE_WIDTH) if start < size else 0):
             first = number * TILE_WIDTH
             entries = list(reader.entries(first, min(first + TILE_WIDTH, size)))
@@ -126,14 +117,14 @@ class _Receiver:
     def run(self) -> Received:
         old = self._old_copy()
         pinned = self._key or (None if old is None else old.public_key)
-        key = PublicKey.parse(self._members.take(KEY_FILE, _MAX_KEY).decode("utf-8", "replace"))
+        key = PublicKey.parse(self._members.take(PUBLIC_KEY, _MAX_KEY).decode("utf-8", "replace"))
         if pinned is not None and key != pinned:
             raise NotProven(
                 f"the stream is of the log {quoted(key.name, 120)} with the key {key.id.hex()}, the"
                 f" copy of {quoted(pinned.name, 120)} with the key {pinned.id.hex()}",
                 "receive another log into another directory",
             )
-        data = self._members.take(CHECKPOINT_FILE, MAX_NOTE_BYTES)
+        data = self._members.take(CHECKPOINT, MAX_NOTE_BYTES)
         note = Note.parse(data.decode("utf-8", "replace"))
         checkpoint = open_checkpoint(note, key)
         size = 0 if old is None else open_checkpoint(old.checkpoint, key).size
@@ -152,11 +143,11 @@ class _Receiver:
         return Received(size, checkpoint.size, key, on_trust=pinned is None)
 
     def _old_copy(self) -> LogReader | None:
-        if (self._directory / CHECKPOINT_FILE).exists():
+        if (self._directory / CHECKPOINT).exists():
             return LogReader.open(self._directory)
         names = [name for name in os.listdir(self._directory) if not name.startswith(_DRAFT)]
         # A first one that was ended while its tiles got their names.
-        if set(names) - {"tile", KEY_FILE}:
+        if set(names) - {"tile", PUBLIC_KEY}:
             raise SigulError(
                 f"'{self._directory}' has something else in it than a copy of a log",
                 "name a new directory",
@@ -172,7 +163,12 @@ class _Receiver:
         self, draft: Path, old: LogReader | None, size: int, checkpoint: Checkpoint
     ) -> None:
         """Write below `draft` all tiles that are new since `size`. Raises `NotProven`."""
-        builder = TileBuilder(draft, size, _no_node if old is None else old.node)
+        def write(name: str, content: bytes) -> None:
+            place = draft / name
+            place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            place.write_bytes(content)
+
+        builder = TileBuilder(write, size, None if old is None else old.node)
         number = size // TILE_WIDTH
         known = [] if old is None else list(old.entries(number * TILE_WIDTH, size))
         while builder.size < checkpoint.size:
@@ -184,7 +180,7 @@ class _Receiver:
                     " copy has: the log was forked, or the stream is damaged",
                     "keep the copy, and ask whoever runs the server: docs/audit.md",
                 )
-            builder.add(entries, entries[len(known) :])
+            builder.add(entries)
             number, known = number + 1, []
         if builder.root() != checkpoint.root:
             raise NotProven(
@@ -205,72 +201,11 @@ class _Receiver:
                 (Path(root) / name).replace(place / name)
         os.sync()
         write_whole(
-            self._directory / KEY_FILE, f"{key.encode()}\n".encode(), replace=True, mode=0o644
+            self._directory / PUBLIC_KEY, f"{key.encode()}\n".encode(), replace=True, mode=0o644
         )
         write_whole(
-            self._directory / CHECKPOINT_FILE, note.encode().encode(), replace=True, mode=0o644
+            self._directory / CHECKPOINT, note.encode().encode(), replace=True, mode=0o644
         )
-
-
-def _no_node(level: int, index: int) -> bytes:
-    raise NotProven(f"an empty log has no node {level}/{index}")
-
-
-class TileBuilder:
-    """Computes the tiles of a growing log below a directory, from its entries."""
-
-    def __init__(self, directory: Path, size: int, node: ReadNode) -> None:
-        """`node` gives the hashes of the log as it is, with `size` leaves."""
-        self.size = size
-        self._directory = directory
-        self._edge = Frontier(size, [node(*place) for place in full_nodes(0, size)])
-        #: The hashes of each level's last tile, which is not full.
-        self._open: list[list[bytes]] = []
-        count = size
-        while count:
-            first = count - count % TILE_WIDTH
-            level = len(self._open) * TILE_LEVELS
-            self._open.append([node(level, index) for index in range(first, count)])
-            count //= TILE_WIDTH
-
-    def add(self, bundle: list[bytes], new: list[bytes]) -> None:
-        """Add a bundle, of which `new` are the entries at its end that were not there before."""
-        number = self.size // TILE_WIDTH
-        self._write(bundle_path(number, len(bundle)), encode_bundle(bundle))
-        for entry in new:
-            found = hash_leaf(entry)
-            self._edge.append(found)
-            self._append(0, self.size, found)
-            self.size += 1
-
-    def _append(self, level: int, index: int, found: bytes) -> None:
-        if level == len(self._open):
-            self._open.append([])
-        hashes = self._open[level]
-        hashes.append(found)
-        if len(hashes) == TILE_WIDTH:
-            number = index // TILE_WIDTH
-            self._write(tile_path(level, number), b"".join(hashes))
-            self._append(level + 1, number, fold(hashes))
-            hashes.clear()
-
-    def root(self) -> bytes:
-        """The hash over all."""
-        return self._edge.root()
-
-    def finish(self) -> None:
-        """Write the tiles that are not full."""
-        count = self.size
-        for level, hashes in enumerate(self._open):
-            if hashes:
-                path = tile_path(level, count // TILE_WIDTH, len(hashes))
-                self._write(path, b"".join(hashes))
-            count //= TILE_WIDTH
-
-    def _write(self, path: str, data: bytes) -> None:
-        place = self._directory / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(data)
 
 
 # -------------------------------------------------------------------------------------------- tar

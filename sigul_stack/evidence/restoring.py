@@ -1,10 +1,10 @@
 """An honest restore of a signing log, and a new origin where there is none to be had.
 
-`complete` brings a log that was put back from a backup to the state of a copy that was pushed
-elsewhere: the copy's checkpoint is signed by this log's key, and what it has more extends what is
-here. Each batch is durable before the next, and in the copy's order, so that a run that was killed
-is simply run again. Nothing of a copy is taken before all of it has given the signed root, and
-what is appended then is what was looked at.
+`complete` brings a log that was put back from a backup, or is damaged, to the state of a copy that
+was pushed elsewhere. The copy's checkpoint is signed by this log's key and extends the one that
+lies here, and nothing of the copy is taken before all of it has given the signed root. Then tiles
+are written that are missing, after them the tail, and the copy's checkpoint last: a run that was
+killed is simply run again, and until then the log does not open, or as it was.
 
 `new_origin` moves the log aside, whatever state it is in, and begins another one, whose first leaf
 names the last checkpoint that is known. Witnesses complain of it until people have accepted it.
@@ -25,103 +25,195 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import SigulError
-from ..formats.merkle_tree import (
-    TILE_WIDTH,
-    Frontier,
-    NotProven,
-    full_nodes,
-    hash_leaf,
-    subtree_hash,
+from ..formats.merkle_tree import TILE_WIDTH, Frontier, NotProven, hash_leaf
+from ..formats.signed_note import (
+    Checkpoint,
+    Note,
+    PrivateKey,
+    PublicKey,
+    open_checkpoint,
 )
-from ..formats.signed_note import LOG_KEY, MAX_NOTE_BYTES, Note, open_checkpoint
-from ..system.files import sync
+from ..secret import Secret
+from ..system.files import opened, sync, try_lock, write_whole
 from .leaf import LOG_RESTORED, Leaf, Result
+from .log_files import (
+    CHECKPOINT,
+    INDEX,
+    KEY,
+    PUBLIC_KEY,
+    TAIL,
+    SigningLogError,
+    encode_tail,
+    read_checkpoint,
+    read_file,
+    read_public_key,
+)
 from .log_reader import LogReader
-from .matching import read_keys, read_text
 from .signing_log import SigningLog, create
+from .tile_builder import TileBuilder
 
 #: Ending of the name that a log gets which is moved aside.
 _ASIDE: Final = ".before-"
+_MAX_KEY_BYTES: Final = 1024
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keep every server from opening the log. Raises `SigningLogError` where one has it open."""
+    try:
+        with opened(directory / KEY, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
+            if not try_lock(descriptor):
+                raise SigningLogError(
+                    f"the signing log '{directory}' is in use", "stop the server, and try again"
+                )
+            yield
+    except FileNotFoundError:
+        raise SigningLogError(
+            f"there is no signing log in '{directory}': it has no key",
+            "put it back from a backup first, or start a new origin",
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """What `complete` did: the log's size before, leaves that were missing, and its size now."""
+    """What `complete` did: leaves in the log's checkpoint before, and in the log now."""
 
     old_size: int
-    added: int
     size: int
 
 
 def complete(
     directory: Path, copy: Path, *, on_progress: Callable[[int], None] = lambda _count: None
 ) -> Completed:
-    """Append to the log in `directory` what the `copy` of it has more, and a leaf that says so.
+    """Bring the log in `directory` to the state of a `copy`, and append a leaf that says so.
 
     `on_progress` is called with numbers of leaves, each of which is read twice. Raises
-    `SigulError`, `NotProven` where the copy is not of this log; nothing was appended then.
+    `SigulError`, `NotProven` where the copy is not of this log; nothing was changed then.
     """
     source = LogReader.open(copy)
+    try:
+        with _locked(directory):
+            key = PrivateKey.parse(Secret(read_file(directory / KEY, _MAX_KEY_BYTES))).public
+            head = open_checkpoint(source.checkpoint, key)
+            old = _old_head(directory, key)
+            if old.size > head.size:
+                _refuse_old_copy(directory, old, head)
+            digests = _prove(source, head, old, on_progress)
+            _take(directory, source, digests, on_progress)
+            public = f"{key.encode()}\n".encode()
+            write_whole(directory / PUBLIC_KEY, public, replace=True, mode=0o644)
+            # Last, for it vouches for all that was written before.
+            note = source.checkpoint.encode().encode()
+            write_whole(directory / CHECKPOINT, note, replace=True, mode=0o644)
+    except OSError as error:
+        raise SigningLogError(
+            f"the signing log '{directory}' cannot be completed: {error.strerror or error}",
+            "make room there, or let this user write, and run this again",
+        ) from error
     with SigningLog.open(directory) as log:
-        own = LogReader.open(directory)
-        target = open_checkpoint(source.checkpoint, log.public_key)
-        old_size = log.size
-        if target.size < old_size:
-            _refuse_old_copy(own, source, target.root, target.size)
-        edge = Frontier(old_size, [own.node(*place) for place in full_nodes(0, old_size)])
-        known: list[bytes] = []
-        for batch in _batches(source, old_size, target.size):
-            for entry in batch:
-                edge.append(hash_leaf(entry))
-            known.append(_digest(batch))
-            on_progress(len(batch))
-        if edge.root() != target.root:
-            raise NotProven(
-                f"the copy in '{copy}' does not extend this log of {old_size} leaves: one of both"
-                " is damaged, or the log was written to after it was put back",
-                "look at both with `sigul-stack audit verify`; else start a new origin:"
-                " docs/audit.md, Restoring",
-            )
-        for batch, digest in zip(
-            _batches(source, old_size, target.size), known, strict=True
-        ):
-            if _digest(batch) != digest:
-                raise NotProven(
-                    f"the copy in '{copy}' changes while it is read",
-                    "end whoever writes to it, and run this again",
+        missing = head.size - old.size
+        log.append(
+            [
+                Leaf(
+                    LOG_RESTORED,
+                    Result.OK,
+                    reason=f"{missing} leaves that were missing are those of a copy",
+                    previous=source.checkpoint.encode(),
                 )
-            log.append_entries(batch)
-            on_progress(len(batch))
-        added = target.size - old_size
-        leaf = Leaf(
-            LOG_RESTORED,
-            Result.OK,
-            reason=f"{added} leaves were missing and are those of a copy",
-            previous=source.checkpoint.encode(),
+            ]
         )
-        log.append([leaf])
-        return Completed(old_size, added, log.size)
+        return Completed(old.size, log.size)
 
 
-def _refuse_old_copy(own: LogReader, source: LogReader, root: bytes, size: int) -> None:
-    if subtree_hash(0, size, own.node) != root:
+def _old_head(directory: Path, key: PublicKey) -> Checkpoint:
+    """What the log's own checkpoint says; where it is missing or damaged, that of an empty one."""
+    try:
+        return open_checkpoint(read_checkpoint(directory), key)
+    except (FileNotFoundError, NotProven):
+        return Checkpoint(key.name, 0, Frontier().root())
+
+
+def _refuse_old_copy(directory: Path, old: Checkpoint, head: Checkpoint) -> None:
+    """Raise for a copy that has less than the log's checkpoint."""
+    own = LogReader.open(directory)
+    if own.root(head.size) != head.root:
         raise NotProven(
-            f"the copy of {size} leaves is not the beginning of this log: one of both was forked",
+            f"the copy of {head.size} leaves is not the beginning of this log: one of both was"
+            " forked",
             "keep both, and find out which of them witnesses have seen: docs/audit.md",
         )
     raise SigulError(
-        f"nothing is missing: the log has {own.size} leaves, all {source.size} of the copy"
-        " among them",
-        "name a later copy",
+        f"nothing is missing: the log has {old.size} leaves, the {head.size} of the copy among"
+        " them",
+        "name a later copy, if there is one",
     )
 
 
-def _batches(source: LogReader, start: int, stop: int) -> Iterator[list[bytes]]:
-    """The entries from `start` to `stop`, as many at a time as one bundle has."""
-    while start < stop:
-        end = min(stop, start - start % TILE_WIDTH + TILE_WIDTH)
-        yield list(source.entries(start, end))
-        start = end
+def _prove(
+    source: LogReader, head: Checkpoint, old: Checkpoint, on_progress: Callable[[int], None]
+) -> list[bytes]:
+    """A digest of each bundle of the copy, which is of `head` and extends `old`.
+
+    Raises `NotProven`.
+    """
+    edge, digests, old_root = Frontier(), [], Frontier().root()
+    for batch in _bundles(source):
+        for entry in batch:
+            edge.append(hash_leaf(entry))
+            if edge.size == old.size:
+                old_root = edge.root()
+        digests.append(_digest(batch))
+        on_progress(len(batch))
+    if edge.root() != head.root:
+        raise NotProven(
+            "the leaves of the copy do not give the root that the log has signed: it is damaged",
+            "name another copy",
+        )
+    if old_root != old.root:
+        raise NotProven(
+            f"the copy does not extend this log's checkpoint of {old.size} leaves: the log was"
+            " written to after it was put back, or one of both was forked",
+            "put the log back once more and keep the server stopped; else start a new origin:"
+            " docs/audit.md",
+        )
+    return digests
+
+
+def _take(
+    directory: Path, source: LogReader, digests: list[bytes], on_progress: Callable[[int], None]
+) -> None:
+    """Write what the log lacks of the copy, whose bundles have these digests."""
+
+    def write(name: str, content: bytes) -> None:
+        place = directory / name
+        with contextlib.suppress(FileNotFoundError, NotProven):
+            if read_file(place, len(content)) == content:
+                return
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(place, content, replace=True, mode=0o644)
+
+    builder, rest = TileBuilder(write), list[bytes]()
+    for batch, digest in zip(_bundles(source), digests, strict=True):
+        if _digest(batch) != digest:
+            raise NotProven(
+                "the copy changes while it is read", "end whoever writes to it, and run this again"
+            )
+        if len(batch) == TILE_WIDTH:
+            builder.add(batch)
+        else:
+            rest = batch
+        on_progress(len(batch))
+    number = builder.size // TILE_WIDTH
+    builder.finish()
+    for directory_below, _names, _files in os.walk(directory / "tile"):
+        sync(Path(directory_below))
+    (directory / INDEX).unlink(missing_ok=True)
+    write_whole(directory / TAIL, encode_tail(number, rest), replace=True)
+
+
+def _bundles(source: LogReader) -> Iterator[list[bytes]]:
+    for number in range(-(-source.size // TILE_WIDTH)):
+        yield list(source.bundle(number))
 
 
 def _digest(batch: list[bytes]) -> bytes:
@@ -151,7 +243,8 @@ def new_origin(
     try:
         with contextlib.ExitStack() as resources:
             if is_there:
-                resources.enter_context(locked_log(directory))
+                if (directory / KEY).exists():
+                    resources.enter_context(_locked(directory))
                 previous = previous or _last_checkpoint(directory)
             if previous is None:
                 raise SigulError(
@@ -176,6 +269,14 @@ def new_origin(
 
 def _last_checkpoint(directory: Path) -> Note:
     """The checkpoint of a log that may be damaged otherwise. Raises `SigulError`."""
-    note = Note.parse(read_text(directory / "checkpoint", MAX_NOTE_BYTES, "checkpoint"))
-    open_checkpoint(note, read_keys(directory / "key.pub", LOG_KEY)[0])
+    try:
+        note, key = read_checkpoint(directory), read_public_key(directory)
+    except FileNotFoundError:
+        key = None
+    if key is None:
+        raise SigulError(
+            f"the log in '{directory}' has lost its checkpoint or its public key",
+            "give --previous FILE: the checkpoint of a pushed copy, or one that a client remembers",
+        )
+    open_checkpoint(note, key)
     return note

@@ -59,6 +59,8 @@ from .leaf import LOG_START, Leaf, Result
 from .log_files import (
     CHECKPOINT,
     KEY,
+    PRIVATE,
+    PUBLIC,
     PUBLIC_KEY,
     TAIL,
     SigningLogError,
@@ -66,6 +68,7 @@ from .log_files import (
     Tree,
     encode_records,
     encode_tail,
+    make_directories,
     read_checkpoint,
     read_file,
 )
@@ -73,9 +76,6 @@ from .log_files import (
 log = logging.getLogger(__name__)
 
 _MAX_KEY_BYTES: Final = 1024
-#: What others than the log's user may read, where they come by the directory; and what not.
-_PUBLIC: Final = 0o644
-_PRIVATE: Final = 0o600
 
 _COMPLETE: Final = (
     "complete it from a copy with sigul-stack audit complete, or begin a new log that names this"
@@ -129,16 +129,24 @@ def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
     try:
         if directory.is_symlink() or (directory.exists() and any(directory.iterdir())):
             raise taken
-        draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        write_whole(draft / KEY, key.encode().reveal() + b"\n", replace=False, mode=_PRIVATE)
+        # An empty directory may lie in one that is not this user's; its name is there already.
+        in_place = directory.exists() and not os.access(directory.parent, os.W_OK)
+        prefix, parent = f".{directory.name}.", directory if in_place else directory.parent
+        draft = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        write_whole(draft / KEY, key.encode().reveal() + b"\n", replace=False, mode=PRIVATE)
         public = f"{key.public.encode()}\n".encode()
-        write_whole(draft / PUBLIC_KEY, public, replace=False, mode=_PUBLIC)
-        write_whole(draft / TAIL, encode_tail(0, [entry]), replace=False, mode=_PRIVATE)
+        write_whole(draft / PUBLIC_KEY, public, replace=False, mode=PUBLIC)
+        write_whole(draft / TAIL, encode_tail(0, [entry]), replace=False, mode=PRIVATE)
         note = head.signed(key).encode().encode()
-        write_whole(draft / CHECKPOINT, note, replace=False, mode=_PUBLIC)
+        write_whole(draft / CHECKPOINT, note, replace=False, mode=PUBLIC)
         # The name comes last: there is a whole log, or none. An empty directory is replaced.
-        draft.replace(directory)
-        sync(directory.parent)
+        if in_place:
+            for item in (PUBLIC_KEY, TAIL, CHECKPOINT, KEY):
+                (draft / item).rename(directory / item)
+            sync(directory)
+        else:
+            draft.replace(directory)
+            sync(directory.parent)
     except FileExistsError:
         raise taken from None
     except OSError as error:
@@ -362,7 +370,7 @@ class SigningLog:
         head = Checkpoint(self._key.name, self._frontier.size, self._frontier.root())
         note = head.signed(self._key)
         path = self.directory / CHECKPOINT
-        with whole_file(path, replace=True, mode=_PUBLIC) as file:
+        with whole_file(path, replace=True, mode=PUBLIC) as file:
             file.write(note.encode().encode())
             self._step(AppendStep.CHECKPOINT_DRAFTED)
         self.checkpoint, self.size = note, head.size
@@ -371,7 +379,7 @@ class SigningLog:
     def _write_tail(self) -> None:
         """Put the tail on the disk anew, whole, with what is known to belong to it."""
         data = encode_tail(self._number, self._entries)
-        write_whole(self.directory / TAIL, data, replace=True, mode=_PRIVATE)
+        write_whole(self.directory / TAIL, data, replace=True, mode=PRIVATE)
         self._open_tail()
         self._is_tail_sound = True
 
@@ -411,8 +419,8 @@ class SigningLog:
 
     def _put(self, name: str, content: bytes) -> Path:
         path = self.directory / name
-        _make_directories(path.parent)
-        write_whole(path, content, replace=True, mode=_PUBLIC)
+        make_directories(path.parent)
+        write_whole(path, content, replace=True, mode=PUBLIC)
         return path
 
     # ----------------------------------------------------------------------------------- evidence
@@ -462,14 +470,6 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _make_directories(path: Path) -> None:
-    """Make a directory and those above it, each durably."""
-    if not path.is_dir():
-        _make_directories(path.parent)
-        path.mkdir(mode=0o700, exist_ok=True)
-        sync(path.parent)
 
 
 def _remove_narrower(path: Path) -> None:

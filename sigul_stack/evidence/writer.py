@@ -24,17 +24,17 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from ..errors import SigulError
 from ..formats.merkle_tree import NotProven
-from ..formats.signed_note import PublicKey
 from ..system.signals import wait
 from .evidence import Evidence
 from .leaf import LOG_RESTORED, LOG_START, Leaf
+from .log_files import CHECKPOINT
 from .signing_log import SigningLog
 
 log = logging.getLogger(__name__)
@@ -203,32 +203,6 @@ def _pair() -> tuple[socket.socket, socket.socket]:
 # --------------------------------------------------------------------------------- the writer's end
 
 
-class Log(Protocol):
-    """The part of `signing_log.SigningLog` that the writer takes."""
-
-    @property
-    def size(self) -> int:
-        """The number of leaves."""
-        ...
-
-    @property
-    def public_key(self) -> PublicKey:
-        """The key under which it signs."""
-        ...
-
-    def append(self, leaves: Sequence[Leaf]) -> Sequence[object]:
-        """Write leaves; they are durable and under a checkpoint when it returns."""
-        ...
-
-    def evidence(self, index: int, old_size: int = 0) -> Evidence:
-        """Evidence of a leaf."""
-        ...
-
-    def checkpoint_evidence(self, old_size: int = 0) -> Evidence:
-        """Evidence of the checkpoint."""
-        ...
-
-
 @dataclass(slots=True)
 class _Message:
     """What a worker asks for, and where it wants the answer."""
@@ -237,7 +211,6 @@ class _Message:
     kind: _Kind
     seen: Mapping[bytes, int]
     leaf: Leaf | None = None
-    index: int = -1
 
     def reply(self, data: bytes) -> None:
         """Answer, without waiting: one who does not read has the fault to itself."""
@@ -249,51 +222,59 @@ class _Message:
         self.reply(_PROBLEM + f"{error.problem}\0{error.cure}".encode("utf-8", "backslashreplace"))
 
 
-@dataclass(slots=True)
 class Writer:
-    """Writes what comes from `receiver`. `tell` hears of the log's size, once a second at most.
+    """Writes what comes from `receiver`.
 
-    `open_log` is called when the first message comes, and after each failure; what it opens is
-    closed again.
+    `open_log` is called at the start and after each failure. `tell` hears of the log's size and of
+    the time of its last checkpoint (s since 1970), once a second at most.
     """
 
-    receiver: socket.socket
-    open_log: Callable[[], contextlib.AbstractContextManager[Log]]
-    tell: Callable[[int], None] = lambda _size: None
-    _opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False)
-    _log: Log | None = field(default=None, init=False)
-    _told: int = field(default=-1, init=False)
-    _told_at: float = field(default=float("-inf"), init=False)
+    def __init__(
+        self,
+        receiver: socket.socket,
+        open_log: Callable[[], SigningLog],
+        tell: Callable[[int, float], None] = lambda _size, _when: None,
+    ) -> None:
+        self._receiver = receiver
+        self._open_log = open_log
+        self._tell = tell
+        self._log: SigningLog | None = None
+        self._told = -1
+        self._told_at = float("-inf")
 
     def run(self) -> None:
         """Serve until no sending end is left. Raises nothing that one message could cause."""
-        with self._opened:
+        try:
             # So that what a crash left is put in order before the first worker has to wait for it.
-            try:
-                self._open()
-            except SigulError as error:
-                log.error("The signing log cannot be opened, nothing is signed: %s", error)
-            while self._wait():
+            self._open()
+        except SigulError as error:
+            log.error("The signing log cannot be opened, and nothing is signed: %s", error)
+        try:
+            while True:
+                self._wait()
                 group, ended = self._take()
                 if group:
                     self._serve(group)
                 if ended:
                     return
+        finally:
+            self._close()
 
-    def _wait(self) -> bool:
+    def _wait(self) -> None:
         """Wait for a message or the end; tell of the log's size meanwhile."""
         poll = select.poll()
-        poll.register(self.receiver, select.POLLIN)
+        poll.register(self._receiver, select.POLLIN)
         while True:
-            size = self._told if self._log is None else self._log.size
             left = None
-            if size != self._told:
+            if self._log is not None and self._log.size != self._told:
                 left = self._told_at + TOLD_SECONDS - time.monotonic()
                 if left <= 0:
-                    self._told, self._told_at, left = size, time.monotonic(), None
-                    self.tell(size)
+                    self._told, self._told_at, left = self._log.size, time.monotonic(), None
+                    with contextlib.suppress(OSError):
+                        when = (self._log.directory / CHECKPOINT).stat().st_mtime
+                        self._tell(self._told, when)
             if wait(poll, left):
-                return True
+                return
 
     # ------------------------------------------------------------------------------------ messages
 
@@ -302,7 +283,7 @@ class Writer:
         found: list[_Message] = []
         for _ in range(MAX_GROUP):
             try:
-                data, rights, flags, _ = self.receiver.recvmsg(
+                data, rights, flags, _ = self._receiver.recvmsg(
                     _MAX_MESSAGE + 1,
                     socket.CMSG_SPACE(4 * array.array("i").itemsize),
                     socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC,
@@ -312,7 +293,7 @@ class Writer:
             answer = _answer_socket(rights)
             if not data and not rights:
                 # The end of all senders, or an empty message of one: the kernel tells by a hang-up.
-                if _hung_up(self.receiver):
+                if _hung_up(self._receiver):
                     return found, True
                 continue
             if answer is None:
@@ -327,48 +308,56 @@ class Writer:
     # -------------------------------------------------------------------------------------- serving
 
     def _serve(self, group: list[_Message]) -> None:
+        """Append what a group has in one, and answer each."""
         with contextlib.ExitStack() as sockets:
             for message in group:
                 sockets.callback(message.answer.close)
             try:
                 opened = self._open()
-                leaves = [message for message in group if message.leaf is not None]
-                if leaves:
-                    first = opened.size
-                    opened.append([message.leaf for message in leaves if message.leaf is not None])
-                    for number, message in enumerate(leaves, first):
-                        message.index = number
-                for message in group:
-                    message.reply(_OK + self._evidence(opened, message))
+                leaves = [message.leaf for message in group if message.leaf is not None]
+                appended = iter(opened.append(leaves) if leaves else ())
             except SigulError as error:
                 self._failed(group, error)
-            except OSError as error:
-                self._failed(group, SigulError(error.strerror or str(error), _CURE))
             except Exception:
                 log.exception("Writing the signing log failed in an unforeseen way")
                 self._failed(group, SigulError("it failed in an unforeseen way", _CURE))
+            else:
+                for message in group:
+                    index = -1 if message.leaf is None else next(appended).index
+                    _answer(opened, message, index)
 
-    def _evidence(self, opened: Log, message: _Message) -> bytes:
-        if message.kind is _Kind.RECORD:
-            return b""
-        old_size = message.seen.get(opened.public_key.id, 0)
-        if message.leaf is None:
-            return opened.checkpoint_evidence(old_size).encode()
-        return opened.evidence(message.index, old_size).encode()
-
-    def _open(self) -> Log:
+    def _open(self) -> SigningLog:
         if self._log is None:
-            self._log = self._opened.enter_context(self.open_log())
+            self._log = self._open_log()
         return self._log
+
+    def _close(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     def _failed(self, group: list[_Message], error: SigulError) -> None:
         """Tell all of a group; the next one finds the log opened anew, as its disk has it."""
         log.error("The signing log was not written: %s", error)
-        self._log = None
-        with contextlib.suppress(SigulError, OSError):
-            self._opened.close()
+        self._close()
         for message in group:
             message.refuse(error)
+
+
+def _answer(opened: SigningLog, message: _Message, index: int) -> None:
+    """Answer with the evidence that is asked for; `index` is that of the message's leaf."""
+    old_size = message.seen.get(opened.public_key.id, 0)
+    try:
+        if message.kind is _Kind.RECORD:
+            message.reply(_OK)
+        elif message.leaf is None:
+            message.reply(_OK + opened.checkpoint_evidence(old_size).encode())
+        else:
+            message.reply(_OK + opened.evidence(index, old_size).encode())
+    except (SigulError, OSError) as error:
+        # Of what was written before: it costs who asks for it, and nobody else.
+        log.error("The signing log cannot be proven: %s", error)
+        message.refuse(SigulError(f"it cannot be proven ({error})", _CURE))
 
 
 def _answer_socket(rights: list[tuple[int, int, bytes]]) -> socket.socket | None:
@@ -433,12 +422,6 @@ def _leaf(data: bytes) -> Leaf:
     return leaf
 
 
-@contextlib.contextmanager
-def _opened(directory: Path) -> Iterator[Log]:
-    with SigningLog.open(directory) as opened:
-        yield opened
-
-
-def write_log(receiver: socket.socket, directory: Path, tell: Callable[[int], None]) -> None:
+def write_log(receiver: socket.socket, directory: Path, tell: Callable[[int, float], None]) -> None:
     """The writer's work: write the log in `directory` until no worker is left."""
-    Writer(receiver, lambda: _opened(directory), tell).run()
+    Writer(receiver, lambda: SigningLog.open(directory), tell).run()

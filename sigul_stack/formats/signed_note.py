@@ -161,6 +161,14 @@ class PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self.secret.reveal())
 
 
+def load_library() -> None:
+    """Load what makes and checks signatures, which takes 8 ms, while there is nothing else to do.
+
+    It is loaded when it is first used, else.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: F401
+
+
 def _key_parts(text: str, what: str) -> tuple[str, bytes, int, bytes]:
     """Name, ID, type and 32 bytes of a key."""
     name, _, rest = text.partition("+")

@@ -1,0 +1,175 @@
+"""A witness: what a client or bridge remembers of servers' logs, and holds the next reply against.
+
+    first log of a server's name ─▶ known ─▶ each next checkpoint extends it ─▶ known
+                                      ╰─ another log or key, a smaller or forked one, a leaf of
+                                         something else, nothing ─▶ complaint, until it is accepted
+
+What a reply is held against, and how, is a `Watch`; where it is remembered, a `MemoryFile`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from ..errors import LogComplaint, SigulError, printable, quoted
+from ..formats.merkle_tree import NotProven
+from ..formats.signed_note import LOG_KEY, LogProof, Note, PrivateKey, PublicKey, cosigned
+from .evidence import Evidence
+from .watch import Judge, Watch
+from .witness_state import Complaint, KnownLog, Memory, MemoryFile
+
+#: Marks each complaint in a daemon's log (docs/security.md).
+MARK: Final = "[SIGNING_LOG]"
+#: Largest file of trusted keys, in bytes.
+_MAX_KEYS_BYTES: Final = 256 * 1024
+
+
+class Witness:
+    """One witness, for all threads of a process; several processes may share its file.
+
+    `path` is its file, None: it remembers as long as the process. Where there are `trusted` keys,
+    no other log is ever taken. `clock` gives seconds since 1970. With a `cosigner` it cosigns each
+    checkpoint that it has checked.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        trusted: Sequence[PublicKey] = (),
+        clock: Callable[[], float] = time.time,
+        *,
+        cosigner: PrivateKey | None = None,
+    ) -> None:
+        self.file = MemoryFile(path)
+        self.trusted = tuple(trusted)
+        self._clock = clock
+        self._cosigner = cosigner
+
+    def seen(self, server: str | None = None) -> Mapping[bytes, int]:
+        """The sizes of the logs that are known, of this server's name or of all, by key ID."""
+        memory = self.file.read()
+        logs = memory.logs if server is None else memory.of(server)
+        return {item.key.id: item.checkpoint.size for item in logs.values()}
+
+    def begin(self, server: str, *, required: bool = False) -> Watch:
+        """What the replies to a request to this server's name are to be held against.
+
+        Raises the `LogComplaint` that there is about it. `required`: it must show a log.
+        """
+        memory = self.file.read()
+        complaint = memory.complaints.get(server)
+        if complaint is not None:
+            raise self._error(complaint)
+        return Watch(self, server, memory.of(server), required=required)
+
+    def check(
+        self, server: str, evidence: Evidence | None, about: Judge | None = None
+    ) -> LogProof | None:
+        """Hold one reply against what is known, and remember what it shows. See `Watch.check`."""
+        watch = self.begin(server)
+        proof = watch.check(evidence, about)
+        watch.keep()
+        return proof
+
+    def complaints(self) -> Sequence[Complaint]:
+        """What is complained of, by servers' names."""
+        return list(self.file.read().complaints.values())
+
+    def logs(self) -> Sequence[KnownLog]:
+        """The logs that are known."""
+        return list(self.file.read().logs.values())
+
+    def accept(self, origin: str) -> Sequence[Complaint]:
+        """Accept, as a person has decided, what is complained of the log `origin`; which that was.
+
+        Raises `SigulError` where there is no such complaint.
+        """
+        found: list[Complaint] = []
+
+        def change(memory: Memory) -> Memory:
+            found[:] = [item for item in memory.complaints.values() if item.origin == origin]
+            for item in found:
+                memory = memory.accepted(item, self.now())
+            return memory
+
+        self.file.change(change)
+        if not found:
+            raise SigulError(
+                f"nothing is complained of the log {quoted(origin)}",
+                "`sigul-stack witness show` lists the complaints, each with its log's name",
+            )
+        return found
+
+    def forget(self, origin: str) -> None:
+        """Forget a log of a server that is gone. Raises `SigulError` where it is not known."""
+
+        def change(memory: Memory) -> Memory:
+            if origin not in memory.logs:
+                raise SigulError(
+                    f"no log {quoted(origin)} is known", "`sigul-stack witness show` lists them"
+                )
+            return memory.forgotten(origin)
+
+        self.file.change(change)
+
+    def now(self) -> int:
+        """The time, in seconds since 1970."""
+        return int(self._clock())
+
+    def cosigned(self, note: Note) -> Note | None:
+        """A checkpoint's note with this witness's cosignature; None where it has no key."""
+        return None if self._cosigner is None else cosigned(note, self._cosigner, self.now())
+
+    def complain(self, complaint: Complaint) -> LogComplaint:
+        """Remember a complaint, and give the error that says it."""
+        kept = self.file.change(lambda memory: memory.with_complaint(complaint))
+        return self._error(kept.complaints.get(complaint.server, complaint))
+
+    def _error(self, complaint: Complaint) -> LogComplaint:
+        where = "" if self.file.path is None else f" --state {self.file.path}"
+        return LogComplaint(
+            f"the signing log of {quoted(complaint.server)} is not to be trusted:"
+            f" {complaint.problem}",
+            "no output was put in its place; tell the site's security people, who see both"
+            f" checkpoints with `sigul-stack witness show{where}`; only where they know the reason,"
+            f" `sigul-stack witness accept{where} {printable(complaint.origin)}` ends this",
+        )
+
+
+def read_keys(path: Path) -> tuple[PublicKey, ...]:
+    """The public keys of logs in a file: one a line; what begins with `#` is passed over.
+
+    Raises `SigulError`, also where there is none.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_KEYS_BYTES + 1).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise SigulError(
+            f"the keys of signing logs in '{path}' cannot be read: {why}",
+            "correct signing-log-keys, or the file",
+        ) from None
+    if len(text) > _MAX_KEYS_BYTES:
+        raise SigulError(f"'{path}' has more than {_MAX_KEYS_BYTES} bytes of keys", "shorten it")
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            try:
+                key = PublicKey.parse(line)
+                if key.type != LOG_KEY:
+                    raise NotProven("this is no log's key")
+                found.append(key)
+            except NotProven as error:
+                raise SigulError(
+                    f"line {number} of '{path}': {error.problem}",
+                    "the server has the line in the file key.pub of its signing log",
+                ) from None
+    if not found:
+        raise SigulError(
+            f"'{path}' has no key of a signing log", "write the server's there, or unset it"
+        )
+    return tuple(found)
