@@ -21,7 +21,7 @@ from typing import Final
 from ..errors import SigulError
 from ..evidence.log_files import CHECKPOINT, KEY, PUBLIC_KEY, TAIL, encode_tail, read_file
 from ..evidence.log_reader import LogReader
-from ..evidence.log_stream import TileBuilder
+from ..evidence.tile_builder import TileBuilder
 from ..formats.merkle_tree import TILE_WIDTH, Frontier, NotProven, encode_bundle, hash_leaf
 from ..formats.signed_note import Checkpoint, Note, PrivateKey, PublicKey, open_checkpoint
 from ..secret import Secret
@@ -113,7 +113,7 @@ class LogTaker:
         self._builder: TileBuilder | None = None
         if directory is not None:
             directory.mkdir(mode=0o700)
-            self._builder = TileBuilder(directory, 0, _no_node)
+            self._builder = TileBuilder(partial(_write_tile, directory))
 
     def take(self, member: Member, pieces: Iterable[bytes]) -> None:
         """Take the next member of the log. Raises `BackupError` where it is not the one due."""
@@ -166,7 +166,7 @@ class LogTaker:
         self._entries.append(entry)
         if len(self._entries) == TILE_WIDTH:
             if self._builder is not None:
-                self._builder.add(self._entries, self._entries)
+                self._builder.add(self._entries)
             self._entries = []
 
     def end(self) -> None:
@@ -191,8 +191,10 @@ class LogTaker:
         os.sync()
 
 
-def _no_node(level: int, index: int) -> bytes:
-    raise NotProven(f"an empty log has no node {index} of level {level}")
+def _write_tile(directory: Path, name: str, content: bytes) -> None:
+    place = directory / name
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place.write_bytes(content)
 
 
 def _text(data: bytes) -> str:
