@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from ..config.server import ServerSettings
 from ..database import DATABASE_TLS_CURE, ensure_usable, schema_report
 from ..errors import quoted
+from ..evidence import signing_log
 from ..signing.pe import remove_leftovers
 from ..system.wall import support
 from ..tools import tools_of
@@ -68,6 +70,20 @@ def prepare(settings: ServerSettings) -> None:
         ):
             log.warning("%s", finding.text)
         log.info("The database has %d keys", len(keys))
+    _prepare_log(settings)
+
+
+def _prepare_log(settings: ServerSettings) -> None:
+    """Make the signing log where there is none, and see that it is whole. Raises `SigulError`."""
+    directory = settings.signing_log_directory
+    if not directory.exists() or not any(directory.iterdir()):
+        signing_log.create(directory, settings.signing_log_name or socket.gethostname())
+        log.warning(
+            "A new signing log was made in %s; where there was one before, witnesses will complain",
+            quoted(str(directory)),
+        )
+    with signing_log.SigningLog.open(directory) as opened:
+        log.info("The signing log %s has %d leaves", quoted(opened.public_key.name), opened.size)
 
 
 def check(settings: ServerSettings) -> None:
