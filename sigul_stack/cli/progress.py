@@ -21,8 +21,11 @@ _USUAL_WIDTH = 80
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function to call with each number of bytes done of `total`; `what` names the work."""
+def progress(what: str, total: int, *, unit: str = "B") -> Iterator[Callable[[int], None]]:
+    """A function to call with each number of bytes done of `total`; `what` names the work.
+
+    Where other things than bytes are counted, `unit` names them.
+    """
     if not sys.stderr.isatty():
         yield lambda _count: None
         return
@@ -42,9 +45,9 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
                 desc=printable(what),
                 total=total,
                 initial=done,
-                unit="B",
+                unit=unit if unit == "B" else f" {unit}",
                 unit_scale=True,
-                unit_divisor=1024,
+                unit_divisor=1024 if unit == "B" else 1000,
                 file=sys.stderr,
                 # A terminal that does not know its width would get a bar of no width.
                 ncols=os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL_WIDTH,

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from ..errors import SigulError
 from . import (
+    audit,
     backup,
     bundle,
     check_config,
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pki,
         database,
         backup,
+        audit,
         bundle,
         check_config,
         health,

@@ -78,9 +78,7 @@ class Cosigned:
     note: Note
 
 
-def cosign(
-    copy: Path, witness_key: Path, *, when: int, key: PublicKey | None = None
-) -> Cosigned:
+def cosign(copy: Path, witness_key: Path, *, when: int, key: PublicKey | None = None) -> Cosigned:
     """Cosign the checkpoint of a copy at the time `when` (s since 1970), and write it beside it.
 
     The first time the log's public `key` is needed. Raises `SigulError`; `NotProven` where the copy
@@ -131,5 +129,3 @@ def _cosign(
     write_whole(memory, remembered.encode(), replace=True)
     write_whole(copy / COSIGNED_FILE, note.encode().encode(), replace=True, mode=0o644)
     return Cosigned(found, None if old is None else old.size, note)
-
-

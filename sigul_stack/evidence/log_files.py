@@ -146,7 +146,7 @@ def _check(index: int, entry: bytes) -> bytes:
 
 
 class Tail:
-    """What a tail holds: the number of its bundle, and its whole entries, one after the other.
+    """The content of a tail: the number of its bundle, and its whole entries in their order.
 
     `is_whole` tells that nothing is behind them: an entry that is half written, or damaged.
     """
@@ -224,7 +224,7 @@ class Tree:
         return found
 
     def width(self, level: int, number: int) -> int:
-        """How many hashes a tile has."""
+        """The number of hashes that a tile has; none or less where it is not there."""
         there: int = self.edge >> level * TILE_LEVELS
         return min(TILE_WIDTH, there - number * TILE_WIDTH)
 

@@ -14,7 +14,6 @@ checkpoint says. A name in the stream is compared with the one that is due, neve
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import tarfile
 import tempfile
@@ -30,13 +29,12 @@ from ..formats.merkle_tree import (
     bundle_path,
     encode_bundle,
     number_in,
-    split_bundle,
 )
-from ..formats.signed_note import MAX_NOTE_BYTES, Checkpoint, Note, PublicKey, open_checkpoint
-from ..system.files import locked, write_whole
-from .log_files import CHECKPOINT, PUBLIC_KEY
+from ..formats.signed_note import MAX_NOTE_BYTES, Note, PublicKey, open_checkpoint
+from ..system.files import locked
+from .log_files import CHECKPOINT, PUBLIC_KEY, make_directories, read_public_key
 from .log_reader import LogReader
-from .tile_builder import TileBuilder
+from .tile_copy import copy_log
 
 _BLOCK: Final = tarfile.BLOCKSIZE
 _MAX_BUNDLE: Final = TILE_WIDTH * (2 + MAX_ENTRY_BYTES)
@@ -97,115 +95,59 @@ def receive(stream: BinaryIO, directory: Path, key: PublicKey | None = None) -> 
     stream. Raises `SigulError`; the copy is then as it was.
     """
     try:
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_directories(directory)
         error = SigulError(f"another process receives into '{directory}'", "wait for its end")
         with locked(directory, _LOCK_SECONDS, error):
-            return _Receiver(_Members(stream), directory, key).run()
+            for path in directory.glob(f"{_DRAFT}*"):  # of processes that were killed
+                shutil.rmtree(path, ignore_errors=True)
+            draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=directory))
+            try:
+                return _receive(_Members(stream), draft, directory, key)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         raise SigulError(
             f"the copy in '{directory}' cannot be written: {error.strerror or error}",
-            "nothing was changed: make room there, or let this user write",
+            "make room there, or let this user write; it goes on where it was",
         ) from error
 
 
-class _Receiver:
-    def __init__(self, members: _Members, directory: Path, key: PublicKey | None) -> None:
-        self._members = members
-        self._directory = directory
-        self._key = key
-
-    def run(self) -> Received:
-        old = self._old_copy()
-        pinned = self._key or (None if old is None else old.public_key)
-        key = PublicKey.parse(self._members.take(PUBLIC_KEY, _MAX_KEY).decode("utf-8", "replace"))
-        if pinned is not None and key != pinned:
-            raise NotProven(
-                f"the stream is of the log {quoted(key.name, 120)} with the key {key.id.hex()}, the"
-                f" copy of {quoted(pinned.name, 120)} with the key {pinned.id.hex()}",
-                "receive another log into another directory",
-            )
-        data = self._members.take(CHECKPOINT, MAX_NOTE_BYTES)
-        note = Note.parse(data.decode("utf-8", "replace"))
-        checkpoint = open_checkpoint(note, key)
-        size = 0 if old is None else open_checkpoint(old.checkpoint, key).size
-        if checkpoint.size < size:
-            raise NotProven(
-                f"the log has shrunk: it has {checkpoint.size} leaves, and this copy {size}",
-                "keep the copy, and ask whoever runs the server: docs/audit.md, Restoring",
-            )
-        self._remove_drafts()
-        draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=self._directory))
-        try:
-            self._fill(draft, old, size, checkpoint)
-            self._publish(draft, key, note)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        return Received(size, checkpoint.size, key, on_trust=pinned is None)
-
-    def _old_copy(self) -> LogReader | None:
-        if (self._directory / CHECKPOINT).exists():
-            return LogReader.open(self._directory)
-        names = [name for name in os.listdir(self._directory) if not name.startswith(_DRAFT)]
-        # A first one that was ended while its tiles got their names.
-        if set(names) - {"tile", PUBLIC_KEY}:
-            raise SigulError(
-                f"'{self._directory}' has something else in it than a copy of a log",
-                "name a new directory",
-            )
-        return None
-
-    def _remove_drafts(self) -> None:
-        """Remove what processes have left that were killed; the lock says that none is alive."""
-        for path in self._directory.glob(f"{_DRAFT}*"):
-            shutil.rmtree(path, ignore_errors=True)
-
-    def _fill(
-        self, draft: Path, old: LogReader | None, size: int, checkpoint: Checkpoint
-    ) -> None:
-        """Write below `draft` all tiles that are new since `size`. Raises `NotProven`."""
-        def write(name: str, content: bytes) -> None:
-            place = draft / name
-            place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            place.write_bytes(content)
-
-        builder = TileBuilder(write, size, None if old is None else old.node)
-        number = size // TILE_WIDTH
-        known = [] if old is None else list(old.entries(number * TILE_WIDTH, size))
-        while builder.size < checkpoint.size:
-            width = min(TILE_WIDTH, checkpoint.size - number * TILE_WIDTH)
-            entries = split_bundle(self._members.take_bundle(number, width))
-            if len(entries) != width or entries[: len(known)] != known:
-                raise NotProven(
-                    f"the stream's leaves from {number * TILE_WIDTH} on are not those that this"
-                    " copy has: the log was forked, or the stream is damaged",
-                    "keep the copy, and ask whoever runs the server: docs/audit.md",
-                )
-            builder.add(entries)
-            number, known = number + 1, []
-        if builder.root() != checkpoint.root:
-            raise NotProven(
-                "the stream's leaves do not give the root that the log has signed, together with"
-                f" the {size} that this copy has",
-                "keep the copy, and ask whoever runs the server: docs/audit.md",
-            )
-        builder.finish()
-
-    def _publish(self, draft: Path, key: PublicKey, note: Note) -> None:
-        """Give all that is new its name, and the checkpoint last; killed, it can be run again."""
-        # A log of ten million leaves has 80,000 files: they reach the disk together.
-        os.sync()
-        for root, _directories, names in os.walk(draft):
-            place = self._directory / Path(root).relative_to(draft)
-            place.mkdir(mode=0o755, parents=True, exist_ok=True)
-            for name in names:
-                (Path(root) / name).replace(place / name)
-        os.sync()
-        write_whole(
-            self._directory / PUBLIC_KEY, f"{key.encode()}\n".encode(), replace=True, mode=0o644
+def _receive(members: _Members, draft: Path, directory: Path, key: PublicKey | None) -> Received:
+    size = copy_size(directory)
+    pinned = key or read_public_key(directory)
+    found = PublicKey.parse(members.take(PUBLIC_KEY, _MAX_KEY).decode("utf-8", "replace"))
+    if pinned is not None and found != pinned:
+        raise NotProven(
+            f"the stream is of the log {quoted(found.name, 120)} with the key {found.id.hex()}, and"
+            f" {quoted(pinned.name, 120)} with the key {pinned.id.hex()} is due",
+            "receive another log into another directory",
         )
-        write_whole(
-            self._directory / CHECKPOINT, note.encode().encode(), replace=True, mode=0o644
+    note = Note.parse(members.take(CHECKPOINT, MAX_NOTE_BYTES).decode("utf-8", "replace"))
+    head = open_checkpoint(note, found)
+    if head.size < size:
+        raise NotProven(
+            f"the log has shrunk: it has {head.size} leaves, and this copy {size}",
+            "keep the copy, and ask whoever runs the server: docs/audit.md, Restoring",
         )
+    _put(draft, CHECKPOINT, note.encode().encode())
+    for number in range(size // TILE_WIDTH, -(-head.size // TILE_WIDTH) if size < head.size else 0):
+        width = min(TILE_WIDTH, head.size - number * TILE_WIDTH)
+        _put(draft, bundle_path(number, width), members.take_bundle(number, width))
+    copy_log(LogReader.open(draft), directory, key=found)
+    return Received(size, head.size, found, on_trust=pinned is None)
+
+
+def copy_size(directory: Path) -> int:
+    """How many leaves a copy has; 0 where there is none yet. Raises `SigulError`."""
+    if (directory / CHECKPOINT).exists():
+        return LogReader.open(directory).size
+    return 0
+
+
+def _put(draft: Path, name: str, content: bytes) -> None:
+    place = draft / name
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place.write_bytes(content)
 
 
 # -------------------------------------------------------------------------------------------- tar

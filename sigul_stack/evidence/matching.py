@@ -99,7 +99,7 @@ def check_holds(leaf: Leaf, digests: Mapping[str, str], what: str) -> str:
     for where in ("output", "signature", "signed", "input"):
         if where in found:
             return f"{found[where]} is the leaf's {where}"
-    raise NotProven(f"the proof's leaf is not about {what}: it has none of its digests")
+    raise NotProven(f"the proof's leaf is not about '{what}': it has none of its digests")
 
 
 def _check_result(leaf: Leaf) -> None:

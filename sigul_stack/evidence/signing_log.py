@@ -55,6 +55,7 @@ from ..formats.signed_note import (
 from ..secret import Secret
 from ..system.files import sync, try_lock, whole_file, write_whole
 from .evidence import Evidence
+from .index import Index
 from .leaf import LOG_START, Leaf, Result
 from .log_files import (
     CHECKPOINT,
@@ -72,10 +73,14 @@ from .log_files import (
     read_checkpoint,
     read_file,
 )
+from .log_reader import LogReader
 
 log = logging.getLogger(__name__)
 
 _MAX_KEY_BYTES: Final = 1024
+#: Bundles that are indexed with a new one, and how long a search is waited for, in seconds.
+_INDEXED_AT_ONCE: Final = 4
+_INDEX_SECONDS: Final = 0.1
 
 _COMPLETE: Final = (
     "complete it from a copy with sigul-stack audit complete, or begin a new log that names this"
@@ -96,6 +101,7 @@ class AppendStep(enum.Enum):
     UPPER_TILE_WRITTEN = enum.auto()
     TAIL_BEGUN = enum.auto()
     OLD_TILES_REMOVED = enum.auto()
+    INDEXED = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,6 +405,16 @@ class SigningLog:
         for path in written:
             _remove_narrower(path)
         self._step(AppendStep.OLD_TILES_REMOVED)
+        self._bring_index_up_to_date()
+        self._step(AppendStep.INDEXED)
+
+    def _bring_index_up_to_date(self) -> None:
+        """Add what is new, and some of what is missing. No append fails because of the index."""
+        try:
+            reader = LogReader.open(self.directory)
+            Index(self.directory).update(reader, most=_INDEXED_AT_ONCE, seconds=_INDEX_SECONDS)
+        except SigulError as error:
+            log.warning("The index of the signing log was not brought up to date: %s", error)
 
     def _write_tiles(self) -> list[Path]:
         """Write the bundle of the tail, its tile and those above, synced; those above."""
@@ -425,22 +441,27 @@ class SigningLog:
 
     # ----------------------------------------------------------------------------------- evidence
 
-    def evidence(self, index: int, old_size: int = 0) -> Evidence:
-        """What proves leaf `index` to be in the log, and that this extends the one of `old_size`.
+    def evidence(self, index: int, old_size: int = 0, *, introduced: bool = False) -> Evidence:
+        """Evidence that leaf `index` is in the log, and that this extends the one of `old_size`.
 
-        Where the log was never of that size, the second is left out, and `old_size` is 0.
+        Where the log was never of that size, the second is left out, and `old_size` is 0. With
+        `introduced` it has the first leaf as well, for one that knows other logs.
         """
         if not 0 <= index < self.size:
             raise NotProven(f"there is no leaf {index} in a log of {self.size} leaves")
         inclusion = tuple(inclusion_proof(index, self.size, self._tree.node))
-        old_size, consistency = self._consistency(old_size)
-        entry = self._entry(index)
-        return Evidence(entry, index, inclusion, self.checkpoint, old_size, consistency)
+        found = self.checkpoint_evidence(old_size, introduced=introduced)
+        return replace(found, entry=self._entry(index), index=index, inclusion=inclusion)
 
-    def checkpoint_evidence(self, old_size: int = 0) -> Evidence:
+    def checkpoint_evidence(self, old_size: int = 0, *, introduced: bool = False) -> Evidence:
         """The checkpoint, and that it extends the log of `old_size`, as in `evidence`."""
         old_size, consistency = self._consistency(old_size)
-        return Evidence(b"", 0, (), self.checkpoint, old_size, consistency)
+        key = self.public_key.key
+        found = Evidence(b"", 0, (), self.checkpoint, old_size, consistency, key)
+        if not introduced or not self.size:
+            return found
+        first = tuple(inclusion_proof(0, self.size, self._tree.node))
+        return replace(found, first=self._entry(0), first_inclusion=first)
 
     def _consistency(self, old_size: int) -> tuple[int, tuple[bytes, ...]]:
         if not 0 < old_size <= self.size:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ..errors import LogComplaint, printable, quoted
 from ..formats.merkle_tree import NotProven, hash_leaf, verify_consistency, verify_inclusion
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from .witness import Witness
 
 log = logging.getLogger(__name__)
-
-#: Largest value of the field that names the checkpoints that are known, in bytes.
-_MAX_SEEN_BYTES: Final = 255
 
 #: Says what of a leaf is not about the request that it came with; empty where all of it is.
 Judge = Callable[[Leaf], str]
@@ -74,15 +71,9 @@ class Watch:
         return self._required or bool(self._logs)
 
     @property
-    def seen(self) -> bytes:
-        """The value of the field `log-seen`: what is known of this server's logs. May be empty."""
-        found = b""
-        for item in self._logs.values():
-            word = f"{item.key.id.hex()} {item.checkpoint.size}".encode()
-            found = found + b"," + word if found else word
-            if len(found) > _MAX_SEEN_BYTES:
-                return found[: found.rindex(b",")]
-        return found
+    def seen(self) -> Mapping[bytes, int]:
+        """The sizes at which this server's logs are known, by the IDs of their keys."""
+        return {item.key.id: item.checkpoint.size for item in self._logs.values()}
 
     def check_fields(self, fields: Mapping[str, bytes], about: Judge | None) -> LogProof | None:
         """The same as `check`, of the evidence in the fields of an authentic reply."""

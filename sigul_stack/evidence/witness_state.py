@@ -19,9 +19,8 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from ..errors import SigulError
@@ -108,8 +107,8 @@ class Complaint:
 class Memory:
     """All that a witness remembers: logs by their origins, and one complaint a server's name."""
 
-    logs: Mapping[str, KnownLog] = MappingProxyType({})
-    complaints: Mapping[str, Complaint] = MappingProxyType({})
+    logs: Mapping[str, KnownLog] = field(default_factory=dict)
+    complaints: Mapping[str, Complaint] = field(default_factory=dict)
 
     def of(self, server: str) -> dict[str, KnownLog]:
         """The logs of a server's name."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -26,9 +28,7 @@ if TYPE_CHECKING:
     from ...evidence.log_reader import LogReader
 
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
-_TIME: Final = re.compile(
-    r"(?P<day>\d{4}-\d\d-\d\d)(T(?P<minute>\d\d:\d\d)(:(?P<second>\d\d)(\.(?P<rest>\d{1,3}))?)?)?Z?"
-)
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,3})?)?)?")
 
 
 def add_action(
@@ -63,18 +63,13 @@ def digest(text: str) -> str:
 
 
 def moment(text: str) -> str:
-    """A time of UTC, as leaves have it: a day is its beginning."""
+    """A time of UTC, or its beginning: a day, or a minute of it."""
     import datetime
 
-    found = _TIME.fullmatch(text)
-    if found is not None:
-        minute, second = found["minute"] or "00:00", found["second"] or "00"
-        written = f"{found['day']}T{minute}:{second}.{(found['rest'] or ''):0<3}Z"
-        try:
-            datetime.datetime.fromisoformat(written.removesuffix("Z"))
-        except ValueError:
-            pass
-        else:
+    written = text.removesuffix("Z")
+    if _TIME.fullmatch(written):
+        with contextlib.suppress(ValueError):
+            datetime.datetime.fromisoformat(written.partition(".")[0])
             return written
     raise argparse.ArgumentTypeError(
         f"{text!r} is not a time of the form YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS, of UTC"
@@ -128,16 +123,31 @@ WITNESS: Final = argument(
 )
 
 
-def log_of(settings: ServerSettings) -> Path:
-    """The directory of the server's log."""
-    return settings.signing_log or settings.database_path.with_name("signing-log")
+def log_name(settings: ServerSettings | None) -> str:
+    """The server's name in that of a new log."""
+    import socket
+
+    named = None if settings is None else settings.signing_log_name
+    return named or socket.gethostname()
 
 
-def own_log(options: argparse.Namespace) -> tuple[ServerSettings, Path]:
-    """The server's settings and its log, as the server's user from here on."""
+def own_log(options: argparse.Namespace) -> tuple[ServerSettings | None, Path]:
+    """The log that is written to, and the server's settings where `--log` did not name it alone.
+
+    As the server's user from here on. Raises `SigulError` where root would make files there that
+    the server's user cannot write.
+    """
+    if options.log is not None and options.config_file is None:
+        with contextlib.suppress(OSError):
+            if os.geteuid() == 0 != options.log.stat().st_uid:
+                raise SigulError(
+                    f"'{options.log}' is another user's, and this is root",
+                    "name the server's configuration with -c, or run it as that user",
+                )
+        return None, options.log
     settings = load_configuration(options.config_file).settings
     become_the_server(settings)
-    return settings, options.log or log_of(settings)
+    return settings, options.log or settings.signing_log_directory
 
 
 def open_logs(options: argparse.Namespace) -> list[LogReader]:
@@ -145,9 +155,11 @@ def open_logs(options: argparse.Namespace) -> list[LogReader]:
     from ...evidence.log_reader import LogReader
 
     named = options.log if isinstance(options.log, list) else [options.log] if options.log else []
-    if named and options.config_file is not None:
-        raise SigulError("--log and -c name two logs", "give one of them")
-    return [LogReader.open(path) for path in named or [own_log(options)[1]]]
+    if not named:
+        settings = load_configuration(options.config_file).settings
+        become_the_server(settings)
+        named = [settings.signing_log_directory]
+    return [LogReader.open(path) for path in named]
 
 
 def open_log(options: argparse.Namespace) -> LogReader:

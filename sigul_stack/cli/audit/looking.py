@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
-from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from ...errors import SigulError, as_word, quoted
 from ..outcome import print_bytes, print_lines
@@ -32,7 +33,12 @@ if TYPE_CHECKING:
     from ...evidence.log_reader import LogReader
 
 _SINCE = argument("--since", metavar="TIME", type=moment, help="from this time on, of UTC")
-_UNTIL = argument("--until", metavar="TIME", type=moment, help="before this time, of UTC")
+_UNTIL = argument(
+    "--until",
+    metavar="TIME",
+    type=moment,
+    help="until this time, or its end where it is a day",
+)
 _JSON = argument("--json", action="store_true", help="print JSON, an object a line")
 
 
@@ -42,17 +48,21 @@ def add_actions(actions: Subparsers) -> None:
         *(actions, "list", _list, "list what logs hold, in the order of time"),
         LOGS,
         CONFIGURATION,
-        argument("--key", metavar="NAME", help="what was done with this key"),
-        argument("--user", metavar="NAME", help="what this user asked for"),
-        argument("--client", metavar="NAME", help="what came with this name's certificate"),
-        argument("--op", metavar="NAME", help="this operation alone"),
-        argument("--result", choices=("ok", "refused", "failed"), help="what came of it"),
+        argument("--key", metavar="NAME", default="", help="what was done with this key"),
+        argument("--user", metavar="NAME", default="", help="what this user asked for"),
+        argument(
+            "--client", metavar="NAME", default="", help="what came with this name's certificate"
+        ),
+        argument("--op", metavar="NAME", default="", help="this operation alone"),
+        argument(
+            "--result", choices=("ok", "refused", "failed"), default="", help="what came of it"
+        ),
         _SINCE,
         _UNTIL,
-        argument("--file", metavar="NAME", help="a file's name, or an RPM's NEVRA"),
+        argument("--file", metavar="NAME", default="", help="a file's name, or an RPM's NEVRA"),
         argument("--digest", metavar="HEX", type=digest, help="by a SHA-256 that it has"),
         OF_FILE,
-        argument("--limit", metavar="N", type=whole_number, help="the newest N alone"),
+        argument("--limit", metavar="N", type=whole_number, default=0, help="the newest N alone"),
         _JSON,
     )
     add_action(
@@ -79,13 +89,14 @@ def add_actions(actions: Subparsers) -> None:
     )
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class Row:
     """A leaf and where it is; rows are in the order of time, then of log and index."""
 
     time: str
     origin: str
     index: int
-    leaf: Leaf
+    leaf: Leaf = field(compare=False)
 
     def as_json(self) -> str:
         """The row as a JSON object, in one line of ASCII."""
@@ -141,18 +152,25 @@ def _list(options: argparse.Namespace) -> None:
         client=options.client,
         op=options.op,
         result=options.result,
-        since=options.since,
-        until=options.until,
+        since=options.since or "",
+        until=options.until or "",
         file=options.file,
-        digest=sha256,
+        digest=sha256 or "",
     )
-    rows: Iterator[Row] = heapq.merge(*(_rows(reader, query) for reader in readers))
-    if options.limit is not None:
-        rows = iter(deque(rows, options.limit))
+    rows = _in_order(readers, query, options.limit)
     if options.json:
         _print(row.as_json() for row in rows)
     else:
         print_lines(row.as_text(with_origin=len(readers) > 1) for row in rows)
+
+
+def _in_order(readers: list[LogReader], query: Query, limit: int) -> Iterator[Row]:
+    """The hits of all logs in the order of time; the newest `limit`, where that is not 0."""
+    if not limit:
+        return heapq.merge(*(_rows(reader, query) for reader in readers))
+    last = replace(query, newest_first=True, limit=limit)
+    found = heapq.merge(*(_rows(reader, last) for reader in readers), reverse=True)
+    return reversed(list(islice(found, limit)))
 
 
 def _print(lines: Iterator[str]) -> None:
@@ -167,10 +185,10 @@ def _export(options: argparse.Namespace) -> None:
 
     readers = open_logs(options)
     if options.follow_from is None:
-        query = Query(since=options.since)
+        query = Query(since=options.since or "")
         _print(row.as_json() for reader in readers for row in _rows(reader, query))
         return
-    if len(readers) > 1 or options.since is not None:
+    if len(readers) > 1 or options.since:
         raise SigulError(
             "--follow-from is an index of one log", "give one --log, and no --since beside it"
         )
@@ -232,18 +250,18 @@ def find_one(reader: LogReader, wanted: int | str) -> tuple[int, Leaf]:
         if wanted >= reader.size:
             raise SigulError(f"the log has {reader.size} leaves, from 0 on, and no leaf {wanted}")
         return wanted, Leaf.parse(reader.entry(wanted))
-    # The newest few are enough to tell that there are several.
-    found = deque(find(reader, Query(digest=wanted)), 1000)
-    done = [item for item in found if item[1].result is Result.OK] or list(found)
+    # A few are enough to tell that there are several.
+    done = list(find(reader, Query(digest=wanted, result=Result.OK, newest_first=True, limit=6)))
+    done = done or list(find(reader, Query(digest=wanted, newest_first=True, limit=6)))
     if not done:
         raise SigulError(
             f"no leaf of the log has the SHA-256 {wanted}",
             "name the file that was signed, its signature or the output, as it left the server",
         )
     if len(done) > 1:
-        rows = ", ".join(f"{index} of {leaf.time}" for index, leaf in done[-5:])
+        rows = ", ".join(f"{index} of {leaf.time}" for index, leaf in done[:5])
         raise SigulError(
-            f"{len(done)} leaves have this SHA-256, the last ones: {rows}",
+            f"several leaves have this SHA-256, the last ones: {rows}",
             "name one of them by its index",
         )
     return done[0]

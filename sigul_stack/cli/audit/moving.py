@@ -12,7 +12,7 @@ from ...errors import SigulError
 from ..outcome import print_lines, say
 from ..progress import progress
 from ..shared_arguments import Subparsers, argument
-from .arguments import CONFIGURATION, ONE_LOG, add_action, own_log, whole_number
+from .arguments import CONFIGURATION, ONE_LOG, add_action, log_name, own_log, whole_number
 
 
 def add_actions(actions: Subparsers) -> None:
@@ -47,9 +47,7 @@ def add_actions(actions: Subparsers) -> None:
             type=Path,
             help="file with the log's public key (default: what came with the first stream)",
         ),
-        argument(
-            "--size", action="store_true", help="print how many leaves the copy has, and end"
-        ),
+        argument("--size", action="store_true", help="print how many leaves the copy has, and end"),
     )
     add_action(
         *(actions, "complete", _complete, "complete a log that was put back, from a copy"),
@@ -73,10 +71,10 @@ def add_actions(actions: Subparsers) -> None:
 
 
 def _push(options: argparse.Namespace) -> None:
-    from ...evidence.log_copy import copy_log
     from ...evidence.log_reader import LogReader
     from ...evidence.log_stream import send
     from ...evidence.pushed import note_push
+    from ...evidence.tile_copy import copy_log
 
     if (options.copy is None) != options.tar:
         raise SigulError("a log is pushed to one place", "name DIR, or give --tar")
@@ -97,7 +95,7 @@ def _push(options: argparse.Namespace) -> None:
             ) from error
         to = "a stream"
     else:
-        copy_log(directory, options.copy)
+        copy_log(reader, options.copy)
         to = str(options.copy)
     try:
         note_push(directory, reader.size, to, datetime.now(UTC))
@@ -106,20 +104,16 @@ def _push(options: argparse.Namespace) -> None:
             f"the log was pushed, but that cannot be noted in '{directory}': {error.strerror}",
             "run it as the server's user",
         ) from error
-    say(f"pushed {reader.size} leaves of {reader.head.origin} to {to}", error=True)
+    say(f"pushed {reader.size} leaves of {reader.head.origin} to {to}", error=options.tar)
 
 
 def _receive(options: argparse.Namespace) -> None:
-    from ...evidence.log_reader import LogReader
-    from ...evidence.log_stream import receive
+    from ...evidence.log_stream import copy_size, receive
     from ...evidence.matching import read_keys
     from ...formats.signed_note import LOG_KEY
 
     if options.size:
-        size = 0
-        if (options.copy / "checkpoint").exists():
-            size = LogReader.open(options.copy).size
-        print_lines([str(size)])
+        print_lines([str(copy_size(options.copy))])
         return
     key = None
     if options.key is not None:
@@ -176,5 +170,3 @@ def _new_origin(options: argparse.Namespace) -> None:
             " `sigul-stack witness accept`",
         ]
     )
-
-

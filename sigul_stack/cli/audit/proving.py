@@ -118,7 +118,9 @@ def add_actions(actions: Subparsers) -> None:
         ),
     )
     add_action(
-        *(actions, "key", _key, "print the public key that lies beside a log"), ONE_LOG, CONFIGURATION
+        *(actions, "key", _key, "print the public key that lies beside a log"),
+        ONE_LOG,
+        CONFIGURATION,
     )
 
 
@@ -146,7 +148,7 @@ def _verify(options: argparse.Namespace) -> None:
 
             def tell(count: int) -> None:
                 nonlocal done
-                advance(count - done)  # noqa: B023 - called before the next reader
+                advance(count - done)
                 done = count
 
             head = verify_log(reader, key, progress=tell)
@@ -210,6 +212,7 @@ def read_witnesses(paths: list[Path]) -> list[PublicKey]:
 
 
 def read_checkpoint(path: Path) -> Note:
+    """The note in a file, unchecked. Raises `SigulError`."""
     from ...evidence.matching import read_text
     from ...formats.signed_note import MAX_NOTE_BYTES, Note
 
@@ -260,7 +263,7 @@ def _check_proof(options: argparse.Namespace) -> None:
         + (f", key {quoted(leaf.key.name, 80)}" if leaf.key is not None else ""),
     ]
     for path in options.of:
-        lines.append(f"{path}: {check_holds(leaf, digests_of(path), f"'{path}'")}")
+        lines.append(f"{path}: {check_holds(leaf, digests_of(path), str(path))}")
     print_lines(lines)
 
 
@@ -295,9 +298,7 @@ def _make_witness_key(options: argparse.Namespace) -> None:
     from ...evidence.cosigning import PUBLIC_ENDING, make_witness_key
 
     key = make_witness_key(options.file, options.name)
-    print_lines(
-        [f"made the key of {key.name}; who verifies needs {options.file}{PUBLIC_ENDING}"]
-    )
+    print_lines([f"made the key of {key.name}; who verifies needs {options.file}{PUBLIC_ENDING}"])
 
 
 def _key(options: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from ...errors import SigulError
 from ...protocol.operations import CERTIFICATE_TYPES
 from ..outcome import print_bytes, print_lines
 from ..shared_arguments import argument
+from . import log_proofs
 from .arguments import (
     KEY,
     OUTPUT,
@@ -137,11 +138,13 @@ def sign_data(planning: Planning) -> Run:
     argument("file", help="the file that is signed, or a clear-signed text"),
     argument("signature", nargs="?", help="its detached signature; none for clear-signed text"),
     PASSWORD,
+    *log_proofs.CHECK,
     secrets=PASSPHRASE_OR_PASSWORD,
+    misuse=log_proofs.misuse,
 )
 def verify(planning: Planning) -> Run:
-    """Check that the files can be read; gpg opens them by name."""
-
+    """Check that the files can be read, for gpg opens them by name; read the log's proof."""
+    check = log_proofs.plan_check(planning.arguments)
     file = Path(planning.arguments.file)
     named = planning.arguments.signature
     signature = None if named is None else Path(named)
@@ -160,7 +163,8 @@ def verify(planning: Planning) -> Run:
         )
         made = datetime.datetime.fromtimestamp(good.made_at, datetime.UTC)
         who = f"key '{call.arguments.key}' ({good.fingerprint})"
-        print_lines([f"Good signature by {who}, made {made:%F %T} UTC"])
+        logged = [] if check is None else [check(file, signature, good.fingerprint)]
+        print_lines([f"Good signature by {who}, made {made:%F %T} UTC", *logged])
 
     return run
 
