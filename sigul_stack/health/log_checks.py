@@ -23,8 +23,7 @@ from .steps import DOCTOR, CheckContext, Layer, Mode, Step
 if TYPE_CHECKING:
     from ..evidence.log_reader import LogReader
 
-#: What `sigul-stack audit push` leaves in the log's directory, and its largest size, in bytes.
-_PUSHED: Final = "pushed.json"
+#: Largest note of a push that is read, in bytes.
 _MAX_PUSHED: Final = 1 << 16
 _DAY: Final = 86400.0
 _RESTORE: Final = "see 'restoring the log' in docs/runbooks.md"
@@ -106,12 +105,13 @@ class LogChecks:
         """Check that another machine has it, as far as it was lately."""
         from ..evidence.leaf import Leaf
         from ..evidence.log_reader import LogReader
+        from ..evidence.pushed import PUSHED
 
         directory = self.context.settings.signing_log_directory
         if not (directory / "checkpoint").exists():
             return
         limit = self.context.limits.warn_push_days * _DAY
-        last = _last_push(directory / _PUSHED)
+        last = _last_push(directory / PUSHED)
         if last is not None:
             age, size, target = time.time() - last[0], last[1], last[2]
             text = f"{size} leaves were pushed to {target} {_ago(age)} ago"
