@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import logging
 import os
 import secrets
@@ -26,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final
 
 from ..errors import SigulError, quoted
@@ -81,6 +82,17 @@ _MAX_KEY_BYTES: Final = 1024
 #: Bundles that are indexed with a new one, and how long a search is waited for, in seconds.
 _INDEXED_AT_ONCE: Final = 4
 _INDEX_SECONDS: Final = 0.1
+
+#: The cures of a log that cannot be written.
+_CURES: Final = MappingProxyType(
+    {
+        errno.ENOSPC: "make room on its file system",
+        errno.EDQUOT: "raise the quota of the server's user, or make room",
+        errno.EIO: "see to the disk, whose errors the kernel's log has",
+        errno.EROFS: "mount its file system for writing, after the kernel's log was read",
+    }
+)
+_CURE: Final = "see to room, permissions and health of its file system"
 
 _COMPLETE: Final = (
     "complete it from a copy with sigul-stack audit complete, or begin a new log that names this"
@@ -189,7 +201,9 @@ class SigningLog:
         """
         name = quoted(str(directory))
         try:
-            lock = os.open(directory / KEY, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            # Not to wait for whoever would write a pipe of this name.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            lock = os.open(directory / KEY, flags)
         except FileNotFoundError:
             raise SigningLogError(
                 f"there is no signing log in {name}: it has no key",
@@ -295,7 +309,7 @@ class SigningLog:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         self._descriptor = os.open(self.directory / TAIL, flags)
 
     # ---------------------------------------------------------------------------------- appending
@@ -483,7 +497,8 @@ def _now() -> str:
 def _unwritable(directory: Path, error: OSError) -> SigulError:
     return SigningLogError(
         f"the signing log {quoted(str(directory))} cannot be written: {error.strerror}",
-        "nothing is signed until it can: see to room, quota and health of its file system",
+        f"nothing is signed until it can: {_CURES.get(error.errno or 0, _CURE)}",
+        errno.errorcode.get(error.errno or 0, ""),
     )
 
 
