@@ -205,7 +205,7 @@ def _pair() -> tuple[socket.socket, socket.socket]:
 
 @dataclass(slots=True)
 class _Message:
-    """What a worker asks for, and where it wants the answer."""
+    """A worker's request, and the socket for its answer."""
 
     answer: socket.socket
     kind: _Kind
@@ -279,7 +279,7 @@ class Writer:
     # ------------------------------------------------------------------------------------ messages
 
     def _take(self) -> tuple[list[_Message], bool]:
-        """What waits, up to `MAX_GROUP`; and whether no more can come."""
+        """Take the messages that wait, up to `MAX_GROUP`; True: no more can come."""
         found: list[_Message] = []
         for _ in range(MAX_GROUP):
             try:

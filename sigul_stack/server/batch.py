@@ -77,7 +77,7 @@ Sign = Callable[[Subrequest], BinaryIO]
 
 
 class Ledger:
-    """What of a batch is written down, and where; here nowhere. Used from several threads."""
+    """Writes down what becomes of each RPM; this one nowhere. Used from several threads."""
 
     def done(self, _subrequest: Subrequest, _output: BinaryIO) -> Mapping[str, bytes]:
         """Write down that an RPM is signed, before the answer leaves; returns fields for that.

@@ -1,4 +1,4 @@
-"""What the signing log gets of a request: one leaf for each decision, before its answer leaves.
+"""The signing log's leaves: one for each decision on a request, before its answer leaves.
 
 A `Decision` gathers what becomes known of a request, in the order in which it does. Invariant: no
 member of it is a secret, nor a digest of a plaintext that `decrypt` gives, and whatever a peer has
@@ -42,7 +42,7 @@ class NotLogged(SigulError):
 
 
 def content_of(payload: bytes | BinaryIO) -> Content:
-    """What a leaf tells of bytes, or of a whole seekable file, which is at its start afterwards."""
+    """Digest and size of bytes, or of a seekable file, which is at its start afterwards."""
     if isinstance(payload, bytes):
         return Content(hashlib.sha256(payload).hexdigest(), len(payload))
     size = payload.seek(0, os.SEEK_END)
@@ -54,7 +54,7 @@ def content_of(payload: bytes | BinaryIO) -> Content:
 
 @dataclass(slots=True)
 class Made:
-    """What was signed and made, as far as it is not just the payload and the answer's."""
+    """Digests of what was signed and made, where they are not just the payload's and output's."""
 
     signed: str = ""
     signatures: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Made:
 
 @dataclass(slots=True)
 class Decision:
-    """What is known of a request, and its way into the log (None: there is none)."""
+    """The facts about a request, and their way into the log (None: there is none)."""
 
     client: LogClient | None = None
     leaf: Leaf = field(default_factory=lambda: Leaf(op="", result=Result.REFUSED))
@@ -103,7 +103,7 @@ class Decision:
         self.leaf = replace(self.leaf, input=content)
 
     def inner(self, seen: Mapping[bytes, int], file_name: str, *, wants_evidence: bool) -> None:
-        """What the client says beside secrets."""
+        """The client's own words beside its secrets."""
         self.seen, self.wants_evidence = seen, wants_evidence
         self.leaf = replace(self.leaf, file=file_name)
 

@@ -81,7 +81,7 @@ def encode_logged(size: int, when: float) -> bytes:
 
 
 def decode_logged(body: bytes) -> tuple[int, datetime]:
-    """What `encode_logged` was given. Raises `BadEvent`."""
+    """The size and time that `encode_logged` was given. Raises `BadEvent`."""
     require(len(body) == _LOGGED.size, "the log's size is no number")
     size, when = _LOGGED.unpack(body)
     try:

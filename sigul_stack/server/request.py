@@ -213,7 +213,8 @@ def receive(
         for piece in receive_pieces(chunked, length, "the request", meter):
             spool.write(piece)
         payload_hash = spool.finish()
-        decision.payload(spool.content)
+        if length:
+            decision.payload(spool.content)
         with open_inner(chunked) as session:
             client_name = session.peer.common_name
             decision.came_from(client_name, session.peer.fingerprint)

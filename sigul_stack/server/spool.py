@@ -244,7 +244,7 @@ class Spool:
 
     @property
     def content(self) -> Content:
-        """What the signing log tells of the payload, whether or not that could be stored."""
+        """The payload's SHA-256 and size for the signing log, whether or not it was stored."""
         return Content(self._log_hash.hexdigest(), self._count)
 
     def finish(self) -> bytes:

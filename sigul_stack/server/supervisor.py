@@ -235,7 +235,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         return None
 
     def _count_busy(self) -> int:
-        """How many children are busy with something that has an end of its own."""
+        """Count the children that are busy with something that has an end of its own."""
         return sum(child.busy and not child.is_writer for child in self._children.values())
 
     def _fill(self) -> float | None:

@@ -355,7 +355,7 @@ def _handle(context: RequestContext) -> Answer:
 
 
 def _unlogged(context: RequestContext, error: NotLogged) -> NotLogged:
-    """What is told of a request that is not known to be in the log: its answer stays here."""
+    """The error for a request that is not known to be in the log: its answer stays here."""
     if context.changed or context.stored:
         problem = f"it was done, but is not in the signing log: {error.problem}"
     else:

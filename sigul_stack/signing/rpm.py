@@ -105,8 +105,10 @@ class ExpectedPackage:
 
 @dataclass(frozen=True, slots=True)
 class SignedPackage:
-    """What of a package was signed, in hexadecimal: its NEVRA, the SHA-256 of the header that the
-    signature is over (RPM's SHA256HEADER), and those of the OpenPGP signatures.
+    """The package that was signed, and digests (SHA-256 in hexadecimal).
+
+    Those are of the header that the signature is over (RPM's SHA256HEADER), and of the OpenPGP
+    signatures.
     """
 
     nevra: str
