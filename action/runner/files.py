@@ -17,6 +17,8 @@ from .workflow import plain
 MAX_FILES = 100_000
 #: What a signature's name has beyond its file's.
 ENDING = ".asc"
+#: What the name of a log's proof has beyond its signature's.
+PROOF_ENDING = ".tlog-proof"
 
 
 def find_files(lines: str, workspace: Path, exclude: Sequence[str]) -> list[Path]:
@@ -68,8 +70,18 @@ def _expanded(name: str, workspace: Path) -> list[Path]:
         raise Rejected(f"nothing matches '{plain(name)}' of sign-object")
     names = set(paths)
     # Those of an earlier run are no files to sign.
-    ours = [path for path in paths if not (path.endswith(ENDING) and path[:-4] in names)]
-    return [Path(os.path.normpath(path)) for path in ours]
+    others = [
+        path
+        for path in paths
+        if not (path.endswith(ENDING) and path[: -len(ENDING)] in names)
+        and not (_is_proof(path) and path[: -len(ENDING + PROOF_ENDING)] in names)
+    ]
+    return [Path(os.path.normpath(path)) for path in others]
+
+
+def _is_proof(path: str) -> bool:
+    """Tell whether a name is that of a proof beside a signature."""
+    return path.endswith(ENDING + PROOF_ENDING)
 
 
 def _check_inside(path: Path, workspace: Path) -> None:
@@ -106,5 +118,6 @@ def _below(top: Path, exclude: Sequence[str]) -> Iterator[Path]:
         for name in sorted(files):
             path = Path(directory, name)
             excluded = any(fnmatch.fnmatchcase(name, pattern) for pattern in exclude)
+            excluded = excluded or _is_proof(name)
             if not excluded and stat.S_ISREG(path.lstat().st_mode):
                 yield path

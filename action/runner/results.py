@@ -6,6 +6,7 @@ writes or removes anything but the signature of a file that is to be signed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
@@ -14,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ActionError, Rejected
-from .files import ENDING, shown
+from .files import ENDING, PROOF_ENDING, shown
 from .workflow import fail, say
 
 #: Names of files that are listed where they could not be signed.
 LISTED = 20
 #: Characters of a signature, at most.
 MAX_SIGNATURE = 64 << 10
+#: Characters of a proof that the server's log has a signature, at most.
+MAX_PROOF = 128 << 10
 
 _BEGIN, _END = "-----BEGIN PGP SIGNATURE-----\n", "\n-----END PGP SIGNATURE-----"
+_PROOF_BEGIN = "c2sp.org/tlog-proof@v1\n"
 _OBJECT = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
 _FINGERPRINT = re.compile(r"[0-9A-F]{40,64}\Z")
 
@@ -87,13 +91,20 @@ class Results:
             say(f"{name}: its {ENDING} is not a good signature, and is removed")
             try:
                 signature.unlink()
+                _remove(_proof_of(signature))
             except OSError as error:
                 self._fail(number, f"its {ENDING} cannot be removed: {error.strerror}")
         elif kind in ("signed", "kept"):
             self.fingerprint = _matching(_FINGERPRINT, event["fingerprint"])
             if kind == "signed":
+                text, proof = _checked(event["signature"]), _checked_proof(event.get("proof", ""))
                 try:
-                    _write(signature, _checked(event["signature"]))
+                    # Before the signature: where that is there, another run leaves all as it is.
+                    if proof:
+                        _write(_proof_of(signature), proof)
+                    else:
+                        _remove(_proof_of(signature))
+                    _write(signature, text)
                 except OSError as error:
                     self._fail(number, f"its {ENDING} cannot be written: {error.strerror}")
                     return
@@ -142,11 +153,33 @@ def _checked(signature: object) -> str:
     return signature
 
 
+def _checked_proof(proof: object) -> str:
+    """A proof's text, which is one by its beginning, or empty. Raises ValueError."""
+    if (
+        not isinstance(proof, str)
+        or len(proof) > MAX_PROOF
+        or (proof and not proof.startswith(_PROOF_BEGIN))
+    ):
+        raise ValueError("no proof")
+    proof.encode()
+    return proof
+
+
+def _proof_of(signature: Path) -> Path:
+    return signature.with_name(signature.name + PROOF_ENDING)
+
+
+def _remove(path: Path) -> None:
+    """Remove a proof, if there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
 def _write(path: Path, text: str) -> None:
-    """Write a signature, whole or not at all, for everybody to read."""
+    """Write a signature or proof, whole or not at all, for everybody to read."""
     descriptor, draft = tempfile.mkstemp(prefix=".sigul-", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             os.fchmod(file.fileno(), 0o644)
         Path(draft).replace(path)

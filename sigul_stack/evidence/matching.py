@@ -9,6 +9,7 @@ signature itself: who verifies that does both.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from typing import Final
 
 from ..errors import SigulError, quoted
 from ..formats.merkle_tree import NotProven
+from ..formats.rpm_head import CorruptRPM, parse_head
+from ..formats.rpm_tags import SignatureTag
 from ..formats.signed_note import (
     LOG_KEY,
     MAX_PROOF_BYTES,
@@ -31,6 +34,14 @@ from .leaf import Leaf, Result
 
 #: Largest file of keys that is read, in bytes.
 MAX_KEY_FILE: Final = 64 * 1024
+#: An RPM's beginning, and the tags of the signatures that a server puts in.
+RPM_MAGIC: Final = bytes.fromhex("edabeedb")
+_RPM_SIGNATURES: Final = (
+    SignatureTag.DSA_HEADER,
+    SignatureTag.RSA_HEADER,
+    SignatureTag.PGP,
+    SignatureTag.GPG,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +130,38 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def digests_of(path: Path) -> dict[str, str]:
+    """The SHA-256 of a file, and of an RPM those of what signatures are over and of these.
+
+    By a few words each, which tell what it is of. Raises `SigulError`.
+    """
+    found = {"its SHA-256": sha256_of(path)}
+    try:
+        with path.open("rb") as file:
+            if file.read(len(RPM_MAGIC)) != RPM_MAGIC:
+                return found
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                found |= _rpm_digests(data)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return found
+
+
+def _rpm_digests(data: mmap.mmap) -> dict[str, str]:
+    """Those of an RPM's parts; none where it is damaged, and so just a file."""
+    try:
+        head = parse_head(memoryview(data))
+    except CorruptRPM:
+        return {}
+    signatures = {tag: head.signature.blob(tag) for tag in _RPM_SIGNATURES}
+    found = {
+        f"the SHA-256 of its signature with tag {tag}": hashlib.sha256(blob).hexdigest()
+        for tag, blob in signatures.items()
+        if blob is not None
+    }
+    return found | {"the SHA-256 of its header": hashlib.sha256(head.main.raw).hexdigest()}
 
 
 def read_text(path: Path, limit: int, what: str) -> str:

@@ -53,7 +53,7 @@ HANDLERS["sign-announcement"] = _sign_announcement
     OUTPUT,
     secrets=[PASSPHRASE],
 )
-@_with_files(binary=False)
+@with_files(binary=False)
 def sign_announcement(call: Call, text: BinaryIO, output: BinaryIO) -> None:
     """Write the clear-signed announcement."""
     call.client.call(

@@ -247,7 +247,14 @@ def _prove(options: argparse.Namespace) -> None:
 
 
 def _check_proof(options: argparse.Namespace) -> None:
-    from ...evidence.matching import check_holds, key_of, open_proof, read_keys, read_proof
+    from ...evidence.matching import (
+        check_holds,
+        digests_of,
+        key_of,
+        open_proof,
+        read_keys,
+        read_proof,
+    )
     from ...formats.signed_note import LOG_KEY, Checkpoint
 
     proof = read_proof(options.proof)
@@ -265,13 +272,6 @@ def _check_proof(options: argparse.Namespace) -> None:
     for path in options.of:
         lines.append(f"{path}: {check_holds(leaf, digests_of(path), str(path))}")
     print_lines(lines)
-
-
-def digests_of(path: Path) -> dict[str, str]:
-    """The SHA-256 of a file, and where it is an RPM of its parts, by what each is of."""
-    from ...evidence.matching import sha256_of
-
-    return {"its SHA-256": sha256_of(path)}
 
 
 def _cosign(options: argparse.Namespace) -> None:

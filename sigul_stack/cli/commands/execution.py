@@ -47,22 +47,26 @@ def execute(command: Command, arguments: Arguments, context: CommandContext) -> 
         log.warning("%s", text)
     with contextlib.ExitStack() as resources:
         files = (context.passphrase_file, *(_own_file(it, arguments) for it in command.secrets))
-        run = command.plan(
-            Planning(
-                arguments,
-                context.settings,
-                resources,
-                misuse=parser_of(command).error,
-                passphrase_files=[file for file in files if file is not None],
-                most=_most_bytes(command.name),
-            )
+        planning = Planning(
+            arguments,
+            context.settings,
+            resources,
+            misuse=parser_of(command).error,
+            passphrase_files=[file for file in files if file is not None],
+            most=_most_bytes(command.name),
         )
+        run = command.plan(planning)
         if run is None:
             return
+        proof = planning.open_log_proof()
         client = _client(context)
         secrets = read_secrets(command, arguments, context)
+        if proof is not None:
+            client = client.proving(proof.keep)
         with _interruptible():
-            run(Call(context.settings, arguments, secrets, client))
+            run(Call(context.settings, arguments, secrets, client, proof))
+            if proof is not None:
+                proof.write()
 
 
 def _most_bytes(name: str) -> int | None:

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
+from ...errors import SigulError
 from ..shared_arguments import argument
+from .arguments import named_place
 from .planning import Arguments
+
+if TYPE_CHECKING:
+    from ...formats.signed_note import LogProof
+
+#: What a proof's name has beyond that of the output which it is of.
+ENDING: Final = ".tlog-proof"
+
+#: Option of commands that sign one thing, and of those that sign many.
+WRITE: Final = argument(
+    "--log-proof",
+    metavar="FILE",
+    type=named_place,
+    help="write to FILE the proof that the server's signing log has the signature",
+)
+WRITE_MANY: Final = argument(
+    "--log-proofs",
+    metavar="DIR",
+    type=named_place,
+    help="write to DIR, which is made if need be, the proofs that the server's signing log has the"
+    f" signatures, each as OUTPUT{ENDING}; the directory of the outputs will do",
+)
 
 #: Options of `verify`.
 CHECK: Final = (
@@ -81,3 +104,68 @@ def plan_check(arguments: Arguments) -> Check | None:
         )
 
     return check
+
+
+class ProofOutput:
+    """The output for the proof of one signature."""
+
+    def __init__(self, output: BinaryIO) -> None:
+        self._output = output
+        self._proofs: list[LogProof] = []
+
+    def keep(self, proof: LogProof) -> None:
+        """Keep a reply's proof."""
+        self._proofs.append(proof)
+
+    def check(self) -> None:
+        """Raise `SigulError` where none has come, so that no output is put in its place."""
+        if not self._proofs:
+            raise no_proof()
+
+    def write(self) -> None:
+        """Write the proof. Raises `SigulError` where none has come."""
+        self.check()
+        self._output.write(self._proofs[-1].encode().encode())
+
+
+def no_proof() -> SigulError:
+    """The error for a reply that has no proof."""
+    return SigulError(
+        "the server shows no signing log, so there is no proof",
+        "have the server's sigul-stack brought up to date, or do without the proof",
+    )
+
+
+class ProofDirectory:
+    """Proofs of many signatures, each written as it comes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        #: Outputs whose proof has come, with why it could not be written.
+        self._came: dict[Path, SigulError | None] = {}
+
+    def write(self, target: Path, proof: LogProof) -> None:
+        """Write the proof for the output `target`. What goes wrong is told by `error_of`."""
+        from ...client.output_file import open_output
+
+        try:
+            with open_output(self._directory / f"{target.name}{ENDING}", binary=False) as output:
+                output.write(proof.encode().encode())
+        except SigulError as error:
+            self._came[target] = error
+        else:
+            self._came[target] = None
+
+    def error_of(self, target: Path) -> SigulError | None:
+        """Why there is no proof of the output `target`; None where there is one."""
+        return self._came.get(target, no_proof())
+
+
+def plan_many(arguments: Arguments) -> ProofDirectory | None:
+    """The directory for proofs that is named, made if need be. Raises `SigulError`."""
+    if arguments.log_proofs is None:
+        return None
+    from .many_files import make_directory
+
+    make_directory(arguments.log_proofs)
+    return ProofDirectory(arguments.log_proofs)

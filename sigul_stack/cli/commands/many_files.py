@@ -15,15 +15,20 @@ from ...client.output_file import identity
 from ...errors import SigulError
 from ..outcome import Failures
 from ..progress import progress
-from .planning import Call, Run, open_input
+from .log_proofs import plan_many
+from .planning import Arguments, Call, Run, open_input
 
 if TYPE_CHECKING:
     from ...client.core import ProgressFactory
+    from ...formats.signed_note import LogProof
 
 
-def plan(files: Sequence[str], directory: Path, *, armor: bool) -> Run:
+def plan(arguments: Arguments, *, armor: bool) -> Run:
     """Check all files, and that no signature takes another file's place; make the directory."""
+    files: Sequence[str] = arguments.file
+    directory: Path = arguments.output_dir
     make_directory(directory)
+    proofs = plan_many(arguments)
     ending = ".asc" if armor else ".sig"
     jobs = [
         SigningJob(Path(name), directory / (Path(name).name + ending))
@@ -33,6 +38,16 @@ def plan(files: Sequence[str], directory: Path, *, armor: bool) -> Run:
 
     def run(call: Call) -> None:
         failures = Failures()
+
+        def done(job: SigningJob, error: SigulError | None) -> None:
+            if error is None and proofs is not None:
+                error = proofs.error_of(job.target)
+            failures.tell(job.source, error)
+
+        def proved(job: SigningJob, proof: LogProof) -> None:
+            if proofs is not None:
+                proofs.write(job.target, proof)
+
         with progress("Signing", size) as advance:
             sign_files(
                 call.client.telling(_together(advance)),
@@ -40,7 +55,8 @@ def plan(files: Sequence[str], directory: Path, *, armor: bool) -> Run:
                 call.secrets["passphrase"],
                 jobs,
                 armor=armor,
-                done=lambda job, error: failures.tell(job.source, error),
+                done=done,
+                proved=proved,
             )
         failures.end("not all files were signed", "files", len(jobs))
 

@@ -17,6 +17,7 @@ from ...secret import Secret
 if TYPE_CHECKING:
     from ...client.api import Client
     from ...config.client import ClientSettings
+    from .log_proofs import ProofOutput
 
 Arguments = argparse.Namespace
 
@@ -36,6 +37,8 @@ class Call:
     arguments: Arguments
     secrets: Mapping[str, Secret]
     client: Client
+    #: Where the log's proof goes, if it is wanted.
+    proof: ProofOutput | None = None
 
 
 class Planning:
@@ -58,6 +61,7 @@ class Planning:
         self._resources = resources
         self._passphrase_files = passphrase_files
         self._most = most
+        self._inputs: list[Path] = []
 
     def open_input(self, path: str) -> InputFile:
         """The file `path`, or standard input for `-`, open for reading. Raises `SigulError`."""
@@ -67,6 +71,7 @@ class Planning:
     def keep_input(self, path: Path, file: BinaryIO) -> InputFile:
         """`file`, which is `path`, as what is read; it is closed at the command's end."""
         self._resources.enter_context(file)
+        self._inputs.append(path)
         return InputFile(path, file, self._resources, self._most)
 
     def open_output(self, *, binary: bool, source: Path | None = None) -> BinaryIO:
@@ -91,16 +96,36 @@ class Planning:
         self._refuse_to_destroy(place or source.path)
         return self._resources.enter_context(open_successor(source.path, place, read=source.state))
 
-    def _refuse_to_destroy(self, place: Path | None, source: Path | None = None) -> None:
+    def open_log_proof(self) -> ProofOutput | None:
+        """The output for the log's proof, where `--log-proof FILE` names one.
+
+        Raises `SigulError` where it would destroy what is read, or is the output itself.
+        """
+        place: Path | None = getattr(self.arguments, "log_proof", None)
+        if place is None:
+            return None
+        from ...client.output_file import open_output
+        from .log_proofs import ProofOutput
+
+        if place == getattr(self.arguments, "output", None):
+            raise SigulError(f"'{place}' cannot be both output and proof", "name two files")
+        self._refuse_to_destroy(place, option="--log-proof")
+        for source in self._inputs:
+            self._refuse_to_destroy(place, source, option="--log-proof")
+        output = self._resources.enter_context(open_output(place, binary=False))
+        return ProofOutput(output)
+
+    def _refuse_to_destroy(
+        self, place: Path | None, source: Path | None = None, *, option: str = "-o"
+    ) -> None:
         from ...client.output_file import overwrites
 
         for file in filter(None, (*self._passphrase_files, source)):
             if overwrites(place, file):
-                output = self.arguments.output
-                name = "standard output" if output is None else f"'{output}'"
+                name = "standard output" if place is None else f"'{place}'"
                 raise SigulError(
                     f"writing to {name} would destroy '{file}', which is read",
-                    "nothing was changed: give -o another file",
+                    f"nothing was changed: give {option} another file",
                 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import access, bindings, keys, signing, users
+from . import access, bindings, certificates, keys, signing, users
 from .command import Command
 
 
@@ -14,7 +14,7 @@ def commands() -> Iterator[Command]:
     Those for RPMs come last: their module takes longer to import than all others together, and who
     looks for another command does not pay for it.
     """
-    for group in (users, keys, access, signing, bindings):
+    for group in (users, keys, access, signing, certificates, bindings):
         yield from group.COMMANDS
     from . import rpms
 

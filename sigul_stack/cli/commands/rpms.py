@@ -23,12 +23,14 @@ from ..outcome import Failures, say
 from ..shared_arguments import argument
 from .arguments import KEY, PASSPHRASE, named_place
 from .command import CommandGroup, SecretPrompt
+from .log_proofs import WRITE, WRITE_MANY, ProofDirectory, plan_many
 from .many_files import make_directory
 from .planning import Arguments, Call, Planning, Run, refuse_endless, standard_output_or_path
 from .rpm_batch import Batch, Found
 
 if TYPE_CHECKING:
     from ...config.client import ClientSettings
+    from ...formats.signed_note import LogProof
 
 Opened = TypeVar("Opened")
 
@@ -173,6 +175,7 @@ def _hub(settings: ClientSettings, instance: str | None) -> Iterator[Callable[[]
         " one of Koji's goes to standard output)",
     ),
     *_OPTIONS,
+    WRITE,
     secrets=_SECRETS,
     misuse=_misuse,
     idle=_idle,
@@ -243,6 +246,7 @@ def _tell_of_sources(count: int) -> None:
         " replaced",
     ),
     *_OPTIONS,
+    WRITE_MANY,
     secrets=_SECRETS,
     misuse=_misuse_of_many,
     idle=_idle,
@@ -272,7 +276,8 @@ def sign_rpms(planning: Planning) -> Run:
     if not arguments.koji_only:
         targets = batch.targets(arguments.output)
         make_directory(arguments.output)
-    return lambda call: _sign_many(call, found, targets)
+    proofs = plan_many(arguments)
+    return lambda call: _sign_many(call, found, targets, proofs)
 
 
 def _readable(path: Path) -> os.stat_result:
@@ -310,6 +315,7 @@ def _sign_many(
     call: Call,
     found: Mapping[str, Found],
     targets: Mapping[str, Path],
+    proofs: ProofDirectory | None,
 ) -> None:
     """Sign what was found, in one request; a line on standard error for each that failed."""
     failures = _Failures()
@@ -330,16 +336,32 @@ def _sign_many(
 
     def done(package: Package, error: SigulError | None) -> None:
         nonlocal sources
+        if error is None and proofs is not None:
+            error = proofs.error_of(_named(package))
         failures.tell(package.source, error)
         if error is None and _signs_files(arguments) and _of_source(package):
             sources += 1
 
+    def proved(package: Package, proof: LogProof) -> None:
+        if proofs is not None:
+            proofs.write(_named(package), proof)
+
     if packages:
         call.client.sign_rpms(
-            arguments.key, call.secrets["passphrase"], packages, _options_of(call), done=done
+            arguments.key,
+            call.secrets["passphrase"],
+            packages,
+            _options_of(call),
+            done=done,
+            proved=proved,
         )
     _tell_of_sources(sources)
     failures.end("not all RPMs were signed", "RPMs", len(found))
+
+
+def _named(package: Package) -> Path:
+    """The file that a package's proof is named after: the signed one, else what was named."""
+    return package.target or package.source
 
 
 def _of_source(package: Package) -> bool:

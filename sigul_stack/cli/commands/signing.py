@@ -1,4 +1,4 @@
-"""Commands that sign, verify or decrypt a file, and those that sign a git tag or a certificate."""
+"""Commands that sign, verify or decrypt a file, and the one that signs a git tag."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ...errors import SigulError
-from ...protocol.operations import CERTIFICATE_TYPES
-from ..outcome import print_bytes, print_lines
+from ..outcome import print_lines
 from ..shared_arguments import argument
 from . import log_proofs
 from .arguments import (
@@ -22,10 +21,9 @@ from .arguments import (
     PASSPHRASE,
     PASSPHRASE_OR_PASSWORD,
     PASSWORD,
-    matching,
     named_place,
 )
-from .command import CommandGroup, SecretPrompt
+from .command import CommandGroup
 from .planning import Arguments, Call, Plan, Planning, Run, open_input
 
 log = logging.getLogger(__name__)
@@ -40,7 +38,7 @@ _PIECE: Final = 1 << 20
 _FileRequest = Callable[[Call, BinaryIO, BinaryIO], None]
 
 
-def _with_files(*, binary: bool, operand: str = "file") -> Callable[[_FileRequest], Plan]:
+def with_files(*, binary: bool, operand: str = "file") -> Callable[[_FileRequest], Plan]:
     """Make a plan of a request: open the file that `operand` names, and the output.
 
     `binary` says whether the output is for no terminal.
@@ -75,9 +73,10 @@ def _has_return_in_line(text: BinaryIO) -> bool:
     KEY,
     argument("file", help="file with the text"),
     OUTPUT,
+    log_proofs.WRITE,
     secrets=[PASSPHRASE],
 )
-@_with_files(binary=False)
+@with_files(binary=False)
 def sign_text(call: Call, text: BinaryIO, output: BinaryIO) -> None:
     """Write the clear-signed text."""
     if _has_return_in_line(text):
@@ -90,7 +89,11 @@ def sign_text(call: Call, text: BinaryIO, output: BinaryIO) -> None:
 
 def _data_misuse(arguments: Arguments) -> str | None:
     if arguments.output_dir is not None:
+        if arguments.log_proof is not None:
+            return "give --log-proofs DIR, and not --log-proof, with --output-dir"
         return "give -o/--output or --output-dir" if arguments.output is not None else None
+    if arguments.log_proofs is not None:
+        return "--log-proofs needs --output-dir; of one signature, --log-proof FILE has the proof"
     if len(arguments.file) > 1:
         return "--output-dir DIR is needed, for the signatures of many files"
     return None
@@ -110,6 +113,8 @@ def _data_misuse(arguments: Arguments) -> str | None:
         help="write each file's signature to DIR, which is made if need be, as FILE.sig, or"
         " FILE.asc with --armor",
     ),
+    log_proofs.WRITE,
+    log_proofs.WRITE_MANY,
     secrets=[PASSPHRASE],
     misuse=_data_misuse,
 )
@@ -119,7 +124,7 @@ def sign_data(planning: Planning) -> Run:
     if planning.arguments.output_dir is not None:
         from . import many_files
 
-        return many_files.plan(planning.arguments.file, planning.arguments.output_dir, armor=armor)
+        return many_files.plan(planning.arguments, armor=armor)
     data = planning.open_input(planning.arguments.file[0])
     output = planning.open_output(binary=not armor, source=data.path)
 
@@ -177,7 +182,7 @@ def verify(planning: Planning) -> Run:
     OUTPUT,
     secrets=[PASSPHRASE],
 )
-@_with_files(binary=False)
+@with_files(binary=False)
 def decrypt(call: Call, message: BinaryIO, output: BinaryIO) -> None:
     """Write the clear text."""
     call.client.decrypt(call.arguments.key, call.secrets["passphrase"], message, output)
@@ -188,6 +193,7 @@ def decrypt(call: Call, message: BinaryIO, output: BinaryIO) -> None:
     "Sign an annotated tag of the git repository here, in its place",
     KEY,
     argument("tag", help="the tag's name"),
+    log_proofs.WRITE,
     secrets=[PASSPHRASE],
 )
 def sign_git_tag(planning: Planning) -> Run:
@@ -201,6 +207,8 @@ def sign_git_tag(planning: Planning) -> Run:
         signature = call.client.sign_git_tag(
             call.arguments.key, call.secrets["passphrase"], tag.content
         )
+        if call.proof is not None:
+            call.proof.check()
         new = tag.replace(signature)
         log.info(
             "Tag '%s' was %s%s, now is %s",
@@ -220,6 +228,7 @@ def sign_git_tag(planning: Planning) -> Run:
     argument("manifest", help="file with the image's manifest"),
     argument("reference", help="the name under which the image is published"),
     OUTPUT,
+    log_proofs.WRITE,
     secrets=[PASSPHRASE],
 )
 def sign_container(planning: Planning) -> Run:
@@ -256,6 +265,7 @@ def sign_container(planning: Planning) -> Run:
         type=Path,
         help="the .commitmeta that the commit has: what it holds is kept, signatures too",
     ),
+    log_proofs.WRITE,
     secrets=[PASSPHRASE],
 )
 def sign_ostree(planning: Planning) -> Run:
@@ -292,109 +302,3 @@ def _commitmeta(path: Path | None) -> bytes:
     except SigulError as error:
         raise SigulError(f"'{path}': {error}") from None
     return metadata
-
-
-# ------------------------------------------------------------------------------- certificates
-
-_SUBJECT_PARTS = {
-    "common-name": "NAME",
-    "organizational-unit": "UNIT",
-    "organization": "NAME",
-    "locality": "PLACE",
-    "state": "STATE",
-    "country-name": "XX",
-}
-
-
-def _subject_parts(arguments: Arguments) -> dict[str, str | None]:
-    names = [part.replace("-", "_") for part in _SUBJECT_PARTS]
-    return {name: getattr(arguments, f"subject_{name}") for name in names}
-
-
-def _subject_misuse(arguments: Arguments) -> str | None:
-    parts = any(part is not None for part in _subject_parts(arguments).values())
-    if (arguments.subject is None) != parts:
-        return "give the subject, either with -s/--subject or with --subject-... options"
-    return None
-
-
-_CERTIFICATE_NAME = matching("[A-Za-z]+", "a certificate's name: ASCII letters")
-
-
-@COMMANDS.request(
-    "sign-certificate",
-    "Issue an X.509 certificate for a key and print it",
-    argument("issuer_key", help="the key that signs the certificate"),
-    argument("subject_key", help="the key that the certificate is for"),
-    argument(
-        "--issuer-certificate-name",
-        metavar="NAME",
-        type=_CERTIFICATE_NAME,
-        help="which of the issuer key's certificates issues (default: a self-signed one is made)",
-    ),
-    argument(
-        "--subject-certificate-name",
-        metavar="NAME",
-        type=_CERTIFICATE_NAME,
-        required=True,
-        help="the name under which the server keeps the certificate with the subject key",
-    ),
-    argument(
-        "--validity",
-        metavar="Ny",
-        type=matching("(?!0+y)[0-9]+y", "a number of years such as 10y"),
-        required=True,
-        help="how long the certificate is valid: a number of years, such as 10y",
-    ),
-    argument(
-        "--certificate-type",
-        choices=CERTIFICATE_TYPES,
-        required=True,
-        help="what the certificate is for",
-    ),
-    argument(
-        "-s", "--subject", metavar="NAME", help="the subject, as in CN=Name,O=Organization,C=XX"
-    ),
-    *(
-        argument(f"--subject-{part}", metavar=metavar, help=f"the subject's {part}")
-        for part, metavar in _SUBJECT_PARTS.items()
-    ),
-    secrets=[
-        SecretPrompt("passphrase", PASSPHRASE.prompt, "of the issuer's key", from_file=True),
-    ],
-    misuse=_subject_misuse,
-)
-def sign_certificate(call: Call) -> None:
-    """Print the certificate."""
-    from ...client.distinguished_name import DistinguishedName
-
-    arguments = call.arguments
-    print_bytes(
-        call.client.sign_certificate(
-            arguments.issuer_key,
-            call.secrets["passphrase"],
-            arguments.subject_key,
-            subject=arguments.subject or str(DistinguishedName(**_subject_parts(arguments))),
-            validity=arguments.validity,
-            certificate_type=arguments.certificate_type,
-            subject_certificate_name=arguments.subject_certificate_name,
-            issuer_certificate_name=arguments.issuer_certificate_name,
-        )
-    )
-
-
-@COMMANDS.planned(
-    "sign-pe",
-    "Sign a PE image",
-    KEY,
-    argument("cert_name", help="the name of the key's certificate"),
-    argument("file", help="file with the image"),
-    OUTPUT,
-    secrets=[PASSPHRASE],
-)
-@_with_files(binary=True)
-def sign_pe(call: Call, image: BinaryIO, output: BinaryIO) -> None:
-    """Write the signed image."""
-    call.client.sign_pe(
-        call.arguments.key, call.secrets["passphrase"], call.arguments.cert_name, image, output
-    )

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from ...client.api import Client
 from ...client.git_tag import Tag, read_tag
@@ -27,6 +27,9 @@ from ...system.pipes import send_event
 from ...transport import nss
 from .events import reason_of
 from .request import SignJob
+
+if TYPE_CHECKING:
+    from ...formats.signed_note import LogProof
 
 #: Largest signature that is looked at, in bytes; an armoured one of RSA-4096 has 833.
 MAX_SIGNATURE_BYTES: Final = 64 << 10
@@ -108,7 +111,14 @@ class Attempt:
             else:
                 self._tell("signed", file=number, fingerprint=good.fingerprint)
 
-        sign_files(client, self.job.key, self.job.passphrase, jobs, armor=True, done=done)
+        def proved(job: SigningJob, proof: LogProof) -> None:
+            # Told of with the signature, which follows at once.
+            place = proof_of(self.directory, numbers[job.target])
+            place.write_text(proof.encode(), "utf-8")
+
+        sign_files(
+            client, self.job.key, self.job.passphrase, jobs, armor=True, done=done, proved=proved
+        )
 
     def _has_good_signature(self, number: int, public_key: bytes) -> bool:
         """True where the file has a signature that verifies; tells of it, or of a bad one."""
@@ -145,6 +155,11 @@ class Attempt:
 def signature_of(directory: Path, number: int) -> Path:
     """The place of the signature of the job's file `number`, in the job's directory."""
     return directory / f"{number}.asc"
+
+
+def proof_of(directory: Path, number: int) -> Path:
+    """The place of the log's proof of that signature, which is there where the server has a log."""
+    return directory / f"{number}.asc.tlog-proof"
 
 
 def refuse_password() -> NoReturn:

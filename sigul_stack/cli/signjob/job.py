@@ -25,7 +25,7 @@ from ...errors import SigulError
 from ...system.pipes import BadEvent, EventReader
 from ...system.processes import fork, reap
 from ...system.signals import wait
-from .attempt import Attempt, signature_of
+from .attempt import Attempt, proof_of, signature_of
 from .events import Events, reason_of
 from .preparation import check_files, prepare
 from .request import SignJob
@@ -152,6 +152,8 @@ class _Signing:
         fields = {name: value for name, value in told.items() if name != "kind"}
         if kind == "signed":
             fields["signature"] = signature_of(self._directory, number).read_text("ascii")
+            with suppress(FileNotFoundError):
+                fields["proof"] = proof_of(self._directory, number).read_text("utf-8")
         self._events.tell(kind, **fields)
 
 
