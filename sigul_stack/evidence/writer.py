@@ -133,12 +133,11 @@ class LogClient:
     def _send(self, message: bytes, answer: int, end: float) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [answer]))]
         while True:
-            # All workers have one socket: the kernel may say that there is room, and others take
-            # it. Whether calls wait is a property of that one socket, too, and so is asked here.
-            _await(self._sender, select.POLLOUT, end)
+            # All workers have one socket, and so one setting of whether its calls wait.
             with contextlib.suppress(BlockingIOError):
                 self._sender.sendmsg([message], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 return
+            _await(self._sender, select.POLLOUT, end)
 
 
 def _await(end: socket.socket, what: int, until: float) -> None:
