@@ -21,6 +21,7 @@ from .core import RequestSender, checking_our_own
 if TYPE_CHECKING:
     import datetime
 
+    from ..formats.signed_note import LogProof
     from ..kojihub import HubRPM
     from .rpm_packages import Package, RPMOptions
 
@@ -488,13 +489,15 @@ class Client(RequestSender):
         options: RPMOptions | None = None,
         *,
         done: Callable[[Package, SigulError | None], None],
+        proved: Callable[[Package, LogProof], None] = lambda _package, _proof: None,
     ) -> None:
         """Sign many RPM packages in one request, each to its target.
 
         `done` is called for each package, in any order and from any thread, but never twice at
-        once: with None once its target is there, else with the reason why it is not. Raises
-        `SigulError` where the request as a whole is refused or does not come about; then nothing
-        is called.
+        once: with None once its target is there, else with the reason why it is not. Just before,
+        `proved` is called with the proof that the server's log has it, where there is such a log.
+        Raises `SigulError` where the request as a whole is refused or does not come about; then
+        nothing is called. A `LogComplaint` it may also raise afterwards.
         """
         from ..protocol.messages import ChainKeys, new_chain_secrets
         from . import rpm_packages
@@ -509,6 +512,7 @@ class Client(RequestSender):
             subrequests=ChainKeys.of_subrequests(Fields(chain)),
             subreplies=ChainKeys.of_subreplies(Fields(chain)),
             done=done,
+            proved=proved,
         )
         secrets = options.secrets(passphrase) | {
             name: Secret(value) for name, value in chain.items()

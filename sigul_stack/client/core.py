@@ -14,12 +14,11 @@ import hashlib
 import io
 import logging
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import BinaryIO, Final, Self
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 from ..config.client import ClientSettings
 from ..errors import (
@@ -36,6 +35,7 @@ from ..errors import (
 from ..protocol import messages
 from ..protocol.codec import Fields
 from ..protocol.knowledge import CLIENT_WORDS, KNOWS, encode_words
+from ..protocol.log_fields import FILE_NAME, LOG_SEEN, encode_file_name, encode_seen
 from ..protocol.messages import ReplyKeys, UnknownVersion
 from ..protocol.versions import LATEST, VERSIONS
 from ..secret import Secret
@@ -44,11 +44,16 @@ from ..transport.certificate_key import check_own_key
 from ..transport.chunked import ChunkedStream
 from ..transport.dialling import dial_bridge
 from ..transport.nested import inner_session
-from ..transport.payload import AuthenticatedPayload, payload_pieces, send_pieces
+from ..transport.payload import AuthenticatedPayload
 from ..transport.stream import Peer
 from ..transport.tcp import connect_tcp
 from ..transport.watchdog import Watchdog
+from .log_check import SMALL_INPUT, LogCheck, Sent, SiteLog, nothing_sent, shows_log
 from .site_knowledge import SiteKnowledge
+from .source import Source
+
+if TYPE_CHECKING:
+    from ..formats.signed_note import LogProof
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +81,14 @@ def no_progress(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A successful, authenticated reply. `payload` is empty where it went to an output file."""
+    """A successful, authenticated reply. `payload` is empty where it went to an output file.
+
+    `log_proof` proves that the server's signing log has it, where the server has such a log.
+    """
 
     fields: Fields
     payload: bytes
+    log_proof: LogProof | None = None
 
     def names(self, counted_by: str) -> list[str]:
         """The payload as texts each ended by NUL, as many as field `counted_by` says."""
@@ -108,32 +117,6 @@ def checking_our_own() -> Iterator[None]:
         raise LocalProtocolError(error.problem, error.cure, error.symbol) from None
 
 
-def _length(source: BinaryIO, start: int) -> int:
-    """The bytes of a file from `start` on, where it is left. Raises `SigulError`."""
-    try:
-        total = source.seek(0, os.SEEK_END) - start
-        source.seek(start)
-    except OSError as error:
-        raise SigulError(
-            f"the input's length cannot be told: {error.strerror}", "give a plain file, or a pipe"
-        ) from error
-    return total
-
-
-def _state(source: BinaryIO) -> tuple[int, int] | None:
-    """The `written_state` of a plain file; None for what is none."""
-    try:
-        found = os.fstat(source.fileno())
-    except OSError:  # it is in memory
-        return None
-    return written_state(found) if stat.S_ISREG(found.st_mode) else None
-
-
-def written_state(found: os.stat_result) -> tuple[int, int]:
-    """The part of a file's state that changes with each write."""
-    return (found.st_size, found.st_mtime_ns)
-
-
 class RequestSender:
     """A client of one Sigul site that sends any request, as the table of operations has it.
 
@@ -159,12 +142,23 @@ class RequestSender:
         self.version = VERSIONS[settings.protocol]
         self._version_word = self.version.number if version_word is None else version_word
         self._watchdog = Watchdog()
+        self._log = SiteLog(settings)
+        self._proved: Callable[[LogProof], None] = lambda _proof: None
         self.known = SiteKnowledge()
 
     def telling(self, progress: ProgressFactory) -> Self:
         """This client with another way of telling progress, for calls from several threads."""
         other = copy.copy(self)
         other._progress = progress
+        return other
+
+    def proving(self, proved: Callable[[LogProof], None]) -> Self:
+        """This client, which calls `proved` with each reply's proof that the server's log has it.
+
+        It is called before the reply is returned, and not where the server has no log.
+        """
+        other = copy.copy(self)
+        other._proved = proved
         return other
 
     def call(
@@ -175,8 +169,9 @@ class RequestSender:
         *,
         payload: BinaryIO | bytes = b"",
         output: BinaryIO | None = None,
-        converse: Callable[[ChunkedStream], None] | None = None,
+        converse: Callable[[ChunkedStream, LogCheck], None] | None = None,
         payload_by_bridge: bool = False,
+        file_name: str | None = None,
     ) -> Reply:
         """Send one request and return its reply.
 
@@ -184,45 +179,60 @@ class RequestSender:
         `payload` as a file is read from its position to its end. `converse` is called with the
         outer stream once the reply is complete, for what an operation has to say then. With
         `payload_by_bridge` the payload is what the bridge fetches, and field `rpm-sigmd5` stands
-        in for its hash. Raises `RequestRefused` with the server's status, `TransportError`,
-        `RemoteProtocolError`, `NSSError`, or `LocalProtocolError` before anything is sent.
+        in for its hash. `file_name` is what the server's log is told of the payload's name; None:
+        that of the file that it is. Raises `RequestRefused` with the server's status,
+        `LogComplaint`, `TransportError`, `RemoteProtocolError`, `NSSError`, or `LocalProtocolError`
+        before anything is sent.
         """
         outer = {"op": op, "user": self.user_name, **(fields or {})}
-        source = io.BytesIO(payload) if isinstance(payload, bytes) else payload
-        start = source.tell()
-        total = _length(source, start)
-        state = _state(source)
+        source = Source(payload)
         with checking_our_own():
             encoded = {name: self.version.encode_value(outer[name]) for name in sorted(outer)}
-            self._check(op, encoded, total)
+            self._check(op, encoded, source.total)
             header = messages.encode_request_header(encoded, self._version_word)
         keys = ReplyKeys(os.urandom(messages.NEW_KEY_BYTES), os.urandom(messages.NEW_KEY_BYTES))
         inner = {name: secret.reveal() for name, secret in (secrets or {}).items()}
         inner[KNOWS] = encode_words(CLIENT_WORDS)
+        name = source.name if file_name is None else file_name
+        if name:
+            inner[FILE_NAME] = encode_file_name(name)
         nss.open_database(self.settings.nss, ask=self._ask_nss_password)
         identity = nss.load_identity(self.settings.client_cert_nickname)
         with self._dial(identity) as connection:
             chunked = ChunkedStream(connection, self.settings.reply_timeout)
             try:
-                payload_hash = self._send(chunked, header, source, total)
-                if _state(source) != state:
-                    raise SigulError(
-                        "the input file was changed while it was being sent",
-                        "nothing was signed: try again once nobody writes to it, or give a copy",
-                    )
-                inner_fields = messages.encode_inner_fields(
-                    header, None if payload_by_bridge else payload_hash, keys, inner
+                payload_hash = self._send(chunked, header, source)
+                check = self._send_inner_fields(
+                    chunked,
+                    identity,
+                    lambda seen: messages.encode_inner_fields(
+                        header,
+                        None if payload_by_bridge else payload_hash,
+                        keys,
+                        {**inner, **({LOG_SEEN: encode_seen(seen)} if seen else {})},
+                    ),
+                    connection.peer,
+                    outer,
                 )
-                self._send_inner_fields(chunked, identity, inner_fields, connection.peer)
             except (TransportError, ProtocolError) as error:
                 raise self._reason(chunked, error) from None
             returned = (fields or {}).get("return-data") is not False
-            reply = self._receive(chunked, keys, output, returned=returned)
+            reply = self._receive(
+                chunked,
+                keys,
+                output,
+                check,
+                nothing_sent if payload_by_bridge else source.sha256,
+                returned=returned,
+            )
             self.known.learn(chunked, reply.fields, trailer=converse is None)
             if converse is not None:
-                converse(chunked)
+                converse(chunked, check)
+            check.watch.keep()
             connection.reset_on_close(False)
             connection.close()
+            if reply.log_proof is not None:
+                self._proved(reply.log_proof)
             return reply
 
     def _check(self, op: str, fields: Mapping[str, bytes], length: int) -> None:
@@ -282,20 +292,27 @@ class RequestSender:
             connection.discard()
             raise
 
-    def _send(self, chunked: ChunkedStream, header: bytes, source: BinaryIO, total: int) -> bytes:
-        """Send header and payload, of `total` bytes; return the payload's SHA-512."""
-        chunked.write_listening(header + self.version.encode_length(total))
-        digest = hashlib.sha512()
-        with self._progress("Sending", total) as advance:
-            for piece in payload_pieces(source, total):
-                send_pieces(chunked, [piece], digest)
-                advance(len(piece))
-        return digest.digest()
+    def _send(self, chunked: ChunkedStream, header: bytes, source: Source) -> bytes:
+        """Send header and payload; return the payload's SHA-512."""
+        chunked.write_listening(header + self.version.encode_length(source.total))
+        with self._progress("Sending", source.total) as advance:
+            with_sha256 = source.total <= SMALL_INPUT or self._log.may_be()
+            return source.send(chunked, advance, with_sha256=with_sha256)
 
     def _send_inner_fields(
-        self, chunked: ChunkedStream, identity: nss.TLSIdentity, fields: bytes, bridge: Peer
-    ) -> None:
-        """Send the secret fields in the inner session, which only the server can read."""
+        self,
+        chunked: ChunkedStream,
+        identity: nss.TLSIdentity,
+        fields: Callable[[Mapping[bytes, int]], bytes],
+        bridge: Peer,
+        outer: Mapping[str, str | bool | bytes],
+    ) -> LogCheck:
+        """Send the secret fields in the inner session, which only the server can read.
+
+        `fields` makes them of what is known of the server's log, against which its replies are to
+        be held. A server of which there is a complaint is told none.
+        """
+        self._log.witness()
         log.info("[DOUBLE_TLS] Starting TLS handshake")
         with inner_session(
             chunked,
@@ -308,7 +325,12 @@ class RequestSender:
             log.info("[DOUBLE_TLS] TLS handshake completed successfully")
             if self.settings.require_own_server_key:
                 check_own_key(session.peer, bridge)
-            session.write(fields)
+            watch = self._log.begin(session.peer.common_name)
+            session.write(fields(watch.seen))
+        if watch.expects:
+            # The server works now.
+            self._log.load_library()
+        return LogCheck(watch, str(outer["op"]), str(outer["user"]), outer)
 
     def _reason(self, chunked: ChunkedStream, error: SigulError) -> SigulError:
         """The error for a request that failed before its reply, as the server told it if it did."""
@@ -358,7 +380,14 @@ class RequestSender:
         return PeerClosed(what, cure)
 
     def _receive(
-        self, chunked: ChunkedStream, keys: ReplyKeys, output: BinaryIO | None, *, returned: bool
+        self,
+        chunked: ChunkedStream,
+        keys: ReplyKeys,
+        output: BinaryIO | None,
+        check: LogCheck,
+        sent: Sent,
+        *,
+        returned: bool,
     ) -> Reply:
         try:
             header = chunked.parse(messages.read_reply_header(self.version))
@@ -386,12 +415,19 @@ class RequestSender:
         memory = io.BytesIO()
         if not (returned or payload.length):
             payload.skip_dropped()
-            return Reply(header.fields, b"")
+            return Reply(header.fields, b"", check.reply(header.fields, sent, None))
+        digest = hashlib.sha256() if payload.length and shows_log(header.fields) else None
         with self._progress("Receiving", payload.length) as advance:
 
             def write(piece: bytes) -> None:
                 (output or memory).write(piece)
+                if digest is not None:
+                    digest.update(piece)
                 advance(len(piece))
 
             payload.copy(write)
-        return Reply(header.fields, memory.getvalue())
+        # Of what `decrypt` gives nobody else is to know anything.
+        told = digest is not None and check.op != "decrypt"
+        received = digest.hexdigest() if told and digest is not None else None
+        proof = check.reply(header.fields, sent, received)
+        return Reply(header.fields, memory.getvalue(), proof)

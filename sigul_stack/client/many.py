@@ -13,12 +13,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from ..errors import RequestRefused, SigulError, Status
+from ..errors import LogComplaint, RequestRefused, SigulError, Status
 from ..secret import Secret
 from .api import Client
 from .output_file import open_output
+
+if TYPE_CHECKING:
+    from ..formats.signed_note import LogProof
 
 #: Requests at a time: as many as keep a server's workers busy while the next ones connect.
 AT_ONCE: Final = 4
@@ -47,36 +50,44 @@ def sign_files(
     armor: bool,
     done: Done,
     at_once: int = AT_ONCE,
+    proved: Callable[[SigningJob, LogProof], None] = lambda _job, _proof: None,
 ) -> None:
     """Make a detached signature of each file; `client` is called from several threads.
 
     `done` is called for each job, in any order and from any thread, but never twice at once: with
-    None once its target is there, else with the reason why it is not. Raises `RequestRefused`
-    where the user may not sign with the key at all; the jobs that are left are not told of then.
+    None once its target is there, else with the reason why it is not. Just before, `proved` is
+    called with the proof that the server's log has it, where there is such a log. Raises
+    `RequestRefused` where the user may not sign with the key at all, and a `LogComplaint`; the jobs
+    that are left are not told of then.
     """
     lock = threading.Lock()
     #: Errors that end the rest; of several, the first counts.
     fatal: list[Exception] = []
 
-    def tell(job: SigningJob, error: SigulError | None) -> None:
+    def tell(job: SigningJob, error: SigulError | None, proofs: Sequence[LogProof] = ()) -> None:
         with lock:
+            for proof in proofs:
+                proved(job, proof)
             done(job, error)
 
     def sign(job: SigningJob) -> None:
         """Sign one file, unless no more are to be; never raises."""
         if fatal:
             return
+        proofs: list[LogProof] = []
         try:
-            _sign_file(client, key, passphrase, job, armor=armor)
+            _sign_file(client.proving(proofs.append), key, passphrase, job, armor=armor)
         except SigulError as error:
-            if isinstance(error, RequestRefused) and error.status in _FOR_ALL:
+            if isinstance(error, LogComplaint) or (
+                isinstance(error, RequestRefused) and error.status in _FOR_ALL
+            ):
                 fatal.append(error)
             else:
                 tell(job, error)
         except Exception as error:  # noqa: BLE001 - raised by the thread that waits for all
             fatal.append(error)
         else:
-            tell(job, None)
+            tell(job, None, proofs)
 
     with ThreadPoolExecutor(at_once, "sign-data") as pool:
         for job in jobs:

@@ -8,14 +8,15 @@ authentic. Messages are numbered as they are really sent, in each direction by i
 from __future__ import annotations
 
 import contextvars
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import BinaryIO
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, BinaryIO
 
-from ..errors import PeerClosed, RemoteProtocolError, SigulError, Status
+from ..errors import LogComplaint, PeerClosed, RemoteProtocolError, SigulError, Status
 from ..formats.rpm_head import MAX_SIGNATURE_HEADER, Head
 from ..protocol.authentication import UNAUTHENTICATED_MAC, new_hmac
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
@@ -29,11 +30,17 @@ from ..protocol.operations import check_subrequest
 from ..protocol.versions import Version
 from ..transport.chunked import ChunkedStream
 from ..transport.payload import AuthenticatedPayload
-from .core import checking_our_own, refusal, written_state
+from .core import checking_our_own, refusal
+from .log_check import LogCheck, nothing_sent, shows_log
 from .output_file import open_output, open_successor
 from .rpm_packages import Package, RPMOptions, check_not_empty, read_package_head, sent_of, splice
+from .source import written_state
+
+if TYPE_CHECKING:
+    from ..formats.signed_note import LogProof
 
 Done = Callable[[Package, SigulError | None], None]
+Proved = Callable[[Package, "LogProof"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +49,15 @@ class _SentFile:
 
     state: os.stat_result
     head: Head | None
+    #: SHA-256 of what was sent, in hexadecimal; None as long as not all of it is.
+    digest: str | None = None
 
 
 class RPMExchange:
-    """The subrequests and subreplies of one request. For `done` see `Client.sign_rpms`."""
+    """The subrequests and subreplies of one request.
+
+    For `done` and `proved` see `Client.sign_rpms`.
+    """
 
     def __init__(
         self,
@@ -56,6 +68,7 @@ class RPMExchange:
         subrequests: ChainKeys,
         subreplies: ChainKeys,
         done: Done,
+        proved: Proved = lambda _package, _proof: None,
     ) -> None:
         self._packages = packages
         self._version = version
@@ -63,15 +76,23 @@ class RPMExchange:
         self._subrequests = subrequests
         self._subreplies = subreplies
         self._done = done
+        self._proved = proved
         self._lock = threading.Lock()
         self._open = set(range(len(packages)))
         #: Files that have been sent, and not answered yet, by index.
         self._files: dict[int, _SentFile] = {}
         self._failure: SigulError | None = None
+        #: Whether the server's log is to tell the SHA-256 of what is sent.
+        self._hashes = False
         self._sent = threading.Event()
 
-    def run(self, chunked: ChunkedStream) -> None:
-        """Send all, receive all. Every package has been told of afterwards. Never raises."""
+    def run(self, chunked: ChunkedStream, check: LogCheck) -> None:
+        """Send all, receive all. Every package has been told of afterwards.
+
+        `check` looks at each subreply's evidence of the server's log. Raises its `LogComplaint`
+        alone, at the end.
+        """
+        self._hashes = check.watch.shown
         sender = threading.Thread(
             target=contextvars.copy_context().run,
             args=(self._send_all, chunked),
@@ -80,15 +101,23 @@ class RPMExchange:
         )
         sender.start()
         try:
-            self._receive_all(chunked)
+            self._receive_all(chunked, check)
             if not self._sent.is_set():
                 raise PeerClosed("the server ended its replies before it had all requests")
         except SigulError as error:
             self._fail(chunked, error)
         sender.join()
-        reason = "" if self._failure is None else str(self._failure)
+        failure = self._failure
+        reason = "" if failure is None else str(failure)
         for index in sorted(self._open):
-            self._tell(index, PeerClosed("No reply from server received", reason))
+            self._tell(
+                index,
+                failure
+                if isinstance(failure, LogComplaint)
+                else PeerClosed("No reply from server received", reason),
+            )
+        if isinstance(failure, LogComplaint):
+            raise failure
 
     def _fail(self, chunked: ChunkedStream, error: SigulError) -> None:
         """End the connection; what failed first is the reason."""
@@ -96,14 +125,21 @@ class RPMExchange:
             self._failure = self._failure or error
         chunked.stream.abort()
 
-    def _tell(self, index: int, error: SigulError | OSError | None) -> None:
-        """Tell what became of a package: None, the reason, or why its file cannot be read."""
+    def _tell(
+        self, index: int, error: SigulError | OSError | None, proof: LogProof | None = None
+    ) -> None:
+        """Tell what became of a package: None, the reason, or why its file cannot be read.
+
+        Where it is signed, `proof` is that of the server's log.
+        """
         package = self._packages[index]
         if isinstance(error, OSError):
             error = SigulError(f"'{package.source}' cannot be read: {error.strerror}")
         with self._lock:
             if index in self._open:
                 self._open.remove(index)
+                if proof is not None:
+                    self._proved(package, proof)
                 self._done(package, error)
 
     # ---------------------------------------------------------------------------------- sending
@@ -156,6 +192,7 @@ class RPMExchange:
         self, chunked: ChunkedStream, index: int, number: int, file: BinaryIO | None, total: int
     ) -> None:
         mac = new_hmac(self._subrequests.numbered(number).payload)
+        digest = hashlib.sha256() if self._hashes else None
         whole = True
         while total:
             piece = b""
@@ -167,12 +204,22 @@ class RPMExchange:
                 whole = False
                 piece = bytes(min(total, MAX_WRITTEN_CHUNK))
             mac.update(piece)
+            if digest is not None:
+                digest.update(piece)
+            if total == len(piece) and digest is not None:
+                # Before the last piece is sent, for the answer may come at once.
+                self._note_digest(index, digest.hexdigest())
             chunked.write(piece)
             total -= len(piece)
         if whole and file is not None and self._has_changed(index, file):
             whole = False
             self._tell(index, _changed(self._packages[index]))
         chunked.write(mac.digest() if whole else UNAUTHENTICATED_MAC)
+
+    def _note_digest(self, index: int, digest: str) -> None:
+        with self._lock:
+            if index in self._files:
+                self._files[index] = replace(self._files[index], digest=digest)
 
     def _has_changed(self, index: int, file: BinaryIO) -> bool:
         """Whether somebody wrote to a package's file since it was opened to be sent."""
@@ -192,7 +239,7 @@ class RPMExchange:
 
     # -------------------------------------------------------------------------------- receiving
 
-    def _receive_all(self, chunked: ChunkedStream) -> None:
+    def _receive_all(self, chunked: ChunkedStream, check: LogCheck) -> None:
         number = 0
         while (header := chunked.parse_unless_ended(read_sub_header())) is not None:
             keys = self._subreplies.numbered(number)
@@ -211,16 +258,26 @@ class RPMExchange:
             elif status == Status.OK and not self._options.returned:
                 body.skip_dropped()
                 with self._lock:
-                    self._files.pop(index, None)
-                self._tell(index, None)
+                    file = self._files.pop(index, None)
+                self._tell(index, None, self._check(check, header.fields, file, None))
             elif status == Status.OK:
-                self._keep(index, body)
+                self._keep(index, header.fields, body, check)
             else:
                 body.copy(_ignore)
                 self._tell(index, refusal(status, header.fields))
             number += 1
 
-    def _keep(self, index: int, body: AuthenticatedPayload) -> None:
+    @staticmethod
+    def _check(
+        check: LogCheck, fields: Fields, file: _SentFile | None, received: str | None
+    ) -> LogProof | None:
+        """The proof that the log has one RPM's signature. Raises `LogComplaint`."""
+        sent = nothing_sent if file is None else lambda: file.digest
+        return check.reply(fields, sent, received)
+
+    def _keep(
+        self, index: int, fields: Fields, body: AuthenticatedPayload, check: LogCheck
+    ) -> None:
         """Put a signed package in its place, once it is authentic."""
         package = self._packages[index]
         target = package.target
@@ -230,6 +287,19 @@ class RPMExchange:
             expected = index in self._open and (sent is None) == (package.remote is not None)
             if not expected or (head is None) == self._options.head_signing or target is None:
                 raise RemoteProtocolError("the server answered twice for one RPM, or too early")
+        digest = hashlib.sha256() if shows_log(fields) else None
+
+        def received() -> str | None:
+            return None if digest is None else digest.hexdigest()
+
+        def taking(write: Callable[[bytes], object]) -> Callable[[bytes], object]:
+            def take(piece: bytes) -> None:
+                if digest is not None:
+                    digest.update(piece)
+                write(piece)
+
+            return take
+
         try:
             opened = (
                 open_output(target, binary=True)
@@ -238,12 +308,14 @@ class RPMExchange:
             )
             with opened as output:
                 if head is None:
-                    body.copy(output.write)
+                    body.copy(taking(output.write))
+                    proof = self._check(check, fields, sent, received())
                 else:
                     if body.length > 2 * MAX_SIGNATURE_HEADER:
                         raise RemoteProtocolError("the server sent more than a signature header")
                     signature = bytearray()
-                    body.copy(signature.extend)
+                    body.copy(taking(signature.extend))
+                    proof = self._check(check, fields, sent, received())
                     try:
                         source = package.source.open("rb")
                     except OSError as error:
@@ -252,6 +324,8 @@ class RPMExchange:
                         ) from error
                     with source:
                         splice(source, head, bytes(signature), output)
+        except LogComplaint:
+            raise
         except (SigulError, OSError) as error:
             if not body.finished:
                 # Either the stream is broken, which shows here, or only the output was.
@@ -260,7 +334,7 @@ class RPMExchange:
                 raise
             self._tell(index, error)
         else:
-            self._tell(index, None)
+            self._tell(index, None, proof)
 
 
 def _changed(package: Package) -> SigulError:

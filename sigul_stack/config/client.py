@@ -1,5 +1,6 @@
 """`client.conf`: the settings of `sigul`."""
 
+# ruff: noqa: RUF009 - option() and its like make fields, which are what belongs there
 from __future__ import annotations
 
 import contextlib
@@ -23,6 +24,8 @@ from .shared import (
 
 #: Where `nss-dir` is when no file says.
 DEFAULT_NSS_DIRECTORY = "~/.sigul"
+#: The file beside the NSS database that keeps what is known of signing logs, where none is named.
+LOG_STATE: Final = "signing-log.json"
 #: A user's own configuration file.
 OWN_FILE = "~/.sigul/client.conf"
 
@@ -74,9 +77,34 @@ class ClientSettings(BridgeAddress):
         1200.0,
         "seconds of the longest silence while waiting for a reply",
     )
+    signing_log_state: Path | None = option(
+        "client",
+        values.path,
+        None,
+        "the file that keeps what is known of the server's signing log"
+        " (absent: `signing-log.json` in nss-dir)",
+    )
+    signing_log_keys: Path | None = option(
+        "client",
+        values.path,
+        None,
+        "the file with the public keys of the site's signing logs, one a line"
+        " (absent: the first log that a server shows is taken)",
+    )
+    require_signing_log: bool = option(
+        "client",
+        values.boolean,
+        False,
+        "whether a server is refused that shows no signing log",
+    )
     nss: NSSSettings = field(kw_only=True)
     binding: BindingSettings = field(kw_only=True, default_factory=BindingSettings)
     koji: KojiSettings = field(kw_only=True, default_factory=KojiSettings)
+
+    @property
+    def log_state(self) -> Path:
+        """The file that keeps what is known of the server's signing log."""
+        return self.signing_log_state or self.nss.path / LOG_STATE
 
 
 def own_file() -> Path | None:

@@ -63,7 +63,7 @@ def send(reader: LogReader, key: PublicKey, stream: BinaryIO, start: int = 0) ->
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
         _add(tar, PUBLIC_KEY, f"{key.encode()}\n".encode())
         _add(tar, CHECKPOINT, reader.checkpoint.encode().encode())
-        for number in range(start // TILE_WIDTH, -(-size // TILE_WIDTH) if start < size else 0):
+        for number in range(start // TILE_WIDTH, -(-size // TILE_WIDTH)):
             first = number * TILE_WIDTH
             entries = list(reader.entries(first, min(first + TILE_WIDTH, size)))
             _add(tar, bundle_path(number, len(entries)), encode_bundle(entries))
@@ -130,7 +130,7 @@ def _receive(members: _Members, draft: Path, directory: Path, key: PublicKey | N
             "keep the copy, and ask whoever runs the server: docs/audit.md, Restoring",
         )
     _put(draft, CHECKPOINT, note.encode().encode())
-    for number in range(size // TILE_WIDTH, -(-head.size // TILE_WIDTH) if size < head.size else 0):
+    for number in range(size // TILE_WIDTH, -(-head.size // TILE_WIDTH)):
         width = min(TILE_WIDTH, head.size - number * TILE_WIDTH)
         _put(draft, bundle_path(number, width), members.take_bundle(number, width))
     copy_log(LogReader.open(draft), directory, key=found)
@@ -182,6 +182,7 @@ class _Members:
             name, size = self._next()
             earlier = _full_bundle(name)
             if not self._past < earlier < number or size > _MAX_BUNDLE:
+                self._past = number
                 return self.take(bundle_path(number, width), _MAX_BUNDLE)
             self._past, self._waiting = earlier, None
             self._content(size)

@@ -71,6 +71,11 @@ class Watch:
         return self._required or bool(self._logs)
 
     @property
+    def shown(self) -> bool:
+        """Tell whether a reply has shown a log already."""
+        return self._found is not None
+
+    @property
     def seen(self) -> Mapping[bytes, int]:
         """The sizes at which this server's logs are known, by the IDs of their keys."""
         return {item.key.id: item.checkpoint.size for item in self._logs.values()}

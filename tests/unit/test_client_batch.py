@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sigul_stack.client.log_check import LogCheck
 from sigul_stack.client.rpm_exchange import RPMExchange
 from sigul_stack.client.rpm_packages import Package, RPMOptions, sent_of
 from sigul_stack.errors import PeerClosed, SigulError
+from sigul_stack.evidence.witness import Witness
 from sigul_stack.formats.rpm_head import EntryType, HeaderEntry, Region, encode_header, padded
 from sigul_stack.kojihub import NEVRA, HubRPM
 from sigul_stack.protocol.versions import LATEST
@@ -58,6 +60,7 @@ def run(
         assert package.source.name not in told
         told[package.source.name] = None if error is None else str(error)
 
+    check = LogCheck(Witness(None).begin("server"), "sign-rpms", "root", {})
     exchange = RPMExchange(
         all_of_them,
         version=LATEST,
@@ -68,7 +71,7 @@ def run(
     )
     chunked = ChunkedStream(far, THREAD_SECONDS)
     with in_background(lambda: server(chunked)):
-        exchange.run(ChunkedStream(near, THREAD_SECONDS))
+        exchange.run(ChunkedStream(near, THREAD_SECONDS), check)
     return told
 
 
