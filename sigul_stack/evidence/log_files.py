@@ -232,10 +232,10 @@ class Tree:
         """The bytes of a tile's first `width` hashes."""
         wanted = width * HASH_BYTES
 
-        def read(path: Path) -> bytes:
+        def read(path: Path, there: int) -> bytes:
             data = read_file(path, TILE_WIDTH * HASH_BYTES)
-            if len(data) < wanted:
-                raise NotProven(f"{path} of the signing log is cut off")
+            if len(data) != there * HASH_BYTES:
+                raise NotProven(f"{path} of the signing log does not have {there} hashes")
             return data[:wanted]
 
         return self._widest(lambda width: tile_path(level, number, width), width, read)
@@ -243,29 +243,31 @@ class Tree:
     def bundle(self, number: int, width: int = TILE_WIDTH) -> list[bytes]:
         """The first `width` entries of a bundle that is before the edge."""
 
-        def read(path: Path) -> list[bytes]:
+        def read(path: Path, there: int) -> list[bytes]:
             entries = split_bundle(read_file(path, _MAX_BUNDLE_BYTES))
-            if len(entries) < width:
-                raise NotProven(f"{path} of the signing log is cut off")
+            if len(entries) != there:
+                raise NotProven(f"{path} of the signing log does not have {there} entries")
             return entries[:width]
 
         return self._widest(lambda width: bundle_path(number, width), width, read)
 
-    def _widest(self, name: Callable[[int], str], width: int, read: Callable[[Path], _T]) -> _T:
+    def _widest(
+        self, name: Callable[[int], str], width: int, read: Callable[[Path, int], _T]
+    ) -> _T:
         """Read what has this width, or more: a writer removes the former one when it has grown."""
         for _ in range(_TRIES):
-            for path in self._candidates(name, width):
+            for path, there in self._candidates(name, width):
                 with contextlib.suppress(FileNotFoundError):
-                    return read(path)
+                    return read(path, there)
         raise NotProven(f"{self.directory / name(width)} of the signing log is missing")
 
-    def _candidates(self, name: Callable[[int], str], width: int) -> Iterator[Path]:
-        yield self.directory / name(width)
+    def _candidates(self, name: Callable[[int], str], width: int) -> Iterator[tuple[Path, int]]:
+        yield self.directory / name(width), width
         if width < TILE_WIDTH:
             partial = (self.directory / name(width)).parent
             with contextlib.suppress(OSError):
                 found = [int(item.name) for item in partial.iterdir() if item.name.isdecimal()]
                 for other in sorted(found):
                     if width < other < TILE_WIDTH:
-                        yield partial / str(other)
-            yield self.directory / name(TILE_WIDTH)
+                        yield partial / str(other), other
+            yield self.directory / name(TILE_WIDTH), TILE_WIDTH

@@ -25,7 +25,7 @@ from sigul_stack.formats.merkle_tree import (
 )
 from sigul_stack.formats.signed_note import Checkpoint, PrivateKey, open_checkpoint
 from sigul_stack.secret import Secret
-from tests.signing_logs import NAME, leaf, leaves, make_log, plain_root, public_key
+from tests.signing_logs import NAME, leaf, leaves, make_log, plain_root, public_key, write_large
 
 
 @pytest.fixture
@@ -183,16 +183,19 @@ def test_old_partial_tiles_go(directory: Path) -> None:
 
 
 def test_a_full_tile_takes_the_place_of_its_partial_ones(directory: Path) -> None:
-    make_log(directory, 256)
     small = [Leaf("x", Result.OK)]
+    entry = small[0].encode()
+    write_large(directory, 255 * 256 - 1, lambda start, stop: [entry] * (stop - start))
     with SigningLog.open(directory) as log:
-        log.append(small * 255 * 256)
+        log.append(small)
+        log.append(small * 256)
         # The last bundle is still the tail, and the tile above it is not full yet.
         reader = LogReader.open(directory)
         assert (reader.size, reader.tree.edge) == (65536, 65536 - 256)
         verify_log(reader, log.public_key)
         reader.proof(7).verify(log.public_key)
         log.append(small * 2 * 256)
+        assert log.size == 258 * 256
     names = {path.name for path in (directory / "tile" / "1").iterdir()}
     assert names == {"000", "001.p"}
     assert [path.name for path in (directory / "tile/2/000.p").iterdir()] == ["1"]
@@ -281,8 +284,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "entries cut off": (lambda d: cut(d / "tail", 1), "there are 699 leaves, .* is of 700"),
     "no tile": (lambda d: (d / "tile/1/000.p/2").unlink(), "000.p/2 of .* is missing"),
     "a tile": (lambda d: damage(d / "tile/1/000.p/2", 40), "not those that its checkpoint"),
-    "a tile cut off": (lambda d: cut(d / "tile/1/000.p/2", 32), "is cut off"),
-    "a tile of no hashes": (lambda d: (d / "tile/1/000.p/2").write_bytes(b""), "is cut off"),
+    "a tile cut off": (lambda d: cut(d / "tile/1/000.p/2", 32), "not have 2 hashes"),
+    "a tile of no hashes": (lambda d: (d / "tile/1/000.p/2").write_bytes(b""), "not have 2 hashes"),
 }  # fmt: skip
 
 
