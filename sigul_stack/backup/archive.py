@@ -11,9 +11,10 @@ import hashlib
 import os
 import stat
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -31,9 +32,10 @@ _MAX_FILLING: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class MemberSource:
-    """A file on its way into a backup."""
+    """A file on its way into a backup: what it is of, and its pieces anew at each call."""
 
-    file: Path
+    origin: Path
+    pieces: Callable[[], Iterator[bytes]]
     member: Member
 
 
@@ -47,14 +49,31 @@ def describe(file: Path, path: str, mode: int | None = None) -> MemberSource:
             f"'{file}' cannot be in a backup: its name is too long, too deep or not plain ASCII",
             "move it away",
         )
-    with _opened(file) as stream:
-        if mode is None:
+    if mode is None:
+        with _opened(file) as stream:
             mode = os.fstat(stream.fileno()).st_mode
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return MemberSource(file, Member(path, stream.tell(), digest, mode & manifests.MODES))
+    return describe_pieces(file, partial(_pieces_of, file), path, mode)
 
 
-def write(stream: BinaryIO, manifest: Manifest, sources: Sequence[MemberSource]) -> None:
+def describe_pieces(
+    origin: Path, pieces: Callable[[], Iterator[bytes]], path: str, mode: int
+) -> MemberSource:
+    """Describe what `pieces` gives, which is the same at each call, as the member `path`."""
+    digest, size = hashlib.sha256(), 0
+    for piece in pieces():
+        digest.update(piece)
+        size += len(piece)
+    member = Member(path, size, digest.hexdigest(), mode & manifests.MODES)
+    return MemberSource(origin, pieces, member)
+
+
+def _pieces_of(file: Path) -> Iterator[bytes]:
+    with _opened(file) as stream:
+        while piece := stream.read(_PIECE):
+            yield piece
+
+
+def write(stream: BinaryIO, manifest: Manifest, sources: Iterable[MemberSource]) -> None:
     """Write a backup. Raises `BackupError` where a file is not what was described."""
     _write_head(stream, manifests.NAME, len(data := manifest.as_json().encode()), manifest)
     _write_all(stream, data + _filling(len(data)))
@@ -63,16 +82,15 @@ def write(stream: BinaryIO, manifest: Manifest, sources: Sequence[MemberSource])
         _write_head(stream, member.path, member.size, manifest)
         digest = hashlib.sha256()
         size = 0
-        with _opened(source.file) as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-                size += len(piece)
-                if size > member.size:
-                    break
-                _write_all(stream, piece)
+        for piece in source.pieces():
+            digest.update(piece)
+            size += len(piece)
+            if size > member.size:
+                break
+            _write_all(stream, piece)
         if size != member.size or digest.hexdigest() != member.sha256:
             raise BackupError(
-                f"'{source.file}' changed while it was backed up",
+                f"'{source.origin}' changed while it was backed up",
                 "see who else writes there, and try again",
             )
         _write_all(stream, _filling(size))

@@ -20,6 +20,7 @@ from typing import BinaryIO, Final
 from ..config.server import ServerSettings
 from ..database import Database, SchemaState, save, schema_state, sqlite_url
 from ..errors import BackupError
+from ..evidence.log_files import CHECKPOINT
 from ..keystore.gnupg import GnuPG
 from ..keystore.gnupg.directory import AGENT_CONFIGURATION, AGENT_CONFIGURATION_NAME
 from ..keystore.storage import locked_keys
@@ -29,6 +30,7 @@ from ..server.spool import scratch_file
 from ..system.files import whole_file, write_whole
 from . import archive
 from .archive import MemberSource
+from .log_members import LogSources, log_sources
 from .manifest import DATABASE, Manifest
 from .members import NSS_FILES, is_taken
 from .signatures import SIGNATURE_ENDING, BackupSigner
@@ -151,15 +153,20 @@ def _write_state(
         raise BackupError(
             f"the database is {state.value}", "run `sigul-stack database migrate` first"
         )
+    # Most of it now, for nobody changes keys while the rest is read.
+    log = _log(settings)
     with (
         closing(Database(url)) as database,
         tempfile.TemporaryDirectory(prefix="sigul-backup-") as directory,
-        _at_rest(settings, database),
+        ExitStack() as at_rest,
     ):
+        at_rest.enter_context(_at_rest(settings, database))
         copy = Path(directory, "db")
         save(url, copy)
         users, accesses, keys = read_database(sqlite_url(copy))
-        sources = [archive.describe(copy, DATABASE, 0o600), *_sources(settings, options, left_out)]
+        kept = [archive.describe(copy, DATABASE, 0o600), *_sources(settings, options, left_out)]
+        # After the database: what is in that was decided before, and is in the log.
+        log = _log(settings, log)
         manifest = Manifest(
             created=now.astimezone(UTC),
             made_by=made_by,
@@ -167,12 +174,27 @@ def _write_state(
             users=len(users),
             accesses=accesses,
             keys=key_records(keys),
-            members=tuple(source.member for source in sources),
+            members=tuple(source.member for source in (*kept, *(log.sources if log else ()))),
             site=settings.bridge_hostname.encode("ascii", "backslashreplace").decode()[:255],
+            signing_log=None if log is None else log.record,
         )
         if options.signer is not None:
             manifest = options.signer.sign_manifest(manifest)
-        archive.write(stream, manifest, sources)
+
+        def sources() -> Iterator[MemberSource]:
+            yield from kept
+            # A log only grows, whoever changes keys.
+            at_rest.close()
+            yield from log.sources if log else ()
+
+        archive.write(stream, manifest, sources())
+
+
+def _log(settings: ServerSettings, before: LogSources | None = None) -> LogSources | None:
+    """The server's signing log; None where there is none yet."""
+    if not (settings.signing_log_directory / CHECKPOINT).exists():
+        return None
+    return log_sources(settings.signing_log_directory, before)
 
 
 @contextmanager

@@ -16,12 +16,15 @@ from typing import Any, Final
 from ..errors import BackupError
 
 FORMAT: Final = "sigul-stack-backup"
-#: The form of the archive. One that is newer than this is refused.
-VERSION: Final = 1
+#: The forms of the archive: without a signing log, and with one. One that is newer is refused.
+_WITHOUT_LOG: Final = 1
+_WITH_LOG: Final = 2
 NAME: Final = "manifest.json"
 DATABASE: Final = "database/server.sqlite"
 #: The parts of a backup, each a directory in it.
 STATE_PARTS: Final = ("database", "gnupg", "keys")
+#: Not unpacked as a directory: `signing_log` takes it piece by piece.
+LOG_PART: Final = "signing-log"
 OTHER_PARTS: Final = ("configuration", "nss")
 PARTS: Final = STATE_PARTS + OTHER_PARTS
 #: Longest manifest, in bytes: enough for some fifty thousand keys.
@@ -32,7 +35,7 @@ MAX_FILE: Final = 8**11 - 1
 MODES: Final = 0o644
 
 _STEP = r"(?!\.\.?(?:/|$))[\x21-\x2e\x30-\x7e]{1,90}"
-_PATH = re.compile(rf"(?:{'|'.join(PARTS)})(?:/{_STEP}){{1,3}}")
+_PATH = re.compile(rf"(?:{'|'.join((*PARTS, LOG_PART))})(?:/{_STEP}){{1,3}}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TEXT = re.compile(r"[\x20-\x7e]{0,255}")
 
@@ -62,11 +65,20 @@ class KeyRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class LogRecord:
+    """The signing log of a backup: its origin, and the number of its leaves."""
+
+    origin: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The content of a backup. `made_by` is the version of sigul-stack; `schema` the database's.
 
     `site` is the host name of the bridge that the server works for, `signature` a server's, in
-    base64 (`signatures`); both are empty in backups of earlier versions.
+    base64 (`signatures`); both are empty in backups of earlier versions. Those have no
+    `signing_log` either.
     """
 
     created: datetime
@@ -78,21 +90,32 @@ class Manifest:
     members: tuple[Member, ...]
     site: str = ""
     signature: str = ""
+    signing_log: LogRecord | None = None
 
     def summary(self) -> str:
         """One line for a person."""
         total = sum(member.size for member in self.members)
+        log = self.signing_log
         return (
             f"made {self.created:%Y-%m-%d %H:%M:%S} UTC by sigul-stack {self.made_by}"
             f"{f' for the bridge {self.site}' if self.site else ''}:"
             f" {self.users} users, {len(self.keys)} keys, {self.accesses} accesses,"
             f" {len(self.members)} files, {total} bytes"
+            f"{f', {log.size} leaves of the signing log {log.origin}' if log else ''}"
         )
+
+    def content(self) -> dict[str, Any]:
+        """Its fields by name: what is signed, so that of a backup without a log has none."""
+        found = asdict(self)
+        if self.signing_log is None:
+            del found["signing_log"]
+        return found
 
     def as_json(self) -> str:
         """The manifest as it stands in the backup."""
+        version = _WITHOUT_LOG if self.signing_log is None else _WITH_LOG
         return json.dumps(
-            {"format": FORMAT, "version": VERSION, **asdict(self)},
+            {"format": FORMAT, "version": version, **self.content()},
             default=lambda value: value.isoformat(),
             indent=1,
         )
@@ -112,7 +135,7 @@ def parse(data: bytes) -> Manifest:
                 "this is no backup of a signing server",
                 "name one that `sigul-stack backup create` made, decrypted if it was encrypted",
             )
-        if document.get("version") != VERSION:
+        if document.get("version") not in (_WITHOUT_LOG, _WITH_LOG):
             raise BackupError(
                 "this backup was made by a newer version of sigul-stack", "install that one"
             )
@@ -146,7 +169,12 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
         members,
         _text(document.get("site", "")),
         _text(document.get("signature", "")),
+        _log(document.get("signing_log")),
     )
+
+
+def _log(entry: Mapping[str, Any] | None) -> LogRecord | None:
+    return None if entry is None else LogRecord(_text(entry["origin"]), _number(entry["size"]))
 
 
 def _member(entry: Mapping[str, Any]) -> Member:

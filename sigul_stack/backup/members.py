@@ -33,6 +33,7 @@ _TAKEN: Final = re.compile(
     r"|gnupg/openpgp-revocs\.d/(?:[0-9A-F]{40}|[0-9A-F]{64})\.rev"
     r"|keys/[0-9a-f]{40}(?:\.public|\.cert\.[A-Za-z]+)?\.pem"
     r"|configuration/[0-9]{1,4}-[\x21-\x2e\x30-\x7e]{1,85}"
+    r"|signing-log/(?:key|key\.pub|checkpoint|entries/[0-9]{6})"
     rf"|nss/(?:{'|'.join(map(re.escape, NSS_FILES))})"
 )
 

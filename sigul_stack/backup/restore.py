@@ -22,7 +22,8 @@ from ..errors import BackupError
 from ..server.services import database_url
 from ..system.files import sync
 from . import archive
-from .manifest import DATABASE, OTHER_PARTS, Manifest
+from .log_members import extends
+from .manifest import DATABASE, LOG_PART, OTHER_PARTS, Manifest
 from .signatures import BackupVerifier
 from .unpack import at_rest, check, missing_keys, read_database, unpack
 
@@ -42,13 +43,24 @@ class RestoreOptions:
     skip_strangers: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What was restored, and where what was there before is now.
+
+    `keeps_log` tells that the server's signing log has all leaves of the backup's, and stayed.
+    """
+
+    manifest: Manifest
+    aside: tuple[Path, ...]
+    keeps_log: bool
+
+
 def restore_backup(
     settings: ServerSettings, stream: BinaryIO, options: RestoreOptions, *, now: datetime
-) -> tuple[Manifest, list[Path]]:
-    """Restore the backup in `stream` to where `settings` have database and key stores.
+) -> Restored:
+    """Restore the backup in `stream` to where `settings` have database, key stores and log.
 
-    The server must not run. Returns what was restored, and where what was there before is now.
-    Raises `BackupError` and other `SigulError`.
+    The server must not run. Raises `BackupError` and other `SigulError`.
     """
     url = database_url(settings)
     in_file = settings.database_url is None
@@ -68,6 +80,8 @@ def restore_backup(
         options.verifier.verify_manifest(manifest)
     token = secrets.token_hex(4)
     finals.setdefault("database", settings.gnupg_home.with_name("database"))
+    if manifest.signing_log is not None:
+        finals[LOG_PART] = settings.signing_log_directory
     layout = {part: path.with_name(f".{path.name}.{token}") for part, path in finals.items()}
     with ExitStack() as cleanup:
         if options.others is not None:
@@ -81,6 +95,13 @@ def restore_backup(
         check(manifest, layout)
         database = layout["database"] / Path(DATABASE).name
         staged = {finals[part]: layout[part] for part in ("gnupg", "keys")}
+        keeps_log = False
+        if manifest.signing_log is not None:
+            # What was signed since was signed: a log is never put back where it need not be.
+            keeps_log = extends(settings.signing_log_directory, layout[LOG_PART])
+            if not keeps_log:
+                _check_free([settings.signing_log_directory], options.replace)
+                staged[settings.signing_log_directory] = layout[LOG_PART]
         if in_file:
             # The last, for a server without a database does not start.
             staged[settings.database_path] = database
@@ -90,7 +111,7 @@ def restore_backup(
         if options.others is not None:
             others.rename(options.others)
     _check_in_place(settings, manifest)
-    return manifest, aside
+    return Restored(manifest, tuple(aside), keeps_log)
 
 
 def _check_free(finals: list[Path], replace: bool) -> None:

@@ -203,7 +203,7 @@ def make_key(path: Path) -> str:
 
 
 def _signed(manifest: Manifest) -> bytes:
-    return _canonical(asdict(replace(manifest, signature="")))
+    return _canonical(replace(manifest, signature="").content())
 
 
 def _canonical(document: Mapping[str, Any]) -> bytes:

@@ -35,7 +35,8 @@ from ..keystore.pem import PemStore
 from ..keystore.store import KeyStore, StoreMismatch
 from ..system.files import write_whole
 from . import archive, members
-from .manifest import DATABASE, PARTS, KeyRecord, Manifest, damaged
+from .log_members import LogTaker
+from .manifest import DATABASE, LOG_PART, PARTS, KeyRecord, Manifest, damaged
 from .signatures import BackupVerifier
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -45,7 +46,7 @@ _READABLE = (SchemaState.CURRENT, SchemaState.LEGACY)
 def verify_backup(
     stream: BinaryIO, verifier: BackupVerifier | None = None, *, skip_strangers: bool = False
 ) -> Manifest:
-    """Check a backup whole: every file, the database, and that each key's secret part is there.
+    """Check a backup whole: files, database, signing log, and that each key's secret part is there.
 
     With `verifier`, its signature first. `skip_strangers` is as in `unpack`. Takes place for a
     copy of it in the system's directory for temporary files, for the process's user alone. Raises
@@ -70,17 +71,22 @@ def unpack(
 ) -> None:
     """Write the files of a backup into new directories, one a part; all are for their owner alone.
 
-    A part without a directory in `layout` is read and left, and so are settings of GnuPG: the home
-    gets our own. What is on no list is an error, or with `skip_strangers` left as well. Raises
-    `BackupError`.
+    A part without a directory in `layout` is read and left, but that a signing log is proven, and
+    so are settings of GnuPG: the home gets our own. What is on no list is an error, or with
+    `skip_strangers` left as well. Raises `BackupError`.
     """
     if not skip_strangers:
         members.refuse_strangers(manifest)
     try:
+        log = LogTaker(manifest, layout.get(LOG_PART))
         for part, directory in layout.items():
-            directory.mkdir(mode=0o700)
+            if part != LOG_PART:
+                directory.mkdir(mode=0o700)
             _check_space(manifest, part, directory)
         for member, pieces in archive.read_files(stream, manifest):
+            if member.part == LOG_PART:
+                log.take(member, pieces)
+                continue
             if member.part not in layout or not members.is_taken(member.path):
                 for _ in pieces:
                     pass
@@ -94,6 +100,7 @@ def unpack(
                 output.flush()
                 os.fchmod(output.fileno(), member.mode | 0o600)
                 os.fsync(output.fileno())
+        log.end()
         if "gnupg" in layout:
             write_whole(
                 layout["gnupg"] / AGENT_CONFIGURATION_NAME,

@@ -189,8 +189,8 @@ def _create(options: argparse.Namespace) -> None:
     _say(made.manifest.summary())
     if options.recipient_file is None and not options.unencrypted:
         _say(
-            "warning: it is not encrypted: keys and password hashes are as on the server's disk;"
-            " give --recipient-file, or --unencrypted"
+            "warning: it is not encrypted: keys, password hashes and the signing log's key are as"
+            " on the server's disk; give --recipient-file, or --unencrypted"
         )
     if included.signer is None:
         _say("warning: it is not signed: set [server] backup-signing-key")
@@ -241,7 +241,7 @@ def _restore(options: argparse.Namespace) -> None:
     verifier = _verifier(options)
     with _opened(options.file) as stream:
         become_the_server(settings)
-        manifest, aside = restore_backup(
+        restored = restore_backup(
             settings,
             stream,
             RestoreOptions(
@@ -252,13 +252,23 @@ def _restore(options: argparse.Namespace) -> None:
             ),
             now=datetime.now(UTC),
         )
+    manifest = restored.manifest
     _say(f"restored: {manifest.summary()}")
     if verifier is not None:
         _say(f"signed by the key {verifier.verify_manifest(manifest)}")
     if names := not_restored(manifest):
         _say_left_out(names, "are not restored")
-    for path in aside:
+    for path in restored.aside:
         _say(f"what was there before: {path}")
+    if (log := manifest.signing_log) is not None and not restored.keeps_log:
+        _say(
+            f"the signing log has the {log.size} leaves that it had then. Where more was signed"
+            " since, bridge and clients complain of it: before the server starts, bring the rest"
+            " back with `sigul-stack audit complete --from COPY`, or without a copy begin a new"
+            " origin with `sigul-stack audit new-origin`"
+        )
+    elif log is not None:
+        _say(f"the signing log that is there has all {log.size} leaves of the backup's: it stays")
 
 
 def _verify(options: argparse.Namespace) -> None:

@@ -59,6 +59,13 @@ def add_parser(subparsers: Subparsers) -> None:
             action="store_true",
             help="look at database and key stores, too: of the right schema, and in agreement",
         ),
+        _limit(
+            "--warn-push",
+            "DAYS",
+            _days,
+            2.0,
+            "warn where the signing log was last pushed longer ago; 0: never",
+        ),
     )
     _add_component(
         components,
@@ -126,6 +133,13 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _days(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 3650:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 3650 days")
+    return value
+
+
 def _run(component: str, refuse: Callable[[str], NoReturn], options: argparse.Namespace) -> int:
     from ..health.examination import check_health
     from ..health.report_text import as_json, exit_code, health_text
@@ -136,6 +150,7 @@ def _run(component: str, refuse: Callable[[str], NoReturn], options: argparse.Na
         fail_handshake_seconds=options.fail_handshake,
         warn_days=options.warn_days,
         fail_days=options.fail_days,
+        warn_push_days=getattr(options, "warn_push", 0.0),
         timeout_seconds=options.timeout,
     )
     if component == "client":

@@ -24,6 +24,7 @@ from ..system.wall import support
 from .bridge_checks import BridgeChecks
 from .configuration_checks import file_checks, secret_checks, tool_checks, wall_checks
 from .connection_checks import BridgeConnectionChecks, user_name_checks
+from .log_checks import LogChecks
 from .nss_checks import NSSChecks
 from .request_checks import RequestChecks
 from .server_checks import ServerChecks
@@ -133,6 +134,7 @@ def _server(context: CheckContext[ServerSettings]) -> tuple[Step, ...]:
     return (
         *_setup(context, settings.binding.enabled),
         *ServerChecks(context).steps(),
+        *LogChecks(context).steps(),
         *own.steps(),
         *BridgeConnectionChecks(settings, own, None).steps(),
         status_step(context),
@@ -171,6 +173,7 @@ _LAYERS: Final = {
     "server": (
         Layer.SERVER_DATABASE,
         Layer.KEY_STORE,
+        Layer.SIGNING_LOG,
         Layer.RESOLUTION,
         Layer.TCP,
         Layer.OUTER,

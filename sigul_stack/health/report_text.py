@@ -34,6 +34,8 @@ _FIGURES: Final = (
     _Figure("workers_attached", "workers_attached", "{} workers attached"),
     _Figure("workers_busy", "workers_busy", "{} busy"),
     _Figure("requests_in_flight", "requests_in_flight", "{} requests in flight"),
+    _Figure("log_leaves", "log_leaves", "{} leaves in the signing log", "c"),
+    _Figure("push_age_seconds", "push_age", unit="s"),
     *(
         _Figure(name, name, unit="c")
         for name in (

@@ -15,6 +15,7 @@ from ..checks import Check, failed, ok, warning
 from ..config.identity import identity
 from ..config.server import ServerSettings
 from ..errors import quoted
+from .rooms import room
 from .steps import DOCTOR, HEALTH, CheckContext, Layer, Mode, Step
 
 #: Directories that hold more than a server's state, so that they are no answer to "what to save".
@@ -22,33 +23,6 @@ _SHARED: Final = frozenset(map(Path, ("/", "/var", "/var/lib", "/srv", "/opt", "
 
 #: Longest wait for somebody's transaction, in seconds: those of a server are over much sooner.
 _LOCK_SECONDS: Final = 3.0
-#: Free bytes of a file system with less than which changes soon fail, or do.
-_LITTLE_ROOM: Final = 64 << 20
-_NO_ROOM: Final = 1 << 20
-#: The same for files that can be made.
-_FEW_FILES: Final = 100
-
-
-def _room(name: str, path: Path, layer: Layer) -> Iterator[Check]:
-    """Return what is wrong with the file system of `path`, the option `name`."""
-    found = os.statvfs(path)
-    free = found.f_bavail * found.f_frsize
-    where = f"the file system of {name} '{path}'"
-    if found.f_flag & os.ST_RDONLY:
-        yield failed(
-            layer,
-            f"{where} is mounted read-only",
-            "mount it writable; where nobody meant it, the kernel's log says why it is not",
-        )
-    elif free < _NO_ROOM or (found.f_files and not found.f_favail):
-        yield failed(layer, f"{where} is full: {free} bytes, {found.f_favail} files free", _FREE)
-    elif free < _LITTLE_ROOM or (found.f_files and found.f_favail < _FEW_FILES):
-        yield warning(
-            layer, f"{where} is nearly full: {free >> 20} MiB, {found.f_favail} files free", _FREE
-        )
-
-
-_FREE: Final = "free space there, or move it to a larger one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +124,7 @@ class ServerChecks:
                         "make it, restore it from a backup, or correct database-path",
                     )
                 return
-            yield from _room("database-path", settings.database_path, Layer.SERVER_DATABASE)
+            yield from room("database-path", settings.database_path, Layer.SERVER_DATABASE)
         with (
             contextlib.closing(Database(url, lock_wait=_LOCK_SECONDS)) as database,
             database.write(),
@@ -169,7 +143,7 @@ class ServerChecks:
             if directory is None:
                 continue
             if directory.exists():
-                yield from _room(name, directory, Layer.KEY_STORE)
+                yield from room(name, directory, Layer.KEY_STORE)
             elif name == "spool-directory":
                 yield failed(Layer.KEY_STORE, f"there is no {name} '{directory}'", "make it")
 

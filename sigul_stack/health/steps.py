@@ -82,13 +82,15 @@ class Step:
 class Limits:
     """From when on a number is a warning, and from when on a failure. See the commands' options.
 
-    `timeout_seconds` limits a whole health check, or each single look of `doctor`.
+    `timeout_seconds` limits a whole health check, or each single look of `doctor`. With
+    `warn_push_days` 0 nobody is warned of a signing log that no other machine has.
     """
 
     warn_handshake_seconds: float = 1.0
     fail_handshake_seconds: float = 5.0
     warn_days: int = 30
     fail_days: int = 7
+    warn_push_days: float = 2.0
     timeout_seconds: float = 10.0
 
     def of_handshake(self, seconds: float) -> State:

@@ -113,7 +113,10 @@ def test_a_server_that_is_well(served: tuple[Site, Process]) -> None:
     site, _bridge = served
     report = health(site, "server", "--deep", code=OK)
     assert states(report) == dict.fromkeys(
-        ("status", "attached workers", "database", "key store", "NSS database", "certificate"),
+        (
+            *("status", "attached workers", "database", "key store", "signing log"),
+            *("NSS database", "certificate"),
+        ),
         "ok",
     )
     values = check(report, "attached workers")["values"]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from sigul_stack.evidence.log_reader import LogReader
 from tests.copies import TOP, copy_checkout, run_in, without
 
 from .molecule_runs import docker
@@ -41,6 +42,7 @@ pytestmark = [
     pytest.mark.long(
         *("playbooks", "site.yml", "roles", "inventories/dev", "ansible.cfg", "scripts/site"),
         *("docs/runbooks.md", "sigul_stack/cli/pki.py", "sigul_stack/pki", "images/builder"),
+        *("sigul_stack/evidence", "sigul_stack/cli/audit"),
     ),
 ]
 
@@ -187,12 +189,12 @@ def test_what_goes_where_is_there(site: Site) -> None:
     page = (TOP / "docs/deploy.md").read_text().partition("## What goes where")[2]
     listing = page.split("```")[1]
     control = set(re.findall(r"^   ([\w-]+)/", listing, re.M))
-    later = {"backups", "revoked"}
+    later = {"backups", "revoked", "signing-log"}
     there = {path.name for path in site.control.iterdir()}
     assert control - later <= there <= control
     root = site.path / ".site/dev/root"
     for component, directories in (("server", {"etc", "nss", "secrets", "state"}),
-                                   ("client", {"etc", "nss", "secrets"})):  # fmt: skip
+                                   ("client", {"etc", "nss", "secrets", "state"})):  # fmt: skip
         assert {path.name for path in (root / component).iterdir() if path.is_dir()} == directories
         assert f"sigul_root/{component}/" in listing
 
@@ -358,9 +360,8 @@ def test_timers_run_what_renews_and_backs_up(site: Site, tmp_path: Path) -> None
         "playbooks/timers.yml", "-e", f"timers_directory={units}", "-e", "timers_enabled=false",
         "-e", f"backup_recipient={recipient}",
     )  # fmt: skip
-    assert (
-        len(list(units.glob("sigul-*-renew.*"))) == len(list(units.glob("sigul-*-backup.*"))) == 2
-    )
+    for name in ("renew", "log", "backup"):
+        assert len(list(units.glob(f"sigul-*-{name}.*"))) == 2
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units.iterdir()],
         capture_output=True, text=True, timeout=60, check=False,
@@ -382,6 +383,71 @@ def test_timers_run_what_renews_and_backs_up(site: Site, tmp_path: Path) -> None
     )
     given = f'--extra-vars={{"backup_recipient": "{recipient}"}}'
     assert shlex.split(backup)[-2:] == [given, "playbooks/backup.yml"]
+    [push] = re.findall("^ExecStart=(.*)$", next(units.glob("*-log.service")).read_text(), re.M)
+    assert shlex.split(push)[-1] == "playbooks/push-log.yml"
+
+
+def listed(site: Site) -> subprocess.CompletedProcess[str]:
+    """`list-users`, which the client holds against what it has seen of the log."""
+    return site.script("scripts/site", "users")
+
+
+def stopped(site: Site, *commands: str) -> None:
+    """Run commands on the server's log, in its directory, while the server is stopped."""
+    name = site.container("server")
+    docker("stop", name)
+    try:
+        subprocess.run(
+            ["sh", "-c", " && ".join(commands)],
+            cwd=site.path / ".site/dev/root/server/state", check=True, timeout=60,
+        )  # fmt: skip
+    finally:
+        docker("start", name)
+
+
+def test_a_witness_complains_and_the_log_is_restored(site: Site) -> None:
+    """The log of yesterday is put back: seen at once, and mended from the control machine."""
+    assert listed(site).returncode == 0
+    copy = site.control / "signing-log"
+    verify = (BIN / "sigul-stack", "audit", "verify", "--log", copy, "--key", copy / "key.pub")
+    site.playbook("playbooks/push-log.yml")
+    subprocess.run(verify, check=True, timeout=60)
+    stopped(site, "cp -a signing-log signing-log.yesterday")
+    assert listed(site).returncode == 0
+    site.playbook("playbooks/push-log.yml")
+    now = LogReader.open(copy).size
+    stopped(site, "mv signing-log signing-log.today", "mv signing-log.yesterday signing-log")
+    # The control machine does not take it, and says so.
+    said = " ".join(site.playbook("playbooks/push-log.yml", fails=True).split())
+    assert "it has lost some" in said or "has shrunk" in said
+    assert LogReader.open(copy).size == now
+    site.playbook("playbooks/restore-log.yml")
+    # Nobody has seen more than the copy had, and nobody complains.
+    done = listed(site)
+    assert done.returncode == 0, done.stderr
+    site.playbook("playbooks/push-log.yml")
+    subprocess.run(verify, check=True, timeout=60)
+
+    # A new origin is complained of until somebody accepts it.
+    site.playbook("playbooks/restore-log.yml", "-e", "signing_log_new_origin=true")
+    done = listed(site)
+    assert done.returncode != 0
+    assert "signing log" in done.stderr
+    origin = (site.path / ".site/dev/root/server/state/signing-log/checkpoint").read_text()
+    for component in ("client", "bridge"):
+        docker(
+            "exec", site.container(component), "sigul-stack", "witness", "accept",
+            "-c", f"/etc/sigul/{component}.conf", origin.partition("\n")[0],
+        )  # fmt: skip
+    done = listed(site)
+    assert done.returncode == 0, done.stderr
+    # The old copy is kept, and the new log gets another one.
+    assert "another directory" in " ".join(
+        site.playbook("playbooks/push-log.yml", fails=True).split()
+    )
+    copy.rename(copy.with_name("signing-log.before"))
+    site.playbook("playbooks/push-log.yml")
+    subprocess.run(verify, check=True, timeout=60)
 
 
 def test_security_updates_take_packages_anew(site: Site) -> None:

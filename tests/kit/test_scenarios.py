@@ -13,6 +13,7 @@ that is deployed for it, is `long`.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import subprocess
@@ -24,6 +25,8 @@ from typing import IO
 import pytest
 import yaml
 
+from sigul_stack.evidence.leaf import Leaf
+from sigul_stack.evidence.log_reader import LogReader, verify_log
 from tests.kit.molecule_runs import FILES, SITE, TOP, destroy, docker, left_behind, molecule
 from tests.kit.secrets_search import Processes, found, found_in_stream
 
@@ -38,6 +41,7 @@ SCENARIOS = ("sign", *LONG_SCENARIOS)
 PROVEN = (
     *(".config/molecule", "inventories", "molecule", "playbooks", "roles", "site.yml"),
     *("sigul_stack/backup", "sigul_stack/cli/backup.py"),
+    *("sigul_stack/evidence", "sigul_stack/cli/audit"),
     *("sigul_stack/pki", "sigul_stack/cli/pki.py"),
     *("tests/kit/molecule_runs.py", "tests/kit/secrets_search.py"),
 )
@@ -120,6 +124,26 @@ def test_users_are_listed_through_both_layers(deployed: Deployed) -> None:
 def test_scenario(deployed: Deployed, scenario: str) -> None:
     log = deployed.molecule("verify", "-s", scenario)
     assert "LEFT OUT" not in log
+
+
+def test_the_log_is_on_the_control_machine(deployed: Deployed) -> None:
+    """The scenario `sign` has brought it there; what it has is what was signed."""
+    reader = LogReader.open(FILES / "control/signing-log")
+    key = reader.public_key
+    assert key is not None
+    assert key.name.startswith("sigul-server.example.org/signing-log/")
+    assert verify_log(reader, key).size == reader.size
+    leaves = [Leaf.parse(entry) for entry in reader.entries(0, reader.size)]
+    signed = hashlib.sha256(b"signed by the key's administrator\n").hexdigest()
+    [leaf, *_] = [item for item in leaves if item.input and item.input.sha256 == signed]
+    assert (leaf.op, leaf.result, leaf.user) == ("sign-data", "ok", "admin")
+    assert leaf.key is not None
+    assert leaf.key.name == "release"
+    # It is the log that the server goes on with, which a client has seen.
+    known = docker("exec", f"sigul-{SITE}-client", "cat", "/var/lib/sigul/signing-log.json")
+    assert key.name in known
+    own = f"{FILES}/{SITE}-server/server/state/signing-log/checkpoint"
+    assert docker("exec", f"{SITE}-server", "head", "-n1", own).strip() == key.name
 
 
 # --- No secret is where it should not be ----------------------------------------------------------

@@ -257,7 +257,7 @@ def test_a_manifest_that_cannot_be_is_refused(name: str, value: object) -> None:
 def test_a_newer_form_is_told() -> None:
     document = json.loads(manifest_of(CONTENT).as_json())
     with pytest.raises(BackupError, match="newer version"):
-        parse(json.dumps({**document, "version": 2}).encode())
+        parse(json.dumps({**document, "version": 3}).encode())
 
 
 def test_a_backup_without_a_database_is_not_whole(tmp_path: Path) -> None:
