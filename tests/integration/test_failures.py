@@ -377,7 +377,7 @@ def test_second_daemons_are_refused_and_the_first_ones_go_on(site: Site) -> None
         server.stop()
         first = subprocess.Popen(start("server"), stderr=subprocess.DEVNULL, env=site.environment)
         try:
-            bridge.wait_for("Server authenticated", 8)
+            bridge.wait_for("Server authenticated", 4)
             assert (pid_directory / "sigul_server.pid").read_text() == f"{first.pid}\n"
             error = said(site.run(*start("server"), code=1), "server")
             assert str(first.pid) in error
