@@ -171,6 +171,8 @@ def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
         if in_place:
             for item in (PUBLIC_KEY, TAIL, CHECKPOINT, KEY):
                 (draft / item).rename(directory / item)
+            with contextlib.suppress(PermissionError):  # what is no one else's has modes of its own
+                directory.chmod(0o700)
             sync(directory)
         else:
             draft.replace(directory)
