@@ -245,7 +245,7 @@ class SigningLog:
             ) from None
         except OSError as error:
             os.close(lock)
-            raise _unwritable(directory, error) from None
+            raise _unwritable(directory, error) from error
         except BaseException:
             os.close(lock)
             raise
