@@ -44,7 +44,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class LeafClient:
-    """Who asked: the name in the client's certificate, and the SHA-256 of that in hexadecimal."""
+    """The client: the name in its certificate, and the SHA-256 of that in hexadecimal."""
 
     name: str
     certificate: str = ""

@@ -41,7 +41,11 @@ from ..formats.merkle_tree import (
     tile_path,
 )
 from ..formats.signed_note import MAX_NOTE_BYTES, Note, PublicKey
-from ..system.files import opened
+from ..system.files import opened, sync
+
+#: Modes of files: of what others may read, where they come by the directory; and of what not.
+PUBLIC: Final = 0o644
+PRIVATE: Final = 0o600
 
 KEY: Final = "key"
 PUBLIC_KEY: Final = "key.pub"
@@ -112,6 +116,14 @@ def read_public_key(directory: Path) -> PublicKey | None:
         return None
 
 
+def make_directories(path: Path) -> None:
+    """Make a directory and those above it, each durably; its user's alone."""
+    if not path.is_dir():
+        make_directories(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync(path.parent)
+
+
 # ------------------------------------------------------------------------------------------- tail
 
 
@@ -134,7 +146,7 @@ def _check(index: int, entry: bytes) -> bytes:
 
 
 class Tail:
-    """What a tail holds: the number of its bundle, and its whole entries, one after the other.
+    """The content of a tail: the number of its bundle, and its whole entries in their order.
 
     `is_whole` tells that nothing is behind them: an entry that is half written, or damaged.
     """
@@ -143,7 +155,7 @@ class Tail:
         """Raises `NotProven` where the data are no tail at all."""
         if len(data) < _HEAD.size or not data.startswith(_MAGIC):
             raise NotProven("the tail of the signing log is damaged")
-        _, self.number = _HEAD.unpack_from(data)
+        self.number: int = _HEAD.unpack_from(data)[1]
         self.entries: list[bytes] = []
         at = _HEAD.size
         while len(self.entries) < TILE_WIDTH and at + _RECORD.size <= len(data):
@@ -212,7 +224,7 @@ class Tree:
         return found
 
     def width(self, level: int, number: int) -> int:
-        """How many hashes a tile has."""
+        """The number of hashes that a tile has; none or less where it is not there."""
         there: int = self.edge >> level * TILE_LEVELS
         return min(TILE_WIDTH, there - number * TILE_WIDTH)
 
@@ -220,10 +232,10 @@ class Tree:
         """The bytes of a tile's first `width` hashes."""
         wanted = width * HASH_BYTES
 
-        def read(path: Path) -> bytes:
+        def read(path: Path, there: int) -> bytes:
             data = read_file(path, TILE_WIDTH * HASH_BYTES)
-            if len(data) < wanted:
-                raise NotProven(f"{path} of the signing log is cut off")
+            if len(data) != there * HASH_BYTES:
+                raise NotProven(f"{path} of the signing log does not have {there} hashes")
             return data[:wanted]
 
         return self._widest(lambda width: tile_path(level, number, width), width, read)
@@ -231,29 +243,31 @@ class Tree:
     def bundle(self, number: int, width: int = TILE_WIDTH) -> list[bytes]:
         """The first `width` entries of a bundle that is before the edge."""
 
-        def read(path: Path) -> list[bytes]:
+        def read(path: Path, there: int) -> list[bytes]:
             entries = split_bundle(read_file(path, _MAX_BUNDLE_BYTES))
-            if len(entries) < width:
-                raise NotProven(f"{path} of the signing log is cut off")
+            if len(entries) != there:
+                raise NotProven(f"{path} of the signing log does not have {there} entries")
             return entries[:width]
 
         return self._widest(lambda width: bundle_path(number, width), width, read)
 
-    def _widest(self, name: Callable[[int], str], width: int, read: Callable[[Path], _T]) -> _T:
+    def _widest(
+        self, name: Callable[[int], str], width: int, read: Callable[[Path, int], _T]
+    ) -> _T:
         """Read what has this width, or more: a writer removes the former one when it has grown."""
         for _ in range(_TRIES):
-            for path in self._candidates(name, width):
+            for path, there in self._candidates(name, width):
                 with contextlib.suppress(FileNotFoundError):
-                    return read(path)
+                    return read(path, there)
         raise NotProven(f"{self.directory / name(width)} of the signing log is missing")
 
-    def _candidates(self, name: Callable[[int], str], width: int) -> Iterator[Path]:
-        yield self.directory / name(width)
+    def _candidates(self, name: Callable[[int], str], width: int) -> Iterator[tuple[Path, int]]:
+        yield self.directory / name(width), width
         if width < TILE_WIDTH:
             partial = (self.directory / name(width)).parent
             with contextlib.suppress(OSError):
                 found = [int(item.name) for item in partial.iterdir() if item.name.isdecimal()]
                 for other in sorted(found):
                     if width < other < TILE_WIDTH:
-                        yield partial / str(other)
-            yield self.directory / name(TILE_WIDTH)
+                        yield partial / str(other), other
+            yield self.directory / name(TILE_WIDTH), TILE_WIDTH

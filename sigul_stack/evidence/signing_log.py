@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import logging
 import os
 import secrets
@@ -26,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final
 
 from ..errors import SigulError, quoted
@@ -55,10 +56,13 @@ from ..formats.signed_note import (
 from ..secret import Secret
 from ..system.files import sync, try_lock, whole_file, write_whole
 from .evidence import Evidence
+from .index import Index
 from .leaf import LOG_START, Leaf, Result
 from .log_files import (
     CHECKPOINT,
     KEY,
+    PRIVATE,
+    PUBLIC,
     PUBLIC_KEY,
     TAIL,
     SigningLogError,
@@ -66,16 +70,29 @@ from .log_files import (
     Tree,
     encode_records,
     encode_tail,
+    make_directories,
     read_checkpoint,
     read_file,
 )
+from .log_reader import LogReader
 
 log = logging.getLogger(__name__)
 
 _MAX_KEY_BYTES: Final = 1024
-#: What others than the log's user may read, where they come by the directory; and what not.
-_PUBLIC: Final = 0o644
-_PRIVATE: Final = 0o600
+#: Bundles that are indexed with a new one, and how long a search is waited for, in seconds.
+_INDEXED_AT_ONCE: Final = 4
+_INDEX_SECONDS: Final = 0.1
+
+#: The cures of a log that cannot be written.
+_CURES: Final = MappingProxyType(
+    {
+        errno.ENOSPC: "make room on its file system",
+        errno.EDQUOT: "raise the quota of the server's user, or make room",
+        errno.EIO: "see to the disk, whose errors the kernel's log has",
+        errno.EROFS: "mount its file system for writing, after the kernel's log was read",
+    }
+)
+_CURE: Final = "see to room, permissions and health of its file system"
 
 _COMPLETE: Final = (
     "complete it from a copy with sigul-stack audit complete, or begin a new log that names this"
@@ -96,6 +113,7 @@ class AppendStep(enum.Enum):
     UPPER_TILE_WRITTEN = enum.auto()
     TAIL_BEGUN = enum.auto()
     OLD_TILES_REMOVED = enum.auto()
+    INDEXED = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +123,16 @@ class Appended:
     index: int
     leaf: Leaf
     entry: bytes
+
+
+def is_vacant(directory: Path) -> bool:
+    """Tell whether a log can be made there: nothing is there, or an empty directory.
+
+    That may be a file system of its own. Raises OSError.
+    """
+    if directory.is_symlink() or not directory.exists():
+        return not directory.is_symlink()
+    return all(item.name == "lost+found" for item in directory.iterdir())
 
 
 def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
@@ -127,19 +155,19 @@ def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
     )
     draft = None
     try:
-        if directory.is_symlink() or (directory.exists() and any(directory.iterdir())):
+        if not is_vacant(directory):
             raise taken
-        # An empty directory may lie in one that is not this user's; its name is there already.
-        in_place = directory.exists() and not os.access(directory.parent, os.W_OK)
+        # Its name may be another's to give, in a directory that is not this user's, or a mount's.
+        in_place = directory.exists()
         prefix, parent = f".{directory.name}.", directory if in_place else directory.parent
         draft = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        write_whole(draft / KEY, key.encode().reveal() + b"\n", replace=False, mode=_PRIVATE)
+        write_whole(draft / KEY, key.encode().reveal() + b"\n", replace=False, mode=PRIVATE)
         public = f"{key.public.encode()}\n".encode()
-        write_whole(draft / PUBLIC_KEY, public, replace=False, mode=_PUBLIC)
-        write_whole(draft / TAIL, encode_tail(0, [entry]), replace=False, mode=_PRIVATE)
+        write_whole(draft / PUBLIC_KEY, public, replace=False, mode=PUBLIC)
+        write_whole(draft / TAIL, encode_tail(0, [entry]), replace=False, mode=PRIVATE)
         note = head.signed(key).encode().encode()
-        write_whole(draft / CHECKPOINT, note, replace=False, mode=_PUBLIC)
-        # The name comes last: there is a whole log, or none. An empty directory is replaced.
+        write_whole(draft / CHECKPOINT, note, replace=False, mode=PUBLIC)
+        # What makes it a log comes last: there is a whole one, or none.
         if in_place:
             for item in (PUBLIC_KEY, TAIL, CHECKPOINT, KEY):
                 (draft / item).rename(directory / item)
@@ -183,7 +211,9 @@ class SigningLog:
         """
         name = quoted(str(directory))
         try:
-            lock = os.open(directory / KEY, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            # Not to wait for whoever would write a pipe of this name.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            lock = os.open(directory / KEY, flags)
         except FileNotFoundError:
             raise SigningLogError(
                 f"there is no signing log in {name}: it has no key",
@@ -289,7 +319,7 @@ class SigningLog:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         self._descriptor = os.open(self.directory / TAIL, flags)
 
     # ---------------------------------------------------------------------------------- appending
@@ -370,7 +400,7 @@ class SigningLog:
         head = Checkpoint(self._key.name, self._frontier.size, self._frontier.root())
         note = head.signed(self._key)
         path = self.directory / CHECKPOINT
-        with whole_file(path, replace=True, mode=_PUBLIC) as file:
+        with whole_file(path, replace=True, mode=PUBLIC) as file:
             file.write(note.encode().encode())
             self._step(AppendStep.CHECKPOINT_DRAFTED)
         self.checkpoint, self.size = note, head.size
@@ -379,7 +409,7 @@ class SigningLog:
     def _write_tail(self) -> None:
         """Put the tail on the disk anew, whole, with what is known to belong to it."""
         data = encode_tail(self._number, self._entries)
-        write_whole(self.directory / TAIL, data, replace=True, mode=_PRIVATE)
+        write_whole(self.directory / TAIL, data, replace=True, mode=PRIVATE)
         self._open_tail()
         self._is_tail_sound = True
 
@@ -399,6 +429,16 @@ class SigningLog:
         for path in written:
             _remove_narrower(path)
         self._step(AppendStep.OLD_TILES_REMOVED)
+        self._bring_index_up_to_date()
+        self._step(AppendStep.INDEXED)
+
+    def _bring_index_up_to_date(self) -> None:
+        """Add what is new, and some of what is missing. No append fails because of the index."""
+        try:
+            reader = LogReader.open(self.directory)
+            Index(self.directory).update(reader, most=_INDEXED_AT_ONCE, seconds=_INDEX_SECONDS)
+        except SigulError as error:
+            log.warning("The index of the signing log was not brought up to date: %s", error)
 
     def _write_tiles(self) -> list[Path]:
         """Write the bundle of the tail, its tile and those above, synced; those above."""
@@ -419,14 +459,14 @@ class SigningLog:
 
     def _put(self, name: str, content: bytes) -> Path:
         path = self.directory / name
-        _make_directories(path.parent)
-        write_whole(path, content, replace=True, mode=_PUBLIC)
+        make_directories(path.parent)
+        write_whole(path, content, replace=True, mode=PUBLIC)
         return path
 
     # ----------------------------------------------------------------------------------- evidence
 
     def evidence(self, index: int, old_size: int = 0, *, introduced: bool = False) -> Evidence:
-        """What proves leaf `index` to be in the log, and that this extends the one of `old_size`.
+        """Evidence that leaf `index` is in the log, and that this extends the one of `old_size`.
 
         Where the log was never of that size, the second is left out, and `old_size` is 0. With
         `introduced` it has the first leaf as well, for one that knows other logs.
@@ -467,7 +507,8 @@ def _now() -> str:
 def _unwritable(directory: Path, error: OSError) -> SigulError:
     return SigningLogError(
         f"the signing log {quoted(str(directory))} cannot be written: {error.strerror}",
-        "nothing is signed until it can: see to room, quota and health of its file system",
+        f"nothing is signed until it can: {_CURES.get(error.errno or 0, _CURE)}",
+        errno.errorcode.get(error.errno or 0, ""),
     )
 
 
@@ -475,14 +516,6 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _make_directories(path: Path) -> None:
-    """Make a directory and those above it, each durably."""
-    if not path.is_dir():
-        _make_directories(path.parent)
-        path.mkdir(mode=0o700, exist_ok=True)
-        sync(path.parent)
 
 
 def _remove_narrower(path: Path) -> None:

@@ -215,7 +215,7 @@ class Frontier:
 
 
 def tile_of(level: int, index: int) -> tuple[int, int, int, int]:
-    """Where a node is: its tile's level and number, and the range of hashes there that it covers.
+    """The place of a node: its tile's level and number, and the range of hashes that it covers.
 
     The node's own hash is that of the range, which is one hash or a power of two of them.
     """

@@ -233,7 +233,7 @@ class Note:
         return cls(text + "\n", tuple(signatures))
 
     def of(self, key: PublicKey) -> bytes | None:
-        """What the signature line of `key` holds, unchecked; None where there is none.
+        """The content of the signature line of `key`, unchecked; None where there is none.
 
         Raises `NotProven` where there are two.
         """
