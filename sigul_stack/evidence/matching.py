@@ -68,7 +68,7 @@ def open_proof(proof: LogProof, key: PublicKey, witnesses: Sequence[PublicKey] =
 
 
 def where_in(leaf: Leaf, sha256: str) -> str:
-    """The part of `leaf` with this SHA-256: `input`, `signed`, `output`, `signature`; empty: none."""
+    """The part of `leaf` with this SHA-256: input, signed, output or signature; empty: none."""
     if leaf.input is not None and leaf.input.sha256 == sha256:
         return "input"
     if leaf.output is not None and leaf.output.sha256 == sha256:
