@@ -38,6 +38,11 @@ class BridgeCount(enum.StrEnum):
     SERVERS_ATTACHED = "servers_attached_total"
     #: Waiting servers that went before a request came for them.
     SERVERS_DROPPED = "servers_dropped_total"
+    #: Checkpoints of servers' signing logs that were asked for and are good, complaints about them,
+    #: and times that asking failed.
+    LOG_CHECKPOINTS = "signing_log_checkpoints_total"
+    LOG_COMPLAINTS = "signing_log_complaints_total"
+    LOG_FAILURES = "signing_log_failures_total"
 
 
 class ServerCount(enum.StrEnum):

@@ -1,7 +1,8 @@
-"""The versions of the protocol that the servers behind a bridge speak, as far as it knows.
+"""The versions of the protocol that the servers behind a bridge speak, and the words they know.
 
-A waiting server does not say. The configuration may tell; else the bridge learns it from a server
-that answers that it does not know a request's version, and from one that does know it after all.
+A waiting server does not say. The configuration may tell the versions; else the bridge learns them
+from a server that answers that it does not know a request's version, and from one that does know it
+after all. Words it learns from the replies to clients that know words.
 """
 
 from __future__ import annotations
@@ -44,3 +45,42 @@ class ServerVersions:
                 self._unknown[name] = unknown
                 if len(self._unknown) > MAX_LEARNT:
                     del self._unknown[next(iter(self._unknown))]
+
+
+class ServerWords:
+    """The words that servers said last, by the common names in their certificates; for all threads.
+
+    What words are: docs/protocol.md, "How our own peers know each other".
+    """
+
+    def __init__(self) -> None:
+        self._words: dict[str, frozenset[str]] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def learn(self, name: str, words: frozenset[str] | None) -> None:
+        """Take note of what a server said; None: nothing, for its client knows no words."""
+        with self._changed:
+            if words is None or self._words.get(name) == words:
+                return
+            self._words[name] = words
+            if len(self._words) > MAX_LEARNT:
+                del self._words[next(iter(self._words))]
+            self._changed.notify_all()
+
+    def known(self) -> dict[str, frozenset[str]]:
+        """What each has said."""
+        with self._changed:
+            return dict(self._words)
+
+    def wait(self, known: dict[str, frozenset[str]], seconds: float) -> bool:
+        """Wait until something else than `known` was said, so long at most; False once it ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._words != known, seconds)
+            return not self._closed
+
+    def close(self) -> None:
+        """End all waiting, for good."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

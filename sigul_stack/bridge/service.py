@@ -25,7 +25,7 @@ from ..config.bridge import BridgeSettings
 from ..errors import DeadlineExceeded, SigulError, TransportError, quoted
 from ..logcontext import request_id
 from ..metrics import BridgeCount
-from ..protocol.status import MAX_LISTED, BridgeStatus, RequestUnderWay, WaitingServer
+from ..protocol.status import MAX_LISTED, BridgeStatus, RequestUnderWay, WaitingServer, WatchedLog
 from ..system.open_files import CURE, none_left
 from ..system.pipes import ParentPipes
 from ..transport import nss
@@ -41,6 +41,7 @@ from .control import (
     receive_command,
     receive_digest,
 )
+from .log_watch import LogWatch, checkpoint_asker
 from .session import BridgeResources, RequestSession
 from .waiting import Arrival
 
@@ -76,6 +77,8 @@ class Bridge:
         self._told: set[str] = set()
         self._identity = nss.load_identity(settings.bridge_cert_nickname)
         self._roles = Roles(settings.server_cn, self._identity.fingerprint)
+        asker = checkpoint_asker(settings, self._identity, self._watchdog)
+        self._logs = LogWatch(self._resources, asker)
         log.info("[BRIDGE_REQUEST] Waiting for the server to connect")
 
     def status(self) -> BridgeStatus:
@@ -88,6 +91,8 @@ class Bridge:
             self._started,
             time.monotonic(),
             resources.register.listed(time.monotonic()),
+            self._logs.listed(time.monotonic()),
+            self._settings.signing_log_interval,
         )
 
     def end(self, name: str) -> int:
@@ -141,6 +146,7 @@ class Bridge:
 
     def run(self, parent: ParentPipes) -> None:
         """Accept and serve as the parent commands; then let requests finish, up to a limit."""
+        self._logs.start()
         kinds = {"client"}
         beat = time.monotonic() + BEAT_SECONDS
         while True:
@@ -176,6 +182,7 @@ class Bridge:
         Returns the command that holds then.
         """
         self._close_listeners("client")
+        self._resources.server_words.close()  # the next process watches signing logs
         takes_servers = "server" in kinds
         while self._arrivals["client"] or self._arrivals["server"]:
             lacking = self._arrivals["client"] - len(self._resources.waiting)
@@ -328,6 +335,8 @@ def describe(
     started: datetime,
     now: float,
     requests: tuple[RequestUnderWay, ...] = (),
+    logs: tuple[WatchedLog, ...] = (),
+    log_interval: float = 0.0,
 ) -> BridgeStatus:
     """The status of a bridge at `now` (`time.monotonic`), made of what it knows."""
     return BridgeStatus(
@@ -347,4 +356,6 @@ def describe(
         requests_in_flight=in_flight,
         totals=totals,
         requests=requests,
+        logs=logs,
+        log_interval=log_interval,
     )

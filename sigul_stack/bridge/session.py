@@ -42,7 +42,7 @@ from .groups import Groups, NotInGroup, SourceFailed
 from .koji import KojiSession
 from .refusal import refuse, refuse_version
 from .register import Register, Visit
-from .server_versions import ServerVersions
+from .server_versions import ServerVersions, ServerWords
 from .streams import ReplyFilter, RequestFilter
 from .waiting import WaitingServers
 
@@ -64,12 +64,14 @@ class BridgeResources:
             settings.max_waiting_servers, self.counters, settings.server_reserve
         )
         self.server_versions = ServerVersions(settings.server_protocol_versions)
+        self.server_words = ServerWords()
         self.budget = Budget(settings, self.counters)
         required = settings.required_fas_group or settings.koji.required_groups
         self.groups = Groups(settings.groups) if required else None
 
     def close(self) -> None:
-        """End all waiting for servers and turns."""
+        """End all waiting for servers, turns and words."""
+        self.server_words.close()
         self.waiting.close()
         self.budget.close()
 
@@ -315,3 +317,4 @@ class RequestSession:
             self._resources.server_versions.learn(
                 server.peer.common_name, self._version.number, speaks=not reply.version_is_unknown
             )
+            self._resources.server_words.learn(server.peer.common_name, reply.server_words)

@@ -21,7 +21,7 @@ from ..kojihub import KojiError
 from ..protocol.authentication import DIGEST_BYTES
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
 from ..protocol.codec import Fields, Parser, pack_u32
-from ..protocol.knowledge import KNOWS, encode_trailer
+from ..protocol.knowledge import KNOWS, encode_trailer, words_in
 from ..protocol.messages import (
     UnknownVersion,
     bridge_refusal,
@@ -287,6 +287,8 @@ class ReplyFilter(_OuterFilter):
         self.version_is_unknown = False
         #: What the bridge has to say behind the reply, before the stream's end.
         self.trailer = b""
+        #: The words that the server has said; None: none were asked for, or the reply is an error.
+        self.server_words: frozenset[str] | None = None
         #: The subrequests that have been answered.
         self.subreplies = 0
         super().__init__()
@@ -307,6 +309,8 @@ class ReplyFilter(_OuterFilter):
         subreplies = self._operation.subrequests and header.status == Status.OK
         if KNOWS in header.fields and not (self._operation.subrequests or self.is_error):
             self.trailer = encode_trailer()
+        if not self.is_error:
+            self.server_words = words_in(header.fields)
         if self._koji.stores and not subreplies and not self.is_error:
             yield from self._stored(header.encode(), None)
             return

@@ -192,6 +192,25 @@ class WaitingServers:
             self._taken[name] += 1
             return server
 
+    def take_spare(self, name: str, *, last: bool) -> ByteStream | None:
+        """A live server of this name for the bridge itself, which does not wait again; else None.
+
+        None where a request waits for a server, and, unless `last`, where no other one is left.
+        """
+        with self._changed:
+            while not self._closed and not self._line and len(self._servers) > (0 if last else 1):
+                theirs = [item for item in self._servers if item.peer.common_name == name]
+                if not theirs:
+                    break
+                # The one that came last: those before it are handed out first.
+                server = theirs[-1]
+                del self._servers[server]
+                self._wake()
+                if not server.has_input():
+                    return server
+                self._drop(server)
+            return None
+
     def give_back(self, client: ByteStream) -> None:
         """Note that `client` has one server less, which does not wait again."""
         name = client.peer.common_name

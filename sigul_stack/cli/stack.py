@@ -21,6 +21,7 @@ from . import (
     pki,
     requests,
     signjob,
+    witness,
 )
 from .hardening import harden_process
 from .logs import set_up_client
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         diagnose,
         requests,
         signjob,
+        witness,
         demo,
     ):
         module.add_parser(subparsers)

@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 
 from ..secret import Secret
 from . import values
-from .fields import Program, build, option, secret_option
+from .fields import Needs, Program, build, option, secret_option
 from .idle import idle_of_bridge
 from .ini import Advice, ConfigFiles
 from .shared import (
@@ -197,6 +197,32 @@ class BridgeSettings(DaemonSettings):
     )
     max_waiting_servers: int = option(
         "bridge", values.count, 64, "server connections that may wait at once"
+    )
+    signing_log_state: Path | None = option(
+        "bridge",
+        values.path,
+        None,
+        "the file that keeps what is known of servers' signing logs (absent: as long as it runs)",
+        needs=Needs.PARENT,
+    )
+    signing_log_keys: Path | None = option(
+        "bridge",
+        values.path,
+        None,
+        "the file with the public keys of the site's signing logs, one a line"
+        " (absent: the first log that a server shows is taken)",
+    )
+    signing_log_interval: float = option(
+        "bridge",
+        values.seconds,
+        300.0,
+        "seconds between two looks at a server's signing log",
+    )
+    signing_log_witness_key: Path | None = option(
+        "bridge",
+        values.path,
+        None,
+        "the file with the key that cosigns checkpoints of signing logs (absent: none are)",
     )
     nss: NSSSettings = field(kw_only=True)
     koji: BridgeKojiSettings = field(kw_only=True, default_factory=BridgeKojiSettings)

@@ -345,14 +345,19 @@ class Writer:
 
 def _answer(opened: SigningLog, message: _Message, index: int) -> None:
     """Answer with the evidence that is asked for; `index` is that of the message's leaf."""
-    old_size = message.seen.get(opened.public_key.id, 0)
+    key = opened.public_key.id
+    old_size = message.seen.get(key, 0)
+    # Who knows other logs is told whether this one names what was known of those.
+    introduced = bool(message.seen) and key not in message.seen
     try:
         if message.kind is _Kind.RECORD:
             message.reply(_OK)
         elif message.leaf is None:
-            message.reply(_OK + opened.checkpoint_evidence(old_size).encode())
+            found = opened.checkpoint_evidence(old_size, introduced=introduced)
+            message.reply(_OK + found.encode())
         else:
-            message.reply(_OK + opened.evidence(index, old_size).encode())
+            found = opened.evidence(index, old_size, introduced=introduced)
+            message.reply(_OK + found.encode())
     except (SigulError, OSError) as error:
         # Of what was written before: it costs who asks for it, and nobody else.
         log.error("The signing log cannot be proven: %s", error)

@@ -21,6 +21,8 @@ DaemonStatus = TypeVar("DaemonStatus", BridgeStatus, ServerStatus)
 
 #: A daemon answers at once or not at all, in seconds.
 _STATUS_SECONDS: Final = 3.0
+#: A signing log is looked at late where that has not been done for so many intervals.
+_LATE_LOOKS: Final = 3
 
 
 def status_step(context: CheckContext[Any]) -> Step:
@@ -54,6 +56,39 @@ def bridge_status_checks(context: CheckContext[BridgeSettings]) -> Iterator[Chec
             "start the server, and see its log for why it does not come: sigul-stack doctor server",
             **values,
         )
+    yield from _watched_logs(status)
+
+
+def _watched_logs(status: BridgeStatus) -> Iterator[Check]:
+    """Check what the bridge has seen of servers' signing logs."""
+    for item in status.logs:
+        values: dict[str, int | float] = {"signing_log_size": item.size}
+        if item.seconds >= 0:
+            values["signing_log_seconds"] = item.seconds
+        if item.complaint:
+            yield failed(
+                Layer.SIGNING_LOG,
+                item.complaint,
+                "tell the site's security people; `sigul-stack witness show -c FILE`, with the"
+                " bridge's configuration, shows both checkpoints (docs/security.md)",
+                **values,
+            )
+        elif 0 <= item.seconds <= _LATE_LOOKS * status.log_interval:
+            yield ok(
+                Layer.SIGNING_LOG,
+                f"the log of {item.common_name} has {item.size} leaves, and extends what was known"
+                f" {item.seconds:.0f} s ago",
+                **values,
+            )
+        else:
+            since = f"for {item.seconds:.0f} s" if item.seconds >= 0 else "yet"
+            yield warning(
+                Layer.SIGNING_LOG,
+                f"the log of {item.common_name} was not looked at {since}",
+                "the bridge's log says why; where all its servers are always busy, raise workers in"
+                " server.conf",
+                **values,
+            )
 
 
 def server_status_checks(context: CheckContext[ServerSettings]) -> Iterator[Check]:

@@ -46,6 +46,21 @@ class RequestUnderWay:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchedLog:
+    """A server's signing log, as the bridge has seen it: its name, and how many leaves it has.
+
+    `seconds` is how long ago that was checked, -1 where it never was in the bridge's life.
+    `complaint` says what is wrong with it; empty where nothing is.
+    """
+
+    common_name: str
+    origin: str
+    size: int
+    seconds: float
+    complaint: str
+
+
+@dataclass(frozen=True, slots=True)
 class BridgeStatus:
     """A bridge's status. `started` is ISO 8601, UTC; `totals` are `metrics.BridgeCount`'s."""
 
@@ -59,6 +74,9 @@ class BridgeStatus:
     requests: tuple[RequestUnderWay, ...] = ()
     #: SHA-256 of the files that it has loaded, in hex, by their paths.
     loaded: Mapping[str, str] = field(default_factory=dict)
+    #: The signing logs of servers that have one, and how often they are asked, in seconds.
+    logs: tuple[WatchedLog, ...] = ()
+    log_interval: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +133,8 @@ def decode_status(data: bytes) -> BridgeStatus | ServerStatus:
                 servers=tuple(_build(WaitingServer, item) for item in document["servers"]),
                 requests=requests,
                 loaded=loaded,
+                logs=tuple(_build(WatchedLog, item) for item in document.get("logs", ())),
+                log_interval=float(document.get("log_interval", 0)),
             )
         return _build(
             ServerStatus,
