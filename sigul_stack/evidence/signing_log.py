@@ -125,6 +125,16 @@ class Appended:
     entry: bytes
 
 
+def is_vacant(directory: Path) -> bool:
+    """Tell whether a log can be made there: nothing is there, or an empty directory.
+
+    That may be a file system of its own. Raises OSError.
+    """
+    if directory.is_symlink() or not directory.exists():
+        return not directory.is_symlink()
+    return all(item.name == "lost+found" for item in directory.iterdir())
+
+
 def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
     """Make a log with a new key and its first leaf, which tells the log that it follows.
 
@@ -145,10 +155,10 @@ def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
     )
     draft = None
     try:
-        if directory.is_symlink() or (directory.exists() and any(directory.iterdir())):
+        if not is_vacant(directory):
             raise taken
-        # An empty directory may lie in one that is not this user's; its name is there already.
-        in_place = directory.exists() and not os.access(directory.parent, os.W_OK)
+        # Its name may be another's to give, in a directory that is not this user's, or a mount's.
+        in_place = directory.exists()
         prefix, parent = f".{directory.name}.", directory if in_place else directory.parent
         draft = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         write_whole(draft / KEY, key.encode().reveal() + b"\n", replace=False, mode=PRIVATE)
@@ -157,7 +167,7 @@ def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
         write_whole(draft / TAIL, encode_tail(0, [entry]), replace=False, mode=PRIVATE)
         note = head.signed(key).encode().encode()
         write_whole(draft / CHECKPOINT, note, replace=False, mode=PUBLIC)
-        # The name comes last: there is a whole log, or none. An empty directory is replaced.
+        # What makes it a log comes last: there is a whole one, or none.
         if in_place:
             for item in (PUBLIC_KEY, TAIL, CHECKPOINT, KEY):
                 (draft / item).rename(directory / item)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from ..config.server import ServerSettings
 from ..database import DATABASE_TLS_CURE, ensure_usable, schema_report
-from ..errors import quoted
+from ..errors import SigulError, quoted
 from ..evidence import signing_log
 from ..signing.pe import remove_leftovers
 from ..system.wall import support
@@ -76,7 +76,14 @@ def prepare(settings: ServerSettings) -> None:
 def _prepare_log(settings: ServerSettings) -> None:
     """Make the signing log where there is none, and see that it is whole. Raises `SigulError`."""
     directory = settings.signing_log_directory
-    if not directory.exists() or not any(directory.iterdir()):
+    try:
+        vacant = signing_log.is_vacant(directory)
+    except OSError as error:
+        raise SigulError(
+            f"the signing log {quoted(str(directory))} cannot be read: {error.strerror}",
+            "see that it belongs to the server's user",
+        ) from None
+    if vacant:
         signing_log.create(directory, settings.signing_log_name or socket.gethostname())
         log.warning(
             "A new signing log was made in %s; where there was one before, witnesses will complain",

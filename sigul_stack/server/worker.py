@@ -56,7 +56,7 @@ from .request import (
     send_answer,
     send_error,
 )
-from .rights import authorise
+from .rights import AccessGranted, authorise
 from .services import RequestContext, make_services, open_database, spool_limits
 from .slots import Slots
 from .spool import Account
@@ -311,6 +311,8 @@ def serve_request(
                 guard,
                 with_accesses=settings.require_subject_key_access,
             )
+            if isinstance(granted, AccessGranted):
+                decision.key(granted.key)
             proven = True
             account.slots.set_proven()
             watch.add(granted)
