@@ -107,7 +107,7 @@ def check_holds(leaf: Leaf, digests: Mapping[str, str], what: str) -> str:
     """
     _check_result(leaf)
     found = {where: part for part, sha256 in digests.items() if (where := where_in(leaf, sha256))}
-    for where in ("output", "signature", "signed", "input"):
+    for where in ("output", "input", "signature", "signed"):
         if where in found:
             return f"{found[where]} is the leaf's {where}"
     raise NotProven(f"the proof's leaf is not about '{what}': it has none of its digests")

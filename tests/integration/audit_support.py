@@ -1,8 +1,9 @@
-"""What the tests of `sigul-stack audit` share: a log with its files, and actions run as programs."""
+"""What tests of `sigul-stack audit` share: a log with its files, and actions run as programs."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 
 from sigul_stack.evidence.leaf import Content, Leaf
 from sigul_stack.evidence.signing_log import SigningLog
+from sigul_stack.formats.signed_note import Checkpoint, LogProof, Note
 from tests.signing_logs import leaf, leaves, make_log
 from tests.site import PROGRAM_SECONDS, fork, module
 
@@ -81,3 +83,33 @@ def grow(directory: Path, count: int) -> None:
     """Append leaves to a log."""
     with SigningLog.open(directory) as log:
         log.append(leaves(log.size, log.size + count))
+
+
+def changed_proofs(proof: LogProof, other: bytes) -> dict[str, str]:
+    """What somebody might make of a proof; `other` is another leaf of its log."""
+    data = json.loads(proof.entry)
+    data["user"] = "bob"
+    entry = json.dumps(data, separators=(",", ":"), sort_keys=True).encode()
+    head = Checkpoint.of(proof.checkpoint)
+    note = replace(proof.checkpoint, text=replace(head, size=head.size + 1).text())
+    hashes = (proof.hashes[0][:-1] + b"!", *proof.hashes[1:])
+    return {
+        "leaf": replace(proof, entry=entry).encode(),
+        "another leaf": replace(proof, entry=other).encode(),
+        "index": replace(proof, index=proof.index - 1).encode(),
+        "hash": replace(proof, hashes=hashes).encode(),
+        "a hash more": replace(proof, hashes=(*proof.hashes, proof.hashes[0])).encode(),
+        "a hash less": replace(proof, hashes=proof.hashes[1:]).encode(),
+        "checkpoint": replace(proof, checkpoint=note).encode(),
+        "signature": replace(
+            proof, checkpoint=Note(proof.checkpoint.text, other_signature(proof))
+        ).encode(),
+        "cut": proof.encode()[:-20],
+        "nothing": "",
+        "long": proof.encode() + "x" * 200_000,
+    }
+
+
+def other_signature(proof: LogProof) -> tuple[tuple[str, bytes, bytes], ...]:
+    [(name, identity, signed)] = proof.checkpoint.signatures
+    return ((name, identity, signed[:-1] + bytes([signed[-1] ^ 1])),)

@@ -14,10 +14,20 @@ from sigul_stack.evidence.leaf import Result
 from sigul_stack.evidence.log_reader import LogReader
 from sigul_stack.evidence.signing_log import SigningLog
 from sigul_stack.evidence.tile_copy import copy_log
-from sigul_stack.formats.signed_note import Checkpoint, LogProof, Note
 from tests.signing_logs import leaf, make_log, public_key
 
-from .audit_support import SIZE, audit, content, error, grow, lines, made, of_files, work
+from .audit_support import (
+    SIZE,
+    audit,
+    changed_proofs,
+    content,
+    error,
+    grow,
+    lines,
+    made,
+    of_files,
+    work,
+)
 
 __all__ = ["made", "work"]
 
@@ -205,41 +215,9 @@ def test_a_proof_stands_alone(made: Path, tmp_path: Path) -> None:
     assert printed == proof.read_bytes()
 
 
-def changed_proofs(made: Path) -> dict[str, str]:
-    """A proof, and what somebody might make of it."""
-    proof = LogReader.open(made / "log").proof(SIZE)
-    other = LogReader.open(made / "log").proof(5)
-    data = json.loads(proof.entry)
-    data["user"] = "bob"
-    entry = json.dumps(data, separators=(",", ":"), sort_keys=True).encode()
-    head = Checkpoint.of(proof.checkpoint)
-    note = replace(proof.checkpoint, text=replace(head, size=head.size + 1).text())
-    hashes = (proof.hashes[0][:-1] + b"!", *proof.hashes[1:])
-    return {
-        "leaf": replace(proof, entry=entry).encode(),
-        "another leaf": replace(proof, entry=other.entry).encode(),
-        "index": replace(proof, index=SIZE - 1).encode(),
-        "hash": replace(proof, hashes=hashes).encode(),
-        "a hash more": replace(proof, hashes=(*proof.hashes, proof.hashes[0])).encode(),
-        "a hash less": replace(proof, hashes=proof.hashes[1:]).encode(),
-        "checkpoint": replace(proof, checkpoint=note).encode(),
-        "signature": replace(
-            proof, checkpoint=Note(proof.checkpoint.text, other_signature(proof))
-        ).encode(),
-        "cut": proof.encode()[:-20],
-        "nothing": "",
-        "long": proof.encode() + "x" * 200_000,
-    }
-
-
-def other_signature(proof: LogProof) -> tuple[tuple[str, bytes, bytes], ...]:
-    [(name, identity, signed)] = proof.checkpoint.signatures
-    return ((name, identity, signed[:-1] + bytes([signed[-1] ^ 1])),)
-
-
 def test_a_changed_proof_is_refused(made: Path, tmp_path: Path) -> None:
-    proof = tmp_path / "proof"
-    for what, text in changed_proofs(made).items():
+    proof, reader = tmp_path / "proof", LogReader.open(made / "log")
+    for what, text in changed_proofs(reader.proof(SIZE), reader.entry(5)).items():
         proof.write_text(text)
         assert error(made, "check-proof", proof, "--key", "log.pub"), what
 

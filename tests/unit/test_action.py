@@ -201,6 +201,7 @@ def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
 # -------------------------------------------------------------------------------- the container's
 
 ARMOURED = "-----BEGIN PGP SIGNATURE-----\n\nabc\n-----END PGP SIGNATURE-----\n"
+PROOF = "c2sp.org/tlog-proof@v1\nextra \n"
 SIGNED = {"event": "signed", "file": 0, "fingerprint": "A" * 40, "signature": ARMOURED}
 
 
@@ -225,6 +226,10 @@ def results(workspace: Path, *, dry_run: bool = False, accepted: bool = True) ->
         {**SIGNED, "signature": ARMOURED * 2000},
         {**SIGNED, "signature": ARMOURED.replace("abc", "ü")},
         {**SIGNED, "fingerprint": "a\nb"},
+        {**SIGNED, "proof": "other"},
+        {**SIGNED, "proof": 5},
+        {**SIGNED, "proof": PROOF * 10_000},
+        {**SIGNED, "proof": f"{PROOF}\ud800"},
         {"event": "tag", "old": "", "new": "--all", "fingerprint": "A" * 40},
     ],
 )
@@ -254,6 +259,29 @@ def test_what_cannot_be_written_costs_that_file(workspace: Path) -> None:
     assert (workspace / "b.asc").read_text() == ARMOURED
     with pytest.raises(ActionError, match="1 of 2 files are not signed"):
         found.check_files()
+
+
+def test_a_proof_lies_beside_its_signature_and_goes_with_it(workspace: Path) -> None:
+    proof = workspace / "a.asc.tlog-proof"
+    results(workspace).hear({**SIGNED, "proof": PROOF})
+    assert proof.read_text() == PROOF
+    assert proof.stat().st_mode & 0o777 == 0o644
+    # A signature without one: what lies there is of the former.
+    results(workspace).hear(SIGNED)
+    assert not proof.exists()
+    proof.write_text(PROOF)
+    results(workspace).hear({"event": "stale", "file": 0})
+    assert not proof.exists()
+    assert not (workspace / "a.asc").exists()
+
+
+def test_proofs_are_no_files_to_sign(workspace: Path) -> None:
+    (workspace / "a.asc").write_text("a.asc")
+    (workspace / "a.asc.tlog-proof").write_text(PROOF)
+    for lines in (".", "a*"):
+        names = [path.name for path in find_files(lines, workspace, ["*.asc"])]
+        assert "a" in names
+        assert not [name for name in names if name.endswith("tlog-proof")]
 
 
 # ------------------------------------------------------------------------------- what it rests on
