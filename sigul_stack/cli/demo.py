@@ -277,7 +277,9 @@ class DemoSite:
 
         reader = LogReader.open(self._path("server/signing-log"))
         if (key := reader.public_key) is None:
-            raise SigulError("the signing log has lost its public key", "begin with a new directory")
+            raise SigulError(
+                "the signing log has lost its public key", "begin with a new directory"
+            )
         head = verify_log(reader, key)
         _say(f"all of it is in the signing log: {head.size} decisions, which verify")
 
