@@ -71,7 +71,7 @@ def _read_key(path: Path) -> PrivateKey:
 
 @dataclass(frozen=True, slots=True)
 class Cosigned:
-    """What was cosigned, and the number of leaves that it had the last time; None: never."""
+    """A checkpoint that was cosigned, and the size of the one before; None: it is the first."""
 
     checkpoint: Checkpoint
     old_size: int | None

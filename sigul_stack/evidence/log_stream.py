@@ -138,7 +138,7 @@ def _receive(members: _Members, draft: Path, directory: Path, key: PublicKey | N
 
 
 def copy_size(directory: Path) -> int:
-    """How many leaves a copy has; 0 where there is none yet. Raises `SigulError`."""
+    """The number of leaves of a copy; 0 where there is none yet. Raises `SigulError`."""
     if (directory / CHECKPOINT).exists():
         return LogReader.open(directory).size
     return 0

@@ -1,4 +1,4 @@
-"""What a proof from the signing log says about files that are at hand.
+"""Match a proof from the signing log with files that are at hand.
 
 A proof shows that a leaf is in the log; that the leaf is about this file is its digests' doing. So
 a file is hashed here, and for an RPM also the parts that its signature is over and the signatures
@@ -46,7 +46,7 @@ _RPM_SIGNATURES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """What a proof has shown: the leaf, where it is, in which log, and who saw that when.
+    """A leaf that was proven: where it is, in which log, and who saw that when.
 
     `cosigned` has the time (s since 1970) of each witness's cosignature, by the witness's name.
     """
@@ -68,7 +68,7 @@ def open_proof(proof: LogProof, key: PublicKey, witnesses: Sequence[PublicKey] =
 
 
 def where_in(leaf: Leaf, sha256: str) -> str:
-    """What of `leaf` has this SHA-256: `input`, `signed`, `output`, `signature`; empty: nothing."""
+    """The part of `leaf` with this SHA-256: input, signed, output or signature; empty: none."""
     if leaf.input is not None and leaf.input.sha256 == sha256:
         return "input"
     if leaf.output is not None and leaf.output.sha256 == sha256:
@@ -101,9 +101,9 @@ def check_signed(leaf: Leaf, file: str, signature: str | None, fingerprint: str 
 
 
 def check_holds(leaf: Leaf, digests: Mapping[str, str], what: str) -> str:
-    """What of `leaf` is a file's, whose `digests` they are, in a few words; `what` names the file.
+    """The part of `leaf` that is a file's, by the file's `digests`; `what` names the file.
 
-    Raises `NotProven` where nothing is.
+    In a few words. Raises `NotProven` where nothing is.
     """
     _check_result(leaf)
     found = {where: part for part, sha256 in digests.items() if (where := where_in(leaf, sha256))}

@@ -76,7 +76,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """What `complete` did: leaves in the log's checkpoint before, and in the log now."""
+    """A log that was completed: leaves in its checkpoint before, and in it now."""
 
     old_size: int
     size: int
@@ -126,7 +126,7 @@ def complete(
 
 
 def _old_head(directory: Path, key: PublicKey) -> Checkpoint:
-    """What the log's own checkpoint says; where it is missing or damaged, that of an empty one."""
+    """The log's own checkpoint; where it is missing or damaged, that of an empty one."""
     try:
         return open_checkpoint(read_checkpoint(directory), key)
     except (FileNotFoundError, NotProven):
@@ -222,7 +222,7 @@ def _digest(batch: list[bytes]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class NewOrigin:
-    """Where the old log is now, None where there was none, and the first checkpoint of the new."""
+    """The place of the old log, None where there was none, and the new one's first checkpoint."""
 
     aside: Path | None
     checkpoint: Note

@@ -1,4 +1,4 @@
-"""What several actions have: their arguments, and the logs that they are about."""
+"""Parts that several actions have: arguments, and the logs that they are about."""
 
 from __future__ import annotations
 

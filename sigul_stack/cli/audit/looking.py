@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ...errors import SigulError, as_word, quoted
 from ..outcome import print_bytes, print_lines
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from ...evidence.index import Query
     from ...evidence.leaf import Leaf
     from ...evidence.log_reader import LogReader
+
+#: Lines that are written together.
+_LINES_AT_ONCE: Final = 256
 
 _SINCE = argument("--since", metavar="TIME", type=moment, help="from this time on, of UTC")
 _UNTIL = argument(
@@ -123,16 +126,10 @@ class Row:
         return " ".join([*([self.origin] if with_origin else []), *words])
 
 
-def _origin(reader: LogReader) -> str:
-    from ...formats.signed_note import Checkpoint
-
-    return Checkpoint.of(reader.checkpoint).origin
-
-
 def _rows(reader: LogReader, query: Query) -> Iterator[Row]:
     from ...evidence.index import find
 
-    origin = _origin(reader)
+    origin = reader.head.origin
     for index, leaf in find(reader, query):
         yield Row(leaf.time, origin, index, leaf)
 
@@ -174,42 +171,47 @@ def _in_order(readers: list[LogReader], query: Query, limit: int) -> Iterator[Ro
 
 
 def _print(lines: Iterator[str]) -> None:
-    """Print lines of ASCII one by one: there may be millions."""
-    for line in lines:
-        print_bytes(f"{line}\n".encode())
+    """Print lines of ASCII as they come, many at a time, for there may be millions."""
+    while some := list(islice(lines, _LINES_AT_ONCE)):
+        print_bytes("".join(f"{line}\n" for line in some).encode())
 
 
 def _export(options: argparse.Namespace) -> None:
-    from ...evidence.index import Query
-    from ...evidence.leaf import Leaf
+    from ...evidence.index import Query, find
 
     readers = open_logs(options)
-    if options.follow_from is None:
-        query = Query(since=options.since or "")
-        _print(row.as_json() for reader in readers for row in _rows(reader, query))
-        return
-    if len(readers) > 1 or options.since:
+    if options.follow_from is not None and (len(readers) > 1 or options.since):
         raise SigulError(
             "--follow-from is an index of one log", "give one --log, and no --since beside it"
         )
-    [reader] = readers
-    origin, start = _origin(reader), options.follow_from
-    if start > reader.size:
-        raise SigulError(
-            f"the log has {reader.size} leaves, and {start} are said to be known of it: it has"
-            " shrunk, or this is another log",
-            "see docs/audit.md, Restoring",
-        )
+    for reader in readers:
+        start = options.follow_from or 0
+        if options.since:
+            first = Query(since=options.since, limit=1)
+            start = next((index for index, _leaf in find(reader, first)), reader.size)
+        if start > reader.size:
+            raise SigulError(
+                f"the log has {reader.size} leaves, and {start} are said to be known of it: it has"
+                " shrunk, or this is another log",
+                "see docs/audit.md, Restoring",
+            )
+        _print(row.as_json() for row in _all_from(reader, start))
+
+
+def _all_from(reader: LogReader, start: int) -> Iterator[Row]:
+    """All leaves from an index on, unproven: `audit verify` proves a log."""
+    from ...evidence.leaf import Leaf
+
     for index, entry in enumerate(reader.entries(start, reader.size), start):
         leaf = Leaf.parse(entry)
-        _print(iter([Row(leaf.time, origin, index, leaf).as_json()]))
+        yield Row(leaf.time, reader.head.origin, index, leaf)
 
 
 def _show(options: argparse.Namespace) -> None:
     wanted = wanted_leaf(options)
     reader = open_log(options)
     index, leaf = find_one(reader, wanted)
-    row = Row(leaf.time, _origin(reader), index, leaf)
+    row = Row(leaf.time, reader.head.origin, index, leaf)
     if options.json:
         _print(iter([row.as_json()]))
         return

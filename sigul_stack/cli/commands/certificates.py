@@ -89,18 +89,19 @@ def sign_certificate(call: Call) -> None:
     from ...client.distinguished_name import DistinguishedName
 
     arguments = call.arguments
-    print_bytes(
-        call.client.sign_certificate(
-            arguments.issuer_key,
-            call.secrets["passphrase"],
-            arguments.subject_key,
-            subject=arguments.subject or str(DistinguishedName(**_subject_parts(arguments))),
-            validity=arguments.validity,
-            certificate_type=arguments.certificate_type,
-            subject_certificate_name=arguments.subject_certificate_name,
-            issuer_certificate_name=arguments.issuer_certificate_name,
-        )
+    certificate = call.client.sign_certificate(
+        arguments.issuer_key,
+        call.secrets["passphrase"],
+        arguments.subject_key,
+        subject=arguments.subject or str(DistinguishedName(**_subject_parts(arguments))),
+        validity=arguments.validity,
+        certificate_type=arguments.certificate_type,
+        subject_certificate_name=arguments.subject_certificate_name,
+        issuer_certificate_name=arguments.issuer_certificate_name,
     )
+    if call.proof is not None:
+        call.proof.check()
+    print_bytes(certificate)
 
 
 @COMMANDS.planned(

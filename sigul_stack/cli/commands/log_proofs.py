@@ -63,7 +63,7 @@ Check = Callable[[Path, Path | None, str], str]
 
 
 def misuse(arguments: Arguments) -> str | None:
-    """Why the options of `CHECK` do not fit together."""
+    """The reason why the options of `CHECK` do not fit together, or None."""
     if (arguments.log is None) != (arguments.log_key is None):
         return "--log and --log-key need each other"
     if arguments.log is None and arguments.log_witness:
@@ -157,7 +157,7 @@ class ProofDirectory:
             self._came[target] = None
 
     def error_of(self, target: Path) -> SigulError | None:
-        """Why there is no proof of the output `target`; None where there is one."""
+        """The reason why there is no proof of the output `target`; None where there is one."""
         return self._came.get(target, no_proof())
 
 
