@@ -42,14 +42,14 @@ _MAX_HEAD: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class LogSources:
-    """What a backup holds of a log."""
+    """A log in a backup: its record in the manifest, and its members."""
 
     record: LogRecord
     sources: tuple[MemberSource, ...]
 
 
 def log_sources(directory: Path, before: LogSources | None = None) -> LogSources:
-    """What a backup holds of the log in `directory`. Raises `SigulError` where it is damaged.
+    """Find the members for the log in `directory`. Raises `SigulError` where it is damaged.
 
     What `before` has, a moment ago, is not read again, but for what is not full yet.
     """

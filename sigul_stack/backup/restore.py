@@ -45,7 +45,7 @@ class RestoreOptions:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was restored, and where what was there before is now.
+    """The result of a restore: the backup's manifest, and where what was there before is now.
 
     `keeps_log` tells that the server's signing log has all leaves of the backup's, and stayed.
     """

@@ -86,6 +86,7 @@ A Sigul site is running: bridge, signing server, one administrator, one key.
   sign a file      printf '%s\\0' "$(cat {site}/key-passphrase)" |
                      {programs}/sigul --batch -c {site}/client.conf \\
                      sign-data -a -o FILE.asc {key} FILE
+  what was signed  {programs}/sigul-stack audit list -c {site}/server.conf
   all commands     {programs}/sigul --help-commands
   logs             {site}/log/
   stop it          make demo-stop      (its files stay; `make demo` goes on with them)"""
@@ -268,6 +269,19 @@ class DemoSite:
         )
         verify(public.read_bytes(), text, signature)
         _say(f"{text.name} signed with key '{KEY}', and the signature verified with gpg")
+        self._prove_log()
+
+    def _prove_log(self) -> None:
+        """Verify the signing log, whole."""
+        from ..evidence.log_reader import LogReader, verify_log
+
+        reader = LogReader.open(self._path("server/signing-log"))
+        if (key := reader.public_key) is None:
+            raise SigulError(
+                "the signing log has lost its public key", "begin with a new directory"
+            )
+        head = verify_log(reader, key)
+        _say(f"all of it is in the signing log: {head.size} decisions, which verify")
 
     def _sigul(self, arguments: Sequence[str], secrets: Sequence[str]) -> bytes:
         configuration = str(self._path("client.conf"))

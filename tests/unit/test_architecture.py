@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     # Of the server only what tells its stores, and who may change them when.
     "backup": frozenset(
         {
-            "config", "system", "database", "keystore", "evidence",
+            "config", "system", "database", "keystore", "evidence", "formats",
             "server.keychanges", "server.services", "server.spool",
         }
     ),
