@@ -37,6 +37,7 @@ from .log_files import (
     make_directories,
     read_file,
     read_public_key,
+    unwritable,
 )
 from .log_reader import LogReader
 
@@ -79,10 +80,9 @@ def copy_log(
             copy.prune()
         return added
     except OSError as error:
-        raise SigningLogError(
-            f"the copy of the signing log in {quoted(str(directory))} cannot be written:"
-            f" {error.strerror}",
-            "see to room and permissions there, and try again: it goes on where it was",
+        name = quoted(str(directory))
+        raise unwritable(
+            f"the copy of the signing log in {name}", error, "try again, it goes on where it was: "
         ) from error
 
 

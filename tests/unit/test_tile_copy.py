@@ -185,7 +185,10 @@ def test_what_a_copy_that_broke_off_has_left_is_taken(
 
     with monkeypatch.context() as patch:
         patch.setattr(tile_copy, "write_whole", fail_late)
-        with pytest.raises(SigningLogError, match=r"No space left .*; see to room .* goes on"):
+        with pytest.raises(
+            SigningLogError,
+            match=r"No space left .*; try again, it goes on",
+        ):
             copy_log(reader, copied)
     assert verify_log(LogReader.open(copied), public_key(live)).size == 300
     assert copy_log(reader, copied) == 700
