@@ -218,13 +218,15 @@ class RequestRefused(SigulError):
     """A request ends with a `Status` other than OK.
 
     Raised by handlers on the server to send that reply, and by the client API on receiving one.
-    `message` always fits into a reply; `problem` has all of it.
+    `message` always fits into a reply; `problem` has all of it. `reason` is for the server's
+    signing log alone, where that is told more than whoever asked.
     """
 
     is_answer = True
 
-    def __init__(self, status: int, message: str | None = None) -> None:
+    def __init__(self, status: int, message: str | None = None, *, reason: str = "") -> None:
         self.status = status
+        self.reason = reason
         self.message = None if message is None else shortened(message)
         text = status_text(status)
         super().__init__(f"{text}: {message}" if message else text)

@@ -16,7 +16,9 @@ from ..config.identity import Identity, drop_privileges, drop_privileges_unless_
 from ..config.server import ServerSettings
 from ..database import Database
 from ..errors import quoted
+from ..evidence.writer import LogChannel, write_log
 from ..protocol.status import encode_ended, encode_status
+from ..server.events import WorkerEvent, encode_logged
 from ..server.guesses import GuessTable
 from ..server.services import database_url
 from ..server.slots import USUAL_SLOTS, Slots
@@ -67,7 +69,8 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
     run_in_child(partial(_run_with_nss, prepare, settings), "checking the server's data")
     # All workers of a former configuration may be there beside those of the next one.
     count = max(USUAL_SLOTS, 2 * (settings.workers + settings.max_requests))
-    shared = Shared(Slots(count, Turns()), GuessTable())
+    channel = LogChannel()
+    shared = Shared(Slots(count, Turns()), GuessTable(), channel)
     try:
         supervisor = Supervisor(
             _plan(settings, shared, source.digests),
@@ -75,6 +78,7 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
             stop=control.stop,
             reload=control.reload,
             slots=shared.slots,
+            channel=channel,
         )
         with status_socket(
             settings.status_socket,
@@ -89,14 +93,14 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
 
 
 def _make_stores(settings: ServerSettings, who: Identity | None) -> None:
-    """Make the key stores that are missing, as root for the configured user.
+    """Make the key stores and the signing log's directory, as root for the configured user.
 
     Only in a directory of root's, where that user could not: in others he makes them himself, and
     may have put in their places what root is not to follow.
     """
     if who is None or os.geteuid():
         return
-    for store in (settings.gnupg_home, settings.keys_storage):
+    for store in (settings.gnupg_home, settings.keys_storage, settings.signing_log_directory):
         with contextlib.suppress(OSError), opened(store.parent, os.O_DIRECTORY) as parent:
             found = os.fstat(parent)
             if found.st_uid or stat.S_IMODE(found.st_mode) & 0o022:
@@ -115,6 +119,15 @@ def _plan(settings: ServerSettings, shared: Shared, loaded: Mapping[str, str]) -
         certificate = _become_with_nss(settings)
         Worker(settings, parent, shared).run(certificate)
 
+    def log_writer(parent: ParentPipes) -> None:
+        assert shared.channel is not None  # noqa: S101 - a server has one
+        _become(settings)
+        write_log(
+            shared.channel.receiver,
+            settings.signing_log_directory,
+            lambda size, when: parent.send(WorkerEvent.LOGGED, encode_logged(size, when)),
+        )
+
     def look(certificates: Look, tell: Callable[[bytes], None]) -> None:
         _become_with_nss(settings)
         certificates.run(tell)
@@ -124,6 +137,7 @@ def _plan(settings: ServerSettings, shared: Shared, loaded: Mapping[str, str]) -
         check=partial(_run_with_nss, check, settings),
         repair=partial(_run_as_user, repair, settings),
         look=look,
+        write_log=log_writer,
         workers=settings.workers,
         max_requests=settings.max_requests,
         shutdown_timeout=settings.shutdown_timeout,

@@ -165,6 +165,20 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         None,
         "the private key that signs this server's backups (absent: they are not signed)",
     )
+    signing_log: Path | None = option(
+        "server",
+        values.path,
+        None,
+        "the directory of the signing log (absent: signing-log, beside database-path); made where"
+        " it is missing",
+        needs=Needs.PLACE,
+    )
+    signing_log_name: str | None = option(
+        "server",
+        values.log_name,
+        None,
+        "this server's name in the name of a new signing log (absent: the host's name)",
+    )
     database_path: Path = option(
         "database",
         values.database_file,
@@ -255,6 +269,11 @@ class ServerSettings(BridgeAddress, DaemonSettings):
     )
     nss: NSSSettings = field(kw_only=True)
     binding: BindingSettings = field(kw_only=True, default_factory=BindingSettings)
+
+    @property
+    def signing_log_directory(self) -> Path:
+        """The directory of the signing log."""
+        return self.signing_log or self.database_path.parent / "signing-log"
 
 
 def from_files(

@@ -140,6 +140,21 @@ def _check_host(entry: ConfigEntry, name: str) -> str:
     raise entry.error(f"{name!r} is not a host name", "write a name as DNS has it, or an address")
 
 
+#: Longest name of a server in its signing log's name, in characters: that has more behind it.
+_MAX_LOG_NAME = 150
+
+
+def log_name(entry: ConfigEntry) -> str:
+    """A server's name in the name of its signing log: one word without a plus sign."""
+    name = text(entry)
+    if " " in name or "+" in name or len(name) > _MAX_LOG_NAME:
+        raise entry.error(
+            "is no name for a signing log",
+            f"write one word of at most {_MAX_LOG_NAME} characters, without '+'",
+        )
+    return name
+
+
 def words(entry: ConfigEntry) -> tuple[str, ...]:
     """Words between commas, blanks or line breaks; may be none; a repeated one counts once."""
     _check_marks(entry)

@@ -115,7 +115,8 @@ class Leaf:
                     members[name] = kind(**members[name])
             members["signatures"] = tuple(members.get("signatures", ()))
             leaf = cls(**members)
-        except (ValueError, TypeError, KeyError, AttributeError):
+            _check_types(leaf)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise NotProven("an entry of the log is no leaf") from None
         if leaf.encode() != data:
             raise NotProven("a leaf of the log is not in canonical form")
@@ -125,6 +126,19 @@ class Leaf:
 _PARTS: Final[Mapping[str, Any]] = MappingProxyType(
     {"client": LeafClient, "key": LeafKey, "input": Content, "output": Content}
 )
+
+
+def _check_types(leaf: Leaf) -> None:
+    """Raise TypeError where a member is not of its type: JSON may have any in any place."""
+    for part in (leaf, leaf.client, leaf.key, leaf.input, leaf.output):
+        for row in () if part is None else fields(part):
+            value = getattr(part, row.name)
+            if (row.type == "str" and not isinstance(value, str)) or (
+                row.type == "int" and (type(value) is not int or not 0 <= value < 1 << 63)
+            ):
+                raise TypeError(row.name)
+    if not all(isinstance(text, str) for text in (*leaf.objects.values(), *leaf.signatures)):
+        raise TypeError
 
 
 def _members(part: object) -> dict[str, object]:

@@ -86,6 +86,10 @@ class SigningLogError(SigulError):
     """A signing log cannot be opened, read or written."""
 
 
+class LogInUse(SigningLogError):
+    """Another process appends to the signing log."""
+
+
 def unwritable(what: str, error: OSError, before: str = "") -> SigningLogError:
     """The error of a log or copy that cannot be written; `before` begins its cure."""
     number = error.errno or 0

@@ -14,6 +14,7 @@ a failed write or fsync has left is never built on: the tail is then written ane
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -58,6 +59,7 @@ from .log_files import (
     PUBLIC,
     PUBLIC_KEY,
     TAIL,
+    LogInUse,
     SigningLogError,
     Tail,
     Tree,
@@ -93,6 +95,16 @@ class Appended:
     entry: bytes
 
 
+def is_vacant(directory: Path) -> bool:
+    """Tell whether a log can be made there: nothing is there, or an empty directory.
+
+    That may be a file system of its own. Raises OSError.
+    """
+    if directory.is_symlink() or not directory.exists():
+        return not directory.is_symlink()
+    return all(item.name == "lost+found" for item in directory.iterdir())
+
+
 def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
     """Make a log with a new key and its first leaf, which tells the log that it follows.
 
@@ -113,18 +125,28 @@ def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
     )
     draft = None
     try:
-        if directory.is_symlink() or (directory.exists() and any(directory.iterdir())):
+        if not is_vacant(directory):
             raise taken
-        draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        # Its name may be another's to give, in a directory that is not this user's, or a mount's.
+        in_place = directory.exists()
+        prefix, parent = f".{directory.name}.", directory if in_place else directory.parent
+        draft = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         write_whole(draft / KEY, key.encode().reveal() + b"\n", replace=False, mode=PRIVATE)
         public = f"{key.public.encode()}\n".encode()
         write_whole(draft / PUBLIC_KEY, public, replace=False, mode=PUBLIC)
         write_whole(draft / TAIL, encode_tail(0, [entry]), replace=False, mode=PRIVATE)
         note = head.signed(key).encode().encode()
         write_whole(draft / CHECKPOINT, note, replace=False, mode=PUBLIC)
-        # The name comes last: there is a whole log, or none. An empty directory is replaced.
-        draft.replace(directory)
-        sync(directory.parent)
+        # What makes it a log comes last: there is a whole one, or none.
+        if in_place:
+            for item in (PUBLIC_KEY, TAIL, CHECKPOINT, KEY):
+                (draft / item).rename(directory / item)
+            with contextlib.suppress(PermissionError):  # what is no one else's has modes of its own
+                directory.chmod(0o700)
+            sync(directory)
+        else:
+            draft.replace(directory)
+            sync(directory.parent)
     except FileExistsError:
         raise taken from None
     except OSError as error:
@@ -180,7 +202,7 @@ class SigningLog:
             ) from None
         try:
             if not try_lock(lock):
-                raise SigningLogError(
+                raise LogInUse(
                     f"the signing log {name} is in use by another process",
                     "only one appends to it: end the other server, or wait until it has ended",
                 )
@@ -197,7 +219,7 @@ class SigningLog:
             ) from None
         except OSError as error:
             os.close(lock)
-            raise unwritable(f"the signing log {name}", error, _UNSIGNED) from None
+            raise unwritable(f"the signing log {name}", error, _UNSIGNED) from error
         except BaseException:
             os.close(lock)
             raise

@@ -234,13 +234,12 @@ class PemStore:
     ) -> None:
         """Keep a certificate (PEM) of the key under `name`, which is letters only.
 
-        `permit` is called when nobody else changes the store, and raises where it is not to be.
-        Raises `RequestRefused`: already exists, where the key has one of that name; unknown error,
-        with a message, where it has as many as it may have.
+        `permit` is called last, when nobody else changes the store, and raises where it is not to
+        be. Raises `RequestRefused`: already exists, where the key has one of that name; unknown
+        error, with a message, where it has as many as it may have.
         """
         path = self._certificate(fingerprint, name)
         with self._changing():
-            permit()
             if path.exists():
                 raise RequestRefused(
                     Status.ALREADY_EXISTS,
@@ -253,6 +252,7 @@ class PemStore:
                     f"the key has {limit} certificates, as many as"
                     " max-certificates-per-key lets it; remove one with delete-certificate",
                 )
+            permit()
             write_whole(path, certificate, replace=False, mode=0o644)
 
     def delete_certificate(

@@ -23,12 +23,14 @@ from .codec import Fields, Parser, encode_fields, read_fields
 KNOWS: Final = "knows"
 #: Takes notes in replies, or has them (docs/protocol.md, "Notes").
 NOTES: Final = "notes"
+#: Takes evidence of the signing log in replies, or has one (docs/protocol.md, "The signing log").
+LOG: Final = "log"
 #: Tells a client that listens why it is refused (docs/protocol.md, "What a bridge says by itself").
 REASONS: Final = "reasons"
 
 #: The words of this project's peers.
-CLIENT_WORDS: Final = frozenset({NOTES})
-SERVER_WORDS: Final = frozenset({NOTES})
+CLIENT_WORDS: Final = frozenset({NOTES, LOG})
+SERVER_WORDS: Final = frozenset({NOTES, LOG})
 BRIDGE_WORDS: Final = frozenset({REASONS})
 
 #: Largest trailer that a client reads, in bytes.

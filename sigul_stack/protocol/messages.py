@@ -23,6 +23,7 @@ from ..errors import BridgeRefused, ProtocolError, RemoteProtocolError, Status, 
 from .authentication import DIGEST_BYTES, UNAUTHENTICATED_MAC, check_digest
 from .codec import U32_BYTES, Fields, Parser, encode_fields, pack_u32, read_fields, read_integer
 from .knowledge import KNOWS, words_in
+from .log_fields import FILE_NAME, LOG_SEEN, read_file_name, read_seen
 from .versions import VERSIONS, Version
 
 #: Fewest bytes of an HMAC key that a request may bring.
@@ -114,6 +115,9 @@ class InnerFields:
     secrets: Fields
     #: What the client says that it knows; None where it does not say.
     knows: frozenset[str] | None = None
+    #: Sizes of signing logs that it has seen, by the IDs of their keys, and its file's name.
+    seen: Mapping[bytes, int] = field(default_factory=dict)
+    file_name: str = ""
 
 
 def encode_inner_fields(
@@ -139,9 +143,17 @@ def read_inner_fields() -> Parser[InnerFields]:
         if value is not None and len(value) != DIGEST_BYTES:
             raise RemoteProtocolError(f"'{name}' has {len(value)} bytes instead of {DIGEST_BYTES}")
     keys = ReplyKeys(auth_key(fields, HEADER_KEY), auth_key(fields, PAYLOAD_KEY))
-    own = (HEADER_HASH, PAYLOAD_HASH, HEADER_KEY, PAYLOAD_KEY, KNOWS)
+    own = (HEADER_HASH, PAYLOAD_HASH, HEADER_KEY, PAYLOAD_KEY, KNOWS, LOG_SEEN, FILE_NAME)
     secrets = Fields({name: value for name, value in fields.items() if name not in own})
-    return InnerFields(fields.blob(HEADER_HASH), payload_hash, keys, secrets, words_in(fields))
+    return InnerFields(
+        fields.blob(HEADER_HASH),
+        payload_hash,
+        keys,
+        secrets,
+        words_in(fields),
+        read_seen(fields),
+        read_file_name(fields),
+    )
 
 
 def auth_key(fields: Fields, name: str) -> bytes:

@@ -391,6 +391,13 @@ def _by_name(operations: Iterable[Operation]) -> MappingProxyType[str, Operation
 #: Every operation, by name.
 OPERATIONS: Final = _by_name((*_ADMINISTRATION, *_KEYS_AND_USERS, *_SIGNING))
 
+#: What the bridge itself asks of a server: for evidence of the signing log's checkpoint. No client
+#: may send it, so it is no row of `OPERATIONS`, by which the bridge takes requests.
+LOG_CHECKPOINT: Final = "log-checkpoint"
+BRIDGE_OPERATIONS: Final = _by_name((Operation(LOG_CHECKPOINT, Rights.BRIDGE),))
+#: The field `user` of such a request.
+BRIDGE_USER: Final = "bridge"
+
 
 class UnknownOperation(ProtocolError):
     """A request names an operation that is not in the table."""

@@ -20,11 +20,13 @@ class Rights(enum.Enum):
     KEY_ADMIN_OR_ADMIN = "key administrator or administrator"
     #: Of a second key, for which the request has no passphrase.
     ACCESS = "an access"
+    #: Of the bridge, by its certificate alone.
+    BRIDGE = "the bridge"
 
     @property
     def by_passphrase(self) -> bool:
         """Whether a key's passphrase can give this right."""
-        return self not in (Rights.ADMIN, Rights.ACCESS)
+        return self not in (Rights.ADMIN, Rights.ACCESS, Rights.BRIDGE)
 
     @property
     def by_password(self) -> bool:

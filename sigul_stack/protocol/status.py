@@ -86,6 +86,10 @@ class ServerStatus:
     requests: tuple[RequestUnderWay, ...] = ()
     #: SHA-256 of the files that it has loaded, in hex, by their paths.
     loaded: Mapping[str, str] = field(default_factory=dict)
+    #: The leaves of its signing log, and when its last checkpoint was made (ISO 8601, UTC); 0 and
+    #: empty where it has none, or has not told yet.
+    signing_log_size: int = 0
+    signing_log_time: str = ""
 
 
 def encode_status(status: BridgeStatus | ServerStatus) -> bytes:
@@ -118,6 +122,8 @@ def decode_status(data: bytes) -> BridgeStatus | ServerStatus:
             workers=tuple(_build(AttachedWorker, item) for item in document["workers"]),
             requests=requests,
             loaded=loaded,
+            signing_log_size=int(document.get("signing_log_size", 0)),
+            signing_log_time=str(document.get("signing_log_time", "")),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RemoteProtocolError(

@@ -18,11 +18,12 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
 from ..config.server import ServerSettings
 from ..errors import RemoteProtocolError, RequestRefused, SigulError, Status
+from ..evidence.leaf import Content
 from ..protocol.authentication import DIGEST_BYTES, new_hmac
 from ..protocol.codec import Fields, pack_u32
 from ..protocol.messages import (
@@ -36,6 +37,7 @@ from ..protocol.versions import Version
 from ..transport.chunked import ChunkedStream
 from ..transport.payload import receive_pieces, send_payload
 from ..transport.rate import SERVER_FIRST_SECONDS, RateMeter
+from .decisions import Made
 from .request import message_field, refusal_of
 from .spool import Account, Spool
 
@@ -47,13 +49,18 @@ PLACES_A_THREAD: Final = 2
 MAX_KEPT_FAILURES: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Subrequest:
-    """An RPM to sign, which has come completely. `authenticated`: its HMAC was right."""
+    """An RPM to sign, which has come completely. `authenticated`: its HMAC was right.
+
+    `content` is what came; `made` what its signer has made of it.
+    """
 
     fields: Fields
     payload: BinaryIO
     authenticated: bool
+    content: Content | None = None
+    made: Made = field(default_factory=Made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +69,30 @@ class RefusedSubrequest:
 
     fields: Fields
     reason: RequestRefused
+    content: Content | None = None
 
 
 #: Signs one RPM into a new file, in several threads. Raises `RequestRefused`, `SigulError`.
 Sign = Callable[[Subrequest], BinaryIO]
+
+
+class Ledger:
+    """Writes down what becomes of each RPM; this one nowhere. Used from several threads."""
+
+    def done(self, _subrequest: Subrequest, _output: BinaryIO) -> Mapping[str, bytes]:
+        """Write down that an RPM is signed, before the answer leaves; returns fields for that.
+
+        Raises `SigulError` where it cannot be written down.
+        """
+        return {}
+
+    def refused(
+        self,
+        received: Subrequest | RefusedSubrequest,
+        refused: RequestRefused,
+        error: Exception,
+    ) -> None:
+        """Write down that an RPM is refused, because of `error`."""
 
 
 class Batch:
@@ -82,9 +109,11 @@ class Batch:
         sign: Sign,
         account: Account | None = None,
         is_ending: Callable[[], bool] = lambda: False,
+        ledger: Ledger | None = None,
     ) -> None:
         """`is_ending` tells whether the request is being ended, so that nothing is to wait."""
         self._is_ending = is_ending
+        self._ledger = ledger or Ledger()
         self._account = account or Account()
         self._settings = settings
         self._version = version
@@ -181,9 +210,9 @@ class Batch:
             spool.finish()
             authenticated = hmac.compare_digest(mac.digest(), chunked.read_exactly(DIGEST_BYTES))
             if spool.failure is not None:
-                return RefusedSubrequest(header.fields, spool.failure)
+                return RefusedSubrequest(header.fields, spool.failure, spool.content)
             unless_kept.pop_all()
-        return Subrequest(header.fields, spool.file, authenticated)
+        return Subrequest(header.fields, spool.file, authenticated, spool.content)
 
     def _over_limit(self, length: int, total: int) -> RequestRefused | None:
         for setting, limit, size in (
@@ -219,14 +248,15 @@ class Batch:
             signed = self._sign(received)
             # One that cannot be sent in this version of the protocol is a failure.
             self._version.encode_length(signed.seek(0, os.SEEK_END))
+            proof = self._ledger.done(received, signed)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs this RPM alone
             refused = refusal_of(error, name, proven=True)
+            self._ledger.refused(received, refused, error)
             self._fail_one(chunked, received.fields["id"], refused)
             return
         with signed, self._lock:
-            self._send(
-                chunked, {"id": received.fields["id"], "status": pack_u32(Status.OK)}, signed
-            )
+            fields = {"id": received.fields["id"], "status": pack_u32(Status.OK), **proof}
+            self._send(chunked, fields, signed)
         log.info("%s signed", name)
 
     def _fail_one(self, chunked: ChunkedStream, number: bytes, refused: RequestRefused) -> None:

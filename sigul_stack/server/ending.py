@@ -29,6 +29,7 @@ from ..system import programs
 from ..system.pipes import ParentPipes
 from ..transport.chunked import ChunkedStream
 from ..transport.stream import readable
+from .decisions import Decision
 from .events import WorkerCommand, WorkerEvent, encode_client
 from .request import Request, send_error
 from .rights import Granted, require_still
@@ -43,6 +44,8 @@ UNREADABLE_SECONDS: Final = 60.0
 REFUSAL_SECONDS: Final = 0.5
 #: Seconds for the supervisor to find out whether a certificate is good.
 STALE_SECONDS: Final = 30.0
+#: Seconds for the refusal to be in the signing log before it is told.
+LOG_SECONDS: Final = 2.0
 #: Seconds for the bridge to close after a refusal.
 CLOSE_SECONDS: Final = 2.0
 #: The exit code of a worker whose request was ended.
@@ -69,6 +72,7 @@ class Watch:
         self._parent = parent
         self._database = database
         self._request: Request | None = None
+        self._decision: Decision | None = None
         self._what = ""
         #: Held while rights are looked at, or changed by the request itself.
         self._looking = threading.Lock()
@@ -83,14 +87,14 @@ class Watch:
 
     # ----------------------------------------------------------------------- the request's thread
 
-    def begin(self, request: Request) -> None:
+    def begin(self, request: Request, decision: Decision | None = None) -> None:
         """Begin to watch a request that has come completely, and tell the supervisor whose it is.
 
-        Whether its rights last is looked at once they are `add`ed. Raises `RequestRefused` where
-        the supervisor does not let it begin.
+        Whether its rights last is looked at once they are `add`ed. `decision` is told where it is
+        refused from here. Raises `RequestRefused` where the supervisor does not let it begin.
         """
         user = request.text("user")
-        self._request = request
+        self._request, self._decision = request, decision
         self._what = f"Request {quoted(request.op)} of user {quoted(user)}"
         self._parent.send(WorkerEvent.CLIENT, encode_client(request.client_name, user, request.op))
         self._wait_where_stale()
@@ -227,6 +231,8 @@ class Watch:
 
     def _refuse(self, refused: RequestRefused) -> None:
         assert self._request is not None  # noqa: S101 - set before the thread starts
+        if self._decision is not None:
+            self._decision.refused(refused, refused, LOG_SECONDS)
         send_error(self._chunked, self._request, refused)
         self._chunked.stream.end_writing()
         self._chunked.wait_for_close(CLOSE_SECONDS)

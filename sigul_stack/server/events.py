@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 import math
 import struct
+from datetime import UTC, datetime
 from typing import Final
 
 from ..metrics import ServerCount
-from ..system.pipes import require
+from ..system.pipes import BadEvent, require
 
 
 class WorkerEvent(bytes, enum.Enum):
@@ -28,6 +29,8 @@ class WorkerEvent(bytes, enum.Enum):
     CLIENT = b"U"
     #: A certificate is good. Body: its SHA-256.
     GOOD = b"G"
+    #: Of the signing log's writer: how large the log is by now. Body: `encode_logged`.
+    LOGGED = b"L"
 
 
 class WorkerCommand(bytes, enum.Enum):
@@ -45,6 +48,7 @@ class WorkerCommand(bytes, enum.Enum):
 
 #: The length of a handshake, in seconds.
 HANDSHAKE_SECONDS: Final = struct.Struct("!d")
+_LOGGED: Final = struct.Struct("!Qd")
 #: Most bytes of each name that the supervisor is told.
 _NAME_BYTES: Final = 255
 #: What a worker may count; the supervisor counts all else itself.
@@ -69,6 +73,21 @@ def decode_count(body: bytes) -> ServerCount:
     """The number that the body of `COUNTED` names. Raises `BadEvent`."""
     require(body in _COUNTS, "it counts what is not a worker's to count")
     return _COUNTS[body]
+
+
+def encode_logged(size: int, when: float) -> bytes:
+    """The number of the log's leaves, and the time of its last checkpoint (s since 1970)."""
+    return _LOGGED.pack(size, when)
+
+
+def decode_logged(body: bytes) -> tuple[int, datetime]:
+    """The size and time that `encode_logged` was given. Raises `BadEvent`."""
+    require(len(body) == _LOGGED.size, "the log's size is no number")
+    size, when = _LOGGED.unpack(body)
+    try:
+        return size, datetime.fromtimestamp(when, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise BadEvent("the log's time is none") from None
 
 
 def encode_client(common_name: str, user: str, op: str) -> bytes:

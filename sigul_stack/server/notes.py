@@ -31,6 +31,11 @@ class Notes:
         self._signer = ""
         self._warnings: list[str] = []
 
+    @property
+    def signer(self) -> str:
+        """The fingerprint of the part that signed, or will; empty where none did."""
+        return self._signer
+
     def fields(self) -> dict[str, str | int]:
         """The fields for the reply."""
         found: dict[str, str | int] = {"server-time": int(time.time())}

@@ -30,15 +30,22 @@ from ..errors import (
 from ..protocol import messages
 from ..protocol.authentication import check_digest
 from ..protocol.codec import Fields, Parser, pack_u32
-from ..protocol.knowledge import NOTES
+from ..protocol.knowledge import LOG, NOTES
 from ..protocol.messages import InnerFields, ReplyKeys, RequestHeader, UnknownVersion
-from ..protocol.operations import MIB, Operation, UnknownOperation, operation_of
+from ..protocol.operations import (
+    BRIDGE_OPERATIONS,
+    MIB,
+    Operation,
+    UnknownOperation,
+    operation_of,
+)
 from ..protocol.versions import Version
 from ..secret import Secret
 from ..transport.chunked import ChunkedStream, T
 from ..transport.payload import receive_pieces, send_payload
 from ..transport.rate import SERVER_FIRST_SECONDS, RateMeter
 from ..transport.stream import Deadline, Peer
+from .decisions import Decision
 from .spool import Account, Spool
 
 log = logging.getLogger(__name__)
@@ -165,13 +172,18 @@ def receive(
     open_inner: OpenInner,
     settings: ServerSettings,
     account: Account | None = None,
+    decision: Decision | None = None,
+    bridge_name: str | None = None,
 ) -> Refused | Request:
     """Receive one request, inner session included, and check its integrity.
 
-    Its payload counts in `account`, which is told whose request it is. Raises `ProtocolError` where
+    Its payload counts in `account`, which is told whose request it is. `decision` is told what
+    becomes known. The name in the bridge's certificate, `bridge_name`, is no client's, but for the
+    bridge's own operations. Raises `ProtocolError` where
     it is invalid and cannot be answered; an unknown version, or a payload that is too large
     (`PayloadNotRead`), has been answered then.
     """
+    decision = decision or Decision()
     deadline = Deadline(settings.handshake_timeout, "receiving the request's header")
     try:
         header = chunked.parse(messages.read_request_header(settings.protocol_versions), deadline)
@@ -180,6 +192,7 @@ def receive(
         chunked.end()
         raise
     version, operation = header.version, _operation(header)
+    decision.header(header.fields, operation if isinstance(operation, Operation) else None)
     length = chunked.parse(version.read_length(), deadline)
     if isinstance(operation, Operation):
         _check_size(chunked, version, operation, length, settings.max_file_payload_size)
@@ -200,9 +213,15 @@ def receive(
         for piece in receive_pieces(chunked, length, "the request", meter):
             spool.write(piece)
         payload_hash = spool.finish()
+        if length:
+            decision.payload(spool.content)
         with open_inner(chunked) as session:
-            inner = session.parse(messages.read_inner_fields())
             client_name = session.peer.common_name
+            decision.came_from(client_name, session.peer.fingerprint)
+            operation = _for_client(operation, client_name, bridge_name)
+            inner = session.parse(messages.read_inner_fields())
+        wants_evidence = LOG in (inner.knows or ())
+        decision.inner(inner.seen, inner.file_name, wants_evidence=wants_evidence)
         refusal = account.identify(client_name)
         if refusal is not None and spool.failure is None:
             spool.forget(refusal)
@@ -260,12 +279,33 @@ def _shown_name(fields: Fields) -> str:
 def _operation(header: RequestHeader) -> Operation | RequestRefused:
     """The operation that a request's fields ask for and fit, or why it cannot be served."""
     try:
-        operation = operation_of(header.fields, header.version.operations)
+        operations = {**BRIDGE_OPERATIONS, **header.version.operations}
+        operation = operation_of(header.fields, operations)
         operation.check(header.fields)
     except UnknownOperation:
         return RequestRefused(Status.UNKNOWN_OP)
     except ProtocolError as error:
         return RequestRefused.because(error)
+    return operation
+
+
+def _for_client(
+    operation: Operation | RequestRefused, client_name: str, bridge_name: str | None
+) -> Operation | RequestRefused:
+    """The operation as a client of that name gets it.
+
+    The bridge passes requests on and has none of its own but those for it alone, though its
+    certificate may be a TLS client's, for its health check. Raises `RemoteProtocolError`.
+    """
+    is_bridges = isinstance(operation, Operation) and operation.name in BRIDGE_OPERATIONS
+    if client_name == bridge_name:
+        if not is_bridges:
+            raise RemoteProtocolError(
+                f"the client of this request is {quoted(client_name)}, the bridge itself: refused",
+                "its certificate is no user's",
+            )
+    elif is_bridges:
+        return RequestRefused(Status.UNKNOWN_OP)
     return operation
 
 

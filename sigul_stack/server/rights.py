@@ -114,7 +114,7 @@ G = TypeVar("G", bound=Granted)
 
 def _refuse(why: str) -> RequestRefused:
     log.warning("Authentication failed: %s", why)
-    return RequestRefused(Status.AUTHENTICATION_FAILED)
+    return RequestRefused(Status.AUTHENTICATION_FAILED, reason=why)
 
 
 def authorise(

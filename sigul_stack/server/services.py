@@ -19,6 +19,7 @@ from ..keystore.pem import PemSettings, PemStore
 from ..keystore.store import KeyStore, new_access
 from ..secret import Secret
 from ..signing.openpgp import OpenPGPKey
+from .decisions import Decision
 from .ending import Watch
 from .guesses import Guard, unguarded
 from .notes import Notes
@@ -50,7 +51,8 @@ class RequestContext:
     """One authorised request, as a handler gets it.
 
     `changed` tells whether it has changed the database: that is answered whatever became of the
-    right since, which the change itself may have ended.
+    right since, which the change itself may have ended. `stored` tells whether it has changed what
+    the key store has, so that a failure from then on leaves something behind.
     """
 
     request: Request
@@ -58,6 +60,8 @@ class RequestContext:
     services: Services
     watch: Watch
     changed: bool = False
+    stored: bool = False
+    decision: Decision = field(default_factory=Decision)
     notes: Notes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,6 +78,14 @@ class RequestContext:
             yield writer
             # Before anybody can see the change, which may be one of the right itself.
             self.changed = True
+
+    def log_first(self, output: bytes) -> None:
+        """Have the request in the signing log before what it has made can be had.
+
+        For what is stored as well as sent. Raises `NotLogged`.
+        """
+        self.watch.begin_reply()
+        self.decision.done(output, self.notes.signer)
 
     def require_still(self) -> None:
         """Raise `RequestRefused` where the right was taken back meanwhile.
@@ -127,6 +139,7 @@ class RequestContext:
 
     def _of_type(self, key: Key) -> Key:
         types = self.request.operation.key_types
+        self.decision.key(key)
         if types and key.keytype not in types:
             raise RequestRefused(Status.UNSUPPORTED_KEYTYPE)
         return key

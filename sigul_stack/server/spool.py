@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ..errors import RequestRefused, Status, quoted, shortened
+from ..evidence.leaf import Content
 from .slots import Slots
 
 log = logging.getLogger(__name__)
@@ -195,6 +196,8 @@ class Spool:
         account: Account | None = None,
     ) -> None:
         self._hash = hashlib.sha512()
+        self._log_hash = hashlib.sha256()
+        self._count = 0
         #: Why nothing more is stored, to tell the client; None while all is well.
         self.failure: RequestRefused | None = None
         self.file: BinaryIO
@@ -210,6 +213,8 @@ class Spool:
     def write(self, piece: bytes) -> None:
         """Add a piece of the payload."""
         self._hash.update(piece)
+        self._log_hash.update(piece)
+        self._count += len(piece)
         if self.failure is not None:
             return
         try:
@@ -236,6 +241,11 @@ class Spool:
         else:
             self.file.seek(0)
             self.file.truncate()
+
+    @property
+    def content(self) -> Content:
+        """The payload's SHA-256 and size for the signing log, whether or not it was stored."""
+        return Content(self._log_hash.hexdigest(), self._count)
 
     def finish(self) -> bytes:
         """Make the file ready to be read from its start; return the payload's SHA-512."""

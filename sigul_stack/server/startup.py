@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
 
 from ..config.server import ServerSettings
 from ..database import DATABASE_TLS_CURE, ensure_usable, schema_report
-from ..errors import quoted
+from ..errors import SigulError, quoted
+from ..evidence import signing_log
+from ..evidence.log_files import LogInUse
 from ..signing.pe import remove_leftovers
 from ..system.wall import support
 from ..tools import tools_of
@@ -28,6 +34,9 @@ from .services import (
 )
 
 log = logging.getLogger(__name__)
+
+#: Seconds for the processes of a server that was killed to let go of the signing log.
+FORMER_SECONDS: Final = 10.0
 
 
 @contextlib.contextmanager
@@ -68,6 +77,42 @@ def prepare(settings: ServerSettings) -> None:
         ):
             log.warning("%s", finding.text)
         log.info("The database has %d keys", len(keys))
+    _prepare_log(settings)
+
+
+def _prepare_log(settings: ServerSettings) -> None:
+    """Make the signing log where there is none, and see that it is whole. Raises `SigulError`."""
+    directory = settings.signing_log_directory
+    try:
+        vacant = signing_log.is_vacant(directory)
+    except OSError as error:
+        raise SigulError(
+            f"the signing log {quoted(str(directory))} cannot be read: {error.strerror}",
+            "see that it belongs to the server's user",
+        ) from None
+    if vacant:
+        signing_log.create(directory, settings.signing_log_name or socket.gethostname())
+        log.warning(
+            "A new signing log was made in %s; where there was one before, witnesses will complain",
+            quoted(str(directory)),
+        )
+    with _opened_log(directory) as opened:
+        log.info("The signing log %s has %d leaves", quoted(opened.public_key.name), opened.size)
+
+
+def _opened_log(directory: Path) -> signing_log.SigningLog:
+    """Open the signing log, once a server that was killed has let go of it. Raises `SigulError`.
+
+    Its writer ends behind its last worker.
+    """
+    end = time.monotonic() + FORMER_SECONDS
+    while True:
+        try:
+            return signing_log.SigningLog.open(directory)
+        except LogInUse:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.1)
 
 
 def check(settings: ServerSettings) -> None:

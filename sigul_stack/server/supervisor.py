@@ -11,6 +11,9 @@ beside those of the old one, and each that has attached lets an old one that sti
 bridge always has one to give a request to; where new ones cannot attach, the old ones go on. What
 the old ones serve is looked at with the new certificates, too (`Look`), and ended where those do
 not take it.
+
+One more child writes the signing log for all workers (`evidence.writer`). It stays whatever plan is
+taken, and a new one comes where it has ended. At the end it outlives the workers.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from typing import Final
 
 from .. import __version__
 from ..errors import quoted
+from ..evidence.writer import LogChannel
 from ..metrics import Counters, ServerCount
 from ..protocol.status import MAX_LISTED, AttachedWorker, RequestUnderWay, ServerStatus
 from ..system.pipes import ParentPipes, require
@@ -41,7 +45,14 @@ from ..system.signals import SignalPipe
 from ..transport.nss_certificates import LOOK_SECONDS, TOLD_BYTES, Look
 from ..transport.status_socket import StatusSocket
 from .ending import ENDED
-from .events import WorkerCommand, WorkerEvent, decode_client, decode_count, decode_handshake
+from .events import (
+    WorkerCommand,
+    WorkerEvent,
+    decode_client,
+    decode_count,
+    decode_handshake,
+    decode_logged,
+)
 from .slots import Slots
 
 log = logging.getLogger(__name__)
@@ -49,6 +60,9 @@ log = logging.getLogger(__name__)
 #: Delay before a worker that was taken is replaced while others still wait, in seconds: the
 #: replacement's start would take its processor from the request that has just come.
 REFILL_DELAY_SECONDS: Final = 0.3
+#: A writer of the signing log that has lived for so many seconds is replaced at once, others with
+#: growing pauses.
+SOUND_SECONDS: Final = 10.0
 #: Seconds for a worker to end its request once it was told to, before it is killed.
 END_SECONDS: Final = 10.0
 
@@ -70,6 +84,8 @@ class ServerPlan:
     workers: int
     max_requests: int
     shutdown_timeout: float
+    #: Writes the signing log until no worker is left. Only that of the first plan counts.
+    write_log: Callable[[ParentPipes], None] | None = None
     #: Digests of the files that it was read from, by their paths.
     loaded: Mapping[str, str] = field(default_factory=dict)
 
@@ -83,6 +99,8 @@ class WorkerChild(Child):
     #: It serves a request, or does anything else that is not to be interrupted.
     busy: bool = False
     is_check: bool = False
+    #: It writes the signing log.
+    is_writer: bool = False
     #: Its slot in what workers share.
     slot: int = 0
     #: The time at which it attached to the bridge (`time.monotonic`); None where it has not.
@@ -112,7 +130,9 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         stop: SignalPipe,
         reload: SignalPipe,
         slots: Slots | None = None,
+        channel: LogChannel | None = None,
     ) -> None:
+        """`channel` is what workers and the signing log's writer share."""
         super().__init__(
             plan, renew, stop=stop, reload=reload, back_off=BackOff(first=FIRST_PAUSE_SECONDS)
         )
@@ -121,6 +141,12 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         self._status: StatusSocket | None = None
         self._slots = slots or Slots()
         self._taken_at = -REFILL_DELAY_SECONDS
+        self._channel = channel or LogChannel()
+        self._write_log = plan.write_log
+        self._writer: WorkerChild | None = None
+        self._writer_since = 0.0
+        self._writer_back_off = BackOff(first=0.0)
+        self._logged: tuple[int, datetime] | None = None
 
     def status(self) -> ServerStatus:
         """Describe what the server is doing at this moment."""
@@ -140,13 +166,17 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             workers_attached=len(attached),
             workers_dialling=len(idle) - len(attached),
             workers_busy=sum(
-                item.busy and not item.is_check and item.look is None
+                item.busy and not item.is_check and item.look is None and not item.is_writer
                 for item in self._children.values()
             ),
             workers=tuple(attached[:MAX_LISTED]),
             requests=self._requests(now),
             totals=self._counters.values(),
             loaded=self._plan.loaded,
+            signing_log_size=self._logged[0] if self._logged else 0,
+            signing_log_time=(
+                self._logged[1].isoformat(timespec="seconds") if self._logged else ""
+            ),
         )
 
     def _requests(self, now: float) -> tuple[RequestUnderWay, ...]:
@@ -185,20 +215,37 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         if status is not None:
             self._watched[status.fileno()] = status.answer
         with self._running():
-            while not self._wait(self._due(self._fill())):
+            while not self._wait(self._due(self._keep_writer(), self._fill())):
                 if status is not None:
                     status.answer()
                 self._look_again()
 
-    def _due(self, seconds: float | None) -> float | None:
-        """The time to wait for something to happen: `seconds`, or less where somebody asks."""
+    def _due(self, *seconds: float | None) -> float | None:
+        """The time to wait for something to happen: the least, or less where somebody asks."""
         asked = None if self._status is None else self._status.due()
-        return min((item for item in (seconds, asked) if item is not None), default=None)
+        return min((item for item in (*seconds, asked) if item is not None), default=None)
+
+    def _keep_writer(self) -> float | None:
+        """Fork the signing log's writer where there is none; seconds until that is to be tried."""
+        if self._write_log is None or self._writer is not None:
+            return None
+        if early := self._writer_back_off.remaining():
+            return early
+        child = WorkerChild(self._plan, busy=True, is_writer=True)
+        if not self._fork(child, self._write_log, self._channel.keep_receiver):
+            self._writer_back_off.failed()
+            return self._writer_back_off.remaining()
+        self._writer, self._writer_since = child, time.monotonic()
+        return None
+
+    def _count_busy(self) -> int:
+        """Count the children that are busy with something that has an end of its own."""
+        return sum(child.busy and not child.is_writer for child in self._children.values())
 
     def _fill(self) -> float | None:
         """Fork what is missing; seconds until more should be tried, None where nothing is due."""
         plan = self._plan
-        busy = sum(child.busy for child in self._children.values())
+        busy = self._count_busy()
         waiting = sum(child.plan is plan for child in self._idle())
         missing = min(plan.workers - waiting, plan.workers + plan.max_requests - waiting - busy)
         if missing <= 0:
@@ -209,7 +256,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         if rest > 0 and 2 * waiting > plan.workers:
             return rest
         for _ in range(missing):
-            if not self._fork(WorkerChild(plan), plan.serve):
+            if not self._fork(WorkerChild(plan), plan.serve, self._channel.keep_sender):
                 return self._back_off.remaining()
             self._counters.add(ServerCount.WORKERS_STARTED)
         return None
@@ -217,10 +264,18 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
     def _idle(self) -> list[WorkerChild]:
         return [child for child in self._children.values() if not child.busy]
 
-    def _fork(self, child: WorkerChild, work: Callable[[ParentPipes], None]) -> bool:
+    def _fork(
+        self,
+        child: WorkerChild,
+        work: Callable[[ParentPipes], None],
+        keep: Callable[[], None] | None = None,
+    ) -> bool:
+        """Fork a child, which keeps the end that is its own of the channel to the log's writer."""
         child.slot = self._slots.take()
+        keep = keep or self._channel.forget
 
         def run(parent: ParentPipes) -> None:
+            keep()
             self._slots.own = child.slot
             if self._status is not None:
                 self._status.forget()
@@ -326,6 +381,9 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         elif code == WorkerEvent.CLIENT:
             require(serves and child.client is None, "it has no client to tell now")
             child.client = decode_client(body)
+        elif code == WorkerEvent.LOGGED:
+            require(child.is_writer, "it does not write the signing log")
+            self._logged = decode_logged(body)
         else:
             require(False, "there is no such event")
 
@@ -343,6 +401,9 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             return
         if child.failure:
             log.error("%s", child.failure)
+        if child.is_writer:
+            self._handle_writers_end(code)
+            return
         if child.look is not None:
             if child.broke_rules:
                 child.look.good.clear()
@@ -365,6 +426,24 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         if not child.busy and child.plan is self._plan:
             self._back_off.failed()
 
+    def _handle_writers_end(self, code: int) -> None:
+        """Have another writer come; messages that it had not taken are still there for that."""
+        self._writer = None
+        if time.monotonic() - self._writer_since > SOUND_SECONDS:
+            self._writer_back_off.reset()
+        self._writer_back_off.failed()
+        log.error(
+            "The signing log's process has ended (%s); another one is started, and a request that"
+            " it was just writing down is refused",
+            f"signal {-code}" if code < 0 else f"exit code {code}",
+        )
+        if code == 0:
+            # It has heard that nobody can send any more, which is not so: somebody who may not has
+            # ended that. Who waits with the old channel is replaced.
+            self._channel.renew()
+            for child in self._idle():
+                child.close_control()
+
     def _repair(self) -> None:
         plan = self._plan
         self._fork(WorkerChild(plan, busy=True), lambda _parent: plan.repair())
@@ -372,11 +451,13 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
     def _dismiss(self, child: WorkerChild) -> float:
         # A worker that waits ends when its control pipe does; one that is busy, after its request.
         child.close_control()
-        busy = any(child.busy for child in self._children.values())
-        return self._plan.shutdown_timeout if busy else KILL_AFTER_SECONDS
+        limit = self._plan.shutdown_timeout if self._count_busy() else KILL_AFTER_SECONDS
+        # It ends behind the last worker.
+        return limit + KILL_AFTER_SECONDS if child.is_writer else limit
 
     def _end(self) -> None:
-        busy = sum(child.busy for child in self._children.values())
+        self._channel.keep_receiver()
+        busy = self._count_busy()
         if busy:
             log.info("Waiting up to %g s for %d requests", self._plan.shutdown_timeout, busy)
         super()._end()

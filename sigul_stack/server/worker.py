@@ -19,19 +19,28 @@ from typing import Final
 
 from ..config.server import ServerSettings
 from ..database import Database
-from ..errors import RemoteProtocolError, SigulError, TransportError, quoted
+from ..errors import (
+    ProtocolError,
+    RequestRefused,
+    SigulError,
+    Status,
+    TransportError,
+    quoted,
+)
+from ..evidence.writer import LogChannel, LogClient
 from ..logcontext import request_id
 from ..metrics import ServerCount, requests_of_version
-from ..protocol.knowledge import KNOWS, SERVER_WORDS, encode_words
+from ..protocol.knowledge import KNOWS, LOG, SERVER_WORDS, encode_words
 from ..protocol.messages import UnknownVersion
+from ..protocol.operations import BRIDGE_OPERATIONS
 from ..system.pipes import ParentPipes
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.dialling import dial_bridge
 from ..transport.nested import inner_session
 from ..transport.nss_certificates import TOLD_BYTES
-from ..transport.stream import Peer
 from ..transport.watchdog import Watchdog
+from .decisions import Decision, NotLogged
 from .ending import Watch
 from .events import HANDSHAKE_SECONDS, WorkerEvent
 from .guesses import Guard, GuessGuard, GuessTable, unguarded
@@ -47,7 +56,7 @@ from .request import (
     send_answer,
     send_error,
 )
-from .rights import authorise
+from .rights import AccessGranted, authorise
 from .services import RequestContext, make_services, open_database, spool_limits
 from .slots import Slots
 from .spool import Account
@@ -79,6 +88,8 @@ class Shared:
 
     slots: Slots = field(default_factory=lambda: Slots(1))
     guesses: GuessTable = field(default_factory=GuessTable)
+    #: The way to the signing log's writer; None: there is no such log.
+    channel: LogChannel | None = None
 
 
 class Worker:
@@ -99,6 +110,7 @@ class Worker:
         )
         self._guard = GuessGuard(shared.guesses, settings.max_secret_delay, self._count)
         self._watchdog = Watchdog()
+        self._log = None if shared.channel is None else shared.channel.client()
 
     def _count(self, what: ServerCount) -> None:
         self._parent.send(WorkerEvent.COUNTED, what.encode())
@@ -179,7 +191,7 @@ class Worker:
         self._account.slots.begin()
         request_id.set(f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
 
-        open_inner = partial(self._open_inner, identity=identity, bridge=connection.peer)
+        open_inner = partial(self._open_inner, identity=identity)
         try:
             watch = Watch(chunked, self._parent, database)
             try:
@@ -192,6 +204,8 @@ class Worker:
                     self._account,
                     self._guard.watch,
                     self._count,
+                    signing_log=self._log,
+                    bridge_name=connection.peer.common_name,
                 )
             except (UnknownVersion, PayloadNotRead) as error:
                 log.warning("The request was refused: %s", error)
@@ -212,7 +226,7 @@ class Worker:
 
     @contextlib.contextmanager
     def _open_inner(
-        self, chunked: ChunkedStream, *, identity: nss.TLSIdentity, bridge: Peer
+        self, chunked: ChunkedStream, *, identity: nss.TLSIdentity
     ) -> Iterator[InnerReader]:
         log.info("[DOUBLE_TLS] Starting TLS handshake")
         with inner_session(
@@ -223,14 +237,6 @@ class Worker:
             server_hostname=None,
             watchdog=self._watchdog,
         ) as session:
-            # The bridge passes requests on and has none of its own, though its certificate may be
-            # a TLS client's, for its health check.
-            if bridge.common_name == session.peer.common_name:
-                raise RemoteProtocolError(
-                    f"the client of this request is {quoted(bridge.common_name)}, the bridge"
-                    " itself: refused",
-                    "its certificate is no user's",
-                )
             self._be_nice(session.peer.common_name)
             log.info(
                 "[DOUBLE_TLS] TLS handshake completed successfully (client %s)",
@@ -269,47 +275,58 @@ def serve_request(
     account: Account | None = None,
     guard: Guard = unguarded,
     count: Callable[[ServerCount], None] = lambda _what: None,
+    *,
+    signing_log: LogClient | None = None,
+    bridge_name: str | None = None,
 ) -> None:
     """Receive, authorise, handle and answer one request. Raises where it cannot be answered.
 
-    What it has in the spool counts in `account`.
+    What it has in the spool counts in `account`. What is decided is in `signing_log`, where there
+    is one, before anything of the answer leaves. `bridge_name` is as for `receive`.
     """
     account = account or Account(spool_limits(settings))
-    received = receive(chunked, open_inner, settings, account)
+    decision = Decision(signing_log)
+    try:
+        received = receive(chunked, open_inner, settings, account, decision, bridge_name)
+    except ProtocolError as error:
+        decision.invalid(error)
+        raise
     count(requests_of_version(ServerCount, received.version.number))
     proven = False
     try:
         if isinstance(received, Refused):
             raise received.reason
-        watch.begin(received)
-        services = make_services(settings, database, account, guard)
-        granted = authorise(
-            received,
-            database,
-            services.registry,
-            services.name_check,
-            guard,
-            with_accesses=settings.require_subject_key_access,
-        )
-        proven = True
-        account.slots.set_proven()
-        watch.add(granted)
-        context = RequestContext(received, granted, services, watch)
-        answer = HANDLERS[received.op](context) or Answer()
-        if received.wants_notes:
-            answer.fields = {**answer.fields, **context.notes.fields()}
-        if received.knows is not None:
-            answer.fields = {**answer.fields, KNOWS: encode_words(SERVER_WORDS)}
-        if not context.changed:
-            context.require_still()
-        # One that cannot be sent in this version of the protocol is an error, while that can be.
-        received.version.encode_length(answer.length)
+        watch.begin(received, decision)
+        if received.op in BRIDGE_OPERATIONS:
+            proven = True
+            answer = _tell_checkpoint(decision)
+            watch.begin_reply()
+        else:
+            services = make_services(settings, database, account, guard)
+            granted = authorise(
+                received,
+                database,
+                services.registry,
+                services.name_check,
+                guard,
+                with_accesses=settings.require_subject_key_access,
+            )
+            if isinstance(granted, AccessGranted):
+                decision.key(granted.key)
+            proven = True
+            account.slots.set_proven()
+            watch.add(granted)
+            context = RequestContext(received, granted, services, watch, decision=decision)
+            answer = _handle(context)
     except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
         refused = refusal_of(error, f"Request {quoted(received.op)}", proven=proven)
         watch.begin_reply()
+        decision.refused(refused, error)
         send_error(chunked, received, refused)
         return
-    watch.begin_reply()
+    if received.knows is not None:
+        words = SERVER_WORDS if signing_log is not None else SERVER_WORDS - {LOG}
+        answer.fields = {**answer.fields, KNOWS: encode_words(words)}
     send_answer(chunked, received, answer)
     log.info(
         "Request %s of user %s done, protocol version %d",
@@ -317,3 +334,39 @@ def serve_request(
         quoted(received.text("user")),
         received.version.number,
     )
+
+
+def _handle(context: RequestContext) -> Answer:
+    """The answer to an authorised request, which is in the signing log; the reply has begun."""
+    request, decision = context.request, context.decision
+    answer = HANDLERS[request.op](context) or Answer()
+    if request.wants_notes:
+        answer.fields = {**answer.fields, **context.notes.fields()}
+    if not context.changed:
+        context.require_still()
+    # One that cannot be sent in this version of the protocol is an error, while that can be.
+    request.version.encode_length(answer.length)
+    # From here on nobody else answers, so that the log has one decision.
+    context.watch.begin_reply()
+    try:
+        evidence = decision.done(answer.payload, context.notes.signer)
+    except NotLogged as error:
+        raise _unlogged(context, error) from error
+    answer.fields = {**answer.fields, **evidence}
+    return answer
+
+
+def _unlogged(context: RequestContext, error: NotLogged) -> NotLogged:
+    """The error for a request that is not known to be in the log: its answer stays here."""
+    if context.changed or context.stored:
+        problem = f"it was done, but is not in the signing log: {error.problem}"
+    else:
+        problem = f"{error.problem}; nothing left the server"
+    return NotLogged(problem, error.cure)
+
+
+def _tell_checkpoint(decision: Decision) -> Answer:
+    """The answer to the bridge, which asks for evidence of the log's checkpoint: no decision."""
+    if decision.client is None:
+        raise RequestRefused(Status.UNKNOWN_OP)
+    return Answer(decision.client.checkpoint(decision.seen).fields())

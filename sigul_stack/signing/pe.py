@@ -234,6 +234,17 @@ def check_signed(image: BinaryIO, certificates: bytes) -> None:
     image.seek(0)
 
 
+def signed_digest(image: BinaryIO) -> bytes:
+    """The digest that the signature of a signed image is over (SHA-256), as `check_signed` saw it.
+
+    `image` is at its start afterwards.
+    """
+    image.seek(_layout(image).end)
+    digest = parse_authenticode(image.read(MAX_SIGNATURE_BYTES)).image_digest
+    image.seek(0)
+    return digest
+
+
 def _verify(certificate: Certificate, authenticode: Authenticode) -> None:
     signature, signed, digest = authenticode.signature, authenticode.signed, hashes.SHA256()
     try:

@@ -104,6 +104,19 @@ class ExpectedPackage:
 
 
 @dataclass(frozen=True, slots=True)
+class SignedPackage:
+    """The package that was signed, and digests (SHA-256 in hexadecimal).
+
+    Those are of the header that the signature is over (RPM's SHA256HEADER), and of the OpenPGP
+    signatures.
+    """
+
+    nevra: str
+    header: str
+    signatures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RPMSigner:
     """Signs packages with `key`, and the files of binary ones with `files` where that is given.
 
@@ -121,7 +134,7 @@ class RPMSigner:
     head_only: bool = False
     turn: Callable[[], AbstractContextManager[None]] = nullcontext
 
-    def sign(self, package: BinaryIO, expected: ExpectedPackage, output: BinaryIO) -> None:
+    def sign(self, package: BinaryIO, expected: ExpectedPackage, output: BinaryIO) -> SignedPackage:
         """Write `package`, signed, to `output`; with `head_only` only its new signature header.
 
         Both are seekable files; `package` is read from its start. Raises `RequestRefused`
@@ -141,7 +154,7 @@ class RPMSigner:
             data = _mapped(package)
             large = LARGE_HEAD if self.files is None else LARGE_HEAD_WITH_FILES
             with self.turn() if head_length(data) > large else nullcontext():
-                self._sign(package, size, parse_head(data), expected, output)
+                return self._sign(package, size, parse_head(data), expected, output)
         except UnsupportedRPM as error:
             raise RequestRefused.because(error) from None
         except ProtocolError as error:
@@ -149,22 +162,27 @@ class RPMSigner:
 
     def _sign(
         self, package: BinaryIO, size: int, head: Head, expected: ExpectedPackage, output: BinaryIO
-    ) -> None:
+    ) -> SignedPackage:
         _check_format(head.main)
         _compare(head, expected)
         self._check(package, size, head, expected)
         self.permit(head.main.string(MainTag.NAME))
-        header = signed_header(head.signature, self._signatures(package, head))
+        entries, signatures = self._signatures(package, head)
+        header = signed_header(head.signature, entries)
         if not self.head_only:
             _write(output, head.lead)
         _write(output, header)
         # As it lies in a file, so that whoever puts it back need not know of the padding.
         _write(output, bytes(padding(len(header))))
-        if self.head_only:
-            return
-        package.seek(head.main_offset)
-        while piece := package.read(_COPY_BYTES):
-            _write(output, piece)
+        if not self.head_only:
+            package.seek(head.main_offset)
+            while piece := package.read(_COPY_BYTES):
+                _write(output, piece)
+        return SignedPackage(
+            _nevra(head),
+            hashlib.sha256(head.main.raw).hexdigest(),
+            tuple(hashlib.sha256(signature).hexdigest() for signature in signatures),
+        )
 
     # --------------------------------------------------------------------------------- checking
 
@@ -216,7 +234,8 @@ class RPMSigner:
 
     # ---------------------------------------------------------------------------------- signing
 
-    def _signatures(self, package: BinaryIO, head: Head) -> list[HeaderEntry]:
+    def _signatures(self, package: BinaryIO, head: Head) -> tuple[list[HeaderEntry], list[bytes]]:
+        """The entries for the package's new signature header, and the OpenPGP signatures."""
         covers_payload = MainTag.PAYLOAD_DIGEST in head.main
         if self.head_only and (self.v3 or not covers_payload):
             raise RequestRefused(
@@ -234,6 +253,7 @@ class RPMSigner:
         ):
             signature = self.key.detached_signature(main)
         _require_verifiable(self.key, signature)
+        signatures = [signature]
         added.append(
             HeaderEntry.binary(
                 SignatureTag.RSA_HEADER if _is_rsa(signature) else SignatureTag.DSA_HEADER,
@@ -243,12 +263,13 @@ class RPMSigner:
         if self.v3 or not covers_payload:
             package.seek(head.main_offset)
             signature = self.key.detached_signature(package)
+            signatures.append(signature)
             added.append(
                 HeaderEntry.binary(
                     SignatureTag.PGP if _is_rsa(signature) else SignatureTag.GPG, signature
                 )
             )
-        return added
+        return added, signatures
 
 
 def _rpms_reason(said: str) -> str:
@@ -283,6 +304,17 @@ def _check_format(main: Header) -> None:
                 f"the RPM has no {tag.name.lower()}, so that no rpm installs it",
                 "have who built it give it one",
             )
+
+
+def _nevra(head: Head) -> str:
+    """Name, epoch, version, release and architecture, as rpm writes them."""
+    main = head.main
+    epoch = main.integer(MainTag.EPOCH)
+    name, version, release = (
+        main.string(tag) or "" for tag in (MainTag.NAME, MainTag.VERSION, MainTag.RELEASE)
+    )
+    arch = "src" if head.source else main.string(MainTag.ARCH) or ""
+    return f"{name}-{'' if epoch is None else f'{epoch}:'}{version}-{release}.{arch}"
 
 
 def _compare(head: Head, expected: ExpectedPackage) -> None:

@@ -309,6 +309,7 @@ def test_what_each_right_can_be_proved_with() -> None:
         Rights.KEY_USER_OR_ADMIN: (True, True, False),
         Rights.KEY_ADMIN_OR_ADMIN: (True, True, True),
         Rights.ACCESS: (False, False, False),
+        Rights.BRIDGE: (False, False, False),
     }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import itertools
 import os
@@ -29,11 +30,14 @@ from sigul_stack.errors import (
     SigulError,
     Status,
 )
+from sigul_stack.evidence.leaf import Content, Leaf
 from sigul_stack.protocol.chunks import Stream
+from sigul_stack.protocol.codec import Fields
 from sigul_stack.protocol.messages import UnknownVersion, bridge_refusal, read_reply_header
 from sigul_stack.protocol.operations import OPERATIONS
 from sigul_stack.protocol.versions import LATEST
 from sigul_stack.server import request as request_module
+from sigul_stack.server.decisions import Decision
 from sigul_stack.server.request import (
     MAX_REFUSED_PAYLOAD,
     Answer,
@@ -564,3 +568,90 @@ def test_a_spool_that_has_failed_hashes_on_and_holds_nothing(tmp_path: Path) -> 
         assert spool.failure is not None
         assert spool.finish() == sha512(b"x" * 3000)
         assert os.fstat(spool.file.fileno()).st_size == 0
+
+
+# -------------------------------------------------------------------- the bridge's own, and the log
+
+CHECKPOINT = SampleRequest({"op": b"log-checkpoint", "user": b"bridge"}, secrets={})
+
+
+def from_client(
+    request: SampleRequest, bridge_name: str | None, inner_fields: Mapping[str, bytes] | None = None
+) -> tuple[Refused | Request | SigulError, Decision]:
+    """What becomes of a request of the client `root`, at a bridge of that name."""
+    decision = Decision()
+    with bridge(wire(request, inner_fields), INNER_END) as (chunked, _far):
+        try:
+            found = receive(chunked, plain_inner, LIMITS, None, decision, bridge_name)
+        except SigulError as error:
+            return error, decision
+    if isinstance(found, Request):
+        found.payload.close()
+    return found, decision
+
+
+def test_the_bridge_may_ask_for_the_checkpoint_and_for_nothing_else() -> None:
+    found, _ = from_client(CHECKPOINT, "root")
+    assert isinstance(found, Request)
+    assert found.op == "log-checkpoint"
+    for request in (LIST_USERS, sign_text(b"x"), SIGN_RPMS):
+        error, _ = from_client(request, "root")
+        assert isinstance(error, ProtocolError)
+        assert "the bridge itself: refused" in str(error)
+    unknown, _ = from_client(SampleRequest({"op": b"no-such", "user": b"bridge"}), "root")
+    assert isinstance(unknown, ProtocolError)
+
+
+@pytest.mark.parametrize("bridge_name", [None, "bridge.example.org"])
+def test_to_clients_the_bridges_operation_is_unknown(bridge_name: str | None) -> None:
+    found, _ = from_client(CHECKPOINT, bridge_name)
+    assert isinstance(found, Refused)
+    assert found.reason.status == Status.UNKNOWN_OP
+
+
+def test_what_the_log_gets_of_a_request() -> None:
+    request = sign_text(b"payload")
+    said = {**request.inner_fields(), "file-name": b"/tmp/a.tar", "log-seen": b"00000000 5"}
+    _, decision = from_client(request, None, {**said, "knows": b"log"})
+    leaf = decision.leaf
+    assert (leaf.op, leaf.user, leaf.file) == ("sign-text", "root", "a.tar")
+    assert leaf.objects == {"key": "k1"}
+    assert leaf.input == Content(hashlib.sha256(b"payload").hexdigest(), 7)
+    assert leaf.client is not None
+    assert leaf.client.name == "root"
+    assert decision.seen == {bytes(4): 5}
+    assert decision.wants_evidence
+    _, decision = from_client(request, None)
+    assert not decision.wants_evidence
+
+
+def test_who_has_not_shown_a_certificate_is_not_known() -> None:
+    decision = Decision()
+    with bridge(outer(LIST_USERS.head)) as (chunked, _far), pytest.raises(SigulError):
+        receive(chunked, plain_inner, LIMITS, None, decision, None)
+    assert decision.is_known  # plain_inner shows one at once
+    decision = Decision()
+    with bridge(outer(LIST_USERS.head[:10])) as (chunked, _far), pytest.raises(SigulError):
+        receive(chunked, plain_inner, LIMITS, None, decision, None)
+    assert not decision.is_known
+
+
+def test_an_invalid_request_is_known_by_its_client() -> None:
+    bad = {**LIST_USERS.inner_fields(), "header-auth-sha512": bytes(64)}
+    error, decision = from_client(LIST_USERS, None, bad)
+    assert isinstance(error, ProtocolError)
+    assert decision.is_known
+    assert decision.leaf.op == "list-users"
+
+
+@given(st.dictionaries(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1,
+                               max_size=20), st.binary(max_size=255), max_size=20))  # fmt: skip
+def test_whatever_a_request_says_its_leaf_is_small_and_canonical(fields: dict[str, bytes]) -> None:
+    decision = Decision()
+    decision.header(Fields({"op": b"sign-pe", "key": b"\xff" * 255, **fields}),
+                    OPERATIONS["sign-pe"])  # fmt: skip
+    decision.came_from("\0\n" * 5000, "0" * 64)
+    decision.inner({}, "x" * 255, wants_evidence=False)
+    entry = decision.leaf.encode()
+    assert len(entry) < 8192
+    assert Leaf.parse(entry) == decision.leaf

@@ -77,7 +77,7 @@ def told() -> Iterator[Told]:
 def test_an_unforeseen_failure_breaks_the_connection_off(
     told: Told, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    def fail(*_arguments: object) -> None:
+    def fail(*_arguments: object, **_named: object) -> None:
         raise error
 
     monkeypatch.setattr(worker_module, "serve_request", fail)
@@ -91,7 +91,7 @@ def test_an_unforeseen_failure_breaks_the_connection_off(
 def test_a_foreseen_failure_is_the_requests_alone(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_arguments: object) -> None:
+    def fail(*_arguments: object, **_named: object) -> None:
         raise SigulError("no")
 
     monkeypatch.setattr(worker_module, "serve_request", fail)

@@ -78,7 +78,12 @@ def _sign_certificate(context: RequestContext) -> Answer:
         years=int(request.text("validity")[:-1]),
         now=datetime.datetime.now(datetime.UTC),
     )
-    store.add_certificate(subject.fingerprint, name, certificate, context.require_still)
+
+    def log_first() -> None:
+        context.require_still()
+        context.log_first(certificate)
+
+    store.add_certificate(subject.fingerprint, name, certificate, log_first)
     for warning in () if issued_by is None else x509.remarks_on_issued(certificate, issued_by):
         context.notes.warn(warning)
     return Answer(payload=certificate)
@@ -111,6 +116,7 @@ def _signer_on_token(context: RequestContext, key: Key, pin: Secret) -> _PESigne
             token_key, certificate = found[0]
             hidden = (
                 *(settings.gnupg_home, settings.keys_storage, settings.nss.path),
+                settings.signing_log_directory,
                 *(() if settings.database_url is not None else (settings.database_path,)),
             )
             return (
@@ -147,16 +153,16 @@ def _sign_pe(context: RequestContext) -> Answer:
         context.notes.warn(warning)
     context.require_still()
     _take_room(context)
-    return Answer(
-        payload=pe.sign_image(
-            signer,
-            passphrase,
-            chain,
-            context.request.payload,
-            directory=settings.spool_directory,
-            time_limit=settings.signing_timeout,
-        )
+    image = pe.sign_image(
+        signer,
+        passphrase,
+        chain,
+        context.request.payload,
+        directory=settings.spool_directory,
+        time_limit=settings.signing_timeout,
     )
+    context.decision.made.signed = pe.signed_digest(image).hex()
+    return Answer(payload=image)
 
 
 def _take_room(context: RequestContext) -> None:
@@ -185,6 +191,7 @@ def _delete_certificate(context: RequestContext) -> None:
     key, name = context.key(), context.request.text("cert-name")
     _named_certificate(context, key, name)
     context.services.keystore.pem.delete_certificate(key.fingerprint, name, context.require_still)
+    context.stored = True
 
 
 HANDLERS = {

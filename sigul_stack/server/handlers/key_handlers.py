@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from ...database import Database, KeyType
+from ...database import Database, Key, KeyType
 from ...errors import KeystoreError, RequestRefused, Status, quoted
 from ...keystore.gnupg import UserId
 from ...keystore.store import KeyStore, NewKey, shown
@@ -57,6 +57,7 @@ def _add_key(
         with context.write() as writer:
             writer.add_key(name, key_type, new.fingerprint)
             writer.add_access(owner, name, sealed, key_admin=True)
+    context.decision.key(Key(name, key_type, new.fingerprint))
     return new
 
 
@@ -150,6 +151,7 @@ def _change_key_expiration(context: RequestContext) -> None:
         context.services.keystore.expire(key, passphrase, expires, subkey, context.require_still)
     except KeystoreError as error:
         raise RequestRefused.because(error) from None
+    context.stored = True
 
 
 def _day(text: str | None) -> date | None:

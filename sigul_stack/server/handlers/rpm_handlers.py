@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import BinaryIO, Final
@@ -12,9 +13,10 @@ from ...keystore.store import shown
 from ...protocol.codec import Fields
 from ...protocol.messages import ChainKeys
 from ...signing.ima import FileSigner
-from ...signing.rpm import ExpectedPackage, RPMSigner
+from ...signing.rpm import ExpectedPackage, RPMSigner, SignedPackage
 from ...signing.signer import PemSigner
-from ..batch import Batch, Subrequest
+from ..batch import Batch, Ledger, RefusedSubrequest, Subrequest
+from ..decisions import Decision, Made
 from ..limits import require_rpm_allowed
 from ..request import Answer
 from ..rights import KeyGranted
@@ -98,11 +100,12 @@ def _expected(context: RequestContext, fields: Fields, *, authenticated: bool) -
 def _sign_rpm(context: RequestContext) -> Answer:
     signer = _signer(context)
     request, output = context.request, context.services.scratch()
-    signer.sign(
+    signed = signer.sign(
         request.payload,
         _expected(context, request.fields, authenticated=request.payload_authenticated),
         output,
     )
+    context.decision.made = _made(signed)
     return Answer(payload=output)
 
 
@@ -116,11 +119,12 @@ def _sign_rpms(context: RequestContext) -> Answer:
         context.require_still()
         output = context.services.scratch()
         try:
-            signer.sign(
+            signed = signer.sign(
                 subrequest.payload,
                 _expected(context, subrequest.fields, authenticated=subrequest.authenticated),
                 output,
             )
+            subrequest.made = _made(signed)
             context.require_still()
         except BaseException:
             output.close()
@@ -138,10 +142,49 @@ def _sign_rpms(context: RequestContext) -> Answer:
             sign=sign,
             account=context.services.account,
             is_ending=lambda: context.watch.is_ending,
+            ledger=_Ledger(context),
         )
     except ProtocolError as error:
         raise RequestRefused.because(error) from None
     return Answer(converse=batch.run)
+
+
+def _made(signed: SignedPackage) -> Made:
+    return Made(signed.header, signed.signatures, signed.nevra)
+
+
+class _Ledger(Ledger):
+    """The signing log, in which each RPM has a leaf of its own."""
+
+    def __init__(self, context: RequestContext) -> None:
+        self._context = context
+
+    def done(self, subrequest: Subrequest, output: BinaryIO) -> Mapping[str, bytes]:
+        decision = self._of(subrequest)
+        decision.made = subrequest.made
+        return decision.done(output, self._context.notes.signer)
+
+    def refused(
+        self,
+        received: Subrequest | RefusedSubrequest,
+        refused: RequestRefused,
+        error: Exception,
+    ) -> None:
+        self._of(received).refused(refused, error)
+
+    def _of(self, received: Subrequest | RefusedSubrequest) -> Decision:
+        return self._context.decision.part(received.content, _claimed_nevra(received.fields))
+
+
+def _claimed_nevra(fields: Fields) -> str:
+    """The package that a subrequest says it is about, as far as it says."""
+
+    def text(name: str) -> str:
+        return fields.get(name, b"").decode("utf-8", "backslashreplace")
+
+    parts = [text(f"rpm-{name}") for name in ("name", "version", "release")]
+    arch = text("rpm-arch")
+    return "-".join(part for part in parts if part) + (f".{arch}" if arch else "")
 
 
 HANDLERS = {"sign-rpm": _sign_rpm, "sign-rpms": _sign_rpms}
