@@ -19,7 +19,7 @@ from ..keystore.pem import PemSettings, PemStore
 from ..keystore.store import KeyStore, new_access
 from ..secret import Secret
 from ..signing.openpgp import OpenPGPKey
-from .decisions import Decision
+from .decisions import Decision, NotLogged
 from .ending import Watch
 from .guesses import Guard, unguarded
 from .notes import Notes
@@ -79,13 +79,22 @@ class RequestContext:
             # Before anybody can see the change, which may be one of the right itself.
             self.changed = True
 
-    def log_first(self, output: bytes) -> None:
+    def log_done(self, output: bytes | BinaryIO) -> dict[str, bytes]:
         """Have the request in the signing log before what it has made can be had.
 
-        For what is stored as well as sent. Raises `NotLogged`.
+        Returns the fields that prove it. Called before the answer is sent, and earlier where
+        something is stored that could be had from there. Raises `NotLogged`.
         """
+        # From here on nobody else answers, so that the log has one decision.
         self.watch.begin_reply()
-        self.decision.done(output, self.notes.signer)
+        try:
+            return self.decision.done(output, self.notes.signer)
+        except NotLogged as error:
+            if self.changed or self.stored:
+                problem = f"it was done, but is not in the signing log: {error.problem}"
+            else:
+                problem = f"{error.problem}; nothing left the server"
+            raise NotLogged(problem, error.cure) from error
 
     def require_still(self) -> None:
         """Raise `RequestRefused` where the right was taken back meanwhile.

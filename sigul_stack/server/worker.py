@@ -40,7 +40,7 @@ from ..transport.dialling import dial_bridge
 from ..transport.nested import inner_session
 from ..transport.nss_certificates import TOLD_BYTES
 from ..transport.watchdog import Watchdog
-from .decisions import Decision, NotLogged
+from .decisions import Decision
 from .ending import Watch
 from .events import HANDSHAKE_SECONDS, WorkerEvent
 from .guesses import Guard, GuessGuard, GuessTable, unguarded
@@ -338,7 +338,7 @@ def serve_request(
 
 def _handle(context: RequestContext) -> Answer:
     """The answer to an authorised request, which is in the signing log; the reply has begun."""
-    request, decision = context.request, context.decision
+    request = context.request
     answer = HANDLERS[request.op](context) or Answer()
     if request.wants_notes:
         answer.fields = {**answer.fields, **context.notes.fields()}
@@ -346,23 +346,8 @@ def _handle(context: RequestContext) -> Answer:
         context.require_still()
     # One that cannot be sent in this version of the protocol is an error, while that can be.
     request.version.encode_length(answer.length)
-    # From here on nobody else answers, so that the log has one decision.
-    context.watch.begin_reply()
-    try:
-        evidence = decision.done(answer.payload, context.notes.signer)
-    except NotLogged as error:
-        raise _unlogged(context, error) from error
-    answer.fields = {**answer.fields, **evidence}
+    answer.fields = {**answer.fields, **context.log_done(answer.payload)}
     return answer
-
-
-def _unlogged(context: RequestContext, error: NotLogged) -> NotLogged:
-    """The error for a request that is not known to be in the log: its answer stays here."""
-    if context.changed or context.stored:
-        problem = f"it was done, but is not in the signing log: {error.problem}"
-    else:
-        problem = f"{error.problem}; nothing left the server"
-    return NotLogged(problem, error.cure)
 
 
 def _tell_checkpoint(decision: Decision) -> Answer:

@@ -81,7 +81,7 @@ def _sign_certificate(context: RequestContext) -> Answer:
 
     def log_first() -> None:
         context.require_still()
-        context.log_first(certificate)
+        context.log_done(certificate)
 
     store.add_certificate(subject.fingerprint, name, certificate, log_first)
     for warning in () if issued_by is None else x509.remarks_on_issued(certificate, issued_by):
