@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,7 +79,7 @@ _LEFT_OUT = pytest.StashKey[list[str]]()
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests that need root for other users, and the kit's where there is no engine.
+    """Leave out tests that need root or a newer Debian, and the kit's where there is no engine.
 
     Whether there can be an engine says scripts/engine.
     """
@@ -86,6 +87,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     if os.geteuid():
         _leave_out(config, items, "root", "Only root can do what they need: sudo make test.")
+    if sys.version_info < (3, 12):
+        _leave_out(config, items, "debian13", "They run in Debian 13: make test-debian13.")
     if any(item.get_closest_marker("kit") for item in items):
         done = subprocess.run([_ENGINE], capture_output=True, text=True, check=False)
         if done.returncode == _NO_ENGINE and not (os.environ.get("CI") and os.geteuid() == 0):

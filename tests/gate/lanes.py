@@ -11,6 +11,8 @@
 | `kit` | those that need a container engine: images, whole sites | `make test` |
 | `long` | those that take minutes | `make test-long` |
 
+A test that is marked `debian13` needs what Debian 12 is too old for, and is in that lane alone.
+
 `tests/collected.txt` is the list: a line for each test function, its lanes, and how many cases it
 has there.
 """
@@ -35,6 +37,9 @@ def lanes_of(item: pytest.Item) -> tuple[str, ...]:
         return (LONG,)
     if item.get_closest_marker("kit"):
         return (KIT,)
+    if newer := item.get_closest_marker("debian13"):
+        (_why,) = newer.args
+        return (DEBIAN13,)
     # Roles and scripts are Ansible and shell, and see no difference.
     if item.nodeid.startswith("tests/kit/"):
         return (HERE,)
