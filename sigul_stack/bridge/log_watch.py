@@ -210,7 +210,7 @@ def _read_key(settings: BridgeSettings) -> PrivateKey:
 def checkpoint_asker(
     settings: BridgeSettings, identity: nss.TLSIdentity, watchdog: Watchdog
 ) -> Ask:
-    """A function that asks a waiting server over TLS, with the bridge's own certificate inside as well.
+    """A function that asks a waiting server over TLS, inside with the bridge's certificate as well.
 
     It raises `SigulError`. The server has to be the same inside as outside.
     """

@@ -38,7 +38,7 @@ Sent = Callable[[], str | None]
 
 
 class SiteLog:
-    """The client's side of servers' logs, as its settings have it: for all its requests, from any thread."""
+    """The client's side of servers' logs, by its settings: for all requests, from any thread."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
