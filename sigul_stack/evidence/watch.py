@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from ..errors import LogComplaint, printable, quoted
+from ..errors import LogComplaint, SigulError, printable, quoted
 from ..formats.merkle_tree import NotProven, hash_leaf, verify_consistency, verify_inclusion
 from ..formats.signed_note import (
     LOG_KEY,
@@ -44,7 +44,7 @@ class _Doubt(Exception):
 
 
 class Watch:
-    """What was known of a server's log when a request went out; for one request, and one thread.
+    """The things known of a server's log when a request went out; for one request, and one thread.
 
     Each checkpoint has to extend one of those that were known, or that its own replies have shown
     before.
@@ -277,7 +277,7 @@ class Watch:
                 key,
             )
         self._indexes.add(place)
-        wrong = "" if about is None else about(Leaf.parse(proof.entry))
+        wrong = "" if about is None else about(_parsed(proof.entry))
         if wrong:
             raise _Doubt(
                 Kind.WRONG_LEAF, f"leaf {proof.index}, which the reply shows, {wrong}", key
@@ -350,3 +350,13 @@ class Watch:
                 key=doubt.key,
             )
         )
+
+
+def _parsed(entry: bytes) -> Leaf:
+    """The leaf of an entry. One of a later schema is no complaint: nothing is wrong with it."""
+    try:
+        return Leaf.parse(entry)
+    except NotProven as error:
+        if error.cure:
+            raise SigulError(error.problem, error.cure) from None
+        raise

@@ -20,7 +20,7 @@ from sigul_stack.evidence.leaf import Leaf, Result
 from sigul_stack.evidence.signing_log import SigningLog
 from sigul_stack.evidence.witness import Witness, read_keys
 from sigul_stack.evidence.witness_state import MAX_KEPT, Kind
-from sigul_stack.formats.merkle_tree import NotProven
+from sigul_stack.formats.merkle_tree import NotProven, hash_leaf
 from sigul_stack.formats.signed_note import (
     WITNESS_KEY,
     Checkpoint,
@@ -345,6 +345,17 @@ def test_a_leaf_about_something_else(witness: Witness, make: MakeLog) -> None:
         witness.check(SERVER, log.evidence(witness), judge)
     assert asked[0].op == "sign-data"
     assert witness.seen() == {}
+
+
+def test_a_leaf_of_a_later_schema_is_no_complaint(witness: Witness) -> None:
+    key = PrivateKey.new("a", 1)
+    entry = b'{"op":"x","result":"ok","v":2}'
+    note = Checkpoint("a", 1, hash_leaf(entry)).signed(key)
+    evidence = Evidence(entry, 0, (), note, key=key.public.key)
+    with pytest.raises(SigulError, match="version 2") as caught:
+        witness.check(SERVER, evidence, lambda _leaf: "")
+    assert "use a later sigul-stack" in caught.value.cure
+    assert witness.complaints() == []
 
 
 def test_no_leaf_where_there_has_to_be_one(witness: Witness, make: MakeLog) -> None:
