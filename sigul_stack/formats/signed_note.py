@@ -378,7 +378,7 @@ def encode_hashes(hashes: Sequence[bytes]) -> list[str]:
 
 def decode_hashes(rows: Sequence[str]) -> tuple[bytes, ...]:
     """The hashes of a proof's lines. Raises `NotProven`."""
-    found = [_bytes_of(row) for row in rows[: MAX_PROOF_HASHES + 1]]
+    found = [_bytes_of(row) for row in rows[:MAX_PROOF_HASHES]]
     hashes = tuple(item for item in found if item is not None and len(item) == HASH_BYTES)
     if len(hashes) != len(rows):
         raise NotProven("a line of the proof is no hash, or it has too many of them")

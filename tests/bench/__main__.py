@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.bench.signing_log import measure_log
 from tests.site import Site, free_port
 
 KEY_PASSPHRASE = "bench-passphrase"
@@ -129,13 +130,20 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15, help="runs of each small request (15)")
     parser.add_argument("--large-runs", type=int, default=3, help="runs of the large one (3)")
     parser.add_argument("--seconds", type=float, default=10, help="length of each load (10 s)")
+    parser.add_argument(
+        "--leaves", type=int, default=10_000_000, help="leaves of the large signing log (10000000)"
+    )
+    parser.add_argument("--log-only", action="store_true", help="measure the signing log alone")
     options = parser.parse_args()
     print(
         f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()},"
         f" load {os.getloadavg()[0]:.2f}"
     )
     with tempfile.TemporaryDirectory(prefix="sigul-bench-") as name:
-        measure(Path(name), options)
+        if not options.log_only:
+            measure(Path(name), options)
+        for row in measure_log(Path(name) / "log", options.leaves):
+            report(*row)
 
 
 def measure(directory: Path, options: argparse.Namespace) -> None:
