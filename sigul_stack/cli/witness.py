@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..config import load_bridge, load_client
+from ..config.identity import rights_of_owner
 from ..errors import ConfigurationError, SigulError, as_word, quoted
 from ..evidence.witness import Witness
 from ..evidence.witness_state import Complaint, KnownLog
-from ..formats.signed_note import WITNESS_KEY, Checkpoint, Note, PrivateKey
+from ..formats.signed_note import WITNESS_KEY, Note, PrivateKey
 from ..system.files import write_whole
 from .outcome import print_lines
 from .shared_arguments import Argument, Subparsers, add_command, argument, config_file
@@ -146,8 +147,7 @@ def _time(seconds: int) -> str:
 
 def _accept(options: argparse.Namespace) -> None:
     for item in _witness(options).accept(options.origin):
-        shown = "nothing" if item.shown is None else f"{Checkpoint.of(item.shown).size} leaves"
-        print_lines([f"accepted for {quoted(item.server)}: {as_word(item.origin)}, {shown}"])
+        print_lines([f"accepted for {quoted(item.server)}: {as_word(item.origin)} ({item.kind})"])
 
 
 def _forget(options: argparse.Namespace) -> None:
@@ -157,10 +157,11 @@ def _forget(options: argparse.Namespace) -> None:
 def _key(options: argparse.Namespace) -> None:
     key = PrivateKey.new(options.name, WITNESS_KEY)
     path: Path = options.file
+    public = f"{key.public.encode()}\n".encode()
     try:
-        write_whole(path, key.encode().reveal() + b"\n", replace=False)
-        public = f"{key.public.encode()}\n".encode()
-        write_whole(path.with_name(f"{path.name}.pub"), public, replace=False, mode=0o644)
+        with rights_of_owner(path.absolute().parent):
+            write_whole(path, key.encode().reveal() + b"\n", replace=False)
+            write_whole(path.with_name(f"{path.name}.pub"), public, replace=False, mode=0o644)
     except FileExistsError as error:
         raise SigulError(f"'{error.filename2 or path}' is there already", "name another") from None
     except OSError as error:

@@ -139,6 +139,8 @@ def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
         if in_place:
             for item in (PUBLIC_KEY, TAIL, CHECKPOINT, KEY):
                 (draft / item).rename(directory / item)
+            with contextlib.suppress(PermissionError):  # what is no one else's has modes of its own
+                directory.chmod(0o700)
             sync(directory)
         else:
             draft.replace(directory)
@@ -215,7 +217,7 @@ class SigningLog:
             ) from None
         except OSError as error:
             os.close(lock)
-            raise unwritable(f"the signing log {name}", error, _UNSIGNED) from None
+            raise unwritable(f"the signing log {name}", error, _UNSIGNED) from error
         except BaseException:
             os.close(lock)
             raise

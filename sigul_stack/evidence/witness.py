@@ -133,7 +133,7 @@ class Witness:
         return LogComplaint(
             f"the signing log of {quoted(complaint.server)} is not to be trusted:"
             f" {complaint.problem}",
-            "no output was put in its place; tell the site's security people, who see both"
+            "the reply is refused; tell the site's security people, who see both"
             f" checkpoints with `sigul-stack witness show{where}`; only where they know the reason,"
             f" `sigul-stack witness accept{where} {printable(complaint.origin)}` ends this",
         )

@@ -56,6 +56,7 @@ _MAX_MESSAGE: Final = _HEAD.size + MAX_SEEN * _SEEN.size + MAX_LEAF_BYTES
 #: Largest answer: evidence with the largest leaf, note and proofs.
 _MAX_ANSWER: Final = 128 * 1024
 _OK, _PROBLEM = b"\0", b"\1"
+_DISK_CURE: Final = "have the server's administrator see to the disk of signing-log"
 _CURE: Final = "look at the disk of signing-log at the server; its log says more"
 
 
@@ -316,7 +317,8 @@ class Writer:
                 leaves = [message.leaf for message in group if message.leaf is not None]
                 appended = iter(opened.append(leaves) if leaves else ())
             except SigulError as error:
-                self._failed(group, error)
+                log.error("The signing log was not written: %s", error)
+                self._failed(group, _in_short(error))
             except Exception:
                 log.exception("Writing the signing log failed in an unforeseen way")
                 self._failed(group, SigulError("it failed in an unforeseen way", _CURE))
@@ -337,10 +339,20 @@ class Writer:
 
     def _failed(self, group: list[_Message], error: SigulError) -> None:
         """Tell all of a group; the next one finds the log opened anew, as its disk has it."""
-        log.error("The signing log was not written: %s", error)
         self._close()
         for message in group:
             message.refuse(error)
+
+
+def _in_short(error: SigulError) -> SigulError:
+    """The error for clients, who need no more than the system's own word for it, if there is one.
+
+    They know that it is about the signing log, and have little room.
+    """
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.strerror:
+        return SigulError(cause.strerror, _DISK_CURE)
+    return error
 
 
 def _answer(opened: SigningLog, message: _Message, index: int) -> None:

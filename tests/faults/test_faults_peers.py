@@ -19,7 +19,15 @@ from sigul_stack.pki.password_files import read_password
 from tests.faults.conftest import KEY, KEY_PASSPHRASE, PeerFactory
 from tests.faults.malformed import ANSWERED, AT_SERVER, PASSWORD
 from tests.faults.networks import HERE, network
-from tests.faults.observe import SETTLE_SECONDS, children, half_closed, stop_process, storm, works
+from tests.faults.observe import (
+    SETTLE_SECONDS,
+    children,
+    half_closed,
+    stop_process,
+    storm,
+    workers,
+    works,
+)
 from tests.faults.proxies import Proxy
 from tests.site import Process, Site, module, nul, popen, wait_until
 from tests.wire import u32
@@ -422,7 +430,7 @@ def test_fault_04_a_waiting_server_whose_machine_vanished_is_not_handed_out(
 
 def workers_of(server: Process) -> set[int]:
     """The server's worker processes."""
-    return set(children(server.popen.pid))
+    return set(workers(server.popen.pid))
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])

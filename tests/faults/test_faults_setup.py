@@ -28,7 +28,7 @@ from sigul_stack.pki.password_files import read_password
 from sigul_stack.transport import nested
 from tests.faults.conftest import PeerFactory
 from tests.faults.networks import network
-from tests.faults.observe import SETTLE_SECONDS, Storm, children, works
+from tests.faults.observe import SETTLE_SECONDS, Storm, workers, works
 from tests.site import BRIDGE_NAME, SERVER_NAME, Process, Site, module, wait_until
 
 SECONDS = 30.0
@@ -86,7 +86,7 @@ def test_fault_07_the_guard_notices_a_fork_with_nss_open(site: Site) -> None:
 def settled(site: Site, bridge: Process, server: Process) -> set[int]:
     """The workers once all of them wait for a request, and none is ending."""
     Storm(site, bridge, server)
-    return set(children(server.popen.pid))
+    return set(workers(server.popen.pid))
 
 
 def test_fault_07_no_process_forks_after_nss_is_initialised(site: Site, peer: PeerFactory) -> None:
@@ -104,9 +104,9 @@ def test_fault_07_no_process_forks_after_nss_is_initialised(site: Site, peer: Pe
         )
         client.wait_for("stalled")
         wait_until(
-            lambda: set(children(server.popen.pid)) - before, SETTLE_SECONDS, "another worker"
+            lambda: set(workers(server.popen.pid)) - before, SETTLE_SECONDS, "another worker"
         )
-        for pid in before & set(children(server.popen.pid)):
+        for pid in before & set(workers(server.popen.pid)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         server.wait_for("in the middle of a request")

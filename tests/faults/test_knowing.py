@@ -21,7 +21,7 @@ pytestmark = pytest.mark.once("our own framing and order of messages")
 
 PASSWORD, ADMIN = {"password": b"admin-pw"}, "admin-pw"
 USERS = {"fields": {"num-users": u32(1)}, "payload": b"admin\0"}
-NEW_CLIENT = {"knows": b"notes"}
+NEW_CLIENT = {"knows": b"log,notes"}
 TRAILER = field_map({"knows": b"reasons"})
 #: What our client tells with -v, once it knows.
 TOLD = "The server knows {}; the bridge {}"
@@ -66,11 +66,13 @@ def test_every_mix_of_old_and_new(
                 done = site.sigul("list-users", secrets=[ADMIN], options=["-v"])
                 assert done.stdout == b"admin\n"
                 # Whether the bridge knows anything is told by the server that does.
-                told = TOLD.format("notes", "reasons" if bridge == "new" else NOTHING)
+                told = TOLD.format("log, notes", "reasons" if bridge == "new" else NOTHING)
                 assert (told in done.stderr.decode()) == (server == "new"), done.stderr
         if server == "old":
             for request in old_server.result():
-                assert request["secrets"].get("knows") == (b"notes" if client == "new" else None)
+                assert request["secrets"].get("knows") == (
+                    b"log,notes" if client == "new" else None
+                )
                 assert "knows" not in request["fields"]
         if bridge == "old":
             for pair in old_bridge.result():
@@ -91,7 +93,7 @@ def test_who_says_that_it_knows_is_told(served: Served, peer: PeerFactory, versi
         for words, noted in ((b"notes", True), (b"", False), (b"x,,sessions,\xff", False)):
             found = client.run(secrets=PASSWORD, version=version, inner={"knows": words})
             assert found["trailer"] == TRAILER
-            assert found["fields"].pop("knows") == b"notes"
+            assert found["fields"].pop("knows") == b"log,notes"
             assert ("server-time" in found["fields"]) == noted
             assert found["payload"] == USERS["payload"]
 
@@ -126,7 +128,7 @@ def test_many_in_one_request_have_no_trailer(served: Served, tmp_path: Path) -> 
             "sign-rpms", "-o", str(tmp_path), KEY, str(package),
             secrets=[KEY_PASSPHRASE], options=["-v"], code=None,
         )  # fmt: skip
-        assert TOLD.format("notes", NOTHING) in done.stderr.decode()
+        assert TOLD.format("log, notes", NOTHING) in done.stderr.decode()
         assert b"corrupt" in done.stderr
 
 
@@ -156,7 +158,7 @@ def test_a_bridge_that_says_nonsense_behind_a_reply_changes_nothing(
     done = site.sigul("list-users", secrets=[ADMIN], options=["-v"])
     assert done.stdout == b"admin\n"
     shown = "sessions" if b"sessions" in trailer else NOTHING
-    assert TOLD.format("notes", shown) in done.stderr.decode()
+    assert TOLD.format("log, notes", shown) in done.stderr.decode()
     bridge.result()
 
 

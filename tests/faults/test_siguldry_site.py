@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from sigul_stack.errors import Status
-from tests.faults.observe import children, storm
+from tests.faults.observe import storm, workers
 from tests.integration.commands_support import openssl
 from tests.integration.signing_support import program
 from tests.integration.test_failures_in_flight import Gate
@@ -508,6 +508,6 @@ def test_pesign_a_series_of_wrong_passphrases_costs_only_itself(
             return robot.request("get-public-key", text(key="k"), right).status == Status.OK
 
         wait_until(works, 30, "the end of the delay")
-        wait_until(lambda: len(children(server.popen.pid)) == 4, 20, "as many workers as before")
+        wait_until(lambda: len(workers(server.popen.pid)) == 4, 20, "as many workers as before")
     finally:
         site.stop_all()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.observe import workers
 from tests.site import DAEMON_SECONDS, PROGRAM_SECONDS, Site, has_ended, module, wait_until
 
 from .commands_support import ADMIN, Dialogue, done, person
@@ -120,10 +121,14 @@ def test_relative_paths_start_where_the_daemon_was_started(site: Site) -> None:
             log = site.path(f"log/sigul_{program}.log")
             pid = pid_of(site, program)
             wait_until(lambda pid=pid: children(pid), DAEMON_SECONDS, "the first children")
-            before = set(children(pid))
+            serving = children if program == "bridge" else workers
+            wait_until(
+                lambda pid=pid, of=serving: of(pid), DAEMON_SECONDS, "a first one that serves"
+            )
+            before = set(serving(pid))
             os.kill(pid, signal.SIGHUP)
             wait_until(
-                lambda pid=pid, before=before: not before & set(children(pid)),
+                lambda pid=pid, before=before, of=serving: not before & set(of(pid)),
                 DAEMON_SECONDS,
                 f"new children\n{log.read_text()}",
             )
@@ -236,10 +241,10 @@ def test_root_becomes_the_configured_user(reachable: Site, tmp_path: Path) -> No
     with site.running() as (bridge, server):
         assert identity(bridge.serving) == other
         server.wait_for("Waiting for a request at the bridge", 4)
-        workers = children(server.popen.pid)
-        assert len(workers) == 4
-        for worker in workers:
-            assert identity(worker) == other
+        # The writer of the signing log, and four workers.
+        assert len(children(server.popen.pid)) == 5
+        for child in children(server.popen.pid):
+            assert identity(child) == other
         for kind in ("gnupg", "ECC"):
             done(site, "new-key", kind, "--key-type", kind, secrets=[ADMIN, "k-pw"])
         (tmp_path / "data").write_bytes(b"data")

@@ -263,7 +263,7 @@ def test_killed_at_each_step_it_costs_the_request_under_way_alone(
 
 UPPER = (
     *(AppendStep.BUNDLE_WRITTEN, AppendStep.TILE_WRITTEN, AppendStep.UPPER_TILE_WRITTEN),
-    *(AppendStep.TAIL_BEGUN, AppendStep.OLD_TILES_REMOVED),
+    *(AppendStep.TAIL_BEGUN, AppendStep.OLD_TILES_REMOVED, AppendStep.INDEXED),
 )
 
 
