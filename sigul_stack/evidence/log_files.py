@@ -96,6 +96,10 @@ def unwritable(what: str, error: OSError, before: str = "") -> SigningLogError:
     )
 
 
+class LogInUse(SigningLogError):
+    """Another process appends to the signing log."""
+
+
 def read_file(path: Path, limit: int) -> bytes:
     """The content of a plain file of at most `limit` bytes.
 
