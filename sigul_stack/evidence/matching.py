@@ -150,7 +150,7 @@ def digests_of(path: Path) -> dict[str, str]:
 
 
 def _rpm_digests(data: mmap.mmap) -> dict[str, str]:
-    """Those of an RPM's parts; none where it is damaged, and so just a file."""
+    """The digests of an RPM's parts; none where it is damaged, and so just a file."""
     try:
         head = parse_head(memoryview(data))
     except CorruptRPM:
@@ -205,7 +205,7 @@ def read_keys(path: Path, kind: int) -> list[PublicKey]:
 
 
 def key_of(keys: Sequence[PublicKey], origin: str) -> PublicKey:
-    """That of `keys` whose name is the log's. Raises `NotProven` where there is none."""
+    """The one of `keys` whose name is the log's. Raises `NotProven` where there is none."""
     for key in keys:
         if key.name == origin:
             return key

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ...config.identity import other_owner
 from ...errors import SigulError
 from ..server_tools import become_the_server, load_configuration, run_tool
 from ..shared_arguments import (
@@ -138,16 +139,23 @@ def own_log(options: argparse.Namespace) -> tuple[ServerSettings | None, Path]:
     the server's user cannot write.
     """
     if options.log is not None and options.config_file is None:
-        with contextlib.suppress(OSError):
-            if os.geteuid() == 0 != options.log.stat().st_uid:
-                raise SigulError(
-                    f"'{options.log}' is another user's, and this is root",
-                    "name the server's configuration with -c, or run it as that user",
-                )
+        refuse_for_root(options.log)
         return None, options.log
     settings = load_configuration(options.config_file).settings
     become_the_server(settings)
     return settings, options.log or settings.signing_log_directory
+
+
+def refuse_for_root(directory: Path) -> None:
+    """Raise `SigulError` where this is root, and others can change the directory.
+
+    What root makes there would be root's, and a name in it whatever they make of it meanwhile.
+    """
+    if os.geteuid() == 0 and other_owner(directory) is not None:
+        raise SigulError(
+            f"'{directory}' is another user's, and this is root",
+            "name the server's configuration with -c, or run it as that user",
+        )
 
 
 def open_logs(options: argparse.Namespace) -> list[LogReader]:

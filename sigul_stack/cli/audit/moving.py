@@ -8,11 +8,20 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ...config.identity import rights_of_owner
 from ...errors import SigulError
 from ..outcome import print_lines, say
 from ..progress import progress
 from ..shared_arguments import Subparsers, argument
-from .arguments import CONFIGURATION, ONE_LOG, add_action, log_name, own_log, whole_number
+from .arguments import (
+    CONFIGURATION,
+    ONE_LOG,
+    add_action,
+    log_name,
+    own_log,
+    refuse_for_root,
+    whole_number,
+)
 
 
 def add_actions(actions: Subparsers) -> None:
@@ -95,6 +104,7 @@ def _push(options: argparse.Namespace) -> None:
             ) from error
         to = "a stream"
     else:
+        refuse_for_root(options.copy)
         copy_log(reader, options.copy)
         to = str(options.copy)
     try:
@@ -121,7 +131,8 @@ def _receive(options: argparse.Namespace) -> None:
         if len(keys) != 1:
             raise SigulError(f"'{options.key}' has several keys", "name a file with the one")
         [key] = keys
-    found = receive(sys.stdin.buffer, options.copy, key)
+    with rights_of_owner(options.copy):
+        found = receive(sys.stdin.buffer, options.copy, key)
     if found.on_trust:
         say(
             f"warning: the log's key was taken on trust: compare {found.key.encode()} with what its"

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...config.identity import rights_of_owner
 from ...errors import SigulError, quoted
 from ..commands.planning import standard_output_or_path
 from ..outcome import print_lines
@@ -23,6 +24,7 @@ from .arguments import (
     index_or_digest,
     open_log,
     open_logs,
+    refuse_for_root,
 )
 from .looking import find_one, wanted_leaf
 
@@ -284,6 +286,9 @@ def _cosign(options: argparse.Namespace) -> None:
     if options.key is not None:
         origin = LogReader.open(options.copy).head.origin
         key = key_of(read_keys(options.key, LOG_KEY), origin)
+    # Key and copy may be of two users: root has the rights of neither here.
+    refuse_for_root(options.copy)
+    refuse_for_root(options.witness_key.absolute().parent)
     found = cosign(options.copy, options.witness_key, when=int(time.time()), key=key)
     before = "for the first time" if found.old_size is None else f"{found.old_size} before"
     print_lines(
@@ -297,7 +302,8 @@ def _cosign(options: argparse.Namespace) -> None:
 def _make_witness_key(options: argparse.Namespace) -> None:
     from ...evidence.cosigning import PUBLIC_ENDING, make_witness_key
 
-    key = make_witness_key(options.file, options.name)
+    with rights_of_owner(options.file.absolute().parent):
+        key = make_witness_key(options.file, options.name)
     print_lines([f"made the key of {key.name}; who verifies needs {options.file}{PUBLIC_ENDING}"])
 
 
