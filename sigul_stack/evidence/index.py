@@ -297,8 +297,10 @@ class Index:
 
     def _begin(self, connection: sqlite3.Connection, reader: LogReader) -> int:
         """The number of bundles that the index has; one of another log is emptied."""
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if tables == (0,):
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+        if tables and tables != {"state", "postings"}:
+            raise sqlite3.DatabaseError("it has other tables")
+        if not tables:
             for statement in _SCHEMA.strip().split(";"):
                 connection.execute(statement)
         elif have := _state(connection, reader):

@@ -72,6 +72,10 @@ class SigningLogError(SigulError):
     """A signing log cannot be opened, read or written."""
 
 
+class LogInUse(SigningLogError):
+    """Another process appends to the signing log."""
+
+
 def read_file(path: Path, limit: int) -> bytes:
     """The content of a plain file of at most `limit` bytes.
 

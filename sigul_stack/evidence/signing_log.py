@@ -65,6 +65,7 @@ from .log_files import (
     PUBLIC,
     PUBLIC_KEY,
     TAIL,
+    LogInUse,
     SigningLogError,
     Tail,
     Tree,
@@ -228,7 +229,7 @@ class SigningLog:
             ) from None
         try:
             if not try_lock(lock):
-                raise SigningLogError(
+                raise LogInUse(
                     f"the signing log {name} is in use by another process",
                     "only one appends to it: end the other server, or wait until it has ended",
                 )

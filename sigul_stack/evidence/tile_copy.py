@@ -61,7 +61,7 @@ def copy_log(
                 f"the signing log {reader.directory} has no {PUBLIC_KEY} beside it",
                 "name the log's public key",
             )
-        if kept not in (None, known):
+        if kept is not None and (kept != known or kept.name != reader.head.origin):
             raise NotProven(
                 f"the copy in {quoted(str(directory))} is of another log, {quoted(kept.name, 120)}",
                 "copy each log to a directory of its own",

@@ -9,13 +9,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
 
 from ..config.server import ServerSettings
 from ..database import DATABASE_TLS_CURE, ensure_usable, schema_report
 from ..errors import SigulError, quoted
 from ..evidence import signing_log
+from ..evidence.log_files import LogInUse
 from ..signing.pe import remove_leftovers
 from ..system.wall import support
 from ..tools import tools_of
@@ -30,6 +34,9 @@ from .services import (
 )
 
 log = logging.getLogger(__name__)
+
+#: Seconds for the processes of a server that was killed to let go of the signing log.
+FORMER_SECONDS: Final = 10.0
 
 
 @contextlib.contextmanager
@@ -89,8 +96,23 @@ def _prepare_log(settings: ServerSettings) -> None:
             "A new signing log was made in %s; where there was one before, witnesses will complain",
             quoted(str(directory)),
         )
-    with signing_log.SigningLog.open(directory) as opened:
+    with _opened_log(directory) as opened:
         log.info("The signing log %s has %d leaves", quoted(opened.public_key.name), opened.size)
+
+
+def _opened_log(directory: Path) -> signing_log.SigningLog:
+    """Open the signing log, once a server that was killed has let go of it. Raises `SigulError`.
+
+    Its writer ends behind its last worker.
+    """
+    end = time.monotonic() + FORMER_SECONDS
+    while True:
+        try:
+            return signing_log.SigningLog.open(directory)
+        except LogInUse:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.1)
 
 
 def check(settings: ServerSettings) -> None:

@@ -60,6 +60,9 @@ log = logging.getLogger(__name__)
 #: Delay before a worker that was taken is replaced while others still wait, in seconds: the
 #: replacement's start would take its processor from the request that has just come.
 REFILL_DELAY_SECONDS: Final = 0.3
+#: A writer of the signing log that has lived for so many seconds is replaced at once, others with
+#: growing pauses.
+SOUND_SECONDS: Final = 10.0
 #: Seconds for a worker to end its request once it was told to, before it is killed.
 END_SECONDS: Final = 10.0
 
@@ -141,6 +144,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         self._channel = channel or LogChannel()
         self._write_log = plan.write_log
         self._writer: WorkerChild | None = None
+        self._writer_since = 0.0
         self._writer_back_off = BackOff(first=0.0)
         self._logged: tuple[int, datetime] | None = None
 
@@ -231,7 +235,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         if not self._fork(child, self._write_log, self._channel.keep_receiver):
             self._writer_back_off.failed()
             return self._writer_back_off.remaining()
-        self._writer = child
+        self._writer, self._writer_since = child, time.monotonic()
         return None
 
     def _count_busy(self) -> int:
@@ -380,7 +384,6 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         elif code == WorkerEvent.LOGGED:
             require(child.is_writer, "it does not write the signing log")
             self._logged = decode_logged(body)
-            self._writer_back_off.reset()
         else:
             require(False, "there is no such event")
 
@@ -426,6 +429,8 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
     def _handle_writers_end(self, code: int) -> None:
         """Have another writer come; messages that it had not taken are still there for that."""
         self._writer = None
+        if time.monotonic() - self._writer_since > SOUND_SECONDS:
+            self._writer_back_off.reset()
         self._writer_back_off.failed()
         log.error(
             "The signing log's process has ended (%s); another one is started, and a request that"

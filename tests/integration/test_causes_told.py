@@ -190,6 +190,9 @@ def test_a_full_and_a_read_only_database(site: Site) -> None:
     """On a small file system of its own; the rest of the server has room."""
     directory = site.path("server/database")
     directory.mkdir(mode=0o700)
+    # The signing log, which would lie beside the database, has room as well.
+    site.extra = {"server": {"server": f"signing-log: {site.path('server/signing-log')}\n"}}
+    site.configure()
     conf = site.path("server.conf")
     conf.write_text(
         conf.read_text().replace("/server/server.sqlite", "/server/database/server.sqlite")

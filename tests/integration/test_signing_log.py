@@ -435,6 +435,7 @@ def test_a_full_disk_refuses_signatures_and_loses_none(own: Site, tmp_path: Path
     )
     inside = Path(f"/proc/{server.popen.pid}/root{directory}")
     done(own, "new-key", "k", secrets=[ADMIN, "k-pw"])
+    done(own, "new-key", "e", "--key-type", "ECC", secrets=[ADMIN, "e-pw"])
     data, signature = tmp_path / "data", tmp_path / "data.sig"
     data.write_bytes(b"data")
     words = ["sign-data", "k", str(data), "-o", str(signature)]
@@ -451,6 +452,15 @@ def test_a_full_disk_refuses_signatures_and_loses_none(own: Site, tmp_path: Path
         assert "nothing left the server" in line
         assert str(directory) not in line
     assert not signature.exists()
+    # A certificate could be had later from the store: it is not there either.
+    line = failure(own, *_ISSUE(name="made").split(), secrets=["e-pw"])
+    assert "No space left on device; nothing left the server" in line
+    assert list(own.path("server/keys").glob("*.cert.*")) == []
+    # Of a batch the request itself is refused, before any RPM.
+    rpm = build(tmp_path, "sample")
+    before = rpm.read_bytes()
+    own.sigul("sign-rpms", "k", str(rpm), "-o", str(tmp_path), secrets=["k-pw"], code=1)
+    assert rpm.read_bytes() == before
     # What was changed is told to have been; the refusal of others stays what it is.
     line = failure(own, "new-user", "zoe", secrets=[ADMIN])
     assert "it was done, but is not in the signing log" in line
@@ -544,6 +554,18 @@ def test_requests_under_way_are_written_down_at_the_end(own: Site, tmp_path: Pat
         assert "is killed" not in server.text
     leaf = entries(log_of(own))[-1]
     assert (leaf["op"], leaf["output"]) == ("sign-data", digest(out))
+
+
+def test_a_server_starts_beside_the_last_moments_of_one_that_was_killed(own: Site) -> None:
+    with own.running() as (_bridge, server):
+        writer = writer_of(server)
+        os.kill(writer, signal.SIGSTOP)
+        server.popen.kill()
+        server.popen.wait(PROGRAM_SECONDS)
+        own.processes.remove(server)
+        threading.Timer(0.7, os.kill, (writer, signal.SIGCONT)).start()
+        own.start_server()
+        done(own, "list-users", secrets=[ADMIN])
 
 
 def test_a_reload_keeps_the_writer(own: Site) -> None:

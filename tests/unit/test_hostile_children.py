@@ -115,6 +115,9 @@ ATTACKS = {
     "a verdict that nobody asked for": (
         'raw(parent, event(b"G", bytes(32)))', "not asked to look",
     ),
+    "a size of the signing log": (
+        'raw(parent, BUSY + event(b"L", bytes(16)))', "does not write the signing log",
+    ),
 }  # fmt: skip
 
 
@@ -132,6 +135,65 @@ def run(script: str, **replaced: str) -> list[str]:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.splitlines()
+
+
+#: Beside the workers there is one that writes the signing log, as far as that is to be seen here.
+LOGGED = """
+from sigul_stack.evidence.writer import LogChannel
+channel = LogChannel()
+def write(parent):
+    parent.send(WorkerEvent.LOGGED, encode_logged(7, 1e9))
+    WRITE
+def honest(parent):
+    channel.client()._sender.send(b"a message")
+    raw(parent, HELLO)
+    os.write(served[1], b"x")
+    stay(parent)
+"""
+_ALL = "    while channel.receiver.recv(100): pass"
+
+
+def run_logged(attack: str, write: str = _ALL) -> list[str]:
+    """The script of a server with a writer; what it prints."""
+    script = SERVER.replace("first, served", LOGGED + "first, served", 1)
+    for old, new in (
+        (
+            '    raw(parent, HELLO)\n    os.write(served[1], b"x")\n    stay(parent)\nplan',
+            "    honest(parent)\nplan",
+        ),
+        ("shutdown_timeout=5,", "shutdown_timeout=5, write_log=write,"),
+        ("stop=stop, reload=reload)", "stop=stop, reload=reload, channel=channel)"),
+        ("    serve, lambda", "    work, lambda"),
+        ("plan = ", "def work(parent):\n    serve(parent)\nplan = "),
+        ("(found.workers_attached, found.workers_busy, found.requests) == (1, 0, ())",
+         "found.workers_attached == 1 and found.signing_log_size == 7"),
+    ):  # fmt: skip
+        assert script.count(old) == 1, old
+        script = script.replace(old, new)
+    return run(script, ATTACK=attack, WRITE=write.strip())
+
+
+def test_the_writer_of_the_signing_log_is_there_and_ends_behind_the_workers() -> None:
+    lines = run_logged("honest(parent)")
+    assert lines == ["serves", "ends"]
+
+
+def test_who_ends_the_way_to_the_log_for_all_ends_it_for_those_of_now() -> None:
+    """Whoever waits with the old way is replaced: the next ones have a new one."""
+    lines = run_logged(
+        "raw(parent, HELLO); import socket;"
+        " channel.client()._sender.shutdown(socket.SHUT_RDWR); stay(parent)"
+    )
+    assert any("The signing log's process has ended (exit code 0)" in line for line in lines)
+    assert lines[-2:] == ["serves", "ends"]
+
+
+@pytest.mark.parametrize("write", ["os.kill(os.getpid(), 9)", "1 / 0", "raise SigulError('no')"])
+def test_a_writer_that_fails_comes_again_and_again_and_no_faster(write: str) -> None:
+    lines = run_logged("time.sleep(2); honest(parent)", write)
+    assert "serves" in lines and lines[-1] == "ends"
+    # At once, after 0.5 s, after 1 s more.
+    assert 2 <= sum("The signing log's process has ended" in line for line in lines) <= 5
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,13 @@ from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import KeystoreError, ProtocolError, RequestRefused, SigulError, Status
 from sigul_stack.protocol.operations import OPERATIONS
 from sigul_stack.protocol.versions import LATEST
-from sigul_stack.server.batch import PLACES_A_THREAD, Batch, Subrequest
+from sigul_stack.server.batch import (
+    PLACES_A_THREAD,
+    Batch,
+    Ledger,
+    RefusedSubrequest,
+    Subrequest,
+)
 from sigul_stack.server.spool import Spool
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import MemoryStream, pair
@@ -56,7 +63,34 @@ def echo(subrequest: Subrequest) -> BinaryIO:
     return io.BytesIO(b"signed " + subrequest.payload.read())
 
 
-def batch(sign: Callable[[Subrequest], BinaryIO], **settings: object) -> Batch:
+class Kept(Ledger):
+    """Keeps what it is told; says no to RPMs that are `full`."""
+
+    def __init__(self) -> None:
+        self.done_with: list[bytes] = []
+        self.refused_with: list[tuple[bytes, int, str]] = []
+
+    def done(self, subrequest: Subrequest, output: BinaryIO) -> Mapping[str, bytes]:
+        output.seek(0)
+        if b"full" in output.read():
+            raise SigulError("no room")
+        assert subrequest.content is not None
+        self.done_with.append(subrequest.fields["id"])
+        return {"log-1": subrequest.content.sha256[:8].encode()}
+
+    def refused(
+        self,
+        received: Subrequest | RefusedSubrequest,
+        refused: RequestRefused,
+        error: Exception,
+    ) -> None:
+        found = "" if received.content is None else received.content.sha256[:8]
+        self.refused_with.append((received.fields["id"], refused.status, found))
+
+
+def batch(
+    sign: Callable[[Subrequest], BinaryIO], ledger: Ledger | None = None, **settings: object
+) -> Batch:
     """A batch with these settings."""
     return Batch(
         replace(SETTINGS, **settings),  # type: ignore[arg-type]
@@ -65,6 +99,7 @@ def batch(sign: Callable[[Subrequest], BinaryIO], **settings: object) -> Batch:
         subrequests=SUBREQUEST_KEYS,
         subreplies=SUBREPLY_KEYS,
         sign=sign,
+        ledger=ledger,
     )
 
 
@@ -119,6 +154,37 @@ def exchange(
 
 
 OK = {"status": u32(0)}
+
+
+def test_each_rpm_is_written_down_before_its_answer() -> None:
+    """What cannot be is not answered; what fails is written down, too."""
+    ledger = Kept()
+    sent = request(0, b"rpm") + request(1, b"full") + request(2, b"fails") + request(3, b"x" * 99)
+
+    def sign(subrequest: Subrequest) -> BinaryIO:
+        signed = echo(subrequest)
+        if signed.read().endswith(b"fails"):
+            raise RequestRefused(Status.CORRUPT_RPM)
+        return signed
+
+    made = batch(sign, ledger, signing_threads=1, max_file_payload_size=50)
+    with running(made) as (far, _, raised):
+        far.write(outer(sent) + END, THREAD_SECONDS)
+        found = said(far)
+    assert raised == []
+    assert found.startswith(reply(0, {"id": u32(0), **OK, "log-1": sha256(b"rpm")}, b"signed rpm"))
+    assert b"signed full" not in found
+    assert ledger.done_with == [u32(0)]
+    assert ledger.refused_with == [
+        (u32(1), Status.UNKNOWN_ERROR, sha256(b"full").decode()),
+        (u32(2), Status.CORRUPT_RPM, sha256(b"fails").decode()),
+        (u32(3), Status.UNKNOWN_ERROR, ""),
+    ]
+
+
+def sha256(data: bytes) -> bytes:
+    """The first digits of a digest."""
+    return hashlib.sha256(data).hexdigest()[:8].encode()
 
 
 def test_no_subrequest_at_all() -> None:
