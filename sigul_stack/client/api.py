@@ -526,9 +526,12 @@ class Client(RequestSender):
         passphrase: Secret,
         payload: BinaryIO | bytes,
         output: BinaryIO | None,
+        file_name: str | None = None,
     ) -> bytes:
         secrets = _secrets(passphrase=passphrase)
-        return self.call(op, fields, secrets, payload=payload, output=output).payload
+        return self.call(
+            op, fields, secrets, payload=payload, output=output, file_name=file_name
+        ).payload
 
     def sign_git_tag(self, key: str, passphrase: Secret, tag: BinaryIO | bytes) -> bytes:
         """An armoured signature of an annotated tag object, which belongs at its end.
@@ -544,13 +547,16 @@ class Client(RequestSender):
         manifest: BinaryIO | bytes,
         reference: str,
         output: BinaryIO | None = None,
+        *,
+        file_name: str | None = None,
     ) -> bytes:
         """A signature of a container image's manifest, published as `reference`.
 
-        An OpenPGP signed message; written to `output` if given (see `sign_data`).
+        An OpenPGP signed message; written to `output` if given (see `sign_data`). `file_name` is
+        what the server's log is told of the manifest's name; None: that of the file that it is.
         """
         fields = {"key": key, "docker-reference": reference}
-        return self._work("sign-container", fields, passphrase, manifest, output)
+        return self._work("sign-container", fields, passphrase, manifest, output, file_name)
 
     def sign_ostree(
         self,

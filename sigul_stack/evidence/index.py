@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 _VERSION: Final = 1
 #: How long a lock of the index is waited for, in seconds: a search or another's update ends soon.
 _LOCK_SECONDS: Final = 5.0
-#: Bundles of one transaction.
-_BUNDLES_AT_ONCE: Final = 64
+#: Bundles of one transaction, about a million leaves: SQLite sorts their terms in files of its own.
+_BUNDLES_AT_ONCE: Final = 4096
 #: Bundles that are asked for at once: the index is not locked while they are read.
 _NAMED_AT_ONCE: Final = 1000
 
@@ -260,19 +260,14 @@ class Index:
         Waits up to `seconds` for others that use the index.
         """
         full = reader.tree.edge // TILE_WIDTH
-        left = full if most is None else most
-        have = 0
+        have, left = 0, full if most is None else most
         try:
             with self._writing(seconds) as connection:
-                while True:
-                    connection.execute("BEGIN IMMEDIATE")
-                    have = self._begin(connection, reader)
-                    stop = min(full, have + min(left, _BUNDLES_AT_ONCE))
-                    if have >= stop:
-                        connection.execute("ROLLBACK" if have else "COMMIT")
-                        return max(0, full - have)
+                have = self._begin(connection, reader)
+                while left > 0 and have < full:
+                    stop = min(full, have + left, have + _BUNDLES_AT_ONCE)
+                    self._gather(connection, reader, have, stop)
                     self._add(connection, reader, have, stop)
-                    connection.execute("COMMIT")
                     left -= stop - have
                     have = stop
         except (sqlite3.Error, OSError) as error:
@@ -283,7 +278,7 @@ class Index:
                 # It is damaged: the next update begins with nothing.
                 with contextlib.suppress(OSError):
                     self.path.unlink()
-            return max(0, full - have)
+        return max(0, full - have)
 
     @contextmanager
     def _writing(self, seconds: float) -> Iterator[sqlite3.Connection]:
@@ -297,35 +292,61 @@ class Index:
 
     def _begin(self, connection: sqlite3.Connection, reader: LogReader) -> int:
         """The number of bundles that the index has; one of another log is emptied."""
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
-        if tables and tables != {"state", "postings"}:
-            raise sqlite3.DatabaseError("it has other tables")
-        if not tables:
-            for statement in _SCHEMA.strip().split(";"):
-                connection.execute(statement)
-        elif have := _state(connection, reader):
-            return have
-        connection.execute("DELETE FROM postings")
-        connection.execute("DELETE FROM state")
-        connection.execute(
-            "INSERT INTO state VALUES (?, ?, 0, ?)", (_VERSION, reader.head.origin, b"")
-        )
+        connection.execute("CREATE TEMP TABLE gathered(term INTEGER, bundle INTEGER)")
+        with _transaction(connection, "IMMEDIATE"):
+            names = {name for (name,) in connection.execute("SELECT name FROM main.sqlite_schema")}
+            if names and names != {"state", "postings"}:
+                raise sqlite3.DatabaseError("it has other tables")
+            if not names:
+                for statement in _SCHEMA.strip().split(";"):
+                    connection.execute(statement)
+            elif have := _state(connection, reader):
+                return have
+            connection.execute("DELETE FROM postings")
+            connection.execute("DELETE FROM state")
+            connection.execute(
+                "INSERT INTO state VALUES (?, ?, 0, ?)", (_VERSION, reader.head.origin, b"")
+            )
         return 0
+
+    def _gather(
+        self, connection: sqlite3.Connection, reader: LogReader, start: int, stop: int
+    ) -> None:
+        """Put the terms of some bundles into a table of this connection, which locks nothing."""
+        with _transaction(connection):
+            connection.execute("DELETE FROM gathered")
+            for number in range(start, stop):
+                terms = {
+                    _term(kind, value)
+                    for entry in reader.bundle(number)
+                    for kind, values in _values(Leaf.parse(entry)).items()
+                    for value in values
+                    if value
+                }
+                rows = ((term, number) for term in terms)
+                connection.executemany("INSERT INTO gathered VALUES (?, ?)", rows)
 
     def _add(
         self, connection: sqlite3.Connection, reader: LogReader, start: int, stop: int
     ) -> None:
-        for number in range(start, stop):
-            terms = {
-                _term(kind, value)
-                for entry in reader.bundle(number)
-                for kind, values in _values(Leaf.parse(entry)).items()
-                for value in values
-                if value
-            }
-            connection.executemany(
-                "INSERT OR IGNORE INTO postings VALUES (?, ?)",
-                ((term, number) for term in sorted(terms)),
-            )
+        """Add what was gathered, in the order of the index: each of its pages is written once."""
         last = reader.node(TILE_LEVELS, stop - 1)
-        connection.execute("UPDATE state SET bundles = ?, last = ?", (stop, last))
+        with _transaction(connection, "IMMEDIATE"):
+            (have,) = connection.execute("SELECT bundles FROM state").fetchone()
+            if have != start:
+                return  # another has done it meanwhile, or begun anew
+            connection.execute(
+                "INSERT OR IGNORE INTO postings SELECT * FROM gathered ORDER BY term, bundle"
+            )
+            connection.execute("UPDATE state SET bundles = ?, last = ?", (stop, last))
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, kind: str = "DEFERRED") -> Iterator[None]:
+    connection.execute(f"BEGIN {kind}")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")

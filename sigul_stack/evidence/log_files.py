@@ -16,6 +16,7 @@ A file that is read may be anybody's: what is read has a limit, and only a plain
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -23,6 +24,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from ..errors import SigulError
@@ -68,8 +70,30 @@ _TRIES: Final = 5
 _T = TypeVar("_T")
 
 
+#: The cures of a log that cannot be written.
+_CURES: Final = MappingProxyType(
+    {
+        errno.ENOSPC: "make room on its file system",
+        errno.EDQUOT: "raise the quota of the server's user, or make room",
+        errno.EIO: "see to the disk, whose errors the kernel's log has",
+        errno.EROFS: "mount its file system for writing, after the kernel's log was read",
+    }
+)
+_CURE: Final = "see to room, permissions and health of its file system"
+
+
 class SigningLogError(SigulError):
     """A signing log cannot be opened, read or written."""
+
+
+def unwritable(what: str, error: OSError, before: str = "") -> SigningLogError:
+    """The error of a log or copy that cannot be written; `before` begins its cure."""
+    number = error.errno or 0
+    return SigningLogError(
+        f"{what} cannot be written: {error.strerror}",
+        before + _CURES.get(number, _CURE),
+        errno.errorcode.get(number, ""),
+    )
 
 
 class LogInUse(SigningLogError):

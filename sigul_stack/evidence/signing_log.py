@@ -14,9 +14,6 @@ a failed write or fsync has left is never built on: the tail is then written ane
 
 from __future__ import annotations
 
-import contextlib
-import enum
-import errno
 import logging
 import os
 import secrets
@@ -27,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Final
 
 from ..errors import SigulError, quoted
@@ -35,15 +32,11 @@ from ..formats.merkle_tree import (
     TILE_WIDTH,
     Frontier,
     NotProven,
-    bundle_path,
     consistency_proof,
-    encode_bundle,
-    fold,
     full_nodes,
     hash_leaf,
     inclusion_proof,
     subtree_hash,
-    tile_path,
 )
 from ..formats.signed_note import (
     LOG_KEY,
@@ -71,11 +64,12 @@ from .log_files import (
     Tree,
     encode_records,
     encode_tail,
-    make_directories,
     read_checkpoint,
     read_file,
+    unwritable,
 )
 from .log_reader import LogReader
+from .tile_writer import AppendStep, remove_narrower, write_full_bundle
 
 log = logging.getLogger(__name__)
 
@@ -84,37 +78,11 @@ _MAX_KEY_BYTES: Final = 1024
 _INDEXED_AT_ONCE: Final = 4
 _INDEX_SECONDS: Final = 0.1
 
-#: The cures of a log that cannot be written.
-_CURES: Final = MappingProxyType(
-    {
-        errno.ENOSPC: "make room on its file system",
-        errno.EDQUOT: "raise the quota of the server's user, or make room",
-        errno.EIO: "see to the disk, whose errors the kernel's log has",
-        errno.EROFS: "mount its file system for writing, after the kernel's log was read",
-    }
-)
-_CURE: Final = "see to room, permissions and health of its file system"
-
+_UNSIGNED: Final = "nothing is signed until it can: "
 _COMPLETE: Final = (
     "complete it from a copy with sigul-stack audit complete, or begin a new log that names this"
     " one's last checkpoint with sigul-stack audit new-origin"
 )
-
-
-class AppendStep(enum.Enum):
-    """The steps of an append, each named for what has just been done."""
-
-    ENTRIES_HALF_WRITTEN = enum.auto()
-    ENTRIES_WRITTEN = enum.auto()
-    ENTRIES_SYNCED = enum.auto()
-    CHECKPOINT_DRAFTED = enum.auto()
-    CHECKPOINT_WRITTEN = enum.auto()
-    BUNDLE_WRITTEN = enum.auto()
-    TILE_WRITTEN = enum.auto()
-    UPPER_TILE_WRITTEN = enum.auto()
-    TAIL_BEGUN = enum.auto()
-    OLD_TILES_REMOVED = enum.auto()
-    INDEXED = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +170,11 @@ class SigningLog:
         key = Secret(read_file(directory / KEY, _MAX_KEY_BYTES))
         self._key = PrivateKey.parse(key)
         self.public_key: PublicKey = self._key.public
-        self._recover()
+        try:
+            self._recover()
+        except BaseException:
+            self._close_tail()
+            raise
 
     @classmethod
     def open(
@@ -246,7 +218,7 @@ class SigningLog:
             ) from None
         except OSError as error:
             os.close(lock)
-            raise _unwritable(directory, error) from error
+            raise unwritable(f"the signing log {name}", error, _UNSIGNED) from error
         except BaseException:
             os.close(lock)
             raise
@@ -264,10 +236,15 @@ class SigningLog:
 
     def close(self) -> None:
         """Let go of the log, so that another process may open it."""
-        for descriptor in (self._descriptor, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._descriptor = self._lock = -1
+        self._close_tail()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _close_tail(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     # ------------------------------------------------------------------------------------ opening
 
@@ -319,9 +296,7 @@ class SigningLog:
         return ""
 
     def _open_tail(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._close_tail()
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         self._descriptor = os.open(self.directory / TAIL, flags)
 
@@ -360,7 +335,8 @@ class SigningLog:
         try:
             yield
         except OSError as error:
-            raise _unwritable(self.directory, error) from error
+            name = quoted(str(self.directory))
+            raise unwritable(f"the signing log {name}", error, _UNSIGNED) from error
 
     def _mend(self) -> None:
         """Finish what a failure or a crash has left undone."""
@@ -421,7 +397,7 @@ class SigningLog:
 
         Whatever ends it halfway, it is done again: the tail stays until all files are there.
         """
-        written = self._write_tiles()
+        written = write_full_bundle(self._tree, self._number, self._entries, self._step)
         # From here on the tail is the new one, whether or not it got its name on the disk.
         self._number += 1
         self._entries = []
@@ -430,7 +406,7 @@ class SigningLog:
         self._write_tail()
         self._step(AppendStep.TAIL_BEGUN)
         for path in written:
-            _remove_narrower(path)
+            remove_narrower(path)
         self._step(AppendStep.OLD_TILES_REMOVED)
         self._bring_index_up_to_date()
         self._step(AppendStep.INDEXED)
@@ -442,29 +418,6 @@ class SigningLog:
             Index(self.directory).update(reader, most=_INDEXED_AT_ONCE, seconds=_INDEX_SECONDS)
         except SigulError as error:
             log.warning("The index of the signing log was not brought up to date: %s", error)
-
-    def _write_tiles(self) -> list[Path]:
-        """Write the bundle of the tail, its tile and those above, synced; those above."""
-        self._put(bundle_path(self._number), encode_bundle(self._entries))
-        self._step(AppendStep.BUNDLE_WRITTEN)
-        self._put(tile_path(0, self._number), b"".join(self._tree.tail))
-        self._step(AppendStep.TILE_WRITTEN)
-        found, index, level, paths = fold(self._tree.tail), self._number, 1, []
-        while True:
-            number, width = divmod(index, TILE_WIDTH)
-            hashes = self._tree.tile(level, number) if width else []
-            hashes = [*hashes, found]
-            paths.append(self._put(tile_path(level, number, len(hashes)), b"".join(hashes)))
-            self._step(AppendStep.UPPER_TILE_WRITTEN)
-            if len(hashes) < TILE_WIDTH:
-                return paths
-            found, index, level = fold(hashes), number, level + 1
-
-    def _put(self, name: str, content: bytes) -> Path:
-        path = self.directory / name
-        make_directories(path.parent)
-        write_whole(path, content, replace=True, mode=PUBLIC)
-        return path
 
     # ----------------------------------------------------------------------------------- evidence
 
@@ -507,26 +460,7 @@ def _now() -> str:
     return f"{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03}Z"
 
 
-def _unwritable(directory: Path, error: OSError) -> SigulError:
-    return SigningLogError(
-        f"the signing log {quoted(str(directory))} cannot be written: {error.strerror}",
-        f"nothing is signed until it can: {_CURES.get(error.errno or 0, _CURE)}",
-        errno.errorcode.get(error.errno or 0, ""),
-    )
-
-
 def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _remove_narrower(path: Path) -> None:
-    """Remove the partial tiles that `path` has taken the place of; what stays does no harm."""
-    partial = path.parent if path.parent.suffix == ".p" else path.with_name(f"{path.name}.p")
-    with contextlib.suppress(OSError):
-        for narrower in partial.iterdir():
-            if narrower != path:
-                narrower.unlink()
-        if partial != path.parent:
-            partial.rmdir()

@@ -3,11 +3,14 @@
 What is written is a plain tlog-tiles directory: full tiles and bundles, the partial ones of the
 right edge, `checkpoint` and `key.pub`. All leaves that are new are proven to extend what the copy
 has, up to the checkpoint, before anything of them is written; the checkpoint comes last. A file
-that is there is never changed or removed, but for the checkpoint.
+that is there is never changed, but for the checkpoint, nor removed, but for partial tiles of a full
+one where that is wanted.
 """
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,6 +37,7 @@ from .log_files import (
     make_directories,
     read_file,
     read_public_key,
+    unwritable,
 )
 from .log_reader import LogReader
 
@@ -43,12 +47,15 @@ def copy_log(
     directory: Path,
     *,
     key: PublicKey | None = None,
+    prune: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write what `directory` lacks of the log of `reader`, and tell how many leaves were new.
 
     `key` is the log's; without it that of the copy, or of the log where there is no copy yet.
-    `progress` gets the number of leaves that the copy has. Raises `NotProven` where the log does
+    With `prune` the partial tiles of what is full by now are removed, as tlog-tiles allows; else
+    each copy of a bundle that grows stays. `progress` gets the number of leaves that the copy has.
+    Raises `NotProven` where the log does
     not extend the copy, which then stays as it was, and `SigningLogError` where nothing can be
     written.
     """
@@ -67,12 +74,15 @@ def copy_log(
                 "copy each log to a directory of its own",
             )
         open_checkpoint(reader.checkpoint, known)
-        return _Copy(reader, directory, there, known).run(progress)
+        copy = _Copy(reader, directory, there, known)
+        added = copy.run(progress)
+        if prune:
+            copy.prune()
+        return added
     except OSError as error:
-        raise SigningLogError(
-            f"the copy of the signing log in {quoted(str(directory))} cannot be written:"
-            f" {error.strerror}",
-            "see to room and permissions there, and try again: it goes on where it was",
+        name = quoted(str(directory))
+        raise unwritable(
+            f"the copy of the signing log in {name}", error, "try again, it goes on where it was: "
         ) from error
 
 
@@ -193,6 +203,17 @@ class _Copy:
             if tile:
                 number = self.reader.size >> (level + 1) * TILE_LEVELS
                 self._put(tile_path(level, number, len(tile)), b"".join(tile))
+
+    def prune(self) -> None:
+        """Remove the partial tiles that were the right edge, of tiles that are full by now."""
+        for level in range(len(self.edge)):
+            bits = (level + 1) * TILE_LEVELS
+            number = self.old >> bits
+            if (number + 1) << bits <= self.reader.size:
+                names = [tile_path(level, number)] + [bundle_path(number)] * (level == 0)
+                for name in names:
+                    with contextlib.suppress(OSError):
+                        shutil.rmtree(self.directory / f"{name}.p")
 
     def _put(self, name: str, content: bytes) -> None:
         """Write a file that is never changed: one that a broken-off copy left has the same."""

@@ -46,7 +46,8 @@ def served(
     with served_site.running() as (bridge, server):
         secrets = [served_site.admin_password, KEY_PASSPHRASE]
         served_site.sigul("new-key", KEY, secrets=secrets)
-        server.wait_for("Waiting for a request at the bridge", 5)
+        # One more has answered the bridge, which looks at the signing log after the first reply.
+        server.wait_for("Waiting for a request at the bridge", 6)
         yield served_site, bridge, server
 
 

@@ -256,7 +256,8 @@ def test_a_file_that_grows_while_it_is_read_is_not_signed(served: Served, tmp_pa
         writer.join()
     assert b"while it was being sent; nothing was signed: try again" in done.stderr
     assert not (tmp_path / "out").exists()
-    server.wait_for("Waiting for a request at the bridge", 5)
+    # One more has answered the bridge, which looks at the signing log after the first reply.
+    server.wait_for("Waiting for a request at the bridge", 6)
 
 
 # ------------------------------------------------------------------------------------------ names

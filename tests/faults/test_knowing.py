@@ -70,7 +70,9 @@ def test_every_mix_of_old_and_new(
                 assert (told in done.stderr.decode()) == (server == "new"), done.stderr
         if server == "old":
             for request in old_server.result():
-                assert request["secrets"].get("knows") == (b"log,notes" if client == "new" else None)
+                assert request["secrets"].get("knows") == (
+                    b"log,notes" if client == "new" else None
+                )
                 assert "knows" not in request["fields"]
         if bridge == "old":
             for pair in old_bridge.result():

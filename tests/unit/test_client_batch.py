@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,13 @@ from hypothesis import strategies as st
 from sigul_stack.client.log_check import LogCheck
 from sigul_stack.client.rpm_exchange import RPMExchange
 from sigul_stack.client.rpm_packages import Package, RPMOptions, sent_of
-from sigul_stack.errors import PeerClosed, SigulError
+from sigul_stack.errors import LogComplaint, PeerClosed, SigulError
+from sigul_stack.evidence import signing_log
+from sigul_stack.evidence.leaf import Content, Leaf, Result
+from sigul_stack.evidence.signing_log import SigningLog
 from sigul_stack.evidence.witness import Witness
 from sigul_stack.formats.rpm_head import EntryType, HeaderEntry, Region, encode_header, padded
+from sigul_stack.formats.signed_note import LogProof
 from sigul_stack.kojihub import NEVRA, HubRPM
 from sigul_stack.protocol.versions import LATEST
 from sigul_stack.transport.chunked import ChunkedStream
@@ -50,6 +56,8 @@ def run(
     server: Server,
     on_write: Callable[[bytes], None] | None = None,
     options: RPMOptions = RPMOptions(),  # noqa: B008
+    check: LogCheck | None = None,
+    proved: Callable[[Package, LogProof], None] = lambda _package, _proof: None,
 ) -> dict[str, str | None]:
     """What is told of each package: its error, or None."""
     near, far = pair()
@@ -60,7 +68,7 @@ def run(
         assert package.source.name not in told
         told[package.source.name] = None if error is None else str(error)
 
-    check = LogCheck(Witness(None).begin("server"), "sign-rpms", "root", {})
+    check = check or LogCheck(Witness(None).begin("server"), "sign-rpms", "root", {})
     exchange = RPMExchange(
         all_of_them,
         version=LATEST,
@@ -68,9 +76,10 @@ def run(
         subrequests=SUBREQUEST_KEYS,
         subreplies=SUBREPLY_KEYS,
         done=done,
+        proved=proved,
     )
     chunked = ChunkedStream(far, THREAD_SECONDS)
-    with in_background(lambda: server(chunked)):
+    with in_background(lambda: server(chunked)), contextlib.suppress(LogComplaint):
         exchange.run(ChunkedStream(near, THREAD_SECONDS), check)
     return told
 
@@ -114,6 +123,47 @@ def test_what_is_sent(tmp_path: Path) -> None:
 
     run(packages(tmp_path, 3), server)
     assert found == b"".join(request(n, n, b"rpm %d" % n) for n in range(3))
+
+
+def rpm_leaf(sent: bytes, came: bytes) -> Leaf:
+    digests = [hashlib.sha256(data).hexdigest() for data in (sent, came)]
+    contents = [Content(digest, 1) for digest in digests]
+    return Leaf("sign-rpms", Result.OK, user="root", input=contents[0], output=contents[1])
+
+
+@pytest.mark.parametrize("lies", [False, True])
+def test_each_package_has_a_leaf_of_its_own(tmp_path: Path, lies: bool) -> None:
+    signing_log.create(tmp_path / "log", "a")
+    check = LogCheck(Witness(None).begin("server"), "sign-rpms", "root", {})
+    proofs: dict[str, LogProof] = {}
+    with SigningLog.open(tmp_path / "log") as log:
+        log.append([Leaf("sign-rpms", Result.OK, user="root")])
+        check.reply(log.evidence(1).fields(), lambda: None, None)
+        leaves = [rpm_leaf(b"rpm %d" % n, b"signed %d" % n) for n in range(3)]
+        if lies:
+            leaves[1] = rpm_leaf(b"rpm 1", b"another")
+        size = log.size
+        log.append(leaves)
+        replies = [
+            reply(n, n, {**OK, **log.evidence(size + n, size).fields()}, b"signed %d" % n)
+            for n in range(3)
+        ]
+
+        def proved(package: Package, proof: LogProof) -> None:
+            proof.verify(log.public_key)
+            proofs[package.source.name] = proof
+
+        told = run(packages(tmp_path, 3), answers(*replies), check=check, proved=proved)
+    if lies:
+        assert told["0"] is None
+        # What comes after it is not believed either.
+        for name in ("1", "2"):
+            assert "tells of an output with SHA-256" in str(told[name])
+        assert outputs(tmp_path) == {"0": b"signed 0"}
+        assert list(proofs) == ["0"]
+        return
+    assert told == {"0": None, "1": None, "2": None}
+    assert [proof.index for proof in proofs.values()] == [size, size + 1, size + 2]
 
 
 def test_a_package_that_cannot_be_sent_takes_no_number(tmp_path: Path) -> None:

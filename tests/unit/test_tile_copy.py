@@ -73,6 +73,19 @@ def test_a_copy_grows_and_nothing_of_it_is_changed(live: Path, copied: Path) -> 
     verify_log(LogReader.open(copied), public_key(live))
 
 
+def test_partial_tiles_of_full_ones_go_where_that_is_wanted(live: Path, copied: Path) -> None:
+    copy_log(grow(live, 400), copied, prune=True)
+    assert {name for name in files(copied) if ".p/" in name} == {
+        "tile/0/001.p/44", "tile/0/001.p/144", "tile/1/000.p/1",
+        "tile/entries/001.p/44", "tile/entries/001.p/144",
+    }  # fmt: skip
+    copy_log(grow(live, 1000), copied, prune=True)
+    assert {name for name in files(copied) if ".p/" in name} == {
+        "tile/0/003.p/232", "tile/1/000.p/1", "tile/1/000.p/3", "tile/entries/003.p/232",
+    }  # fmt: skip
+    verify_log(LogReader.open(copied), public_key(live))
+
+
 def test_a_copy_of_a_copy_is_the_same(copied: Path, tmp_path: Path) -> None:
     copy_log(LogReader.open(copied), tmp_path / "third")
     assert files(tmp_path / "third") == files(copied)
@@ -172,7 +185,10 @@ def test_what_a_copy_that_broke_off_has_left_is_taken(
 
     with monkeypatch.context() as patch:
         patch.setattr(tile_copy, "write_whole", fail_late)
-        with pytest.raises(SigningLogError, match=r"No space left .*; see to room .* goes on"):
+        with pytest.raises(
+            SigningLogError,
+            match=r"No space left .*; try again, it goes on",
+        ):
             copy_log(reader, copied)
     assert verify_log(LogReader.open(copied), public_key(live)).size == 300
     assert copy_log(reader, copied) == 700

@@ -246,7 +246,12 @@ def sign_container(planning: Planning) -> Run:
         for warning in read_claim(content, reference).warnings:
             log.warning("%s: %s", manifest.path, warning)
         call.client.sign_container(
-            call.arguments.key, call.secrets["passphrase"], content, reference, output
+            call.arguments.key,
+            call.secrets["passphrase"],
+            content,
+            reference,
+            output,
+            file_name=manifest.path.name,
         )
 
     return run

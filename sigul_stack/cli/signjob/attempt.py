@@ -22,7 +22,14 @@ from ...client.git_tag import Tag, read_tag
 from ...client.many import SigningJob, sign_files
 from ...client.verify import BadSignature, verify
 from ...config.client import ClientSettings
-from ...errors import ConfigurationError, NSSError, RequestRefused, SigulError, Status
+from ...errors import (
+    ConfigurationError,
+    LogComplaint,
+    NSSError,
+    RequestRefused,
+    SigulError,
+    Status,
+)
 from ...system.pipes import send_event
 from ...transport import nss
 from .events import reason_of
@@ -70,7 +77,9 @@ class Attempt:
         except (ConfigurationError, NSSError) as error:
             self._tell("ended", reason=reason_of(error), for_good=True)
         except SigulError as error:
-            for_good = isinstance(error, RequestRefused) and error.status in _FOR_GOOD
+            refused = isinstance(error, RequestRefused) and error.status in _FOR_GOOD
+            # A complaint about the server's log stays until a person has ended it.
+            for_good = refused or isinstance(error, LogComplaint)
             self._tell("ended", reason=reason_of(error), for_good=for_good)
 
     def _tell(self, kind: str, **fields: str | int | bool) -> None:
