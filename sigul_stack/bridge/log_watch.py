@@ -66,7 +66,7 @@ Ask = Callable[[ByteStream, Mapping[bytes, int]], Fields]
 
 @dataclass(slots=True)
 class _Watched:
-    """What is known of one server's log. Times are of `time.monotonic`."""
+    """The knowledge of one server's log. Times are of `time.monotonic`."""
 
     due: float
     checked: float | None = None
@@ -210,7 +210,7 @@ def _read_key(settings: BridgeSettings) -> PrivateKey:
 def checkpoint_asker(
     settings: BridgeSettings, identity: nss.TLSIdentity, watchdog: Watchdog
 ) -> Ask:
-    """What asks a waiting server over TLS, with the bridge's own certificate inside as well.
+    """A function that asks a waiting server over TLS, with the bridge's own certificate inside as well.
 
     It raises `SigulError`. The server has to be the same inside as outside.
     """

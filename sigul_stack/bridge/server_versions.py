@@ -69,7 +69,7 @@ class ServerWords:
             self._changed.notify_all()
 
     def known(self) -> dict[str, frozenset[str]]:
-        """What each has said."""
+        """The words of each, by its name."""
         with self._changed:
             return dict(self._words)
 

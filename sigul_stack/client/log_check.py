@@ -38,7 +38,7 @@ Sent = Callable[[], str | None]
 
 
 class SiteLog:
-    """What a client's settings say of logs; for all its requests, from any thread."""
+    """The client's side of servers' logs, as its settings have it: for all its requests, from any thread."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
@@ -64,7 +64,7 @@ class SiteLog:
             return self._witness
 
     def begin(self, server: str) -> Watch:
-        """What this server's next replies are held against. Raises `LogComplaint`."""
+        """The watch that this server's next replies are held against. Raises `LogComplaint`."""
         return self.witness().begin(server, required=self._settings.require_signing_log)
 
     @staticmethod

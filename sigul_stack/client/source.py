@@ -1,4 +1,4 @@
-"""What a request's payload is read from: a file from its position on, or bytes.
+"""The source of a request's payload: a file from its position on, or bytes.
 
 It is read once, while it is sent, and has to be the same file all that time. Its SHA-256, which a
 server's signing log tells, is made on the way where there may be such a log; else by reading it

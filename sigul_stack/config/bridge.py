@@ -212,10 +212,10 @@ class BridgeSettings(DaemonSettings):
         "the file with the public keys of the site's signing logs, one a line"
         " (absent: the first log that a server shows is taken)",
     )
-    signing_log_interval: float = option(
+    signing_log_interval: int = option(
         "bridge",
-        values.seconds,
-        300.0,
+        values.integer(1, 86400, "seconds"),
+        300,
         "seconds between two looks at a server's signing log",
     )
     signing_log_witness_key: Path | None = option(

@@ -44,7 +44,7 @@ class _Doubt(Exception):
 
 
 class Watch:
-    """What was known of a server's log when a request went out; for one request, and one thread.
+    """The things known of a server's log when a request went out; for one request, and one thread.
 
     Each checkpoint has to extend one of those that were known, or that its own replies have shown
     before.

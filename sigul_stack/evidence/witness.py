@@ -55,7 +55,7 @@ class Witness:
         return {item.key.id: item.checkpoint.size for item in logs.values()}
 
     def begin(self, server: str, *, required: bool = False) -> Watch:
-        """What the replies to a request to this server's name are to be held against.
+        """The watch that the replies to a request to this server's name are held against.
 
         Raises the `LogComplaint` that there is about it. `required`: it must show a log.
         """
@@ -75,7 +75,7 @@ class Witness:
         return proof
 
     def complaints(self) -> Sequence[Complaint]:
-        """What is complained of, by servers' names."""
+        """The complaints that nobody has accepted yet."""
         return list(self.file.read().complaints.values())
 
     def logs(self) -> Sequence[KnownLog]:

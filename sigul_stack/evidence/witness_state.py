@@ -76,7 +76,7 @@ class KnownLog:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """What `note` says."""
+        """The checkpoint that `note` says."""
         return Checkpoint.of(self.note)
 
     @property
@@ -87,7 +87,7 @@ class KnownLog:
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """What a server's log was found to be. `when` is in seconds since 1970.
+    """The fault that was found with a server's log. `when` is in seconds since 1970.
 
     `known` is the checkpoint that was known, `shown` the one that the server has shown, and `key`
     the one that has signed that, or None where nothing proves who has.
@@ -159,7 +159,7 @@ class Memory:
 
 
 class MemoryFile:
-    """Where a witness's memory is kept: a file, or None for this process's own memory."""
+    """The place of a witness's memory: a file, or None for this process's own memory."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -168,7 +168,7 @@ class MemoryFile:
         self._told = False
 
     def read(self) -> Memory:
-        """What is remembered at this moment. Raises `SigulError` where the file is damaged."""
+        """The memory at this moment. Raises `SigulError` where the file is damaged."""
         with self._place() as place:
             return self._memory if place is None else _read(place, self.path)
 

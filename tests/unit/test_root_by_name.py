@@ -25,6 +25,7 @@ NEVER_ROOT_BESIDE_OTHERS = {
     "cli.signjob": "a CI job: a directory of its own, which nobody else may enter",
     "client": "the client: files that its user names",
     "database": "the server's own user (cli/server_tools.py becomes him)",
+    "evidence.witness_state": "opens a directory of its own user's, and works by its descriptor",
     "keystore": "a server's worker, which has become the server's user",
     "server.keychanges": "a server's worker, which has become the server's user",
     "signing": "a server's worker, which has become the server's user",
