@@ -14,6 +14,7 @@ a failed write or fsync has left is never built on: the tail is then written ane
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
