@@ -14,7 +14,7 @@ from sigul_stack.evidence.log_reader import LogReader, verify_log
 from tests.site import Site, module
 
 from .backup_forging import content_of, packed
-from .commands_support import done
+from .commands_support import ADMIN, done
 from .test_backup import PASSPHRASE, config, stack, with_keys, without_state
 
 LOG = "server/signing-log"
@@ -95,9 +95,11 @@ def test_another_log_in_place_is_moved_aside_when_told(site: Site, tmp_path: Pat
     stack(site, "create", *config(site), str(backup))
     taken = entries(site.path(LOG))
     shutil.rmtree(site.path(LOG))
-    # A server that has lost its log begins another one.
+    # A server that has lost its log begins another one, of which a client complains.
     with site.running():
-        sign(site, "new")
+        result = site.sigul("list-users", secrets=[ADMIN], code=None)
+        assert result.returncode != 0
+        assert b"signing log" in result.stderr
     other = entries(site.path(LOG))
     for path in ("server/gnupg", "server/keys", "server/server.sqlite"):
         place = site.path(path)

@@ -69,7 +69,7 @@ def test_each_runbook_is_tried() -> None:
     for title, link, command, file, test in rows:
         assert link == re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
         assert f"def {test}(" in (TOP / file).read_text()
-        [playbook] = re.findall(r"[\w/]+\.yml", command)
+        [playbook] = re.findall(r"[\w/-]+\.yml", command)
         assert (TOP / playbook).is_file()
 
 
