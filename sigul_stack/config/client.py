@@ -96,6 +96,7 @@ class ClientSettings(BridgeAddress):
         values.boolean,
         False,
         "whether a server is refused that shows no signing log",
+        new_site="yes",
     )
     nss: NSSSettings = field(kw_only=True)
     binding: BindingSettings = field(kw_only=True, default_factory=BindingSettings)
