@@ -48,7 +48,7 @@ from ..formats.signed_note import (
     open_checkpoint,
 )
 from ..secret import Secret
-from ..system.files import sync, try_lock, whole_file, write_whole
+from ..system.files import opened, sync, try_lock, whole_file, write_whole
 from .evidence import Evidence
 from .index import Index
 from .leaf import LOG_START, Leaf, Result
@@ -141,8 +141,12 @@ def create(directory: Path, name: str, *, previous: Note | None = None) -> None:
         if in_place:
             for item in (PUBLIC_KEY, TAIL, CHECKPOINT, KEY):
                 (draft / item).rename(directory / item)
-            with contextlib.suppress(PermissionError):  # what is no one else's has modes of its own
-                directory.chmod(0o700)
+            # A mount may be another's, and its mode not this user's to set.
+            with (
+                contextlib.suppress(PermissionError),
+                opened(directory, os.O_DIRECTORY) as descriptor,
+            ):
+                os.fchmod(descriptor, 0o700)
             sync(directory)
         else:
             draft.replace(directory)

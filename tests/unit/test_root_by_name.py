@@ -25,6 +25,7 @@ NEVER_ROOT_BESIDE_OTHERS = {
     "cli.signjob": "a CI job: a directory of its own, which nobody else may enter",
     "client": "the client: files that its user names",
     "database": "the server's own user (cli/server_tools.py becomes him)",
+    "evidence": "the server's own user (its writer and `prepare` have become him), or who calls it",
     "keystore": "a server's worker, which has become the server's user",
     "server.keychanges": "a server's worker, which has become the server's user",
     "signing": "a server's worker, which has become the server's user",
