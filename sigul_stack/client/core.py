@@ -228,7 +228,7 @@ class RequestSender:
             self.known.learn(chunked, reply.fields, trailer=converse is None)
             if converse is not None:
                 converse(chunked, check)
-            check.watch.keep()
+            check.observation.keep()
             connection.reset_on_close(False)
             connection.close()
             if reply.log_proof is not None:
@@ -325,12 +325,12 @@ class RequestSender:
             log.info("[DOUBLE_TLS] TLS handshake completed successfully")
             if self.settings.require_own_server_key:
                 check_own_key(session.peer, bridge)
-            watch = self._log.begin(session.peer.common_name)
-            session.write(fields(watch.seen))
-        if watch.expects:
+            observation = self._log.begin(session.peer.common_name)
+            session.write(fields(observation.seen))
+        if observation.expects:
             # The server works now.
             self._log.load_library()
-        return LogCheck(watch, str(outer["op"]), str(outer["user"]), outer)
+        return LogCheck(observation, str(outer["op"]), str(outer["user"]), outer)
 
     def _reason(self, chunked: ChunkedStream, error: SigulError) -> SigulError:
         """The error for a request that failed before its reply, as the server told it if it did."""

@@ -21,7 +21,7 @@ from ..errors import printable, quoted
 
 if TYPE_CHECKING:
     from ..evidence.leaf import Leaf
-    from ..evidence.watch import Watch
+    from ..evidence.observation import Observation
     from ..evidence.witness import Witness
     from ..formats.signed_note import LogProof
 
@@ -63,8 +63,11 @@ class SiteLog:
                 self._witness = Witness(self._settings.log_state, trusted)
             return self._witness
 
-    def begin(self, server: str) -> Watch:
-        """The watch that this server's next replies are held against. Raises `LogComplaint`."""
+    def begin(self, server: str) -> Observation:
+        """An observation, which this server's next replies are held against.
+
+        Raises `LogComplaint`.
+        """
         return self.witness().begin(server, required=self._settings.require_signing_log)
 
     @staticmethod
@@ -84,7 +87,7 @@ def shows_log(fields: Mapping[str, bytes]) -> bool:
 class LogCheck:
     """The look at the replies to one request: its operation, user and outer fields."""
 
-    watch: Watch
+    observation: Observation
     op: str
     user: str
     fields: Mapping[str, object]
@@ -97,7 +100,7 @@ class LogCheck:
         `received` is the SHA-256 of its payload in hexadecimal, None where that is not to be in the
         leaf. Raises `LogComplaint`.
         """
-        return self.watch.check_fields(fields, lambda leaf: self._judge(leaf, sent, received))
+        return self.observation.check_fields(fields, lambda leaf: self._judge(leaf, sent, received))
 
     def _judge(self, leaf: Leaf, sent: Sent, received: str | None) -> str:
         """Say what of a leaf is not about this request; empty where all is."""

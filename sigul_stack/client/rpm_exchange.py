@@ -92,7 +92,7 @@ class RPMExchange:
         `check` looks at each subreply's evidence of the server's log. Raises its `LogComplaint`
         alone, at the end.
         """
-        self._hashes = check.watch.shown
+        self._hashes = check.observation.shown
         sender = threading.Thread(
             target=contextvars.copy_context().run,
             args=(self._send_all, chunked),

@@ -4,7 +4,7 @@
                                       ╰─ another log or key, a smaller or forked one, a leaf of
                                          something else, nothing ─▶ complaint, until it is accepted
 
-What a reply is held against, and how, is a `Watch`; where it is remembered, a `MemoryFile`.
+What a reply is held against, and how, is an `Observation`; where it is remembered, a `MemoryFile`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import LogComplaint, SigulError, printable, quoted
 from ..formats.merkle_tree import NotProven
 from ..formats.signed_note import LOG_KEY, LogProof, Note, PrivateKey, PublicKey, cosigned
 from .evidence import Evidence
-from .watch import Judge, Watch
+from .observation import Judge, Observation
 from .witness_state import Complaint, KnownLog, Memory, MemoryFile
 
 #: Marks each complaint in a daemon's log (docs/security.md).
@@ -54,8 +54,8 @@ class Witness:
         logs = memory.logs if server is None else memory.of(server)
         return {item.key.id: item.checkpoint.size for item in logs.values()}
 
-    def begin(self, server: str, *, required: bool = False) -> Watch:
-        """The watch that the replies to a request to this server's name are held against.
+    def begin(self, server: str, *, required: bool = False) -> Observation:
+        """An observation, which the replies to a request to this server's name are held against.
 
         Raises the `LogComplaint` that there is about it. `required`: it must show a log.
         """
@@ -63,15 +63,15 @@ class Witness:
         complaint = memory.complaints.get(server)
         if complaint is not None:
             raise self._error(complaint)
-        return Watch(self, server, memory.of(server), required=required)
+        return Observation(self, server, memory.of(server), required=required)
 
     def check(
         self, server: str, evidence: Evidence | None, about: Judge | None = None
     ) -> LogProof | None:
-        """Hold one reply against what is known, and remember what it shows. See `Watch.check`."""
-        watch = self.begin(server)
-        proof = watch.check(evidence, about)
-        watch.keep()
+        """Hold one reply against what is known, and remember what it shows (`Observation`)."""
+        observation = self.begin(server)
+        proof = observation.check(evidence, about)
+        observation.keep()
         return proof
 
     def complaints(self) -> Sequence[Complaint]:

@@ -53,6 +53,7 @@ class Wire(Client):
         *,
         payload: BinaryIO | bytes = b"",
         output: BinaryIO | None = None,
+        file_name: str = "",
     ) -> Reply:
         values = {"op": op, "user": self.user_name, **(fields or {})}
         encoded = {name: LATEST.encode_value(value) for name, value in values.items()}

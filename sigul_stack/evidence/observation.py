@@ -1,4 +1,4 @@
-"""A watch: what was known of a server's log when a request went out, and its replies against that.
+"""An observation: a server's log as it was known when a request went out, and the replies to that.
 
 Invariant: a checkpoint takes the place of a known one only where it is proven to extend it. A reply
 that was overtaken by another process's is held against what was known when its request went out.
@@ -43,7 +43,7 @@ class _Doubt(Exception):
         self.kind, self.problem, self.key = kind, problem, key
 
 
-class Watch:
+class Observation:
     """The things known of a server's log when a request went out; for one request, and one thread.
 
     Each checkpoint has to extend one of those that were known, or that its own replies have shown
