@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..config.bridge import BridgeSettings
-from ..config.reading import read_small
 from ..errors import (
     LogComplaint,
     RemoteProtocolError,
@@ -29,9 +28,9 @@ from ..errors import (
     quoted,
 )
 from ..evidence.evidence import Evidence
-from ..evidence.witness import MARK, Witness, read_keys
-from ..formats.merkle_tree import NotProven
-from ..formats.signed_note import WITNESS_KEY, Checkpoint, PrivateKey
+from ..evidence.given_files import read_keys, read_witness_key
+from ..evidence.witness import MARK, Witness
+from ..formats.signed_note import Checkpoint
 from ..metrics import BridgeCount
 from ..protocol import messages
 from ..protocol.codec import Fields
@@ -40,7 +39,6 @@ from ..protocol.log_fields import LOG_SEEN, encode_seen
 from ..protocol.operations import BRIDGE_USER, LOG_CHECKPOINT
 from ..protocol.status import MAX_LISTED, WatchedLog
 from ..protocol.versions import LATEST
-from ..secret import Secret
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.nested import inner_session
@@ -58,7 +56,6 @@ BUSY_SECONDS: Final = 1.0
 FAILED_SECONDS: Final = 30.0
 #: Longest wait for something to do, in seconds.
 _IDLE_SECONDS: Final = 3600.0
-_MAX_KEY_BYTES: Final = 4096
 
 #: Asks a waiting server for a checkpoint: given what is known of its logs, gives a reply's fields.
 Ask = Callable[[ByteStream, Mapping[bytes, int]], Fields]
@@ -187,24 +184,8 @@ def make_witness(settings: BridgeSettings) -> Witness:
     return Witness(
         settings.signing_log_state,
         () if keys is None else read_keys(keys),
-        cosigner=None if own is None else _read_key(settings),
+        cosigner=None if own is None else read_witness_key(own),
     )
-
-
-def _read_key(settings: BridgeSettings) -> PrivateKey:
-    path = settings.signing_log_witness_key
-    assert path is not None  # noqa: S101 - the caller has looked
-    try:
-        key = PrivateKey.parse(Secret(read_small(path, _MAX_KEY_BYTES)))
-        if key.type != WITNESS_KEY:
-            raise NotProven("it is a log's key, and no witness's")
-    except (OSError, NotProven) as error:
-        why = error.strerror if isinstance(error, OSError) else error.problem
-        raise SigulError(
-            f"signing-log-witness-key {quoted(str(path))} cannot be used: {why}",
-            "make one: sigul-stack witness key FILE --name NAME",
-        ) from None
-    return key
 
 
 def checkpoint_asker(

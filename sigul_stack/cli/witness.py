@@ -14,10 +14,10 @@ from pathlib import Path
 from ..config import load_bridge, load_client
 from ..config.identity import rights_of_owner
 from ..errors import ConfigurationError, SigulError, as_word, quoted
+from ..evidence.given_files import make_witness_key
 from ..evidence.witness import Witness
 from ..evidence.witness_state import Complaint, KnownLog
-from ..formats.signed_note import WITNESS_KEY, Note, PrivateKey
-from ..system.files import write_whole
+from ..formats.signed_note import Note
 from .outcome import print_lines
 from .shared_arguments import Argument, Subparsers, add_command, argument, config_file
 
@@ -66,9 +66,10 @@ def add_parser(subparsers: Subparsers) -> None:
         commands, "key", _key,
         argument("file", metavar="FILE", type=Path, help="file to make; FILE.pub is made as well"),
         argument("--name", metavar="NAME", required=True, help="the witness's name"),
-        help="make a key with which a bridge cosigns checkpoints",
-        description="Makes a key for signing-log-witness-key in bridge.conf. Its public half, in"
-        " FILE.pub, is for whoever checks cosignatures.",
+        help="make a key with which a witness cosigns checkpoints",
+        description="Makes a key for signing-log-witness-key in bridge.conf, or for"
+        " `sigul-stack audit cosign`. Its public half, in FILE.pub, is for whoever checks"
+        " cosignatures.",
     )  # fmt: skip
 
 
@@ -155,17 +156,6 @@ def _forget(options: argparse.Namespace) -> None:
 
 
 def _key(options: argparse.Namespace) -> None:
-    key = PrivateKey.new(options.name, WITNESS_KEY)
-    path: Path = options.file
-    public = f"{key.public.encode()}\n".encode()
-    try:
-        with rights_of_owner(path.absolute().parent):
-            write_whole(path, key.encode().reveal() + b"\n", replace=False)
-            write_whole(path.with_name(f"{path.name}.pub"), public, replace=False, mode=0o644)
-    except FileExistsError as error:
-        raise SigulError(f"'{error.filename2 or path}' is there already", "name another") from None
-    except OSError as error:
-        raise SigulError(
-            f"'{path}' cannot be made: {error.strerror}", "name a file in another directory"
-        ) from None
-    print_lines([key.public.encode()])
+    with rights_of_owner(options.file.absolute().parent):
+        key = make_witness_key(options.file, options.name)
+    print_lines([key.encode()])

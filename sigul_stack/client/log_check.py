@@ -54,7 +54,8 @@ class SiteLog:
 
     def witness(self) -> Witness:
         """The witness. Raises `SigulError` where its trusted keys cannot be read."""
-        from ..evidence.witness import Witness, read_keys
+        from ..evidence.given_files import read_keys
+        from ..evidence.witness import Witness
 
         with self._lock:
             if self._witness is None:

@@ -21,7 +21,6 @@ from ..errors import SigulError
 from ..formats.merkle_tree import verify_consistency
 from ..formats.signed_note import (
     MAX_NOTE_BYTES,
-    WITNESS_KEY,
     Checkpoint,
     Note,
     PrivateKey,
@@ -29,44 +28,16 @@ from ..formats.signed_note import (
     cosigned,
     open_checkpoint,
 )
-from ..secret import Secret
 from ..system.files import locked, write_whole
+from .given_files import read_text, read_witness_key
 from .log_reader import LogReader
-from .matching import read_text
 
 #: The cosigned checkpoint, in the copy's directory.
 COSIGNED_FILE: Final = "checkpoint.cosigned"
-#: Ending of the public key's name, and of the directory of what was cosigned.
-PUBLIC_ENDING: Final = ".pub"
 _SEEN_ENDING: Final = ".seen"
 _MAX_KEY: Final = 1024
 #: Seconds to wait for another process of this witness.
 _LOCK_SECONDS: Final = 10.0
-
-
-def make_witness_key(path: Path, name: str) -> PublicKey:
-    """Make a witness's key: the new files `path` and `path.pub`. Raises `SigulError`."""
-    key = PrivateKey.new(name, WITNESS_KEY)
-    public = path.with_name(path.name + PUBLIC_ENDING)
-    try:
-        write_whole(public, f"{key.public.encode()}\n".encode(), replace=False, mode=0o644)
-        try:
-            write_whole(path, key.encode().reveal() + b"\n", replace=False)
-        except OSError:
-            public.unlink()
-            raise
-    except OSError as error:
-        raise SigulError(
-            f"the key '{path}' cannot be made: {error.strerror or error}", "name a new file"
-        ) from error
-    return key.public
-
-
-def _read_key(path: Path) -> PrivateKey:
-    key = PrivateKey.parse(Secret(read_text(path, _MAX_KEY, "private key").encode()))
-    if key.type != WITNESS_KEY:
-        raise SigulError(f"'{path}' is the key of a log, not of a witness", "make one for it")
-    return key
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +55,7 @@ def cosign(copy: Path, witness_key: Path, *, when: int, key: PublicKey | None = 
     The first time the log's public `key` is needed. Raises `SigulError`; `NotProven` where the copy
     does not extend what this witness has cosigned.
     """
-    private = _read_key(witness_key)
+    private = read_witness_key(witness_key)
     seen = witness_key.with_name(witness_key.name + _SEEN_ENDING)
     try:
         seen.mkdir(mode=0o700, exist_ok=True)

@@ -22,18 +22,14 @@ from ..formats.merkle_tree import NotProven
 from ..formats.rpm_head import CorruptRPM, parse_head
 from ..formats.rpm_tags import SignatureTag
 from ..formats.signed_note import (
-    LOG_KEY,
-    MAX_PROOF_BYTES,
-    WITNESS_KEY,
     Checkpoint,
     LogProof,
     PublicKey,
     cosignature_time,
 )
+from .given_files import unreadable
 from .leaf import Leaf, Result
 
-#: Largest file of keys that is read, in bytes.
-MAX_KEY_FILE: Final = 64 * 1024
 #: An RPM's beginning, and the tags of the signatures that a server puts in.
 RPM_MAGIC: Final = bytes.fromhex("edabeedb")
 _RPM_SIGNATURES: Final = (
@@ -129,7 +125,7 @@ def sha256_of(path: Path) -> str:
                 raise SigulError(f"'{path}' is no plain file", "name one")
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def digests_of(path: Path) -> dict[str, str]:
@@ -145,7 +141,7 @@ def digests_of(path: Path) -> dict[str, str]:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 found |= _rpm_digests(data)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return found
 
 
@@ -162,46 +158,6 @@ def _rpm_digests(data: mmap.mmap) -> dict[str, str]:
         if blob is not None
     }
     return found | {"the SHA-256 of its header": hashlib.sha256(head.main.raw).hexdigest()}
-
-
-def read_text(path: Path, limit: int, what: str) -> str:
-    """The text of a file of at most `limit` bytes, which is `what`. Raises `SigulError`."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if len(data) > limit:
-        raise NotProven(f"'{path}' is no {what}: it has more than {limit} bytes")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise NotProven(f"'{path}' is no {what}: it is no text") from None
-
-
-def _unreadable(path: Path, error: OSError) -> SigulError:
-    return SigulError(f"'{path}' cannot be read: {error.strerror}", "name a file that you may read")
-
-
-def read_proof(path: Path) -> LogProof:
-    """The proof in a file, unjudged. Raises `SigulError`."""
-    return LogProof.parse(read_text(path, MAX_PROOF_BYTES, "proof"))
-
-
-def read_keys(path: Path, kind: int) -> list[PublicKey]:
-    """The public keys of a kind (`LOG_KEY`, `WITNESS_KEY`) in a file, one a line; one at least.
-
-    Empty lines and those that begin with `#` say nothing. Raises `SigulError`.
-    """
-    rows = [row.strip() for row in read_text(path, MAX_KEY_FILE, "file of keys").splitlines()]
-    keys = [PublicKey.parse(row) for row in rows if row and not row.startswith("#")]
-    what = {LOG_KEY: "log", WITNESS_KEY: "witness"}[kind]
-    if not keys or any(key.type != kind for key in keys):
-        raise NotProven(
-            f"'{path}' has not the public key of a {what}, or has another one besides",
-            "name a file with NAME+ID+KEY in a line",
-        )
-    return keys
 
 
 def key_of(keys: Sequence[PublicKey], origin: str) -> PublicKey:

@@ -15,16 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import LogComplaint, SigulError, printable, quoted
-from ..formats.merkle_tree import NotProven
-from ..formats.signed_note import LOG_KEY, LogProof, Note, PrivateKey, PublicKey, cosigned
+from ..formats.signed_note import LogProof, Note, PrivateKey, PublicKey, cosigned
 from .evidence import Evidence
 from .observation import Judge, Observation
 from .witness_state import Complaint, KnownLog, Memory, MemoryFile
 
 #: Marks each complaint in a daemon's log (docs/security.md).
 MARK: Final = "[SIGNING_LOG]"
-#: Largest file of trusted keys, in bytes.
-_MAX_KEYS_BYTES: Final = 256 * 1024
 
 
 class Witness:
@@ -137,39 +134,3 @@ class Witness:
             f" checkpoints with `sigul-stack witness show{where}`; only where they know the reason,"
             f" `sigul-stack witness accept{where} {printable(complaint.origin)}` ends this",
         )
-
-
-def read_keys(path: Path) -> tuple[PublicKey, ...]:
-    """The public keys of logs in a file: one a line; what begins with `#` is passed over.
-
-    Raises `SigulError`, also where there is none.
-    """
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_KEYS_BYTES + 1).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise SigulError(
-            f"the keys of signing logs in '{path}' cannot be read: {why}",
-            "correct signing-log-keys, or the file",
-        ) from None
-    if len(text) > _MAX_KEYS_BYTES:
-        raise SigulError(f"'{path}' has more than {_MAX_KEYS_BYTES} bytes of keys", "shorten it")
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            try:
-                key = PublicKey.parse(line)
-                if key.type != LOG_KEY:
-                    raise NotProven("this is no log's key")
-                found.append(key)
-            except NotProven as error:
-                raise SigulError(
-                    f"line {number} of '{path}': {error.problem}",
-                    "the server has the line in the file key.pub of its signing log",
-                ) from None
-    if not found:
-        raise SigulError(
-            f"'{path}' has no key of a signing log", "write the server's there, or unset it"
-        )
-    return tuple(found)

@@ -388,6 +388,15 @@ def readable_copy(site: Site) -> Iterator[tuple[Path, dict[str, str]]]:
         for libraries in home.parent.glob("python_nss*.libs"):  # a wheel brings its own
             # Some of them are links to the system's.
             shutil.copytree(libraries, top / "lib" / libraries.name, symlinks=True)
+        for name in ("cryptography", "_cffi_backend"):  # with which the client checks the log
+            library = find_spec(name)
+            assert library is not None
+            assert library.origin is not None
+            origin = Path(library.origin)
+            if library.submodule_search_locations is None:
+                shutil.copy(origin, top / "lib")
+            else:
+                shutil.copytree(origin.parent, top / "lib" / name)
         shutil.copytree(site.path("pki/clients/admin"), top / "nss")
         shutil.copy(site.path("hosts"), top / "hosts")
         text = site.path("client.conf").read_text()

@@ -157,6 +157,7 @@ def test_made_under_load_destroyed_and_restored(template: Site, tmp_path: Path) 
             stop.set()
             changing.join(60)
         assert changes > 0
+        done(site, "list-users", secrets=[ADMIN])  # a decision that no backup has
     shutil.rmtree(site.path("server"))
     for path in backups:
         site.configure()
@@ -166,6 +167,14 @@ def test_made_under_load_destroyed_and_restored(template: Site, tmp_path: Path) 
         if path is not backups[-1]:
             shutil.rmtree(site.path("server"))
     with site.running():
+        # Its log lacks what was decided since, and a client has seen that.
+        data = tmp_path / "unsigned"
+        data.write_bytes(b"to be signed")
+        lost = site.sigul("sign-data", "pgp", str(data), secrets=[PASSPHRASE], code=1)
+        assert b"witness accept" in lost.stderr
+        origin = site.path("server/signing-log/key.pub").read_text().partition("+")[0]
+        config_file = str(site.path("client.conf"))
+        site.run(*module("stack"), "witness", "accept", "-c", config_file, origin)
         signs(site, tmp_path)
     site.stop_all()
 

@@ -9,6 +9,12 @@ from pathlib import Path
 import pytest
 
 from sigul_stack.errors import SigulError
+from sigul_stack.evidence.given_files import (
+    make_witness_key,
+    read_keys,
+    read_proof,
+    read_witness_key,
+)
 from sigul_stack.evidence.leaf import Content, Leaf, LeafKey, Result
 from sigul_stack.evidence.matching import (
     check_holds,
@@ -16,8 +22,6 @@ from sigul_stack.evidence.matching import (
     digests_of,
     key_of,
     open_proof,
-    read_keys,
-    read_proof,
     sha256_of,
     where_in,
 )
@@ -139,3 +143,22 @@ def test_keys_in_files(keys: tuple[PrivateKey, PrivateKey], tmp_path: Path) -> N
         path.write_text(text, errors="surrogatepass")
         with pytest.raises(SigulError):
             read_keys(path, LOG_KEY)
+
+
+def test_a_witnesss_key_is_made_once(tmp_path: Path) -> None:
+    path = tmp_path / "witness"
+    public = make_witness_key(path, "audit.example.org")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert read_witness_key(path).public == public
+    assert read_keys(tmp_path / "witness.pub", WITNESS_KEY) == (public,)
+    before = path.read_bytes()
+    with pytest.raises(SigulError, match="cannot be made"):
+        make_witness_key(path, "audit.example.org")
+    assert path.read_bytes() == before
+
+
+def test_a_logs_key_is_no_witnesss(tmp_path: Path, keys: tuple[PrivateKey, PrivateKey]) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(keys[0].encode().reveal())
+    with pytest.raises(NotProven, match="not of a witness"):
+        read_witness_key(path)

@@ -16,9 +16,10 @@ import pytest
 from sigul_stack.errors import LogComplaint, SigulError
 from sigul_stack.evidence import signing_log
 from sigul_stack.evidence.evidence import Evidence
+from sigul_stack.evidence.given_files import read_keys
 from sigul_stack.evidence.leaf import Leaf, Result
 from sigul_stack.evidence.signing_log import SigningLog
-from sigul_stack.evidence.witness import Witness, read_keys
+from sigul_stack.evidence.witness import Witness
 from sigul_stack.evidence.witness_state import MAX_KEPT, Kind
 from sigul_stack.formats.merkle_tree import NotProven, hash_leaf
 from sigul_stack.formats.signed_note import (

@@ -105,7 +105,7 @@ def _push(options: argparse.Namespace) -> None:
         to = "a stream"
     else:
         refuse_for_root(options.copy)
-        copy_log(reader, options.copy)
+        copy_log(reader, options.copy, prune=True)
         to = str(options.copy)
     try:
         note_push(directory, reader.size, to, datetime.now(UTC))
@@ -118,8 +118,8 @@ def _push(options: argparse.Namespace) -> None:
 
 
 def _receive(options: argparse.Namespace) -> None:
+    from ...evidence.given_files import read_keys
     from ...evidence.log_stream import copy_size, receive
-    from ...evidence.matching import read_keys
     from ...formats.signed_note import LOG_KEY
 
     if options.size:

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...config.identity import rights_of_owner
 from ...errors import SigulError, quoted
 from ..commands.planning import standard_output_or_path
 from ..outcome import print_lines
@@ -105,21 +104,6 @@ def add_actions(actions: Subparsers) -> None:
         ),
     )
     add_action(
-        *(actions, "make-witness-key", _make_witness_key, "make the key of a witness"),
-        argument(
-            "file",
-            metavar="FILE",
-            type=Path,
-            help="the new file of the private key; the public key will be in FILE.pub",
-        ),
-        argument(
-            "--name",
-            metavar="NAME",
-            required=True,
-            help="the witness's name, as audit.example.org",
-        ),
-    )
-    add_action(
         *(actions, "key", _key, "print the public key that lies beside a log"),
         ONE_LOG,
         CONFIGURATION,
@@ -127,8 +111,9 @@ def add_actions(actions: Subparsers) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
+    from ...evidence.given_files import read_keys
     from ...evidence.log_reader import verify_log
-    from ...evidence.matching import key_of, read_keys
+    from ...evidence.matching import key_of
     from ...formats.signed_note import LOG_KEY, Checkpoint
 
     # What auditors have is read before this is the server's user.
@@ -207,7 +192,7 @@ def _utc(when: int) -> str:
 
 def read_witnesses(paths: list[Path]) -> list[PublicKey]:
     """The public keys of witnesses in files. Raises `SigulError`."""
-    from ...evidence.matching import read_keys
+    from ...evidence.given_files import read_keys
     from ...formats.signed_note import WITNESS_KEY
 
     return [key for path in paths for key in read_keys(path, WITNESS_KEY)]
@@ -215,7 +200,7 @@ def read_witnesses(paths: list[Path]) -> list[PublicKey]:
 
 def read_checkpoint(path: Path) -> Note:
     """The note in a file, unchecked. Raises `SigulError`."""
-    from ...evidence.matching import read_text
+    from ...evidence.given_files import read_text
     from ...formats.signed_note import MAX_NOTE_BYTES, Note
 
     return Note.parse(read_text(path, MAX_NOTE_BYTES, "checkpoint"))
@@ -249,14 +234,8 @@ def _prove(options: argparse.Namespace) -> None:
 
 
 def _check_proof(options: argparse.Namespace) -> None:
-    from ...evidence.matching import (
-        check_holds,
-        digests_of,
-        key_of,
-        open_proof,
-        read_keys,
-        read_proof,
-    )
+    from ...evidence.given_files import read_keys, read_proof
+    from ...evidence.matching import check_holds, digests_of, key_of, open_proof
     from ...formats.signed_note import LOG_KEY, Checkpoint
 
     proof = read_proof(options.proof)
@@ -278,8 +257,9 @@ def _check_proof(options: argparse.Namespace) -> None:
 
 def _cosign(options: argparse.Namespace) -> None:
     from ...evidence.cosigning import COSIGNED_FILE, cosign
+    from ...evidence.given_files import read_keys
     from ...evidence.log_reader import LogReader
-    from ...evidence.matching import key_of, read_keys
+    from ...evidence.matching import key_of
     from ...formats.signed_note import LOG_KEY
 
     key = None
@@ -297,14 +277,6 @@ def _cosign(options: argparse.Namespace) -> None:
             str(options.copy / COSIGNED_FILE),
         ]
     )
-
-
-def _make_witness_key(options: argparse.Namespace) -> None:
-    from ...evidence.cosigning import PUBLIC_ENDING, make_witness_key
-
-    with rights_of_owner(options.file.absolute().parent):
-        key = make_witness_key(options.file, options.name)
-    print_lines([f"made the key of {key.name}; who verifies needs {options.file}{PUBLIC_ENDING}"])
 
 
 def _key(options: argparse.Namespace) -> None:

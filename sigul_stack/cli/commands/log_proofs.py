@@ -75,14 +75,8 @@ def plan_check(arguments: Arguments) -> Check | None:
     """Read the proof and keys that are named, and check all but the files. Raises `SigulError`."""
     if arguments.log is None:
         return None
-    from ...evidence.matching import (
-        check_signed,
-        key_of,
-        open_proof,
-        read_keys,
-        read_proof,
-        sha256_of,
-    )
+    from ...evidence.given_files import read_keys, read_proof
+    from ...evidence.matching import check_signed, key_of, open_proof, sha256_of
     from ...formats.signed_note import LOG_KEY, WITNESS_KEY, Checkpoint
 
     proof = read_proof(arguments.log)
