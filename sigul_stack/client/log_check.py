@@ -61,7 +61,11 @@ class SiteLog:
             if self._witness is None:
                 keys = self._settings.signing_log_keys
                 trusted = () if keys is None else read_keys(keys)
-                self._witness = Witness(self._settings.log_state, trusted)
+                self._witness = Witness(
+                    self._settings.log_state,
+                    trusted,
+                    is_usual=self._settings.signing_log_state is None,
+                )
             return self._witness
 
     def begin(self, server: str) -> Observation:

@@ -28,8 +28,8 @@ class Witness:
     """One witness, for all threads of a process; several processes may share its file.
 
     `path` is its file, None: it remembers as long as the process. Where there are `trusted` keys,
-    no other log is ever taken. `clock` gives seconds since 1970. With a `cosigner` it cosigns each
-    checkpoint that it has checked.
+    no other log is ever taken. `clock` gives seconds since 1970; `is_usual` is as for `MemoryFile`.
+    With a `cosigner` it cosigns each checkpoint that it has checked.
     """
 
     def __init__(
@@ -39,8 +39,9 @@ class Witness:
         clock: Callable[[], float] = time.time,
         *,
         cosigner: PrivateKey | None = None,
+        is_usual: bool = False,
     ) -> None:
-        self.file = MemoryFile(path)
+        self.file = MemoryFile(path, is_usual=is_usual)
         self.trusted = tuple(trusted)
         self._clock = clock
         self._cosigner = cosigner

@@ -161,8 +161,10 @@ class Memory:
 class MemoryFile:
     """The place of a witness's memory: a file, or None for this process's own memory."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, is_usual: bool = False) -> None:
+        """`is_usual`: nobody has asked for this file, so it may well be that it cannot be."""
         self.path = path
+        self._level = logging.INFO if is_usual else logging.WARNING
         self._memory = Memory()
         self._threads = threading.Lock()
         self._told = False
@@ -233,7 +235,8 @@ class MemoryFile:
         """Say once that what is known ends with this process."""
         if self.path is not None and not self._told:
             self._told = True
-            log.warning(
+            log.log(
+                self._level,
                 "What is known of the server's signing log is not kept: '%s' is no directory of"
                 " user %d alone that it can write to; set signing-log-state to a file in one",
                 self.path.parent,
