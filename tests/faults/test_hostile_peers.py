@@ -36,8 +36,8 @@ SIGN: dict[str, Any] = {
     "secrets": {"passphrase": KEY_PASSPHRASE.encode()},
 }  # fmt: skip
 TIB = 1024**4
-#: An idle bridge has its main thread, the watch on waiting servers and the watchdog.
-_IDLE_THREADS = 3
+#: An idle bridge has its main thread, the watches on waiting servers and logs, and the watchdog.
+_IDLE_THREADS = 4
 HOWS = ("abort", "reset", "notify")
 
 
