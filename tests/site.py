@@ -249,6 +249,11 @@ class Site:
         """A file of the site."""
         return self.directory / name
 
+    def forget_logs(self) -> None:
+        """Have its clients know nothing of the server's signing log, as on their first day."""
+        for path in self.path("pki").rglob("signing-log.json"):
+            path.unlink()
+
     def configure(self) -> None:
         """Write (again) the three configuration files and the hosts file."""
         for name in ("log", "run", "server", "server/keys", "server/gnupg", "server/spool"):

@@ -114,7 +114,13 @@ def remove(repositories: Iterable[str]) -> list[str]:
 
 def forget_replaced() -> None:
     """Remove images of ours whose names have gone to newer ones and that no container uses."""
-    run(["docker", "image", "prune", "--force", "--filter", f"label={INPUTS_LABEL}"], hint=_HINT)
+    command = ["docker", "image", "prune", "--force", "--filter", f"label={INPUTS_LABEL}"]
+    try:
+        run(command, hint=_HINT)
+    except BuildError as error:
+        # Of another build on this engine: what is left then goes with the next one.
+        if "prune operation is already running" not in str(error):
+            raise
 
 
 def export(image: str, output: IO[bytes]) -> None:

@@ -273,7 +273,9 @@ class ServerSettings(BridgeAddress, DaemonSettings):
     @property
     def signing_log_directory(self) -> Path:
         """The directory of the signing log."""
-        return self.signing_log or self.database_path.parent / "signing-log"
+        # What lies here in any case: a database elsewhere has no path.
+        beside = self.database_path if self.database_url is None else self.gnupg_home
+        return self.signing_log or beside.parent / "signing-log"
 
 
 def from_files(

@@ -57,6 +57,7 @@ def test_what_a_server_says_does_not_reach_the_terminal(
     quiet: Site, attacker: AttackerFactory, said: str
 ) -> None:
     command, answer, code = ANSWERS[said]
+    quiet.forget_logs()
     quiet.start_bridge()
     server = attacker(quiet, "the server", "server", database="server")
     server.start(**answer)
@@ -72,6 +73,7 @@ def test_what_a_server_says_does_not_reach_the_terminal(
 @pytest.mark.once("our own words")
 def test_plain_text_stays_as_it_is(quiet: Site, attacker: AttackerFactory) -> None:
     plain = ["O'Neil", 'a "b" \\ c', "müller@例え.jp", "\\x1b[2J"]
+    quiet.forget_logs()
     quiet.start_bridge()
     server = attacker(quiet, "the server", "server", database="server")
     server.start(**names("num-users", *plain))
