@@ -217,7 +217,7 @@ def directories(loaded: Loaded[Any]) -> tuple[Path, ...]:
     found = [NSSDatabase(settings.nss.directory).directory]
     found += [path.parent for path in loaded.files.paths]
     if isinstance(settings, ServerSettings):
-        found += [settings.gnupg_home, settings.keys_storage]
+        found += [settings.gnupg_home, settings.keys_storage, settings.signing_log_directory]
         if settings.database_url is None:
             found.append(settings.database_path.parent)
         if settings.spool_directory is not None:
