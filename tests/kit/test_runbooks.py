@@ -12,7 +12,8 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -392,6 +393,35 @@ def listed(site: Site) -> subprocess.CompletedProcess[str]:
     return site.script("scripts/site", "users")
 
 
+def witness(site: Site, component: str, *command: str) -> subprocess.CompletedProcess[bytes]:
+    """`sigul-stack witness` in the container of the bridge or client."""
+    action, *rest = command
+    return subprocess.run(
+        ["docker", "exec", site.container(component), "sigul-stack", "witness", action,
+         "-c", f"/etc/sigul/{component}.conf", *rest],
+        capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+def shown(site: Site, component: str) -> str:
+    """What a component knows of logs, and complains of."""
+    return witness(site, component, "show").stdout.decode()
+
+
+def accept(site: Site, component: str, origin: str) -> None:
+    """Accept the log of this name."""
+    done = witness(site, component, "accept", origin)
+    assert done.returncode == 0, done.stderr
+
+
+def eventually(condition: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not come within {seconds:g} s"
+        time.sleep(1)
+
+
 def stopped(site: Site, *commands: str) -> None:
     """Run commands on the server's log, in its directory, while the server is stopped."""
     name = site.container("server")
@@ -434,13 +464,16 @@ def test_a_witness_complains_and_the_log_is_restored(site: Site) -> None:
     assert done.returncode != 0
     assert "signing log" in done.stderr
     origin = (site.path / ".site/dev/root/server/state/signing-log/checkpoint").read_text()
-    for component in ("client", "bridge"):
-        docker(
-            "exec", site.container(component), "sigul-stack", "witness", "accept",
-            "-c", f"/etc/sigul/{component}.conf", origin.partition("\n")[0],
-        )  # fmt: skip
+    accept(site, "client", origin.partition("\n")[0])
     done = listed(site)
     assert done.returncode == 0, done.stderr
+    # The bridge looks every five minutes, and after its start.
+    docker("restart", site.container("bridge"))
+    eventually(lambda: listed(site).returncode == 0, "a list of users behind a new bridge")
+    eventually(lambda: "COMPLAINT" in shown(site, "bridge"), "the bridge's complaint")
+    accept(site, "bridge", origin.partition("\n")[0])
+    assert "COMPLAINT" not in shown(site, "bridge")
+    assert listed(site).returncode == 0
     # The old copy is kept, and the new log gets another one.
     assert "another directory" in " ".join(
         site.playbook("playbooks/push-log.yml", fails=True).split()
