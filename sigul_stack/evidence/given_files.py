@@ -86,12 +86,15 @@ def read_keys(path: Path, kind: int = LOG_KEY) -> tuple[PublicKey, ...]:
 
 def read_witness_key(path: Path) -> PrivateKey:
     """The private key of a witness in a file. Raises `SigulError`."""
-    key = PrivateKey.parse(Secret(read_text(path, _MAX_KEY, "private key")))
-    if key.type != WITNESS_KEY:
+    try:
+        key = PrivateKey.parse(Secret(read_text(path, _MAX_KEY, "private key")))
+        if key.type != WITNESS_KEY:
+            raise NotProven("it is the key of a log, not of a witness")
+    except NotProven as error:
         raise NotProven(
-            f"'{path}' is the key of a log, not of a witness",
+            f"the witness's key '{path}' cannot be used: {error.problem}",
             "make one: sigul-stack witness key FILE --name NAME",
-        )
+        ) from None
     return key
 
 
