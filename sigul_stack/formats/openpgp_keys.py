@@ -69,9 +69,7 @@ _BINDING, _DIRECT, _REVOKED, _SUBKEY_REVOKED = 0x18, 0x1F, 0x20, 0x28
 _CREATED, _EXPIRES, _ISSUER, _FLAGS, _FINGERPRINT = 2, 9, 16, 27, 33
 _MAY_SIGN: Final = 0x02
 
-_ARMOR: Final = re.compile(
-    rb"^-----BEGIN PGP (?:PRIVATE|PUBLIC) KEY BLOCK-----[ \t]*\r?$", re.MULTILINE
-)
+_KEY_BLOCK: Final = rb"(?:PRIVATE|PUBLIC) KEY BLOCK"
 _END: Final = b"-----END PGP"
 
 
@@ -150,13 +148,15 @@ class _Signature:
     flags: int | None
 
 
-def dearmored(data: bytes) -> bytes:
+def dearmored(data: bytes, title: bytes = _KEY_BLOCK) -> bytes:
     """The bytes in the armour of the keys in `data`; `data` where it has none.
 
-    Whether the armour is whole is not looked at. Raises `MalformedPacket` where it holds no bytes.
+    `title`, a regular expression, is what the armour says it holds (RFC 9580, 6.2.1). Whether the
+    armour is whole is not looked at. Raises `MalformedPacket` where it holds no bytes.
     """
+    armor = re.compile(rb"^-----BEGIN PGP " + title + rb"-----[ \t]*\r?$", re.MULTILINE)
     blocks, at = [], 0
-    while (begin := _ARMOR.search(data, at)) is not None:
+    while (begin := armor.search(data, at)) is not None:
         # gpg takes armour without an end, too.
         at = data.find(_END, begin.end())
         at = len(data) if at < 0 else at

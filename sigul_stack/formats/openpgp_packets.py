@@ -23,6 +23,7 @@ class MalformedPacket(ProtocolError):
 class PacketType(IntEnum):
     """Type IDs (RFC 9580, 5; "tags" in RFC 4880)."""
 
+    TO_KEY = 1  # a session key, encrypted to a key: PKESK
     SIGNATURE = 2
     SESSION_KEY = 3  # encrypted with a passphrase: SKESK
     SECRET_KEY = 5

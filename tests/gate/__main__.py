@@ -28,6 +28,8 @@ ALL_SECONDS: Final = 5250
 #: How many failed tests are run once more; with more, something is wrong for sure.
 MOST_FLAKES: Final = 3
 LOGS: Final = Path(".cache/gate")
+#: How many lines of a failed step's output are said again at the end, where nobody overlooks them.
+LAST_LINES: Final = 20
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,9 @@ class Gate:
         self._began = time.monotonic()
         self._output = threading.Lock()
         self.failed: list[str] = []
+        #: Steps that failed once and then succeeded, and the last lines of each that failed.
+        self.flaky: list[str] = []
+        self.last_lines: dict[str, list[str]] = {}
         self.times: list[tuple[str, float]] = []
 
     def run(self, step: Step, log: Path | None = None) -> bool:
@@ -102,7 +107,11 @@ class Gate:
             how = "" if status == 0 else f", FAILED (exit status {status})"
             print(f"=== {step.name}: {took:.0f} s{how}", flush=True)
         if status:
-            self.failed.append(step.name)
+            if step.name not in self.failed:
+                self.failed.append(step.name)
+            if log is not None:
+                text = log.read_text(encoding="utf-8", errors="replace")
+                self.last_lines[step.name] = text.splitlines()[-LAST_LINES:]
         return status == 0
 
     def _run(self, step: Step, log: Path | None) -> int | str:
@@ -126,12 +135,20 @@ class Gate:
                 output.close()
 
     def side_by_side(self, rows: Sequence[Sequence[Step]]) -> None:
-        """Run rows of steps at the same time; a row ends with its first vital one that fails."""
+        """Run rows of steps at the same time; a row ends with its first vital one that fails twice.
+
+        Such a step reaches registries, and what they did not answer once they may the next time.
+        """
 
         def run(number: int, row: Sequence[Step]) -> None:
             for count, step in enumerate(row):
-                if not self.run(step, LOGS / f"{number}-{count}.log") and step.vital:
+                log = LOGS / f"{number}-{count}.log"
+                if self.run(step, log) or not step.vital:
+                    continue
+                if not self.run(step, log.with_suffix(".again.log")):
                     return
+                self.failed.remove(step.name)
+                self.flaky.append(step.name)
 
         threads = [threading.Thread(target=run, args=args) for args in enumerate(rows)]
         for thread in threads:
@@ -201,6 +218,9 @@ def main() -> int:
         print(f"=== {lane}: {len(record.outcomes)} ran, {len(record.failed)} failed")
         for test in sorted(record.flaky):
             print(f"FLAKE in {lane}: {test} failed, then passed")
+    for name, lines in gate.last_lines.items():
+        again = ", which then succeeded" if name in gate.flaky else ""
+        print(f"=== the last lines of {name}{again}:", *lines, sep="\n    ")
     for problem in problems:
         print(f"FAILED: {problem}")
     ran = sum(len(record.outcomes) for record in found.values())

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from sigul_stack.errors import KeystoreError, RequestRefused, Status, WrongPassphrase
+from sigul_stack.formats.openpgp_keys import packets
+from sigul_stack.formats.openpgp_packets import PacketType, encode_packet
 from sigul_stack.keystore.envelope import aes_cfb
 from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId
 from sigul_stack.secret import Secret
@@ -330,10 +332,40 @@ def test_a_message_to_several_keys(store: Store) -> None:
     message = store.encrypt(b"clear", "--recipient", friend)
     assert store.decrypt(message) == b"clear"
     assert store.person.gpg("--decrypt", data=message) == b"clear"
-    also_symmetric = store.person.gpg(
-        *("--encrypt", "--recipient", store.key, "--symmetric"), data=b"clear", passphrase="other"
+
+
+@pytest.mark.parametrize("options", [[], ["--armor"]], ids=["binary", "armoured"])
+def test_a_message_to_a_key_and_a_passphrase(store: Store, options: list[str]) -> None:
+    message = store.person.gpg(
+        *("--encrypt", "--recipient", store.key, "--symmetric", *options),
+        data=b"clear",
+        passphrase="other",
     )
-    assert store.decrypt(also_symmetric) == b"clear"
+    assert store.decrypt(message) == b"clear"
+
+
+@pytest.mark.parametrize("armored", [False, True], ids=["binary", "armoured"])
+def test_a_passphrase_that_opens_to_another_session_key(store: Store, armored: bool) -> None:
+    """As one in 85 such messages does by chance: gpg looks for no other key then."""
+    other = store.person.gpg(
+        *("--encrypt", "--recipient", store.key, "--symmetric"),
+        data=b"other",
+        passphrase=PASSPHRASE.reveal().decode(),
+    )
+    (confusing,) = (
+        encode_packet(PacketType.SESSION_KEY, body)
+        for kind, body in packets(other)
+        if kind == PacketType.SESSION_KEY
+    )
+    message = confusing + store.encrypt(b"clear")
+    if armored:
+        text = store.person.gpg("--enarmor", data=message)
+        message = text.replace(b"PGP ARMORED FILE", b"PGP MESSAGE")
+    assert store.decrypt(message) == b"clear"
+    broken = bytearray(confusing + store.encrypt(b"clear"))
+    broken[-5] ^= 1
+    with pytest.raises(RequestRefused, match="Decryption failed"):
+        store.decrypt(bytes(broken))
 
 
 def test_a_message_signed_by_somebody_unknown(store: Store) -> None:

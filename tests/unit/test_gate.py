@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.gate import collected, lanes, long_runs, results
+from tests.gate.__main__ import LOGS, Gate, Step
 from tests.gate.results import Record
 
 TOP = Path(__file__).parents[2]
@@ -72,6 +73,39 @@ def test_a_test_that_is_flaky_twice_is_a_failure() -> None:
     assert problems(here=record(ALL, flaky=[ONE]), debian13=record([], flaky=[ONE])) == [
         f"{ONE} is flaky in 2 lanes"
     ]
+
+
+# --- Steps -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    monkeypatch.chdir(tmp_path)
+    LOGS.mkdir(parents=True)
+    return Gate()
+
+
+def step(command: str, *, vital: bool = True) -> Step:
+    return Step(("sh", "-c", command), 10, vital=vital)
+
+
+@pytest.mark.system
+def test_a_vital_step_that_fails_is_run_once_more(gate: Gate) -> None:
+    first = step("echo no registry answers; test -e once || { touch once; exit 1; }")
+    gate.side_by_side([[first, step("touch next")]])
+    assert Path("next").exists()
+    assert (gate.failed, gate.flaky) == ([], [first.name])
+    assert gate.last_lines == {first.name: ["no registry answers"]}
+
+
+@pytest.mark.system
+def test_a_row_ends_with_a_vital_step_that_fails_twice(gate: Gate) -> None:
+    other, first = step("exit 1", vital=False), step("echo x >>tries; exit 1")
+    gate.side_by_side([[other, first, step("touch next")], [step("touch beside")]])
+    assert not Path("next").exists()
+    assert Path("beside").exists()
+    assert gate.failed == [other.name, first.name]
+    assert Path("tries").read_text() == "x\n" * 2
 
 
 # --- Notes of real runs --------------------------------------------------------------------------
