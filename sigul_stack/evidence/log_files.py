@@ -42,7 +42,8 @@ from ..formats.merkle_tree import (
     tile_of,
     tile_path,
 )
-from ..formats.signed_note import MAX_NOTE_BYTES, Note, PublicKey
+from ..formats.signed_note import MAX_NOTE_BYTES, Note, PrivateKey, PublicKey
+from ..secret import Secret
 from ..system.files import opened, sync
 
 #: Modes of files: of what others may read, where they come by the directory; and of what not.
@@ -142,6 +143,11 @@ def read_public_key(directory: Path) -> PublicKey | None:
         return PublicKey.parse(read_text(directory / PUBLIC_KEY, _MAX_KEY_BYTES))
     except FileNotFoundError:
         return None
+
+
+def read_private_key(directory: Path) -> PrivateKey:
+    """The log's private key. Raises as `read_file` does, and `NotProven` where it is none."""
+    return PrivateKey.parse(Secret(read_file(directory / KEY, _MAX_KEY_BYTES)))
 
 
 def make_directories(path: Path) -> None:

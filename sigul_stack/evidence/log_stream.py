@@ -133,7 +133,7 @@ def _receive(members: _Members, draft: Path, directory: Path, key: PublicKey | N
     for number in range(size // TILE_WIDTH, -(-head.size // TILE_WIDTH)):
         width = min(TILE_WIDTH, head.size - number * TILE_WIDTH)
         _put(draft, bundle_path(number, width), members.take_bundle(number, width))
-    copy_log(LogReader.open(draft), directory, key=found, prune=True)
+    copy_log(LogReader.open(draft), directory, key=found)
     return Received(size, head.size, found, on_trust=pinned is None)
 
 

@@ -25,15 +25,13 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import SigulError
-from ..formats.merkle_tree import TILE_WIDTH, Frontier, NotProven, hash_leaf
+from ..formats.merkle_tree import EMPTY_ROOT, TILE_WIDTH, Frontier, NotProven, hash_leaf
 from ..formats.signed_note import (
     Checkpoint,
     Note,
-    PrivateKey,
     PublicKey,
     open_checkpoint,
 )
-from ..secret import Secret
 from ..system.files import opened, sync, try_lock, write_whole
 from .leaf import LOG_RESTORED, Leaf, Result
 from .log_files import (
@@ -46,6 +44,7 @@ from .log_files import (
     encode_tail,
     read_checkpoint,
     read_file,
+    read_private_key,
     read_public_key,
 )
 from .log_reader import LogReader
@@ -54,7 +53,6 @@ from .tile_builder import TileBuilder
 
 #: Ending of the name that a log gets which is moved aside.
 _ASIDE: Final = ".before-"
-_MAX_KEY_BYTES: Final = 1024
 
 
 @contextlib.contextmanager
@@ -93,7 +91,7 @@ def complete(
     source = LogReader.open(copy)
     try:
         with _locked(directory):
-            key = PrivateKey.parse(Secret(read_file(directory / KEY, _MAX_KEY_BYTES))).public
+            key = read_private_key(directory).public
             head = open_checkpoint(source.checkpoint, key)
             old = _old_head(directory, key)
             if old.size > head.size:
@@ -130,7 +128,7 @@ def _old_head(directory: Path, key: PublicKey) -> Checkpoint:
     try:
         return open_checkpoint(read_checkpoint(directory), key)
     except (FileNotFoundError, NotProven):
-        return Checkpoint(key.name, 0, Frontier().root())
+        return Checkpoint(key.name, 0, EMPTY_ROOT)
 
 
 def _refuse_old_copy(directory: Path, old: Checkpoint, head: Checkpoint) -> None:
@@ -156,7 +154,7 @@ def _prove(
 
     Raises `NotProven`.
     """
-    edge, digests, old_root = Frontier(), [], Frontier().root()
+    edge, digests, old_root = Frontier(), [], EMPTY_ROOT
     for batch in _bundles(source):
         for entry in batch:
             edge.append(hash_leaf(entry))

@@ -47,7 +47,6 @@ from ..formats.signed_note import (
     PublicKey,
     open_checkpoint,
 )
-from ..secret import Secret
 from ..system.files import opened, sync, try_lock, whole_file, write_whole
 from .evidence import Evidence
 from .index import Index
@@ -66,7 +65,7 @@ from .log_files import (
     encode_records,
     encode_tail,
     read_checkpoint,
-    read_file,
+    read_private_key,
     unwritable,
 )
 from .log_reader import LogReader
@@ -74,7 +73,6 @@ from .tile_writer import AppendStep, remove_narrower, write_full_bundle
 
 log = logging.getLogger(__name__)
 
-_MAX_KEY_BYTES: Final = 1024
 #: Bundles that are indexed with a new one, and how long a search is waited for, in seconds.
 _INDEXED_AT_ONCE: Final = 4
 _INDEX_SECONDS: Final = 0.1
@@ -170,8 +168,7 @@ class SigningLog:
         self._lock = lock
         self._step = on_step
         self._descriptor = -1
-        key = Secret(read_file(directory / KEY, _MAX_KEY_BYTES))
-        self._key = PrivateKey.parse(key)
+        self._key = read_private_key(directory)
         self.public_key: PublicKey = self._key.public
         try:
             self._recover()

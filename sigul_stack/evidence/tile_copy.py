@@ -4,7 +4,7 @@ What is written is a plain tlog-tiles directory: full tiles and bundles, the par
 right edge, `checkpoint` and `key.pub`. All leaves that are new are proven to extend what the copy
 has, up to the checkpoint, before anything of them is written; the checkpoint comes last. A file
 that is there is never changed, but for the checkpoint, nor removed, but for partial tiles of a full
-one where that is wanted.
+one, as tlog-tiles allows.
 """
 
 from __future__ import annotations
@@ -47,15 +47,12 @@ def copy_log(
     directory: Path,
     *,
     key: PublicKey | None = None,
-    prune: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write what `directory` lacks of the log of `reader`, and tell how many leaves were new.
 
     `key` is the log's; without it that of the copy, or of the log where there is no copy yet.
-    With `prune` the partial tiles of what is full by now are removed, as tlog-tiles allows; else
-    each copy of a bundle that grows stays. `progress` gets the number of leaves that the copy has.
-    Raises `NotProven` where the log does
+    `progress` gets the number of leaves that the copy has. Raises `NotProven` where the log does
     not extend the copy, which then stays as it was, and `SigningLogError` where nothing can be
     written.
     """
@@ -76,8 +73,7 @@ def copy_log(
         open_checkpoint(reader.checkpoint, known)
         copy = _Copy(reader, directory, there, known)
         added = copy.run(progress)
-        if prune:
-            copy.prune()
+        copy.prune()
         return added
     except OSError as error:
         name = quoted(str(directory))

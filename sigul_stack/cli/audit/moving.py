@@ -105,7 +105,7 @@ def _push(options: argparse.Namespace) -> None:
         to = "a stream"
     else:
         refuse_for_root(options.copy)
-        copy_log(reader, options.copy, prune=True)
+        copy_log(reader, options.copy)
         to = str(options.copy)
     try:
         note_push(directory, reader.size, to, datetime.now(UTC))
