@@ -2,7 +2,8 @@
 
     request_loop.py CONTAINER PASSWORD-FILE STOP-FILE
 
-It sends one at least, and ends when STOP-FILE is there. It prints one JSON document: how many
+It sends one at least, and ends when STOP-FILE is there, or when PASSWORD-FILE is another: whoever
+started it was killed, and the site of this name is made anew. It prints one JSON document: how many
 requests there were, and what each that failed said. The password is read from its file in here,
 for what runs in the background under Ansible has its arguments and its input kept in a file.
 """
@@ -24,14 +25,21 @@ PAUSE_SECONDS: Final = 1.0
 
 def main(container: str, password_file: str, stop_file: str) -> None:
     """Run until told to stop."""
-    password = Path(password_file).read_bytes() + b"\0"
+    password = Path(password_file).read_bytes()
+
+    def is_to_end() -> bool:
+        try:
+            return Path(stop_file).exists() or Path(password_file).read_bytes() != password
+        except OSError:
+            return True
+
     command = ["docker", "exec", "-i", container, "sigul", "--batch", "-c"]
     requests, failures = 0, []
     end = time.monotonic() + MAX_SECONDS
-    while requests == 0 or (not Path(stop_file).exists() and time.monotonic() < end):
+    while requests == 0 or (time.monotonic() < end and not is_to_end()):
         done = subprocess.run(
             [*command, "/etc/sigul/client.conf", "list-users"],
-            input=password,
+            input=password + b"\0",
             capture_output=True,
             check=False,
             timeout=REQUEST_SECONDS,
