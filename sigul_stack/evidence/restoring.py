@@ -48,7 +48,7 @@ from .log_files import (
     read_public_key,
 )
 from .log_reader import LogReader
-from .signing_log import SigningLog, create
+from .signing_log import SigningLog, create, is_vacant
 from .tile_builder import TileBuilder
 
 #: Ending of the name that a log gets which is moved aside.
@@ -243,26 +243,42 @@ def new_origin(
             if is_there:
                 if (directory / KEY).exists():
                     resources.enter_context(_locked(directory))
-                previous = previous or _last_checkpoint(directory)
+                if not is_vacant(directory):
+                    previous = previous or _last_checkpoint(directory)
             if previous is None:
                 raise SigulError(
                     f"there is no log in '{directory}' whose last checkpoint a new one could name",
                     "give --previous FILE: the checkpoint of a pushed copy, of a log that was moved"
                     f" aside ('{directory.name}{_ASIDE}…'), or one that a client remembers",
                 )
-            if draft.exists():  # of a run that was killed: nobody has seen this log
-                shutil.rmtree(draft)
-            create(draft, name, previous=previous)
-            if is_there:
-                directory.rename(aside)
-            draft.rename(directory)
-            sync(directory.parent)
+            if os.path.ismount(directory):
+                _require_vacant(directory)
+                create(directory, name, previous=previous)
+                is_there = False
+            else:
+                if draft.exists():  # of a run that was killed: nobody has seen this log
+                    shutil.rmtree(draft)
+                create(draft, name, previous=previous)
+                if is_there:
+                    directory.rename(aside)
+                draft.rename(directory)
+                sync(directory.parent)
     except OSError as error:
         raise SigulError(
             f"'{directory}' cannot be replaced: {error.strerror or error}",
             "let this user write to the directory that it is in",
         ) from error
     return NewOrigin(aside if is_there else None, LogReader.open(directory).checkpoint)
+
+
+def _require_vacant(mount: Path) -> None:
+    """Raise where a log is in a file system of its own, which has no other name to be moved to."""
+    if not is_vacant(mount):
+        raise SigulError(
+            f"'{mount}' is a file system of its own, and cannot be moved aside",
+            "with the server stopped, move all that is in it to another place, and give --previous"
+            f" {CHECKPOINT} from there",
+        )
 
 
 def _last_checkpoint(directory: Path) -> Note:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -414,3 +415,29 @@ def test_a_new_origin_where_the_log_is_lost(restored: Path) -> None:
     assert "signed note" in error(restored, "new-origin", "--log", "log")
     lines(restored, "new-origin", "--log", "log", "--previous", "copy/checkpoint")
     assert len(list(restored.glob("log.before-*"))) == 1
+
+
+def test_a_new_origin_on_a_file_system_of_its_own(work: Path) -> None:
+    """Which cannot be moved aside: what is in it can."""
+    mapped = () if os.geteuid() == 0 else ("--map-root-user",)
+    begin = shlex.join([*module("stack"), "audit", "new-origin", "--log", "mount"])
+    script = f"""
+        mkdir mount aside
+        mount -t tmpfs -o mode=700 none mount
+        cp -a log/. mount
+        ! {begin} || exit 9
+        mv mount/* aside
+        ! {begin} || exit 9
+        {begin} --previous aside/checkpoint
+        cp -a mount made
+    """
+    done = subprocess.run(
+        ["unshare", *mapped, "--mount", "sh", "-ec", script],
+        cwd=work, capture_output=True, text=True, timeout=PROGRAM_SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "'mount' is a file system of its own" in done.stderr
+    assert "no log in 'mount' whose last checkpoint a new one could name" in done.stderr
+    assert done.stdout.startswith("the new log: ")
+    last = LogReader.open(work / "log").checkpoint.encode()
+    assert Leaf.parse(LogReader.open(work / "made").entry(0)).previous == last
