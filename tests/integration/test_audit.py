@@ -30,6 +30,8 @@ from .audit_support import (
     work,
 )
 
+pytestmark = pytest.mark.once("our own log; test_aics_tlog reads it in Debian 13")
+
 __all__ = ["made", "work"]
 
 

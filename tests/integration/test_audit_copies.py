@@ -30,6 +30,8 @@ from tests.site import PROGRAM_SECONDS, module
 
 from .audit_support import SIZE, audit, error, grow, lines, made, work
 
+pytestmark = pytest.mark.once("our own log; test_aics_tlog reads it in Debian 13")
+
 __all__ = ["made", "work"]
 
 

@@ -17,6 +17,8 @@ from .backup_forging import content_of, packed
 from .commands_support import ADMIN, done
 from .test_backup import PASSPHRASE, config, stack, with_keys, without_state
 
+pytestmark = pytest.mark.once("our own log; test_backup has the archives")
+
 LOG = "server/signing-log"
 
 

@@ -29,6 +29,8 @@ from .commands_support import ADMIN, Gpg, done, failure, leftovers, person, rows
 from .rpm_support import build
 from .test_failures_in_flight import private_mount
 
+pytestmark = pytest.mark.once("our own log; other tests have each kind of signature")
+
 #: All secrets that the tests here use.
 SECRETS = ("k-pw", "e-pw", "b-pw", "new-pw", "import-pw", "alice-pw", "wrong-pw", ADMIN)
 PLAINTEXT = b"a secret message"
