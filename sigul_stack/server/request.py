@@ -12,7 +12,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, Protocol
@@ -25,6 +25,7 @@ from ..errors import (
     SigulError,
     Status,
     ToolMissing,
+    TransportError,
     quoted,
 )
 from ..protocol import messages
@@ -188,8 +189,7 @@ def receive(
     try:
         header = chunked.parse(messages.read_request_header(settings.protocol_versions), deadline)
     except UnknownVersion:
-        chunked.write(pack_u32(Status.UNKNOWN_VERSION))
-        chunked.end()
+        _tell(chunked, [pack_u32(Status.UNKNOWN_VERSION)])
         raise
     version, operation = header.version, _operation(header)
     decision.header(header.fields, operation if isinstance(operation, Operation) else None)
@@ -263,10 +263,20 @@ def _check_size(
         told = PayloadNotRead(
             error.problem, "ask for a higher max-file-payload-size at the server" if may else ""
         )
-        for chunk in messages.bridge_refusal(str(told), version):
-            chunked.write(chunk)
-        chunked.end()
+        _tell(chunked, messages.bridge_refusal(str(told), version))
         raise told from None
+
+
+def _tell(chunked: ChunkedStream, parts: Iterable[bytes]) -> None:
+    """Send an answer without proof, if that can be.
+
+    A bridge whose client does not hear of it ends the connection at once: the reason is for the
+    logs all the same.
+    """
+    with contextlib.suppress(TransportError):
+        for part in parts:
+            chunked.write(part)
+        chunked.end()
 
 
 def _shown_name(fields: Fields) -> str:

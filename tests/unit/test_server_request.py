@@ -334,6 +334,24 @@ def test_a_payload_over_its_limit_is_refused_before_any_of_it_is_read(
     assert ("max-file-payload-size" in str(reason)) == (length == IN_FILE + 1)
 
 
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (outer(sign_text(b"").header + u64(IN_FILE + 1)), "over the limit"),
+        (wire(dataclasses.replace(LIST_USERS, version=2)), "version 2"),
+    ],
+    ids=["too large", "unknown version"],
+)
+def test_the_reason_stays_where_the_bridge_does_not_wait_for_all_of_the_answer(
+    sent: bytes, told: str
+) -> None:
+    """As it does where its client would not hear of it."""
+    near, far = memory.pair()
+    far.write(sent, 1)
+    near.on_write = lambda _data: far.abort()
+    assert told in str(outcome(ChunkedStream(near, 1), LIMITS))
+
+
 def test_without_a_configured_limit_the_operations_own_holds() -> None:
     limits = dataclasses.replace(LIMITS, max_file_payload_size=None)
     reason, _answer = rejected(outer(sign_text(b"").header + u64(1024**3 + 1)), limits)
