@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
+import operator
 import os
 import re
 import secrets
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -32,6 +33,7 @@ from sigul_stack.errors import (
     WrongPassphrase,
 )
 from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId, directory, scratch
+from sigul_stack.keystore.gnupg.agent import AgentConnection, SecretKeyDamaged
 from sigul_stack.keystore.storage import locked_keys
 from sigul_stack.secret import Secret
 from sigul_stack.signing.openpgp import OpenPGPKey
@@ -360,6 +362,62 @@ def test_new_keys_need_no_slow_passphrase_hashing(home: GnuPGHome) -> None:
     assert len(keys) == 2
     for path in keys:
         assert '"65536"' in path.read_text("latin-1")  # the count of the passphrase's hashing
+
+
+def break_protection(file: Path) -> None:
+    """Take a byte of the salt away, as agents do to one in 7,000 keys that they write."""
+    data, count = re.subn(
+        rb'\(sha1 (#[0-9A-F]{16}#|"(\\.|[^"\\])*")', b"(sha1 #00112233445566#", file.read_bytes()
+    )
+    assert count == 1
+    file.write_bytes(data)
+
+
+@pytest.fixture
+def breaking(home: GnuPGHome, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """A function that has the next so many secret keys broken as soon as they were written."""
+    verify, left = AgentConnection.verify, [0]
+
+    def break_and_verify(agent: AgentConnection, keygrip: str, passphrase: Secret) -> None:
+        if left[0]:
+            left[0] -= 1
+            (file,) = home.path.glob(f".new-*/private-keys-v1.d/{keygrip}.key")
+            break_protection(file)
+        verify(agent, keygrip, passphrase)
+
+    monkeypatch.setattr(AgentConnection, "verify", break_and_verify)
+    return lambda count: operator.setitem(left, 0, count)
+
+
+def test_a_new_key_that_does_not_open_is_made_anew(
+    home: GnuPGHome, breaking: Callable[[int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    breaking(2)
+    assert_signs(home, home.generate(PASSPHRASE, NAME))
+    assert caplog.text.count("no passphrase opens the secret key any more") == 2
+    breaking(3)
+    with pytest.raises(SecretKeyDamaged, match="no passphrase opens"):
+        home.generate(PASSPHRASE, NAME)
+    assert len(home.list_keys()) == 1
+    assert_consistent(home)
+
+
+def test_an_imported_key_that_does_not_open_is_imported_anew(
+    home: GnuPGHome, person: Outside, breaking: Callable[[int], None]
+) -> None:
+    data = person.gpg("--export-secret-keys", person.make_key("release"), passphrase="")
+    breaking(2)
+    assert_signs(home, home.import_secret(data, Secret(""), PASSPHRASE))
+    assert_consistent(home)
+
+
+def test_a_key_that_does_not_open_any_more_says_so(home: GnuPGHome) -> None:
+    fingerprint = home.generate(PASSPHRASE, NAME)
+    for file in home.path.glob("private-keys-v1.d/*.key"):
+        break_protection(file)
+    with pytest.raises(KeystoreError, match="no passphrase opens it") as caught:
+        assert_signs(home, fingerprint)
+    assert "backup" in caught.value.cure
 
 
 def test_many_keys_at_once(home: GnuPGHome) -> None:

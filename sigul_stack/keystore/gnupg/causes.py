@@ -14,6 +14,7 @@ from typing import Final
 
 from ...errors import KeystoreError, SigulError
 from .outlook import GONE, outlook
+from .output import CORRUPTED_PROTECTION_TEXT
 from .program import GnuPG, GnuPGResult
 
 #: How gpg says in the end that it has no use for the key that it was told to use.
@@ -72,6 +73,10 @@ _BY_TEXT: Final = {os.strerror(number): found for number, found in _SYSTEM.items
     "Bad secret key": (
         "the key's file in the GnuPG home is damaged",
         "have the server's administrator restore it from a backup",
+    ),
+    CORRUPTED_PROTECTION_TEXT: (
+        "the key's file in the GnuPG home is damaged, so that no passphrase opens it",
+        "have the server's administrator restore it from a backup of a time when it could sign",
     ),
     "Checksum error": (
         "the key's file in the GnuPG home is damaged",

@@ -13,16 +13,18 @@ import re
 import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
 from ...secret import Secret
 from ...system.programs import memory_file
 from ..storage import locked_keys, require_long, storage_errors
+from .agent import SecretKeyDamaged
 from .causes import failure
 from .directory import prepare_directory
 from .locks import locked_home, remove_stale_locks
-from .output import ListedKey
+from .output import CORRUPTED_PROTECTION_TEXT, ListedKey
 from .program import GnuPG
 from .refused_files import invalid, no_secret, reason, refuse_before
 from .scratch import (
@@ -35,6 +37,9 @@ from .scratch import (
 )
 
 _log = logging.getLogger(__name__)
+
+#: How often a key is made or imported before it is a failure that no passphrase opens it.
+_TRIES = 3
 
 #: Curves as key types: GnuPG's algorithm for primary keys and for subkeys, and its curve.
 _CURVES = {
@@ -123,6 +128,9 @@ class GnuPGHome(GnuPG):
         `expires` None means never. Raises `ConfigurationError` and `KeystoreError`.
         """
         parameters = _parameters(self._settings, user_id, expires)
+        return _until_it_opens(partial(self._generate, parameters, passphrase))
+
+    def _generate(self, parameters: str, passphrase: Secret) -> str:
         with storage_errors(self.path), scratch_home(self) as scratch:
             with memory_file(parameters.encode("utf-8")) as descriptor:
                 outcome = scratch.run(
@@ -130,10 +138,14 @@ class GnuPGHome(GnuPG):
                 )
             keys = scratch.list_keys()
             if outcome.returncode or not outcome.status.of("KEY_CREATED") or len(keys) != 1:
-                raise outcome.failure(
-                    "making a GnuPG key",
-                    "check the user ID, the expiry date and [gnupg] in the server's configuration",
+                what = "making a GnuPG key"
+                cure = (
+                    "check the user ID, the expiry date and [gnupg] in the server's configuration"
                 )
+                if CORRUPTED_PROTECTION_TEXT in outcome.messages:
+                    raise SecretKeyDamaged(f"{what} failed ({outcome.last_words})", "try again")
+                raise outcome.failure(what, cure)
+            _require_open(scratch, keys[0], passphrase)
             move_in(self, scratch, keys[0])
             return keys[0].fingerprint
 
@@ -153,6 +165,17 @@ class GnuPGHome(GnuPG):
         passphrase error, already exists; and `KeystoreError`.
         """
         refuse_before(data, time.time())
+        return _until_it_opens(
+            partial(self._import_secret, data, file_passphrase, passphrase, known)
+        )
+
+    def _import_secret(
+        self,
+        data: bytes,
+        file_passphrase: Secret,
+        passphrase: Secret,
+        known: Container[str] | None,
+    ) -> str:
         with storage_errors(self.path), scratch_home(self) as scratch:
             with memory_file(data) as descriptor:
                 outcome = scratch.run(
@@ -174,6 +197,7 @@ class GnuPGHome(GnuPG):
                             agent.change_passphrase(part.keygrip, file_passphrase, passphrase)
                         except WrongPassphrase:
                             raise RequestRefused(Status.IMPORT_PASSPHRASE_ERROR) from None
+            _require_open(scratch, key, passphrase)
             move_in(self, scratch, key, replace=known is not None and key.fingerprint not in known)
             return key.fingerprint
 
@@ -279,6 +303,27 @@ class GnuPGHome(GnuPG):
                 "name one of them, or none for the key itself",
             )
         return key
+
+
+def _until_it_opens(make: Callable[[], str]) -> str:
+    """Make a key, and make it anew where no passphrase opens what came of it."""
+    for _ in range(_TRIES - 1):
+        try:
+            return make()
+        except SecretKeyDamaged as error:
+            _log.warning("A key is made or imported once more: %s", error)
+    return make()
+
+
+def _require_open(scratch: GnuPG, key: ListedKey, passphrase: Secret) -> None:
+    """Raise `SecretKeyDamaged` unless the passphrase opens all that the agent has written."""
+    for part in key.parts:
+        if part.secret:
+            with scratch.agent() as agent:
+                try:
+                    agent.verify(part.keygrip, passphrase)
+                except WrongPassphrase as error:
+                    raise SecretKeyDamaged(error.problem, "try again") from None
 
 
 def _only_secret_key(keys: list[ListedKey], data: bytes) -> ListedKey:

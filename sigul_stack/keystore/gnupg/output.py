@@ -20,6 +20,10 @@ _WITH_LENGTH = frozenset({"1", "2", "3", "16", "17", "20"})
 _CODE_MASK = 0xFFFF
 #: Error codes (libgpg-error): a wrong passphrase, or none for a key that has one.
 PASSPHRASE_ERRORS = frozenset({11, 177})
+#: Error code: what protects a secret key is damaged, so that no passphrase opens it.
+CORRUPTED_PROTECTION = 106
+#: The words for it, in messages.
+CORRUPTED_PROTECTION_TEXT = "Corrupted protection"
 
 
 def error_code(number: str) -> int:
