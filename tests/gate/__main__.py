@@ -84,8 +84,7 @@ class Gate:
         self._began = time.monotonic()
         self._output = threading.Lock()
         self.failed: list[str] = []
-        #: Steps that failed once and then succeeded, and the last lines of each that failed.
-        self.flaky: list[str] = []
+        #: The last lines of each step that has failed, whether or not it then succeeded.
         self.last_lines: dict[str, list[str]] = {}
         self.times: list[tuple[str, float]] = []
 
@@ -107,8 +106,7 @@ class Gate:
             how = "" if status == 0 else f", FAILED (exit status {status})"
             print(f"=== {step.name}: {took:.0f} s{how}", flush=True)
         if status:
-            if step.name not in self.failed:
-                self.failed.append(step.name)
+            self.failed.append(step.name)
             if log is not None:
                 text = log.read_text(encoding="utf-8", errors="replace")
                 self.last_lines[step.name] = text.splitlines()[-LAST_LINES:]
@@ -145,16 +143,20 @@ class Gate:
                 log = LOGS / f"{number}-{count}.log"
                 if self.run(step, log) or not step.vital:
                     continue
+                self.failed.remove(step.name)
                 if not self.run(step, log.with_suffix(".again.log")):
                     return
-                self.failed.remove(step.name)
-                self.flaky.append(step.name)
 
         threads = [threading.Thread(target=run, args=args) for args in enumerate(rows)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+
+    @property
+    def flaky(self) -> list[str]:
+        """The steps that failed, and succeeded when they were run once more."""
+        return [name for name in self.last_lines if name not in self.failed]
 
     @property
     def seconds(self) -> float:

@@ -29,6 +29,7 @@ from tests.signing_logs import make_log, public_key
 from tests.site import PROGRAM_SECONDS, module
 
 from .audit_support import SIZE, audit, error, grow, lines, made, work
+from .test_failures_in_flight import private_mount
 
 pytestmark = pytest.mark.once("our own log; test_aics_tlog reads it in Debian 13")
 
@@ -421,7 +422,6 @@ def test_a_new_origin_where_the_log_is_lost(restored: Path) -> None:
 
 def test_a_new_origin_on_a_file_system_of_its_own(work: Path) -> None:
     """Which cannot be moved aside: what is in it can."""
-    mapped = () if os.geteuid() == 0 else ("--map-root-user",)
     begin = shlex.join([*module("stack"), "audit", "new-origin", "--log", "mount"])
     script = f"""
         mkdir mount aside
@@ -430,11 +430,9 @@ def test_a_new_origin_on_a_file_system_of_its_own(work: Path) -> None:
         ! {begin} || exit 9
         mv mount/* aside
         ! {begin} || exit 9
-        {begin} --previous aside/checkpoint
-        cp -a mount made
-    """
+        {begin} --previous aside/checkpoint"""
     done = subprocess.run(
-        ["unshare", *mapped, "--mount", "sh", "-ec", script],
+        [*private_mount(script), "cp", "-a", "mount", "made"],
         cwd=work, capture_output=True, text=True, timeout=PROGRAM_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.copies import without
 from tests.faults.observe import workers as workers_of
 from tests.site import (
     DAEMON_SECONDS,
@@ -217,8 +218,7 @@ def signs(site: Site, tmp_path: Path, key: str = "k") -> None:
 
 def private_mount(script: str, *arguments: str) -> tuple[str, ...]:
     """A prefix that runs a program in a mount namespace of its own, after `script`."""
-    mapped = () if os.geteuid() == 0 else ("--map-root-user",)
-    return ("unshare", *mapped, "--mount", "sh", "-ec", f'{script}; exec "$@"', "sh", *arguments)
+    return (*without("--mount"), "sh", "-ec", f'{script}; exec "$@"', "sh", *arguments)
 
 
 @pytest.mark.once("our own spool")

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-LOOP = Path(__file__).parents[2] / "molecule/resources/request_loop.py"
+from tests.checkout import TOP
+
+LOOP = TOP / "molecule/resources/request_loop.py"
 
 
 @pytest.mark.system

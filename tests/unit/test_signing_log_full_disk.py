@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.checkout import TOP
+from tests.copies import without
 from tests.unit import full_disk_probe
 
 
 @pytest.mark.system
 def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
     # Mounts that others do not see, and that end with the process.
-    mapped = () if os.geteuid() == 0 else ("--map-root-user",)
     script = 'mount -t tmpfs -o size=4m,mode=700 none "$1"; exec "$2" -m "$3" "$1"'
     done = subprocess.run(
-        ["unshare", *mapped, "--mount", "sh", "-ec", script, "sh",
+        [*without("--mount"), "sh", "-ec", script, "sh",
          str(tmp_path), sys.executable, full_disk_probe.__name__],
         cwd=TOP, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
