@@ -41,14 +41,15 @@ DATA = b"\0binary\r\ndata\xff" * 100
 
 
 class Store:
-    """A home with two keys, and a person who has the public key of the first."""
+    """A home with two keys, and a person who has the public keys of both."""
 
     def __init__(self, home: GnuPGHome, person: Outside) -> None:
         self.home = home
         self.person = person
         self.key = home.generate(PASSPHRASE, UserId("release"))
         self.other = home.generate(OTHER_PASSPHRASE, UserId("other"))
-        person.gpg("--import", data=home.public(self.key))
+        for fingerprint in (self.key, self.other):
+            person.gpg("--import", data=home.public(fingerprint))
 
     @property
     def opened(self) -> OpenPGPKey:
@@ -426,7 +427,6 @@ def undecryptable(store: Store) -> dict[str, bytes]:
     person, good = store.person, store.encrypt(b"secret text\n" * 20, "--compress-algo", "none")
     session = packet_end(good, 0)
     stranger = person.make_key("stranger")
-    person.gpg("--import", data=store.home.public(store.other))
     signed = person.gpg("--sign", "--local-user", stranger, data=b"clear")
     literal = b"\xcb\x0bb\0\0\0\0\0clear"
     return {
