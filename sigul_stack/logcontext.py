@@ -1,12 +1,41 @@
-"""The request that the current thread is working on, for the log.
+"""What the log's lines of this moment are about: a connection, and the request that comes on it.
 
-Bridge and server set it when a request begins; the log's formatter reads it. A new thread starts
-without one: whoever starts it for a request sets it there again. Imports nothing of the package.
+One `LogContext` belongs to one connection; all threads that work for it share that one object, so
+that a thread which was begun before the request's id was known has it as soon as the others do. A
+new thread starts without one: whoever starts it hands it on (`contextvars.copy_context`, or
+`work_for`). Imports nothing of the package.
 """
 
 from __future__ import annotations
 
 from contextvars import ContextVar
+from dataclasses import dataclass
 
-#: The request's id, empty outside a request.
-request_id: ContextVar[str] = ContextVar("sigul_request_id", default="")
+
+@dataclass(slots=True)
+class LogContext:
+    """Ids that stand in the lines of a log.
+
+    `connection` is this process's own and says nothing elsewhere. `request` is the same in client,
+    bridge and server (`protocol.hello`), and empty until it is known. It is chosen by the client,
+    so two requests may share one: it is never a key to anything.
+    """
+
+    connection: str
+    request: str = ""
+
+    def __str__(self) -> str:
+        return self.request or self.connection
+
+
+_CURRENT: ContextVar[LogContext | None] = ContextVar("sigul_log_context", default=None)
+
+
+def current() -> LogContext | None:
+    """What this thread works for; None where that is no connection."""
+    return _CURRENT.get()
+
+
+def work_for(context: LogContext | None) -> None:
+    """Have this thread's lines be about `context` from now on; None: about no connection."""
+    _CURRENT.set(context)

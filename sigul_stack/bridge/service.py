@@ -23,7 +23,7 @@ from typing import Final
 from .. import __version__
 from ..config.bridge import BridgeSettings
 from ..errors import DeadlineExceeded, SigulError, TransportError, quoted
-from ..logcontext import request_id
+from ..logcontext import LogContext, work_for
 from ..metrics import BridgeCount
 from ..protocol.status import MAX_LISTED, BridgeStatus, RequestUnderWay, WaitingServer, WatchedLog
 from ..system.open_files import CURE, none_left
@@ -256,7 +256,7 @@ class Bridge:
         self, kind: str, tcp: socket.socket, address: tuple[str, int], leave: Callable[[], None]
     ) -> None:
         """Run a peer's thread: log what ends it, close what it leaves open."""
-        request_id.set(f"{next(self._numbers):x}")
+        work_for(LogContext(f"c{next(self._numbers):x}"))
         log.info(_ACCEPTED[kind], printable_address(address))
         try:
             with self._authenticated(kind, tcp, address) as peer:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from ..errors import ConfigurationError, printable
-from ..logcontext import request_id
+from ..logcontext import current
 
 if TYPE_CHECKING:
     from ..config.identity import Identity
@@ -58,7 +58,7 @@ class DaemonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line without its end."""
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        request = request_id.get()
+        request = str(current() or "")
         about = f" {{{request}}}" if request else ""
         return printable(
             f"{when}.{int(record.msecs):03d}Z {record.levelname} [{record.process}]{about}"

@@ -19,7 +19,7 @@ from ..database import Key
 from ..errors import RequestRefused, SigulError, printable, shortened
 from ..evidence.leaf import Content, Leaf, LeafClient, LeafKey, Result
 from ..evidence.writer import LOG_SECONDS, LogClient
-from ..logcontext import request_id
+from ..logcontext import current
 from ..protocol.codec import Fields
 from ..protocol.operations import Operation
 
@@ -86,7 +86,7 @@ class Decision:
         things = () if operation is None else operation.objects
         self.leaf = replace(
             self.leaf,
-            request=request_id.get(),
+            request=str(current() or ""),
             op=_shown(fields, "op"),
             user=_shown(fields, "user"),
             objects={

@@ -24,7 +24,7 @@ from typing import Final
 
 from ..database import Database
 from ..errors import DatabaseError, RequestRefused, Status, quoted
-from ..logcontext import request_id
+from ..logcontext import LogContext, current, work_for
 from ..system import programs
 from ..system.pipes import ParentPipes
 from ..transport.chunked import ChunkedStream
@@ -98,9 +98,7 @@ class Watch:
         self._what = f"Request {quoted(request.op)} of user {quoted(user)}"
         self._parent.send(WorkerEvent.CLIENT, encode_client(request.client_name, user, request.op))
         self._wait_where_stale()
-        threading.Thread(
-            target=self._run, args=(request_id.get(),), name="watch", daemon=True
-        ).start()
+        threading.Thread(target=self._run, args=(current(),), name="watch", daemon=True).start()
 
     def _wait_where_stale(self) -> None:
         """Wait until the client's certificate is found good, where this process cannot tell.
@@ -164,8 +162,8 @@ class Watch:
 
     # --------------------------------------------------------------------------- the watching one
 
-    def _run(self, number: str) -> None:
-        request_id.set(number)
+    def _run(self, context: LogContext | None) -> None:
+        work_for(context)
         control = {self._parent.fileno()}
         while not self._finished.is_set():
             if readable(control, LOOK_SECONDS):

@@ -28,7 +28,7 @@ from ..errors import (
     quoted,
 )
 from ..evidence.writer import LogChannel, LogClient
-from ..logcontext import request_id
+from ..logcontext import LogContext, work_for
 from ..metrics import ServerCount, requests_of_version
 from ..protocol.knowledge import KNOWS, LOG, SERVER_WORDS, encode_words
 from ..protocol.messages import UnknownVersion
@@ -189,7 +189,7 @@ class Worker:
             return False
         self._parent.send(WorkerEvent.BUSY)
         self._account.slots.begin()
-        request_id.set(f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
+        work_for(LogContext(f"w{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}"))
 
         open_inner = partial(self._open_inner, identity=identity)
         try:

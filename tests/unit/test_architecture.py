@@ -25,15 +25,18 @@ from tests.imports import FULL_NAMES, MODULES, PACKAGE, TOP, Module, walk
 
 # --- The rules. Names are those of modules and packages below sigul_stack. -----------------------
 
-EVERYBODY_MAY = frozenset({"", "errors", "secret"})  # "" is the package itself: its version
+# "" is the package itself: its version.
+EVERYBODY_MAY = frozenset({"", "errors", "secret", "logevents"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "": frozenset(),
     "errors": frozenset(),
     "secret": frozenset(),
     "checks": frozenset(),
     "logcontext": frozenset(),
+    "logevents": frozenset(),
     "system": frozenset(),
     "metrics": frozenset(),
+    "observe": frozenset({"metrics", "protocol", "system"}),
     "tools": frozenset({"system"}),
     "kojihub": frozenset(),
     "config": frozenset(),
@@ -42,7 +45,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "evidence": frozenset({"formats", "system"}),
     # Only these of protocol: chunks carry the inner session, hashes are made of what is carried.
     "transport": frozenset(
-        {"config", "protocol.authentication", "protocol.chunks", "protocol.codec"}
+        {
+            "config", "logcontext",
+            "protocol.authentication", "protocol.chunks", "protocol.codec", "protocol.hello",
+        }
     ),
     "database": frozenset({"system"}),
     "pki": frozenset({"checks", "config", "system", "tools"}),
@@ -51,17 +57,20 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "bridge": frozenset(
         {
             "config", "protocol", "formats", "transport", "evidence",
-            "logcontext", "metrics", "system", "kojihub",
+            "logcontext", "metrics", "observe", "system", "kojihub",
         }
     ),
     "server": frozenset(
         {
             "config", "protocol", "formats", "transport", "database", "keystore", "signing",
-            "evidence", "logcontext", "metrics", "system", "tools",
+            "evidence", "logcontext", "metrics", "observe", "system", "tools",
         }
     ),
     "client": frozenset(
-        {"config", "system", "protocol", "formats", "transport", "tools", "kojihub", "evidence"}
+        {
+            "config", "system", "protocol", "formats", "transport", "tools", "kojihub", "evidence",
+            "logcontext",
+        }
     ),
     # Of the server only what tells its stores, and who may change them when.
     "backup": frozenset(
@@ -74,7 +83,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "health": frozenset(
         {
             "checks", "config", "formats", "protocol", "transport", "pki", "client", "tools",
-            "system", "evidence",
+            "system", "evidence", "observe",
         }
     ),
     "cli": frozenset({"*"}),
@@ -110,6 +119,8 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "fasjson_client": ("bridge.fasjson",),
     "bravado": ("bridge.fasjson",),
     "ldap": ("bridge.groups",),
+    "prometheus_client": ("observe.*",),
+    "rich": ("cli", "cli.*"),
 }
 
 #: The modules that may start programs, and what of the standard library starts one.
@@ -146,7 +157,18 @@ _NOT_IN_A_BRIDGE = frozenset(
     }
 )
 _SLOW = frozenset(
-    {"sqlalchemy", "alembic", "cryptography", "passlib", "tqdm", "asyncio", "koji", "requests"}
+    {
+        "sqlalchemy",
+        "alembic",
+        "cryptography",
+        "passlib",
+        "tqdm",
+        "asyncio",
+        "koji",
+        "requests",
+        "rich",
+        "prometheus_client",
+    }
 )
 NEVER_LOADS = {
     "bridge": _NOT_IN_A_BRIDGE,

@@ -26,7 +26,7 @@ from sigul_stack.errors import (
     printable,
     quoted,
 )
-from sigul_stack.logcontext import request_id
+from sigul_stack.logcontext import LogContext, work_for
 
 log = logging.getLogger("sigul_stack.test")
 
@@ -109,7 +109,7 @@ def test_daemon_lines_and_the_request_of_each() -> None:
     set_up_daemon("sigul_bridge", 0, stream=stream, directory=None)
 
     def request(name: str) -> None:
-        request_id.set(name)
+        work_for(LogContext("c1", name))
         log.info("[BRIDGE_REQUEST] Client connected")
 
     for name in ("5f3a", "77"):
