@@ -26,8 +26,23 @@ from typing import Any, BinaryIO, Final
 from urllib.parse import quote, urlsplit
 
 from .errors import SigulError
+from .logevents import DEBUG, INFO, LogEvent, tell
 
 log = logging.getLogger(__name__)
+
+
+class KojiLog(LogEvent):
+    """Events of the log."""
+
+    LOGGED_IN = "koji-logged-in", INFO, "Logged in to Koji at {url!t} ({kind!t})"
+    LOGGED_IN_FOR = (
+        "koji-logged-in-for",
+        INFO,
+        ("Logged in to Koji at {url!t} ({kind!t}) on behalf of {user!q}"),
+    )
+    LOGOUT_FAILED = "koji-logout-failed", INFO, "Logging out of Koji at {url!t} failed: {why!t}"
+    CALL_FAILED = "koji-call-failed", DEBUG, "{where!t}: {what!t} failed"
+
 
 #: Longest answer to a call, in bytes: that of an RPM with very many signatures.
 MAX_ANSWER: Final = 4 << 20
@@ -133,7 +148,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         try:
             self._session.logout()
         except Exception as error:  # noqa: BLE001 - the work is done
-            log.info("Logging out of Koji at %s failed: %s", self._url, error)
+            tell(log, KojiLog.LOGOUT_FAILED, url=self._url, why=str(error))
         # Else the library would try again when the session is collected.
         self._session.setSession(None)
         self._session.rsession.close()
@@ -275,10 +290,10 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
                 raise KojiError(
                     f"authtype {kind} of Koji at {self._url} is not supported", "use ssl or gssapi"
                 )
-        log.info(
-            "Logged in to Koji at %s (%s)%s", self._url, kind,
-            f" on behalf of '{proxied}'" if proxied else "",
-        )  # fmt: skip
+        if proxied:
+            tell(log, KojiLog.LOGGED_IN_FOR, url=self._url, kind=kind, user=proxied)
+        else:
+            tell(log, KojiLog.LOGGED_IN, url=self._url, kind=kind)
 
     def add_signature(self, rpm: HubRPM, header: bytes) -> bool:
         """Have the hub keep the signature header `header` of `rpm`; whether it had none before.
@@ -339,7 +354,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             raise
         except Exception as error:
             # Anything may come out of a library that reads what a hub says.
-            log.debug("%s: %s failed", where, what, exc_info=True)
+            tell(log, KojiLog.CALL_FAILED, exc_info=True, where=where, what=what)
             # Where the time is up, that is the reason, whatever the last step met.
             self._left()
             raise KojiError(f"{where}: {what}: {_reason(error)}") from error

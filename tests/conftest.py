@@ -23,11 +23,16 @@ from hypothesis import settings
 from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from sigul_stack import logevents
+
 pytest_plugins = ["tests.purity", "tests.ready_keys"]
 
 # Tests write some hundred NSS databases, and whoever opens one derives a key for each of its
 # secrets: with one round, not 10,000. Their passwords protect nothing.
 os.environ["NSS_MAX_MP_PBE_ITERATION_COUNT"] = "1"
+
+# A line of the log with a wrong field is an error here; elsewhere it is told nonetheless.
+logevents.strict = True
 
 # All that hypothesis keeps; it would make a directory of its own in the checkout.
 set_hypothesis_home_dir(Path(__file__).parent.parent / ".cache" / "hypothesis")

@@ -26,9 +26,11 @@ from typing import Final, NoReturn
 
 from ..config.bridge import BridgeSettings
 from ..errors import DeadlineExceeded, PeerClosed, TransportError, quoted
+from ..logevents import tell
 from ..metrics import BridgeCount, Counters
 from ..transport.stream import ByteStream, Deadline
 from . import waiting
+from .log_events import BridgeLog
 from .waiting import WaitingLine
 
 log = logging.getLogger(__name__)
@@ -224,9 +226,7 @@ class Budget:
             if len(self._times) > MAX_TIMES:
                 self._times = {name: at for name, at in self._times.items() if at > now}
             if begin > now:
-                log.info(
-                    "A request of %s waits %.1f s (max-request-rate)", quoted(name), begin - now
-                )
+                tell(log, BridgeLog.REQUEST_DELAYED, name=name, seconds=begin - now)
             while (left := begin - self._clock()) > 0:
                 self._check_open()
                 if client.has_gone():
@@ -237,9 +237,7 @@ class Budget:
     def _wait_for_turn(self, client: ByteStream, length: int, deadline: Deadline) -> None:
         name = client.peer.common_name
         if self._turns.count(name) or not self._may_begin(name, length):
-            log.info(
-                "Waiting for another request of %s to end (max-requests-per-user)", quoted(name)
-            )
+            tell(log, BridgeLog.REQUEST_AWAITS_TURN, name=name)
         try:
             self._turns.wait(
                 lambda: self._may_begin(name, length) or None, client, deadline, "its turn"

@@ -7,7 +7,9 @@ import logging
 import os
 from typing import Final
 
+from ..logevents import tell
 from ..system.pipes import ParentPipes
+from .log_events import BridgeLog
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def receive_command(parent: ParentPipes) -> BridgeCommand:
     """Wait for the next command. A process whose parent has ended ends here: nobody else would."""
     content = parent.command()
     if not content:
-        log.error("The bridge's parent process has ended; so does process %d", os.getpid())
+        tell(log, BridgeLog.PARENT_ENDED, process=os.getpid())
         logging.shutdown()
         os._exit(1)
     return BridgeCommand(content)

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ..errors import DeadlineExceeded, PeerClosed, RemoteProtocolError, TransportError
+from ..logevents import tell
 from ..protocol.chunks import (
     END_OF_INNER,
     END_OF_OUTER,
@@ -34,6 +35,7 @@ from ..protocol.chunks import (
 from ..transport.rate import RateMeter
 from ..transport.stream import READ_BYTES, ByteStream
 from .koji import FetchedRPM
+from .log_events import BridgeLog
 from .register import Visit
 from .request_states import OVER, WELL, Progress, RequestEvent, RequestState
 from .streams import ReplyFilter, RequestFilter, WordNotHeard
@@ -298,9 +300,9 @@ class Forwarding:
             self._write_client(encode_chunk(Stream.OUTER, self._reply.trailer))
         self._write_client(END_OF_OUTER)
         self._server.end_writing()
-        log.info("[FORWARD] forward_two_way loop completed normally")
+        tell(log, BridgeLog.FORWARD_COMPLETED)
         if not self._progress.wait_for({RequestState.CLOSED}, self._close_timeout):
-            log.info("The client did not close within %g s of its reply", self._close_timeout)
+            tell(log, BridgeLog.CLIENT_DID_NOT_CLOSE, seconds=self._close_timeout)
             self._client.abort()
             if not self._request.at_boundary:
                 self._client.reset_on_close()
@@ -331,7 +333,7 @@ class Forwarding:
                 continue
             except PeerClosed as error:
                 # What a server had not read when it died makes its end a reset.
-                log.info("The server's connection has ended: %s", error)
+                tell(log, BridgeLog.SERVER_CONNECTION_ENDED, why=str(error))
                 data = b""
             except TransportError:
                 self._server_lost = True
@@ -355,7 +357,7 @@ class Forwarding:
                 if isinstance(error, DeadlineExceeded) and limit < self._idle_timeout:
                     raise self._takes.exceeded() from None
                 raise
-            log.info("The client left before it had read the end of its reply")
+            tell(log, BridgeLog.CLIENT_LEFT_EARLY)
         now = self._moved_at = time.monotonic()
         self._takes.waited(now - begin, len(chunk))
 

@@ -21,6 +21,8 @@ from typing import Any, Final, Protocol
 from ..config.bridge import GroupSettings
 from ..config.reading import read_small
 from ..errors import ConfigurationError, SigulError, quoted
+from ..logevents import tell
+from .log_events import BridgeLog
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +163,7 @@ class FASJSON:
             raise
         except Exception as error:
             # Whatever a library makes of what a server says.
-            log.debug("FASJSON failed", exc_info=True)
+            tell(log, BridgeLog.FASJSON_FAILED, exc_info=True)
             raise SourceFailed(f"FASJSON at {self._url}: {_short(error)}") from error
 
 

@@ -14,7 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..config.identity import Identity, rights_for
-from ..errors import SigulError, quoted
+from ..errors import SigulError
+from ..logevents import tell
+from .log_events import BridgeLog
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,7 @@ class Heartbeat:
         except (OSError, SigulError) as error:
             if not self._failed:
                 why = error.strerror if isinstance(error, OSError) else error
-                path = quoted(str(self._path))
-                log.warning("The heartbeat %s cannot be written: %s", path, why)
+                tell(log, BridgeLog.HEARTBEAT_FAILED, path=str(self._path), why=str(why))
             self._failed = True
         else:
             self._failed = False

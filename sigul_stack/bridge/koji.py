@@ -22,10 +22,12 @@ from ..config.shared import BridgeKojiSettings
 from ..errors import RemoteProtocolError, SigulError
 from ..formats.rpm_head import CorruptRPM, Head, Header, padded, parse_signature
 from ..kojihub import NEVRA, NEVRA_PARTS, Hub, HubAccess, KojiError
+from ..logevents import tell
 from ..protocol.codec import Fields
 from ..system.memory import mapped
 from .budget import Download
 from .head_room import HEAD_ROOM
+from .log_events import BridgeLog
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +136,7 @@ class KojiSession:
         except BaseException:
             file.close()
             raise
-        log.info("Fetched %s from Koji, %d bytes", nevra, length)
+        tell(log, BridgeLog.KOJI_RPM_FETCHED, rpm=str(nevra), bytes=length)
         return FetchedRPM(file, length, place)
 
     def fetch_for(self, fields: Fields, limit: int) -> FetchedRPM | None:
@@ -214,15 +216,19 @@ class KojiSession:
             raise KojiError(f"Koji's {nevra} is another RPM than the one that was signed")
         # Koji keeps it as it lies in the file.
         if self._writer.add_signature(rpm, padded(signature.raw)):
-            log.info("The signature of %s is stored in Koji", nevra)
+            tell(log, BridgeLog.KOJI_SIGNATURE_STORED, rpm=str(nevra))
         else:
-            log.info("Koji has a signature of %s by the same key already; it stays", nevra)
+            tell(log, BridgeLog.KOJI_SIGNATURE_KEPT, rpm=str(nevra))
 
 
 def _reason(error: Exception, number: bytes | None) -> str:
     """Log what went wrong; returns it in words."""
-    log.warning("Koji failed%s: %s", "" if number is None else f" for RPM {number.hex()}", error)
-    return str(error)
+    why = str(error)
+    if number is None:
+        tell(log, BridgeLog.KOJI_FAILED, why=why)
+    else:
+        tell(log, BridgeLog.KOJI_FAILED_FOR_RPM, number=number.hex(), why=why)
+    return why
 
 
 def _flag(fields: Fields, name: str) -> bool:

@@ -31,6 +31,7 @@ from ..evidence.evidence import Evidence
 from ..evidence.given_files import read_keys, read_witness_key
 from ..evidence.witness import MARK, Witness
 from ..formats.signed_note import Checkpoint
+from ..logevents import tell
 from ..metrics import BridgeCount
 from ..protocol import messages
 from ..protocol.codec import Fields
@@ -45,6 +46,7 @@ from ..transport.nested import inner_session
 from ..transport.payload import AuthenticatedPayload
 from ..transport.stream import ByteStream
 from ..transport.watchdog import Watchdog
+from .log_events import BridgeLog
 from .session import ACKNOWLEDGE_SECONDS, BridgeResources
 
 log = logging.getLogger(__name__)
@@ -109,8 +111,8 @@ class LogWatch:
             known = words.known()
             try:
                 pause = self._step(known)
-            except Exception:
-                log.exception("Watching signing logs failed in an unforeseen way")
+            except Exception:  # noqa: BLE001 - it is logged
+                tell(log, BridgeLog.LOG_WATCH_FAILED, exc_info=True)
                 pause = FAILED_SECONDS
             if not words.wait(known, pause):
                 return
@@ -163,12 +165,12 @@ class LogWatch:
             counters.add(BridgeCount.LOG_CHECKPOINTS)
         except LogComplaint as error:
             counters.add(BridgeCount.LOG_COMPLAINTS)
-            log.error("%s %s", MARK, error)
+            tell(log, BridgeLog.SIGNING_LOG_COMPLAINT, mark=MARK, why=str(error))
             with self._lock:
                 item.complaint = error.problem
         except (SigulError, OSError) as error:
             counters.add(BridgeCount.LOG_FAILURES)
-            log.warning("The signing log of %s could not be looked at: %s", quoted(name), error)
+            tell(log, BridgeLog.SIGNING_LOG_UNSEEN, server=name, why=str(error))
             return min(self._interval, FAILED_SECONDS)
         return self._interval
 

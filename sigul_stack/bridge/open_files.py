@@ -11,7 +11,9 @@ import logging
 from typing import Final
 
 from ..config.bridge import BridgeSettings
+from ..logevents import tell
 from ..system.open_files import CURE, USUAL, raise_limit
+from .log_events import BridgeLog
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +42,17 @@ def fitted(settings: BridgeSettings) -> BridgeSettings:
         max_handshakes=part(settings.max_handshakes),
         max_waiting_servers=part(settings.max_waiting_servers),
     )
-    log.warning(
-        "This process may open %d files, and needs %d for max-clients %d: it takes %d clients,"
-        " %d waiting servers, and %d peers of a port in their handshake; %s",
-        limit, wanted, settings.max_clients, less.max_clients, less.max_waiting_servers,
-        less.max_handshakes, CURE,
-    )  # fmt: skip
+    tell(
+        log,
+        BridgeLog.CLIENTS_LIMITED,
+        limit=limit,
+        wanted=wanted,
+        max_clients=settings.max_clients,
+        clients=less.max_clients,
+        waiting_servers=less.max_waiting_servers,
+        handshakes=less.max_handshakes,
+        cure=CURE,
+    )
     return less
 
 

@@ -30,6 +30,7 @@ from functools import partial
 from typing import Final
 
 from ..errors import SigulError
+from ..logevents import tell
 from ..system.pipes import ParentPipes, require
 from ..system.processes import (
     KILL_AFTER_SECONDS,
@@ -43,6 +44,7 @@ from ..transport.nss_certificates import LOOK_SECONDS, TOLD_BYTES, Look
 from ..transport.tcp import listen
 from .control import BridgeCommand, BridgeEvent
 from .heartbeat import Heartbeat
+from .log_events import BridgeLog
 
 log = logging.getLogger(__name__)
 
@@ -247,8 +249,7 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
             if old is None:
                 self._assign_servers()
             else:
-                log.info("Process %d serves; process %d lets its requests finish",
-                         child.pid, old.pid)  # fmt: skip
+                tell(log, BridgeLog.PROCESS_TAKES_OVER, process=child.pid, old=old.pid)
                 old.is_old = True
                 old.deadline = now + old.plan.hand_over_timeout + HAND_OVER_SECONDS
                 old.command(BridgeCommand.HAND_OVER)
@@ -287,7 +288,7 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
     def _handle_end(self, child: ServingChild, code: int) -> None:
         if child.look is not None:
             if child.failure:
-                log.error("Certificates cannot be looked at again: %s", child.failure)
+                tell(log, BridgeLog.CERTIFICATE_LOOK_FAILED, why=child.failure)
             if child.broke_rules:
                 child.look.good.clear()
             self._take_look(child.plan, child.look)
@@ -299,16 +300,22 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
             if self._serving is not None:
                 self._keep_plan(child.failure or f"process {child.pid} {how}")
             elif self._started:
-                log.error("Process %d %s before it could serve: %s", child.pid, how, child.failure)
+                tell(
+                    log,
+                    BridgeLog.NEXT_PROCESS_FAILED,
+                    process=child.pid,
+                    how=how,
+                    why=child.failure,
+                )
                 self._back_off.failed()
         elif child is self._serving:
-            log.error("The serving process %d %s; another is started", child.pid, how)
+            tell(log, BridgeLog.SERVING_PROCESS_ENDED, process=child.pid, how=how)
             self._serving = None
             if time.monotonic() - child.ready_at > LONGEST_PAUSE_SECONDS:
                 self._back_off.reset()
             self._back_off.failed()
         elif code != 0:
-            log.error("Process %d %s while its last requests finished", child.pid, how)
+            tell(log, BridgeLog.OLD_PROCESS_ENDED, process=child.pid, how=how)
         if child is self._takes_servers:
             self._assign_servers()
 

@@ -22,8 +22,9 @@ from typing import Final
 
 from .. import __version__
 from ..config.bridge import BridgeSettings
-from ..errors import DeadlineExceeded, SigulError, TransportError, quoted
+from ..errors import DeadlineExceeded, SigulError, TransportError
 from ..logcontext import LogContext, work_for
+from ..logevents import tell
 from ..metrics import BridgeCount
 from ..protocol.status import MAX_LISTED, BridgeStatus, RequestUnderWay, WaitingServer, WatchedLog
 from ..system.open_files import CURE, none_left
@@ -41,6 +42,7 @@ from .control import (
     receive_command,
     receive_digest,
 )
+from .log_events import BridgeLog
 from .log_watch import LogWatch, checkpoint_asker
 from .session import BridgeResources, RequestSession
 from .waiting import Arrival
@@ -51,8 +53,8 @@ log = logging.getLogger(__name__)
 _DRAIN_POLL_SECONDS: Final = 0.1
 #: Log lines for a new connection, by its kind.
 _ACCEPTED: Final = {
-    "server": "[BRIDGE_REQUEST] Server TCP connection accepted (%s)",
-    "client": "[BRIDGE_REQUEST] Client connected (%s)",
+    "server": BridgeLog.SERVER_CONNECTED,
+    "client": BridgeLog.CLIENT_CONNECTED,
 }
 #: Pause after an accept that failed for want of descriptors or memory, in seconds.
 _ACCEPT_PAUSE_SECONDS: Final = 0.5
@@ -79,7 +81,7 @@ class Bridge:
         self._roles = Roles(settings.server_cn, self._identity.fingerprint)
         asker = checkpoint_asker(settings, self._identity, self._watchdog)
         self._logs = LogWatch(self._resources, asker)
-        log.info("[BRIDGE_REQUEST] Waiting for the server to connect")
+        tell(log, BridgeLog.WAITING_FOR_SERVER)
 
     def status(self) -> BridgeStatus:
         """Describe what the bridge is doing at this moment. From any thread."""
@@ -101,7 +103,7 @@ class Bridge:
             lambda visit: visit.client.peer.common_name == name,
             "it was ended by whoever runs the bridge; ask them why",
         )
-        log.warning("%d requests of %s are ended, as was asked for", count, quoted(name))
+        tell(log, BridgeLog.USER_REQUESTS_ENDED, count=count, user=name)
         return count
 
     def _distrust(self, fingerprint: str) -> None:
@@ -116,10 +118,13 @@ class Bridge:
         waiting = self._resources.waiting.dismiss(
             lambda server: server.peer.fingerprint == fingerprint
         )
-        log.warning(
-            "The certificate with SHA-256 %s is no longer good: %d requests and %d waiting servers"
-            " are ended", fingerprint, count, waiting,
-        )  # fmt: skip
+        tell(
+            log,
+            BridgeLog.CERTIFICATE_DISTRUSTED,
+            fingerprint=fingerprint,
+            requests=count,
+            waiting_servers=waiting,
+        )
 
     def _tell_certificates(self, parent: ParentPipes) -> None:
         """Tell the parent the certificates of all that are here, each once.
@@ -220,10 +225,11 @@ class Bridge:
             if readable([parent.fileno()], _DRAIN_POLL_SECONDS):
                 self._receive(parent)
         if self._resources.budget.connected:
-            log.warning(
-                "%d requests were not finished within %g s and are cut off",
-                self._resources.budget.connected,
-                self._settings.shutdown_timeout,
+            tell(
+                log,
+                BridgeLog.REQUESTS_CUT_OFF,
+                count=self._resources.budget.connected,
+                seconds=self._settings.shutdown_timeout,
             )
         self._watchdog.stop()
 
@@ -236,7 +242,7 @@ class Bridge:
             return  # The process that served before, or is to, was quicker.
         except OSError as error:
             # The peer may have gone again, or descriptors have run out: neither ends the service.
-            log.warning("Accepting a connection failed: %s", error.strerror)
+            tell(log, BridgeLog.ACCEPT_FAILED, why=error.strerror)
             if not isinstance(error, ConnectionError):
                 time.sleep(_ACCEPT_PAUSE_SECONDS)
             return
@@ -248,7 +254,7 @@ class Bridge:
         try:
             thread.start()
         except RuntimeError:
-            log.error("No thread could be started for a new connection; it is closed")
+            tell(log, BridgeLog.THREAD_NOT_STARTED)
             tcp.close()
             leave()
 
@@ -257,24 +263,24 @@ class Bridge:
     ) -> None:
         """Run a peer's thread: log what ends it, close what it leaves open."""
         work_for(LogContext(f"c{next(self._numbers):x}"))
-        log.info(_ACCEPTED[kind], printable_address(address))
+        tell(log, _ACCEPTED[kind], address=printable_address(address))
         try:
             with self._authenticated(kind, tcp, address) as peer:
                 if kind == "server":
-                    log.info("[BRIDGE_REQUEST] Waiting for the client to connect")
+                    tell(log, BridgeLog.WAITING_FOR_CLIENT)
                     self._resources.waiting.add(peer, peer.handshake_seconds)
                 else:
                     RequestSession(peer, self._resources, leave).run()
         except OnlyLooked:
             self._resources.counters.add(BridgeCount.PROBES)
-            log.debug("The connection ended before it said anything: a check, no request")
+            tell(log, BridgeLog.PROBE_ENDED)
         except SigulError as error:
-            log.warning("%s", error)
-        except Exception as error:
+            tell(log, BridgeLog.CONNECTION_REFUSED, why=str(error))
+        except Exception as error:  # noqa: BLE001 - it is logged
             if isinstance(error, OSError) and none_left(error):
-                log.warning("No more files can be opened: a connection ends; %s", CURE)
+                tell(log, BridgeLog.FILES_EXHAUSTED, cure=CURE)
             else:
-                log.exception("A connection failed in an unforeseen way")
+                tell(log, BridgeLog.CONNECTION_FAILED, exc_info=True)
         finally:
             leave()
 
@@ -300,10 +306,11 @@ class Bridge:
                 raise
             finally:
                 handshakes.leave(pending)
-            log.info(
-                "[BRIDGE_TLS] %s authenticated with CN: %s",
-                kind.capitalize(),
-                quoted(connection.peer.common_name),
+            tell(
+                log,
+                BridgeLog.PEER_AUTHENTICATED,
+                peer=kind.capitalize(),
+                name=connection.peer.common_name,
             )
             yield connection
         except BaseException:
@@ -315,7 +322,7 @@ class Bridge:
         deadline = Deadline(
             settings.handshake_timeout, f"TLS handshake with {connection.peer.address}"
         )
-        log.info("[BRIDGE_TLS] Starting TLS handshake with %s", kind)
+        tell(log, BridgeLog.HANDSHAKE_BEGINS, peer=kind)
         title = kind.capitalize()
         try:
             pending.await_greeting(deadline)
@@ -325,7 +332,7 @@ class Bridge:
                 raise deadline.exceeded() from None
         except TransportError as error:
             raise TransportError(f"[BRIDGE_TLS] {title} handshake failed: {error}") from None
-        log.info("[BRIDGE_TLS] %s TLS handshake completed", title)
+        tell(log, BridgeLog.HANDSHAKE_COMPLETED, peer=title)
 
 
 def describe(

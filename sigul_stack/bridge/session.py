@@ -23,9 +23,8 @@ from ..errors import (
     RemoteProtocolError,
     SigulError,
     TransportError,
-    as_word,
-    quoted,
 )
+from ..logevents import tell
 from ..metrics import BridgeCount, Counters, requests_of_version
 from ..protocol.codec import Fields
 from ..protocol.messages import RequestHeader, UnknownVersion, read_request_header
@@ -40,6 +39,7 @@ from .budget import Budget, Download
 from .forward import Forwarding
 from .groups import Groups, NotInGroup, SourceFailed
 from .koji import KojiSession
+from .log_events import BridgeLog
 from .refusal import refuse, refuse_version
 from .register import Register, Visit
 from .server_versions import ServerVersions, ServerWords
@@ -173,12 +173,13 @@ class RequestSession:
         self._resources.counters.add(BridgeCount.REQUESTS)
         self._resources.counters.add(requests_of_version(BridgeCount, version.number))
         visit.op, visit.user = operation.name, fields["user"].decode()
-        log.info(
-            "Request %s of user %s, payload %d bytes, protocol version %d",
-            quoted(operation.name),
-            quoted(visit.user),
-            length,
-            version.number,
+        tell(
+            log,
+            BridgeLog.REQUEST_RECEIVED,
+            op=operation.name,
+            user=visit.user,
+            bytes=length,
+            version=version.number,
         )
         return _Head(header, operation, length)
 
@@ -247,7 +248,7 @@ class RequestSession:
                 raise
             except SigulError as error:
                 self._resources.counters.add(BridgeCount.GROUP_FAILURES)
-                log.error("Groups cannot be looked up: %s", error)
+                tell(log, BridgeLog.GROUPS_UNKNOWN, why=str(error))
                 raise SourceFailed(
                     "who is in the required group cannot be found out just now",
                     "the bridge's log says why",
@@ -270,12 +271,20 @@ class RequestSession:
                     raise TransportError("it has just gone")
             except TransportError as error:
                 # It died in this very moment and has seen no request: the next one will do.
-                log.warning("Waiting server %s failed: %s", server.peer.common_name, error)
+                tell(
+                    log,
+                    BridgeLog.WAITING_SERVER_FAILED,
+                    name=server.peer.common_name,
+                    why=str(error),
+                )
                 server.discard()
                 self._resources.waiting.give_back(self._client)
                 continue
-            log.info(
-                "Paired with server %s (%s)", as_word(server.peer.common_name), server.peer.address
+            tell(
+                log,
+                BridgeLog.SERVER_PAIRED,
+                name=server.peer.common_name,
+                address=server.peer.address,
             )
             return server
 

@@ -21,9 +21,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..errors import DeadlineExceeded, PeerClosed, TransportError, as_word
+from ..errors import DeadlineExceeded, PeerClosed, TransportError
+from ..logevents import tell
 from ..metrics import BridgeCount, Counters
 from ..transport.stream import ByteStream, Deadline, readable
+from .log_events import BridgeLog
 
 log = logging.getLogger(__name__)
 
@@ -287,10 +289,11 @@ class WaitingServers:
 
     def _drop(self, server: ByteStream) -> None:
         self._counters.add(BridgeCount.SERVERS_DROPPED)
-        log.warning(
-            "Waiting server %s (%s) has gone; dropped",
-            as_word(server.peer.common_name),
-            server.peer.address,
+        tell(
+            log,
+            BridgeLog.WAITING_SERVER_GONE,
+            name=server.peer.common_name,
+            address=server.peer.address,
         )
         server.discard()
 

@@ -21,10 +21,12 @@ from typing import TextIO
 
 from ..config.identity import Identity
 from ..errors import ConfigurationError, SigulError
+from ..logevents import tell
 from ..system.pipes import FAILED, BadEvent, Event, EventReader, send_event
 from ..system.processes import kill_and_reap, reap
 from ..system.signals import SignalPipe
 from . import pidfile
+from .log_events import ProgramLog
 from .outcome import failed, repeat_known_line
 from .standard_streams import detach_standard_descriptors
 
@@ -113,17 +115,17 @@ class Daemon:
                 if pid_directory is not None:
                     path = pid_directory / f"{self.name}.pid"
                     stack.enter_context(pidfile.held(path, self.identity))
-                log.info("%s starts", self.name)
+                tell(log, ProgramLog.DAEMON_STARTS, name=self.name)
                 work(Control(stop, reload, lambda: _tell(starter, _READY), pid_directory))
-                log.info("%s ends", self.name)
+                tell(log, ProgramLog.DAEMON_ENDS, name=self.name)
             return 0
         except SigulError as error:
-            log.error("%s", error)
+            tell(log, ProgramLog.DAEMON_FAILED, why=str(error))
             _tell(starter, FAILED, str(error))
             if stream is not None:
                 repeat_known_line(str(error))
-        except Exception as error:
-            log.critical("%s failed unexpectedly", self.name, exc_info=True)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            tell(log, ProgramLog.DAEMON_CRASHED, exc_info=True, name=self.name)
             what = type(error).__name__  # its text may hold anything
             _tell(starter, FAILED, f"{self.name} failed unexpectedly ({what}); its log says more")
         return 1

@@ -13,8 +13,10 @@ from ..config.digests import digests
 from ..config.identity import identity
 from ..config.values import relative_to
 from ..errors import SigulError
+from ..logevents import tell
 from ..system.memory import is_swapping, lock_memory
 from .daemon import Control, Daemon
+from .log_events import ProgramLog
 from .logs import set_up_daemon
 from .outcome import failed
 from .secret_input import SecretReader, with_nss_password
@@ -85,19 +87,14 @@ def _current_directory() -> Path:
 
 def _check(loaded: Loaded[Settings]) -> None:
     for warning in loaded.warnings:
-        log.warning("%s", warning)
+        tell(log, ProgramLog.DAEMON_CONFIGURATION_WARNING, why=str(warning))
     loaded.check_paths()
 
 
 def _lock_memory(*, changes_user: bool) -> None:
     """Lock the memory of the process that works; tell once where that cannot be."""
     if not lock_memory(changes_user=changes_user):
-        log.log(
-            logging.WARNING if is_swapping() else logging.INFO,
-            "Memory that holds secrets is not kept from swap: there is a limit on locked memory"
-            " (RLIMIT_MEMLOCK); give the service LimitMEMLOCK=infinity, or a container --ulimit"
-            " memlock=-1:-1, or have no swap that is not encrypted",
-        )
+        tell(log, ProgramLog.MEMORY_SWAPS if is_swapping() else ProgramLog.MEMORY_NOT_LOCKED)
 
 
 def run_daemon(

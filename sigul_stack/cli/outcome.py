@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from ..errors import SigulError, printable
+from ..logevents import tell
+from .log_events import ProgramLog
 from .logs import tell_kept
 from .standard_streams import lost_output, open_standard_streams, output_failed
 
@@ -89,15 +91,15 @@ def report(run: Callable[[], None]) -> int:
     except SigulError as error:
         is_answer = error.is_answer or error.problem in _WHOLE_LINES
         if not is_answer:
-            log.debug("where it failed:", exc_info=True)
+            tell(log, ProgramLog.COMMAND_FAILED, exc_info=True)
         if not isinstance(error, AlreadyTold):
             failed(str(error))
         if is_answer:
             return 1
     except KeyboardInterrupt:
         failed("interrupted")
-    except Exception as error:
-        log.debug("where it failed:", exc_info=True)
+    except Exception as error:  # noqa: BLE001 - it is logged
+        tell(log, ProgramLog.COMMAND_CRASHED, exc_info=True)
         failed(f"unexpected failure ({type(error).__name__}); -v -v tells more")
     tell_kept()
     return 1

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from ..config.identity import Identity, rights_for
 from ..errors import ConfigurationError, SigulError
+from ..logevents import tell
+from .log_events import ProgramLog
 from .standard_streams import detach_standard_descriptors
 
 log = logging.getLogger(__name__)
@@ -78,7 +80,7 @@ def _lock(path: Path) -> int:
                 if found and _is_this_daemon(found, path.stem):
                     raise _running(path, found)
                 if found:
-                    log.info("replacing the stale PID file '%s' of process %s", path, found)
+                    tell(log, ProgramLog.STALE_PID_FILE, path=str(path), process=found)
                 return descriptor
         except BaseException:
             os.close(descriptor)

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from ..errors import ConfigurationError, RequestRefused, SigulError, Status, shortened
+from ..logevents import tell
 from ..secret import Secret
 from .hardening import harden_process
+from .log_events import ProgramLog
 from .outcome import run_program
 from .server_tools import (
     become_the_server,
@@ -130,11 +132,7 @@ def _run(options: Namespace) -> None:
         if not options.no_token_check:
             found = services.keystore.tokens.find(options.key_uri, pin)
             if len(found) > 1:
-                log.warning(
-                    "The URI means %d private keys; which of them signs an image is told by its"
-                    " certificate's label alone",
-                    len(found),
-                )
+                tell(log, ProgramLog.TOKEN_URI_AMBIGUOUS, count=len(found))
         sealed = new_access(pin, passphrase, services.policy.only_forced(), services.registry)
         with database.write() as writer:
             _add(writer, options, name, sealed)

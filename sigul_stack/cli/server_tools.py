@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
 from ..errors import ConfigurationError
+from ..logevents import tell
+from .log_events import ProgramLog
 from .logs import set_up_client
 from .outcome import report
 from .shared_arguments import (
@@ -62,7 +64,7 @@ def load_configuration(path: Path | None) -> Loaded[ServerSettings]:
     loaded = load_server(path)
     for warning in loaded.warnings:
         if not warning.of_daemon:
-            log.warning("%s", warning)
+            tell(log, ProgramLog.TOOL_CONFIGURATION_WARNING, why=str(warning))
     return loaded
 
 

@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from ..logevents import tell
 from .commands.command import Command
 from .commands.planning import Arguments
 from .commands.registry import command_named, commands
 from .hardening import harden_process
+from .log_events import ProgramLog
 from .logs import set_up_client
 from .outcome import print_lines, report, run_program
 from .secret_input import SecretReader
@@ -119,7 +121,7 @@ def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
 
     loaded = load_client(options.config_file or own_file(), user_name=options.user_name)
     for warning in loaded.warnings:
-        log.warning("%s", warning)
+        tell(log, ProgramLog.CLIENT_CONFIGURATION_WARNING, why=str(warning))
     execute(
         command,
         arguments,

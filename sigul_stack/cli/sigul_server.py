@@ -15,8 +15,8 @@ from ..config import load_server
 from ..config.identity import Identity, drop_privileges, drop_privileges_unless_roots, identity
 from ..config.server import ServerSettings
 from ..database import Database
-from ..errors import quoted
 from ..evidence.writer import LogChannel, write_log
+from ..logevents import tell
 from ..protocol.status import encode_ended, encode_status
 from ..server.events import WorkerEvent, encode_logged
 from ..server.guesses import GuessTable
@@ -37,6 +37,7 @@ from ..transport.status_socket import status_socket
 from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
 from .hardening import harden_process
+from .log_events import ProgramLog
 from .outcome import run_program
 
 log = logging.getLogger(__name__)
@@ -62,9 +63,7 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
     settings = source.settings
     wanted = USUAL + _FILES_OF_A_WORKER * 2 * (settings.workers + settings.max_requests)
     if (limit := raise_limit(wanted)) < wanted:
-        log.warning(
-            "This process may open %d files, and needs %d for its workers; %s", limit, wanted, CURE
-        )
+        tell(log, ProgramLog.FILES_LIMITED, limit=limit, wanted=wanted, cure=CURE)
     _make_stores(settings, source.identity)
     run_in_child(partial(_run_with_nss, prepare, settings), "checking the server's data")
     # All workers of a former configuration may be there beside those of the next one.
@@ -107,7 +106,7 @@ def _make_stores(settings: ServerSettings, who: Identity | None) -> None:
                 continue
             os.mkdir(store.name, 0o700, dir_fd=parent)
             os.chown(store.name, who.uid, who.gid, dir_fd=parent, follow_symlinks=False)
-            log.info("Made %s for user %d", quoted(str(store)), who.uid)
+            tell(log, ProgramLog.STORE_MADE, path=str(store), user_id=who.uid)
 
 
 def _plan(settings: ServerSettings, shared: Shared, loaded: Mapping[str, str]) -> ServerPlan:

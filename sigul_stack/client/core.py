@@ -32,6 +32,7 @@ from ..errors import (
     Status,
     TransportError,
 )
+from ..logevents import tell
 from ..protocol import messages
 from ..protocol.codec import Fields
 from ..protocol.knowledge import CLIENT_WORDS, KNOWS, encode_words
@@ -49,6 +50,7 @@ from ..transport.stream import Peer
 from ..transport.tcp import connect_tcp
 from ..transport.watchdog import Watchdog
 from .log_check import SMALL_INPUT, LogCheck, Sent, SiteLog, nothing_sent, shows_log
+from .log_events import ClientLog
 from .site_knowledge import SiteKnowledge
 from .source import Source
 
@@ -313,7 +315,7 @@ class RequestSender:
         be held. A server of which there is a complaint is told none.
         """
         self._log.witness()
-        log.info("[DOUBLE_TLS] Starting TLS handshake")
+        tell(log, ClientLog.INNER_TLS_BEGINS)
         with inner_session(
             chunked,
             self.settings.nss,
@@ -322,7 +324,7 @@ class RequestSender:
             server_hostname=self.settings.server_hostname,
             watchdog=self._watchdog,
         ) as session:
-            log.info("[DOUBLE_TLS] TLS handshake completed successfully")
+            tell(log, ClientLog.INNER_TLS_COMPLETED)
             if self.settings.require_own_server_key:
                 check_own_key(session.peer, bridge)
             observation = self._log.begin(session.peer.common_name)
@@ -403,7 +405,7 @@ class RequestSender:
         header.verify(keys.header)
         # Whose they are was just checked.
         for warning in messages.warnings_in(header.fields):
-            log.warning("the server warns: %s", warning)
+            tell(log, ClientLog.SERVER_WARNING, why=str(warning))
         if header.status != Status.OK:
             raise refusal(header.status, header.fields)
         payload = AuthenticatedPayload(chunked, keys.payload, "the reply", self.version)

@@ -28,7 +28,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from ..errors import SigulError
+from ..logevents import tell
 from ..system.files import opened
+from .log_events import ClientLog
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +84,7 @@ def open_successor(source: Path, path: Path | None, *, read: os.stat_result) -> 
         yield file
     _give_to_other_name(_follow(place), _follow(source))
     if others > 0:
-        log.warning(
-            "'%s' had %d more names (hard links): what they name is as it was; copy it there",
-            place,
-            others,
-        )
+        tell(log, ClientLog.OUTPUT_HAS_LINKS, path=str(place), count=others)
 
 
 def _was_changed(source: Path, read: os.stat_result) -> bool:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import ProtocolError, TransportError
+from ..logevents import tell
 from ..protocol.codec import Fields
 from ..protocol.knowledge import read_trailer, words_in
 from ..transport.chunked import ChunkedStream
 from ..transport.stream import Deadline
+from .log_events import ClientLog
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class SiteKnowledge:
         self.server = server
         if trailer and self.bridge is None:
             self._hear_bridge(chunked)
-        log.info("The server knows %s; the bridge %s", _shown(server), _shown(self.bridge))
+        tell(log, ClientLog.EXTENSIONS_KNOWN, server=_shown(server), bridge=_shown(self.bridge))
 
     def _hear_bridge(self, chunked: ChunkedStream) -> None:
         self.bridge = frozenset()
@@ -58,7 +60,7 @@ class SiteKnowledge:
             found = chunked.parse_unless_ended(read_trailer(), deadline)
             self.bridge = words_in(found or {}) or self.bridge
         except (TransportError, ProtocolError) as error:
-            log.info("What the bridge says behind the reply is passed over: %s", error)
+            tell(log, ClientLog.TRAILER_IGNORED, why=str(error))
 
 
 def _shown(words: frozenset[str] | None) -> str:

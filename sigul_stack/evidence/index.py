@@ -25,8 +25,10 @@ from typing import Final
 from urllib.parse import quote
 
 from ..formats.merkle_tree import TILE_LEVELS, TILE_WIDTH, NotProven, hash_leaf, verify_inclusion
+from ..logevents import tell
 from ..system.files import opened
 from .leaf import Leaf
+from .log_events import EvidenceLog
 from .log_files import INDEX, PRIVATE, SigningLogError
 from .log_reader import LogReader
 
@@ -210,7 +212,7 @@ def _reading(reader: LogReader) -> Iterator[sqlite3.Connection | None]:
         connection.execute("PRAGMA trusted_schema = OFF")
         is_right = _state(connection, reader) > 0
     except sqlite3.Error as error:
-        log.warning("The index %s cannot be used, the log is read instead: %s", path, error)
+        tell(log, EvidenceLog.INDEX_UNUSABLE, path=str(path), why=str(error))
         is_right = False
     try:
         yield connection if is_right else None
@@ -271,7 +273,7 @@ class Index:
                     left -= stop - have
                     have = stop
         except (sqlite3.Error, OSError) as error:
-            log.warning("The index %s was not brought up to date: %s", self.path, error)
+            tell(log, EvidenceLog.INDEX_NOT_UPDATED, path=str(self.path), why=str(error))
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(
                 error, sqlite3.OperationalError
             ):

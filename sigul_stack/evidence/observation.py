@@ -22,8 +22,10 @@ from ..formats.signed_note import (
     PublicKey,
     open_checkpoint,
 )
+from ..logevents import tell
 from .evidence import Evidence
 from .leaf import LOG_RESTORED, LOG_START, Leaf
+from .log_events import EvidenceLog
 from .witness_state import Complaint, Kind, KnownLog, Memory, kept_note
 
 if TYPE_CHECKING:
@@ -298,10 +300,13 @@ class Observation:
             others = memory.of(self._server)
             if others and not self._witness.trusted:
                 raise _Doubt(Kind.OTHER_LOG, "it shows two logs to requests at the same time", key)
-            log.info(
-                "The signing log of %s is taken as known: %s, key %s",
-                quoted(self._server), quoted(origin), key.encode(),
-            )  # fmt: skip
+            tell(
+                log,
+                EvidenceLog.SIGNING_LOG_ADOPTED,
+                server=self._server,
+                origin=origin,
+                key=key.encode(),
+            )
             signed = self._witness.cosigned(kept)
             return memory.with_log(KnownLog(self._server, key, kept, now, now, cosigned=signed))
         if current.key != key or current.server != self._server:

@@ -47,10 +47,12 @@ from ..formats.signed_note import (
     PublicKey,
     open_checkpoint,
 )
+from ..logevents import tell
 from ..system.files import opened, sync, try_lock, whole_file, write_whole
 from .evidence import Evidence
 from .index import Index
 from .leaf import LOG_START, Leaf, Result
+from .log_events import EvidenceLog
 from .log_files import (
     CHECKPOINT,
     KEY,
@@ -279,12 +281,11 @@ class SigningLog:
         if self._is_tail_sound:
             self._open_tail()
         else:
-            log.warning(
-                "The signing log %s was not closed in order: %d leaves behind its checkpoint are"
-                " taken in%s",
-                self.directory,
-                there - head.size,
-                "" if tail.is_whole else ", and half of one is cut off",
+            tell(
+                log,
+                EvidenceLog.SIGNING_LOG_COMPLETED if tail.is_whole else EvidenceLog.SIGNING_LOG_CUT,
+                path=str(self.directory),
+                leaves=there - head.size,
             )
         self._mend()
 
@@ -417,7 +418,7 @@ class SigningLog:
             reader = LogReader.open(self.directory)
             Index(self.directory).update(reader, most=_INDEXED_AT_ONCE, seconds=_INDEX_SECONDS)
         except SigulError as error:
-            log.warning("The index of the signing log was not brought up to date: %s", error)
+            tell(log, EvidenceLog.SIGNING_LOG_INDEX_NOT_UPDATED, why=str(error))
 
     # ----------------------------------------------------------------------------------- evidence
 

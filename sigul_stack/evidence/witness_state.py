@@ -26,7 +26,9 @@ from typing import Any, Final
 from ..errors import SigulError
 from ..formats.merkle_tree import NotProven
 from ..formats.signed_note import Checkpoint, Note, PublicKey
+from ..logevents import tell
 from ..system.files import locked, write_whole
+from .log_events import EvidenceLog
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +166,7 @@ class MemoryFile:
     def __init__(self, path: Path | None, *, is_usual: bool = False) -> None:
         """`is_usual`: nobody has asked for this file, so it may well be that it cannot be."""
         self.path = path
-        self._level = logging.INFO if is_usual else logging.WARNING
+        self._is_usual = is_usual
         self._memory = Memory()
         self._threads = threading.Lock()
         self._told = False
@@ -235,13 +237,10 @@ class MemoryFile:
         """Say once that what is known ends with this process."""
         if self.path is not None and not self._told:
             self._told = True
-            log.log(
-                self._level,
-                "What is known of the server's signing log is not kept: '%s' is no directory of"
-                " user %d alone that it can write to; set signing-log-state to a file in one",
-                self.path.parent,
-                os.geteuid(),
+            event = (
+                EvidenceLog.WITNESS_WITHOUT_STATE if self._is_usual else EvidenceLog.WITNESS_FORGETS
             )
+            tell(log, event, path=str(self.path.parent), user_id=os.geteuid())
 
 
 # ------------------------------------------------------------------------------------ the content

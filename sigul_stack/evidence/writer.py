@@ -31,9 +31,11 @@ from typing import Final
 
 from ..errors import SigulError
 from ..formats.merkle_tree import NotProven
+from ..logevents import tell
 from ..system.signals import wait
 from .evidence import Evidence
 from .leaf import LOG_RESTORED, LOG_START, Leaf
+from .log_events import EvidenceLog
 from .log_files import CHECKPOINT
 from .signing_log import SigningLog
 
@@ -248,7 +250,7 @@ class Writer:
             # So that what a crash left is put in order before the first worker has to wait for it.
             self._open()
         except SigulError as error:
-            log.error("The signing log cannot be opened, and nothing is signed: %s", error)
+            tell(log, EvidenceLog.SIGNING_LOG_UNOPENED, why=str(error))
         try:
             while True:
                 self._wait()
@@ -297,7 +299,7 @@ class Writer:
                     return found, True
                 continue
             if answer is None:
-                log.warning("A worker has sent the signing log what cannot be answered")
+                tell(log, EvidenceLog.LOG_MESSAGE_UNANSWERABLE)
                 continue
             whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
             message = _parse(data if whole else b"", answer)
@@ -317,10 +319,10 @@ class Writer:
                 leaves = [message.leaf for message in group if message.leaf is not None]
                 appended = iter(opened.append(leaves) if leaves else ())
             except SigulError as error:
-                log.error("The signing log was not written: %s", error)
+                tell(log, EvidenceLog.SIGNING_LOG_UNWRITTEN, why=str(error))
                 self._failed(group, _in_short(error))
-            except Exception:
-                log.exception("Writing the signing log failed in an unforeseen way")
+            except Exception:  # noqa: BLE001 - it is logged
+                tell(log, EvidenceLog.SIGNING_LOG_CRASHED, exc_info=True)
                 self._failed(group, SigulError("it failed in an unforeseen way", _CURE))
             else:
                 for message in group:
@@ -372,7 +374,7 @@ def _answer(opened: SigningLog, message: _Message, index: int) -> None:
             message.reply(_OK + found.encode())
     except (SigulError, OSError) as error:
         # Of what was written before: it costs who asks for it, and nobody else.
-        log.error("The signing log cannot be proven: %s", error)
+        tell(log, EvidenceLog.SIGNING_LOG_UNPROVEN, why=str(error))
         message.refuse(SigulError(f"it cannot be proven ({error})", _CURE))
 
 
@@ -422,7 +424,7 @@ def _parse(data: bytes, answer: socket.socket) -> _Message | None:
         elif body:
             raise ValueError
     except (ValueError, struct.error, NotProven):
-        log.warning("A worker has sent the signing log what is no message")
+        tell(log, EvidenceLog.LOG_MESSAGE_INVALID)
         refusal = _Message(answer, _Kind.RECORD, {})
         refusal.refuse(SigulError("the signing log takes no such message"))
         answer.close()

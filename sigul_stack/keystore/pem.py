@@ -27,8 +27,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from ..database import KeyType
 from ..errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
 from ..formats.file_kinds import kind_of
+from ..logevents import tell
 from ..secret import Secret
 from ..system.files import sync, write_whole
+from .log_events import KeystoreLog
 from .storage import locked_keys, require_long, storage_errors
 
 _log = logging.getLogger(__name__)
@@ -182,7 +184,12 @@ class PemStore:
         """
         with self._changing():
             if not self.private_file(fingerprint).exists():
-                _log.warning("key %s was not in %s when it was deleted", fingerprint, self.path)
+                tell(
+                    _log,
+                    KeystoreLog.PEM_KEY_WAS_ABSENT,
+                    fingerprint=fingerprint,
+                    path=str(self.path),
+                )
             self.private_file(fingerprint).unlink(missing_ok=True)
             sync(self.path)  # the key goes first, even if the machine stops now
             self._remove_rest(fingerprint)
@@ -337,7 +344,7 @@ class PemStore:
         with self._changing():
             if path.exists() and known is not None and fingerprint not in known:
                 # By its name the same key. It goes first, and what it has with it.
-                _log.warning("key %s, which was left in the store, is taken over", fingerprint)
+                tell(_log, KeystoreLog.PEM_KEY_TAKEN_OVER, fingerprint=fingerprint)
                 path.unlink()
             if path.exists():
                 raise RequestRefused(Status.ALREADY_EXISTS, f"key {fingerprint} is in the store")

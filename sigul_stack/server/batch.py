@@ -24,6 +24,7 @@ from typing import BinaryIO, Final
 from ..config.server import ServerSettings
 from ..errors import RemoteProtocolError, RequestRefused, SigulError, Status
 from ..evidence.leaf import Content
+from ..logevents import tell
 from ..protocol.authentication import DIGEST_BYTES, new_hmac
 from ..protocol.codec import Fields, pack_u32
 from ..protocol.messages import (
@@ -38,6 +39,7 @@ from ..transport.chunked import ChunkedStream
 from ..transport.payload import receive_pieces, send_payload
 from ..transport.rate import SERVER_FIRST_SECONDS, RateMeter
 from .decisions import Made
+from .log_events import ServerLog
 from .request import message_field, refusal_of
 from .spool import Account, Spool
 
@@ -160,7 +162,7 @@ class Batch:
                 raise
         self._check()
         self._tell_kept(chunked)
-        log.info("%d RPMs answered", self._answered)
+        tell(log, ServerLog.RPMS_ANSWERED, count=self._answered)
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -257,7 +259,7 @@ class Batch:
         with signed, self._lock:
             fields = {"id": received.fields["id"], "status": pack_u32(Status.OK), **proof}
             self._send(chunked, fields, signed)
-        log.info("%s signed", name)
+        tell(log, ServerLog.RPM_SIGNED, rpm=name)
 
     def _fail_one(self, chunked: ChunkedStream, number: bytes, refused: RequestRefused) -> None:
         """Keep a failure, or tell all at once where no more is to be signed, or there are many."""

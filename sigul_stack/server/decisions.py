@@ -20,8 +20,10 @@ from ..errors import RequestRefused, SigulError, printable, shortened
 from ..evidence.leaf import Content, Leaf, LeafClient, LeafKey, Result
 from ..evidence.writer import LOG_SECONDS, LogClient
 from ..logcontext import current
+from ..logevents import tell
 from ..protocol.codec import Fields
 from ..protocol.operations import Operation
+from .log_events import ServerLog
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +185,7 @@ class Decision:
         try:
             self.client.record(leaf, seconds)
         except SigulError as error:
-            log.error("A refusal is not in the signing log: %s", error)
+            tell(log, ServerLog.REFUSAL_NOT_LOGGED, why=str(error))
 
 
 def result_of(error: Exception) -> Result:

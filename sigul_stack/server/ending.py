@@ -25,12 +25,14 @@ from typing import Final
 from ..database import Database
 from ..errors import DatabaseError, RequestRefused, Status, quoted
 from ..logcontext import LogContext, current, work_for
+from ..logevents import tell
 from ..system import programs
 from ..system.pipes import ParentPipes
 from ..transport.chunked import ChunkedStream
 from ..transport.stream import readable
 from .decisions import Decision
 from .events import WorkerCommand, WorkerEvent, encode_client
+from .log_events import ServerLog
 from .request import Request, send_error
 from .rights import Granted, require_still
 
@@ -116,7 +118,7 @@ class Watch:
             if command is WorkerCommand.GOOD:
                 return
             if command is not WorkerCommand.STALE:
-                log.warning("%s: %s; it does not begin", self._what, _REASONS[command])
+                tell(log, ServerLog.REQUEST_NOT_BEGUN, what=self._what, why=_REASONS[command])
                 raise _REFUSALS[command]
             seconds = STALE_SECONDS
         if seconds:
@@ -182,8 +184,8 @@ class Watch:
                 self._look()
             except RequestRefused as refused:
                 self._end(refused, "the rights that it was let in with have ended")
-            except Exception:
-                log.exception("Watching the request failed in an unforeseen way")
+            except Exception:  # noqa: BLE001 - it is logged
+                tell(log, ServerLog.REQUEST_WATCH_FAILED, exc_info=True)
                 self._end(RequestRefused(Status.UNKNOWN_ERROR), "it cannot be watched")
 
     def _look(self) -> None:
@@ -197,7 +199,7 @@ class Watch:
             now = time.monotonic()
             if self._unreadable_since is None:
                 self._unreadable_since = now
-                log.warning("Whether the request's rights last cannot be told just now: %s", error)
+                tell(log, ServerLog.RIGHTS_UNKNOWN, why=str(error))
             elif now - self._unreadable_since > UNREADABLE_SECONDS:
                 raise RequestRefused(
                     Status.UNKNOWN_ERROR,
@@ -214,7 +216,7 @@ class Watch:
             self._refusal = refused
             if self._finished.is_set():
                 return
-            log.warning("%s: %s; the request is ended", self._what, why)
+            tell(log, ServerLog.REQUEST_ENDED_EARLY, what=self._what, why=why)
             programs.end_all()
             try:
                 if not self._replying:
@@ -222,7 +224,7 @@ class Watch:
                 elif self._finished.wait(REFUSAL_SECONDS):
                     return
             except Exception as error:  # noqa: BLE001 - it ends whatever comes
-                log.info("The client did not hear why: %s", error)
+                tell(log, ServerLog.CLIENT_NOT_TOLD, why=str(error))
             self._chunked.stream.abort()
             # The other threads may be anywhere; nothing of theirs is to go on.
             os._exit(ENDED)

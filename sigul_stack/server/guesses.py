@@ -40,7 +40,9 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from ..errors import RequestRefused, SigulError, Status, quoted
+from ..logevents import tell
 from ..metrics import ServerCount
+from .log_events import ServerLog
 
 log = logging.getLogger(__name__)
 
@@ -309,11 +311,8 @@ class GuessGuard:
         self._count(ServerCount.DELAYED)
         seconds, count = math.ceil(left), self._table.refused(name, self._longest)
         is_told = count & (count - 1) == 0
-        log.log(
-            logging.WARNING if is_told else logging.DEBUG,
-            "Wrong secrets came before from %s: refused for another %d s (refusal %d)",
-            *(who, seconds, count),
-        )
+        event = ServerLog.GUESSES_REFUSED if is_told else ServerLog.MORE_GUESSES_REFUSED
+        tell(log, event, who=who, seconds=seconds, count=count)
         time.sleep(min(HELD_BACK_SECONDS, self._longest))
         raise RequestRefused(
             Status.AUTHENTICATION_FAILED,

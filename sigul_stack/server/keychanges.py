@@ -22,7 +22,9 @@ from typing import Final
 from ..database import Database, Key
 from ..errors import KeystoreError, SigulError, quoted
 from ..keystore.store import KeyStore
+from ..logevents import tell
 from ..system.files import locked, sync, write_whole
+from .log_events import ServerLog
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +156,7 @@ def _recover(
     if note is None:
         return {}
     if cut_off:
-        log.warning("A change of keys was cut off; store and database are brought in step")
+        tell(log, ServerLog.KEY_CHANGE_REPAIRED)
         # Removes what is unfinished. Nobody else is at it: all changes are made under this lock.
         keystore.prepare()
     with database.read() as reader:
@@ -164,11 +166,11 @@ def _recover(
     for fingerprint in (keystore.fingerprints() - note.before) | note.removing.keys():
         if fingerprint in rows:
             continue
-        log.info("Removing key %s from the store: the database does not have it", fingerprint)
+        tell(log, ServerLog.KEY_REMOVED_FROM_STORE, fingerprint=fingerprint)
         try:
             keystore.delete(fingerprint)
         except (SigulError, OSError) as error:
-            log.error("Key %s is not deleted from the store: %s", fingerprint, error)
+            tell(log, ServerLog.KEY_NOT_REMOVED, fingerprint=fingerprint, why=str(error))
             left[fingerprint] = note.removing.get(fingerprint, "")
     if left:
         _Note(keystore.fingerprints(), left).write(path)

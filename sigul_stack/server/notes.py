@@ -16,6 +16,8 @@ from ..errors import SigulError, quoted, shortened
 from ..keystore.foresight import Prospect, prospects
 from ..keystore.gnupg.outlook import Fault
 from ..keystore.store import KeyStore
+from ..logevents import tell
+from .log_events import ServerLog
 
 log = logging.getLogger(__name__)
 
@@ -58,21 +60,21 @@ class Notes:
         if self._signer == signer:
             return
         self._signer = signer
-        log.info("Signed by %s of key %s", signer or "a part without a name", quoted(key.name))
+        tell(log, ServerLog.SIGNED_BY, signer=signer or "a part without a name", key=key.name)
         # Where a subkey signed all is as people expect it: no further run of gpg for that.
         if signer == key.fingerprint:
             self.look_ahead(key, soon=False)
 
     def warn(self, text: str) -> None:
         """Note a warning: what is wrong, and what to do."""
-        log.warning("%s", text)
+        tell(log, ServerLog.REQUEST_WARNING, why=text)
         self._warnings.append(shortened(text))
 
     def _prospect(self, key: Key) -> Prospect | None:
         try:
             return next(prospects(self._keystore, [key], time.time()), None)
         except SigulError as error:
-            log.warning("What becomes of key %s is not known: %s", quoted(key.name), error)
+            tell(log, ServerLog.PROSPECT_UNKNOWN, key=key.name, why=str(error))
             return None
 
     def _warn(self, key: Key, fault: Fault) -> None:

@@ -28,6 +28,7 @@ from ..errors import (
     TransportError,
     quoted,
 )
+from ..logevents import tell
 from ..protocol import messages
 from ..protocol.authentication import check_digest
 from ..protocol.codec import Fields, Parser, pack_u32
@@ -47,6 +48,7 @@ from ..transport.payload import receive_pieces, send_payload
 from ..transport.rate import SERVER_FIRST_SECONDS, RateMeter
 from ..transport.stream import Deadline, Peer
 from .decisions import Decision
+from .log_events import ServerLog
 from .spool import Account, Spool
 
 log = logging.getLogger(__name__)
@@ -348,12 +350,12 @@ def refusal_of(error: Exception, what: str, *, proven: bool) -> RequestRefused:
     their last names alone; others learn nothing from what fails.
     """
     if isinstance(error, RequestRefused):
-        log.info("%s refused: %s", what, error)
+        tell(log, ServerLog.REQUEST_REFUSED, what=what, why=str(error))
         return error
     if not isinstance(error, SigulError | OSError):
-        log.error("%s failed in an unforeseen way", what, exc_info=error)
+        tell(log, ServerLog.REQUEST_CRASHED, exc_info=error, what=what)
         return _failed(proven, SigulError(_UNFORESEEN))
-    log.error("%s failed: %s", what, error)
+    tell(log, ServerLog.REQUEST_FAILED, what=what, why=str(error))
     if isinstance(error, ToolMissing):
         return RequestRefused.because(error)
     if isinstance(error, OSError):

@@ -30,10 +30,12 @@ from ..errors import (
 from ..keystore.bindings import CannotUnbind, Registry
 from ..keystore.passwords import verify_password
 from ..keystore.store import open_access, renewed_access
+from ..logevents import tell
 from ..protocol.rights import Object, Rights
 from ..secret import Secret
 from .guesses import Guard, unguarded
 from .limits import allows, require_allowed
+from .log_events import ServerLog
 from .request import Request
 
 log = logging.getLogger(__name__)
@@ -113,7 +115,7 @@ G = TypeVar("G", bound=Granted)
 
 
 def _refuse(why: str) -> RequestRefused:
-    log.warning("Authentication failed: %s", why)
+    tell(log, ServerLog.AUTHENTICATION_FAILED, why=why)
     return RequestRefused(Status.AUTHENTICATION_FAILED, reason=why)
 
 
@@ -321,11 +323,10 @@ def _renewed(
                 writer.modify_access(user, access.key.name, encrypted_passphrase=sealed)
                 now = replace(access, encrypted_passphrase=sealed)
     except (DatabaseError, KeystoreError) as error:
-        log.warning("%s is left as Sigul 0.x wrote it, without integrity protection: %s",
-                    what, error)  # fmt: skip
+        tell(log, ServerLog.ACCESS_LEFT_AS_IT_IS, what=what, why=str(error))
         return access
     if now is not None and now.encrypted_passphrase == sealed:
-        log.info("%s was written anew: Sigul 0.x wrote it without integrity protection", what)
+        tell(log, ServerLog.ACCESS_WRITTEN_ANEW, what=what)
         return now
     # Another request was here first; or the passphrase was changed, or the access taken away.
     if now is not None:

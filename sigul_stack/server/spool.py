@@ -28,8 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ..errors import RequestRefused, Status, quoted, shortened
+from ..errors import RequestRefused, Status, shortened
 from ..evidence.leaf import Content
+from ..logevents import tell
+from .log_events import ServerLog
 from .slots import Slots
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ class Account:
             if fault is None:
                 return
             self.slots.add(-count)
-        log.warning("A request with %d bytes in the spool gets no more: %s", self.slots.mine, fault)
+        tell(log, ServerLog.SPOOL_REFUSED, bytes=self.slots.mine, why=str(fault))
         self._refused()
         raise fault
 
@@ -93,7 +95,7 @@ class Account:
         self.slots.set_name(name)
         fault = self._over_user_limit() if self.slots.mine else None
         if fault is not None:
-            log.warning("%s has too much in the spool: %s", quoted(name), fault)
+            tell(log, ServerLog.SPOOL_SHARE_EXCEEDED, user=name, why=str(fault))
             self._refused()
         return fault
 
@@ -225,7 +227,7 @@ class Spool:
             self.forget(refused)
 
     def _fail(self, error: OSError) -> None:
-        log.error("Storing the payload failed: %s", error.strerror)
+        tell(log, ServerLog.SPOOL_FAILED, why=error.strerror)
         self.forget(
             RequestRefused(
                 Status.UNKNOWN_ERROR,

@@ -20,10 +20,12 @@ from ..database import DATABASE_TLS_CURE, ensure_usable, schema_report
 from ..errors import SigulError, quoted
 from ..evidence import signing_log
 from ..evidence.log_files import LogInUse
+from ..logevents import tell
 from ..signing.pe import remove_leftovers
 from ..system.wall import support
 from ..tools import tools_of
 from .keychanges import recover
+from .log_events import ServerLog
 from .services import (
     Services,
     database_url,
@@ -50,19 +52,17 @@ def prepare(settings: ServerSettings) -> None:
     for tool in tools_of("server", settings.binding.enabled):
         if tool.find() is None:
             # Asked for, those operations fail with the same words.
-            log.warning("%s; until then not available: %s", tool.missing(), tool.unavailable)
+            tell(log, ServerLog.TOOL_MISSING, problem=str(tool.missing()), lost=tool.unavailable)
     for lack, cure in support().lacks():
-        log.warning("%s; %s", lack, cure)
+        tell(log, ServerLog.FEATURE_MISSING, problem=lack, cure=cure)
     url = database_url(settings)
     if (problem := unproven_database(url)) is not None:
-        log.warning("%s; %s", problem, DATABASE_TLS_CURE)
+        tell(log, ServerLog.DATABASE_UNPROVEN, problem=problem, cure=DATABASE_TLS_CURE)
     result = ensure_usable(url, clock=lambda: datetime.now(UTC))
     if result.backup is not None:
-        log.warning(
-            "The database was migrated; as it was before, it is in %s", quoted(str(result.backup))
-        )
+        tell(log, ServerLog.DATABASE_MIGRATED, backup=str(result.backup))
     for oddity in schema_report(url).findings:
-        log.warning("The database: %s; %s", oddity.problem, oddity.cure)
+        tell(log, ServerLog.DATABASE_ODDITY, problem=oddity.problem, cure=oddity.cure)
     with _services(settings) as services:
         services.registry.check()
         services.keystore.prepare()
@@ -75,8 +75,8 @@ def prepare(settings: ServerSettings) -> None:
             *store.odd_rows(keys),
             *store.weak_keys(keys),
         ):
-            log.warning("%s", finding.text)
-        log.info("The database has %d keys", len(keys))
+            tell(log, ServerLog.STORE_FINDING, why=finding.text)
+        tell(log, ServerLog.DATABASE_HAS_KEYS, count=len(keys))
     _prepare_log(settings)
 
 
@@ -92,12 +92,9 @@ def _prepare_log(settings: ServerSettings) -> None:
         ) from None
     if vacant:
         signing_log.create(directory, settings.signing_log_name or socket.gethostname())
-        log.warning(
-            "A new signing log was made in %s; where there was one before, witnesses will complain",
-            quoted(str(directory)),
-        )
+        tell(log, ServerLog.SIGNING_LOG_MADE, path=str(directory))
     with _opened_log(directory) as opened:
-        log.info("The signing log %s has %d leaves", quoted(opened.public_key.name), opened.size)
+        tell(log, ServerLog.SIGNING_LOG_OPENED, origin=opened.public_key.name, leaves=opened.size)
 
 
 def _opened_log(directory: Path) -> signing_log.SigningLog:

@@ -29,8 +29,8 @@ from functools import partial
 from typing import Final
 
 from .. import __version__
-from ..errors import quoted
 from ..evidence.writer import LogChannel
+from ..logevents import tell
 from ..metrics import Counters, ServerCount
 from ..protocol.status import MAX_LISTED, AttachedWorker, RequestUnderWay, ServerStatus
 from ..system.pipes import ParentPipes, require
@@ -53,6 +53,7 @@ from .events import (
     decode_handshake,
     decode_logged,
 )
+from .log_events import ServerLog
 from .slots import Slots
 
 log = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         ]
         for child in theirs:
             self._end_request(child, WorkerCommand.END)
-        log.warning("%d requests of %s are ended, as was asked for", len(theirs), quoted(name))
+        tell(log, ServerLog.REQUESTS_OF_USER_ENDED, count=len(theirs), user=name)
         return len(theirs)
 
     def _end_request(self, child: WorkerChild, command: WorkerCommand) -> None:
@@ -327,7 +328,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             if number in look.good:
                 child.command(WorkerCommand.GOOD)
             elif not child.is_ended:
-                log.warning("The certificate of %s is no longer good", quoted(child.client[0]))
+                tell(log, ServerLog.CLIENT_DISTRUSTED, name=child.client[0])
                 self._end_request(child, WorkerCommand.DISTRUSTED)
 
     def _retire_for(self, attached: WorkerChild) -> None:
@@ -390,7 +391,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
     def _handle_end(self, child: WorkerChild, code: int) -> None:
         if child.is_check:
             if code == 0:
-                log.info("The configuration is taken; new workers take the old ones' places")
+                tell(log, ServerLog.CONFIGURATION_TAKEN)
                 self._plan = child.plan
                 self._back_off.reset()
                 for other in self._children.values():
@@ -400,7 +401,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
                 self._keep_plan(child.failure or f"its check ended with exit code {code}")
             return
         if child.failure:
-            log.error("%s", child.failure)
+            tell(log, ServerLog.PROCESS_FAILED, why=child.failure)
         if child.is_writer:
             self._handle_writers_end(code)
             return
@@ -415,12 +416,8 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             self._repair()
         elif code < 0:
             self._counters.add(ServerCount.WORKERS_CRASHED)
-            log.error(
-                "Worker %d was ended by signal %d%s; the server goes on",
-                child.pid,
-                -code,
-                " in the middle of a request" if child.busy else "",
-            )
+            event = ServerLog.WORKER_KILLED_IN_REQUEST if child.busy else ServerLog.WORKER_KILLED
+            tell(log, event, process=child.pid, signal=-code)
             if child.busy:
                 self._repair()
         if not child.busy and child.plan is self._plan:
@@ -432,10 +429,10 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         if time.monotonic() - self._writer_since > SOUND_SECONDS:
             self._writer_back_off.reset()
         self._writer_back_off.failed()
-        log.error(
-            "The signing log's process has ended (%s); another one is started, and a request that"
-            " it was just writing down is refused",
-            f"signal {-code}" if code < 0 else f"exit code {code}",
+        tell(
+            log,
+            ServerLog.SIGNING_LOG_PROCESS_ENDED,
+            how=f"signal {-code}" if code < 0 else f"exit code {code}",
         )
         if code == 0:
             # It has heard that nobody can send any more, which is not so: somebody who may not has
@@ -459,5 +456,5 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         self._channel.keep_receiver()
         busy = self._count_busy()
         if busy:
-            log.info("Waiting up to %g s for %d requests", self._plan.shutdown_timeout, busy)
+            tell(log, ServerLog.SHUTDOWN_WAITS, seconds=self._plan.shutdown_timeout, requests=busy)
         super()._end()

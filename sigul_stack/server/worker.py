@@ -29,6 +29,7 @@ from ..errors import (
 )
 from ..evidence.writer import LogChannel, LogClient
 from ..logcontext import LogContext, work_for
+from ..logevents import tell
 from ..metrics import ServerCount, requests_of_version
 from ..protocol.knowledge import KNOWS, LOG, SERVER_WORDS, encode_words
 from ..protocol.messages import UnknownVersion
@@ -45,6 +46,7 @@ from .ending import Watch
 from .events import HANDSHAKE_SECONDS, WorkerEvent
 from .guesses import Guard, GuessGuard, GuessTable, unguarded
 from .handlers import HANDLERS
+from .log_events import ServerLog
 from .request import (
     Answer,
     InnerReader,
@@ -141,7 +143,7 @@ class Worker:
                 if self._wait(None, 0):
                     return
                 delay = pause * random.uniform(0.5, 1)  # noqa: S311 - not a secret
-                log.warning("%s; next attempt in %.1f s", error, delay)
+                tell(log, ServerLog.CONNECT_FAILED, why=str(error), seconds=delay)
                 if self._wait(None, delay):
                     return
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -150,7 +152,7 @@ class Worker:
             self._parent.send(
                 WorkerEvent.ATTACHED, HANDSHAKE_SECONDS.pack(connection.handshake_seconds)
             )
-            log.info("Waiting for a request at the bridge")
+            tell(log, ServerLog.WAITING_FOR_REQUEST)
             _warm_up(database)
             if self._wait(connection, WAITING_SECONDS) and not connection.has_input():
                 # Said before any further request is acknowledged, so that the bridge takes another
@@ -184,7 +186,7 @@ class Worker:
         try:
             chunked.receive()
         except SigulError as error:
-            log.warning("The connection that waited at the bridge has ended: %s", error)
+            tell(log, ServerLog.WAITING_CONNECTION_ENDED, why=str(error))
             connection.discard()
             return False
         self._parent.send(WorkerEvent.BUSY)
@@ -208,7 +210,7 @@ class Worker:
                     bridge_name=connection.peer.common_name,
                 )
             except (UnknownVersion, PayloadNotRead) as error:
-                log.warning("The request was refused: %s", error)
+                tell(log, ServerLog.INNER_REQUEST_REFUSED, why=str(error))
             finally:
                 watch.finish()
             # Some bridges go on only when the server has ended; none has more to say to it.
@@ -216,7 +218,7 @@ class Worker:
             chunked.wait_for_close(CLOSE_SECONDS)
             connection.close()
         except SigulError as error:
-            log.warning("The request ended without a complete reply: %s", error)
+            tell(log, ServerLog.REPLY_INCOMPLETE, why=str(error))
             connection.discard()
         except BaseException:
             # A connection that is only freed sends a close-notify, which looks like an orderly end.
@@ -228,7 +230,7 @@ class Worker:
     def _open_inner(
         self, chunked: ChunkedStream, *, identity: nss.TLSIdentity
     ) -> Iterator[InnerReader]:
-        log.info("[DOUBLE_TLS] Starting TLS handshake")
+        tell(log, ServerLog.INNER_TLS_ACCEPTING)
         with inner_session(
             chunked,
             self._settings.nss,
@@ -238,10 +240,7 @@ class Worker:
             watchdog=self._watchdog,
         ) as session:
             self._be_nice(session.peer.common_name)
-            log.info(
-                "[DOUBLE_TLS] TLS handshake completed successfully (client %s)",
-                quoted(session.peer.common_name),
-            )
+            tell(log, ServerLog.INNER_TLS_ACCEPTED, name=session.peer.common_name)
             self._parent.send_parts(WorkerEvent.CERTIFICATE, session.peer.certificate[:TOLD_BYTES])
             yield session
 
@@ -263,7 +262,7 @@ def _warm_up(database: Database) -> None:
             reader.user("")
             reader.access("", "")
     except SigulError as error:
-        log.warning("%s", error)
+        tell(log, ServerLog.REQUEST_BROKEN, why=str(error))
 
 
 def serve_request(
@@ -328,11 +327,12 @@ def serve_request(
         words = SERVER_WORDS if signing_log is not None else SERVER_WORDS - {LOG}
         answer.fields = {**answer.fields, KNOWS: encode_words(words)}
     send_answer(chunked, received, answer)
-    log.info(
-        "Request %s of user %s done, protocol version %d",
-        quoted(received.op),
-        quoted(received.text("user")),
-        received.version.number,
+    tell(
+        log,
+        ServerLog.REQUEST_DONE,
+        op=received.op,
+        user=received.text("user"),
+        version=received.version.number,
     )
 
 

@@ -18,8 +18,10 @@ from .. import __version__
 from ..errors import ProtocolError, RequestRefused, Status
 from ..formats.container_manifest import MAX_MANIFEST, InvalidManifest, read_claim
 from ..formats.ostree_commit import check_commit
+from ..logevents import tell
 from ..system.memory import mapped
 from .descriptors import descriptor_of
+from .log_events import SigningEvents
 from .openpgp import OpenPGPKey
 
 _log = logging.getLogger(__name__)
@@ -111,7 +113,7 @@ def sign_manifest(
     except InvalidManifest as error:
         raise RequestRefused.because(error) from None
     for warning in read.warnings:
-        _log.warning("sign-container: %s", warning)
+        tell(_log, SigningEvents.CONTAINER_WARNING, why=str(warning))
     digest = hashlib.sha256(read.digested).hexdigest()
     claim = {
         "critical": {

@@ -33,9 +33,11 @@ from ..formats.openpgp_packets import MalformedPacket
 from ..keystore.gnupg import GnuPG
 from ..keystore.gnupg.causes import failure, out_of_memory
 from ..keystore.gnupg.program import GnuPGResult
+from ..logevents import tell
 from ..secret import Secret
 from ..system.programs import memory_file
 from .descriptors import bytes_left, input_descriptor, output_descriptor, watch_of
+from .log_events import SigningEvents
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +124,7 @@ class OpenPGPKey:
         good = outcome.status.of("GOODSIG")
         if outcome.returncode or len(good) != 1 or valid != [(self.fingerprint,)]:
             said = [line for line in outcome.messages.splitlines() if line.strip()]
-            _log.error("gpg refuses what it signed: %s", said)
+            tell(_log, SigningEvents.GPG_REFUSES_ITS_SIGNATURE, said=" | ".join(said))
             raise RequestRefused(
                 Status.UNKNOWN_ERROR,
                 "gpg made a signature that it does not take itself"
@@ -207,7 +209,7 @@ class OpenPGPKey:
                 raise self._wrong_passphrase()
             if not _is_decrypted(outcome, self.fingerprint):
                 said = outcome.messages.strip() or "nothing"
-                _log.info("cannot decrypt with key %s: %s", self.fingerprint, said)
+                tell(_log, SigningEvents.DECRYPTION_FAILED, fingerprint=self.fingerprint, said=said)
                 if _agent_has_no_memory(outcome):
                     # Not the message's doing: the same one may be decrypted a moment later.
                     raise failure(self.home, self.fingerprint, outcome, "decrypting", "try again")

@@ -53,12 +53,14 @@ from ..formats.rpm_head import (
 from ..formats.rpm_lead import GET_AGAIN, unsupported
 from ..formats.rpm_tags import EntryType, MainTag, SignatureTag
 from ..keystore.gnupg import GnuPG
+from ..logevents import tell
 from ..system.memory import mapped
 from ..system.programs import memory_file, run
 from ..system.wall import Wall
 from ..tools import RAISE_SIGNING_TIMEOUT, RPMKEYS
 from .descriptors import descriptor_of, input_descriptor
 from .ima import FileSigner
+from .log_events import SigningEvents
 from .openpgp import OpenPGPKey
 
 _log = logging.getLogger(__name__)
@@ -199,7 +201,7 @@ class RPMSigner:
                 return
             # Of Koji's RPMs a bridge of 1.2 sends the head alone: that it has the MD5 which the
             # client had from Koji is all that can be looked at, and has been.
-            _log.warning("Only rpm-sigmd5, which its own header holds, speaks for the RPM's head")
+            tell(_log, SigningEvents.RPM_DIGEST_WEAK)
             return
         if recorded is not None and recorded != size - head.main_offset:
             raise CorruptRPM(
@@ -229,7 +231,7 @@ class RPMSigner:
             )
         if done.returncode:
             said = (done.stdout.decode("utf-8", "replace") + done.stderr).strip()
-            _log.info("rpmkeys refuses the RPM: %r", said[:500])
+            tell(_log, SigningEvents.RPM_REFUSED, said=said[:500])
             raise CorruptRPM(_rpms_reason(said), GET_AGAIN)
 
     # ---------------------------------------------------------------------------------- signing
@@ -425,10 +427,10 @@ def _parts(home: GnuPG, fingerprint: str) -> tuple[KeyPacket, ...]:
         keys = read_keys(home.export(fingerprint, armor=False))
     except MalformedPacket as error:
         # It signs nonetheless, so that it is left to whoever verifies.
-        _log.warning("what rpm takes of key %s is not known: %s", fingerprint, error)
+        tell(_log, SigningEvents.RPM_KEY_UNKNOWN, fingerprint=fingerprint, why=str(error))
         return ()
     for remark in (remark for key in keys for remark in remarks_for_rpm(key)):
-        _log.info("key %s signs RPMs: %s", fingerprint, remark)
+        tell(_log, SigningEvents.RPM_KEY_REMARK, fingerprint=fingerprint, remark=str(remark))
     return tuple(part for key in keys for part in key.parts)
 
 

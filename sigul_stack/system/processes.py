@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from ..errors import SigulError
+from ..logevents import tell
+from .log_events import SystemLog
 from .pipes import FAILED, BadEvent, EventReader, ParentPipes, send_event, write_command
 from .signals import SignalPipe, wait
 
@@ -67,8 +69,8 @@ def fork(work: Callable[[], None], events: int, *, ignore: Iterable[signal.Signa
         code = 0
     except SigulError as error:
         send_event(events, FAILED, str(error).encode("utf-8", "backslashreplace"))
-    except Exception:
-        log.exception("A process of this daemon failed in an unforeseen way")
+    except Exception:  # noqa: BLE001 - it is logged
+        tell(log, SystemLog.CHILD_CRASHED, exc_info=True)
     finally:
         logging.shutdown()
         # Not sys.exit: what the parent had set up to run at its end is the parent's.
@@ -157,7 +159,7 @@ class Child:
 
     def kill_for(self, reason: str) -> None:
         """Kill it because it broke a rule. Its end is then as any other."""
-        log.error("Process %d is killed: %s", self.pid, reason)
+        tell(log, SystemLog.CHILD_KILLED, process=self.pid, reason=reason)
         self.broke_rules = True
         self.kill()
 
@@ -287,7 +289,7 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
         except OSError as error:
             for end in ends:
                 os.close(end)
-            log.error("No process can be started: %s", error.strerror)
+            tell(log, SystemLog.CHILD_NOT_STARTED, why=error.strerror)
             return False
         events, child_events, child_control, control = ends
         os.set_blocking(control, False)
@@ -305,7 +307,7 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
         except OSError as error:
             os.close(events)
             os.close(control)
-            log.error("No process can be started: %s", error.strerror)
+            tell(log, SystemLog.CHILD_NOT_STARTED, why=error.strerror)
             self._back_off.failed()
             return False
         finally:
@@ -337,7 +339,7 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
             self._reload_due = True
         if self._reload_due and self._is_settled():
             self._reload_due = False
-            log.info("Reading configuration and certificates again")
+            tell(log, SystemLog.CONFIGURATION_READ_AGAIN)
             try:
                 self._try_plan(self._renew())
             except SigulError as error:
@@ -345,7 +347,7 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
         return self._stop.fileno() in ready
 
     def _keep_plan(self, reason: str) -> None:
-        log.error("The new configuration is not taken, the former one stays: %s", reason)
+        tell(log, SystemLog.CONFIGURATION_NOT_TAKEN, reason=reason)
 
     def _poll(self, seconds: float | None, *others: int) -> set[int]:
         """Wait for children or `others`, until `seconds` or a deadline are over; the readable."""
@@ -406,7 +408,7 @@ class ProcessFamily(ABC, Generic[PlanT, ChildT]):
     def _kill_late(self) -> None:
         for child in self._children.values():
             if child.deadline is not None and time.monotonic() > child.deadline:
-                log.error("Process %d did not do what it was told in time; it is killed", child.pid)
+                tell(log, SystemLog.CHILD_TOO_SLOW, process=child.pid)
                 child.kill()
 
     def _end(self) -> None:

@@ -24,6 +24,8 @@ from nss.error import NSPRError
 
 from ..config.shared import NSSSettings
 from ..errors import DeadlineExceeded, NSSError, TransportError
+from ..logevents import tell
+from .log_events import TransportLog
 from .nss_database import TLSIdentity as TLSIdentity
 from .nss_database import library_version as library_version
 from .nss_database import load_identity as load_identity
@@ -180,12 +182,7 @@ class TLSConnection:
             if error_name(error) != "PR_IO_TIMEOUT_ERROR":
                 raise
             if not self._is_answering(timeout, wake):
-                log.warning(
-                    "%s has accepted the connection but does not begin its TLS handshake; bridges"
-                    " of 1.x begin it when a client comes. Waiting up to %g s",
-                    self._address,
-                    patience,
-                )
+                tell(log, TransportLog.BRIDGE_SILENT, address=self._address, seconds=patience)
                 if not self._is_answering(patience, wake):
                     raise TransportError(
                         f"{self._address} did not begin its TLS handshake"

@@ -20,7 +20,9 @@ from nss.error import NSPRError
 
 from ..config.shared import NSSSettings
 from ..errors import NSSError, WrongNSSPassword
+from ..logevents import tell
 from ..secret import Secret
+from .log_events import TransportLog
 from .nss_errors import error_name
 
 log = logging.getLogger(__name__)
@@ -267,11 +269,15 @@ def _tell_of_others(nickname: str, used: Any, where: str) -> None:
     with contextlib.suppress(NSPRError):
         count = len(nss.find_certs_from_nickname(nickname))
         if count > 1:
-            log.warning(
-                "%d certificates in %s have the nickname '%s'; used is the one with the serial"
-                " number %x, valid until %s; remove the others: sigul-stack pki remove --others",
-                count, where, nickname, used.serial_number, used.valid_not_after_str,
-            )  # fmt: skip
+            tell(
+                log,
+                TransportLog.CERTIFICATES_AMBIGUOUS,
+                count=count,
+                path=where,
+                nickname=nickname,
+                serial=f"{used.serial_number:x}",
+                until=used.valid_not_after_str,
+            )
 
 
 def look_up(nickname: str) -> tuple[Any, Any]:

@@ -29,6 +29,8 @@ from typing import Final
 
 from ..config.identity import Identity, rights_for
 from ..errors import ConfigurationError, RemoteProtocolError, TransportError
+from ..logevents import tell
+from .log_events import TransportLog
 from .stream import Deadline, readable
 
 log = logging.getLogger(__name__)
@@ -141,7 +143,7 @@ class StatusSocket:
                     self._poll.unregister(peer)
                     data = self._answer_to(request)
                     if peer.send(data) < len(data):
-                        log.warning("An answer of %d bytes was cut off: too long", len(data))
+                        tell(log, TransportLog.ANSWER_CUT_OFF, bytes=len(data))
 
     @staticmethod
     def _request(peer: socket.socket, asking: _Asking) -> bytes | None:
@@ -165,7 +167,7 @@ class StatusSocket:
             return self._document()
         command = self._commands.get(verb)
         if command is None or len(request) > MAX_REQUEST_BYTES:
-            log.warning("Somebody asks the status socket for what it does not have")
+            tell(log, TransportLog.STATUS_COMMAND_UNKNOWN)
             return b""
         return command(argument)
 

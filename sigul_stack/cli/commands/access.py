@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import DeadlineExceeded, PeerClosed, RemoteProtocolError
+from ...logevents import tell
 from ...secret import Secret
+from ..log_events import ProgramLog
 from ..outcome import print_bytes, print_lines
 from ..shared_arguments import argument
 from .arguments import (
@@ -145,11 +147,7 @@ def _passphrase_file(path: Path, layers: Sequence[Layer], call: Call) -> Iterato
     try:
         yield passphrase
     except (PeerClosed, DeadlineExceeded, RemoteProtocolError):
-        log.warning(
-            "'%s' is kept: whether the server took its passphrase is not known; try it, and remove"
-            " the file if it does not work",
-            path,
-        )
+        tell(log, ProgramLog.NEW_PASSPHRASE_KEPT, path=str(path))
         raise
     except BaseException:
         path.unlink(missing_ok=True)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from ...config.client import ClientSettings
 from ...errors import SigulError
+from ...logevents import tell
 from ...secret import Secret
+from ..log_events import ProgramLog
 from ..outcome import UNBIND_TEXT, UNBOUND_TEXT
 from ..secret_input import NSS_PASSWORD, SecretReader
 from .command import Command, SecretPrompt
@@ -44,7 +46,7 @@ class CommandContext:
 def execute(command: Command, arguments: Arguments, context: CommandContext) -> None:
     """Run `command`. Raises `SigulError`."""
     for text in command.idle(arguments):
-        log.warning("%s", text)
+        tell(log, ProgramLog.COMMAND_NOTE, why=text)
     with contextlib.ExitStack() as resources:
         files = (context.passphrase_file, *(_own_file(it, arguments) for it in command.secrets))
         planning = Planning(
@@ -119,7 +121,7 @@ def read_secrets(
     if context.passphrase_file is not None and not any(
         prompt.from_file and prompt.name in secrets for prompt in command.secrets
     ):
-        log.warning("-f has no use here: %s does not ask for a key passphrase", command.name)
+        tell(log, ProgramLog.PASSPHRASE_FILE_UNUSED, command=command.name)
     return secrets
 
 

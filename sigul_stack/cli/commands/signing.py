@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ...errors import SigulError
+from ...logevents import tell
+from ..log_events import ProgramLog
 from ..outcome import print_lines
 from ..shared_arguments import argument
 from . import log_proofs
@@ -80,10 +82,7 @@ def _has_return_in_line(text: BinaryIO) -> bool:
 def sign_text(call: Call, text: BinaryIO, output: BinaryIO) -> None:
     """Write the clear-signed text."""
     if _has_return_in_line(text):
-        log.warning(
-            "the text has a carriage return inside a line: gpg verifies its signature, Sequoia (sq)"
-            " does not; end lines with LF or CR LF, or use sign-data"
-        )
+        tell(log, ProgramLog.TEXT_HAS_CARRIAGE_RETURN)
     call.client.sign_text(call.arguments.key, call.secrets["passphrase"], text, output)
 
 
@@ -210,13 +209,8 @@ def sign_git_tag(planning: Planning) -> Run:
         if call.proof is not None:
             call.proof.check()
         new = tag.replace(signature)
-        log.info(
-            "Tag '%s' was %s%s, now is %s",
-            name,
-            tag.object_id,
-            " (signed already; that signature was replaced)" if tag.was_signed else "",
-            new,
-        )
+        event = ProgramLog.TAG_SIGNED_ANEW if tag.was_signed else ProgramLog.TAG_SIGNED
+        tell(log, event, tag=name, old=tag.object_id, new=new)
 
     return run
 
@@ -244,7 +238,7 @@ def sign_container(planning: Planning) -> Run:
         # The server looks at it as well; it has no way to tell this person of more than a refusal.
         content = file.read(MAX_MANIFEST + 1)
         for warning in read_claim(content, reference).warnings:
-            log.warning("%s: %s", manifest.path, warning)
+            tell(log, ProgramLog.MANIFEST_WARNING, path=str(manifest.path), why=str(warning))
         call.client.sign_container(
             call.arguments.key,
             call.secrets["passphrase"],

@@ -13,8 +13,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from ...logevents import tell
 from ...secret import Secret
 from ...tools import KEYCTL
+from ..log_events import KeystoreLog
 from .methods import BindingMethod, MethodFailed, MethodSettings
 from .running import run_tool
 
@@ -45,7 +47,7 @@ class KeyringMethod:
         number = found.stdout.decode("ascii", "replace").strip()
         if found.returncode or not number.isdecimal():
             # Scripts match this line. The value is a name, no secret.
-            _log.error("Unable to find key with keyname %s", value)
+            tell(_log, KeystoreLog.KEYRING_KEY_MISSING, name=value)
             raise MethodFailed(
                 f"there is no key {description} in the session keyring ({found.reason})",
                 f"add it with: keyctl padd user {description} @s",

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import ConfigurationError, KeystoreError
+from ...logevents import tell
 from ...secret import Secret
+from ..log_events import KeystoreLog
 from .layers import MAX_ALTERNATIVES, MAX_ARGUMENTS, MAX_LAYERS, Layer
 from .methods import CannotBind, CannotUnbind, Registry
 
@@ -104,11 +106,11 @@ def _open_layer(alternatives: Sequence[_BoundValue], registry: Registry) -> Secr
                 return method.unbind(bound.value, bound.arguments)
             reasons.append(f"{bound.method} is not in [binding] enabled")
         except (KeystoreError, ConfigurationError) as error:
-            _log.info("cannot unbind with %s: %s", bound.method, error)
+            tell(_log, KeystoreLog.UNBIND_FAILED, method=bound.method, why=str(error))
             reasons.append(f"{bound.method}: {error}")
     tried = ", ".join(f"method: {b.method}, args: {dict(b.arguments)}" for b in alternatives)
     # Scripts match this line.
-    _log.warning("Failed to unbind with any of the following: %s", tried)
+    tell(_log, KeystoreLog.UNBIND_IMPOSSIBLE, tried=tried)
     raise CannotUnbind(f"none of the bindings of the passphrase opens here ({'; '.join(reasons)})")
 
 

@@ -17,7 +17,9 @@ import tempfile
 from pathlib import Path
 
 from ...errors import KeystoreError
+from ...logevents import tell
 from ...system.files import opened, write_whole
+from ..log_events import KeystoreLog
 
 _log = logging.getLogger(__name__)
 
@@ -110,12 +112,9 @@ def _check_configuration(path: Path) -> None:
             f"remove that line, then: gpgconf --homedir '{path}' --kill gpg-agent",
         )
     if agent.get("max-cache-ttl") not in ("0", "1"):
-        _log.warning(
-            "%s lets gpg-agent keep passphrases in its memory; add: max-cache-ttl 0",
-            path / AGENT_CONFIGURATION_NAME,
-        )
+        tell(_log, KeystoreLog.AGENT_KEEPS_PASSPHRASES, path=str(path / AGENT_CONFIGURATION_NAME))
     if (lack := small_memory(path)) is not None:
-        _log.warning("%s; %s", *lack)
+        tell(_log, KeystoreLog.AGENT_MEMORY_SMALL, problem=lack[0], cure=lack[1])
 
 
 def small_memory(path: Path) -> tuple[str, str] | None:
@@ -202,7 +201,7 @@ def _is_ours_alone(directory: Path) -> bool:
 def _new_private_directory() -> Path:
     """A directory with a name that nobody knew before it was there."""
     known = _known_directory()
-    _log.warning("%s is not for user %d alone: another name is used", known, os.geteuid())
+    tell(_log, KeystoreLog.SHORT_PATH_TAKEN, path=str(known), user_id=os.geteuid())
     return Path(tempfile.mkdtemp(prefix=f"{known.name}.", dir=known.parent))
 
 

@@ -17,8 +17,10 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import ConfigurationError, KeystoreError, RequestRefused, Status, WrongPassphrase
+from ...logevents import tell
 from ...secret import Secret
 from ...system.programs import memory_file
+from ..log_events import KeystoreLog
 from ..storage import locked_keys, require_long, storage_errors
 from .agent import SecretKeyDamaged
 from .causes import failure
@@ -184,7 +186,7 @@ class GnuPGHome(GnuPG):
             key = _only_secret_key(scratch.list_keys(), data)
             # gpg also takes what is left of a file that was cut.
             if outcome.returncode or not key.has_user_id:
-                _log.info("refusing a key to import: %s", outcome.messages.strip())
+                tell(_log, KeystoreLog.IMPORT_REFUSED, said=outcome.messages.strip())
                 raise RequestRefused(
                     Status.INVALID_IMPORT, "the key is damaged or incomplete; export it again"
                 )
@@ -212,7 +214,12 @@ class GnuPGHome(GnuPG):
         """
         with storage_errors(self.path), locked_home(self.path, self.time_limit):
             if self.key(fingerprint) is None:
-                _log.warning("key %s was not in %s when it was deleted", fingerprint, self.path)
+                tell(
+                    _log,
+                    KeystoreLog.GNUPG_KEY_WAS_ABSENT,
+                    fingerprint=fingerprint,
+                    path=str(self.path),
+                )
             remove_key(self, fingerprint)
 
     def change_expiration(
@@ -311,7 +318,7 @@ def _until_it_opens(make: Callable[[], str]) -> str:
         try:
             return make()
         except SecretKeyDamaged as error:
-            _log.warning("A key is made or imported once more: %s", error)
+            tell(_log, KeystoreLog.KEY_MADE_AGAIN, why=str(error))
     return make()
 
 

@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import KeystoreError, quoted
+from ...logevents import tell
+from ..log_events import KeystoreLog
 from ..storage import locked_keys
 
 _log = logging.getLogger(__name__)
@@ -103,14 +105,9 @@ def remove_stale_locks(home: Path) -> None:
     """
     for lock in foreign_locks(home):
         if not lock.gone:
-            _log.error("%s; %s", lock.finding, lock.cure)
+            tell(_log, KeystoreLog.LOCK_IN_THE_WAY, problem=lock.finding, cure=lock.cure)
             continue
-        _log.warning(
-            "removing the lock %s: its owner, process %d of host %s, is gone",
-            quoted(str(lock.path)),
-            lock.pid,
-            quoted(lock.host),
-        )
+        tell(_log, KeystoreLog.LOCK_REMOVED, path=str(lock.path), process=lock.pid, host=lock.host)
         lock.path.unlink(missing_ok=True)
 
 

@@ -19,8 +19,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ...errors import KeystoreError, RequestRefused, SigulError, Status
+from ...logevents import tell
 from ...system.files import opened, sync, try_lock, write_whole
 from ...system.programs import memory_file
+from ..log_events import KeystoreLog
 from ..storage import locked_keys
 from .directory import (
     AGENT_CONFIGURATION_NAME,
@@ -59,12 +61,12 @@ def _remove(scratch: GnuPG) -> None:
     try:
         scratch.stop_agent()
     except SigulError as error:
-        _log.warning("the agent of scratch home %s may be left running: %s", scratch.path, error)
+        tell(_log, KeystoreLog.SCRATCH_AGENT_LEFT, path=str(scratch.path), why=str(error))
     deadline = time.monotonic() + _REMOVAL_LIMIT
     while scratch.path.exists():
         shutil.rmtree(scratch.path, ignore_errors=True)
         if time.monotonic() > deadline:
-            _log.error("cannot remove scratch home %s; remove it by hand", scratch.path)
+            tell(_log, KeystoreLog.SCRATCH_HOME_LEFT, path=str(scratch.path))
             return
     forget_short_path(scratch.path)
 
@@ -83,7 +85,7 @@ def move_in(home: GnuPG, scratch: GnuPG, key: ListedKey, *, replace: bool = Fals
         there = home.list_keys()
         same = [other for other in there if other.fingerprint == key.fingerprint and other.secret]
         if replace and same and (key.parts[0].secret or not same[0].parts[0].secret):
-            _log.warning("key %s, which was left in the store, is taken over", key.fingerprint)
+            tell(_log, KeystoreLog.GNUPG_KEY_TAKEN_OVER, fingerprint=key.fingerprint)
             public = home.export(key.fingerprint, armor=False) + public
             remove_key(home, key.fingerprint)
             there, same = [other for other in there if other not in same], []
@@ -194,7 +196,7 @@ def remove_leftovers(home: GnuPG) -> None:
         for path in paths:
             with opened(path) as descriptor:
                 if try_lock(descriptor):
-                    _log.warning("removing %s, left by a process that was killed", path)
+                    tell(_log, KeystoreLog.SCRATCH_HOME_REMOVED, path=str(path))
                     _remove_links(home, path)
                     _remove(GnuPG(path, time_limit=home.time_limit))
 

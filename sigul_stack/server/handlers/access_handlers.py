@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from ...errors import RequestRefused, quoted
+from ...errors import RequestRefused
 from ...keystore.bindings import CannotBind, Layer, load_layers
+from ...logevents import tell
 from ..limits import asked_for, require_within
+from ..log_events import ServerLog
 from ..request import Answer
 from ..services import RequestContext
 from .administration_handlers import names_answer
@@ -30,7 +32,7 @@ def _requested_layers(context: RequestContext) -> tuple[Layer, ...]:
         # The client binds its own side itself. What it says of that is for the log, whatever it
         # holds: clients of 1.2 leave the methods' names out.
         text = secrets["client-binding"].decode("utf-8", "backslashreplace")
-        log.info("The client says that it binds the passphrase with %s", quoted(text))
+        tell(log, ServerLog.PASSPHRASE_BINDING_TOLD, method=text)
     try:
         requested = load_layers(secrets.string(_LAYERS)) if _LAYERS in secrets else ()
     except CannotBind as error:

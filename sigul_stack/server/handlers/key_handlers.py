@@ -8,13 +8,15 @@ from datetime import date
 from pathlib import Path
 
 from ...database import Database, Key, KeyType
-from ...errors import KeystoreError, RequestRefused, Status, quoted
+from ...errors import KeystoreError, RequestRefused, Status
 from ...keystore.gnupg import UserId
 from ...keystore.store import KeyStore, NewKey, shown
 from ...keystore.tokens import TokenError
+from ...logevents import tell
 from ...protocol.operations import MIB
 from ...secret import Secret
 from ..keychanges import HalfDeleted, finish_deleting, key_change
+from ..log_events import ServerLog
 from ..request import Answer
 from ..rights import KeyGranted
 from ..services import RequestContext
@@ -101,10 +103,12 @@ def _delete_key(context: RequestContext) -> None:
     if not services.keystore.holds(key):
         with context.write() as writer:
             writer.delete_key(key.name)
-        log.warning(
-            "Key %s (%s) is deleted from the database; what it names is not this server's to"
-            " delete, and stays: %s",
-            *(quoted(key.name), shown(key.keytype), quoted(key.fingerprint)),
+        tell(
+            log,
+            ServerLog.FOREIGN_KEY_DELETED,
+            key=key.name,
+            keytype=shown(key.keytype),
+            fingerprint=key.fingerprint,
         )
         return
     try:
