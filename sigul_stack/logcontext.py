@@ -8,6 +8,8 @@ new thread starts without one: whoever starts it hands it on (`contextvars.copy_
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -39,3 +41,19 @@ def current() -> LogContext | None:
 def work_for(context: LogContext | None) -> None:
     """Have this thread's lines be about `context` from now on; None: about no connection."""
     _CURRENT.set(context)
+
+
+@contextlib.contextmanager
+def about(context: LogContext | None) -> Iterator[LogContext | None]:
+    """Have this thread's lines be about `context` in the block, and about what they were behind."""
+    token = _CURRENT.set(context)
+    try:
+        yield context
+    finally:
+        _CURRENT.reset(token)
+
+
+def request_id() -> str:
+    """The id of the request that this thread works for; empty where there is none, or none yet."""
+    context = _CURRENT.get()
+    return "" if context is None else context.request
