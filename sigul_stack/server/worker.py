@@ -191,7 +191,7 @@ class Worker:
         self._account.slots.begin()
         # Of no other worker's, this one's PID being in it, nor of one that had this PID before.
         now = time.time_ns() // 1_000_000 & 0xFFFFFFFF
-        work_for(LogContext(f"w{os.getpid():x}-{now:08x}"))
+        work_for(LogContext(f"w{os.getpid()}-{now:08x}"))
 
         open_inner = partial(self._open_inner, identity=identity)
         try:

@@ -80,9 +80,7 @@ class Attempt:
             refused = isinstance(error, RequestRefused) and error.status in _FOR_GOOD
             # A complaint about the server's log stays until a person has ended it.
             for_good = refused or isinstance(error, LogComplaint)
-            self._tell(
-                "ended", reason=reason_of(error), for_good=for_good, **request_member(error)
-            )
+            self._tell("ended", reason=reason_of(error), for_good=for_good, **request_member(error))
 
     def _tell(self, kind: str, **fields: str | int | bool) -> None:
         text = json.dumps({"kind": kind, **fields}, ensure_ascii=False)
