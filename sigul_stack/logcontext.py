@@ -1,4 +1,4 @@
-"""What the log's lines of this moment are about: a connection, and the request that comes on it.
+"""The subject of the log's lines of this moment: a connection, and the request that comes on it.
 
 One `LogContext` belongs to one connection; all threads that work for it share that one object, so
 that a thread which was begun before the request's id was known has it as soon as the others do. A
@@ -34,7 +34,7 @@ _CURRENT: ContextVar[LogContext | None] = ContextVar("sigul_log_context", defaul
 
 
 def current() -> LogContext | None:
-    """What this thread works for; None where that is no connection."""
+    """The context that this thread works for; None where that is no connection."""
     return _CURRENT.get()
 
 

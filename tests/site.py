@@ -392,13 +392,11 @@ class Site:
         **further: object,
     ) -> Told:
         """Run `sigul --batch` with a command and its secrets."""
-        return Told(
-            self.run(
-                *module("sigul"), "--batch", "-c", str(self.directory / config),
-                *options, *arguments,
-                secrets=secrets, code=code, **further,  # type: ignore[arg-type]
-            )  # fmt: skip
-        )
+        done = self.run(
+            *module("sigul"), "--batch", "-c", str(self.directory / config), *options, *arguments,
+            secrets=secrets, code=code, **further,  # type: ignore[arg-type]
+        )  # fmt: skip
+        return Told(done)
 
     def start(
         self,
@@ -418,13 +416,19 @@ class Site:
         with log.open("wb") as stream:
             started = popen(
                 [
-                    *self.prefix, *prefix,
-                    *module(program), "-c", str(self.path(config or f"{program}.conf")),
+                    *self.prefix,
+                    *prefix,
+                    *module(program),
+                    "-c",
+                    str(self.path(config or f"{program}.conf")),
                     *(["-v"] if verbose else []),
                 ],
-                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, fresh=self.fresh,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                fresh=self.fresh,
                 env={**self.environment, **(environment or {})},
-            )  # fmt: skip
+            )
         process = Process(started, log)
         self.processes.append(process)
         return process

@@ -48,6 +48,10 @@ _BEGINNINGS: Final = (
 _SAID: Final = re.compile(r"Request ID: ([0-9a-f]{16})")
 
 
+class Damaged(SigulError):
+    """A compressed log is not what it was made as."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of a log.
@@ -68,7 +72,7 @@ class Line:
 
 
 def lines_of(file: BinaryIO) -> Iterator[Line]:
-    """The lines of a log, which may be compressed by gzip. Raises `SigulError`, OSError."""
+    """The lines of a log, which may be compressed by gzip. Raises `Damaged`, OSError."""
     head = file.peek(len(_GZIP)) if hasattr(file, "peek") else b""
     # Concatenated and cut files, as logrotate leaves them, are read as far as they go.
     stream = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if head[:2] == _GZIP else file
@@ -76,7 +80,7 @@ def lines_of(file: BinaryIO) -> Iterator[Line]:
         for data in _pieces(stream):
             yield parse(data)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise SigulError(
+        raise Damaged(
             f"it is compressed, and damaged: {error}",
             "what is before the damage is here; is it a whole file?",
         ) from None

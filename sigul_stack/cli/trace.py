@@ -16,10 +16,10 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from ..errors import SigulError, quoted
-from .log_lines import Line, lines_of, standard_input
+from .log_lines import Damaged, Line, lines_of, standard_input
 from .outcome import print_lines, say
 from .shared_arguments import Subparsers, add_command, argument
 
@@ -79,16 +79,19 @@ _Key = tuple[str, int | None, str]
 
 @dataclass(slots=True)
 class _Trace:
-    """The lines about requests whose ids begin with `digits`, as logs are read."""
+    """The lines about requests whose ids begin with `digits`, as logs are read.
+
+    There is room, in bytes, for lines about them, and for lines that may turn out to be.
+    """
 
     digits: str
+    room: int
+    pending_room: int
     kept: list[_Kept] = field(default_factory=list)
     read: int = 0
     left_out: int = 0
-    _room: int = MAX_KEPT_BYTES
     #: Lines that have only a connection's id, as long as it is tied to none, the oldest first.
     _pending: OrderedDict[_Key, list[_Kept]] = field(default_factory=OrderedDict)
-    _pending_room: int = MAX_PENDING_BYTES
     #: Connections that are tied to the request.
     _tied: set[_Key] = field(default_factory=set)
 
@@ -123,8 +126,8 @@ class _Trace:
             self._keep(kept)
             return
         self._pending.setdefault(key, []).append(kept)
-        self._pending_room -= _size(kept)
-        while self._pending_room < 0:
+        self.pending_room -= _size(kept)
+        while self.pending_room < 0:
             self._forget(next(iter(self._pending)))
 
     def _tie(self, key: _Key) -> None:
@@ -138,14 +141,14 @@ class _Trace:
         """Forget a connection; what its lines were."""
         self._tied.discard(key)
         lines = self._pending.pop(key, [])
-        self._pending_room += sum(map(_size, lines))
+        self.pending_room += sum(map(_size, lines))
         return lines
 
     def _keep(self, kept: _Kept) -> None:
-        if self._room < _size(kept):
+        if self.room < _size(kept):
             self.left_out += 1
             return
-        self._room -= _size(kept)
+        self.room -= _size(kept)
         self.kept.append(kept)
 
 
@@ -166,7 +169,7 @@ def _trace(options: argparse.Namespace) -> None:
             f"{quoted(options.id, 100)} is no request's ID",
             f"it has {_DIGITS} hexadecimal digits, of which the first {_FEWEST} or more will do",
         )
-    trace = _Trace(digits)
+    trace = _Trace(digits, MAX_KEPT_BYTES, MAX_PENDING_BYTES)
     for name in options.file:
         _read(trace, name)
     ids = sorted({item.line.request for item in trace.kept if item.line.request})
@@ -195,19 +198,14 @@ def _trace(options: argparse.Namespace) -> None:
 
 def _read(trace: _Trace, name: str) -> None:
     """Read the log `name`. Raises `SigulError` where it cannot be read."""
-
-    def read(file: BinaryIO) -> None:
-        try:
-            trace.read_file("standard input" if name == "-" else name, lines_of(file))
-        except SigulError as error:
-            say(f"Warning: {quoted(name)} was not read to its end: {error}", error=True)
-
     try:
         if name == "-":
-            read(standard_input())
+            trace.read_file("standard input", lines_of(standard_input()))
         else:
             with Path(name).open("rb") as file:
-                read(file)
+                trace.read_file(name, lines_of(file))
+    except Damaged as error:
+        say(f"Warning: {quoted(name)} was not read to its end: {error}", error=True)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SigulError(
@@ -238,7 +236,7 @@ def _component(line: Line) -> str:
 
 
 def _count(kept: Sequence[_Kept]) -> int:
-    """How many requests there are at least: the most connections of one program."""
+    """The least number of requests there are: the most connections of one program."""
     found: dict[str, set[object]] = {}
     for item in kept:
         line = item.line

@@ -122,7 +122,7 @@ class WorkerChild(Child):
 
     @property
     def context(self) -> LogContext | None:
-        """What a line about it is about: its request, once it has told of one."""
+        """The context of lines about it: its request, once it has told of one."""
         return LogContext(f"w{self.pid}", self.client[3]) if self.client else None
 
 

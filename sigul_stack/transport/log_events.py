@@ -6,7 +6,7 @@ from ..logevents import INFO, LogEvent
 
 
 class TransportLog(LogEvent):
-    """What is logged of connections, in client, bridge and server."""
+    """Events of connections, in client, bridge and server."""
 
     #: Ties the id that a connection's lines had before to the one that they have from here on.
     REQUEST_ID = "request-id", INFO, "Request {request} is on connection {connection}"
