@@ -142,6 +142,11 @@ def fork(
     return _forks().start(command, env=env, cwd=cwd, **how)
 
 
+def ties(log: str) -> list[tuple[str, str]]:
+    """The requests' ids and the connections that a log's lines tie together, in order."""
+    return re.findall(r"\{([0-9a-f]{16})\} Request \1 is on connection (\S+)$", log, re.MULTILINE)
+
+
 class Told(subprocess.CompletedProcess[bytes]):
     """What `sigul` did. `stderr` is without the lines that tell requests' ids, which are here."""
 
