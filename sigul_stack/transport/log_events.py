@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..logevents import WARNING, LogEvent
+from ..logevents import INFO, WARNING, LogEvent
 
 # Each event in few lines: ruff would have five of each.
 # fmt: off
@@ -24,3 +24,5 @@ class TransportLog(LogEvent):
     STATUS_COMMAND_UNKNOWN = "status-command-unknown", WARNING, (
         "Somebody asks the status socket for what it does not have"
     )
+    #: Ties the id that a connection's lines had before to the one that they have from here on.
+    REQUEST_ID = "request-id", INFO, "Request {request} is on connection {connection}"
