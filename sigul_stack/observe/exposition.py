@@ -104,12 +104,11 @@ class Samples:
             GaugeMetricFamily,
             HistogramMetricFamily,
         )
-        from prometheus_client.utils import floatToGoString
 
         for metric in BY_NAME.values():
             names = self._names(metric)
             if metric in self._buckets:
-                bounds = [floatToGoString(bound) for bound in (*metric.buckets, float("inf"))]
+                bounds = [*map(str, metric.buckets), "+Inf"]
                 histogram = HistogramMetricFamily(metric.name, metric.help, labels=names)
                 for key, row in sorted(self._buckets[metric].items()):
                     counts = zip(bounds, map(float, row.counts), strict=True)
