@@ -114,6 +114,10 @@ class FileTurns:
         self._due = time.monotonic() + FILE_SECONDS
         return True
 
+    def soon(self) -> None:
+        """Have it written at once: it may be another file."""
+        self._due = 0.0
+
     def remaining(self) -> float:
         """Seconds until it is to be written."""
         return max(0.0, self._due - time.monotonic())

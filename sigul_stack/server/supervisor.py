@@ -475,6 +475,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             if code == 0:
                 log.info("The configuration is taken; new workers take the old ones' places")
                 self._plan = child.plan
+                self._metrics_file.soon()
                 self._back_off.reset()
                 for other in self._children.values():
                     if other.busy_since and other.client is None:
