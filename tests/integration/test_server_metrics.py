@@ -1,20 +1,23 @@
-"""A server's metrics: its file for node_exporter, and what `sigul-stack metrics` prints."""
+"""A server's metrics: its file, what `sigul-stack metrics` prints, and what health checks write."""
 
 from __future__ import annotations
 
+import json
 import signal
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from sigul_stack.evidence.pushed import note_push
 from sigul_stack.observe.catalogue import METRICS, Kind, Source
-from tests.site import Process, Site, module, wait_until
+from tests.site import Site, module, wait_until
 
 from .commands_support import ADMIN, AUTHENTICATION, done, refused
 
+#: Exit codes of a health check.
+WARNING, FAILED = 1, 2
 #: Seconds for a worker's word to reach the supervisor.
 SOON = 10.0
 
@@ -86,20 +89,10 @@ def told_once(site: Site, op: str, result: str, count: int = 1, **labels: str) -
     return found[-1]
 
 
-@pytest.fixture(scope="module")
-def served(
-    template: Site, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Site, Process]]:
-    """A running site with metrics, and its server."""
-    site = with_metrics(Site.copy(template, tmp_path_factory.mktemp("metrics") / "site"))
-    with site.running() as (_bridge, server):
-        yield site, server
-
-
-def test_requests_and_their_phases_are_counted_without_names(
-    served: tuple[Site, Process],
-) -> None:
-    site, server = served
+def test_requests_and_their_phases_are_counted_without_names(site: Site) -> None:
+    with_metrics(site)
+    site.start_bridge()
+    server = site.start_server()
     text = site.path("run/server.prom").read_text()
     assert value(read(text), "sigul_server_phase_seconds_count", phase="sign") == 0
     before = told_once(site, "list-users", "ok", 0)
@@ -195,3 +188,82 @@ def test_a_daemon_without_metrics_is_told_of(site: Site) -> None:
         *module("stack"), "metrics", "server", "-c", str(site.path("server.conf")), code=1
     )
     assert b"set status-socket" in result.stderr
+
+
+def test_health_checks_write_what_they_have_found(site: Site) -> None:
+    with_metrics(site)
+    site.extra["bridge"] = {
+        "bridge": f"signing-log-state: {site.path('run/logs')}\n",
+        "daemon": f"status-socket: {site.path('run/bridge.sock')}\n",
+    }
+    site.configure()
+    day = (datetime.now(UTC) + timedelta(days=12)).date().isoformat()
+
+    def looked(component: str, *options: str, code: int) -> tuple[str, Values]:
+        path = site.path(f"run/health_{component}.prom")
+        result = site.run(
+            *module("stack"), "health", component, "-c", str(site.path(f"{component}.conf")),
+            "--metrics-file", str(path), *options, code=code,
+        )  # fmt: skip
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+        return result.stdout.decode(), read(path.read_text())
+
+    def layer(values: Values, component: str, name: str) -> float | None:
+        return value(values, "sigul_check_state", component=component, layer=name)
+
+    with site.running():
+        done(site, "new-key", "--expire-date", day, "release", secrets=[ADMIN, "key-pw"])
+        text, server = looked("server", "--json", "--deep", code=WARNING)
+        report = json.loads(text)
+        worst: dict[str, float] = {}
+        for item in report["checks"]:
+            state = ("ok", "warning", "failed", "unknown").index(item["state"])
+            worst[item["layer"]] = max(state, worst.get(item["layer"], 0))
+        for name, state in worst.items():
+            assert layer(server, "server", name) == state, name
+        assert worst["key store"] == WARNING
+        assert worst["database"] == worst["signing log"] == 0
+        left = value(server, "sigul_key_days_left")
+        assert left is not None and 10 < left < 13
+        assert value(server, "sigul_signing_log_pushed_timestamp_seconds") == 0
+        log = site.path("server/signing-log")
+        size = sum(path.stat().st_size for path in log.rglob("*") if path.is_file())
+        assert value(server, "sigul_signing_log_bytes") == size
+        (disk,) = (item["values"] for item in report["checks"] if item["layer"] == "disk")
+        for volume in ("database", "key_store", "spool", "signing_log"):
+            free = value(server, "sigul_disk_free_ratio", component="server", volume=volume)
+            assert free is not None and abs(free - disk[f"{volume}_free_ratio"]) < 0.01
+        note_push(log, 1, "/srv/copy", datetime.fromtimestamp(1_700_000_000, UTC))
+        _text, named = looked("server", "--metrics-names", "--warn-push", "0", code=WARNING)
+        assert value(named, "sigul_key_days_left") is None
+        assert value(named, "sigul_key_days_left", key="release") is not None
+        assert value(named, "sigul_signing_log_pushed_timestamp_seconds") == 1_700_000_000
+
+        text, bridge = looked("bridge", "--docker", code=0)
+        assert text.startswith("SIGUL BRIDGE")
+        assert layer(bridge, "bridge", "outer TLS") == 0
+        assert value(bridge, "sigul_disk_free_ratio", component="bridge", volume="state")
+    _text, client = looked("client", code=FAILED)
+    assert layer(client, "client", "certificate") == 0
+    assert layer(client, "client", "TCP") == FAILED
+    for component, values in (("server", server), ("bridge", bridge), ("client", client)):
+        when = value(values, "sigul_check_timestamp_seconds", component=component)
+        assert when is not None and abs(time.time() - when) < 60
+        for which in ("own", "ca"):
+            days = value(
+                values, "sigul_certificate_days_left", component=component, certificate=which
+            )
+            assert days is not None and days > 300
+    # A metric of the catalogue that no component has would be one that nobody gives.
+    names = {name for values in (server, bridge, client) for name, _labels in values}
+    assert names == {metric.name for metric in METRICS if metric.source is Source.HEALTH}
+
+
+def test_a_metrics_file_that_cannot_be_written_is_not_known_for_well(site: Site) -> None:
+    """Else a timer would go on as if all were well, with numbers that nobody renews."""
+    command = (*module("stack"), "health", "client", "-c", str(site.path("client.conf")))
+    path = site.path("nowhere/health.prom")
+    result = site.run(*command, "--metrics-file", str(path), code=FAILED)  # no bridge runs
+    assert b"cannot be written: No such file or directory" in result.stderr
+    result = site.run(*command, "--metrics-file", str(site.path("health.txt")), code=2)
+    assert b"does not end in .prom" in result.stderr
