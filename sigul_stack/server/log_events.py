@@ -124,3 +124,5 @@ class ServerLog(LogEvent):
         "Worker {process} was ended by signal {signal} in the middle of a request; the server"
         " goes on"
     )
+    METRICS_FAIL = "metrics-fail", ERROR, "Metrics cannot be given: {reason!t}; the server goes on"
+    METRICS_WRITTEN = "metrics-written", INFO, "The metrics' file is written again"
