@@ -63,7 +63,7 @@ def calm() -> BridgeView:
             WaitingServer("sigul-server-2.example.org", "192.0.2.22:51204", 187.4, 0.0521),
         ),
         certificates=(
-            CertificateView("bridge", "sigul-bridge.example.org", "2027-09-14T00:00:00+00:00", 286.6),
+            CertificateView("bridge", "sigul-bridge.example.org", "2027-09-14T00:00:00Z", 286.6),
             CertificateView(
                 "server", "sigul-server-1.example.org", "2027-09-14T00:00:00+00:00", 286.6
             ),
@@ -124,16 +124,16 @@ def calm() -> BridgeView:
         },
         conditions=(),
         logs=(
-            WatchedLog("sigul-server-1.example.org", "sigul-server-1.example.org/log", 18_204, 212, ""),
-            WatchedLog("sigul-server-2.example.org", "sigul-server-2.example.org/log", 9_871, 214, ""),
+            WatchedLog("sigul-server-1.example.org", "sigul-1.example.org/log", 18_204, 212, ""),
+            WatchedLog("sigul-server-2.example.org", "sigul-2.example.org/log", 9_871, 214, ""),
         ),
         log_interval_seconds=600.0,
     )  # fmt: skip
 
 
 def _series(name: str, median: float, spread: float, often: int) -> LatencySeries:
-    """An hour of what looks like work; Python's generator gives the same for a seed for ever."""
-    chance = random.Random(name)
+    """An hour of what looks like work; the same each time, for its seed is its name."""
+    chance = random.Random(name)  # noqa: S311 - no secret
     points = []
     for minutes in range(60):
         if minutes in (17, 18, 44):
@@ -171,7 +171,7 @@ def troubled() -> BridgeView:
             *view.recent,
         ),
         certificates=(
-            CertificateView("bridge", "sigul-bridge.example.org", "2026-12-12T00:00:00+00:00", 10.6),
+            CertificateView("bridge", "sigul-bridge.example.org", "2026-12-12T00:00:00Z", 10.6),
             *view.certificates[1:],
         ),
         budgets={**view.budgets, "requests": 0.875},

@@ -25,6 +25,7 @@ from .figures import (
     date_and_time,
     days,
     duration,
+    moment,
     percent,
     shown,
     words,
@@ -116,11 +117,11 @@ def _header(view: BridgeView, state: str, *, good: bool) -> Element:
         element(
             "p",
             "As of ",
-            element("time", date_and_time(view.now), datetime=view.now),
+            _time(view.now, view.now, date_and_time(view.now)),
             ". Version ",
-            view.version,
+            shown(view.version),
             f", process {view.pid}, started ",
-            element("time", date_and_time(view.started), datetime=view.started),
+            _time(view.started, view.now, date_and_time(view.started)),
             f" ({ago(view.started, view.now) or 'unknown'}). ",
             element("a", "Reload", href="./", class_="reload"),
             class_="about",
@@ -177,12 +178,8 @@ def _glance(view: BridgeView) -> Element:
     else:
         tiles.append(("Last request", "None", "since the bridge began"))
     first = min(view.certificates, key=lambda item: item.days_left, default=None)
-    name = "First certificate ends"
-    tiles.append(
-        (name, days(first.days_left), shown(first.common_name))
-        if first
-        else (name, "None", "known")
-    )
+    left = (days(first.days_left), shown(first.common_name)) if first else ("None", "is known")
+    tiles.append(("First certificate ends", *left))
     wrong = sum(bool(item.complaint) for item in view.logs)
     found = counted(wrong, "complaint") if wrong else "no complaint"
     tiles.append(("Signing logs", f"{len(view.logs):,}", found))
@@ -414,7 +411,7 @@ def _figure_class(figures: bool) -> dict[str, str]:
     return {"class_": "n"} if figures else {}
 
 
-def _list(title: str, rows: list[tuple[str, Cell]], kind: str = "list card") -> Element:
+def _list(title: str, rows: Sequence[tuple[str, Cell]], kind: str = "list card") -> Element:
     if not rows:
         return _section(title, _nothing("Nothing is known."))
     items = (
@@ -423,8 +420,11 @@ def _list(title: str, rows: list[tuple[str, Cell]], kind: str = "list card") -> 
     return _section(title, element("dl", *items, class_=kind), _more(rows))
 
 
-def _time(text: str, now: str, words_for_it: str = "") -> Element:
-    return element("time", words_for_it or clock(text, now), datetime=shown(text), class_="whole")
+def _time(text: str, now: str, said: str = "") -> Element:
+    """A time, said as `clock` does where nothing else is given; what is no time, as it is."""
+    if moment(text) is None:
+        return element("span", said or clock(text, now))
+    return element("time", said or clock(text, now), datetime=text, class_="whole")
 
 
 def _request(item: RequestView) -> Element:

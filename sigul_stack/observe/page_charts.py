@@ -40,7 +40,7 @@ def summary(points: list[Point]) -> str:
     """What the hour was, in words."""
     longest = max(item[2] for item in points)
     times = sum(item[3] for item in points)
-    return f"in this hour {counted(times, 'time')}, longest {duration(longest)}"
+    return f"{counted(times, 'time')} in this hour, longest {duration(longest)}"
 
 
 def latency_chart(series: LatencySeries) -> Element:
@@ -119,11 +119,8 @@ def _nice(value: float) -> float:
     if not 0 < value < math.inf:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(
-        step * power
-        for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
-        if value <= step * power * (1 + 1e-9)
-    )
+    steps = (step * power for step in (1, 1.5, 2, 3, 4, 5, 6, 8))
+    return next((step for step in steps if value <= step), 10 * power)
 
 
 def use_bar(ratio: float) -> Element:
