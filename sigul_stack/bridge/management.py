@@ -154,9 +154,7 @@ class _Exchange(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def send_error(
-        self, code: int, message: str | None = None, explain: str | None = None
-    ) -> None:
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer with an error, in words of our own: nothing of the request comes back."""
         status = HTTPStatus(code)
         if status is HTTPStatus.NOT_IMPLEMENTED:
@@ -195,9 +193,7 @@ class Management:
         self._any_host = listener.family == socket.AF_UNIX
         self._pages = {
             "/": _Page("text/html; charset=utf-8", lambda: page.render(sight.view())),
-            "/metrics": _Page(
-                exposition.CONTENT_TYPE, lambda: exposition.text(sight.samples())
-            ),
+            "/metrics": _Page(exposition.CONTENT_TYPE, lambda: exposition.text(sight.samples())),
             "/status.json": _Page("application/json", lambda: encode_view(sight.view())),
         }
         self._peers: dict[int, _Peer] = {}
@@ -289,7 +285,7 @@ class Management:
             pass
         except OSError:
             self._end(peer)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the others are served on
             tell(log, BridgeLog.MANAGEMENT_ANSWER_FAILED, exc_info=error)
             self._end(peer)
 

@@ -180,7 +180,7 @@ class Bridge:
         """See since when a condition holds."""
         try:
             self.sight.look()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - peers are served on
             tell(log, BridgeLog.CONDITIONS_FAILED, exc_info=error)
 
     def _end_sight(self) -> None:

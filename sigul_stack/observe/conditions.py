@@ -28,6 +28,8 @@ QUEUE_SECONDS: Final = 30.0
 #: A part of a limit that is nearly all of it, and how long that may be so, in seconds.
 FULL_PART: Final = 0.9
 FULL_SECONDS: Final = 60.0
+#: What one name alone may have all of, without harm to others.
+_OF_ONE_NAME: Final = frozenset({"requests", "payloads"})
 #: A log that was not looked at for so many intervals, and seconds, is not watched.
 LOG_INTERVALS: Final = 3
 LOG_SECONDS: Final = 60.0
@@ -79,7 +81,7 @@ def _queue(view: BridgeView) -> Iterator[_Found]:
 
 def _full(view: BridgeView) -> Iterator[_Found]:
     for name, part in view.budgets.items():
-        if part >= FULL_PART:
+        if part >= FULL_PART and name not in _OF_ONE_NAME:
             yield name, f"{name.replace('_', ' ')}: {part:.0%} of what may be in use at once is"
 
 
