@@ -176,7 +176,7 @@ class Sight:
     def _certificates(
         self, visits: list[Visit], waiting: list[Peer], now: datetime
     ) -> tuple[CertificateView, ...]:
-        """Those of `_ends`, the first to end first, this bridge's own before all."""
+        """Certificates of `_ends`, the first to end first, this bridge's own before all."""
         ends = sorted(
             self._ends(visits, waiting).items(), key=lambda item: (item[0][0] != "bridge", item[1])
         )

@@ -1,4 +1,4 @@
-"""Conditions at a bridge that a person should see to: fixed thresholds on its view, named as the alerts are.
+"""Conditions of a bridge that a person should see to: fixed thresholds, named as the alerts are.
 
 A table, and who keeps since when each holds. The alert rules (role `monitoring`) have thresholds of
 their own; these are for the page and `sigul-stack status`, where no Prometheus is. Nothing in here
