@@ -105,7 +105,6 @@ class _Exchange(BaseHTTPRequestHandler):
         if request:
             self.handle_one_request()
         else:
-            self.request_version = self.protocol_version
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     @property
@@ -143,6 +142,8 @@ class _Exchange(BaseHTTPRequestHandler):
         return host.lower() == "localhost"
 
     def _send(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+        # Headers are for whoever asks, of whatever version; HTTP/0.9 had none.
+        self.request_version = self.protocol_version
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))

@@ -60,8 +60,9 @@ def _slow_handshakes(view: BridgeView) -> Iterator[_Found]:
 
 
 def _no_server(view: BridgeView) -> Iterator[_Found]:
-    if not view.connections.get("waiting_server"):
-        yield "", "no signing server waits for a request"
+    # Where all of them are busy, that is no fault.
+    if not (view.connections.get("waiting_server") or view.connections.get("forwarded")):
+        yield "", "no signing server is here: none waits for a request, and none has one"
 
 
 def _certificates(view: BridgeView) -> Iterator[_Found]:
@@ -117,8 +118,7 @@ RULES: Final = (
     Rule(
         "SigulBridgeNoWaitingServer",
         _no_server,
-        "start the server, or see in its log why it does not reach this bridge's server port;"
-        " where all of them work, raise its `workers`",
+        "start the server, or see in its log why it does not reach this bridge's server port",
         NO_SERVER_SECONDS,
     ),
     Rule(
@@ -139,7 +139,7 @@ RULES: Final = (
         "look at the way to these peers, at this machine's load, and whether many connect at once",
     ),
     Rule(
-        "SigulBridgeCertificateExpiring",
+        "SigulCertificateExpiring",
         _certificates,
         "renew it (sigul-stack pki renew) and give it to its component",
     ),

@@ -61,7 +61,7 @@ CASES = {
     "SigulBridgeHandshakeSlow": {
         "latency": (LatencySeries("handshake server", ((3, 6.0, 6.0, 1), (1, 7.0, 9.0, 2))),)
     },
-    "SigulBridgeCertificateExpiring": {
+    "SigulCertificateExpiring": {
         "certificates": (CertificateView("server", "s", "2026-12-20T00:00:00+00:00", 19.5),)
     },
     "SigulBridgeBudget": {"budgets": {"connections": 0.9}},
@@ -71,6 +71,10 @@ CASES = {
 @pytest.mark.parametrize(("name", "change"), CASES.items())
 def test_each_condition(name: str, change: dict[str, object]) -> None:
     assert names(replace(WELL, **change), 1e6) == [name]  # type: ignore[arg-type]
+
+
+def test_where_all_servers_are_busy_none_is_missed() -> None:
+    assert names(replace(WELL, connections={"waiting_server": 0, "forwarded": 2}), 1e6) == []
 
 
 def test_every_rule_is_tried() -> None:
@@ -116,7 +120,7 @@ def test_a_condition_says_what_it_is_about_and_what_to_do() -> None:
     ends = CertificateView("client", "o'neill", "2026-12-20T00:00:00+00:00", 19.6)
     (one,) = Conditions().of(replace(WELL, certificates=(ends,)), 0.0)
     assert one == Condition(
-        "SigulBridgeCertificateExpiring",
+        "SigulCertificateExpiring",
         r"the certificate of the client 'o\'neill' ends in 20 days (2026-12-20T00:00:00+00:00)",
         "renew it (sigul-stack pki renew) and give it to its component",
         WELL.now,
