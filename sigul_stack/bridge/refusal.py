@@ -3,8 +3,8 @@
 Only a client that listens hears it (decision 0048); any other one's stream ends without a word. It
 comes at any time before the reply, also while the client is still sending. What it sends is read
 and forgotten for a moment, for a connection that is closed with unread data is reset, and a client
-on some machines then loses what it has not read. Its request's id may be there, which the log wants.
-Only a few clients of one name are given that moment at once: whoever is refused by the hundred costs
+on some machines then loses what it has not read. The request's id may be there, for the log. Only
+a few clients of one name are given that moment at once: whoever is refused by the hundred costs
 nothing.
 """
 
