@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import signal
 import socket
 import stat
@@ -114,7 +115,7 @@ def under_way(site: Site, server: Process, seen: Callable[[], BridgeView]) -> It
 def test_every_metric_and_the_view_after_requests_of_each_kind(site: Site) -> None:
     port = free_port()
     configure(site, port)
-    with site.running() as (_bridge, server):
+    with site.running() as (bridge, server):
         site.sigul("list-users", secrets=[ADMIN])
         site.sigul("new-key", KEY, secrets=[ADMIN, PASSPHRASE])
         data, signature = site.path("data"), site.path("data.sig")
@@ -140,6 +141,9 @@ def test_every_metric_and_the_view_after_requests_of_each_kind(site: Site) -> No
             ("new-key", "ok"),
             ("list-users", "ok"),
         ]
+        # The same as in the lines of all logs (docs/observe.md); the killed client had begun none.
+        assert all(re.fullmatch("[0-9a-f]{16}", item.id) for item in seen.recent[1:])
+        assert f"{{{seen.recent[1].id}}}" in bridge.text
         assert {item.role for item in seen.certificates} == {"bridge", "server", "client"}
         assert all(700 < item.days_left < 735 for item in seen.certificates)
         assert {series.name: sum(point[3] for point in series.points) for series in seen.latency}[
