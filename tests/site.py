@@ -104,8 +104,9 @@ def _wrapper_library() -> str:
     raise AssertionError("libnss_wrapper.so is missing: install the package libnss-wrapper")
 
 
-#: The line with a request's id that `sigul` says behind an error.
-_REQUEST = re.compile(rb"^Request ID: ([0-9a-f]{16})\n", re.MULTILINE)
+#: The line with a request's id that `sigul` says behind an error, and an id in a line of its log.
+_REQUEST = re.compile(rb"^Request ID: ([0-9a-f]{16})\r?\n", re.MULTILINE)
+_ABOUT = re.compile(rb"^((?:DEBUG|INFO|WARNING|ERROR): )\{[0-9a-z]+\} ", re.MULTILINE)
 #: The host names that every site has; each of them has its own hosts file.
 _ADDRESSES = {BRIDGE_NAME: "127.0.0.1", SERVER_NAME: "127.0.0.1"}
 
@@ -147,12 +148,20 @@ def ties(log: str) -> list[tuple[str, str]]:
     return re.findall(r"\{([0-9a-f]{16})\} Request \1 is on connection (\S+)$", log, re.MULTILINE)
 
 
+def without_ids(said: bytes) -> bytes:
+    """What `sigul` said on standard error, without requests' ids, which differ each time."""
+    return _ABOUT.sub(rb"\1", _REQUEST.sub(b"", said))
+
+
 class Told(subprocess.CompletedProcess[bytes]):
-    """What `sigul` did. `stderr` is without the lines that tell requests' ids, which are here."""
+    """What `sigul` did. `stderr` is `without_ids`; all of it is in `said`.
+
+    `requests` are the ids that stand behind errors.
+    """
 
     def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
-        rest = _REQUEST.sub(b"", done.stderr)
-        super().__init__(done.args, done.returncode, done.stdout, rest)
+        super().__init__(done.args, done.returncode, done.stdout, without_ids(done.stderr))
+        self.said: bytes = done.stderr
         self.requests = [found.decode() for found in _REQUEST.findall(done.stderr)]
 
 

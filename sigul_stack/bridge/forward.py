@@ -257,6 +257,7 @@ class Forwarding:
     def _write_server(self, chunk: bytes) -> None:
         try:
             self._server.write(chunk, self._idle_timeout)
+            self._visit.up += len(chunk)
         except TransportError:
             # A server may end before it has read everything, once it has replied.
             if not self._progress.wait_for(OVER, CLIENT_GONE_SECONDS):
@@ -302,6 +303,7 @@ class Forwarding:
         if self._reply.trailer:
             self._write_client(encode_chunk(Stream.OUTER, self._reply.trailer))
         self._write_client(END_OF_OUTER)
+        self._visit.answered_at = time.monotonic()
         self._server.end_writing()
         tell(log, BridgeLog.FORWARD_COMPLETED)
         if not self._progress.wait_for({RequestState.CLOSED}, self._close_timeout):
@@ -361,6 +363,8 @@ class Forwarding:
                     raise self._takes.exceeded() from None
                 raise
             tell(log, BridgeLog.CLIENT_LEFT_EARLY)
+        else:
+            self._visit.down += len(chunk)
         now = self._moved_at = time.monotonic()
         self._takes.waited(now - begin, len(chunk))
 

@@ -120,3 +120,15 @@ class BridgeLog(LogEvent):
         "[BRIDGE_REQUEST] Server TCP connection accepted ({address!t})"
     )
     CLIENT_CONNECTED = "client-connected", INFO, "[BRIDGE_REQUEST] Client connected ({address!t})"
+    MANAGEMENT_SERVED = "management-served", INFO, (
+        "Metrics and page are at {address!t} in process {process}"
+    )
+    MANAGEMENT_ACCEPT_FAILED = "management-accept-failed", WARNING, (
+        "Accepting a connection at the management address failed: {why!t}"
+    )
+    MANAGEMENT_ANSWER_FAILED = "management-answer-failed", ERROR, (
+        "An answer at the management address failed in an unforeseen way"
+    )
+    CONDITIONS_FAILED = "conditions-failed", ERROR, (
+        "Looking at the bridge's conditions failed in an unforeseen way"
+    )

@@ -39,6 +39,11 @@ class HelloWatch:
     def __init__(self) -> None:
         self._head: bytearray | None = bytearray()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more can come of it: the id was found, or there is none."""
+        return self._head is None
+
     def feed(self, data: bytes) -> str | None:
         """The id, 16 hex digits, once: when the bytes that hold it are whole.
 

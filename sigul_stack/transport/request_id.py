@@ -22,6 +22,12 @@ class RequestWatch:
     def __init__(self) -> None:
         self._hello = HelloWatch()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more can come of it: the id is known, or there is none."""
+        context = current()
+        return self._hello.is_over or context is None or bool(context.request)
+
     def feed(self, data: bytes) -> None:
         """Look at the next bytes; where they have the id, this thread's `LogContext` gets it.
 

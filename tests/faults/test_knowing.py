@@ -66,7 +66,7 @@ def test_every_mix_of_old_and_new(
             for _ in range(2):
                 done = site.sigul("list-users", secrets=[ADMIN], options=["-v"])
                 assert done.stdout == b"admin\n"
-                logs["client"] += done.stderr.decode()
+                logs["client"] += done.said.decode()
                 # Whether the bridge knows anything is told by the server that does.
                 told = TOLD.format("log, notes", "reasons" if bridge == "new" else NOTHING)
                 assert (told in done.stderr.decode()) == (server == "new"), done.stderr

@@ -55,12 +55,12 @@ def test_all_three_logs_and_the_leaf_have_one_id(
     site = running.site
     told = site.sigul("sign-data", "k", str(data), "-o", str(tmp_path / "sig"), secrets=["k-pw"],
                       options=["-v"])  # fmt: skip
-    [(id_, connection)] = ties(told.stderr.decode())
+    [(id_, connection)] = ties(told.said.decode())
     assert re.fullmatch(r"r\d+", connection)
     for process, letter in ((running.bridge, "c"), (running.server, "w")):
         assert [name[0] for found, name in ties(process.text) if found == id_] == [letter]
     client = tmp_path / "client.log"
-    client.write_bytes(told.stderr)
+    client.write_bytes(told.said)
     running.bridge.wait_for(f"{{{id_}}} [FORWARD] forward_two_way loop completed normally")
     lines = running.trace(id_, client)
     said = [line.partition(".log: ")[2] for line in lines]
@@ -145,9 +145,22 @@ def test_lines_that_are_kept_until_an_error_have_the_ids_of_their_requests(
         secrets=["k-pw"], code=1, options=["-v", "-v"],
     )  # fmt: skip
     [id_] = told.requests
-    lines = [line for line in told.stderr.decode().splitlines() if line.startswith("INFO: ")]
+    lines = [line for line in told.said.decode().splitlines() if line.startswith("INFO: ")]
     assert lines
     assert all(line.startswith(f"INFO: {{{id_}}} ") for line in lines)
+
+
+def test_a_request_that_no_server_gets_has_one_too(site: Site, data: Path) -> None:
+    """The bridge finds it in what it reads, and forgets, of a client that it refuses."""
+    site.extra = {"bridge": {"bridge": "server-wait-timeout: 0.5\n"}}
+    site.configure()
+    bridge = site.start_bridge()
+    told = site.sigul("sign-data", "k", str(data), secrets=["k-pw"], code=1)
+    assert b"no signing server became free in time" in told.stderr
+    [id_] = told.requests
+    bridge.wait_for(f"{{{id_}}} no signing server became free in time")
+    lines = site.run(*module("stack"), "trace", id_, str(bridge.log)).stdout.decode()
+    assert "[BRIDGE_REQUEST] Client connected" in lines
 
 
 def test_a_job_of_a_ci_tells_ids(running: Running, data: Path) -> None:

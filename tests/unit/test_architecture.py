@@ -148,6 +148,8 @@ NOT_IN_PURE_BYTES = frozenset(
 _NOT_IN_A_BRIDGE = frozenset(
     {
         "sqlalchemy",
+        "rich",
+        "prometheus_client",
         "koji",
         "requests",
         "bravado",
