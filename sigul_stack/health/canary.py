@@ -18,6 +18,7 @@ import dataclasses
 import datetime
 import hashlib
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from ..config import PROGRAMS, load
 from ..config.client import ClientSettings, own_file
 from ..config.reading import read_small
 from ..errors import SigulError, printable, quoted
+from ..logcontext import current
 from ..secret import Secret
 from ..transport.stream import Deadline
 from .canary_result import CanaryResult
@@ -53,6 +55,8 @@ _LAST_SECONDS: Final = 0.5
 #: Random bytes in what is signed.
 _NONCE_BYTES: Final = 32
 _COMPONENT: Final = "canary"
+#: The form of a request's id that client and server share. Older servers have one of their own.
+_REQUEST_ID: Final = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +267,10 @@ class _Canary:
         ):
             if found != printable(asked):
                 return f"is about the {what} {quoted(found, 80)} and not {quoted(asked, 80)}"
+        ours = current()
+        known = "" if ours is None else ours.request
+        if known and _REQUEST_ID.fullmatch(leaf.request) and leaf.request != known:
+            return f"is about the request {leaf.request} and not {known}"
         return ""
 
     @contextmanager
