@@ -99,6 +99,15 @@ def try_canary(path: Path | None, options: CanaryOptions) -> tuple[Report, Canar
     return report, _result(report, dict(seconds))
 
 
+@contextmanager
+def _scratch(content: bytes) -> Iterator[Path]:
+    """A file that holds `content` while the block lasts, for gpg opens what it reads by name."""
+    with tempfile.NamedTemporaryFile(prefix="sigul-canary-") as file:
+        file.write(content)
+        file.flush()
+        yield Path(file.name)
+
+
 def _raising(error: SigulError) -> Callable[[], Check]:
     return lambda: failure(Layer.CONFIGURATION, error)
 
@@ -203,10 +212,11 @@ class _Canary:
 
         assert self._reply is not None  # noqa: S101 - this layer needs that one
         left = max(self.deadline.remaining() - _LAST_SECONDS, _LAST_SECONDS)
-        with self._timed("verify"), tempfile.TemporaryDirectory(prefix="sigul-canary-") as name:
-            data, signature = Path(name, "data"), Path(name, "signature")
-            data.write_bytes(self._data)
-            signature.write_bytes(self._reply.payload)
+        with (
+            self._timed("verify"),
+            _scratch(self._data) as data,
+            _scratch(self._reply.payload) as signature,
+        ):
             good = verify(self._public_key, data, signature, seconds=left / 2)
         self._fingerprint = good.fingerprint
         yield ok(
