@@ -14,6 +14,7 @@ import contextlib
 import functools
 import itertools
 import os
+import re
 import shutil
 import signal
 import socket
@@ -103,6 +104,8 @@ def _wrapper_library() -> str:
     raise AssertionError("libnss_wrapper.so is missing: install the package libnss-wrapper")
 
 
+#: The line with a request's id that `sigul` says behind an error.
+_REQUEST = re.compile(rb"^Request ID: ([0-9a-f]{16})\n", re.MULTILINE)
 #: The host names that every site has; each of them has its own hosts file.
 _ADDRESSES = {BRIDGE_NAME: "127.0.0.1", SERVER_NAME: "127.0.0.1"}
 
@@ -137,6 +140,20 @@ def fork(
     It has no terminal (tests/fork_server.py).
     """
     return _forks().start(command, env=env, cwd=cwd, **how)
+
+
+def ties(log: str) -> list[tuple[str, str]]:
+    """The requests' ids and the connections that a log's lines tie together, in order."""
+    return re.findall(r"\{([0-9a-f]{16})\} Request \1 is on connection (\S+)$", log, re.MULTILINE)
+
+
+class Told(subprocess.CompletedProcess[bytes]):
+    """What `sigul` did. `stderr` is without the lines that tell requests' ids, which are here."""
+
+    def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
+        rest = _REQUEST.sub(b"", done.stderr)
+        super().__init__(done.args, done.returncode, done.stdout, rest)
+        self.requests = [found.decode() for found in _REQUEST.findall(done.stderr)]
 
 
 @dataclass(eq=False)
@@ -378,12 +395,13 @@ class Site:
         config: Path | str = "client.conf",
         options: Sequence[str] = (),
         **further: object,
-    ) -> subprocess.CompletedProcess[bytes]:
+    ) -> Told:
         """Run `sigul --batch` with a command and its secrets."""
-        return self.run(
+        done = self.run(
             *module("sigul"), "--batch", "-c", str(self.directory / config), *options, *arguments,
             secrets=secrets, code=code, **further,  # type: ignore[arg-type]
         )  # fmt: skip
+        return Told(done)
 
     def start(
         self,
@@ -403,13 +421,19 @@ class Site:
         with log.open("wb") as stream:
             started = popen(
                 [
-                    *self.prefix, *prefix,
-                    *module(program), "-c", str(self.path(config or f"{program}.conf")),
+                    *self.prefix,
+                    *prefix,
+                    *module(program),
+                    "-c",
+                    str(self.path(config or f"{program}.conf")),
                     *(["-v"] if verbose else []),
                 ],
-                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, fresh=self.fresh,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                fresh=self.fresh,
                 env={**self.environment, **(environment or {})},
-            )  # fmt: skip
+            )
         process = Process(started, log)
         self.processes.append(process)
         return process

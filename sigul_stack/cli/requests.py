@@ -43,8 +43,9 @@ def add_parser(subparsers: Subparsers) -> None:
         _list,
         _CONFIGURATION,
         help="list the requests under way",
-        description="Lists the requests under way: for how long, the operation, the user, and the"
-        " name in the client's certificate. At most 100 for each process.",
+        description="Lists the requests under way: for how long, the operation, the user, the name"
+        " in the client's certificate, and the request's ID once it has one. At most 100 for each"
+        " process.",
     )
     add_command(
         commands,
@@ -72,7 +73,8 @@ def _list(options: argparse.Namespace) -> None:
 
 def _what(item: RequestUnderWay) -> str:
     what = f"{as_word(item.op)} of {quoted(item.user)}" if item.op else "no request yet,"
-    return f"{what} with the certificate of {quoted(item.common_name)}"
+    request = f", request {as_word(item.request)}" if item.request else ""
+    return f"{what} with the certificate of {quoted(item.common_name)}{request}"
 
 
 def _end(options: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from . import (
     pki,
     requests,
     signjob,
+    trace,
     witness,
 )
 from .hardening import harden_process
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         doctor,
         diagnose,
         requests,
+        trace,
         signjob,
         witness,
         demo,

@@ -13,6 +13,7 @@ The client chooses it: it tells lines apart, and is never a key to anything.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 #: Bytes of the random that are the id.
@@ -23,6 +24,13 @@ _BEFORE_RANDOM: Final = _RECORD_HEADER + 4 + 2
 _NEEDED: Final = _BEFORE_RANDOM + ID_BYTES
 _HANDSHAKE_RECORD: Final = 22
 _CLIENT_HELLO: Final = 1
+
+_ID: Final = re.compile(rf"[0-9a-f]{{{2 * ID_BYTES}}}")
+
+
+def is_request_id(text: str) -> bool:
+    """Whether `text` is an id as `HelloWatch` gives it."""
+    return _ID.fullmatch(text) is not None
 
 
 class HelloWatch:
