@@ -191,14 +191,22 @@ class _Canary:
         settings = dataclasses.replace(
             self.settings, connect_timeout=left, handshake_timeout=left, reply_timeout=left
         )
-        with self._timed("sign"):
-            self._reply = Client(settings).call(
-                _OPERATION,
-                {"key": self.options.key, "armor": False},
-                {"passphrase": self._passphrase},
-                payload=self._data,
-                file_name=FILE_NAME,
-            )
+        try:
+            with self._timed("sign"):
+                self._reply = Client(settings).call(
+                    _OPERATION,
+                    {"key": self.options.key, "armor": False},
+                    {"passphrase": self._passphrase},
+                    payload=self._data,
+                    file_name=FILE_NAME,
+                )
+        except SigulError as error:
+            told = failure(Layer.SIGN, error)
+            if error.request:  # by which sigul-stack trace finds it in all logs
+                finding = f"{told.finding} (request {error.request})"
+                told = dataclasses.replace(told, finding=finding, values={"request": error.request})
+            yield told
+            return
         yield ok(
             Layer.SIGN,
             f"key {quoted(self.options.key)} signed for {quoted(self.settings.user_name)} in"

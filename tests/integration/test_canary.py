@@ -117,7 +117,10 @@ def test_all_is_well(served: tuple[Site, Process, Process], tmp_path: Path) -> N
     leaf = Leaf.parse(log.entry(index))
     assert (leaf.op, leaf.user, leaf.file) == ("sign-data", "alice", "sigul-stack-canary")
     assert f"leaf {index} of" in check(report, "signing log")["finding"]
+    # The same in the server's log and the bridge's (sigul-stack trace).
     assert check(report, "signing log")["values"]["request"] == leaf.request
+    assert len(leaf.request) == 16
+    assert leaf.request in server.text
 
     found = metrics(tmp_path)
     assert found["sigul_canary_success"] == 1
@@ -213,7 +216,8 @@ def test_a_server_without_a_log(served: tuple[Site, Process, Process]) -> None:
 def test_wrong_secrets_and_files(served: tuple[Site, Process, Process], tmp_path: Path) -> None:
     site, _bridge, _server = served
     report = canary(site, *kept(tmp_path), code=FAILED, secret="wrong-secret")
-    assert check(report, "sign")["finding"] == "Authentication failed"
+    told = check(report, "sign")
+    assert told["finding"] == f"Authentication failed (request {told['values']['request']})"
     assert metrics(tmp_path)["sigul_canary_success"] == 0
     assert metrics(tmp_path)["sigul_canary_success_timestamp_seconds"] == 0
     assert "wrong-secret" not in (tmp_path / "canary.json").read_text()
@@ -248,6 +252,28 @@ def test_several_at_once(served: tuple[Site, Process, Process], tmp_path: Path) 
             run.result()
     assert metrics(tmp_path)["sigul_canary_success_timestamp_seconds"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["canary.json", "canary.prom"]
+
+
+#: A client that is told another id of its request than the server has, as of somebody else's.
+OTHER_REQUEST = """
+import sys
+from sigul_stack.health import canary
+from sigul_stack.logcontext import LogContext
+from sigul_stack.cli import stack
+canary.current = lambda: LogContext("r0", "00" * 8)
+sys.exit(stack.main(sys.argv[1:]))
+"""
+
+
+def test_a_leaf_of_another_request(served: tuple[Site, Process, Process]) -> None:
+    site, _bridge, _server = served
+    told = site.run(
+        sys.executable, "-c", OTHER_REQUEST, *words(site, "--json")[3:],
+        secrets=[PASSPHRASE], code=FAILED, environment={"PYTHONPATH": str(TOP)},
+    )  # fmt: skip
+    report = json.loads(told.stdout)
+    assert states(report) == {**ALL_IS_WELL, "signing log": "failed"}
+    assert f"and not {'00' * 8}" in check(report, "signing log")["finding"]
 
 
 #: A server that answers with what it gave before: the client's reply, put in place of the next one.
