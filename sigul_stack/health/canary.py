@@ -55,6 +55,14 @@ _LAST_SECONDS: Final = 0.5
 #: Random bytes in what is signed.
 _NONCE_BYTES: Final = 32
 _COMPONENT: Final = "canary"
+_NOT_SIGNED: Final = (
+    "sigul-stack doctor client -c CONFIGURATION looks at each layer on the way, and sigul-stack"
+    " trace finds the request in the logs"
+)
+_NOT_VERIFIED: Final = (
+    "compare the public key with what sigul get-public-key tells; where it is the right one, the"
+    " server signs with another key, or something else: stop it, and look at its log"
+)
 #: The form of a request's id that client and server share. Older servers have one of their own.
 _REQUEST_ID: Final = re.compile("[0-9a-f]{16}")
 
@@ -106,6 +114,11 @@ def _scratch(content: bytes) -> Iterator[Path]:
         file.write(content)
         file.flush()
         yield Path(file.name)
+
+
+def _failure(layer: Layer, error: SigulError, cure: str) -> Check:
+    """The check of a layer where `error` was met, with `cure` where that has none of its own."""
+    return failed(layer, error.problem, error.cure or cure)
 
 
 def _raising(error: SigulError) -> Callable[[], Check]:
@@ -187,7 +200,7 @@ class _Canary:
         nonce = os.urandom(_NONCE_BYTES).hex()
         self._data = f"A test of sigul-stack canary, {now:%FT%TZ}: {nonce}\n".encode()
         # Less than there is, for its own error says more than the end of all does.
-        left = max(self.deadline.remaining() - _LAST_SECONDS, _LAST_SECONDS)
+        left = round(max(self.deadline.remaining() - _LAST_SECONDS, _LAST_SECONDS), 1)
         settings = dataclasses.replace(
             self.settings, connect_timeout=left, handshake_timeout=left, reply_timeout=left
         )
@@ -201,7 +214,7 @@ class _Canary:
                     file_name=FILE_NAME,
                 )
         except SigulError as error:
-            told = failure(Layer.SIGN, error)
+            told = _failure(Layer.SIGN, error, _NOT_SIGNED)
             if error.request:  # by which sigul-stack trace finds it in all logs
                 finding = f"{told.finding} (request {error.request})"
                 told = dataclasses.replace(told, finding=finding, values={"request": error.request})
@@ -216,16 +229,20 @@ class _Canary:
 
     def verify(self) -> Iterator[Check]:
         """Verify the signature with the public key that was given, and no other."""
-        from ..client.verify import verify
+        from ..client.verify import BadSignature, verify
 
         assert self._reply is not None  # noqa: S101 - this layer needs that one
         left = max(self.deadline.remaining() - _LAST_SECONDS, _LAST_SECONDS)
-        with (
-            self._timed("verify"),
-            _scratch(self._data) as data,
-            _scratch(self._reply.payload) as signature,
-        ):
-            good = verify(self._public_key, data, signature, seconds=left / 2)
+        try:
+            with (
+                self._timed("verify"),
+                _scratch(self._data) as data,
+                _scratch(self._reply.payload) as signature,
+            ):
+                good = verify(self._public_key, data, signature, seconds=left / 2)
+        except BadSignature as error:
+            yield _failure(Layer.VERIFY, error, _NOT_VERIFIED)
+            return
         self._fingerprint = good.fingerprint
         yield ok(
             Layer.VERIFY,

@@ -166,7 +166,7 @@ def canary_checks(path: Path, most_seconds: float) -> Iterator[Check]:
         )
         return
     age = time.time() - result.time
-    took = ", ".join(f"{phase} {result.seconds[phase]:.3f} s" for phase in result.seconds)
+    took = ", ".join(f"{phase} {result.seconds[phase]:.3f} s" for phase in PHASES if phase in result.seconds)
     values = {"canary_age_seconds": round(age, 1), "canary_success": result.success}
     if age < -_CLOCK_SECONDS:
         yield failed(
