@@ -166,7 +166,8 @@ def canary_checks(path: Path, most_seconds: float) -> Iterator[Check]:
         )
         return
     age = time.time() - result.time
-    took = ", ".join(f"{phase} {result.seconds[phase]:.3f} s" for phase in PHASES if phase in result.seconds)
+    seconds = result.seconds
+    took = ", ".join(f"{name} {seconds[name]:.3f} s" for name in PHASES if name in seconds)
     values = {"canary_age_seconds": round(age, 1), "canary_success": result.success}
     if age < -_CLOCK_SECONDS:
         yield failed(

@@ -45,7 +45,9 @@ def served(
         site.path("canary.asc").write_bytes(public_key(site, "canary"))
         site.path("other.asc").write_bytes(OTHER.read_bytes())
         done(site, "new-user", "alice", secrets=[ADMIN])
-        done(site, "grant-key-access", "canary", "alice", secrets=["canary-pw", PASSPHRASE])
+        limit = ("--only", "sign-data")
+        secrets = ["canary-pw", PASSPHRASE]
+        done(site, "grant-key-access", *limit, "canary", "alice", secrets=secrets)
         site.client_configuration("alice", "canary")
         key = log_key(site.path("server/signing-log"))
         site.path("log.pub").write_text(f"{key.encode()}\n")
