@@ -17,7 +17,7 @@ from ..config.values import strip_one_end
 from ..errors import ConfigurationError, SigulError
 from ..secret import Secret
 from .outcome import end_output, say, say_text
-from .secret_input import MAX_SECRET_LENGTH, read_until_nul
+from .secret_input import MAX_SECRET_LENGTH, read_secret_file, read_until_nul
 from .shared_arguments import Argument, Subparsers, add_arguments, argument, config_file
 
 if TYPE_CHECKING:
@@ -87,6 +87,19 @@ def add_parser(subparsers: Subparsers) -> None:
             "--password-file", metavar="FILE", type=Path, help="with --deep: a file with the secret"
         ),
         argument("-u", "--user-name", metavar="USER", help="if not the configured user"),
+        argument(
+            "--canary",
+            metavar="FILE",
+            type=Path,
+            help="look at the last result of `sigul-stack canary` in its --state-file, too",
+        ),
+        _limit(
+            "--fail-canary",
+            "SECONDS",
+            _seconds_of_days,
+            3600.0,
+            "fail where that is older, or tells of a failure",
+        ),
     )
 
 
@@ -153,6 +166,13 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _seconds_of_days(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 30 * 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {30 * 86400} seconds")
+    return value
+
+
 def _days(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 3650:
@@ -179,6 +199,7 @@ def _run(component: str, refuse: Callable[[str], NoReturn], options: argparse.Na
         warn_days=options.warn_days,
         fail_days=options.fail_days,
         warn_push_days=getattr(options, "warn_push", 0.0),
+        fail_canary_seconds=getattr(options, "fail_canary", 3600.0),
         timeout_seconds=options.timeout,
     )
     if component == "client":
@@ -223,25 +244,14 @@ def _client_options(options: argparse.Namespace, refuse: Callable[[str], NoRetur
     if not options.deep:
         if options.key or options.password_file:
             refuse("--key and --password-file are for --deep; give it as well")
-        return CheckOptions(user_name=options.user_name)
+        return CheckOptions(user_name=options.user_name, canary=options.canary)
     what = "passphrase" if options.key else "password"
 
     def read_secret(_prompt: str) -> Secret:
         if options.password_file is None:
             return read_until_nul(0, f"The {what}")
-        return _from_file(options.password_file, what)
+        return read_secret_file(options.password_file, what)
 
-    return CheckOptions(options.user_name, read_secret=read_secret, key=options.key)
-
-
-def _from_file(path: Path, what: str) -> Secret:
-    """The secret in a file, without one line end. Raises `ConfigurationError`."""
-    try:
-        secret = Secret(strip_one_end(read_small(path, MAX_SECRET_LENGTH + 2)))
-    except OSError as error:
-        raise ConfigurationError(
-            f"'{path}' cannot be read: {error.strerror}", f"name a file that holds the {what}"
-        ) from error
-    if not secret:
-        raise ConfigurationError(f"'{path}' is empty", f"name a file that holds the {what}")
-    return secret
+    return CheckOptions(
+        options.user_name, read_secret=read_secret, key=options.key, canary=options.canary
+    )

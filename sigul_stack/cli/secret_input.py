@@ -13,9 +13,12 @@ import os
 import select
 import termios
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..errors import SigulError, printable
+from ..config.reading import read_small
+from ..config.values import strip_one_end
+from ..errors import ConfigurationError, SigulError, printable
 from ..secret import Secret
 
 if TYPE_CHECKING:
@@ -196,6 +199,19 @@ def read_until_nul(descriptor: int, what: str) -> Secret:
                 f" secret may have{newline}",
                 _HOW,
             )
+
+
+def read_secret_file(path: Path, what: str) -> Secret:
+    """The secret in a file, which is `what`, without one line end. Raises `ConfigurationError`."""
+    try:
+        secret = Secret(strip_one_end(read_small(path, MAX_SECRET_LENGTH + 2)))
+    except OSError as error:
+        raise ConfigurationError(
+            f"'{path}' cannot be read: {error.strerror}", f"name a file that holds the {what}"
+        ) from error
+    if not secret:
+        raise ConfigurationError(f"'{path}' is empty", f"name a file that holds the {what}")
+    return secret
 
 
 def read_word(descriptor: int, what: str) -> str:

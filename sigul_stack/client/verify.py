@@ -50,10 +50,13 @@ class GoodSignature:
     made_at: int
 
 
-def verify(public_key: bytes, file: Path, signature: Path | None) -> GoodSignature:
+def verify(
+    public_key: bytes, file: Path, signature: Path | None, *, seconds: float = _SECONDS
+) -> GoodSignature:
     """Check `signature` of `file`, or where it is None the clear-signed text `file`.
 
-    `public_key` is an armoured OpenPGP key. Raises `BadSignature`; `SigulError` where the files
+    `public_key` is an armoured OpenPGP key. gpg has `seconds` twice, to import that and to verify,
+    and then what the file's size adds. Raises `BadSignature`; `SigulError` where the files
     cannot be read or the key is none of OpenPGP's; `ToolMissing`.
     """
     if not public_key.lstrip().startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----"):
@@ -64,10 +67,10 @@ def verify(public_key: bytes, file: Path, signature: Path | None) -> GoodSignatu
         _check_clear_signed(file)
     words = [file] if signature is None else [signature, file]
     with tempfile.TemporaryDirectory(prefix="sigul-verify-") as home:
-        _gpg(home, "--import", given=public_key)
+        _gpg(home, "--import", given=public_key, seconds=seconds)
         status = _gpg(
             home, "--verify", "--", *(str(word.absolute()) for word in words),
-            seconds=_SECONDS + file.stat().st_size / _BYTES_PER_SECOND, files=words,
+            seconds=seconds + file.stat().st_size / _BYTES_PER_SECOND, files=words,
         )  # fmt: skip
     return _verdict(status)
 

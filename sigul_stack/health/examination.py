@@ -22,6 +22,7 @@ from ..errors import SigulError
 from ..pki.leaf import Role
 from ..system.wall import support
 from .bridge_checks import BridgeChecks
+from .canary_result import canary_checks
 from .configuration_checks import file_checks, secret_checks, tool_checks, wall_checks
 from .connection_checks import BridgeConnectionChecks, user_name_checks
 from .log_checks import LogChecks
@@ -79,7 +80,7 @@ def _report(
     except SigulError as error:
         return _without_settings(component, mode, error)
     try:
-        _become_its_user(loaded.settings)
+        become_its_user(loaded.settings)
     except SigulError as error:
         return _without_settings(component, mode, error)
     context = CheckContext[Any](component, mode, loaded, limits, options)
@@ -89,7 +90,7 @@ def _report(
     return walk(component, steps)
 
 
-def _become_its_user(settings: BridgeSettings | ServerSettings | ClientSettings) -> None:
+def become_its_user(settings: BridgeSettings | ServerSettings | ClientSettings) -> None:
     """Give up root where others can change the NSS database: it names modules that NSS loads.
 
     For the component's own user, or whoever can change it. Raises `ConfigurationError`.
@@ -115,8 +116,18 @@ def _client(context: CheckContext[ClientSettings]) -> tuple[Step, ...]:
         Step(Layer.CERTIFICATE, user_name, (Layer.CERTIFICATE,), DOCTOR),
         *BridgeConnectionChecks(settings, own, settings.server_hostname).steps(),
         *RequestChecks(context, own).steps(),
+        *_canary(context),
         _secrets(context, own),
     )
+
+
+def _canary(context: CheckContext[ClientSettings]) -> tuple[Step, ...]:
+    """The look at a canary's last result, which rests on nothing: it is told what was found."""
+    path = context.options.canary
+    if path is None:
+        return ()
+    look = partial(canary_checks, path, context.limits.fail_canary_seconds)
+    return (Step(Layer.CANARY, look, (), HEALTH),)
 
 
 def _bridge(context: CheckContext[BridgeSettings]) -> tuple[Step, ...]:

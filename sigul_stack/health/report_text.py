@@ -29,6 +29,10 @@ class _Figure:
 _FIGURES: Final = (
     _Figure("handshake_seconds", "handshake", "handshake {:.3f} s", "s"),
     _Figure("request_seconds", "request", "request {:.3f} s", "s"),
+    _Figure("sign_seconds", "sign", "signed in {:.3f} s", "s"),
+    _Figure("verify_seconds", "verify", "verified in {:.3f} s", "s"),
+    _Figure("log_seconds", "log", unit="s"),
+    _Figure("canary_age_seconds", "canary_age", unit="s"),
     _Figure("days_left", "days_left", "{} days left"),
     _Figure("servers_waiting", "servers_waiting", "{} servers waiting"),
     _Figure("workers_attached", "workers_attached", "{} workers attached"),

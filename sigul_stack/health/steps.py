@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from ..checks import Check, Report, State, failed
@@ -48,6 +49,12 @@ class Layer(enum.StrEnum):
     KEY_STORE = "key store"
     SIGNING_LOG = "signing log"
     DISK = "disk"
+    CANARY = "canary"
+    #: Of a canary's own report.
+    GIVEN_KEYS = "keys"
+    SIGN = "sign"
+    VERIFY = "verify"
+    RESULT = "result"
     #: Last, for nothing rests on it: what lies open does not keep anything from working.
     SECRETS = "secrets"
 
@@ -83,6 +90,8 @@ class Step:
 class Limits:
     """From when on a number is a warning, and from when on a failure. See the commands' options.
 
+    A canary's last test signature may be `fail_canary_seconds` old.
+
     `timeout_seconds` limits a whole health check, or each single look of `doctor`. With
     `warn_push_days` 0 nobody is warned of a signing log that no other machine has.
     """
@@ -92,6 +101,7 @@ class Limits:
     warn_days: int = 30
     fail_days: int = 7
     warn_push_days: float = 2.0
+    fail_canary_seconds: float = 3600.0
     timeout_seconds: float = 10.0
 
     def of_handshake(self, seconds: float) -> State:
@@ -118,8 +128,9 @@ class CheckOptions:
     `names` are what peers call the component. `ask_nss_password` serves where the configuration
     has none. `read_secret` gives the user's password, or the passphrase of `key`, for a prompt;
     without it rights are not looked at. `deep` has a server's stores looked at for health. With
-    `alone` a bridge without servers is a warning, for it is not the bridge's fault. Numbers for
-    metrics are added to `measured`; None: nobody wants them.
+    `alone` a bridge without servers is a warning, for it is not the bridge's fault. `canary` is the
+    state file of a canary, which is looked at for health. Numbers for metrics are added to
+    `measured`; None: nobody wants them.
     """
 
     user_name: str | None = None
@@ -130,6 +141,7 @@ class CheckOptions:
     deep: bool = False
     alone: bool = False
     measured: list[Measured] | None = None
+    canary: Path | None = None
 
 
 @dataclass(slots=True)

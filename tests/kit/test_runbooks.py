@@ -44,6 +44,7 @@ pytestmark = [
         *("playbooks", "site.yml", "roles", "inventories/dev", "ansible.cfg", "scripts/site"),
         *("docs/runbooks.md", "sigul_stack/cli/pki.py", "sigul_stack/pki", "images/builder"),
         *("sigul_stack/evidence", "sigul_stack/cli/audit"),
+        *("sigul_stack/cli/canary.py", "sigul_stack/health/canary.py"),
     ),
 ]
 
@@ -190,7 +191,7 @@ def test_what_goes_where_is_there(site: Site) -> None:
     page = (TOP / "docs/deploy.md").read_text().partition("## What goes where")[2]
     listing = page.split("```")[1]
     control = set(re.findall(r"^   ([\w-]+)/", listing, re.M))
-    later = {"backups", "revoked", "signing-log"}
+    later = {"backups", "canary", "revoked", "signing-log"}
     there = {path.name for path in site.control.iterdir()}
     assert control - later <= there <= control
     root = site.path / ".site/dev/root"
@@ -359,9 +360,9 @@ def test_timers_run_what_renews_and_backs_up(site: Site, tmp_path: Path) -> None
     units.mkdir()
     site.playbook(
         "playbooks/timers.yml", "-e", f"timers_directory={units}", "-e", "timers_enabled=false",
-        "-e", f"backup_recipient={recipient}",
+        "-e", f"backup_recipient={recipient}", "-e", "sigul_canary=canary",
     )  # fmt: skip
-    for name in ("renew", "log", "backup"):
+    for name in ("renew", "log", "backup", "canary"):
         assert len(list(units.glob(f"sigul-*-{name}.*"))) == 2
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units.iterdir()],
@@ -386,6 +387,48 @@ def test_timers_run_what_renews_and_backs_up(site: Site, tmp_path: Path) -> None
     assert shlex.split(backup)[-2:] == [given, "playbooks/backup.yml"]
     [push] = re.findall("^ExecStart=(.*)$", next(units.glob("*-log.service")).read_text(), re.M)
     assert shlex.split(push)[-1] == "playbooks/push-log.yml"
+    assert "playbooks/canary.yml" in next(units.glob("*-canary.service")).read_text()
+
+
+def test_a_canary_is_made_and_tried(site: Site) -> None:
+    """Its key, user and files are made; it is good, and it is not where the server is down."""
+    given = ("-e", json.dumps({"sigul_canary": "canary", "client_canary_age": 900}))
+    said = site.playbook("playbooks/canary.yml", *given, fails=True)
+    assert "there is no user and key canary" in " ".join(said.split())
+    site.playbook("playbooks/accounts.yml", *given)
+    assert "SIGUL CANARY OK" in site.playbook("playbooks/canary.yml", *given)
+    root = site.path / ".site/dev/root"
+    metrics = root / "metrics/canary.prom"
+    assert "sigul_canary_success 1.0" in metrics.read_text()
+    assert metrics.stat().st_mode & 0o777 == 0o644
+    again = site.playbook("playbooks/canary.yml", *given)
+    assert not re.search(r"changed=[1-9]", again), again
+    passphrase = site.secret("key-canary-canary-passphrase")
+    assert not found(again.encode(), [passphrase])
+    assert (root / "canary/secrets/passphrase").read_bytes() == passphrase
+    # Its user has that key, and no other; it has no password.
+    for key, access in (("canary", "defined"), ("release", "No access defined")):
+        told = subprocess.run(
+            ["docker", "exec", "-i", site.container("client"), "sigul", "--batch",
+             "-c", "/etc/sigul/client.conf", "key-user-info", "canary", key],
+            input=f"{VAULT['admin-password']}\0", capture_output=True, text=True, timeout=60,
+            check=True,
+        )  # fmt: skip
+        assert access in told.stdout
+    assert "a test signature was good" in site.playbook("playbooks/health.yml", *given)
+
+    docker("stop", site.container("server"))
+    try:
+        said = site.playbook(
+            "playbooks/canary.yml", *given, "-e", "client_canary_seconds=10", fails=True
+        )
+        assert "SIGUL CANARY CRITICAL - sign: " in said
+        assert "sigul_canary_success 0.0" in metrics.read_text()
+    finally:
+        docker("start", site.container("server"))
+    said = site.playbook("playbooks/health.yml", *given, fails=True)
+    assert "canary: the test signature of" in " ".join(said.split())
+    site.playbook("playbooks/canary.yml", *given)
 
 
 def listed(site: Site) -> subprocess.CompletedProcess[str]:

@@ -83,7 +83,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "health": frozenset(
         {
             "checks", "config", "formats", "protocol", "transport", "pki", "client", "tools",
-            "system", "evidence", "observe",
+            "system", "evidence", "observe", "logcontext",
         }
     ),
     "cli": frozenset({"*"}),
