@@ -21,6 +21,7 @@ from . import (
     pki,
     requests,
     signjob,
+    status,
     witness,
 )
 from .hardening import harden_process
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         doctor,
         diagnose,
         requests,
+        status,
         signjob,
         witness,
         demo,

@@ -29,7 +29,6 @@ _WORDS: Final[Mapping[str, str]] = {
     "handshake_server": "server handshakes",
     "waiting_server": "servers waiting",
     "header": "requests not yet read",
-    "queued": "queued for a turn or a server",
     "forwarded": "forwarded",
     # results
     "refused": "refused by the server",
@@ -38,6 +37,8 @@ _WORDS: Final[Mapping[str, str]] = {
     # budgets
     "waiting_servers": "waiting servers",
     # series
+    "handshake client": "client handshakes",
+    "handshake server": "server handshakes",
     "queue": "time in the queue",
     "request": "whole requests",
     # totals
@@ -84,6 +85,11 @@ def capital(text: str) -> str:
 def counted(number: int, one: str, many: str = "") -> str:
     """A number and what of: `1 request`, `2 requests`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def protocol(version: int) -> str:
+    """A version of the protocol; below 0 it is not known."""
+    return f"protocol {version}" if version >= 0 else "protocol not known"
 
 
 def duration(seconds: float) -> str:

@@ -27,6 +27,7 @@ from .figures import (
     duration,
     moment,
     percent,
+    protocol,
     shown,
     words,
 )
@@ -287,14 +288,12 @@ def _certificates(view: BridgeView) -> Element:
 def _logs(view: BridgeView) -> Element:
     def row(item: WatchedLog) -> list[Cell]:
         checked = f"{duration(item.seconds)} ago" if item.seconds >= 0 else "not yet"
-        wrong = element("span", f"▲ {shown(item.complaint)}", class_="marked")
-        fine = element("span", "✓ no complaint", class_="fine whole")
         return [
             shown(item.common_name),
             shown(item.origin),
             f"{item.size:,}",
             checked,
-            wrong if item.complaint else fine,
+            _found(item),
         ]
 
     note = (
@@ -304,6 +303,14 @@ def _logs(view: BridgeView) -> Element:
     )
     columns = _columns("Server", "Log", "#Leaves", "#Checked", "What was found")
     return _table("Signing logs", columns, view.logs, row, "No server has shown one.", note)
+
+
+def _found(item: WatchedLog) -> Cell:
+    if item.complaint:
+        return element("span", f"▲ {shown(item.complaint)}", class_="marked")
+    if item.seconds < 0:
+        return "nothing yet"
+    return element("span", "✓ no complaint", class_="fine whole")
 
 
 def _connections(view: BridgeView) -> Element:
@@ -439,7 +446,7 @@ def _operation(item: RequestView) -> Element:
     return element(
         "span",
         shown(item.op) or "not known yet",
-        element("span", f"protocol {item.version}", class_="under"),
+        element("span", protocol(item.version), class_="under"),
     )
 
 
