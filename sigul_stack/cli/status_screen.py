@@ -1,7 +1,7 @@
 """Where `sigul-stack status` is shown: once, or again and again in the place of itself.
 
 rich writes to standard output by itself, past `outcome.say`. So this module alone has its console,
-and all that is shown is made by `status_tables`, which escapes as `say` does. rich is slow to load:
+and all that is shown is made by `status_parts`, which escapes as `say` does. rich is slow to load:
 only who shows something imports this.
 """
 
@@ -18,7 +18,8 @@ from rich.live import Live
 from ..errors import SigulError
 from ..observe.view import BridgeView
 from ..protocol.status import ServerStatus
-from .status_tables import Look, bridge_tables, lost_notice, server_tables
+from .status_parts import Look
+from .status_tables import bridge_tables, lost_notice, server_tables
 
 #: Columns where the output is no terminal and COLUMNS does not say.
 _WIDTH = 120

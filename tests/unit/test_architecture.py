@@ -121,7 +121,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "ldap": ("bridge.groups",),
     "prometheus_client": ("observe.*",),
     # It writes to the terminal by itself: see MAY_PRINT.
-    "rich": ("cli.status_screen", "cli.status_tables"),
+    "rich": ("cli.status_screen", "cli.status_tables", "cli.status_parts"),
 }
 
 #: The modules that may start programs, and what of the standard library starts one.
@@ -130,7 +130,7 @@ STARTS_PROGRAMS = frozenset({"subprocess", "pty", "multiprocessing", "asyncio"})
 STARTING_CALLS = ("system", "popen", "exec*", "spawn*", "posix_spawn*")
 
 #: The one module that prints: it escapes what a terminal would obey. What rich draws is escaped
-#: where it is made, in cli.status_tables (tests/unit/test_status.py).
+#: where it is made, in cli.status_parts (tests/unit/test_status.py).
 MAY_PRINT = frozenset({"cli.outcome"})
 #: What has names that peers have said in its messages.
 SEES_PEERS = frozenset({"bridge", "server", "database"})
@@ -177,6 +177,7 @@ NEVER_LOADS = {
     "cli.sigul_bridge": _NOT_IN_A_BRIDGE,
     "client": _SLOW,
     "cli.sigul": _SLOW,
+    "cli.stack": frozenset({"rich", "prometheus_client"}),
 }
 
 # --- The checks: each returns what is wrong ------------------------------------------------------

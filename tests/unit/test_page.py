@@ -15,8 +15,9 @@ from html.parser import HTMLParser
 import pytest
 
 from sigul_stack.observe import figures
-from sigul_stack.observe.page import CSP, MAX_ROWS, render
+from sigul_stack.observe.page import CSP, render
 from sigul_stack.observe.page_charts import MINUTES
+from sigul_stack.observe.page_parts import MAX_ROWS
 from sigul_stack.observe.page_style import STYLE
 from sigul_stack.observe.view import BridgeView, Condition, LatencySeries
 from tests import views
