@@ -8,9 +8,10 @@ only who shows something imports this.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from datetime import UTC, datetime
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -54,6 +55,10 @@ def show(shown: BridgeView | ServerStatus, others: int = 0) -> None:
     console.print(_tables(console, shown, others, _ROWS))
 
 
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
 class Screen:
     """What is shown again every so many seconds, in a terminal in the place of what was there.
 
@@ -69,6 +74,8 @@ class Screen:
 
     def __enter__(self) -> Screen:
         if self._console.is_terminal:
+            # Who ends it leaves the terminal as it was.
+            signal.signal(signal.SIGTERM, _end)
             self._live = Live(console=self._console, screen=True, auto_refresh=False)
             self._live.start()
         return self

@@ -170,7 +170,7 @@ def _request_lines(view: BridgeView, item: RequestView, look: Look, *, over: boo
     op, version = item.op or "not known yet", figures.protocol(item.version)
     queue, took = figures.duration(item.queue_seconds), figures.duration(item.seconds)
     return Text.assemble(
-        text_of(item.id or "no id"),
+        text_of(item.id or "no id", TITLE),
         text_of(f"  {op} ({version}) of "),
         text_of(item.common_name),
         "\n  ",
