@@ -85,7 +85,7 @@ class Handshakes:
 
     @property
     def used(self) -> float:
-        """What is in use of the limit, as a part of it."""
+        """The part of the limit that is in use."""
         return len(self._peers) / self._limit
 
     def enter(self, host: str, tcp: socket.socket) -> PendingPeer:

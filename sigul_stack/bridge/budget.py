@@ -107,7 +107,7 @@ class Budget:
         return self._counts[_Held.REQUEST, ""]
 
     def used(self) -> dict[str, float]:
-        """What is in use of each limit, as a part of it.
+        """The part of each limit that is in use.
 
         `connections` and `downloads` (their bytes) are of all names together, `requests` and
         `payloads` (their bytes) of the name that has most of them.

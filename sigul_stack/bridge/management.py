@@ -127,7 +127,7 @@ class _Exchange(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _is_for_us(self) -> bool:
-        """Whether the request names this machine, or comes by a Unix socket.
+        """Tell whether the request names this machine, or comes by a Unix socket.
 
         A page from elsewhere may have its own name lead to this machine's addresses (DNS
         rebinding). Then a browser lets it read what comes, and says that name as Host.
@@ -318,7 +318,7 @@ class Management:
 
 
 def _end_of_request(data: bytearray) -> int | None:
-    """Where a request's headers end; None where they have not."""
+    """The end of a request's headers; None where it has not come."""
     for end in (b"\r\n\r\n", b"\n\n"):
         if (place := data.find(end)) >= 0:
             return place + len(end)

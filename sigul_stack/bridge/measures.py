@@ -1,4 +1,4 @@
-"""What a bridge measures while it works: how long things take, how requests end, who was here.
+"""A bridge's measurements while it works: how long things take, how requests end, who was here.
 
 It records only what nothing else knows. What is held just now, and what `Counters` count, is read
 where it is known (`sight`). Every call costs microseconds, and whatever peers do, what is kept is
@@ -56,7 +56,7 @@ class Side(enum.StrEnum):
 
 
 class Result(enum.StrEnum):
-    """How a request ended."""
+    """The end of a request."""
 
     OK = "ok"
     #: The server's reply is an error.
@@ -69,7 +69,7 @@ class Result(enum.StrEnum):
 
 
 class Refusal(enum.StrEnum):
-    """Why the bridge refused a connection or request by itself."""
+    """The reason for which the bridge refused a connection or request by itself."""
 
     BUDGET = "budget"
     RATE = "rate"
@@ -116,7 +116,7 @@ class _Minute:
 
 
 class _Series:
-    """What one thing took in each minute of the last hour. Held by one lock of its owner."""
+    """A thing's times in each minute of the last hour. Held by one lock of its owner."""
 
     def __init__(self) -> None:
         self._minutes: deque[_Minute] = deque(maxlen=SERIES_MINUTES)
@@ -256,7 +256,7 @@ class Measures:
             return tuple(self._recent)
 
     def latency(self) -> tuple[LatencySeries, ...]:
-        """What took how long in the last hour."""
+        """The times of the last hour."""
         minute = int(self._clock() // 60)
         with self._lock:
             return tuple(
@@ -274,7 +274,7 @@ class Measures:
 
 
 def result_of(visit: Visit, error: BaseException | None) -> Result:
-    """How a visit ended, with that error or without one."""
+    """The end of a visit, with that error or without one."""
     if visit.reason:
         return Result.ENDED
     if visit.is_refused:

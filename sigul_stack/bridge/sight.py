@@ -40,7 +40,7 @@ _COUNTERS: Final = {
 
 
 class Sight:
-    """What is seen of a bridge; for all threads.
+    """A bridge as it is seen; for all threads.
 
     `own` is the bridge's own certificate's name and end (seconds since 1970); `logs` tells what is
     known of signing logs, all of them.
@@ -163,7 +163,7 @@ class Sight:
         }
 
     def _ends(self, visits: list[Visit], waiting: list[Peer]) -> dict[tuple[str, str], float]:
-        """When certificates end, by role and common name, in seconds since 1970."""
+        """The end of each certificate, by role and common name, in seconds since 1970."""
         paired = [visit.server.peer for visit in visits if visit.server is not None]
         name, end = self._own
         ends = {("bridge", name): end}

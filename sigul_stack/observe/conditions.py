@@ -1,4 +1,4 @@
-"""What a person should see to at a bridge: fixed thresholds on its view, named as the alerts are.
+"""Conditions at a bridge that a person should see to: fixed thresholds on its view, named as the alerts are.
 
 A table, and who keeps since when each holds. The alert rules (role `monitoring`) have thresholds of
 their own; these are for the page and `sigul-stack status`, where no Prometheus is. Nothing in here

@@ -55,7 +55,7 @@ class RequestView:
 
 @dataclass(frozen=True, slots=True)
 class LatencySeries:
-    """What one thing took over the last hour: a point for each minute in which it happened.
+    """A thing's times over the last hour: a point for each minute in which it happened.
 
     A point is (how many minutes ago, median seconds, longest seconds, how often); the oldest first.
     """

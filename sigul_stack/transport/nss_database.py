@@ -230,7 +230,7 @@ class TLSIdentity:
 
     @property
     def not_after(self) -> float:
-        """When the certificate ends, in seconds since 1970."""
+        """The certificate's end, in seconds since 1970."""
         return int(self.certificate.valid_not_after) / MICROSECONDS
 
     @property

@@ -1,7 +1,7 @@
 """Listening Unix sockets of daemons, whose directories may belong to others than root.
 
 Invariant: a socket takes its name in one step, with its owner and mode, and takes the place of a
-socket only. Who calls it has the rights for the directory (`config.identity.rights_for`).
+socket only.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ class UnixListener:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             os.fchmod(self.socket.fileno(), 0o600)
-            with rights_for(owner, path.parent):
-                require_socket(path, option)
-                self._inode = bind(self.socket, path, owner, group=group, mode=0o660)
+            require_socket(path, option)
+            self._inode = bind(self.socket, path, owner, group=group, mode=0o660)
         except OSError as error:
             self.socket.close()
             raise ConfigurationError(
@@ -76,6 +75,13 @@ def bind(
 
     Without a `mode` the file has that of the descriptor. Raises OSError.
     """
+    with rights_for(owner, path.parent):
+        return _bind(listener, path, owner, group, mode)
+
+
+def _bind(
+    listener: socket.socket, path: Path, owner: Identity | None, group: int | None, mode: int | None
+) -> int:
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     # Nobody can connect before it listens, and nobody finds it before it is renamed.
