@@ -160,6 +160,11 @@ def chromium(directory: Path) -> Iterator[Chromium]:
         try:
             driver.set_page_load_timeout(_SECONDS)
             driver.set_script_timeout(_SECONDS)
-            yield Chromium(driver)
+            browser = Chromium(driver)
+            # What its own first page has asked for is no page's of the test.
+            browser.open("about:blank")
+            browser.told()
+            browser.requested()
+            yield browser
         finally:
             driver.quit()
