@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from sigul_stack.metrics import BridgeCount
+from sigul_stack.observe import figures, page_charts
 from sigul_stack.observe.view import (
     BridgeView,
     CertificateView,
@@ -234,3 +235,47 @@ def hostile() -> BridgeView:
         logs=tuple(WatchedLog(name, name, 10**18, 1e9, name) for name in HOSTILE_NAMES),
         log_interval_seconds=600.0,
     )
+
+
+def figures_of(view: BridgeView) -> list[str]:
+    """Every figure, name and time of a view, as whoever shows it says it."""
+    said = [figures.shown(view.version), str(view.pid), figures.date_and_time(view.now)]
+    said += [figures.date_and_time(view.started)]
+    for counts in (view.connections, view.totals):
+        for name, count in counts.items():
+            said += [figures.words(name), f"{count:,}"]
+    for server in view.servers:
+        said += [figures.shown(server.common_name), figures.shown(server.address)]
+        said += [
+            figures.duration(server.waiting_seconds),
+            figures.duration(server.handshake_seconds),
+        ]
+    for certificate in view.certificates:
+        said += [figures.shown(certificate.common_name), figures.shown(certificate.role)]
+        said += [figures.date(certificate.not_after), figures.days(certificate.days_left)]
+    for request in (*view.under_way, *view.recent):
+        said += [figures.shown(request.id) or "no id", figures.shown(request.connection)]
+        said += [figures.shown(request.common_name), figures.shown(request.op)]
+        said += [str(request.version), figures.words(request.state)]
+        said += [figures.clock(request.began, view.now)]
+        said += [figures.duration(request.queue_seconds), figures.duration(request.seconds)]
+    for name, ratio in view.budgets.items():
+        said += [figures.words(name), figures.percent(ratio)]
+    for condition in view.conditions:
+        said += [figures.shown(text) for text in (condition.name, condition.text, condition.cure)]
+        said += [figures.clock(condition.since, view.now)]
+    for log in view.logs:
+        said += [figures.shown(log.common_name), figures.shown(log.origin), f"{log.size:,}"]
+        said += [figures.shown(log.complaint), figures.duration(log.seconds)]
+    for series in view.latency:
+        said += [figures.words(series.name)]
+    return [item for item in said if item and item != "unknown"]
+
+
+def points_of(view: BridgeView) -> list[str]:
+    """Every point of the charts, as the page says it."""
+    return [
+        page_charts.point_text(point)
+        for series in view.latency
+        for point in page_charts.points_of(series)
+    ]

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ..config.identity import rights_of_owner
-from ..config.reading import read_small
-from ..config.values import strip_one_end
-from ..errors import ConfigurationError, SigulError
+from ..errors import SigulError
 from ..secret import Secret
 from .outcome import end_output, say, say_text
-from .secret_input import MAX_SECRET_LENGTH, read_secret_file, read_until_nul
+from .secret_input import read_secret_file, read_until_nul
 from .shared_arguments import Argument, Subparsers, add_arguments, argument, config_file
 
 if TYPE_CHECKING:

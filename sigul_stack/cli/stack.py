@@ -23,6 +23,7 @@ from . import (
     pki,
     requests,
     signjob,
+    status,
     trace,
     witness,
 )
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         diagnose,
         metrics,
         requests,
+        status,
         trace,
         signjob,
         witness,
