@@ -1,14 +1,20 @@
 """Counting what happens in a daemon: plain numbers that any thread may change. No I/O in here.
 
 A number only ever grows, from 0 at the daemon's start. What goes up and down is counted where it is
-limited: by a bridge's `Budget` and pool, by a server's supervisor.
+limited: by a bridge's `Budget` and pool, by a server's supervisor. `Counters` count by names that
+are listed here, `Tally` and `Histogram` by values of labels: of those, no more than a limit is ever
+kept, so that nobody fills the memory by inventing them.
 """
 
 from __future__ import annotations
 
+import bisect
 import enum
+import itertools
 import threading
-from typing import Generic, TypeVar
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
 
 class BridgeCount(enum.StrEnum):
@@ -90,3 +96,86 @@ class Counters(Generic[Name]):
         """All numbers at this moment, by name."""
         with self._lock:
             return {name.value: value for name, value in self._values.items()}
+
+
+#: How many sets of labels a `Tally` or `Histogram` keeps apart unless told otherwise.
+MAX_LABEL_SETS: Final = 512
+#: The value of every label of what came after that many.
+OTHER: Final = "other"
+
+_Labels = tuple[tuple[str, str], ...]
+
+
+class Tally:
+    """How often something happened, by its labels. Past `most` sets of labels, all are `OTHER`."""
+
+    def __init__(self, *, most: int = MAX_LABEL_SETS) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._values: dict[_Labels, int] = {}
+
+    def count(self, times: int = 1, /, **labels: str) -> None:
+        """Count that it happened (`times`: so often)."""
+        with self._lock:
+            key = _key(labels, self._values, self._most)
+            self._values[key] = self._values.get(key, 0) + times
+
+    def snapshot(self) -> list[tuple[dict[str, str], int]]:
+        """For each set of labels its values, and how often."""
+        with self._lock:
+            return [(dict(key), value) for key, value in self._values.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramRow:
+    """What was observed for one set of labels.
+
+    `counts` is cumulative: how many were at most each of the bounds, and at last how many there
+    were. `total` is their sum.
+    """
+
+    labels: dict[str, str]
+    counts: tuple[int, ...]
+    total: float
+
+
+class Histogram:
+    """How large something was, by its labels: counted in buckets with these upper `bounds`.
+
+    `bounds` grow. A histogram `without_labels` has its one row, of zeros, before anything was
+    observed. Past `most` sets of labels, all are `OTHER`.
+    """
+
+    def __init__(
+        self, bounds: tuple[float, ...], *, without_labels: bool = False, most: int = MAX_LABEL_SETS
+    ) -> None:
+        self._bounds = bounds
+        self._most = most
+        self._lock = threading.Lock()
+        self._rows: dict[_Labels, tuple[list[int], float]] = {}
+        if without_labels:
+            self._rows[()] = ([0] * (len(bounds) + 1), 0.0)
+
+    def observe(self, value: float, /, **labels: str) -> None:
+        """Count one of this size."""
+        with self._lock:
+            key = _key(labels, self._rows, self._most)
+            counts, total = self._rows.get(key, ([0] * (len(self._bounds) + 1), 0.0))
+            counts[bisect.bisect_left(self._bounds, value)] += 1
+            self._rows[key] = counts, total + value
+
+    def snapshot(self) -> list[HistogramRow]:
+        """What was observed until now, for each set of labels."""
+        with self._lock:
+            return [
+                HistogramRow(dict(key), tuple(itertools.accumulate(counts)), total)
+                for key, (counts, total) in self._rows.items()
+            ]
+
+
+def _key(labels: dict[str, str], there: Collection[_Labels], most: int) -> _Labels:
+    """What `labels` are kept under, where these are `there` already."""
+    key = tuple(sorted(labels.items()))
+    if key in there or len(there) < most:
+        return key
+    return tuple((name, OTHER) for name, _ in key)

@@ -80,6 +80,14 @@ class Handshakes:
         self._lock = threading.Lock()
         self._peers: list[PendingPeer] = []
 
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    @property
+    def used(self) -> float:
+        """The part of the limit that is in use."""
+        return len(self._peers) / self._limit
+
     def enter(self, host: str, tcp: socket.socket) -> PendingPeer:
         """Add a connection; returns what to `leave` with. Ends another one at the limit."""
         peer = PendingPeer(network_of(host), tcp)

@@ -50,6 +50,14 @@ class OverBudget(TransportError):
     """A certificate's name has its share already, and no wait would help."""
 
 
+class TooManyRequests(OverBudget):
+    """A certificate's name sends requests faster than it may, and has done so for long."""
+
+
+class ShareTaken(DeadlineExceeded):
+    """A certificate's name has its share, and nothing of it was given back in time."""
+
+
 class _Held(enum.Enum):
     """A thing that is counted for a name, and for all names together under the name ''."""
 
@@ -97,6 +105,27 @@ class Budget:
     def in_flight(self) -> int:
         """Requests that have begun and are not over."""
         return self._counts[_Held.REQUEST, ""]
+
+    def used(self) -> dict[str, float]:
+        """The part of each limit that is in use.
+
+        `connections` and `downloads` (their bytes) are of all names together, `requests` and
+        `payloads` (their bytes) of the name that has most of them.
+        """
+        settings = self._settings
+        with self._changed:
+            most = dict.fromkeys(_Held, 0)
+            for (held, name), count in self._counts.items():
+                if name:
+                    most[held] = max(most[held], count)
+            connections = self._counts[_Held.CONNECTION, ""]
+            downloads = self._counts[_Held.DOWNLOAD_BYTES, ""]
+        return {
+            "connections": connections / settings.max_clients,
+            "requests": most[_Held.UNDER_WAY] / settings.max_requests_per_user,
+            "payloads": most[_Held.PAYLOAD] / settings.max_bytes_in_flight_per_user,
+            "downloads": downloads / settings.koji.max_download_size,
+        }
 
     def close(self) -> None:
         """End all waiting."""
@@ -171,14 +200,14 @@ class Budget:
                 del self._counts[key]
         self._changed.notify_all()
 
-    def _refuse(self, problem: str, cure: str) -> NoReturn:
+    def _refuse(self, problem: str, cure: str, kind: type[OverBudget] = OverBudget) -> NoReturn:
         self._counters.add(BridgeCount.OVER_BUDGET)
-        raise OverBudget(problem, cure)
+        raise kind(problem, cure)
 
     def _give_up(self, problem: str, cure: str) -> NoReturn:
         """Refuse what has waited for its share."""
         self._counters.add(BridgeCount.OVER_BUDGET)
-        raise DeadlineExceeded(problem, cure)
+        raise ShareTaken(problem, cure)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -219,6 +248,7 @@ class Budget:
                     f"{quoted(name)} has sent more than {rate} requests a second for long"
                     " (max-request-rate)",
                     "send fewer",
+                    TooManyRequests,
                 )
             self._times[name] = due
             if len(self._times) > MAX_TIMES:

@@ -252,6 +252,7 @@ class Forwarding:
     def _write_server(self, chunk: bytes) -> None:
         try:
             self._server.write(chunk, self._idle_timeout)
+            self._visit.up += len(chunk)
         except TransportError:
             # A server may end before it has read everything, once it has replied.
             if not self._progress.wait_for(OVER, CLIENT_GONE_SECONDS):
@@ -297,6 +298,7 @@ class Forwarding:
         if self._reply.trailer:
             self._write_client(encode_chunk(Stream.OUTER, self._reply.trailer))
         self._write_client(END_OF_OUTER)
+        self._visit.answered_at = time.monotonic()
         self._server.end_writing()
         log.info("[FORWARD] forward_two_way loop completed normally")
         if not self._progress.wait_for({RequestState.CLOSED}, self._close_timeout):
@@ -356,6 +358,8 @@ class Forwarding:
                     raise self._takes.exceeded() from None
                 raise
             log.info("The client left before it had read the end of its reply")
+        else:
+            self._visit.down += len(chunk)
         now = self._moved_at = time.monotonic()
         self._takes.waited(now - begin, len(chunk))
 

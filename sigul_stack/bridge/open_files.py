@@ -21,6 +21,8 @@ _PEER: Final = 2
 _CLIENT: Final = 2 * _PEER + 2
 #: The ports that peers come to, each with its own handshakes.
 _PORTS: Final = 2
+#: At a management address: its connections, and the sockets and the poll of who serves it.
+_MANAGEMENT: Final = 20
 
 
 def fitted(settings: BridgeSettings) -> BridgeSettings:
@@ -54,4 +56,5 @@ def _files(settings: BridgeSettings) -> int:
         _CLIENT * settings.max_clients
         + _PEER * settings.max_waiting_servers
         + _PORTS * _PEER * settings.max_handshakes
+        + (_MANAGEMENT if settings.management.listen is not None else 0)
     )

@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from ..config.identity import Identity
+from ..config.management import ManagementAddress
 from ..errors import SigulError
 from ..system.pipes import ParentPipes, require
 from ..system.processes import (
@@ -41,6 +43,7 @@ from ..system.processes import (
 from ..system.signals import SignalPipe
 from ..transport.nss_certificates import LOOK_SECONDS, TOLD_BYTES, Look
 from ..transport.tcp import listen
+from ..transport.unix_socket import UnixListener
 from .control import BridgeCommand, BridgeEvent
 from .heartbeat import Heartbeat
 
@@ -59,6 +62,19 @@ _MAX_TOLD_BYTES: Final = 64 * 1024**2
 
 #: Addresses and a TCP port to listen on, and the kind of peer that comes there.
 Port = tuple[tuple[str, ...], int, str]
+#: The kind of peer that comes to a management address.
+MANAGEMENT: Final = "management"
+
+
+@dataclass(frozen=True, slots=True)
+class ManagementPort:
+    """A management address. A Unix socket is given to `owner`, and `group` may connect to it."""
+
+    address: ManagementAddress
+    owner: Identity | None = None
+    group: int | None = None
+
+
 #: Listening sockets, and the kind of peer that each is for.
 Listeners = Mapping[socket.socket, str]
 
@@ -75,35 +91,65 @@ class BridgePlan:
 
     serve: Callable[[Listeners, ParentPipes], None]
     look: Callable[[Look, Callable[[bytes], None]], None]
-    ports: tuple[Port, ...]
+    ports: tuple[Port | ManagementPort, ...]
     shutdown_timeout: float
     hand_over_timeout: float = 300.0
+
+
+def of_peers(listeners: Listeners) -> tuple[Listeners, list[socket.socket]]:
+    """The listening sockets for peers, and those of a management address."""
+    peers = {listener: kind for listener, kind in listeners.items() if kind != MANAGEMENT}
+    return peers, [listener for listener in listeners if listener not in peers]
 
 
 class Ports:
     """The listening sockets that the parent keeps open."""
 
     def __init__(self) -> None:
-        self._sockets: dict[Port, list[socket.socket]] = {}
+        self._sockets: dict[Port | ManagementPort, list[socket.socket]] = {}
+        self._unix: dict[Port | ManagementPort, UnixListener] = {}
 
     def open(self, plan: BridgePlan) -> None:
-        """Open those of `plan` that are not open yet. Raises `TransportError`."""
+        """Open those of `plan` that are not open yet.
+
+        Raises `TransportError`, `ConfigurationError`.
+        """
         for port in plan.ports:
             if port not in self._sockets:
-                self._sockets[port] = listen(*port[:2])
+                self._sockets[port] = self._listen(port)
                 for listener in self._sockets[port]:
                     # Of two processes that see a connection only one gets it.
                     listener.setblocking(False)
 
-    def close_all_but(self, plan: BridgePlan | None) -> None:
-        """Close the sockets that `plan` does not need; children that have them keep them."""
+    def _listen(self, port: Port | ManagementPort) -> list[socket.socket]:
+        if not isinstance(port, ManagementPort):
+            return listen(*port[:2])
+        address = port.address
+        if address.path is None:
+            return listen((address.host,), address.port)
+        made = UnixListener(address.path, "[management] listen", port.owner, port.group)
+        self._unix[port] = made
+        return [made.socket]
+
+    def close_all_but(self, plan: BridgePlan | None, *, own: bool = True) -> None:
+        """Close the sockets that `plan` does not need; children that have them keep them.
+
+        A child's are not its `own`: the names of Unix sockets are the parent's to remove.
+        """
         for port in set(self._sockets).difference(plan.ports if plan is not None else ()):
             for listener in self._sockets.pop(port):
+                made = self._unix.pop(port, None)
+                if made is not None and own:
+                    made.close()
                 listener.close()
 
     def of(self, plan: BridgePlan) -> dict[socket.socket, str]:
         """The sockets of `plan`, and the kind of peer that each is for."""
-        return {item: port[2] for port in plan.ports for item in self._sockets[port]}
+        return {
+            item: MANAGEMENT if isinstance(port, ManagementPort) else port[2]
+            for port in plan.ports
+            for item in self._sockets[port]
+        }
 
 
 @dataclass(slots=True, eq=False)
@@ -194,7 +240,7 @@ class Parent(ProcessFamily[BridgePlan, ServingChild]):
     def _fork(self, plan: BridgePlan) -> None:
         def work(parent: ParentPipes) -> None:
             # A port that this child does not serve would else stay open without anybody there.
-            self._ports.close_all_but(plan)
+            self._ports.close_all_but(plan, own=False)
             plan.serve(self._ports.of(plan), parent)
 
         child = ServingChild(plan)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..errors import RemoteProtocolError, TransportError
+from ..logcontext import LogContext, current
 from ..metrics import BridgeCount, Counters
 from ..protocol.status import MAX_LISTED, RequestUnderWay
 from ..transport.stream import ByteStream
@@ -41,9 +42,24 @@ class Visit:
     #: Tells the client why it is refused.
     refuse: Callable[[str], None]
     began: float = field(default_factory=time.monotonic)
-    #: What its header says, once that has come.
+    #: The ids of its log lines.
+    context: LogContext | None = field(default_factory=current)
+    #: A byte of a request has come.
+    is_request: bool = False
+    #: What its header says, once that has come, and the protocol's version; -1: not known yet.
     user: str = ""
     op: str = ""
+    version: int = -1
+    #: When its header was whole, when a server had it, and when its reply was complete; 0: not yet
+    #: (`time.monotonic`).
+    headed_at: float = 0.0
+    paired_at: float = 0.0
+    answered_at: float = 0.0
+    #: The server's reply is an error.
+    is_refused: bool = False
+    #: Bytes that were forwarded to the server, and to the client: of one thread each.
+    up: int = 0
+    down: int = 0
     #: The server that serves it.
     server: ByteStream | None = None
     #: Something of the reply may have been sent to the client.
@@ -57,7 +73,7 @@ class Visit:
 
     def paired(self, server: ByteStream) -> None:
         """Take note of its server. Raises `RequestEnded`."""
-        self.server = server
+        self.server, self.paired_at = server, time.monotonic()
         self.check()
 
     def check(self) -> None:

@@ -18,12 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .. import __version__
 from ..config.bridge import BridgeSettings
 from ..errors import DeadlineExceeded, SigulError, TransportError, quoted
 from ..logcontext import LogContext, work_for
+from ..logevents import tell
 from ..metrics import BridgeCount
 from ..protocol.status import MAX_LISTED, BridgeStatus, RequestUnderWay, WaitingServer, WatchedLog
 from ..system.open_files import CURE, none_left
@@ -41,9 +42,14 @@ from .control import (
     receive_command,
     receive_digest,
 )
+from .log_events import BridgeLog
 from .log_watch import LogWatch, checkpoint_asker
 from .session import BridgeResources, RequestSession
+from .sight import Sight
 from .waiting import Arrival
+
+if TYPE_CHECKING:
+    from .management import Management
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +71,8 @@ class Bridge:
         """Have the certificate ready. Raises `NSSError`, `ConfigurationError`."""
         self._settings = settings
         self._listeners = dict(listeners)
+        #: Serves what is seen of this bridge, as long as it is not told to hand over.
+        self.management: Management | None = None
         self._resources = BridgeResources(settings)
         self._handshakes = {
             kind: Handshakes(settings.max_handshakes) for kind in ("server", "client")
@@ -79,6 +87,9 @@ class Bridge:
         self._roles = Roles(settings.server_cn, self._identity.fingerprint)
         asker = checkpoint_asker(settings, self._identity, self._watchdog)
         self._logs = LogWatch(self._resources, asker)
+        own = (self._identity.common_name, self._identity.not_after)
+        #: What is seen of this bridge.
+        self.sight = Sight(self._resources, self._handshakes, self._logs.listed, own, self._started)
         log.info("[BRIDGE_REQUEST] Waiting for the server to connect")
 
     def status(self) -> BridgeStatus:
@@ -153,6 +164,7 @@ class Bridge:
             commanded = self._accept_once(parent, kinds, max(0.0, beat - time.monotonic()))
             if time.monotonic() >= beat:
                 parent.send(BridgeEvent.BEAT)
+                self._look()
                 beat = time.monotonic() + BEAT_SECONDS
             if commanded:
                 command = self._receive(parent)
@@ -163,6 +175,20 @@ class Bridge:
         if command is BridgeCommand.HAND_OVER:
             command = self._hand_over(parent, kinds)
         self._end(parent, at_once=command is BridgeCommand.END)
+
+    def _look(self) -> None:
+        """See since when a condition holds."""
+        try:
+            self.sight.look()
+        except Exception as error:  # noqa: BLE001 - peers are served on
+            tell(log, BridgeLog.CONDITIONS_FAILED, exc_info=error)
+
+    def _end_sight(self) -> None:
+        """Leave being seen to the next process."""
+        self.sight.is_old = True
+        if self.management is not None:
+            self.management.close()
+            self.management = None
 
     def _accept_once(self, parent: ParentPipes, kinds: set[str], seconds: float | None) -> bool:
         """Accept peers of these kinds for at most `seconds`; True where a command has come."""
@@ -181,6 +207,7 @@ class Bridge:
 
         Returns the command that holds then.
         """
+        self._end_sight()
         self._close_listeners("client")
         self._resources.server_words.close()  # the next process watches signing logs
         takes_servers = "server" in kinds
@@ -209,6 +236,7 @@ class Bridge:
             del self._listeners[listener]
 
     def _end(self, parent: ParentPipes, *, at_once: bool) -> None:
+        self._end_sight()
         self._close_listeners("client", "server")
         if at_once:
             for handshakes in self._handshakes.values():
@@ -297,9 +325,13 @@ class Bridge:
                 self._roles.check(kind, connection.peer)
             except TransportError:
                 self._resources.counters.add(BridgeCount.HANDSHAKES_REFUSED)
+                self._resources.measures.refused_handshake(kind)
                 raise
             finally:
                 handshakes.leave(pending)
+            self._resources.measures.shook_hands(
+                kind, connection.peer, connection.handshake_seconds
+            )
             log.info(
                 "[BRIDGE_TLS] %s authenticated with CN: %s",
                 kind.capitalize(),

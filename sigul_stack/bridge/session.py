@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,7 @@ from .budget import Budget, Download
 from .forward import Forwarding
 from .groups import Groups, NotInGroup, SourceFailed
 from .koji import KojiSession
+from .measures import Measures
 from .refusal import refuse, refuse_version
 from .register import Register, Visit
 from .server_versions import ServerVersions, ServerWords
@@ -68,6 +70,7 @@ class BridgeResources:
         self.budget = Budget(settings, self.counters)
         required = settings.required_fas_group or settings.koji.required_groups
         self.groups = Groups(settings.groups) if required else None
+        self.measures = Measures(names=settings.management.metrics_names)
 
     def close(self) -> None:
         """End all waiting for servers, turns and words."""
@@ -124,11 +127,13 @@ class RequestSession:
         with (
             self._resources.register.visit(self._client, self._refuse) as visit,
             self._told(visit),
+            self._resources.measures.visit(visit),
             self._resources.budget.connection(self._client),
         ):
             deadline = self._header_deadline()
             if not self._chunked.begin(deadline):
                 raise OnlyLooked
+            visit.is_request = True
             with self._resources.budget.request(self._client):
                 try:
                     self._serve(deadline, visit)
@@ -165,7 +170,7 @@ class RequestSession:
         spoken = self._settings.protocol_versions
         header = self._chunked.parse(read_request_header(spoken), deadline)
         fields, version = header.fields, header.version
-        self._version = version
+        self._version, visit.version = version, version.number
         operation = operation_of(fields, version.operations)
         operation.check(fields)
         length = self._chunked.parse(version.read_length(), deadline)
@@ -173,6 +178,7 @@ class RequestSession:
         self._resources.counters.add(BridgeCount.REQUESTS)
         self._resources.counters.add(requests_of_version(BridgeCount, version.number))
         visit.op, visit.user = operation.name, fields["user"].decode()
+        visit.headed_at = time.monotonic()
         log.info(
             "Request %s of user %s, payload %d bytes, protocol version %d",
             quoted(operation.name),
@@ -203,17 +209,21 @@ class RequestSession:
                 length = fetched.length
                 # What Koji took is not the servers' fault.
                 wait = Deadline(settings.server_wait_timeout, "waiting for a signing server")
-            server = self._dispatch(head.encode(length), wait)
+            encoded = head.encode(length)
+            server = self._dispatch(encoded, wait)
             stack.callback(self._resources.waiting.give_back, self._client)
             self._paired()
             self._is_forwarded = True
             try:
                 visit.paired(server)
+                visit.up += len(encoded)
+                self._resources.measures.queued(visit)
                 if fetched is not None:
                     towards = ChunkedStream(server, settings.idle_timeout)
                     with fetched:
                         for piece in payload_pieces(fetched.file, length):
                             towards.write(piece)
+                            visit.up += len(piece)
                 self._forward(server, head, koji, visit)
             except BaseException as error:
                 server.discard()
@@ -303,7 +313,7 @@ class RequestSession:
             reply = ReplyFilter(
                 self._version, head.operation, koji, keep_payload=keep, listens=listens
             )
-            Forwarding(
+            forwarding = Forwarding(
                 self._client,
                 server,
                 request,
@@ -313,7 +323,11 @@ class RequestSession:
                 min_rate=settings.min_payload_rate,
                 visit=visit,
                 listens=listens,
-            ).run(early, decoder)
+            )
+            try:
+                forwarding.run(early, decoder)
+            finally:
+                visit.is_refused = reply.is_error
             self._resources.server_versions.learn(
                 server.peer.common_name, self._version.number, speaks=not reply.version_is_unknown
             )

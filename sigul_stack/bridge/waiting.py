@@ -37,6 +37,10 @@ YOUNG_SECONDS = 1800.0
 T = TypeVar("T")
 
 
+class NoServer(DeadlineExceeded):
+    """No signing server was free for a request in time."""
+
+
 class WaitingLine:
     """Requests that wait for the same thing: in order for each name, and fair between the names.
 
@@ -183,7 +187,7 @@ class WaitingServers:
                     lambda: self._pop_live(name, prefers), client, deadline, "a server"
                 )
             except DeadlineExceeded:
-                raise DeadlineExceeded(
+                raise NoServer(
                     "no signing server became free in time: is one running and connected to this"
                     " bridge's server port?"
                 ) from None

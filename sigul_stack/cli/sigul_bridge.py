@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from ..bridge.control import BridgeEvent
 from ..bridge.heartbeat import Heartbeat
 from ..bridge.open_files import fitted
-from ..bridge.parent import BridgePlan, Listeners, Parent
+from ..bridge.parent import BridgePlan, Listeners, ManagementPort, Parent, of_peers
 from ..bridge.service import Bridge
 from ..config import load_bridge
 from ..config.bridge import BridgeSettings
-from ..config.identity import drop_privileges, drop_privileges_unless_roots, identity
+from ..config.identity import (
+    Identity,
+    drop_privileges,
+    drop_privileges_unless_roots,
+    group_number,
+    identity,
+)
+from ..observe.view import encode_view
 from ..protocol.status import encode_ended, encode_status
 from ..system.memory import lock_memory
 from ..system.pipes import ParentPipes
@@ -25,6 +32,9 @@ from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
 from .hardening import harden_process
 from .outcome import run_program
+
+#: Longest view at the status socket, in bytes: far less than the kernel keeps for a connection.
+VIEW_BYTES: Final = 100_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,17 +70,28 @@ def _plan(settings: BridgeSettings, loaded: Mapping[str, str]) -> BridgePlan:
     def serve(listeners: Listeners, parent: ParentPipes) -> None:
         drop_privileges_unless_roots(who, settings.nss.path)
         nss.open_database(settings.nss)
-        bridge = Bridge(settings, listeners)
+        peers, managed = of_peers(listeners)
+        bridge = Bridge(settings, peers)
+        for listener in managed:
+            # Imported here: what makes metrics is no part of a bridge that has none.
+            from ..bridge.management import Management
+
+            bridge.management = Management(listener, bridge.sight)
         drop_privileges(who)
         lock_memory(changes_user=False)
         with status_socket(
             settings.status_socket,
             lambda: encode_status(replace(bridge.status(), loaded=loaded)),
-            commands={"end": lambda name: encode_ended(bridge.end(name))},
+            commands={
+                "end": lambda name: encode_ended(bridge.end(name)),
+                "view": lambda _nothing: encode_view(bridge.sight.view(), VIEW_BYTES),
+            },
             shared=True,
         ) as status:
             if status is not None:
                 status.serve()
+            if bridge.management is not None:
+                bridge.management.start()
             parent.send(BridgeEvent.READY)
             bridge.run(parent)
 
@@ -87,6 +108,7 @@ def _plan(settings: BridgeSettings, loaded: Mapping[str, str]) -> BridgePlan:
         (
             (settings.listen_address, settings.server_listen_port, "server"),
             (settings.listen_address, settings.client_listen_port, "client"),
+            *_management(settings, who),
         ),
         settings.shutdown_timeout,
         hand_over_timeout=settings.handshake_timeout
@@ -94,6 +116,16 @@ def _plan(settings: BridgeSettings, loaded: Mapping[str, str]) -> BridgePlan:
         + settings.server_wait_timeout
         + settings.shutdown_timeout,
     )
+
+
+def _management(settings: BridgeSettings, who: Identity | None) -> Iterator[ManagementPort]:
+    """The management address, where there is one."""
+    address, name = settings.management.listen, settings.management.socket_group
+    if address is not None and address.path is None:
+        yield ManagementPort(address)
+    elif address is not None:
+        group = None if name is None else group_number(name, "[management] socket-group")
+        yield ManagementPort(address, who, group)
 
 
 def program() -> NoReturn:

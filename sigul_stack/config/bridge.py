@@ -13,6 +13,7 @@ from . import values
 from .fields import Needs, Program, build, option, secret_option
 from .idle import idle_of_bridge
 from .ini import Advice, ConfigFiles
+from .management import ManagementSettings
 from .shared import (
     DAEMON_NSS_DIRECTORY,
     MIN_PAYLOAD_RATE,
@@ -227,6 +228,7 @@ class BridgeSettings(DaemonSettings):
     nss: NSSSettings = field(kw_only=True)
     koji: BridgeKojiSettings = field(kw_only=True, default_factory=BridgeKojiSettings)
     groups: GroupSettings = field(kw_only=True, default_factory=GroupSettings)
+    management: ManagementSettings = field(kw_only=True, default_factory=ManagementSettings)
 
 
 def from_files(
@@ -238,6 +240,7 @@ def from_files(
         files,
         nss=load_nss(files, DAEMON_NSS_DIRECTORY),
         koji=build(BridgeKojiSettings, files),
+        management=build(ManagementSettings, files),
     )
     settings = dataclasses.replace(
         settings, groups=build(GroupSettings, files, principal=settings.fas_user_name)
@@ -263,5 +266,7 @@ def from_files(
 
 
 PROGRAM: Final = Program(
-    "bridge", (BridgeSettings, NSSSettings, BridgeKojiSettings, GroupSettings), from_files
+    "bridge",
+    (BridgeSettings, NSSSettings, BridgeKojiSettings, GroupSettings, ManagementSettings),
+    from_files,
 )

@@ -38,7 +38,7 @@ def identity(unix_user: str | None, unix_group: str | None) -> Identity | None:
         return None
     account = None if unix_user is None else _account(unix_user)
     if unix_group is not None:
-        gid = _group(unix_group)
+        gid = group_number(unix_group)
     elif account is not None:
         gid = account.pw_gid
     else:
@@ -58,14 +58,14 @@ def _number(text: str, option: str) -> int | None:
     # The highest number means "no change" to the kernel.
     if (number := int(text)) >= (1 << 32) - 1:
         raise ConfigurationError(
-            f"[daemon] {option}: {text} is too large, no user or group has such a number",
+            f"{option}: {text} is too large, no user or group has such a number",
             "correct it",
         )
     return number
 
 
 def _account(user: str) -> pwd.struct_passwd | None:
-    number = _number(user, "unix-user")
+    number = _number(user, "[daemon] unix-user")
     try:
         return pwd.getpwnam(user) if number is None else pwd.getpwuid(number)
     except KeyError:
@@ -77,15 +77,19 @@ def _account(user: str) -> pwd.struct_passwd | None:
         ) from None
 
 
-def _group(group: str) -> int:
-    number = _number(group, "unix-group")
+def group_number(group: str, option: str = "[daemon] unix-group") -> int:
+    """The number of a group by its name or number. Raises `ConfigurationError` where it has none.
+
+    `option` says in it what named the group.
+    """
+    number = _number(group, option)
     if number is not None:
         return number
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
         raise ConfigurationError(
-            f"[daemon] unix-group: there is no group '{group}' on this machine",
+            f"{option}: there is no group '{group}' on this machine",
             f"make it (`groupadd --system {group}`) or correct the name",
         ) from None
 

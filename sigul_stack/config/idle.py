@@ -71,6 +71,19 @@ def idle_of_bridge(files: ConfigFiles, settings: BridgeSettings) -> Iterator[Adv
             "no group is required",
             f"{_LEAVE_OUT}, or set required-fas-group",
         )
+    address = settings.management.listen
+    if address is None:
+        yield from _idle(
+            files.find("management", ("metrics-names", "socket-group")),
+            "there is no management address",
+            f"{_LEAVE_OUT}, or set listen",
+        )
+    elif address.path is None:
+        yield from _idle(
+            files.find("management", ("socket-group",)),
+            "the management address is no Unix socket",
+            f"{_LEAVE_OUT}, or set listen to unix:/PATH",
+        )
 
 
 def _unlike(

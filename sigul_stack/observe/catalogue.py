@@ -132,8 +132,9 @@ METRICS: Final[tuple[Metric, ...]] = (
         "sigul_bridge_requests_total",
         _B,
         _COUNTER,
-        "Requests that are over, by operation, protocol version, and result: ok, refused (by the"
-        " server), refused_by_bridge, ended (by a person or a certificate), failed.",
+        "Requests that are over, by operation, protocol version (both unknown where no header told"
+        " them), and result: ok, refused (by the server), refused_by_bridge, ended (by a person or"
+        " a certificate), failed.",
         ("op", "version", "result"),
         named=("client",),
     ),
@@ -157,15 +158,16 @@ METRICS: Final[tuple[Metric, ...]] = (
         _B,
         _COUNTER,
         "What the bridge refused by itself: budget, rate, group, group_source, version, no_server,"
-        " protocol.",
+        " protocol, koji, late (its header), other.",
         ("reason",),
     ),
     Metric(
         "sigul_bridge_budget_used_ratio",
         _B,
         _GAUGE,
-        "Of what all may use at once, what is in use, 0 to 1: connections, requests, payloads,"
-        " downloads, handshakes, waiting_servers.",
+        "What is in use of a limit, 0 to 1 (a single payload may be over its own): connections,"
+        " downloads, handshakes, waiting_servers of what all may have; requests, payloads of what"
+        " one name may, of the name that has most.",
         ("budget",),
     ),
     Metric(
@@ -173,7 +175,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         _B,
         _GAUGE,
         "Days until a certificate ends: bridge (its own), server (the first of those that wait),"
-        " client (the first of those here).",
+        " client (the first of those that were here in the last 24 hours).",
         ("certificate",),
         named=("name",),
     ),

@@ -24,10 +24,10 @@ from nss.error import NSPRError
 
 from ..config.shared import NSSSettings
 from ..errors import DeadlineExceeded, NSSError, TransportError
+from .nss_database import MICROSECONDS, look_up
 from .nss_database import TLSIdentity as TLSIdentity
 from .nss_database import library_version as library_version
 from .nss_database import load_identity as load_identity
-from .nss_database import look_up
 from .nss_database import open_database as open_database
 from .nss_dates import OF_DATES, explain_dates
 from .nss_errors import CLOSED, Explanation, error_name, translate
@@ -240,6 +240,7 @@ class TLSConnection:
             fingerprint=hashlib.sha256(der).hexdigest(),
             address=self._address,
             certificate=der,
+            not_after=certificate.valid_not_after / MICROSECONDS,
         )
 
     def _failure(self, error: NSPRError, what: str, timeout: float) -> TransportError:

@@ -35,6 +35,9 @@ _OLD_KEY_EXCHANGES: Final = frozenset({"RSA", "DHE", "ECDHE"})
 _AUTHENTICATIONS: Final = frozenset({"RSA", "ECDSA"})
 _CIPHERS: Final = frozenset({"AES", "AES-GCM", "CHACHA20POLY1305"})
 
+#: NSS's unit of time, in a second.
+MICROSECONDS: Final = 1_000_000
+
 AskPassword = Callable[[], Secret]
 
 
@@ -219,6 +222,16 @@ class TLSIdentity:
     def fingerprint(self) -> str:
         """The certificate's SHA-256 in lower-case hex, as `Peer` has it."""
         return hashlib.sha256(bytes(self.certificate.der_data)).hexdigest()
+
+    @property
+    def common_name(self) -> str:
+        """The certificate's common name; empty where it has none."""
+        return str(self.certificate.subject_common_name or "")
+
+    @property
+    def not_after(self) -> float:
+        """The certificate's end, in seconds since 1970."""
+        return int(self.certificate.valid_not_after) / MICROSECONDS
 
     @property
     def chain(self) -> tuple[bytes, ...]:

@@ -18,7 +18,6 @@ import os
 import re
 import select
 import socket
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,11 +29,13 @@ from typing import Final
 from ..config.identity import Identity, rights_for
 from ..errors import ConfigurationError, RemoteProtocolError, TransportError
 from .stream import Deadline, readable
+from .unix_socket import bind, require_socket
 
 log = logging.getLogger(__name__)
 
-#: Connections that may queue in the kernel, and those that may be about to say what they want.
-_BACKLOG: Final = 64
+#: What names the path of such a socket.
+_OPTION: Final = "[daemon] status-socket"
+#: Connections that may be about to say what they want.
 _MAX_PEERS: Final = 64
 #: Longest request, in bytes without its end of line.
 MAX_REQUEST_BYTES: Final = 512
@@ -93,14 +94,14 @@ class StatusSocket:
             # The socket file gets the mode of its descriptor, which is this process's own.
             os.fchmod(listener.fileno(), 0o600)
             with rights_for(owner, path.parent):
-                _require_socket(path)
-                self._inode = _bind(listener, self._own, owner)
+                require_socket(path, _OPTION)
+                self._inode = bind(listener, self._own, owner)
                 if shared:
                     _link(path, self._own)
         except OSError as error:
             listener.close()
             raise ConfigurationError(
-                f"[daemon] status-socket: '{path}' cannot be made: {error.strerror or error}",
+                f"{_OPTION}: '{path}' cannot be made: {error.strerror or error}",
                 "name a path in a directory that the daemon's user may write to",
             ) from error
         except BaseException:
@@ -199,31 +200,6 @@ class StatusSocket:
         self._listener.close()
         self._wake_read.close()
         self._wake_write.close()
-
-
-def _require_socket(path: Path) -> None:
-    """Raise `ConfigurationError` where something else than a socket is there."""
-    if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-        raise ConfigurationError(
-            f"[daemon] status-socket: '{path}' is there and no socket", "name another path"
-        )
-
-
-def _bind(listener: socket.socket, path: Path, owner: Identity | None) -> int:
-    """Have `listener` listen at `path`, for `owner` alone; gives the socket file's inode.
-
-    Raises OSError.
-    """
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    # Nobody can connect before it listens, and nobody finds it before it is renamed.
-    listener.bind(str(new))
-    inode = new.lstat().st_ino
-    if owner is not None and os.geteuid() == 0:
-        os.chown(new, owner.uid, owner.gid, follow_symlinks=False)
-    listener.listen(_BACKLOG)
-    new.rename(path)
-    return inode
 
 
 def _link(path: Path, own: Path) -> None:

@@ -23,13 +23,15 @@ class Peer:
     """A peer's identity, as its TLS handshake proved it.
 
     `common_name` is the certificate's CN, `fingerprint` its SHA-256 in lower-case hex, `address`
-    where it came from, `certificate` itself in DER; empty where no handshake was.
+    where it came from, `certificate` itself in DER; empty where no handshake was. `not_after` is
+    when the certificate ends, in seconds since 1970; 0 where it is not known.
     """
 
     common_name: str
     fingerprint: str
     address: str
     certificate: bytes = field(default=b"", repr=False)
+    not_after: float = 0.0
 
 
 class ByteStream(Protocol):
