@@ -70,6 +70,8 @@ class ServerCount(enum.StrEnum):
     WRONG_SECRETS = "wrong_secrets_total"
     #: Requests refused, unseen, because wrong secrets came before them.
     DELAYED = "delayed_after_wrong_secrets_total"
+    #: Requests that failed because the signing log could not be written.
+    LOG_FAILURES = "signing_log_failures_total"
 
 
 Name = TypeVar("Name", bound=enum.StrEnum)
@@ -154,15 +156,24 @@ class Histogram:
         self._lock = threading.Lock()
         self._rows: dict[_Labels, tuple[list[int], float]] = {}
         if without_labels:
-            self._rows[()] = ([0] * (len(bounds) + 1), 0.0)
+            self.begin()
+
+    def begin(self, **labels: str) -> None:
+        """Have a row of zeros for these labels, until something is observed for them."""
+        with self._lock:
+            self._row(labels)
 
     def observe(self, value: float, /, **labels: str) -> None:
         """Count one of this size."""
         with self._lock:
-            key = _key(labels, self._rows, self._most)
-            counts, total = self._rows.get(key, ([0] * (len(self._bounds) + 1), 0.0))
+            key, counts, total = self._row(labels)
             counts[bisect.bisect_left(self._bounds, value)] += 1
             self._rows[key] = counts, total + value
+
+    def _row(self, labels: dict[str, str]) -> tuple[_Labels, list[int], float]:
+        key = _key(labels, self._rows, self._most)
+        counts, total = self._rows.setdefault(key, ([0] * (len(self._bounds) + 1), 0.0))
+        return key, counts, total
 
     def snapshot(self) -> list[HistogramRow]:
         """What was observed until now, for each set of labels."""

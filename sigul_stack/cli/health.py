@@ -5,21 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from ..config.identity import rights_of_owner
 from ..config.reading import read_small
 from ..config.values import strip_one_end
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, SigulError
 from ..secret import Secret
-from .outcome import end_output, say_text
+from .outcome import end_output, say, say_text
 from .secret_input import MAX_SECRET_LENGTH, read_until_nul
 from .shared_arguments import Argument, Subparsers, add_arguments, argument, config_file
 
 if TYPE_CHECKING:
-    from ..health.steps import CheckOptions
+    from ..checks import Report
+    from ..health.steps import CheckOptions, Measured
 
 #: The exit code where it is not known what was found.
 _UNKNOWN = 3
@@ -100,6 +103,23 @@ def _add_component(components: Subparsers, name: str, text: str, *arguments: Arg
         config_file(f"configuration file, read after /etc/sigul/{name}.conf"),
         argument("--json", action="store_true", help="write one JSON document instead"),
         argument(
+            "--metrics-file",
+            metavar="FILE",
+            type=_metrics_file,
+            help="write what was found there, too, for node_exporter's textfile collector",
+        ),
+        *(
+            [
+                argument(
+                    "--metrics-names",
+                    action="store_true",
+                    help="with --metrics-file: one value for each key, with its name",
+                )
+            ]
+            if name == "server"
+            else []
+        ),
+        argument(
             "--docker",
             action="store_true",
             help="exit codes for a container's health check"
@@ -140,6 +160,14 @@ def _days(text: str) -> float:
     return value
 
 
+def _metrics_file(text: str) -> Path:
+    if not text.endswith(".prom"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} does not end in .prom: node_exporter's textfile collector passes it over"
+        )
+    return Path(text).absolute()
+
+
 def _run(component: str, refuse: Callable[[str], NoReturn], options: argparse.Namespace) -> int:
     from ..health.examination import check_health
     from ..health.report_text import as_json, exit_code, health_text
@@ -157,13 +185,35 @@ def _run(component: str, refuse: Callable[[str], NoReturn], options: argparse.Na
         wanted = _client_options(options, refuse)
     else:
         wanted = CheckOptions(deep="deep" in options and options.deep, alone=options.docker)
+    measured: list[Measured] | None = None if options.metrics_file is None else []
+    wanted = replace(wanted, measured=measured)
     report = check_health(component, options.config_file, limits, wanted)
     say_text(as_json(report) if options.json else health_text(report, limits), flush=True)
     code = exit_code(report, docker=options.docker)
+    if measured is not None and not _written(options, report, measured) and not options.docker:
+        code = code or _UNKNOWN
     # Who reads the first line does not know what was found where that is lost.
     code = end_output(code, lost=code if options.docker else _UNKNOWN)
     # Not sys.exit: a look that was left behind may still wait for something.
     os._exit(code)
+
+
+def _written(options: argparse.Namespace, report: Report, measured: Sequence[Measured]) -> bool:
+    """Write the metrics' file; False, and says why, where that fails."""
+    from ..health.metrics import samples_of
+    from ..observe.text_file import write_text_file
+
+    # A look that was left behind may still add to it.
+    found = tuple(measured)
+    names = "metrics_names" in options and options.metrics_names
+    path: Path = options.metrics_file
+    try:
+        with rights_of_owner(path.parent):
+            write_text_file(path, samples_of(report, found, names=names))
+    except SigulError as error:
+        say(f"Error: {error}", error=True)
+        return False
+    return True
 
 
 def _client_options(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> CheckOptions:

@@ -17,6 +17,8 @@ from ..config.server import ServerSettings
 from ..database import Database
 from ..errors import quoted
 from ..evidence.writer import LogChannel, write_log
+from ..observe.exposition import Samples, text
+from ..observe.text_file import write_text_file
 from ..protocol.status import encode_ended, encode_status
 from ..server.events import WorkerEvent, encode_logged
 from ..server.guesses import GuessTable
@@ -84,7 +86,10 @@ def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None
             settings.status_socket,
             lambda: encode_status(supervisor.status()),
             source.identity,
-            commands={"end": lambda name: encode_ended(supervisor.end(name))},
+            commands={
+                "end": lambda name: encode_ended(supervisor.end(name)),
+                "metrics": lambda _argument: supervisor.metrics(),
+            },
         ) as status:
             control.ready()
             supervisor.run(status)
@@ -128,6 +133,14 @@ def _plan(settings: ServerSettings, shared: Shared, loaded: Mapping[str, str]) -
             lambda size, when: parent.send(WorkerEvent.LOGGED, encode_logged(size, when)),
         )
 
+    def write_metrics(samples: Samples) -> None:
+        assert settings.metrics_file is not None  # noqa: S101 - else nobody calls it
+        drop_privileges(identity(settings.unix_user, settings.unix_group))
+        write_text_file(settings.metrics_file, samples)
+
+    if settings.metrics_file is not None:
+        text(Samples())  # loads what that takes here, once, and not in each child
+
     def look(certificates: Look, tell: Callable[[bytes], None]) -> None:
         _become_with_nss(settings)
         certificates.run(tell)
@@ -142,6 +155,9 @@ def _plan(settings: ServerSettings, shared: Shared, loaded: Mapping[str, str]) -
         max_requests=settings.max_requests,
         shutdown_timeout=settings.shutdown_timeout,
         loaded=loaded,
+        write_metrics=None if settings.metrics_file is None else write_metrics,
+        metrics_names=settings.metrics_names,
+        spool_limit=settings.max_spool_size,
     )
 
 

@@ -267,6 +267,21 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "the directory of ECC and RSA keys; made where it is missing",
         needs=Needs.PLACE,
     )
+    metrics_file: Path | None = option(
+        "metrics",
+        values.metrics_file,
+        None,
+        "the file of metrics for node_exporter's textfile collector, written every 15 s (absent:"
+        " none)",
+        name="file",
+        needs=Needs.PARENT,
+    )
+    metrics_names: bool = option(
+        "metrics",
+        values.boolean,
+        False,
+        "whether metrics tell users' names",
+    )
     nss: NSSSettings = field(kw_only=True)
     binding: BindingSettings = field(kw_only=True, default_factory=BindingSettings)
 

@@ -263,6 +263,17 @@ def path(entry: ConfigEntry) -> Path:
     return Path(absolute(text(entry), entry))
 
 
+def metrics_file(entry: ConfigEntry) -> Path:
+    """A file for node_exporter's textfile collector, which takes `*.prom`, as `path`."""
+    found = path(entry)
+    if found.suffix != ".prom":
+        raise entry.error(
+            f"'{found}' does not end in .prom: node_exporter's textfile collector passes it over",
+            "name such as /var/lib/prometheus/node-exporter/sigul_server.prom",
+        )
+    return found
+
+
 def database_file(entry: ConfigEntry) -> Path:
     """The path of an SQLite file, as `path`, and no URL."""
     if "://" in entry.text:

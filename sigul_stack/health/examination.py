@@ -27,10 +27,12 @@ from .connection_checks import BridgeConnectionChecks, user_name_checks
 from .log_checks import LogChecks
 from .nss_checks import NSSChecks
 from .request_checks import RequestChecks
+from .rooms import disk_check
 from .server_checks import ServerChecks
 from .status_checks import status_step
 from .steps import (
     DOCTOR,
+    HEALTH,
     CheckContext,
     CheckOptions,
     Layer,
@@ -123,6 +125,7 @@ def _bridge(context: CheckContext[BridgeSettings]) -> tuple[Step, ...]:
         *_setup(context, ()),
         *own.steps(),
         *BridgeChecks(context, own).steps(),
+        *_state(context),
         status_step(context),
         _secrets(context, own),
     )
@@ -160,6 +163,14 @@ def _setup(context: CheckContext[Any], bindings: tuple[str, ...]) -> tuple[Step,
             else []
         ),
     )
+
+
+def _state(context: CheckContext[BridgeSettings]) -> tuple[Step, ...]:
+    """The step for the file system of what the bridge keeps, where it keeps anything."""
+    path = context.settings.signing_log_state
+    if path is None:
+        return ()
+    return (Step(Layer.DISK, lambda: disk_check(context, {"state": [path]}), (), HEALTH),)
 
 
 def _secrets(context: CheckContext[Any], own: NSSChecks) -> Step:

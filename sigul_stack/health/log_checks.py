@@ -6,7 +6,9 @@ two leaves. `sigul-stack audit verify` reads all of it. The server has the log's
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import stat
 import time
 from collections.abc import Iterator
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Largest note of a push that is read, in bytes.
 _MAX_PUSHED: Final = 1 << 16
+#: Seconds for adding up its files, of which there are 4 for each thousand leaves.
+_SIZE_SECONDS: Final = 2.0
 _DAY: Final = 86400.0
 _RESTORE: Final = "see 'restoring the log' in docs/runbooks.md"
 _PUSH: Final = (
@@ -66,6 +70,8 @@ class LogChecks:
             )
             return
         yield found
+        if self.context.options.measured is not None and (size := _size(directory)) is not None:
+            self.context.measure("sigul_signing_log_bytes", size)
         yield from room("signing-log", directory, Layer.SIGNING_LOG)
 
     def _missing(self, directory: Path) -> Check:
@@ -112,6 +118,9 @@ class LogChecks:
             return
         limit = self.context.limits.warn_push_days * _DAY
         last = _last_push(directory / PUSHED)
+        self.context.measure(
+            "sigul_signing_log_pushed_timestamp_seconds", 0 if last is None else last[0]
+        )
         if last is not None:
             age, size, target = time.time() - last[0], last[1], last[2]
             text = f"{size} leaves were pushed to {target} {_ago(age)} ago"
@@ -156,6 +165,18 @@ def _last_push(path: Path) -> tuple[float, int, str] | None:
         return None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None  # as if there had been none, which is warned of
+
+
+def _size(directory: Path) -> int | None:
+    """Bytes of all files of the log; None where there are more than can be looked at in time."""
+    end, size = time.monotonic() + _SIZE_SECONDS, 0
+    for where, _directories, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += Path(where, name).lstat().st_size
+        if time.monotonic() > end:
+            return None
+    return size
 
 
 def _seconds(text: str) -> float:

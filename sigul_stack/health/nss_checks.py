@@ -31,6 +31,8 @@ from .steps import DOCTOR, HEALTH, CheckContext, Layer, Skipped, Step
 LONG_LEAF_DAYS: Final = 10 * 366
 LONG_AUTHORITY_DAYS: Final = 30 * 366
 
+_DAY_SECONDS: Final = 86400.0
+
 #: What a password file gets too much of.
 _STRAY: Final = b"\r\n\0 \t"
 
@@ -245,17 +247,27 @@ class NSSChecks:
     def dates(self) -> Iterator[Check]:
         """Check that the certificate and its CAs are valid for a while."""
         limits, now = self.context.limits, current_time()
+        days: dict[str, float] = {}
         for index, der in enumerate(self.identity.chain):
             item, cure = self.leaf, "renew it: sigul-stack pki renew"
             if index:
                 issuer = from_der(der)
                 item = dataclasses.replace(issuer, nickname=issuer.common_name)
                 cure = "renew the CA: sigul-stack pki renew-ca"
+            left = (item.not_after - now).total_seconds() / _DAY_SECONDS
+            days["ca" if index else "own"] = min(left, days.get("ca", left))
             check = date_check(item, now, cure, limits.of_days)
             check = dataclasses.replace(check, layer=Layer.CERTIFICATE)
             # One in the report is enough where it is the CA that has most time left.
             if index == 0 or check.state is not State.OK:
                 yield check
+        for which, left in days.items():
+            self.context.measure(
+                "sigul_certificate_days_left",
+                left,
+                component=self.context.component,
+                certificate=which,
+            )
 
     def _open(self) -> None:
         nss.open_database(self.settings)

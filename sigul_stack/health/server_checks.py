@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from ..checks import Check, failed, ok, warning
 from ..config.identity import identity
 from ..config.server import ServerSettings
 from ..errors import quoted
-from .rooms import room
+from .rooms import disk_check, room
 from .steps import DOCTOR, HEALTH, CheckContext, Layer, Mode, Step
 
 #: Directories that hold more than a server's state, so that they are no answer to "what to save".
 _SHARED: Final = frozenset(map(Path, ("/", "/var", "/var/lib", "/srv", "/opt", "/home", "/root")))
 
+_DAY_SECONDS: Final = 86400.0
 #: Longest wait for somebody's transaction, in seconds: those of a server are over much sooner.
 _LOCK_SECONDS: Final = 3.0
 
@@ -42,6 +44,7 @@ class ServerChecks:
             Step(Layer.SERVER_DATABASE, self.writable, (Layer.CONFIGURATION,)),
             Step(Layer.KEY_STORE, self.directories, (Layer.CONFIGURATION,), DOCTOR),
             Step(Layer.KEY_STORE, self.room, (Layer.CONFIGURATION,)),
+            Step(Layer.DISK, self.disk, (Layer.CONFIGURATION,), HEALTH),
             Step(Layer.KEY_STORE, self.locks, (Layer.CONFIGURATION,)),
             Step(Layer.KEY_STORE, self.prospects, (Layer.SERVER_DATABASE,)),
             Step(Layer.KEY_STORE, self.keys, (Layer.SERVER_DATABASE,), deep),
@@ -147,6 +150,18 @@ class ServerChecks:
             elif name == "spool-directory":
                 yield failed(Layer.KEY_STORE, f"there is no {name} '{directory}'", "make it")
 
+    def disk(self) -> Check:
+        """Check how much is free where the server's state lies."""
+        settings = self.context.settings
+        volumes = {
+            "key_store": [settings.gnupg_home, settings.keys_storage],
+            "spool": [settings.spool_directory or Path(tempfile.gettempdir())],
+            "signing_log": [settings.signing_log_directory],
+        }
+        if settings.database_url is None:
+            volumes = {"database": [settings.database_path], **volumes}
+        return disk_check(self.context, volumes)
+
     def locks(self) -> Iterator[Check]:
         """Check that no lock keeps keys from being changed, and that the agent has its memory."""
         from ..keystore.gnupg.directory import small_memory
@@ -171,8 +186,11 @@ class ServerChecks:
             return
         keys = keys_in_database(self.context.settings)
         store = make_keystore(self.context.settings, at_rest=True)
-        days, fine = self.context.limits.warn_days, True
-        for seen in prospects(store, keys, time.time(), days):
+        days, fine, now = self.context.limits.warn_days, True, time.time()
+        for seen in prospects(store, keys, now, days):
+            if seen.ends is not None:
+                left = (seen.ends - now) / _DAY_SECONDS
+                self.context.measure("sigul_key_days_left", left, key=seen.key.name)
             for fault in seen.faults:
                 fine = False
                 yield warning(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -47,6 +47,7 @@ class Layer(enum.StrEnum):
     SERVER_DATABASE = "database"
     KEY_STORE = "key store"
     SIGNING_LOG = "signing log"
+    DISK = "disk"
     #: Last, for nothing rests on it: what lies open does not keep anything from working.
     SECRETS = "secrets"
 
@@ -106,6 +107,10 @@ class Limits:
         return State.WARNING if days < self.warn_days else State.OK
 
 
+#: A number for metrics: its name in the catalogue, its value, its labels.
+Measured = tuple[str, float, Mapping[str, str]]
+
+
 @dataclass(frozen=True, slots=True)
 class CheckOptions:
     """The options of a person who asks for checks, besides the component and its file.
@@ -113,7 +118,8 @@ class CheckOptions:
     `names` are what peers call the component. `ask_nss_password` serves where the configuration
     has none. `read_secret` gives the user's password, or the passphrase of `key`, for a prompt;
     without it rights are not looked at. `deep` has a server's stores looked at for health. With
-    `alone` a bridge without servers is a warning, for it is not the bridge's fault.
+    `alone` a bridge without servers is a warning, for it is not the bridge's fault. Numbers for
+    metrics are added to `measured`; None: nobody wants them.
     """
 
     user_name: str | None = None
@@ -123,6 +129,7 @@ class CheckOptions:
     key: str | None = None
     deep: bool = False
     alone: bool = False
+    measured: list[Measured] | None = None
 
 
 @dataclass(slots=True)
@@ -143,6 +150,11 @@ class CheckContext(Generic[S]):
     def settings(self) -> S:
         """The component's settings."""
         return self.loaded.settings
+
+    def measure(self, name: str, value: float, **labels: str) -> None:
+        """Note a number for metrics, if somebody wants them."""
+        if self.options.measured is not None:
+            self.options.measured.append((name, value, labels))
 
     def seconds(self) -> float:
         """The limit of the next look at the network, in seconds. Raises `DeadlineExceeded`."""

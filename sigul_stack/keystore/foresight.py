@@ -15,6 +15,7 @@ from cryptography import x509
 from ..database import Key, KeyType
 from ..errors import KeystoreError
 from .gnupg.outlook import DAY_SECONDS, GONE, Fault, outlook
+from .gnupg.output import KeyPart, ListedKey
 from .store import KeyStore
 
 #: How many days before its end the end of a key or certificate is told of.
@@ -26,13 +27,15 @@ class Prospect:
     """A key's near future: `signer` is the fingerprint of the part of an OpenPGP key that signs.
 
     It is empty for other keys, and where none does. `faults` are what there is to tell of it; the
-    first one keeps it from signing where `signs` is False.
+    first one keeps it from signing where `signs` is False. `ends` is when the first part of it that
+    signing takes, or a certificate of it, expires or has (seconds since 1970); None: never.
     """
 
     key: Key
     signer: str
     signs: bool
     faults: tuple[Fault, ...]
+    ends: float | None = None
 
 
 def prospects(
@@ -52,17 +55,34 @@ def prospects(
             if not store.pem.is_whole(key.fingerprint):
                 yield Prospect(key, "", False, (GONE,))
                 continue
-            faults = tuple(_of_certificates(store, key, now, warn_days))
-            yield Prospect(key, "", True, faults)
+            certificates = list(_certificates(store, key))
+            faults = tuple(_of_certificates(certificates, now, warn_days))
+            yield Prospect(key, "", True, faults, _end_of(certificates, now))
         elif (found := listed.get(key.fingerprint)) is not None:
             seen = outlook(found, now, warn_days)
             signer = "" if seen.signer is None else seen.signer.fingerprint
-            yield Prospect(key, signer, seen.signer is not None, seen.faults)
+            signs = seen.signer is not None
+            yield Prospect(key, signer, signs, seen.faults, _first_end(found, seen.signer))
         else:
             yield Prospect(key, "", False, (GONE,))
 
 
-def _of_certificates(store: KeyStore, key: Key, now: float, warn_days: int) -> Iterator[Fault]:
+def _first_end(key: ListedKey, signer: KeyPart | None) -> float | None:
+    """When the first of the parts that signing takes expires; the first that has, where none signs.
+
+    Those are the part that signs and the primary key.
+    """
+    parts = key.parts if signer is None else (key.parts[0], signer)
+    return min((part.expires for part in parts if part.expires is not None), default=None)
+
+
+def _end_of(certificates: Iterable[tuple[str, x509.Certificate]], now: float) -> float | None:
+    """When the first certificate ends that has not; the last that has, where all have."""
+    ends = [found.not_valid_after_utc.timestamp() for _name, found in certificates]
+    return min((end for end in ends if end > now), default=max(ends, default=None))
+
+
+def _certificates(store: KeyStore, key: Key) -> Iterator[tuple[str, x509.Certificate]]:
     for name in sorted(store.pem.certificates(key.fingerprint)):
         try:
             found = x509.load_pem_x509_certificate(store.pem.certificate(key.fingerprint, name))
@@ -70,6 +90,13 @@ def _of_certificates(store: KeyStore, key: Key, now: float, warn_days: int) -> I
             raise KeystoreError(
                 f"certificate '{name}' of key {key.name} cannot be read", "restore it from a backup"
             ) from error
+        yield name, found
+
+
+def _of_certificates(
+    certificates: Iterable[tuple[str, x509.Certificate]], now: float, warn_days: int
+) -> Iterator[Fault]:
+    for name, found in certificates:
         begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
         what, cure = f"certificate '{name}'", "make a new one: sigul sign-certificate"
         if begins.timestamp() > now:

@@ -270,7 +270,12 @@ METRICS: Final[tuple[Metric, ...]] = (
         "Requests ended because rights or a certificate were taken back, or by a person.",
     ),
     Metric("sigul_server_spool_bytes", _S, _GAUGE, "Bytes of payloads in the spool."),
-    Metric("sigul_server_spool_limit_bytes", _S, _GAUGE, "Bytes that may be there."),
+    Metric(
+        "sigul_server_spool_limit_bytes",
+        _S,
+        _GAUGE,
+        "Bytes that may be there; absent: no max-spool-size.",
+    ),
     Metric(
         "sigul_server_spool_refusals_total",
         _S,

@@ -27,6 +27,8 @@ class WorkerEvent(bytes, enum.Enum):
     CERTIFICATE = b"C"
     #: The inner session has told whose request it is. Body: `encode_client`.
     CLIENT = b"U"
+    #: Its request is over. Body: `phases.Phases.encode`.
+    MEASURED = b"M"
     #: A certificate is good. Body: its SHA-256.
     GOOD = b"G"
     #: Of the signing log's writer: how large the log is by now. Body: `encode_logged`.
@@ -51,11 +53,13 @@ HANDSHAKE_SECONDS: Final = struct.Struct("!d")
 _LOGGED: Final = struct.Struct("!Qd")
 #: Most bytes of each name that the supervisor is told.
 _NAME_BYTES: Final = 255
+#: The version of the protocol whose requests a number counts.
+VERSION_OF: Final = {ServerCount.REQUESTS_OF_0: "0", ServerCount.REQUESTS_OF_1: "1"}
 #: What a worker may count; the supervisor counts all else itself.
 _COUNTS: Final = {
     item.encode(): item
     for item in (
-        *(ServerCount.REQUESTS_OF_0, ServerCount.REQUESTS_OF_1),
+        *VERSION_OF,
         *(ServerCount.SPOOL_REFUSALS, ServerCount.WRONG_SECRETS, ServerCount.DELAYED),
     )
 }

@@ -23,6 +23,7 @@ from .decisions import Decision, NotLogged
 from .ending import Watch
 from .guesses import Guard, unguarded
 from .notes import Notes
+from .phases import Phase, Phases
 from .request import Request
 from .rights import Granted, KeyGranted, NameCheck, require_still, require_still_in
 from .spool import Account, SpoolFile, SpoolLimits
@@ -62,6 +63,7 @@ class RequestContext:
     changed: bool = False
     stored: bool = False
     decision: Decision = field(default_factory=Decision)
+    phases: Phases = field(default_factory=Phases)
     notes: Notes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,7 +75,11 @@ class RequestContext:
 
         Raises `RequestRefused` (AUTHENTICATION_FAILED) where it was taken back meanwhile.
         """
-        with self.watch.changing(), self.services.database.write() as writer:
+        with (
+            self.phases.measured(Phase.STORE),
+            self.watch.changing(),
+            self.services.database.write() as writer,
+        ):
             require_still_in(self.granted, writer)
             yield writer
             # Before anybody can see the change, which may be one of the right itself.
@@ -88,13 +94,24 @@ class RequestContext:
         # From here on nobody else answers, so that the log has one decision.
         self.watch.begin_reply()
         try:
-            return self.decision.done(output, self.notes.signer)
+            with self.logging():
+                return self.decision.done(output, self.notes.signer)
         except NotLogged as error:
             if self.changed or self.stored:
                 problem = f"it was done, but is not in the signing log: {error.problem}"
             else:
                 problem = f"{error.problem}; nothing left the server"
             raise NotLogged(problem, error.cure) from error
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Measure a block that waits for the signing log, and note where that fails it."""
+        with self.phases.measured(Phase.LOG):
+            try:
+                yield
+            except NotLogged:
+                self.phases.unlogged = True
+                raise
 
     def require_still(self) -> None:
         """Raise `RequestRefused` where the right was taken back meanwhile.

@@ -29,9 +29,11 @@ from functools import partial
 from typing import Final
 
 from .. import __version__
-from ..errors import quoted
+from ..errors import SigulError, quoted
 from ..evidence.writer import LogChannel
+from ..logevents import tell
 from ..metrics import Counters, ServerCount
+from ..observe.exposition import Samples, text
 from ..protocol.status import MAX_LISTED, AttachedWorker, RequestUnderWay, ServerStatus
 from ..system.pipes import ParentPipes, require
 from ..system.processes import (
@@ -40,12 +42,14 @@ from ..system.processes import (
     BackOff,
     Child,
     ProcessFamily,
+    run_in_child,
 )
 from ..system.signals import SignalPipe
 from ..transport.nss_certificates import LOOK_SECONDS, TOLD_BYTES, Look
 from ..transport.status_socket import StatusSocket
 from .ending import ENDED
 from .events import (
+    VERSION_OF,
     WorkerCommand,
     WorkerEvent,
     decode_client,
@@ -53,6 +57,9 @@ from .events import (
     decode_handshake,
     decode_logged,
 )
+from .log_events import ServerLog
+from .measures import WRITE_SECONDS, FileTurns, ServerMeasures
+from .phases import UNKNOWN, decode
 from .slots import Slots
 
 log = logging.getLogger(__name__)
@@ -88,6 +95,12 @@ class ServerPlan:
     write_log: Callable[[ParentPipes], None] | None = None
     #: Digests of the files that it was read from, by their paths.
     loaded: Mapping[str, str] = field(default_factory=dict)
+    #: Writes the metrics' file; None: there is none.
+    write_metrics: Callable[[Samples], None] | None = None
+    #: Whether metrics may have users' names.
+    metrics_names: bool = False
+    #: Bytes that may be in the spool; None: as many as there is room for.
+    spool_limit: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -101,6 +114,8 @@ class WorkerChild(Child):
     is_check: bool = False
     #: It writes the signing log.
     is_writer: bool = False
+    #: It writes the metrics' file.
+    is_metrics: bool = False
     #: Its slot in what workers share.
     slot: int = 0
     #: The time at which it attached to the bridge (`time.monotonic`); None where it has not.
@@ -111,6 +126,10 @@ class WorkerChild(Child):
     client: tuple[str, str, str] | None = None
     #: The time at which its request came (`time.monotonic`).
     busy_since: float = 0.0
+    #: The version of the protocol that its request is of, as far as that is known.
+    version: str = UNKNOWN
+    #: It has told what became of its request.
+    is_measured: bool = False
     #: It was told to end its request.
     is_ended: bool = False
     #: The plan that the certificate was last found good by.
@@ -137,6 +156,8 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             plan, renew, stop=stop, reload=reload, back_off=BackOff(first=FIRST_PAUSE_SECONDS)
         )
         self._counters = Counters(ServerCount)
+        self._measures = ServerMeasures()
+        self._metrics_file = FileTurns()
         self._started = datetime.now(UTC)
         self._status: StatusSocket | None = None
         self._slots = slots or Slots()
@@ -166,7 +187,9 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             workers_attached=len(attached),
             workers_dialling=len(idle) - len(attached),
             workers_busy=sum(
-                item.busy and not item.is_check and item.look is None and not item.is_writer
+                item.busy
+                and item.look is None
+                and not (item.is_check or item.is_writer or item.is_metrics)
                 for item in self._children.values()
             ),
             workers=tuple(attached[:MAX_LISTED]),
@@ -178,6 +201,24 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
                 self._logged[1].isoformat(timespec="seconds") if self._logged else ""
             ),
         )
+
+    def samples(self) -> Samples:
+        """The server's metrics at this moment."""
+        return self._measures.samples(
+            self.status(),
+            spooled=self._slots.spooled,
+            spool_limit=self._plan.spool_limit,
+            names=self._plan.metrics_names,
+        )
+
+    def metrics(self) -> bytes:
+        """The same as text, for who asks the status socket."""
+        try:
+            return text(self.samples())
+        except ImportError as error:
+            # Loaded by the first who asks: a package that is replaced just now ends no server.
+            tell(log, ServerLog.METRICS_FAIL, reason=str(error))
+            return b""
 
     def _requests(self, now: float) -> tuple[RequestUnderWay, ...]:
         """List what is under way at `now`, the oldest first, up to MAX_LISTED."""
@@ -215,10 +256,13 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         if status is not None:
             self._watched[status.fileno()] = status.answer
         with self._running():
-            while not self._wait(self._due(self._keep_writer(), self._fill())):
+            while not self._wait(
+                self._due(self._keep_writer(), self._fill(), self._keep_metrics())
+            ):
                 if status is not None:
                     status.answer()
                 self._look_again()
+        self._write_last_metrics()
 
     def _due(self, *seconds: float | None) -> float | None:
         """The time to wait for something to happen: the least, or less where somebody asks."""
@@ -238,9 +282,38 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         self._writer, self._writer_since = child, time.monotonic()
         return None
 
+    def _keep_metrics(self) -> float | None:
+        """Have the metrics' file written where that is due; seconds until it is again.
+
+        By a child, which has the rights of the server's user: a disk that does not answer keeps
+        nobody else waiting.
+        """
+        write = self._plan.write_metrics
+        if write is None:
+            return None
+        under_way = any(child.is_metrics for child in self._children.values())
+        if self._metrics_file.is_due() and not under_way:
+            samples = self.samples()
+            child = WorkerChild(self._plan, busy=True, is_metrics=True)
+            child.deadline = time.monotonic() + WRITE_SECONDS
+            self._fork(child, lambda _parent: write(samples))
+        return self._metrics_file.remaining()
+
+    def _write_last_metrics(self) -> None:
+        write = self._plan.write_metrics
+        if write is not None:
+            samples = self.samples()
+            try:
+                run_in_child(lambda: write(samples), "writing the metrics", WRITE_SECONDS)
+            except SigulError as error:
+                self._metrics_file.ended(str(error))
+
     def _count_busy(self) -> int:
         """Count the children that are busy with something that has an end of its own."""
-        return sum(child.busy and not child.is_writer for child in self._children.values())
+        return sum(
+            child.busy and not (child.is_writer or child.is_metrics)
+            for child in self._children.values()
+        )
 
     def _fill(self) -> float | None:
         """Fork what is missing; seconds until more should be tried, None where nothing is due."""
@@ -358,6 +431,7 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             child.handshake_seconds = decode_handshake(body)
             child.attached_at = now
             self._counters.add(ServerCount.ATTACHED)
+            self._measures.attached(child.handshake_seconds)
             self._retire_for(child)
         elif code == WorkerEvent.DETACHED:
             require(attached and not child.busy, "it is not attached")
@@ -373,7 +447,16 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             self._counters.add(ServerCount.REQUESTS)
         elif code == WorkerEvent.COUNTED:
             require(serves, "it serves no request that it could count for")
-            self._counters.add(decode_count(body))
+            count = decode_count(body)
+            self._counters.add(count)
+            child.version = VERSION_OF.get(count, child.version)
+        elif code == WorkerEvent.MEASURED:
+            require(serves and not child.is_measured, "it has no request to tell of now")
+            measured = decode(body)
+            child.is_measured = True
+            self._measures.request(measured, "" if child.client is None else child.client[1])
+            if measured.unlogged:
+                self._counters.add(ServerCount.LOG_FAILURES)
         elif code == WorkerEvent.CERTIFICATE:
             require(serves and child.client is None, "it has no certificate to tell now")
             child.certificate += body
@@ -392,12 +475,16 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             if code == 0:
                 log.info("The configuration is taken; new workers take the old ones' places")
                 self._plan = child.plan
+                self._metrics_file.soon()
                 self._back_off.reset()
                 for other in self._children.values():
                     if other.busy_since and other.client is None:
                         other.command(WorkerCommand.STALE)
             else:
                 self._keep_plan(child.failure or f"its check ended with exit code {code}")
+            return
+        if child.is_metrics:
+            self._metrics_file.ended(child.failure or f"exit code {code}" if code else "")
             return
         if child.failure:
             log.error("%s", child.failure)
@@ -409,7 +496,11 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
                 child.look.good.clear()
             self._take_look(child.plan, child.look)
             return
-        if code == ENDED or (code < 0 and child.is_ended):
+        was_ended = code == ENDED or (code < 0 and child.is_ended)
+        if child.busy_since and not child.is_measured:
+            op = UNKNOWN if child.client is None else child.client[2]
+            self._measures.lost(op, child.version, ended=was_ended)
+        if was_ended:
             if not child.is_ended:
                 self._counters.add(ServerCount.REQUESTS_ENDED)
             self._repair()

@@ -45,6 +45,7 @@ from .ending import Watch
 from .events import HANDSHAKE_SECONDS, WorkerEvent
 from .guesses import Guard, GuessGuard, GuessTable, unguarded
 from .handlers import HANDLERS
+from .phases import Outcome, Phase, Phases
 from .request import (
     Answer,
     InnerReader,
@@ -110,6 +111,7 @@ class Worker:
         )
         self._guard = GuessGuard(shared.guesses, settings.max_secret_delay, self._count)
         self._watchdog = Watchdog()
+        self._phases = Phases()
         self._log = None if shared.channel is None else shared.channel.client()
 
     def _count(self, what: ServerCount) -> None:
@@ -206,11 +208,13 @@ class Worker:
                     self._count,
                     signing_log=self._log,
                     bridge_name=connection.peer.common_name,
+                    phases=self._phases,
                 )
             except (UnknownVersion, PayloadNotRead) as error:
                 log.warning("The request was refused: %s", error)
             finally:
                 watch.finish()
+                self._parent.send(WorkerEvent.MEASURED, self._phases.encode())
             # Some bridges go on only when the server has ended; none has more to say to it.
             connection.end_writing()
             chunked.wait_for_close(CLOSE_SECONDS)
@@ -229,14 +233,17 @@ class Worker:
         self, chunked: ChunkedStream, *, identity: nss.TLSIdentity
     ) -> Iterator[InnerReader]:
         log.info("[DOUBLE_TLS] Starting TLS handshake")
-        with inner_session(
+        inner = inner_session(
             chunked,
             self._settings.nss,
             identity,
             timeout=self._settings.handshake_timeout,
             server_hostname=None,
             watchdog=self._watchdog,
-        ) as session:
+        )
+        with contextlib.ExitStack() as until_it_ends:
+            with self._phases.measured(Phase.INNER_TLS):
+                session = until_it_ends.enter_context(inner)
             self._be_nice(session.peer.common_name)
             log.info(
                 "[DOUBLE_TLS] TLS handshake completed successfully (client %s)",
@@ -278,19 +285,25 @@ def serve_request(
     *,
     signing_log: LogClient | None = None,
     bridge_name: str | None = None,
+    phases: Phases | None = None,
 ) -> None:
     """Receive, authorise, handle and answer one request. Raises where it cannot be answered.
 
     What it has in the spool counts in `account`. What is decided is in `signing_log`, where there
-    is one, before anything of the answer leaves. `bridge_name` is as for `receive`.
+    is one, before anything of the answer leaves. `bridge_name` is as for `receive`. How long it
+    takes, and what becomes of it, is noted in `phases`.
     """
     account = account or Account(spool_limits(settings))
+    phases = phases or Phases()
     decision = Decision(signing_log)
     try:
-        received = receive(chunked, open_inner, settings, account, decision, bridge_name)
+        with phases.measured(Phase.RECEIVE):
+            received = receive(chunked, open_inner, settings, account, decision, bridge_name)
     except ProtocolError as error:
+        phases.outcome = Outcome.REFUSED
         decision.invalid(error)
         raise
+    phases.op, phases.version = received.op, received.version.number
     count(requests_of_version(ServerCount, received.version.number))
     proven = False
     try:
@@ -303,31 +316,40 @@ def serve_request(
             watch.begin_reply()
         else:
             services = make_services(settings, database, account, guard)
-            granted = authorise(
-                received,
-                database,
-                services.registry,
-                services.name_check,
-                guard,
-                with_accesses=settings.require_subject_key_access,
-            )
+            with phases.measured(Phase.UNLOCK):
+                granted = authorise(
+                    received,
+                    database,
+                    services.registry,
+                    services.name_check,
+                    guard,
+                    with_accesses=settings.require_subject_key_access,
+                )
             if isinstance(granted, AccessGranted):
                 decision.key(granted.key)
-            proven = True
+            proven = phases.proven = True
             account.slots.set_proven()
             watch.add(granted)
-            context = RequestContext(received, granted, services, watch, decision=decision)
+            context = RequestContext(
+                received, granted, services, watch, decision=decision, phases=phases
+            )
             answer = _handle(context)
     except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
         refused = refusal_of(error, f"Request {quoted(received.op)}", proven=proven)
         watch.begin_reply()
-        decision.refused(refused, error)
-        send_error(chunked, received, refused)
+        with phases.measured(Phase.LOG):
+            decision.refused(refused, error)
+        with phases.measured(Phase.REPLY):
+            send_error(chunked, received, refused)
+        if isinstance(error, RequestRefused):
+            phases.outcome = Outcome.REFUSED
         return
     if received.knows is not None:
         words = SERVER_WORDS if signing_log is not None else SERVER_WORDS - {LOG}
         answer.fields = {**answer.fields, KNOWS: encode_words(words)}
-    send_answer(chunked, received, answer)
+    with phases.measured(Phase.REPLY) if answer.converse is None else contextlib.nullcontext():
+        send_answer(chunked, received, answer)
+    phases.outcome = Outcome.OK
     log.info(
         "Request %s of user %s done, protocol version %d",
         quoted(received.op),

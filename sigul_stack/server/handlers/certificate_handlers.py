@@ -11,6 +11,7 @@ from ...errors import KeystoreError, RequestRefused, Status, quoted, shortened
 from ...keystore.store import shown
 from ...secret import Secret
 from ...signing import pe, x509
+from ..phases import Phase
 from ..request import Answer
 from ..services import RequestContext
 from ..spool import STEP_BYTES
@@ -69,21 +70,25 @@ def _sign_certificate(context: RequestContext) -> Answer:
         )
     issuer_name = request.optional_text("issuer-certificate-name")
     issued_by = None if issuer_name is None else _named_certificate(context, issuer, issuer_name)
-    certificate = x509.issue(
-        store.public(subject.fingerprint),
-        store.load(issuer.fingerprint, passphrase),
-        issued_by,
-        subject=request.text("subject"),
-        kind=x509.CertificateType(request.text("certificate-type")),
-        years=int(request.text("validity")[:-1]),
-        now=datetime.datetime.now(datetime.UTC),
-    )
+    with context.phases.measured(Phase.UNLOCK):
+        issuer_key = store.load(issuer.fingerprint, passphrase)
+    with context.phases.measured(Phase.SIGN):
+        certificate = x509.issue(
+            store.public(subject.fingerprint),
+            issuer_key,
+            issued_by,
+            subject=request.text("subject"),
+            kind=x509.CertificateType(request.text("certificate-type")),
+            years=int(request.text("validity")[:-1]),
+            now=datetime.datetime.now(datetime.UTC),
+        )
 
     def log_first() -> None:
         context.require_still()
         context.log_done(certificate)
 
-    store.add_certificate(subject.fingerprint, name, certificate, log_first)
+    with context.phases.measured(Phase.STORE):
+        store.add_certificate(subject.fingerprint, name, certificate, log_first)
     for warning in () if issued_by is None else x509.remarks_on_issued(certificate, issued_by):
         context.notes.warn(warning)
     return Answer(payload=certificate)
@@ -97,7 +102,8 @@ def _signer_in_store(context: RequestContext, key: Key, passphrase: Secret) -> _
     store = context.services.keystore.pem
     certificate = _named_certificate(context, key, context.request.text("cert-name"))
     # A key that does not open is told apart from an image that cannot be signed.
-    store.load(key.fingerprint, passphrase)
+    with context.phases.measured(Phase.UNLOCK):
+        store.load(key.fingerprint, passphrase)
     return pe.ImageKey.in_file(store.private_file(key.fingerprint)), certificate, []
 
 
@@ -153,14 +159,15 @@ def _sign_pe(context: RequestContext) -> Answer:
         context.notes.warn(warning)
     context.require_still()
     _take_room(context)
-    image = pe.sign_image(
-        signer,
-        passphrase,
-        chain,
-        context.request.payload,
-        directory=settings.spool_directory,
-        time_limit=settings.signing_timeout,
-    )
+    with context.phases.measured(Phase.SIGN):
+        image = pe.sign_image(
+            signer,
+            passphrase,
+            chain,
+            context.request.payload,
+            directory=settings.spool_directory,
+            time_limit=settings.signing_timeout,
+        )
     context.decision.made.signed = pe.signed_digest(image).hex()
     return Answer(payload=image)
 
@@ -190,7 +197,9 @@ def _list_certificates(context: RequestContext) -> Answer:
 def _delete_certificate(context: RequestContext) -> None:
     key, name = context.key(), context.request.text("cert-name")
     _named_certificate(context, key, name)
-    context.services.keystore.pem.delete_certificate(key.fingerprint, name, context.require_still)
+    store = context.services.keystore.pem
+    with context.phases.measured(Phase.STORE):
+        store.delete_certificate(key.fingerprint, name, context.require_still)
     context.stored = True
 
 

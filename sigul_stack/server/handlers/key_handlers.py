@@ -15,6 +15,7 @@ from ...keystore.tokens import TokenError
 from ...protocol.operations import MIB
 from ...secret import Secret
 from ..keychanges import HalfDeleted, finish_deleting, key_change
+from ..phases import Phase
 from ..request import Answer
 from ..rights import KeyGranted
 from ..services import RequestContext
@@ -50,7 +51,8 @@ def _add_key(
     key_type = _key_type(context)
     key_passphrase = Secret.random(services.settings.passphrase_length)
     sealed = context.sealed(key_passphrase, passphrase_field, services.policy.only_forced())
-    with key_change(services.settings.gnupg_home, services.keystore, services.database):
+    change = key_change(services.settings.gnupg_home, services.keystore, services.database)
+    with context.phases.measured(Phase.STORE), change:
         with services.database.read() as reader:
             keys = reader.keys()
         new = make(key_type, key_passphrase, frozenset(key.fingerprint for key in keys))
@@ -108,7 +110,8 @@ def _delete_key(context: RequestContext) -> None:
         )
         return
     try:
-        with key_change(*stores, removing=key), context.write() as writer:
+        change = key_change(*stores, removing=key)
+        with context.phases.measured(Phase.STORE), change, context.write() as writer:
             writer.delete_key(key.name)
     except HalfDeleted as error:
         raise RequestRefused.because(error) from None
@@ -147,8 +150,10 @@ def _change_key_expiration(context: RequestContext) -> None:
     subkey = 0 if text is None else int(text)
     if text is not None and subkey < 1:
         raise RequestRefused(Status.UNKNOWN_ERROR, "subkeys are numbered from 1")
+    store = context.services.keystore
     try:
-        context.services.keystore.expire(key, passphrase, expires, subkey, context.require_still)
+        with context.phases.measured(Phase.STORE):
+            store.expire(key, passphrase, expires, subkey, context.require_still)
     except KeystoreError as error:
         raise RequestRefused.because(error) from None
     context.stored = True

@@ -18,6 +18,7 @@ from ...signing.signer import PemSigner
 from ..batch import Batch, Ledger, RefusedSubrequest, Subrequest
 from ..decisions import Decision, Made
 from ..limits import require_rpm_allowed
+from ..phases import Phase
 from ..request import Answer
 from ..rights import KeyGranted
 from ..services import RequestContext
@@ -67,7 +68,8 @@ def _file_signer(context: RequestContext, granted: KeyGranted) -> FileSigner:
             f" {shortened(shown(granted.key.keytype), 60)} one",
         )
     store = context.services.keystore.pem
-    return FileSigner(PemSigner(store.load(granted.key.fingerprint, granted.passphrase)))
+    with context.phases.measured(Phase.UNLOCK):
+        return FileSigner(PemSigner(store.load(granted.key.fingerprint, granted.passphrase)))
 
 
 def _expected(context: RequestContext, fields: Fields, *, authenticated: bool) -> ExpectedPackage:
@@ -100,11 +102,9 @@ def _expected(context: RequestContext, fields: Fields, *, authenticated: bool) -
 def _sign_rpm(context: RequestContext) -> Answer:
     signer = _signer(context)
     request, output = context.request, context.services.scratch()
-    signed = signer.sign(
-        request.payload,
-        _expected(context, request.fields, authenticated=request.payload_authenticated),
-        output,
-    )
+    expected = _expected(context, request.fields, authenticated=request.payload_authenticated)
+    with context.phases.measured(Phase.SIGN):
+        signed = signer.sign(request.payload, expected, output)
     context.decision.made = _made(signed)
     return Answer(payload=output)
 
@@ -119,11 +119,9 @@ def _sign_rpms(context: RequestContext) -> Answer:
         context.require_still()
         output = context.services.scratch()
         try:
-            signed = signer.sign(
-                subrequest.payload,
-                _expected(context, subrequest.fields, authenticated=subrequest.authenticated),
-                output,
-            )
+            expected = _expected(context, subrequest.fields, authenticated=subrequest.authenticated)
+            with context.phases.measured(Phase.SIGN):
+                signed = signer.sign(subrequest.payload, expected, output)
             subrequest.made = _made(signed)
             context.require_still()
         except BaseException:
@@ -162,7 +160,8 @@ class _Ledger(Ledger):
     def done(self, subrequest: Subrequest, output: BinaryIO) -> Mapping[str, bytes]:
         decision = self._of(subrequest)
         decision.made = subrequest.made
-        return decision.done(output, self._context.notes.signer)
+        with self._context.logging():
+            return decision.done(output, self._context.notes.signer)
 
     def refused(
         self,

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from ...formats import commitmeta
 from ...signing import objects
 from ...signing.openpgp import OpenPGPKey
+from ..phases import Phase
 from ..request import Answer
 from ..services import RequestContext
 
@@ -36,9 +37,10 @@ def _with_output(
     """
     key, output = context.openpgp_key(), context.services.scratch()
     try:
-        make(key, context.request.payload, output)
-        if check is not None:
-            check(key, context.request.payload, output)
+        with context.phases.measured(Phase.SIGN):
+            make(key, context.request.payload, output)
+            if check is not None:
+                check(key, context.request.payload, output)
     except BaseException:
         output.close()
         raise
@@ -78,9 +80,11 @@ def _sign_container(context: RequestContext) -> Answer:
 
 
 def _sign_ostree(context: RequestContext) -> Answer:
-    signature = objects.sign_commit(
-        context.openpgp_key(), context.request.payload, context.request.text("ostree-hash")
-    )
+    key = context.openpgp_key()
+    with context.phases.measured(Phase.SIGN):
+        signature = objects.sign_commit(
+            key, context.request.payload, context.request.text("ostree-hash")
+        )
     return Answer(payload=commitmeta.with_signatures(b"", [signature]))
 
 
