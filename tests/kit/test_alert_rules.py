@@ -46,6 +46,8 @@ WELL = {
     f'sigul_bridge_handshake_seconds_bucket{{le="30.0",side="client",{BRIDGE}}}': "0+10x70",
     f'sigul_bridge_handshake_seconds_bucket{{le="+Inf",side="client",{BRIDGE}}}': "0+10x70",
     f"sigul_bridge_queue_oldest_seconds{{{BRIDGE}}}": "2x70",
+    f'sigul_bridge_budget_used_ratio{{budget="connections",{BRIDGE}}}': "0.8x70",
+    f'sigul_bridge_budget_used_ratio{{budget="requests",{BRIDGE}}}': "1x70",
     f"sigul_bridge_signing_log_complaints{{{BRIDGE}}}": "0x70",
     f"sigul_bridge_signing_log_checked_timestamp_seconds{{{BRIDGE}}}": NOW,
     f'sigul_bridge_certificate_days_left{{certificate="bridge",{BRIDGE}}}': "300x70",
@@ -84,6 +86,8 @@ FIRES: list[tuple[str, Mapping[str, str], set[str]]] = [
         set(),
     ),
     ("SigulBridgeQueue", {f"sigul_bridge_queue_oldest_seconds{{{BRIDGE}}}": "61x70"}, set()),
+    ("SigulBridgeBudget",
+     {f'sigul_bridge_budget_used_ratio{{budget="connections",{BRIDGE}}}': "0.9x70"}, set()),
     ("SigulBridgeLogComplaint", {f"sigul_bridge_signing_log_complaints{{{BRIDGE}}}": "1x70"},
      set()),
     (
@@ -118,12 +122,6 @@ FIRES: list[tuple[str, Mapping[str, str], set[str]]] = [
     (
         "SigulCertificateExpiring",
         {f'sigul_bridge_certificate_days_left{{certificate="server",{BRIDGE}}}': "29x70"},
-        set(),
-    ),
-    (
-        # One that was there for two minutes.
-        "SigulCertificateExpiring",
-        {f'sigul_bridge_certificate_days_left{{certificate="client",{BRIDGE}}}': "_x30 5x1 _x30"},
         set(),
     ),
     ("SigulKeyExpiring", {f"sigul_key_days_left{{{FILES}}}": "29x70"}, set()),
