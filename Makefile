@@ -17,8 +17,8 @@ help: ## list what there is to make
 venv: ## set up ./.venv with the programs, and the system packages that are missing
 	@scripts/bootstrap run test lint kit
 
-up: ## bring up a site in containers on this machine, and prove it
-	@scripts/up
+up: ## bring up a site in containers on this machine, and prove it; MONITORING=1: and watch it
+	@MONITORING="$(MONITORING)" scripts/up
 
 sign: ## sign a file with that site's key: make sign FILE=README.md
 	@scripts/site sign "$(FILE)"

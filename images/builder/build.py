@@ -19,7 +19,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from . import charts, components, debian, engine, programs, sbom, tars, trimmed, wheels
+from . import (
+    charts,
+    components,
+    debian,
+    engine,
+    monitoring,
+    programs,
+    sbom,
+    tars,
+    trimmed,
+    wheels,
+)
 from .commands import BuildError, run, step
 from .components import (
     BASE_PACKAGES,
@@ -91,6 +102,10 @@ class Builder:
             (path.name, path.read_bytes())
             for path in [*roots, debian.FINISH, debian.COMPILE, _IMAGES / "base" / "Dockerfile"]
         )
+        own = [Path(monitoring.__file__), _IMAGES / monitoring.NAME / "Dockerfile"]
+        self._monitoring_inputs = _hash(
+            [(self._roots_inputs, b""), *((path.name, path.read_bytes()) for path in own)]
+        )
 
     # --- Images -------------------------------------------------------------------------------
 
@@ -144,20 +159,27 @@ class Builder:
                     layers = self._chart_layers(name, roots)
                     below = made[CHARTS[name]].identity
                     made[name] = self._build(name, layers, wanted[name], below)
+            if monitoring.NAME in missing:
+                layers = self._monitoring_layers(roots)
+                below = made["base"].identity
+                made[monitoring.NAME] = self._build(
+                    monitoring.NAME, layers, wanted[monitoring.NAME], below
+                )
             engine.forget_replaced()
         return [made[name] for name in wanted]
 
     def _wanted(self, name: str) -> str:
+        own = {"base": self._roots_inputs, monitoring.NAME: self._monitoring_inputs}
         return _hash(
             [
-                ("builder", (self._inputs if name != "base" else self._roots_inputs).encode()),
+                ("builder", own.get(name, self._inputs).encode()),
                 ("name", name.encode()),
                 ("base", self._given_identity.encode()),
-                ("times", f"{self._epoch} {self._created if name != 'base' else ''}".encode()),
+                ("times", f"{self._epoch} {'' if _is_debian(name) else self._created}".encode()),
                 *(
-                    sorted((k, v.encode()) for k, v in self._origin.items())
-                    if name != "base"
-                    else ()
+                    ()
+                    if _is_debian(name)
+                    else sorted((k, v.encode()) for k, v in self._origin.items())
                 ),
             ]
         )
@@ -180,10 +202,12 @@ class Builder:
         image = self.image(name)
         below = f"{self.image(CHARTS.get(name, 'base'))}:latest"
         directory = "chart" if name in CHARTS else "component"
+        if _is_debian(name):
+            directory = name
         if name == "base":
-            below, directory = self._given or "scratch", "base"
+            below = self._given or "scratch"
         shutil.copy(_IMAGES / directory / "Dockerfile", layers)
-        created = self._epoch if name == "base" else self._created
+        created = self._epoch if _is_debian(name) else self._created
         with step(f"image {image}"):
             found = engine.build(
                 layers,
@@ -193,8 +217,8 @@ class Builder:
                 {
                     "org.opencontainers.image.created": _rfc3339(created),
                     "org.opencontainers.image.version": self._version,
-                    # Of the base neither: it follows from Debian's packages alone.
-                    **(self._origin if name != "base" else {}),
+                    # Not of what follows from Debian's packages alone.
+                    **({} if _is_debian(name) else self._origin),
                 },
             )
         # Not every engine builds on an image that is named by its ID.
@@ -244,6 +268,17 @@ class Builder:
         (layers / "sbom.json").write_bytes(listed)
         return layers
 
+    def _monitoring_layers(self, roots: dict[str, tars.Root]) -> Path:
+        root = roots[monitoring.NAME]
+        listed = sbom.document(f"sigul-stack/{monitoring.NAME}", SUITE, root, {}, self._epoch)
+        layers = layers_of(self._cache, self._prefix, monitoring.NAME)
+        layers.mkdir(parents=True, exist_ok=True)
+        with (layers / "system.tar").open("wb") as archive:
+            entries = [*tars.added(root, roots["base"]), tars.file(SBOM, listed)]
+            tars.write(entries, archive, self._epoch)
+        (layers / "sbom.json").write_bytes(listed)
+        return layers
+
     def _roots(self, names: Sequence[str]) -> dict[str, tars.Root]:
         """Debian roots by image; of images for charts, those with their tools alone.
 
@@ -254,6 +289,7 @@ class Builder:
             name: BASE_PACKAGES
             + (COMPONENTS[name].packages if name in COMPONENTS else ())
             + (CHART_PACKAGES if name in CHARTS else ())
+            + (monitoring.PACKAGES if name == monitoring.NAME else ())
             for name in names
         }
         if self._given is None:
@@ -377,6 +413,11 @@ class Builder:
                 wheels.build(partial, self._foundation, self._epoch)
             partial.rename(directory)
         return directory / "wheels"
+
+
+def _is_debian(name: str) -> bool:
+    """Whether an image has nothing of this checkout."""
+    return name in ("base", monitoring.NAME)
 
 
 def _with_those_below(names: Iterable[str]) -> list[str]:

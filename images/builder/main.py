@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from . import engine
+from . import engine, monitoring
 from .build import Builder, layers_of
 from .commands import BuildError, say
 from .components import CHARTS, COMPONENTS
@@ -24,8 +24,8 @@ def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(
         prog="images/build",
-        description="Make the container images base, bridge, server and client; those for Helm"
-        " charts where they are named.",
+        description="Make the container images base, bridge, server and client; monitoring, and"
+        " those for Helm charts, where they are named.",
         epilog="Prints `IMAGE ID` of each. Needs a container engine: see scripts/engine.",
     )
     parser.add_argument(
@@ -40,7 +40,9 @@ def main() -> None:
     )
     parser.add_argument("--refresh", action="store_true", help="take Debian's packages anew")
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
-    parser.add_argument("component", nargs="*", choices=[[], "base", *COMPONENTS, *CHARTS])
+    parser.add_argument(
+        "component", nargs="*", choices=[[], "base", *COMPONENTS, *CHARTS, monitoring.NAME]
+    )
     parser.add_argument(
         "--cache",
         type=Path,
@@ -85,7 +87,7 @@ def main() -> None:
 
 def _remove(prefix: str, names: list[str], cache: Path) -> None:
     """Remove images and their layers. The base is last: the others are on top of it."""
-    chosen = names or [*CHARTS, *COMPONENTS, "base"]
+    chosen = names or [*CHARTS, monitoring.NAME, *COMPONENTS, "base"]
     for image in engine.remove(f"{prefix}/{name}" for name in chosen):
         say(f"removed {image}")
     for name in chosen:

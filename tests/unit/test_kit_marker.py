@@ -12,6 +12,7 @@ TOP = Path(__file__).parents[2]
 #: the test's own.
 WITHOUT_ENGINE = {
     "test_accounts.py",
+    "test_alert_rules.py",
     "test_backup_role.py",
     "test_client_bundles.py",
     "test_component_files.py",

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 SITE: Final = "org.sigul-stack.site"
 ROOT: Final = "org.sigul-stack.root"
-_COMPONENTS: Final = r"(bridge|server|client)(-[a-z]+)?"
-_NETWORKS: Final = r"(inside|outside|server)"
+_COMPONENTS: Final = r"(bridge|server|client|monitoring)(-[a-z]+)?"
+_NETWORKS: Final = r"(inside|outside|server|monitoring|watch)"
 
 Engine = Mapping[str, Any]
 
