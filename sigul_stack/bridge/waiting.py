@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..errors import DeadlineExceeded, PeerClosed, TransportError, as_word
+from ..errors import DeadlineExceeded, PeerClosed, TransportError, as_busy, as_word
 from ..metrics import BridgeCount, Counters
 from ..transport.stream import ByteStream, Deadline, readable
 
@@ -183,9 +183,11 @@ class WaitingServers:
                     lambda: self._pop_live(name, prefers), client, deadline, "a server"
                 )
             except DeadlineExceeded:
-                raise DeadlineExceeded(
-                    "no signing server became free in time: is one running and connected to this"
-                    " bridge's server port?"
+                raise as_busy(
+                    DeadlineExceeded(
+                        "no signing server became free in time: is one running and connected to"
+                        " this bridge's server port?"
+                    )
                 ) from None
             finally:
                 self._wake()
@@ -261,7 +263,7 @@ class WaitingServers:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise TransportError("the bridge is ending")
+            raise as_busy(TransportError("the bridge is ending"))
 
     def _rank(self, name: str) -> int | None:
         """The servers that `name` has; None where those that wait are left to others."""

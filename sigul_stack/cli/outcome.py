@@ -1,6 +1,9 @@
 """The end of a program that runs in front of a person: its output, exit code and error line.
 
-0 on success; else 1 and one line `Error: TEXT` on standard error. Some texts stand there without
+0 on success; else one line `Error: TEXT` on standard error, and the exit code: `BUSY` where nothing
+was done and the same may go well later, `MAY_HAVE_HAPPENED` where nobody here knows whether the
+server did it, 1 for all else. Neither number has a meaning in a shell or in `sysexits.h` that this
+would belie: 75 is EX_TEMPFAIL there, and its last one is 78. Some texts stand there without
 `Error: `, as scripts compare them, and what explains them on a line of its own behind.
 """
 
@@ -18,6 +21,10 @@ from .logs import tell_kept
 from .standard_streams import lost_output, open_standard_streams, output_failed
 
 log = logging.getLogger(__name__)
+
+#: Exit codes: no room, turn or server just now; whether it was done is not known.
+BUSY: Final = 75
+MAY_HAVE_HAPPENED: Final = 79
 
 NSS_PASSWORD_TEXT: Final = "Provided NSS password is incorrect"  # noqa: S105 - an error's text
 UNBIND_TEXT: Final = "Unable to unbind the passphrase on the client"
@@ -48,12 +55,16 @@ class Failures:
     def __init__(self) -> None:
         self._count = 0
         self._answers_alone = True
+        self._all_busy = True
+        self._some_may_have_happened = False
 
     def tell(self, what: str | Path, error: SigulError | None) -> None:
         """Tell that signing `what` failed, unless `error` is None."""
         if error is not None:
             self._count += 1
             self._answers_alone &= error.is_answer
+            self._all_busy &= error.busy
+            self._some_may_have_happened |= error.may_have_happened
             for line in self.lines(what, error):
                 say(line, error=True, flush=True)
 
@@ -73,7 +84,20 @@ class Failures:
             failed = f" of {total} {things}; {self._count} failed" if self._count else f" {things}"
             say(f"Signed {total - self._count}{failed}", flush=True)
         if self._count:
-            raise (AnswersTold if self._answers_alone else AlreadyTold)(text)
+            raise self._error(text)
+
+    def _error(self, text: str) -> AlreadyTold:
+        """All failures as one: busy where all were so, unknown where any is."""
+        error = (AnswersTold if self._answers_alone else AlreadyTold)(text)
+        error.busy, error.may_have_happened = self._all_busy, self._some_may_have_happened
+        return error
+
+
+def exit_code(error: SigulError) -> int:
+    """The exit code of a program that ends with `error`."""
+    if error.may_have_happened:
+        return MAY_HAVE_HAPPENED
+    return BUSY if error.busy else 1
 
 
 def report(run: Callable[[], None]) -> int:
@@ -83,24 +107,26 @@ def report(run: Callable[[], None]) -> int:
     and a traceback at `-v -v`. Behind a fault follows what the log has kept until then; behind an
     answer nothing does, for scripts compare what is said of it.
     """
+    code = 1
     try:
         run()
         return 0
     except SigulError as error:
+        code = exit_code(error)
         is_answer = error.is_answer or error.problem in _WHOLE_LINES
         if not is_answer:
             log.debug("where it failed:", exc_info=True)
         if not isinstance(error, AlreadyTold):
             failed(str(error))
         if is_answer:
-            return 1
+            return code
     except KeyboardInterrupt:
         failed("interrupted")
     except Exception as error:
         log.debug("where it failed:", exc_info=True)
         failed(f"unexpected failure ({type(error).__name__}); -v -v tells more")
     tell_kept()
-    return 1
+    return code
 
 
 def run_program(main: Callable[[], int]) -> int:

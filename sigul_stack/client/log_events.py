@@ -1,0 +1,20 @@
+"""The events of the client's log (`logevents`)."""
+
+from __future__ import annotations
+
+from ..logevents import WARNING, LogEvent
+
+
+class ClientLog(LogEvent):
+    """What a client tells."""
+
+    TRYING_AGAIN = (
+        "request-tried-again",
+        WARNING,
+        "nothing was done yet: {cause!t}; next attempt in {seconds} s",
+    )
+    GAVE_UP = (
+        "request-given-up",
+        WARNING,
+        "gave up after attempt {tries}: the limit of {seconds:g} s is over (retry-seconds)",
+    )
