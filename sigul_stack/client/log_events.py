@@ -6,7 +6,7 @@ from ..logevents import WARNING, LogEvent
 
 
 class ClientLog(LogEvent):
-    """What a client tells."""
+    """Lines of a client."""
 
     TRYING_AGAIN = (
         "request-tried-again",
