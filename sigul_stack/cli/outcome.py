@@ -84,9 +84,9 @@ class Failures:
             failed = f" of {total} {things}; {self._count} failed" if self._count else f" {things}"
             say(f"Signed {total - self._count}{failed}", flush=True)
         if self._count:
-            raise self._error(text)
+            raise self.as_error(text)
 
-    def _error(self, text: str) -> AlreadyTold:
+    def as_error(self, text: str) -> AlreadyTold:
         """All failures as one: busy where all were so, unknown where any is."""
         error = (AnswersTold if self._answers_alone else AlreadyTold)(text)
         error.busy, error.may_have_happened = self._all_busy, self._some_may_have_happened
