@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeVar
 
 
 class Status(enum.IntEnum):
@@ -130,6 +130,11 @@ class SigulError(Exception):
     #: The id in the logs (`protocol.hello`) of the request that failed with it, as the client sets
     #: it; empty where there was none.
     request: str = ""
+    #: Whether nothing is wrong with what was asked, and nothing of it was done: there was no room,
+    #: turn or server for it just now.
+    busy: bool = False
+    #: Whether a server had all of a request and its whole reply did not come: it may have done it.
+    may_have_happened: bool = False
 
     def __init__(self, problem: str = "", cure: str = "", symbol: str = "") -> None:
         super().__init__(problem)
@@ -139,6 +144,15 @@ class SigulError(Exception):
 
     def __str__(self) -> str:
         return f"{self.problem}; {self.cure}" if self.cure else self.problem
+
+
+Error = TypeVar("Error", bound=SigulError)
+
+
+def as_busy(error: Error) -> Error:
+    """`error`, as one that is `busy`."""
+    error.busy = True
+    return error
 
 
 class ConfigurationError(SigulError):
@@ -179,8 +193,9 @@ class BridgeRefused(TransportError):
 
     retryable = False
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, busy: bool = False) -> None:
         super().__init__(f"the bridge says: {message or 'it does not do that'}")
+        self.busy = busy
 
 
 class NSSError(SigulError):
@@ -234,9 +249,12 @@ class RequestRefused(SigulError):
 
     is_answer = True
 
-    def __init__(self, status: int, message: str | None = None, *, reason: str = "") -> None:
+    def __init__(
+        self, status: int, message: str | None = None, *, reason: str = "", busy: bool = False
+    ) -> None:
         self.status = status
         self.reason = reason
+        self.busy = busy
         self.message = None if message is None else shortened(message)
         text = status_text(status)
         super().__init__(f"{text}: {message}" if message else text)

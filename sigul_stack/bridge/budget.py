@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from ..config.bridge import BridgeSettings
-from ..errors import DeadlineExceeded, PeerClosed, TransportError, quoted
+from ..errors import DeadlineExceeded, PeerClosed, TransportError, as_busy, quoted
 from ..logevents import tell
 from ..metrics import BridgeCount, Counters
 from ..transport.stream import ByteStream, Deadline
@@ -202,18 +202,26 @@ class Budget:
                 del self._counts[key]
         self._changed.notify_all()
 
-    def _refuse(self, problem: str, cure: str, kind: type[OverBudget] = OverBudget) -> NoReturn:
+    def _refuse(
+        self,
+        problem: str,
+        cure: str,
+        kind: type[OverBudget] = OverBudget,
+        *,
+        busy: bool = True,
+    ) -> NoReturn:
         self._counters.add(BridgeCount.OVER_BUDGET)
-        raise kind(problem, cure)
+        error = kind(problem, cure)
+        raise as_busy(error) if busy else error
 
     def _give_up(self, problem: str, cure: str) -> NoReturn:
         """Refuse what has waited for its share."""
         self._counters.add(BridgeCount.OVER_BUDGET)
-        raise ShareTaken(problem, cure)
+        raise as_busy(ShareTaken(problem, cure))
 
     def _check_open(self) -> None:
         if self._closed:
-            raise TransportError("the bridge is ending", "try again")
+            raise as_busy(TransportError("the bridge is ending", "try again"))
 
     # ----------------------------------------------------------------------- connections, requests
 
@@ -331,6 +339,7 @@ class Budget:
             self._refuse(
                 f"an RPM of {length} bytes is over half of max-download-size, {limit} bytes",
                 "raise it at the bridge, or send the RPM itself",
+                busy=False,
             )
         with self._changed:
             while not self._fits(name, length):

@@ -345,6 +345,8 @@ class Forwarding:
                 raise
             if not data:
                 self._server_lost = True
+                if self._progress.state is RequestState.INNER_SESSION:
+                    self._visit.lost_its_server = True
                 raise PeerClosed(
                     "no reply came from the server, which ended the connection: its log has the"
                     " reason"

@@ -32,12 +32,20 @@ HURRIED_SECONDS: Final = 0.1
 REFUSED_BYTES: Final = 16 * 1024**2
 
 
-def refuse(client: ChunkedStream, reason: str, budget: Budget, version: Version = LATEST) -> None:
+def refuse(
+    client: ChunkedStream,
+    reason: str,
+    budget: Budget,
+    version: Version = LATEST,
+    *,
+    busy: bool = False,
+) -> None:
     """Tell `client` the reason, if it listens; else end its stream without a word.
 
     The connection is the caller's to end. `version` is that of its request, where it is known.
+    `busy`: the same request may well be served later.
     """
-    _tell(client, bridge_refusal(reason, version, int(time.time())), budget)
+    _tell(client, bridge_refusal(reason, version, int(time.time()), busy=busy), budget)
 
 
 def refuse_version(client: ChunkedStream, budget: Budget) -> None:

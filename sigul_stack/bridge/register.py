@@ -62,6 +62,8 @@ class Visit:
     server: ByteStream | None = None
     #: Something of the reply may have been sent to the client.
     replied: bool = False
+    #: Its server went before it can have had the client's secrets: another one may serve it.
+    lost_its_server: bool = False
     #: Why it is to end; empty where it is not.
     reason: str = ""
     over: threading.Event = field(default_factory=threading.Event)

@@ -115,6 +115,7 @@ class RequestSession:
         self._chunked = ChunkedStream(client, self._settings.header_timeout)
         #: That of the request, once it is known.
         self._version = LATEST
+        self._visit: Visit | None = None
         #: A server has the request: from now on `Forwarding` speaks to the client.
         self._is_forwarded = False
 
@@ -130,6 +131,7 @@ class RequestSession:
             self._resources.measures.visit(visit),
             self._resources.budget.connection(self._client),
         ):
+            self._visit = visit
             deadline = self._header_deadline()
             if not self._chunked.begin(deadline):
                 raise OnlyLooked
@@ -161,7 +163,7 @@ class RequestSession:
         except (SigulError, OSError) as error:
             if self._is_forwarded or visit.reason:
                 raise
-            self._refuse(str(error))
+            self._refuse(str(error), busy=isinstance(error, SigulError) and error.busy)
             if isinstance(error, TransportError | ProtocolError):
                 raise
             raise RemoteProtocolError(f"The request is refused: {error}") from None
@@ -264,9 +266,10 @@ class RequestSession:
                     "the bridge's log says why",
                 ) from None
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, *, busy: bool = False) -> None:
         """Tell the client why its request ends here, as far as it listens."""
-        refuse(self._chunked, reason, self._resources.budget, self._version)
+        busy = busy or (self._visit is not None and self._visit.lost_its_server)
+        refuse(self._chunked, reason, self._resources.budget, self._version, busy=busy)
 
     def _dispatch(self, head: bytes, deadline: Deadline) -> ByteStream:
         """A waiting server that has been sent the request's head."""

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ..errors import DeadlineExceeded, PeerClosed, TransportError
+from ..errors import DeadlineExceeded, PeerClosed, TransportError, as_busy
 from ..logcontext import LogContext, about, current
 from ..logevents import tell
 from ..metrics import BridgeCount, Counters
@@ -192,9 +192,11 @@ class WaitingServers:
                     lambda: self._pop_live(name, prefers), client, deadline, "a server"
                 )
             except DeadlineExceeded:
-                raise NoServer(
-                    "no signing server became free in time: is one running and connected to this"
-                    " bridge's server port?"
+                raise as_busy(
+                    NoServer(
+                        "no signing server became free in time: is one running and connected to"
+                        " this bridge's server port?"
+                    )
                 ) from None
             finally:
                 self._wake()
@@ -270,7 +272,7 @@ class WaitingServers:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise TransportError("the bridge is ending")
+            raise as_busy(TransportError("the bridge is ending"))
 
     def _rank(self, name: str) -> int | None:
         """The servers that `name` has; None where those that wait are left to others."""

@@ -1,6 +1,9 @@
 """The end of a program that runs in front of a person: its output, exit code and error line.
 
-0 on success; else 1 and one line `Error: TEXT` on standard error. Some texts stand there without
+0 on success; else one line `Error: TEXT` on standard error, and the exit code: `BUSY` where nothing
+was done and the same may go well later, `MAY_HAVE_HAPPENED` where nobody here knows whether the
+server did it, 1 for all else. Neither number has a meaning in a shell or in `sysexits.h` that this
+would belie: 75 is EX_TEMPFAIL there, and its last one is 78. Some texts stand there without
 `Error: `, as scripts compare them, and what explains them on a line of its own behind. Where it was
 a request that failed, one more line has its id in the logs, `Request ID: 0123456789abcdef`.
 """
@@ -22,6 +25,10 @@ from .logs import tell_kept
 from .standard_streams import lost_output, open_standard_streams, output_failed
 
 log = logging.getLogger(__name__)
+
+#: Exit codes: no room, turn or server just now; whether it was done is not known.
+BUSY: Final = 75
+MAY_HAVE_HAPPENED: Final = 79
 
 NSS_PASSWORD_TEXT: Final = "Provided NSS password is incorrect"  # noqa: S105 - an error's text
 UNBIND_TEXT: Final = "Unable to unbind the passphrase on the client"
@@ -52,12 +59,16 @@ class Failures:
     def __init__(self) -> None:
         self._count = 0
         self._answers_alone = True
+        self._all_busy = True
+        self._some_may_have_happened = False
 
     def tell(self, what: str | Path, error: SigulError | None) -> None:
         """Tell that signing `what` failed, unless `error` is None."""
         if error is not None:
             self._count += 1
             self._answers_alone &= error.is_answer
+            self._all_busy &= error.busy
+            self._some_may_have_happened |= error.may_have_happened
             for line in self.lines(what, error):
                 say(line, error=True, flush=True)
             say_request(error)
@@ -78,7 +89,20 @@ class Failures:
             failed = f" of {total} {things}; {self._count} failed" if self._count else f" {things}"
             say(f"Signed {total - self._count}{failed}", flush=True)
         if self._count:
-            raise (AnswersTold if self._answers_alone else AlreadyTold)(text)
+            raise self.as_error(text)
+
+    def as_error(self, text: str) -> AlreadyTold:
+        """All failures as one: busy where all were so, unknown where any is."""
+        error = (AnswersTold if self._answers_alone else AlreadyTold)(text)
+        error.busy, error.may_have_happened = self._all_busy, self._some_may_have_happened
+        return error
+
+
+def exit_code(error: SigulError) -> int:
+    """The exit code of a program that ends with `error`."""
+    if error.may_have_happened:
+        return MAY_HAVE_HAPPENED
+    return BUSY if error.busy else 1
 
 
 def report(run: Callable[[], None]) -> int:
@@ -88,10 +112,12 @@ def report(run: Callable[[], None]) -> int:
     and a traceback at `-v -v`. Behind a fault follows what the log has kept until then; behind an
     answer nothing does, for scripts compare what is said of it.
     """
+    code = 1
     try:
         run()
         return 0
     except SigulError as error:
+        code = exit_code(error)
         is_answer = error.is_answer or error.problem in _WHOLE_LINES
         if not is_answer:
             tell(log, ProgramLog.COMMAND_FAILED, exc_info=True)
@@ -99,7 +125,7 @@ def report(run: Callable[[], None]) -> int:
             failed(str(error))
             say_request(error)
         if is_answer:
-            return 1
+            return code
     except KeyboardInterrupt:
         failed("interrupted")
         say_request()
@@ -108,7 +134,7 @@ def report(run: Callable[[], None]) -> int:
         failed(f"unexpected failure ({type(error).__name__}); -v -v tells more")
         say_request()
     tell_kept()
-    return 1
+    return code
 
 
 def run_program(main: Callable[[], int]) -> int:

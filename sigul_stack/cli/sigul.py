@@ -1,7 +1,7 @@
 """`sigul`, the client: options before the command, then one command.
 
-Exit codes: 0 on success; 1 with one line `Error: TEXT` on standard error; 2 where the command line
-does not fit.
+Exit codes: 0 on success; 1 with one line `Error: TEXT` on standard error, 75 or 79 in its place
+(`outcome`); 2 where the command line does not fit.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 #: The configuration file that is read, if it is there, where `-c` names no other.
 DEFAULT_CONFIG = "~/.sigul/client.conf"
+#: The longest that a request may be tried again, in seconds: a week.
+MAX_RETRY_SECONDS = 7 * 24 * 3600
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +58,13 @@ def _parser() -> argparse.ArgumentParser:
             type=Path,
             help="file with a bound passphrase, instead of asking for the key's passphrase",
         ),
+        argument(
+            "--retry",
+            metavar="SECONDS",
+            type=_seconds,
+            help="try a request that nobody has acted on again for so long, 0 for not at all"
+            " (default: retry-seconds in client.conf, else 0)",
+        ),
         verbose(),
         argument("--help-commands", action=_HelpCommands, nargs=0, help="list the commands"),
         VERSION,
@@ -73,6 +82,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog="`sigul --help-commands` lists the commands, `sigul COMMAND --help` tells about"
         " one.",
     )
+
+
+def _seconds(text: str) -> float:
+    """A time for trying again, in seconds."""
+    value = float(text)
+    if not 0 <= value <= MAX_RETRY_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {MAX_RETRY_SECONDS}")
+    return value
 
 
 class _HelpCommands(argparse.Action):
@@ -130,6 +147,7 @@ def _run(command: Command, arguments: Arguments, options: Arguments) -> None:
             SecretReader(batch=options.batch),
             options.passphrase_file,
             options.version_word,
+            options.retry,
         ),
     )
 

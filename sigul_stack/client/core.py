@@ -53,6 +53,7 @@ from ..transport.tcp import connect_tcp
 from ..transport.watchdog import Watchdog
 from .log_check import SMALL_INPUT, LogCheck, Sent, SiteLog, nothing_sent, shows_log
 from .log_events import ClientLog
+from .retry import Retries
 from .site_knowledge import SiteKnowledge
 from .source import Source
 
@@ -112,7 +113,32 @@ class Reply:
 def refusal(status: int, fields: Fields) -> RequestRefused:
     """The error that a reply with this `status`, which is not OK, tells of."""
     message = fields.get("message")
-    return RequestRefused(status, message.decode("utf-8", "backslashreplace") if message else None)
+    return RequestRefused(
+        status,
+        message.decode("utf-8", "backslashreplace") if message else None,
+        busy=messages.BUSY in fields,
+    )
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One try of a request."""
+
+    #: The first of the secret fields may have left: from now on a server can act on it.
+    may_be_acted_on: bool = False
+
+    def judge(self, error: SigulError) -> bool:
+        """Note in `error` what it means; tell whether nothing can have been done."""
+        if not self.may_be_acted_on:
+            return True
+        if isinstance(error, TransportError | ProtocolError):
+            error.busy, error.may_have_happened = False, True
+            error.cure = f"{error.cure}; {_MAYBE}" if error.cure else _MAYBE
+        # Proven by the server's own code.
+        return error.busy
+
+
+_MAYBE: Final = "the server may have done it: look there before you ask again"
 
 
 @contextlib.contextmanager
@@ -130,7 +156,8 @@ class RequestSender:
     `user_name` overrides the configured one; `ask_nss_password` supplies the NSS password where the
     configuration has none; `version_word` is written in the place of the version's number, and
     nothing else is changed by it. Each call dials the bridge anew, as the protocol wants it. All
-    times in the settings are in seconds.
+    times in the settings are in seconds. A request that no server can have acted on is tried again
+    for `retry_seconds` (None: those of the settings; 0: not at all).
     """
 
     def __init__(
@@ -141,8 +168,12 @@ class RequestSender:
         ask_nss_password: Callable[[], Secret] | None = None,
         progress: ProgressFactory | None = None,
         version_word: int | None = None,
+        retry_seconds: float | None = None,
     ) -> None:
         self.settings = settings
+        self._retry_seconds = settings.retry_seconds if retry_seconds is None else retry_seconds
+        #: What this client's calls share; None: each has its own.
+        self._retries: Retries | None = None
         self.user_name = user_name or settings.user_name
         self._ask_nss_password = ask_nss_password
         self._progress = progress or no_progress
@@ -157,6 +188,12 @@ class RequestSender:
         """This client with another way of telling progress, for calls from several threads."""
         other = copy.copy(self)
         other._progress = progress
+        return other
+
+    def retrying_together(self) -> Self:
+        """This client, whose calls, from several threads too, share one limit on trying again."""
+        other = copy.copy(self)
+        other._retries = Retries(self._retry_seconds)
         return other
 
     def proving(self, proved: Callable[[LogProof], None]) -> Self:
@@ -189,47 +226,19 @@ class RequestSender:
         in for its hash. `file_name` is what the server's log is told of the payload's name; None:
         that of the file that it is. Raises `RequestRefused` with the server's status,
         `LogComplaint`, `TransportError`, `RemoteProtocolError`, `NSSError`, or `LocalProtocolError`
-        before anything is sent.
+        before anything is sent. Of an error that is `may_have_happened` nobody here knows whether
+        the server did it; one that is `busy` says that it did not, and may do it later.
 
         What it raises has the request's id as `SigulError.request`, once that is known. This
         thread's lines in the log are about the request from here on, until the next one's call.
         """
-        context = LogContext(f"r{next(_NUMBERS):x}")
-        work_for(context)
-        try:
-            return self._call(
-                op,
-                fields,
-                secrets,
-                payload=payload,
-                output=output,
-                converse=converse,
-                payload_by_bridge=payload_by_bridge,
-                file_name=file_name,
-            )
-        except SigulError as error:
-            error.request = context.request
-            raise
-
-    def _call(
-        self,
-        op: str,
-        fields: Mapping[str, str | bool | bytes] | None,
-        secrets: Mapping[str, Secret] | None,
-        *,
-        payload: BinaryIO | bytes,
-        output: BinaryIO | None,
-        converse: Callable[[ChunkedStream, LogCheck], None] | None,
-        payload_by_bridge: bool,
-        file_name: str | None,
-    ) -> Reply:
+        work_for(None)
         outer = {"op": op, "user": self.user_name, **(fields or {})}
         source = Source(payload)
         with checking_our_own():
             encoded = {name: self.version.encode_value(outer[name]) for name in sorted(outer)}
             self._check(op, encoded, source.total)
             header = messages.encode_request_header(encoded, self._version_word)
-        keys = ReplyKeys(os.urandom(messages.NEW_KEY_BYTES), os.urandom(messages.NEW_KEY_BYTES))
         inner = {name: secret.reveal() for name, secret in (secrets or {}).items()}
         inner[KNOWS] = encode_words(CLIENT_WORDS)
         name = source.name if file_name is None else file_name
@@ -237,42 +246,68 @@ class RequestSender:
             inner[FILE_NAME] = encode_file_name(name)
         nss.open_database(self.settings.nss, ask=self._ask_nss_password)
         identity = nss.load_identity(self.settings.client_cert_nickname)
-        with self._dial(identity) as connection:
-            chunked = ChunkedStream(connection, self.settings.reply_timeout)
-            try:
-                payload_hash = self._send(chunked, header, source)
-                check = self._send_inner_fields(
+        returned = (fields or {}).get("return-data") is not False
+
+        def exchange(attempt: _Attempt) -> Reply:
+            keys = ReplyKeys(os.urandom(messages.NEW_KEY_BYTES), os.urandom(messages.NEW_KEY_BYTES))
+            with self._dial(identity) as connection:
+                chunked = ChunkedStream(connection, self.settings.reply_timeout)
+                try:
+                    payload_hash = self._send(chunked, header, source)
+                    check = self._send_inner_fields(
+                        chunked,
+                        identity,
+                        lambda seen: messages.encode_inner_fields(
+                            header,
+                            None if payload_by_bridge else payload_hash,
+                            keys,
+                            {**inner, **({LOG_SEEN: encode_seen(seen)} if seen else {})},
+                        ),
+                        connection.peer,
+                        outer,
+                        attempt,
+                    )
+                except (TransportError, ProtocolError) as error:
+                    raise self._reason(chunked, error, attempt) from None
+                reply = self._receive(
                     chunked,
-                    identity,
-                    lambda seen: messages.encode_inner_fields(
-                        header,
-                        None if payload_by_bridge else payload_hash,
-                        keys,
-                        {**inner, **({LOG_SEEN: encode_seen(seen)} if seen else {})},
-                    ),
-                    connection.peer,
-                    outer,
+                    keys,
+                    output,
+                    check,
+                    nothing_sent if payload_by_bridge else source.sha256,
+                    returned=returned,
                 )
-            except (TransportError, ProtocolError) as error:
-                raise self._reason(chunked, error) from None
-            returned = (fields or {}).get("return-data") is not False
-            reply = self._receive(
-                chunked,
-                keys,
-                output,
-                check,
-                nothing_sent if payload_by_bridge else source.sha256,
-                returned=returned,
-            )
-            self.known.learn(chunked, reply.fields, trailer=converse is None)
-            if converse is not None:
-                converse(chunked, check)
-            check.observation.keep()
-            connection.reset_on_close(False)
-            connection.close()
-            if reply.log_proof is not None:
-                self._proved(reply.log_proof)
-            return reply
+                self.known.learn(chunked, reply.fields, trailer=converse is None)
+                if converse is not None:
+                    converse(chunked, check)
+                check.observation.keep()
+                connection.reset_on_close(False)
+                connection.close()
+                if reply.log_proof is not None:
+                    self._proved(reply.log_proof)
+                return reply
+
+        return self._until_done(exchange)
+
+    def _until_done(self, exchange: Callable[[_Attempt], Reply]) -> Reply:
+        """The reply of `exchange`, which is tried again where that is safe and worth it."""
+        retries = self._retries or Retries(self._retry_seconds)
+        failures = 0
+        while True:
+            attempt = _Attempt()
+            # Each attempt has an inner session of its own, and so an id.
+            context = LogContext(f"r{next(_NUMBERS):x}")
+            work_for(context)
+            try:
+                reply = exchange(attempt)
+            except SigulError as error:
+                error.request = context.request
+                failures += 1
+                if not (attempt.judge(error) and retries.again(error, failures)):
+                    raise
+            else:
+                retries.succeeded()
+                return reply
 
     def _check(self, op: str, fields: Mapping[str, bytes], length: int) -> None:
         """Raise `ProtocolError` unless this version has the operation, the fields and the length.
@@ -345,6 +380,7 @@ class RequestSender:
         fields: Callable[[Mapping[bytes, int]], bytes],
         bridge: Peer,
         outer: Mapping[str, str | bool | bytes],
+        attempt: _Attempt,
     ) -> LogCheck:
         """Send the secret fields in the inner session, which only the server can read.
 
@@ -365,13 +401,15 @@ class RequestSender:
             if self.settings.require_own_server_key:
                 check_own_key(session.peer, bridge)
             observation = self._log.begin(session.peer.common_name)
-            session.write(fields(observation.seen))
+            data = fields(observation.seen)
+            attempt.may_be_acted_on = True
+            session.write(data)
         if observation.expects:
             # The server works now.
             self._log.load_library()
         return LogCheck(observation, str(outer["op"]), str(outer["user"]), outer)
 
-    def _reason(self, chunked: ChunkedStream, error: SigulError) -> SigulError:
+    def _reason(self, chunked: ChunkedStream, error: SigulError, attempt: _Attempt) -> SigulError:
         """The error for a request that failed before its reply, as the server told it if it did."""
         if isinstance(error, PeerClosed):
             # It may have answered and closed while the payload was still on its way to it.
@@ -384,6 +422,8 @@ class RequestSender:
             except UnknownVersion:
                 return RequestRefused(Status.UNKNOWN_VERSION)
             except BridgeRefused as refused:
+                # What failed here by itself does so again, whatever the bridge makes of its end.
+                refused.busy &= isinstance(error, PeerClosed)
                 return refused
             except SigulError:
                 return error

@@ -26,3 +26,9 @@ class ClientLog(LogEvent):
     TRAILER_IGNORED = "trailer-ignored", INFO, (
         "What the bridge says behind the reply is passed over: {why!t}"
     )
+    TRYING_AGAIN = "request-tried-again", WARNING, (
+        "nothing was done yet: {cause!t}; next attempt in {seconds} s"
+    )
+    GAVE_UP = "request-given-up", WARNING, (
+        "gave up after attempt {tries}: the limit of {seconds:g} s is over (retry-seconds)"
+    )

@@ -61,6 +61,8 @@ def sign_files(
     that are left are not told of then.
     """
     lock = threading.Lock()
+    # A bridge that is away keeps nobody waiting once a file.
+    client = client.retrying_together()
     #: Errors that end the rest; of several, the first counts.
     fatal: list[Exception] = []
 

@@ -81,6 +81,8 @@ class RPMExchange:
         self._open = set(range(len(packages)))
         #: Files that have been sent, and not answered yet, by index.
         self._files: dict[int, _SentFile] = {}
+        #: Packages of which something has been sent.
+        self._begun: set[int] = set()
         self._failure: SigulError | None = None
         #: Whether the server's log is to tell the SHA-256 of what is sent.
         self._hashes = False
@@ -110,12 +112,12 @@ class RPMExchange:
         failure = self._failure
         reason = "" if failure is None else str(failure)
         for index in sorted(self._open):
-            self._tell(
-                index,
-                failure
-                if isinstance(failure, LogComplaint)
-                else PeerClosed("No reply from server received", reason),
-            )
+            if isinstance(failure, LogComplaint):
+                self._tell(index, failure)
+                continue
+            lost = PeerClosed("No reply from server received", reason)
+            lost.may_have_happened = index in self._begun
+            self._tell(index, lost)
         if isinstance(failure, LogComplaint):
             raise failure
 
@@ -158,6 +160,7 @@ class RPMExchange:
                     except (OSError, SigulError) as error:
                         self._tell(index, error)
                         continue
+                    self._begun.add(index)
                     chunked.write(header + length)
                     self._send_payload(chunked, index, number, file, total)
                     number += 1

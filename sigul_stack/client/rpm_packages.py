@@ -77,7 +77,7 @@ class RPMOptions:
         if remote is not None:
             return {**_named(remote.nevra), "rpm-sigmd5": remote.sigmd5}
         if head is not None and self.store_in_koji:
-            return _named(_nevra_of(head))
+            return _named(nevra_of(head))
         return {}
 
     def secrets(self, passphrase: Secret) -> dict[str, Secret]:
@@ -98,7 +98,7 @@ def _named(nevra: NEVRA) -> dict[str, str | bytes]:
     }
 
 
-def _nevra_of(head: Head) -> NEVRA:
+def nevra_of(head: Head) -> NEVRA:
     """The name of the package that `head` is of (tags of rpm's main header)."""
     name, version, release, arch = (head.main.string(tag) for tag in (1000, 1001, 1002, 1022))
     if name is None or version is None or release is None or arch is None:

@@ -1,8 +1,8 @@
 """The source of a request's payload: a file from its position on, or bytes.
 
-It is read once, while it is sent, and has to be the same file all that time. Its SHA-256, which a
-server's signing log tells, is made on the way where there may be such a log; else by reading it
-once more, for the first reply that shows one.
+It is read while it is sent, once for each try, and has to be the same file all that time. Its
+SHA-256, which a server's signing log tells, is made on the way where there may be such a log; else
+by reading it once more, for the first reply that shows one.
 """
 
 from __future__ import annotations
@@ -67,8 +67,12 @@ class Source:
     def send(
         self, chunked: ChunkedStream, advance: Callable[[int], None], *, with_sha256: bool
     ) -> bytes:
-        """Send all of it; return its SHA-512. Raises `SigulError` where it has changed since."""
+        """Send all of it, which may be done again; return its SHA-512.
+
+        Raises `SigulError` where it has changed since.
+        """
         digest, further = hashlib.sha512(), hashlib.sha256()
+        self._file.seek(self._start)
         for piece in payload_pieces(self._file, self.total):
             send_pieces(chunked, [piece], digest)
             if with_sha256:

@@ -10,8 +10,9 @@ signatures of others beside ours.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,29 +51,52 @@ class GoodSignature:
     made_at: int
 
 
-def verify(
-    public_key: bytes, file: Path, signature: Path | None, *, seconds: float = _SECONDS
-) -> GoodSignature:
-    """Check `signature` of `file`, or where it is None the clear-signed text `file`.
+class Verifier:
+    """A home of gpg's with one key; made by `verifier`. From any thread."""
 
-    `public_key` is an armoured OpenPGP key. gpg has `seconds` twice, to import that and to verify,
-    and then what the file's size adds. Raises `BadSignature`; `SigulError` where the files
-    cannot be read or the key is none of OpenPGP's; `ToolMissing`.
+    def __init__(self, home: str, seconds: float) -> None:
+        self._home = home
+        self._seconds = seconds
+
+    def verify(self, file: Path, signature: Path | None) -> GoodSignature:
+        """Check `signature` of `file`, or where it is None the clear-signed text `file`.
+
+        Raises `BadSignature`; `SigulError` where the files cannot be read; `ToolMissing`.
+        """
+        if signature is None:
+            _check_clear_signed(file)
+        words = [file] if signature is None else [signature, file]
+        status = _gpg(
+            self._home, "--verify", "--", *(str(word.absolute()) for word in words),
+            seconds=self._seconds + file.stat().st_size / _BYTES_PER_SECOND, files=words,
+        )  # fmt: skip
+        return _verdict(status)
+
+
+@contextlib.contextmanager
+def verifier(public_key: bytes, *, seconds: float = _SECONDS) -> Iterator[Verifier]:
+    """A `Verifier` with the armoured OpenPGP key `public_key`, for many signatures.
+
+    gpg has `seconds` to import that, and again for each signature, and then what the file's size
+    adds.
+
+    Raises `SigulError` where the key is none of OpenPGP's; `ToolMissing`.
     """
     if not public_key.lstrip().startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----"):
         raise SigulError(
             "only signatures of gnupg keys can be verified", "openssl knows the others"
         )
-    if signature is None:
-        _check_clear_signed(file)
-    words = [file] if signature is None else [signature, file]
     with tempfile.TemporaryDirectory(prefix="sigul-verify-") as home:
         _gpg(home, "--import", given=public_key, seconds=seconds)
-        status = _gpg(
-            home, "--verify", "--", *(str(word.absolute()) for word in words),
-            seconds=seconds + file.stat().st_size / _BYTES_PER_SECOND, files=words,
-        )  # fmt: skip
-    return _verdict(status)
+        yield Verifier(home, seconds)
+
+
+def verify(
+    public_key: bytes, file: Path, signature: Path | None, *, seconds: float = _SECONDS
+) -> GoodSignature:
+    """Check one signature with `public_key`, an armoured OpenPGP key; see `Verifier.verify`."""
+    with verifier(public_key, seconds=seconds) as keyring:
+        return keyring.verify(file, signature)
 
 
 def _check_clear_signed(file: Path) -> None:

@@ -77,6 +77,12 @@ class ClientSettings(BridgeAddress):
         1200.0,
         "seconds of the longest silence while waiting for a reply",
     )
+    retry_seconds: int = option(
+        "client",
+        values.integer(0, 7 * 24 * 3600, "seconds"),
+        0,
+        "how long a request that nobody has acted on is tried again (0: not at all)",
+    )
     signing_log_state: Path | None = option(
         "client",
         values.path,

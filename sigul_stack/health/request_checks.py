@@ -112,7 +112,8 @@ class RequestChecks:
                 connect_timeout=seconds,
                 handshake_timeout=seconds,
                 reply_timeout=seconds,
-            )
+            ),
+            retry_seconds=0,
         )
 
     def _answered(self, begin: float) -> Check:

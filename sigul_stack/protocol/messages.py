@@ -37,6 +37,9 @@ HEADER_KEY: Final = "header-auth-key"
 PAYLOAD_KEY: Final = "payload-auth-key"
 #: A bridge's clock, in what it says by itself.
 BRIDGE_TIME: Final = "bridge-time"
+#: The field that says that nothing was done and nothing is wrong with the request: a later try may
+#: go well. Its value means nothing.
+BUSY: Final = "busy"
 SUBREQUEST_HEADER_KEY: Final = "subrequest-header-auth-key"
 SUBREQUEST_PAYLOAD_KEY: Final = "subrequest-payload-auth-key"
 SUBREPLY_HEADER_KEY: Final = "subreply-header-auth-key"
@@ -207,7 +210,7 @@ class ReplyHeader:
     def check_origin(self) -> None:
         """Raise `BridgeRefused` where this is the bridge's own word."""
         if self.is_without_proof:
-            raise BridgeRefused(self.message)
+            raise BridgeRefused(self.message, busy=BUSY in self.fields)
 
     def verify(self, key: bytes) -> None:
         """Raise `ProtocolError` unless the header's HMAC under `key` is right."""
@@ -230,12 +233,17 @@ def read_reply_header(version: Version) -> Parser[ReplyHeader]:
     return ReplyHeader(status, fields, (yield DIGEST_BYTES))
 
 
-def bridge_refusal(message: str, version: Version, clock: int | None = None) -> list[bytes]:
+def bridge_refusal(
+    message: str, version: Version, clock: int | None = None, *, busy: bool = False
+) -> list[bytes]:
     """A reply with which a bridge refuses a request by itself, cut as clients want it.
 
-    `version` is the request's; `clock` is the bridge's, in seconds since 1970.
+    `version` is the request's; `clock` is the bridge's, in seconds since 1970. `busy`: the same
+    request may well be served later.
     """
     fields = {"message": shortened(message).encode()}
+    if busy:
+        fields[BUSY] = version.encode_value(True)
     if clock is not None:
         fields[BRIDGE_TIME] = pack_u32(clock)
     header = pack_u32(Status.UNKNOWN_ERROR) + encode_fields(fields)

@@ -231,6 +231,7 @@ def receive(
         if isinstance(operation, RequestRefused):
             return Refused(version, _shown_name(header.fields), inner.keys, operation)
         if spool.failure is not None:
+            spool.failure.busy &= NOTES in (inner.knows or ())
             return Refused(version, operation.name, inner.keys, spool.failure)
         unless_kept.pop_all()
     return Request(
@@ -380,8 +381,15 @@ def _without_directories(text: str) -> str:
 
 
 def send_error(chunked: ChunkedStream, request: Refused | Request, refused: RequestRefused) -> None:
-    """Send a reply with an error status, and its message if it has one."""
-    send_answer(chunked, request, Answer(message_field(refused)), refused.status)
+    """Send a reply with an error status, and its message if it has one.
+
+    Of a request that was refused before anything of it was done it also says whether a later one
+    may be served (`busy`).
+    """
+    fields: dict[str, str | bool | int | bytes] = {**message_field(refused)}
+    if refused.busy and isinstance(request, Refused):
+        fields[messages.BUSY] = True
+    send_answer(chunked, request, Answer(fields), refused.status)
 
 
 def message_field(refused: RequestRefused) -> dict[str, bytes]:

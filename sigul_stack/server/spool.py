@@ -111,12 +111,14 @@ class Account:
                 Status.UNKNOWN_ERROR,
                 f"the server's spool is full: {limit} bytes of its file system stay free"
                 " (spool-min-free); try again later",
+                busy=True,
             )
         if most is not None and slots.spooled > most:
             return RequestRefused(
                 Status.UNKNOWN_ERROR,
                 "the server's spool is full: all requests together are over its max-spool-size;"
                 " try again later",
+                busy=True,
             )
         if (fault := self._over_user_limit()) is not None or slots.is_proven:
             return fault
@@ -130,6 +132,7 @@ class Account:
                     Status.UNKNOWN_ERROR,
                     "before its rights are proven, a request may have no more of the server's spool"
                     f" than it leaves for others ({setting}); try again later",
+                    busy=True,
                 )
         return None
 

@@ -103,6 +103,7 @@ def resolve(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
             f"cannot resolve the host name '{host}': {getattr(error, 'strerror', None) or error}",
             "correct the name, have the machine's hosts file or DNS know it, or set bridge-address"
             " to the address to dial",
+            "EAI_AGAIN" if getattr(error, "errno", None) == socket.EAI_AGAIN else "",
         ) from None
 
 

@@ -41,6 +41,8 @@ class CommandContext:
     secrets: SecretReader
     passphrase_file: Path | None = None
     version_word: int | None = None
+    #: How long a request is tried again, in seconds; None: as the settings have it.
+    retry_seconds: float | None = None
 
 
 def execute(command: Command, arguments: Arguments, context: CommandContext) -> None:
@@ -104,7 +106,12 @@ def _client(context: CommandContext) -> Client:
     from ..progress import progress
 
     nss.open_database(context.settings.nss, ask=lambda: context.secrets.read(NSS_PASSWORD))
-    return Client(context.settings, progress=progress, version_word=context.version_word)
+    return Client(
+        context.settings,
+        progress=progress,
+        version_word=context.version_word,
+        retry_seconds=context.retry_seconds,
+    )
 
 
 # ------------------------------------------------------------------------------------- secrets

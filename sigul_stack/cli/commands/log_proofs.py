@@ -150,6 +150,10 @@ class ProofDirectory:
         else:
             self._came[target] = None
 
+    def has(self, target: Path) -> bool:
+        """Tell whether a proof for the output `target` is there."""
+        return (self._directory / f"{target.name}{ENDING}").is_file()
+
     def error_of(self, target: Path) -> SigulError | None:
         """The reason why there is no proof of the output `target`; None where there is one."""
         return self._came.get(target, no_proof())

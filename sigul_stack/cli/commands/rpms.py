@@ -13,13 +13,15 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ...client.rpm_packages import Package, RPMOptions, ZeroLengthRPM, is_source
-from ...errors import RequestRefused, SigulError, status_text
+from ...config.reading import read_small
+from ...errors import SigulError
 from ...kojihub import NEVRA, Hub, HubAccess
 from ...secret import Secret
-from ..outcome import Failures, say
+from ..outcome import say
+from ..progress import progress
 from ..shared_arguments import argument
 from .arguments import KEY, PASSPHRASE, named_place
 from .command import CommandGroup, SecretPrompt
@@ -27,6 +29,7 @@ from .log_proofs import WRITE, WRITE_MANY, ProofDirectory, plan_many
 from .many_files import make_directory
 from .planning import Arguments, Call, Planning, Run, refuse_endless, standard_output_or_path
 from .rpm_batch import Batch, Found
+from .rpm_report import RPMReport
 
 if TYPE_CHECKING:
     from ...config.client import ClientSettings
@@ -35,6 +38,11 @@ if TYPE_CHECKING:
 Opened = TypeVar("Opened")
 
 COMMANDS = CommandGroup()
+
+#: RPMs at which is looked at once: gpg is a process for each.
+_LOOKS_AT_ONCE: Final = 4
+#: More than any public key (bytes).
+_MAX_PUBLIC_KEY: Final = 1 << 20
 
 
 def _signs_files(arguments: Arguments) -> bool:
@@ -101,6 +109,10 @@ def _idle(arguments: Arguments) -> Iterator[str]:
 def _misuse_of_many(arguments: Arguments) -> str | None:
     if arguments.output is None and not arguments.koji_only:
         return "-o/--output DIR is needed, for the signed RPMs"
+    if arguments.resume and arguments.koji_only:
+        return "--resume looks at the signed RPMs, and with --koji-only none comes back"
+    if arguments.public_key is not None and not arguments.resume:
+        return "--public-key needs --resume"
     return _misuse(arguments)
 
 
@@ -247,6 +259,23 @@ def _tell_of_sources(count: int) -> None:
     ),
     *_OPTIONS,
     WRITE_MANY,
+    argument(
+        "--resume",
+        action="store_true",
+        help="sign only what is not there yet, whole and signed by KEY, in DIR; that is really"
+        " verified, with gpg",
+    ),
+    argument(
+        "--public-key",
+        metavar="FILE",
+        type=Path,
+        help="verify with this armoured public key (default: the server is asked for KEY's)",
+    ),
+    argument(
+        "--json",
+        action="store_true",
+        help="print one JSON document: what became of each RPM, and why",
+    ),
     secrets=_SECRETS,
     misuse=_misuse_of_many,
     idle=_idle,
@@ -271,13 +300,25 @@ def sign_rpms(planning: Planning) -> Run:
             batch.add(rpm, state)
     found = batch.found
     if not batch.names:
-        _fail_all({rpm: error for rpm, error in found.items() if isinstance(error, SigulError)})
+        errors = {rpm: error for rpm, error in found.items() if isinstance(error, SigulError)}
+        _fail_all(_report(arguments, len(errors)), errors)
     targets: Mapping[str, Path] = {}
     if not arguments.koji_only:
         targets = batch.targets(arguments.output)
         make_directory(arguments.output)
     proofs = plan_many(arguments)
-    return lambda call: _sign_many(call, found, targets, proofs)
+    public_key = b"" if arguments.public_key is None else _public_key(arguments.public_key)
+    return lambda call: _sign_many(call, found, targets, proofs, public_key)
+
+
+def _public_key(path: Path) -> bytes:
+    try:
+        return read_small(path, _MAX_PUBLIC_KEY)
+    except OSError as error:
+        raise SigulError(
+            f"the public key '{path}' cannot be read: {error.strerror}",
+            "name a file of `get-public-key`, or leave --public-key out",
+        ) from error
 
 
 def _readable(path: Path) -> os.stat_result:
@@ -288,27 +329,15 @@ def _readable(path: Path) -> os.stat_result:
     return state
 
 
-class _Failures(Failures):
-    """Failures of RPMs: each in the line that scripts of 1.2 know, and what explains it behind."""
-
-    silent = True
-
-    def lines(self, what: str | Path, error: SigulError) -> Sequence[str]:
-        """See `Failures.lines`."""
-        text, explained = error.problem, error.cure
-        if isinstance(error, RequestRefused):
-            text, explained = status_text(error.status), error.message or ""
-        elif isinstance(error, ZeroLengthRPM):
-            text = f"Error: {text}"
-        return [f"ERROR: Error signing {what}: {text}", *([f"  {explained}"] if explained else [])]
-
-
-def _fail_all(errors: Mapping[str, SigulError]) -> None:
+def _fail_all(report: RPMReport, errors: Mapping[str, SigulError]) -> None:
     """None of the RPMs can be signed: a line for each."""
-    failures = _Failures()
     for rpm, error in errors.items():
-        failures.tell(rpm, error)
-    failures.end("no RPM is left to sign", "RPMs", len(errors))
+        report.failed(rpm, None, error)
+    report.end("no RPM is left to sign")
+
+
+def _report(arguments: Arguments, total: int) -> RPMReport:
+    return RPMReport(arguments.key, total, resumes=arguments.resume, as_json=arguments.json)
 
 
 def _sign_many(
@@ -316,10 +345,11 @@ def _sign_many(
     found: Mapping[str, Found],
     targets: Mapping[str, Path],
     proofs: ProofDirectory | None,
+    public_key: bytes,
 ) -> None:
     """Sign what was found, in one request; a line on standard error for each that failed."""
-    failures = _Failures()
-    arguments = call.arguments
+    arguments, options = call.arguments, _options_of(call)
+    report = _report(arguments, len(found))
     packages = []
     with _hub(call.settings, arguments.koji_instance) as hub:
         for rpm, state in found.items():
@@ -331,32 +361,100 @@ def _sign_many(
                     package = dataclasses.replace(package, remote=hub().rpm(state))
                 packages.append(package)
             except SigulError as error:
-                failures.tell(rpm, error)
+                report.failed(rpm, package.target, error)
     sources = 0
+    try:
+        if arguments.resume and packages:
+            packages = _unsigned(call, packages, options, proofs, report, public_key)
+        if packages:
+            sources = _request(call, packages, options, proofs, report)
+    except SigulError as error:
+        report.fail_rest([*found], error)
+        report.sum_up()
+        raise
+    _tell_of_sources(sources)
+    report.end("not all RPMs were signed")
 
-    def done(package: Package, error: SigulError | None) -> None:
-        nonlocal sources
-        if error is None and proofs is not None:
-            error = proofs.error_of(_named(package))
-        failures.tell(package.source, error)
-        if error is None and _signs_files(arguments) and _of_source(package):
-            sources += 1
 
-    def proved(package: Package, proof: LogProof) -> None:
-        if proofs is not None:
-            proofs.write(_named(package), proof)
+def _unsigned(
+    call: Call,
+    packages: Sequence[Package],
+    options: RPMOptions,
+    proofs: ProofDirectory | None,
+    report: RPMReport,
+    public_key: bytes,
+) -> list[Package]:
+    """The packages that are not signed yet, as far as that can be found out; tells of the rest."""
+    from concurrent.futures import ThreadPoolExecutor
 
-    if packages:
+    from ...client.rpm_signed import signed_rpms
+
+    key, passphrase = call.arguments.key, call.secrets["passphrase"]
+    public_key = public_key or call.client.get_public_key(key, passphrase=passphrase)
+    left = []
+    with (
+        signed_rpms(public_key, options) as signed,
+        progress("Looking", len(packages), unit="RPMs") as advance,
+        ThreadPoolExecutor(_LOOKS_AT_ONCE, "look") as pool,
+    ):
+
+        def look(package: Package) -> bool | SigulError:
+            # A proof that is wanted and not there comes with a new signature alone.
+            if proofs is not None and not proofs.has(_named(package)):
+                return False
+            try:
+                return signed.is_done(package)
+            except SigulError as error:
+                return error
+
+        for package, result in zip(packages, pool.map(look, packages), strict=True):
+            advance(1)
+            if isinstance(result, SigulError):
+                report.failed(package.source, package.target, result)
+            elif result:
+                report.already_signed(package.source, package.target)
+            else:
+                left.append(package)
+    return left
+
+
+def _request(
+    call: Call,
+    packages: Sequence[Package],
+    options: RPMOptions,
+    proofs: ProofDirectory | None,
+    report: RPMReport,
+) -> int:
+    """Sign the packages; how many of them are source RPMs whose files were to be signed."""
+    arguments = call.arguments
+    sources = 0
+    with progress("Signing", len(packages), unit="RPMs") as advance:
+
+        def done(package: Package, error: SigulError | None) -> None:
+            nonlocal sources
+            advance(1)
+            if error is None and proofs is not None:
+                error = proofs.error_of(_named(package))
+            if error is not None:
+                report.failed(package.source, package.target, error)
+                return
+            report.signed(package.source, package.target)
+            if _signs_files(arguments) and _of_source(package):
+                sources += 1
+
+        def proved(package: Package, proof: LogProof) -> None:
+            if proofs is not None:
+                proofs.write(_named(package), proof)
+
         call.client.sign_rpms(
             arguments.key,
             call.secrets["passphrase"],
             packages,
-            _options_of(call),
+            options,
             done=done,
             proved=proved,
         )
-    _tell_of_sources(sources)
-    failures.end("not all RPMs were signed", "RPMs", len(found))
+    return sources
 
 
 def _named(package: Package) -> Path:
