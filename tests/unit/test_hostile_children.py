@@ -43,6 +43,7 @@ from sigul_stack.server import supervisor
 from sigul_stack.server.events import *
 HELLO = event(b"A", struct.pack("!d", 0.1))
 BUSY = HELLO + event(b"B")
+MEASURED = struct.pack("!BBB7d", 0, 1, 0, *7 * [0.1])
 def attack(parent):
     ATTACK
 first, served = os.memfd_create("first"), os.pipe()
@@ -114,6 +115,18 @@ ATTACKS = {
     ),
     "a verdict that nobody asked for": (
         'raw(parent, event(b"G", bytes(32)))', "not asked to look",
+    ),
+    "a request's end before it came": (
+        'raw(parent, HELLO + event(b"M", MEASURED))', "no request to tell of now",
+    ),
+    "a request's end twice": (
+        'raw(parent, BUSY + 2 * event(b"M", MEASURED))', "no request to tell of now",
+    ),
+    "a request's end without its length": (
+        'raw(parent, BUSY + event(b"M", b"x"))', "too little of its request",
+    ),
+    "an operation of its own": (
+        'raw(parent, BUSY + event(b"M", MEASURED + b"x"))', "no such operation",
     ),
     "a size of the signing log": (
         'raw(parent, BUSY + event(b"L", bytes(16)))', "does not write the signing log",
