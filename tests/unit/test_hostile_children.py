@@ -232,6 +232,24 @@ def test_a_worker_that_is_not_heard_any_more_is_not_waited_for(attack: str) -> N
     assert "serves" in lines and lines[-1] == "ends"
 
 
+@pytest.mark.parametrize(
+    ("end", "result"), [("os.kill(os.getpid(), 9)", "failed"), ("os._exit(3)", "ended")]
+)
+def test_a_request_that_ends_with_its_worker_is_counted(end: str, result: str) -> None:
+    attack = f"""
+    raw(parent, BUSY + event(b"N", b"requests_protocol_1_total"))
+    raw(parent, event(b"U", b"a\\0b\\0sign-data"))
+    {end}
+"""
+    script = SERVER.replace('print("ends")', 'print(made.metrics().decode())\nprint("ends")')
+    lines = run(script, ATTACK=attack)
+    counted = [line for line in lines if line.startswith("sigul_server_requests_total")]
+    assert counted == [
+        f'sigul_server_requests_total{{op="sign-data",result="{result}",version="1"}} 1.0'
+    ]
+    assert "sigul_server_workers_crashed_total " + ("1.0" if result == "failed" else "0.0") in lines
+
+
 def test_a_worker_that_floods_its_pipe_keeps_nobody_waiting() -> None:
     flood = """
     raw(parent, BUSY)
