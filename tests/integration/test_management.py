@@ -99,9 +99,7 @@ def under_way(site: Site, server: Process, seen: Callable[[], BridgeView]) -> It
             assert client.stdin is not None
             client.stdin.write(nul(ADMIN))
             client.stdin.close()
-            wait_until(
-                lambda: seen().connections["forwarded"] == 1, DAEMON_SECONDS, "the request"
-            )
+            wait_until(lambda: seen().connections["forwarded"] == 1, DAEMON_SECONDS, "the request")
             try:
                 yield seen()
             finally:
