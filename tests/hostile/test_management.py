@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import socket
 import threading
 import time
@@ -103,8 +102,8 @@ def test_programs_on_its_machine_hold_nobody_up(quiet: Site, honest_at: HonestFa
                         answer = connection.getresponse()
                         scrapes += answer.status == 200 and b"sigul_bridge_info" in answer.read()
                     assert time.monotonic() - begin < SCRAPE_SECONDS
-                    most[0] = max(most[0], len(os.listdir(files)))
-                    most[1] = max(most[1], len(os.listdir(threads)))
+                    most[0] = max(most[0], len(list(files.iterdir())))
+                    most[1] = max(most[1], len(list(threads.iterdir())))
                     time.sleep(0.1)
         finally:
             over.set()

@@ -2,8 +2,9 @@
 
     python -m tests.unit.swapping KIND ATTACK UID DIRECTORY
 
-The daemon does what it does with its files of one kind: `status`, `management`, `log` or `pid`. Just before one
-of its steps the user, who owns the directory of these files and the one above, does one thing:
+The daemon does what it does with its files of one kind: `status`, `management`, `log` or `pid`.
+Just before one of its steps the user, who owns the directory of these files and the one above, does
+one thing:
 
 * `symlink`: puts symbolic links to root's files in the place of the daemon's names;
 * `hard link`: hard links. Made with root's rights, as where fs.protected_hardlinks is 0;
