@@ -77,7 +77,7 @@ def server_tables(status: ServerStatus, look: Look) -> RenderableType:
     """All that is shown of a server."""
     attached = status.workers_attached
     state = (
-        f"{look.good} {figures.counted(attached, 'worker')} wait at the bridge"
+        f"{look.good} {figures.counted(attached, 'worker waits', 'workers wait')} at the bridge"
         if attached
         else f"{look.bad} No worker waits at the bridge: nobody signs"
     )
@@ -198,7 +198,7 @@ def _latency(latency: Sequence[LatencySeries], look: Look) -> list[RenderableTyp
         look,
         "What",
         *([f"Longest of each minute, {MINUTES} minutes ago to now"] if drawn else []),
-        "#Median",
+        "#Last median",
         "#Longest",
         "#Times",
     )

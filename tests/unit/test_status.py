@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
 from sigul_stack.cli import stack
@@ -42,6 +43,7 @@ from tests import views
 STYLES = re.compile(r"\x1b\[[0-9;]*m")
 #: Seconds until something is shown; it comes in a fraction of one.
 SHOWN_SECONDS = 30.0
+PICTURE = Path(__file__).parents[2] / "docs" / "observe-status.svg"
 
 SERVER = ServerStatus(
     version="2.0.0",
@@ -126,6 +128,22 @@ def test_a_server_tells_of_its_workers_and_its_log() -> None:
     ):  # fmt: skip
         assert said in text
     assert "▲ No worker waits" in drawn(replace(SERVER, workers_attached=0, workers=()))
+
+
+def test_the_picture_of_the_documentation_is_of_these_tables() -> None:
+    """SIGUL_WRITE_PICTURES=1 makes it."""
+    console = Console(file=io.StringIO(), record=True, width=118, force_terminal=True)
+    console.print(bridge_tables(views.calm(), Look(width=118, rows=25)))
+    # rich's own format has fonts of another host.
+    form = re.sub(
+        r"@font-face \{\{.*?\}\}\s*|<!--.*?-->\s*", "", CONSOLE_SVG_FORMAT, flags=re.S
+    ).replace("Fira Code", "DejaVu Sans Mono")
+    drawn = console.export_svg(title="sigul-stack status", code_format=form, unique_id="status")
+    drawn = "".join(f"{line.rstrip()}\n" for line in drawn.splitlines())
+    assert "http" not in drawn.replace("http://www.w3.org/2000/svg", "")
+    if "SIGUL_WRITE_PICTURES" in os.environ:
+        PICTURE.write_text(drawn)
+    assert PICTURE.read_text() == drawn
 
 
 # --- The program ---------------------------------------------------------------------------------
