@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -134,7 +135,8 @@ class _Trace:
         for item in self._forget(key):
             self._keep(item)
         # A client's connections have the same ids in its next run, which no PID tells apart.
-        if key[1] is not None:
+        # Where nothing more is kept, no connection's lines are of use.
+        if key[1] is not None and self.room > 0:
             self._tied.add(key)
 
     def _forget(self, key: _Key) -> list[_Kept]:
@@ -147,13 +149,14 @@ class _Trace:
     def _keep(self, kept: _Kept) -> None:
         if self.room < _size(kept):
             self.left_out += 1
+            self.room = 0
             return
         self.room -= _size(kept)
         self.kept.append(kept)
 
 
 def _size(kept: _Kept) -> int:
-    return len(kept.line.shown) + _LINE_BYTES
+    return sys.getsizeof(kept.line.shown) + _LINE_BYTES
 
 
 def _is_said(line: Line, said: Sequence[Line]) -> bool:

@@ -192,7 +192,8 @@ def _all_busy(
     oldest = max(status.requests, key=lambda item: item.seconds, default=None)
     since = ""
     if oldest is not None:
-        since = f", the oldest for {oldest.seconds:.0f} s of '{oldest.common_name}'"
+        request = f" (request {oldest.request})" if oldest.request else ""
+        since = f", the oldest for {oldest.seconds:.0f} s of '{oldest.common_name}'{request}"
     return warning(
         layer,
         f"no {what} is free; {requests} requests are under way{since}",

@@ -31,6 +31,7 @@ from tests.site import (
     nul,
     popen,
     wait_until,
+    without_ids,
 )
 
 from .commands_support import (
@@ -184,7 +185,7 @@ class InFlight:
         if code == 0:
             assert err == b""
             return out, ""
-        lines = err.decode().splitlines()
+        lines = without_ids(err).decode().splitlines()
         assert len(lines) == 1, err
         assert lines[0].startswith("Error: "), err
         return out, lines[0].removeprefix("Error: ")
@@ -324,7 +325,7 @@ def test_a_full_disk_under_the_clients_output(own: Site, tmp_path: Path) -> None
             *module("sigul"), "--batch", "-c", str(own.path("client.conf")),
             "sign-text", "k", str(text),
         )  # fmt: skip
-    lines = result.stderr.decode().splitlines()
+    lines = without_ids(result.stderr).decode().splitlines()
     assert len(lines) == 2
     for name, line in zip(("old", "new"), lines, strict=True):
         assert line.startswith(f"Error: '{out}/{name}' cannot be written: No space left")
