@@ -21,6 +21,7 @@ from . import (
     pki,
     requests,
     signjob,
+    status,
     trace,
     witness,
 )
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         doctor,
         diagnose,
         requests,
+        status,
         trace,
         signjob,
         witness,
