@@ -6,9 +6,9 @@
 
 One thread serves all of it, and never waits for a peer: who is slow, silent or many costs others a
 moment and the bridge nothing. A connection has one request of MAX_REQUEST_BYTES and SECONDS for
-all; of MAX_PEERS at once the oldest makes room; RATE are taken a second, and answers are kept for all
-who ask in the next (`_Page`). There is no login, so the address is loopback or a Unix socket, and a browser
-shows it only to who typed its name (see `_Exchange._is_for_us`).
+all; of MAX_PEERS at once the oldest makes room; RATE are taken a second, and answers are kept for
+all who ask in the next (`_Page`). There is no login, so the address is loopback or a Unix socket,
+and a browser shows it only to who typed its name (see `_Exchange._is_for_us`).
 """
 
 from __future__ import annotations
@@ -203,6 +203,8 @@ class Management:
             "/metrics": _Page(exposition.CONTENT_TYPE, lambda: exposition.text(sight.samples())),
             "/status.json": _Page("application/json", lambda: encode_view(sight.view())),
         }
+        # What makes it is loaded now, while nobody waits for it.
+        exposition.text(sight.samples())
         self._peers: dict[int, _Peer] = {}
         #: The time at which connections would come that came at RATE until now.
         self._paced = 0.0
