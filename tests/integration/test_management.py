@@ -11,7 +11,6 @@ import socket
 import stat
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -154,6 +153,10 @@ def test_every_metric_and_the_view_after_requests_of_each_kind(site: Site) -> No
         assert (told.recent, told.pid) == (seen.recent, seen.pid)
         assert told.certificates[0] == seen.certificates[0]
 
+        checked = "sigul_bridge_signing_log_checked_timestamp_seconds"
+        wait_until(
+            lambda: checked in samples(get(port, "/metrics")), DAEMON_SECONDS, "the newest numbers"
+        )
         text = get(port, "/metrics")
         found = samples(text)
         for metric in METRICS:
@@ -212,7 +215,11 @@ def test_a_unix_socket_names_and_a_hand_over(site: Site) -> None:
         assert failures == []
         site.sigul("list-users", secrets=[ADMIN])
         wait_until(lambda: len(view(path).recent) == 1, DAEMON_SECONDS, "the request's end")
-        time.sleep(1.1)  # as long as an answer is kept
+        wait_until(
+            lambda: "sigul_bridge_requests_total" in samples(get(path, "/metrics")),
+            DAEMON_SECONDS,
+            "an answer that is not kept from before",
+        )
         found = samples(get(path, "/metrics"))
         assert found["sigul_bridge_requests_total"] == [
             ({"op": "list-users", "version": "1", "result": "ok", "client": "admin"}, 1.0)
