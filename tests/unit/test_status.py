@@ -230,19 +230,19 @@ def test_pauses_have_limits(bridge: Path, seconds: str, capsys: pytest.CaptureFi
 class Terminal:
     """`sigul-stack status --watch` in a terminal of its own."""
 
-    def __init__(self, file: Path, *options: str) -> None:
+    def __init__(self, file: Path, **environment: str) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 200, 130, 0, 0))
         command = [sys.executable, "-m", "sigul_stack.cli.stack", "status", "-c", str(file)]
         self.process = subprocess.Popen(
-            [*command, "--watch", "0.5", *options],
+            [*command, "--watch", "0.5"],
             stdin=slave, stdout=slave, stderr=slave,
-            env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"},
+            env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **environment},
         )  # fmt: skip
         os.close(slave)
         self.shown = b""
 
-    def wait_for(self, text: str) -> None:
+    def wait_for(self, text: str, *, forget: bool = True) -> None:
         """Wait until it shows `text`, and forget what it has shown."""
         end = time.monotonic() + SHOWN_SECONDS
         while text.encode() not in self.shown:
@@ -250,7 +250,8 @@ class Terminal:
             assert left > 0, self.shown.decode()
             if select.select([self._master], [], [], left)[0]:
                 self.shown += os.read(self._master, 65536)
-        self.shown = b""
+        if forget:
+            self.shown = b""
 
     def rest(self) -> bytes:
         """What comes until it has ended."""
@@ -278,6 +279,18 @@ def test_it_leaves_the_terminal_as_it_was(bridge: Path, number: int, code: int) 
         rest = terminal.rest()
         assert b"\x1b[?1049l" in rest and b"\x1b[?25h" in rest
         assert terminal.process.wait(SHOWN_SECONDS) == code
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("wanted", [True, False])
+def test_colours_are_for_who_wants_them(bridge: Path, wanted: bool) -> None:
+    environment = {} if wanted else {"NO_COLOR": "1"}
+    with (
+        daemon(bridge.with_name("s"), view=VIEW),
+        contextlib.closing(Terminal(bridge, **environment)) as terminal,
+    ):
+        terminal.wait_for("Since the bridge began", forget=False)
+        assert (b"\x1b[32m" in terminal.shown or b"\x1b[1;32m" in terminal.shown) == wanted
 
 
 @pytest.mark.system
