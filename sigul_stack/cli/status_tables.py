@@ -310,10 +310,11 @@ def _server_requests(
 ) -> list[RenderableType | None]:
     if not requests:
         return []
-    table = table_of(look, "Operation", "User", "Certificate of", "#So far")
+    table = table_of(look, "Request", "Operation", "User", "Certificate of", "#So far")
     for item in sorted(requests, key=lambda item: -item.seconds)[: look.rows]:
         add_row(
             table,
+            item.request or "no id",
             item.op or "not known yet",
             item.user or "not known yet",
             item.common_name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -11,10 +10,8 @@ import pty
 import re
 import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -54,7 +51,7 @@ SERVER = ServerStatus(
     workers_busy=3,
     workers=(AttachedWorker(900, 41.5, 0.0413), AttachedWorker(901, 187.0, 0.0521)),
     totals={"requests_total": 18_342, "wrong_secrets_total": 7},
-    requests=(RequestUnderWay("autosign", "ann", "sign-rpms", 19.0),),
+    requests=(RequestUnderWay("autosign", "ann", "sign-rpms", 19.0, "9f2c41d07be3a816"),),
     signing_log_size=18_204,
     signing_log_time="2026-12-01T10:42:02+00:00",
 )
@@ -123,7 +120,7 @@ def test_a_server_tells_of_its_workers_and_its_log() -> None:
     text = drawn(SERVER)
     for said in (
         "✓ 2 workers wait at the bridge", "process 812", "2026-11-24 06:15:02 UTC", "900", "41.5 s",
-        "52 ms", "sign-rpms", "ann", "autosign", "19.0 s", "18,204 leaves", "18,342",
+        "52 ms", "sign-rpms", "ann", "9f2c41d07be3a816", "autosign", "19.0 s", "18,204 leaves", "18,342",
         "Wrong secrets", "2026-12-01 10:42:02 UTC",
     ):  # fmt: skip
         assert said in text
@@ -232,12 +229,12 @@ class Terminal:
 
     def __init__(self, file: Path, **environment: str) -> None:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 200, 130, 0, 0))
         command = [sys.executable, "-m", "sigul_stack.cli.stack", "status", "-c", str(file)]
         self.process = subprocess.Popen(
             [*command, "--watch", "0.5"],
             stdin=slave, stdout=slave, stderr=slave,
-            env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **environment},
+            env={**os.environ, "COLUMNS": "130", "LINES": "200", "TERM": "xterm-256color",
+                 "LC_ALL": "C.UTF-8", **environment},
         )  # fmt: skip
         os.close(slave)
         self.shown = b""
@@ -247,7 +244,7 @@ class Terminal:
         end = time.monotonic() + SHOWN_SECONDS
         while text.encode() not in self.shown:
             left = end - time.monotonic()
-            assert left > 0, self.shown.decode()
+            assert left > 0, self.shown[-2000:].decode(errors="replace")
             if select.select([self._master], [], [], left)[0]:
                 self.shown += os.read(self._master, 65536)
         if forget:
