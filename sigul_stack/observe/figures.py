@@ -170,7 +170,7 @@ def days(number: float) -> str:
 
 def percent(ratio: float) -> str:
     """0 to 1 as `42 %`; what is in use at all is at least `1 %`."""
-    if not math.isfinite(ratio):
+    if not math.isfinite(ratio * 100):
         return "unknown"
     whole = round(ratio * 100)
     return f"{max(whole, 1) if ratio > 0 else whole} %"

@@ -120,8 +120,8 @@ def test_a_server_tells_of_its_workers_and_its_log() -> None:
     text = drawn(SERVER)
     for said in (
         "✓ 2 workers wait at the bridge", "process 812", "2026-11-24 06:15:02 UTC", "900", "41.5 s",
-        "52 ms", "sign-rpms", "ann", "9f2c41d07be3a816", "autosign", "19.0 s", "18,204 leaves", "18,342",
-        "Wrong secrets", "2026-12-01 10:42:02 UTC",
+        "52 ms", "sign-rpms", "ann", "9f2c41d07be3a816", "autosign", "19.0 s", "18,204 leaves",
+        "18,342", "Wrong secrets", "2026-12-01 10:42:02 UTC",
     ):  # fmt: skip
         assert said in text
     assert "▲ No worker waits" in drawn(replace(SERVER, workers_attached=0, workers=()))
