@@ -73,7 +73,7 @@ class Daemon:
     path: Path
 
     def document(self) -> bytes:
-        """What it tells of itself. Raises `SigulError`."""
+        """The document that it tells of itself. Raises `SigulError`."""
         request = "view" if self.component == "bridge" else "status"
         return ask(self.path, request, ANSWER_SECONDS)
 

@@ -1,4 +1,4 @@
-"""What the tables of `sigul-stack status` are made of.
+"""The parts that the tables of `sigul-stack status` are made of.
 
 Invariant: every string, whoever said it, comes to rich through `text_of`: as text, never as markup,
 on one line, with everything escaped that a terminal would obey. Nothing is told by colour alone.
@@ -24,7 +24,7 @@ GOOD, BAD, SOFT, TITLE = "green", "bold red", "dim", "bold"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How much is shown: columns of the terminal, rows of a table, and what else is known.
+    """The room that there is: columns of the terminal, rows of a table, and what else is known.
 
     `unicode`: whether the terminal has more than ASCII. `others`: the daemon's former processes.
     """
@@ -82,7 +82,7 @@ def add_row(table: Table, *cells: str | Text) -> None:
 
 
 def more(items: Sequence[object], look: Look) -> Text | None:
-    """That some of `items` are not shown; None where all are."""
+    """A line that some of `items` are not shown; None where all are."""
     left = len(items) - look.rows
     return text_of(f"and {left:,} more (--json has them)", SOFT) if left > 0 else None
 

@@ -1,4 +1,4 @@
-"""Where `sigul-stack status` is shown: once, or again and again in the place of itself.
+"""The screen of `sigul-stack status`: shown once, or again and again in the place of itself.
 
 rich writes to standard output by itself, past `outcome.say`. So this module alone has its console,
 and all that is shown is made by `status_parts`, which escapes as `say` does. rich is slow to load:
@@ -60,7 +60,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 
 class Screen:
-    """What is shown again every so many seconds, in a terminal in the place of what was there.
+    """A place where something is shown again and again: a terminal that keeps the last of it.
 
     Where standard output is no terminal, each follows the one before.
     """

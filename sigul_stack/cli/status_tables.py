@@ -104,7 +104,7 @@ def server_tables(status: ServerStatus, look: Look) -> RenderableType:
 def lost_notice(
     error: SigulError, every: float, seen: str, last: RenderableType | None
 ) -> RenderableType:
-    """That a daemon does not answer, above what was shown of it at `seen`."""
+    """A notice that a daemon does not answer, above what was shown of it at `seen`."""
     again = f"Asking again every {figures.duration(every)}."
     before = f" What follows is of {seen}." if seen and last is not None else ""
     told = f" It last answered at {seen}." if seen and last is None else ""
@@ -310,10 +310,11 @@ def _server_requests(
 ) -> list[RenderableType | None]:
     if not requests:
         return []
-    table = table_of(look, "Operation", "User", "Certificate of", "#So far")
+    table = table_of(look, "Request", "Operation", "User", "Certificate of", "#So far")
     for item in sorted(requests, key=lambda item: -item.seconds)[: look.rows]:
         add_row(
             table,
+            item.request or "no id",
             item.op or "not known yet",
             item.user or "not known yet",
             item.common_name,

@@ -1,4 +1,4 @@
-"""How figures and names of a view are said, the same on the page and in a terminal.
+"""Figures and names of a view in words, the same on the page and in a terminal.
 
 Every figure has its unit. What peers have said is never longer than `MAX_TEXT` and never more than
 text. Only strings are made in here; who shows them escapes what his medium takes for markup.
@@ -68,7 +68,7 @@ _WORDS: Final[Mapping[str, str]] = {
 
 
 def shown(text: str) -> str:
-    """What a peer said, as one line of text that is not too long."""
+    """The words of a peer, as one line of text that is not too long."""
     return printable(shortened(text, MAX_TEXT))
 
 
@@ -148,7 +148,7 @@ def date(text: str) -> str:
 
 
 def ago(text: str, now: str) -> str:
-    """How long before `now` it was: `12 s ago`; empty where either is no time."""
+    """The time from then to `now`: `12 s ago`; empty where either is no time."""
     time, today = moment(text), moment(now)
     if time is None or today is None:
         return ""
@@ -170,7 +170,7 @@ def days(number: float) -> str:
 
 def percent(ratio: float) -> str:
     """0 to 1 as `42 %`; what is in use at all is at least `1 %`."""
-    if not math.isfinite(ratio):
+    if not math.isfinite(ratio * 100):
         return "unknown"
     whole = round(ratio * 100)
     return f"{max(whole, 1) if ratio > 0 else whole} %"

@@ -42,7 +42,7 @@ def point_text(point: Point) -> str:
 
 
 def summary(points: list[Point]) -> str:
-    """What the hour was, in words."""
+    """The hour in words."""
     longest = max(item[2] for item in points)
     times = sum(item[3] for item in points)
     return f"{counted(times, 'time')} in this hour, longest {duration(longest)}"

@@ -1,4 +1,4 @@
-"""What the sections of the page are made of: tables, and lists of names with figures.
+"""The parts that the page is made of: tables, and lists of names with figures.
 
 Tables have their roles in words, for on a narrow screen they are shown as cards (`page_style`).
 Bounded: of what it is given a table or list shows `MAX_ROWS`, and says how many more there are.
@@ -29,12 +29,12 @@ def section(title: str, *content: Element | None) -> Element:
 
 
 def nothing(text: str) -> Element:
-    """What stands where nothing is to be shown."""
+    """A text where nothing is to be shown."""
     return element("p", text, class_="nothing")
 
 
 def more(items: Sequence[object]) -> Element | None:
-    """That some of `items` are not shown; None where all are."""
+    """A line that some of `items` are not shown; None where all are."""
     left = len(items) - MAX_ROWS
     return element("p", f"… and {left:,} more.", class_="soft small") if left > 0 else None
 

@@ -42,6 +42,7 @@ CALLS = {
         ["doctor", "client", "-c", FIFO],
         ["diagnose", "-c", FIFO, "--output", "new.tar"],
         ["requests", "list", "-c", FIFO],
+        ["status", "-c", FIFO],
     ],
 }
 EACH = [(program, *call) for program, calls in CALLS.items() for call in calls]
@@ -73,6 +74,7 @@ def test_each_program_is_here() -> None:
     commands = {line.split()[0] for line in listed.splitlines() if line.startswith("    ")}
     assert {call[0] for call in CALLS["sigul-stack"]} == commands & {
         "pki", "database", "backup", "check-config", "health", "doctor", "diagnose", "requests",
+        "status",
     }  # fmt: skip
 
 

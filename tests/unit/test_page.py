@@ -218,6 +218,7 @@ def test_days_and_shares_are_told_as_people_read_them() -> None:
 def test_what_is_no_number_is_unknown(number: float) -> None:
     for say in (figures.duration, figures.days, figures.percent):
         assert say(number) == "unknown"
+        assert say(1.7e308)
     calm = views.calm()
     odd = LatencySeries("queue", ((1, number, number, 1), (2, 0.1, number, 1), (3, 0.1, 0.2, 1)))
     page = Reader(render(replace(calm, latency=(odd,), budgets={"requests": number}))).text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -11,10 +10,8 @@ import pty
 import re
 import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -54,7 +51,7 @@ SERVER = ServerStatus(
     workers_busy=3,
     workers=(AttachedWorker(900, 41.5, 0.0413), AttachedWorker(901, 187.0, 0.0521)),
     totals={"requests_total": 18_342, "wrong_secrets_total": 7},
-    requests=(RequestUnderWay("autosign", "ann", "sign-rpms", 19.0),),
+    requests=(RequestUnderWay("autosign", "ann", "sign-rpms", 19.0, "9f2c41d07be3a816"),),
     signing_log_size=18_204,
     signing_log_time="2026-12-01T10:42:02+00:00",
 )
@@ -123,8 +120,8 @@ def test_a_server_tells_of_its_workers_and_its_log() -> None:
     text = drawn(SERVER)
     for said in (
         "✓ 2 workers wait at the bridge", "process 812", "2026-11-24 06:15:02 UTC", "900", "41.5 s",
-        "52 ms", "sign-rpms", "ann", "autosign", "19.0 s", "18,204 leaves", "18,342",
-        "Wrong secrets", "2026-12-01 10:42:02 UTC",
+        "52 ms", "sign-rpms", "ann", "9f2c41d07be3a816", "autosign", "19.0 s", "18,204 leaves",
+        "18,342", "Wrong secrets", "2026-12-01 10:42:02 UTC",
     ):  # fmt: skip
         assert said in text
     assert "▲ No worker waits" in drawn(replace(SERVER, workers_attached=0, workers=()))
@@ -230,27 +227,28 @@ def test_pauses_have_limits(bridge: Path, seconds: str, capsys: pytest.CaptureFi
 class Terminal:
     """`sigul-stack status --watch` in a terminal of its own."""
 
-    def __init__(self, file: Path, *options: str) -> None:
+    def __init__(self, file: Path, **environment: str) -> None:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 200, 130, 0, 0))
         command = [sys.executable, "-m", "sigul_stack.cli.stack", "status", "-c", str(file)]
         self.process = subprocess.Popen(
-            [*command, "--watch", "0.5", *options],
+            [*command, "--watch", "0.5"],
             stdin=slave, stdout=slave, stderr=slave,
-            env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"},
+            env={**os.environ, "COLUMNS": "130", "LINES": "200", "TERM": "xterm-256color",
+                 "LC_ALL": "C.UTF-8", **environment},
         )  # fmt: skip
         os.close(slave)
         self.shown = b""
 
-    def wait_for(self, text: str) -> None:
+    def wait_for(self, text: str, *, forget: bool = True) -> None:
         """Wait until it shows `text`, and forget what it has shown."""
         end = time.monotonic() + SHOWN_SECONDS
         while text.encode() not in self.shown:
             left = end - time.monotonic()
-            assert left > 0, self.shown.decode()
+            assert left > 0, self.shown[-2000:].decode(errors="replace")
             if select.select([self._master], [], [], left)[0]:
                 self.shown += os.read(self._master, 65536)
-        self.shown = b""
+        if forget:
+            self.shown = b""
 
     def rest(self) -> bytes:
         """What comes until it has ended."""
@@ -278,6 +276,18 @@ def test_it_leaves_the_terminal_as_it_was(bridge: Path, number: int, code: int) 
         rest = terminal.rest()
         assert b"\x1b[?1049l" in rest and b"\x1b[?25h" in rest
         assert terminal.process.wait(SHOWN_SECONDS) == code
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("wanted", [True, False])
+def test_colours_are_for_who_wants_them(bridge: Path, wanted: bool) -> None:
+    environment = {} if wanted else {"NO_COLOR": "1"}
+    with (
+        daemon(bridge.with_name("s"), view=VIEW),
+        contextlib.closing(Terminal(bridge, **environment)) as terminal,
+    ):
+        terminal.wait_for("Since the bridge began", forget=False)
+        assert (b"\x1b[32m" in terminal.shown or b"\x1b[1;32m" in terminal.shown) == wanted
 
 
 @pytest.mark.system
