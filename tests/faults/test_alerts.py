@@ -257,9 +257,10 @@ def test_a_server_that_is_killed(watched: Watched) -> None:
         assert client.stdin
         client.stdin.write(f"{ADMIN}\0".encode())
         client.stdin.flush()
+        watched.fires("SigulBridgeNoWaitingServer")
         watched.look("bridge")
         watched.fires(
-            "SigulBridgeNoWaitingServer", "SigulBridgeQueue", "SigulCheckFailed",
+            "SigulBridgeQueue", "SigulCheckFailed",
             "SigulBridgeLogNotChecked", "SigulServerNotRunning",
         )  # fmt: skip
         watched.start_server()
