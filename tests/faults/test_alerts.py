@@ -36,13 +36,13 @@ from tests.site import Process, Site, free_port, module, popen, wait_until
 pytestmark = [
     pytest.mark.long("roles/monitoring", "sigul_stack/observe", "sigul_stack/bridge/measures.py"),
     # The first one starts the site and four programs; an alert of the server's file takes 20 s.
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
 ]
 
 ADMIN = "admin-pw"
 KEY, KEY_PASSPHRASE = "k1", "k1-pw"
-#: Seconds for an alert to fire, and to end.
-SOON = 60.0
+#: Seconds for an alert to fire, and to end; on a machine that has other work, too.
+SOON = 90.0
 #: The role's limits, in the time of tests.
 LIMITS = {
     "window_seconds": 15,
@@ -118,14 +118,17 @@ class Watched:
         self.server = self.site.start_server(2, prefix=prefix)
 
     def stop_server(self) -> None:
+        """End the server in order."""
         assert self.server.stop() == 0
         self.site.processes.remove(self.server)
 
-    def ask(self, code: int = 0, password: str = ADMIN, config: str = "client.conf") -> None:
-        self.site.sigul("list-users", secrets=[password], code=code, config=config)
-
     def log(self) -> Path:
+        """The server's signing log."""
         return self.site.path("server/signing-log")
+
+    def ask(self, code: int = 0, password: str = ADMIN, config: str = "client.conf") -> None:
+        """Have the users listed."""
+        self.site.sigul("list-users", secrets=[password], code=code, config=config)
 
 
 def configured(site: Site) -> Site:
@@ -228,6 +231,16 @@ def watched(template: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield made
 
 
+@pytest.fixture(autouse=True)
+def mended(watched: Watched) -> Iterator[None]:
+    """Daemons that a test has left down, as one that failed does, are started again."""
+    yield
+    if watched.bridge.popen.poll() is not None:
+        watched.bridge = watched.site.start_bridge()
+    if watched.server.popen.poll() is not None:
+        watched.start_server()
+
+
 def test_a_site_that_is_well_has_no_alerts(watched: Watched) -> None:
     watched.look()
     watched.wait(lambda firing: firing == set(), "the end of all alerts")
@@ -250,6 +263,9 @@ def test_a_server_that_is_killed(watched: Watched) -> None:
     watched.server.popen.kill()
     watched.server.popen.wait(10)
     site.processes.remove(watched.server)
+    watched.fires("SigulBridgeNoWaitingServer")
+    # Before a request waits, which could be one that is served.
+    watched.look("bridge")
     pipe = subprocess.PIPE
     words = [*module("sigul"), "--batch", "-c", str(site.path("client.conf")), "list-users"]
     client = popen(words, env=site.environment, stdin=pipe, stdout=pipe, stderr=pipe)
@@ -257,8 +273,6 @@ def test_a_server_that_is_killed(watched: Watched) -> None:
         assert client.stdin
         client.stdin.write(f"{ADMIN}\0".encode())
         client.stdin.flush()
-        watched.fires("SigulBridgeNoWaitingServer")
-        watched.look("bridge")
         watched.fires(
             "SigulBridgeQueue", "SigulCheckFailed",
             "SigulBridgeLogNotChecked", "SigulServerNotRunning",
