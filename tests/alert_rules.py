@@ -5,6 +5,7 @@ Also what tells which metrics and labels a query of Prometheus names.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -29,12 +30,22 @@ OTHERS = {"up": set[str](), "node_textfile_scrape_error": set[str]()}
 GIVEN = {"instance", "job"}
 
 
-def render(template: str, **variables: object) -> str:
-    """A template of the role whose variables are in double angle brackets."""
+def template(name: str, **variables: object) -> str:
+    """A template of the role, as Ansible renders it."""
+    return _render(name, variables)
+
+
+def _render(name: str, variables: Mapping[str, object], *brackets: str) -> str:
+    begin, end = brackets or ("{{", "}}")
     environment = jinja2.Environment(  # noqa: S701 - no HTML
-        variable_start_string="<<", variable_end_string=">>", undefined=jinja2.StrictUndefined
+        variable_start_string=begin,
+        variable_end_string=end,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
-    text = (ROLE / "templates" / template).read_text()
+    environment.filters["to_json"] = json.dumps
+    text = (ROLE / "templates" / name).read_text()
     return environment.from_string(text).render(variables)
 
 
@@ -42,9 +53,12 @@ def rules(
     lasting: Mapping[str, str] | None = None, limits: Mapping[str, float] | None = None
 ) -> str:
     """The file of alert rules, with `monitoring_for` and `monitoring_limits` as given."""
-    return render(
-        "alerts.yml.j2", lasting={**LASTING, **(lasting or {})}, limits={**LIMITS, **(limits or {})}
-    )
+    variables = {
+        "lasting": {**LASTING, **(lasting or {})},
+        "limits": {**LIMITS, **(limits or {})},
+    }
+    # Prometheus' own templates have Ansible's brackets.
+    return _render("alerts.yml.j2", variables, "<<", ">>")
 
 
 def alerts(text: str) -> list[dict[str, Any]]:

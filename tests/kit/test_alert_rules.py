@@ -27,6 +27,7 @@ from tests.alert_rules import (
     rules,
     strange,
 )
+from tests.checkout import TOP
 
 #: Seconds since 1970, as tests of rules begin there: the time itself, a sample a minute.
 NOW = "0+60x70"
@@ -69,6 +70,8 @@ WELL = {
     f"sigul_canary_timestamp_seconds{{{FILES}}}": NOW,
 }
 GONE = "_x70"
+#: Alerts that no fault fires yet.
+NOT_YET = {"SigulCanaryFailed"}
 
 #: For each alert, what else is so where it fires: series and their values; and which further alerts
 #: come with it. What is true for less than the alert's time does not fire it.
@@ -250,6 +253,34 @@ def test_variables_of_the_role_reach_the_rules() -> None:
     assert [str(value) for value in marked.values() if str(value) not in text] == []
     for alert in alerts(text):
         assert alert["for"] == lasting[alert["alert"]]
+
+
+def test_alerts_are_in_the_documentation() -> None:
+    """With what they are measured by."""
+    template = (ROLE / "templates/alerts.yml.j2").read_text()
+    expected = []
+    for alert in alerts(rules()):
+        name = alert["alert"]
+        own = template.partition(f"- alert: {name}\n")[2].partition("- alert:")[0]
+        limits = sorted(set(re.findall(r"limits\.(\w+)", own)))
+        shown = ", ".join(f"`{limit}` {LIMITS[limit]}" for limit in limits) or "–"
+        row = f"| `{name}` | {alert['labels']['severity']} | {alert['for']} | {shown} | "
+        expected.append(row)
+    pages = [*TOP.glob("docs/observe*.md")]
+    rows = [
+        line
+        for page in pages
+        for line in page.read_text().splitlines()
+        if re.match(r"\| `Sigul\w+` \| (?:page|ticket) \|", line)
+    ]
+    assert [row for row in rows if not row.startswith(tuple(expected))] == []
+    assert len(rows) == len(expected), "\n".join(expected)
+
+
+def test_every_alert_is_fired_by_a_fault() -> None:
+    text = (TOP / "tests/faults/test_alerts.py").read_text()
+    fired = set(re.findall(r'"(Sigul\w+)"', text))
+    assert {alert["alert"] for alert in alerts(rules())} - fired == NOT_YET
 
 
 # --- Queries -------------------------------------------------------------------------------------

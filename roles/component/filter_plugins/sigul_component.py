@@ -26,6 +26,9 @@ def option_faults(options: Mapping[str, Any], component: str) -> list[str]:
             "ansible-playbook comes from an environment without sigul-stack; run it from the one"
             " that scripts/bootstrap makes"
         ) from error
+    if not options:
+        # What has no options need not be a program of ours.
+        return []
     program = PROGRAMS[component]()
     return [
         fault
