@@ -1,4 +1,4 @@
-"""The work of `sign-rpms` with its packages: which are signed already, and one request for the rest.
+"""The work of `sign-rpms`: which packages are signed already, and one request for the rest.
 
 Each package is told of in the report as soon as it is known what became of it.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +33,8 @@ def unsigned(
     public_key: bytes,
 ) -> list[Package]:
     """The packages that are not signed yet, as far as that can be found out; tells of the rest."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from ...client.rpm_signed import signed_rpms
 
     key, passphrase = call.arguments.key, call.secrets["passphrase"]
