@@ -453,8 +453,7 @@ class RequestSender:
                 return PeerClosed(what, cure)
             return PeerClosed(
                 f"{what}, and the bridge is gone: {error.problem}",
-                "its log, or its machine's, says why it ended, not the server's; start it again."
-                " Whether the server has done what was asked is not known",
+                "its log, or its machine's, says why it ended, not the server's; start it again",
             )
         return PeerClosed(what, cure)
 

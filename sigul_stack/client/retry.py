@@ -13,7 +13,6 @@ try. `is_worth_it` has what is.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -60,6 +59,13 @@ def pause_seconds(failures: int, spread: float) -> float:
     return min(doubled, LONGEST_PAUSE_SECONDS) * (LEAST_PART + (1 - LEAST_PART) * spread)
 
 
+def _any_part() -> float:
+    """A number between 0 and 1, at random."""
+    import random  # which takes a small request's time, and is of use after a failure alone
+
+    return random.random()  # noqa: S311 - it spreads clients, and keeps nothing from anybody
+
+
 class Retries:
     """The tries of one request, or of several that share one limit. Safe to use from threads.
 
@@ -73,7 +79,7 @@ class Retries:
         *,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], None] = time.sleep,
-        spread: Callable[[], float] = random.random,
+        spread: Callable[[], float] = _any_part,
     ) -> None:
         self._limit = limit
         self._clock = clock

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sigul_stack.cli.outcome import MAY_HAVE_HAPPENED
 from sigul_stack.errors import Status
 from sigul_stack.protocol.messages import bridge_refusal
 from sigul_stack.protocol.versions import LATEST
@@ -47,7 +48,10 @@ ANSWERS: dict[str, tuple[list[str], dict[str, Any], int]] = {
         ["list-users"],
         {"status": Status.UNKNOWN_ERROR.value, "fields": {"message": EVIL.encode()}}, 1,
     ),
-    "the bridge's own word": (["list-users"], {"reply": b"".join(bridge_refusal(EVIL, LATEST))}, 1),
+    "the bridge's own word": (
+        ["list-users"],
+        {"reply": b"".join(bridge_refusal(EVIL, LATEST))}, MAY_HAVE_HAPPENED,
+    ),
 }  # fmt: skip
 
 

@@ -53,9 +53,11 @@ def refused(
     assert result.stdout == b""
 
 
-def failure(site: Site, *arguments: str, secrets: Sequence[str] = (), **further: object) -> str:
-    """Run a command that ends with one line `Error: …` and exit code 1; the line's text."""
-    result = site.sigul(*arguments, secrets=secrets, code=1, **further)  # type: ignore[arg-type]
+def failure(
+    site: Site, *arguments: str, secrets: Sequence[str] = (), code: int = 1, **further: object
+) -> str:
+    """Run a command that ends with one line `Error: …` and the exit code; the line's text."""
+    result = site.sigul(*arguments, secrets=secrets, code=code, **further)  # type: ignore[arg-type]
     return error_line(result)
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -21,7 +21,6 @@ from ...errors import SigulError
 from ...kojihub import NEVRA, Hub, HubAccess
 from ...secret import Secret
 from ..outcome import say
-from ..progress import progress
 from ..shared_arguments import argument
 from .arguments import KEY, PASSPHRASE, named_place
 from .command import CommandGroup, SecretPrompt
@@ -30,17 +29,15 @@ from .many_files import make_directory
 from .planning import Arguments, Call, Planning, Run, refuse_endless, standard_output_or_path
 from .rpm_batch import Batch, Found
 from .rpm_report import RPMReport
+from .rpm_signing import sign_packages, unsigned
 
 if TYPE_CHECKING:
     from ...config.client import ClientSettings
-    from ...formats.signed_note import LogProof
 
 Opened = TypeVar("Opened")
 
 COMMANDS = CommandGroup()
 
-#: RPMs at which is looked at once: gpg is a process for each.
-_LOOKS_AT_ONCE: Final = 4
 #: More than any public key (bytes).
 _MAX_PUBLIC_KEY: Final = 1 << 20
 
@@ -365,110 +362,12 @@ def _sign_many(
     sources = 0
     try:
         if arguments.resume and packages:
-            packages = _unsigned(call, packages, options, proofs, report, public_key)
+            packages = unsigned(call, packages, options, proofs, report, public_key)
         if packages:
-            sources = _request(call, packages, options, proofs, report)
+            sources = sign_packages(call, packages, options, proofs, report)
     except SigulError as error:
         report.fail_rest([*found], error)
         report.sum_up()
         raise
     _tell_of_sources(sources)
     report.end("not all RPMs were signed")
-
-
-def _unsigned(
-    call: Call,
-    packages: Sequence[Package],
-    options: RPMOptions,
-    proofs: ProofDirectory | None,
-    report: RPMReport,
-    public_key: bytes,
-) -> list[Package]:
-    """The packages that are not signed yet, as far as that can be found out; tells of the rest."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from ...client.rpm_signed import signed_rpms
-
-    key, passphrase = call.arguments.key, call.secrets["passphrase"]
-    public_key = public_key or call.client.get_public_key(key, passphrase=passphrase)
-    left = []
-    with (
-        signed_rpms(public_key, options) as signed,
-        progress("Looking", len(packages), unit="RPMs") as advance,
-        ThreadPoolExecutor(_LOOKS_AT_ONCE, "look") as pool,
-    ):
-
-        def look(package: Package) -> bool | SigulError:
-            # A proof that is wanted and not there comes with a new signature alone.
-            if proofs is not None and not proofs.has(_named(package)):
-                return False
-            try:
-                return signed.is_done(package)
-            except SigulError as error:
-                return error
-
-        for package, result in zip(packages, pool.map(look, packages), strict=True):
-            advance(1)
-            if isinstance(result, SigulError):
-                report.failed(package.source, package.target, result)
-            elif result:
-                report.already_signed(package.source, package.target)
-            else:
-                left.append(package)
-    return left
-
-
-def _request(
-    call: Call,
-    packages: Sequence[Package],
-    options: RPMOptions,
-    proofs: ProofDirectory | None,
-    report: RPMReport,
-) -> int:
-    """Sign the packages; how many of them are source RPMs whose files were to be signed."""
-    arguments = call.arguments
-    sources = 0
-    with progress("Signing", len(packages), unit="RPMs") as advance:
-
-        def done(package: Package, error: SigulError | None) -> None:
-            nonlocal sources
-            advance(1)
-            if error is None and proofs is not None:
-                error = proofs.error_of(_named(package))
-            if error is not None:
-                report.failed(package.source, package.target, error)
-                return
-            report.signed(package.source, package.target)
-            if _signs_files(arguments) and _of_source(package):
-                sources += 1
-
-        def proved(package: Package, proof: LogProof) -> None:
-            if proofs is not None:
-                proofs.write(_named(package), proof)
-
-        call.client.sign_rpms(
-            arguments.key,
-            call.secrets["passphrase"],
-            packages,
-            options,
-            done=done,
-            proved=proved,
-        )
-    return sources
-
-
-def _named(package: Package) -> Path:
-    """The file that a package's proof is named after: the signed one, else what was named."""
-    return package.target or package.source
-
-
-def _of_source(package: Package) -> bool:
-    if package.remote is not None:
-        return package.remote.nevra.arch == "src"
-    try:
-        if not stat.S_ISREG(package.source.stat().st_mode):
-            return False  # a pipe, which gives its content once
-        with package.source.open("rb") as file:
-            return is_source(file)
-    except OSError:
-        return False

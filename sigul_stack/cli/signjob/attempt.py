@@ -44,6 +44,8 @@ MAX_SIGNATURE_BYTES: Final = 64 << 10
 _FOR_GOOD: Final = frozenset(
     {Status.AUTHENTICATION_FAILED, Status.UNSUPPORTED_KEYTYPE, Status.KEY_NOT_FOUND}
 )
+#: How long a request that nobody has acted on is tried again, in seconds, where no setting says.
+RETRY_SECONDS: Final = 30
 #: The code of all events of an attempt; the body is JSON.
 CODE: Final = b"j"
 
@@ -68,7 +70,9 @@ class Attempt:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             nss.open_database(self.settings.nss, ask=refuse_password)
-            client = Client(self.settings)
+            client = Client(
+                self.settings, retry_seconds=self.settings.retry_seconds or RETRY_SECONDS
+            )
             public_key = self._public_key(client)
             if self.job.repository is None:
                 self._sign_files(client, public_key)
