@@ -44,7 +44,7 @@ _COUNTERS: Final = {
 
 
 class ServerMeasures:
-    """What happened since the supervisor's start, beside what `Counters` count."""
+    """Counts of what happened since the supervisor's start, beside its `Counters`."""
 
     def __init__(self) -> None:
         self._requests = Tally(most=MAX_REQUEST_LABELS)
@@ -105,7 +105,7 @@ class ServerMeasures:
 
 
 class FileTurns:
-    """When the metrics' file is written, and what is said of that: failures once, and their end."""
+    """The turns of writing the metrics' file. Failures are told of once, and so is their end."""
 
     def __init__(self) -> None:
         self._due = 0.0

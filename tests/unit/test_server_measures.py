@@ -197,7 +197,7 @@ def test_a_file_is_written_in_turn(caplog: pytest.LogCaptureFixture) -> None:
     assert FILE_SECONDS - 5 < turns.remaining() <= FILE_SECONDS
     turns.soon()
     assert turns.is_due()
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="sigul_stack.server.measures"):
         for failure in ("", "no room", "no room", "", "", "gone"):
             turns.ended(failure)
     assert [record.getMessage() for record in caplog.records] == [
