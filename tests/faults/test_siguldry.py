@@ -297,7 +297,7 @@ def test_line_19_no_server_is_there(template: Site, tmp_path: Path, who: str) ->
             with pytest.raises(Unreachable):
                 Siguldry.of(site, tmp_path / "siguldry").request("list-users", inner=ADMIN)
         else:
-            told = site.sigul("list-users", secrets=["admin-pw"], code=1).stderr
+            told = site.sigul("list-users", secrets=["admin-pw"], code=75).stderr
             assert b"the bridge says: no signing server became free in time" in told
     finally:
         site.stop_all()
@@ -316,7 +316,7 @@ def test_line_19_too_many_connections(template: Site, tmp_path: Path) -> None:
         for _ in range(8):
             with pytest.raises(Unreachable):
                 client.request("list-users", inner=ADMIN)
-        told = site.sigul("list-users", secrets=["admin-pw"], code=1).stderr
+        told = site.sigul("list-users", secrets=["admin-pw"], code=75).stderr
         assert b"has 2 connections here" in told
     with site.running():
         assert client.request("list-users", inner=ADMIN).names() == ["admin"]

@@ -45,7 +45,7 @@ _FOR_GOOD: Final = frozenset(
     {Status.AUTHENTICATION_FAILED, Status.UNSUPPORTED_KEYTYPE, Status.KEY_NOT_FOUND}
 )
 #: How long a request that nobody has acted on is tried again, in seconds, where no setting says.
-RETRY_SECONDS: Final = 30
+RETRY_SECONDS: Final = 3
 #: The code of all events of an attempt; the body is JSON.
 CODE: Final = b"j"
 
