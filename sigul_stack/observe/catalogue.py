@@ -2,7 +2,7 @@
 
 What makes a metric takes its kind, help and labels from here, and docs/observe.md, the dashboard
 and the alert rules are compared with it. Names follow Prometheus' conventions: base units
-(seconds, bytes), `_total` for what only grows, `_timestamp_seconds` for times since 1970.
+(seconds, bytes), `total` at the end for what only grows, `timestamp_seconds` for times since 1970.
 
 No label has a name of a user, key, certificate or file in it, but for those in `named`, which are
 given only where the configuration says `metrics-names = yes`: until then, that label is left out
@@ -25,7 +25,7 @@ class Kind(enum.StrEnum):
 
 
 class Source(enum.StrEnum):
-    """Who gives a metric, and where."""
+    """The giver of a metric, and the place."""
 
     #: The bridge's management address (`bridge.management`).
     BRIDGE = "bridge"

@@ -58,7 +58,7 @@ class _Lines(Failures):
 
 
 class RPMReport:
-    """What became of each RPM of a command. `resumes` and `as_json` are its options."""
+    """The fate of each RPM of a command. `resumes` and `as_json` are its options."""
 
     def __init__(self, key: str, total: int, *, resumes: bool = False, as_json: bool = False):
         self._key = key
