@@ -127,6 +127,9 @@ class SigulError(Exception):
     #: Whether it is an answer, and no fault: what led to it explains nothing, and scripts compare
     #: the line.
     is_answer: ClassVar[bool] = False
+    #: The id in the logs (`protocol.hello`) of the request that failed with it, as the client sets
+    #: it; empty where there was none.
+    request: str = ""
 
     def __init__(self, problem: str = "", cure: str = "", symbol: str = "") -> None:
         super().__init__(problem)

@@ -1,4 +1,4 @@
-"""What the log's lines of this moment are about: a connection, and the request that comes on it.
+"""The subject of the log's lines of this moment: a connection, and the request that comes on it.
 
 One `LogContext` belongs to one connection; all threads that work for it share that one object, so
 that a thread which was begun before the request's id was known has it as soon as the others do. A
@@ -8,6 +8,8 @@ new thread starts without one: whoever starts it hands it on (`contextvars.copy_
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -32,10 +34,26 @@ _CURRENT: ContextVar[LogContext | None] = ContextVar("sigul_log_context", defaul
 
 
 def current() -> LogContext | None:
-    """What this thread works for; None where that is no connection."""
+    """The context that this thread works for; None where that is no connection."""
     return _CURRENT.get()
 
 
 def work_for(context: LogContext | None) -> None:
     """Have this thread's lines be about `context` from now on; None: about no connection."""
     _CURRENT.set(context)
+
+
+@contextlib.contextmanager
+def about(context: LogContext | None) -> Iterator[LogContext | None]:
+    """Have this thread's lines be about `context` in the block, and about what they were behind."""
+    token = _CURRENT.set(context)
+    try:
+        yield context
+    finally:
+        _CURRENT.reset(token)
+
+
+def request_id() -> str:
+    """The id of the request that this thread works for; empty where there is none, or none yet."""
+    context = _CURRENT.get()
+    return "" if context is None else context.request

@@ -91,6 +91,8 @@ class InnerWay:
         self._listener.settimeout(STEP_SECONDS)
         self.port: int = self._listener.getsockname()[1]
         self.received = bytearray()
+        #: What was carried to the server in the inner stream.
+        self.sent = bytearray()
         self._tls = handshake(site, site.client_port, how)
         self._tls.sendall(chunk(Stream.OUTER, request.outer))
         self.suite = suite(self._tls)
@@ -117,6 +119,7 @@ class InnerWay:
                     return
                 if near in ready:
                     data = near.recv(4096)
+                    self.sent += data
                     # Its end is the inner stream's; the reply is still to come.
                     self._tls.sendall(chunk(Stream.INNER, data))
                     if not data:

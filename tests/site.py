@@ -14,6 +14,7 @@ import contextlib
 import functools
 import itertools
 import os
+import re
 import shutil
 import signal
 import socket
@@ -103,6 +104,9 @@ def _wrapper_library() -> str:
     raise AssertionError("libnss_wrapper.so is missing: install the package libnss-wrapper")
 
 
+#: The line with a request's id that `sigul` says behind an error, and an id in a line of its log.
+_REQUEST = re.compile(rb"^Request ID: ([0-9a-f]{16})\r?\n", re.MULTILINE)
+_ABOUT = re.compile(rb"^((?:DEBUG|INFO|WARNING|ERROR): )\{[0-9a-z]+\} ", re.MULTILINE)
 #: The host names that every site has; each of them has its own hosts file.
 _ADDRESSES = {BRIDGE_NAME: "127.0.0.1", SERVER_NAME: "127.0.0.1"}
 
@@ -137,6 +141,28 @@ def fork(
     It has no terminal (tests/fork_server.py).
     """
     return _forks().start(command, env=env, cwd=cwd, **how)
+
+
+def ties(log: str) -> list[tuple[str, str]]:
+    """The requests' ids and the connections that a log's lines tie together, in order."""
+    return re.findall(r"\{([0-9a-f]{16})\} Request \1 is on connection (\S+)$", log, re.MULTILINE)
+
+
+def without_ids(said: bytes) -> bytes:
+    """What `sigul` said on standard error, without requests' ids, which differ each time."""
+    return _ABOUT.sub(rb"\1", _REQUEST.sub(b"", said))
+
+
+class Told(subprocess.CompletedProcess[bytes]):
+    """What `sigul` did. `stderr` is `without_ids`; all of it is in `said`.
+
+    `requests` are the ids that stand behind errors.
+    """
+
+    def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
+        super().__init__(done.args, done.returncode, done.stdout, without_ids(done.stderr))
+        self.said: bytes = done.stderr
+        self.requests = [found.decode() for found in _REQUEST.findall(done.stderr)]
 
 
 @dataclass(eq=False)
@@ -378,12 +404,13 @@ class Site:
         config: Path | str = "client.conf",
         options: Sequence[str] = (),
         **further: object,
-    ) -> subprocess.CompletedProcess[bytes]:
+    ) -> Told:
         """Run `sigul --batch` with a command and its secrets."""
-        return self.run(
+        done = self.run(
             *module("sigul"), "--batch", "-c", str(self.directory / config), *options, *arguments,
             secrets=secrets, code=code, **further,  # type: ignore[arg-type]
         )  # fmt: skip
+        return Told(done)
 
     def start(
         self,
@@ -403,13 +430,19 @@ class Site:
         with log.open("wb") as stream:
             started = popen(
                 [
-                    *self.prefix, *prefix,
-                    *module(program), "-c", str(self.path(config or f"{program}.conf")),
+                    *self.prefix,
+                    *prefix,
+                    *module(program),
+                    "-c",
+                    str(self.path(config or f"{program}.conf")),
                     *(["-v"] if verbose else []),
                 ],
-                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, fresh=self.fresh,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                fresh=self.fresh,
                 env={**self.environment, **(environment or {})},
-            )  # fmt: skip
+            )
         process = Process(started, log)
         self.processes.append(process)
         return process

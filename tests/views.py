@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from sigul_stack.metrics import BridgeCount
+from sigul_stack.observe import figures, page_charts
 from sigul_stack.observe.view import (
     BridgeView,
     CertificateView,
@@ -74,45 +75,45 @@ def calm() -> BridgeView:
         ),
         under_way=(
             RequestView(
-                "9f2c41d07be3a816", "c-18342", "autosign", "sign-rpms", 1, "forwarded",
+                "9f2c41d07be3a816", "c18342", "autosign", "sign-rpms", 1, "forwarded",
                 "2026-12-01T10:42:11+00:00", 0.0021, 19.0,
             ),
             RequestView(
-                "03be77a1c4d95f20", "c-18343", "release-team", "sign-data", 1, "forwarded",
+                "03be77a1c4d95f20", "c18343", "release-team", "sign-data", 1, "forwarded",
                 "2026-12-01T10:42:29+00:00", 0.0018, 0.62,
             ),
             RequestView(
-                "", "c-18344", "legacy-builder", "sign-rpm", 0, "queued",
+                "", "c18344", "legacy-builder", "sign-rpm", 0, "queued",
                 "2026-12-01T10:42:30+00:00", 0.31, 0.31,
             ),
         ),
         recent=(
             RequestView(
-                "5be0c81f9a27d463", "c-18341", "autosign", "sign-rpm", 1, "ok",
+                "5be0c81f9a27d463", "c18341", "autosign", "sign-rpm", 1, "ok",
                 "2026-12-01T10:42:02+00:00", 0.0019, 0.412,
             ),
             RequestView(
-                "e41a90f2bc7735d8", "c-18340", "autosign", "sign-rpm", 1, "ok",
+                "e41a90f2bc7735d8", "c18340", "autosign", "sign-rpm", 1, "ok",
                 "2026-12-01T10:41:58+00:00", 0.0022, 0.398,
             ),
             RequestView(
-                "77d1a3be09c25f14", "c-18339", "release-team", "sign-data", 1, "refused",
+                "77d1a3be09c25f14", "c18339", "release-team", "sign-data", 1, "refused",
                 "2026-12-01T10:40:37+00:00", 0.0017, 0.274,
             ),
             RequestView(
-                "c08b6e12fd4497a3", "c-18338", "image-builder", "sign-ostree", 1, "ok",
+                "c08b6e12fd4497a3", "c18338", "image-builder", "sign-ostree", 1, "ok",
                 "2026-12-01T10:36:20+00:00", 0.0031, 1.264,
             ),
             RequestView(
-                "2a6f8d93e0b1c754", "c-18337", "legacy-builder", "sign-rpm", 0, "ok",
+                "2a6f8d93e0b1c754", "c18337", "legacy-builder", "sign-rpm", 0, "ok",
                 "2026-12-01T10:31:09+00:00", 0.214, 3.871,
             ),
         ),
         latency=(
-            _series("request", 0.42, 0.9, 3),
+            _series("handshake client", 0.041, 0.07, 4),
+            _series("handshake server", 0.044, 0.06, 2),
             _series("queue", 0.0021, 0.012, 3),
-            _series("handshake_client", 0.041, 0.07, 4),
-            _series("handshake_server", 0.044, 0.06, 2),
+            _series("request", 0.42, 0.9, 3),
         ),
         budgets={
             "connections": 0.031,
@@ -154,18 +155,18 @@ def troubled() -> BridgeView:
         servers=(),
         under_way=tuple(
             RequestView(
-                "", f"c-{18342 + number}", "autosign", "sign-rpm", 1, "queued",
+                "", f"c{18342 + number}", "autosign", "sign-rpm", 1, "queued",
                 "2026-12-01T10:41:10+00:00", 80.0 - number, 80.0 - number,
             )
             for number in range(7)
         ),
         recent=(
             RequestView(
-                "5be0c81f9a27d463", "c-18341", "autosign", "sign-rpm", 1, "failed",
+                "5be0c81f9a27d463", "c18341", "autosign", "sign-rpm", 1, "failed",
                 "2026-12-01T10:36:02+00:00", 0.0019, 11.412,
             ),
             RequestView(
-                "", "c-18340", "release-team", "sign-data", 1, "refused_by_bridge",
+                "", "c18340", "release-team", "sign-data", 1, "refused_by_bridge",
                 "2026-12-01T10:35:58+00:00", 0.0, 0.0021,
             ),
             *view.recent,
@@ -234,3 +235,47 @@ def hostile() -> BridgeView:
         logs=tuple(WatchedLog(name, name, 10**18, 1e9, name) for name in HOSTILE_NAMES),
         log_interval_seconds=600.0,
     )
+
+
+def figures_of(view: BridgeView) -> list[str]:
+    """Every figure, name and time of a view, as whoever shows it says it."""
+    said = [figures.shown(view.version), str(view.pid), figures.date_and_time(view.now)]
+    said += [figures.date_and_time(view.started)]
+    for counts in (view.connections, view.totals):
+        for name, count in counts.items():
+            said += [figures.words(name), f"{count:,}"]
+    for server in view.servers:
+        said += [figures.shown(server.common_name), figures.shown(server.address)]
+        said += [
+            figures.duration(server.waiting_seconds),
+            figures.duration(server.handshake_seconds),
+        ]
+    for certificate in view.certificates:
+        said += [figures.shown(certificate.common_name), figures.shown(certificate.role)]
+        said += [figures.date(certificate.not_after), figures.days(certificate.days_left)]
+    for request in (*view.under_way, *view.recent):
+        said += [figures.shown(request.id) or "no id", figures.shown(request.connection)]
+        said += [figures.shown(request.common_name), figures.shown(request.op)]
+        said += [str(request.version), figures.words(request.state)]
+        said += [figures.clock(request.began, view.now)]
+        said += [figures.duration(request.queue_seconds), figures.duration(request.seconds)]
+    for name, ratio in view.budgets.items():
+        said += [figures.words(name), figures.percent(ratio)]
+    for condition in view.conditions:
+        said += [figures.shown(text) for text in (condition.name, condition.text, condition.cure)]
+        said += [figures.clock(condition.since, view.now)]
+    for log in view.logs:
+        said += [figures.shown(log.common_name), figures.shown(log.origin), f"{log.size:,}"]
+        said += [figures.shown(log.complaint), figures.duration(log.seconds)]
+    for series in view.latency:
+        said += [figures.words(series.name)]
+    return [item for item in said if item and item != "unknown"]
+
+
+def points_of(view: BridgeView) -> list[str]:
+    """Every point of the charts, as the page says it."""
+    return [
+        page_charts.point_text(point)
+        for series in view.latency
+        for point in page_charts.points_of(series)
+    ]

@@ -32,6 +32,7 @@ from ..protocol.chunks import (
     encode_chunk,
 )
 from ..transport.rate import RateMeter
+from ..transport.request_id import RequestWatch
 from ..transport.stream import READ_BYTES, ByteStream
 from .koji import FetchedRPM
 from .register import Visit
@@ -95,6 +96,7 @@ class Forwarding:
         self._tells = False
         #: The server's connection has ended before its reply did.
         self._server_lost = False
+        self._request_id = RequestWatch()
         self._progress = Progress()
         self._error: Exception | None = None
         self._moved_at = time.monotonic()
@@ -229,6 +231,7 @@ class Forwarding:
     def _send_up(self, pieces: list[tuple[Stream, bytes]]) -> None:
         for stream, piece in pieces:
             if stream is Stream.INNER:
+                self._request_id.feed(piece)
                 self._write_server(self._inner_chunk(piece))
             elif piece:
                 with self._working():

@@ -11,6 +11,7 @@ It never stands in a request's way: a complaint is told in the log, at the statu
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import threading
@@ -31,6 +32,7 @@ from ..evidence.evidence import Evidence
 from ..evidence.given_files import read_keys, read_witness_key
 from ..evidence.witness import MARK, Witness
 from ..formats.signed_note import Checkpoint
+from ..logcontext import LogContext, about
 from ..metrics import BridgeCount
 from ..protocol import messages
 from ..protocol.codec import Fields
@@ -83,6 +85,8 @@ class LogWatch:
         self._interval = settings.signing_log_interval
         self._witness = witness or make_witness(settings)
         self._watched: dict[str, _Watched] = {}
+        #: Of the looks, for the lines of the log: a look is a request of the bridge's own.
+        self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -136,6 +140,10 @@ class LogWatch:
 
     def _look(self, name: str, item: _Watched, *, has_log: bool) -> float:
         """Look at one server's log; seconds until the next look."""
+        with about(LogContext(f"l{next(self._numbers):x}")):
+            return self._look_now(name, item, has_log=has_log)
+
+    def _look_now(self, name: str, item: _Watched, *, has_log: bool) -> float:
         counters = self._resources.counters
         try:
             watch = self._witness.begin(name)

@@ -6,9 +6,9 @@
 
 One thread serves all of it, and never waits for a peer: who is slow, silent or many costs others a
 moment and the bridge nothing. A connection has one request of MAX_REQUEST_BYTES and SECONDS for
-all; of MAX_PEERS at once the oldest makes room; answers are made at most once a second each, and
-begun RATE a second. There is no login, so the address is loopback or a Unix socket, and a browser
-shows it only to who typed its name (see `_Exchange._is_for_us`).
+all; of MAX_PEERS at once the oldest makes room; RATE are taken a second, and answers are kept for
+all who ask in the next (`_Page`). There is no login, so the address is loopback or a Unix socket,
+and a browser shows it only to who typed its name (see `_Exchange._is_for_us`).
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ MAX_REQUEST_BYTES: Final = 8192
 #: Connections that are taken a second, and those that may come at once after a pause.
 RATE: Final = 50.0
 _BURST: Final = 20
-#: How long an answer is given to all who ask, in seconds.
+#: How long an answer is given to all who ask, in seconds; and how many times as long as the
+#: processor was busy with it, where that is longer.
 KEPT_SECONDS: Final = 1.0
+KEPT_TIMES: Final = 20.0
 #: Pause after an accept that failed for want of descriptors or memory, in seconds.
 _FAILED_SECONDS: Final = 0.5
 _READ_BYTES: Final = 64 * 1024
@@ -67,7 +69,10 @@ _HEADERS: Final = (
 
 
 class _Page:
-    """One answer: its media type, and the bytes, which are made at most once in KEPT_SECONDS."""
+    """One answer: its media type, and the bytes, which are made anew once they are too old.
+
+    However many ask, making one takes at most a twentieth (KEPT_TIMES) of a processor.
+    """
 
     def __init__(self, content_type: str, make: Callable[[], bytes]) -> None:
         self.content_type = content_type
@@ -76,11 +81,12 @@ class _Page:
         self._until = 0.0
 
     def data(self) -> bytes:
-        """The answer of this second. For one thread."""
-        now = time.monotonic()
-        if now >= self._until:
+        """The answer of this moment. For one thread."""
+        if time.monotonic() >= self._until:
+            begin = time.thread_time()
             self._data = self._make()
-            self._until = now + KEPT_SECONDS
+            took = time.thread_time() - begin
+            self._until = time.monotonic() + max(KEPT_SECONDS, KEPT_TIMES * took)
         return self._data
 
 
@@ -197,6 +203,8 @@ class Management:
             "/metrics": _Page(exposition.CONTENT_TYPE, lambda: exposition.text(sight.samples())),
             "/status.json": _Page("application/json", lambda: encode_view(sight.view())),
         }
+        # What makes it is loaded now, while nobody waits for it.
+        exposition.text(sight.samples())
         self._peers: dict[int, _Peer] = {}
         #: The time at which connections would come that came at RATE until now.
         self._paced = 0.0

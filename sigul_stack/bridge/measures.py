@@ -15,12 +15,13 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
 from ..errors import DeadlineExceeded, PeerClosed, ProtocolError, SigulError, shortened
 from ..kojihub import KojiError
+from ..logcontext import LogContext
 from ..metrics import Histogram, Tally
 from ..observe.catalogue import BY_NAME
 from ..observe.view import LatencySeries, RequestView
@@ -168,7 +169,8 @@ class Measures:
         for reason in Refusal:
             self.refusals.count(0, reason=reason.value)
         self._lock = threading.Lock()
-        self._recent: deque[RequestView] = deque(maxlen=MAX_RECENT)
+        #: The newest first. Of one that is refused the id may come while it is told why.
+        self._recent: deque[tuple[RequestView, LogContext | None]] = deque(maxlen=MAX_RECENT)
         self._series = {
             name: _Series() for name in ("handshake client", "handshake server", "queue", "request")
         }
@@ -229,7 +231,7 @@ class Measures:
             self.request_seconds.observe(took, op=op)
         view = request_view(visit, self._clock(), datetime.now(UTC), result)
         with self._lock:
-            self._recent.appendleft(view)
+            self._recent.appendleft((view, visit.context))
             if took:
                 self._add("request", took)
             # At once, so that nobody sees these bytes twice or not at all (`moved`).
@@ -253,7 +255,13 @@ class Measures:
     def recent(self) -> tuple[RequestView, ...]:
         """The last requests that are over, the newest first."""
         with self._lock:
-            return tuple(self._recent)
+            recent = list(self._recent)
+        return tuple(
+            view
+            if context is None or view.id == context.request
+            else replace(view, id=context.request)
+            for view, context in recent
+        )
 
     def latency(self) -> tuple[LatencySeries, ...]:
         """The times of the last hour."""
@@ -305,11 +313,10 @@ def request_view(visit: Visit, at: float, now: datetime, result: Result | None) 
     that has not come.
     """
     began = visit.headed_at or visit.began
-    context = visit.context
     waited = (visit.paired_at or at) - visit.headed_at if visit.headed_at else 0.0
     return RequestView(
-        id="" if context is None else context.request,
-        connection="" if context is None else context.connection,
+        id=visit.request,
+        connection="" if visit.context is None else visit.context.connection,
         common_name=shown_name(visit.client.peer),
         op=visit.op,
         version=visit.version,

@@ -68,11 +68,15 @@ MANAGEMENT: Final = "management"
 
 @dataclass(frozen=True, slots=True)
 class ManagementPort:
-    """A management address. A Unix socket is given to `owner`, and `group` may connect to it."""
+    """A management address. A Unix socket is given to `owner`, and `group` may connect to it.
+
+    One that is open keeps these as long as the parent lives, whatever later plans say: what would
+    take its name might have to give it back.
+    """
 
     address: ManagementAddress
-    owner: Identity | None = None
-    group: int | None = None
+    owner: Identity | None = field(default=None, compare=False)
+    group: int | None = field(default=None, compare=False)
 
 
 #: Listening sockets, and the kind of peer that each is for.

@@ -3,15 +3,16 @@
 Only a client that listens hears it (decision 0048); any other one's stream ends without a word. It
 comes at any time before the reply, also while the client is still sending. What it sends is read
 and forgotten for a moment, for a connection that is closed with unread data is reset, and a client
-on some machines then loses what it has not read. Only a few clients of one name are given that
-moment at once: whoever is refused by the hundred costs nothing.
+on some machines then loses what it has not read. The request's id may be there, for the log. Only
+a few clients of one name are given that moment at once: whoever is refused by the hundred costs
+nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 from ..errors import SigulError, Status, TransportError
@@ -19,6 +20,7 @@ from ..protocol.codec import pack_u32
 from ..protocol.messages import bridge_refusal
 from ..protocol.versions import LATEST, Version
 from ..transport.chunked import ChunkedStream
+from ..transport.request_id import RequestWatch
 from ..transport.stream import ByteStream, Deadline
 from .budget import Budget
 
@@ -46,7 +48,28 @@ def refuse_version(client: ChunkedStream, budget: Budget) -> None:
 def _tell(client: ChunkedStream, chunks: Collection[bytes], budget: Budget) -> None:
     with budget.refusal(client.stream) as has_time:
         listens = _listens(client, REFUSED_SECONDS if has_time else HURRIED_SECONDS)
-        _answer(client.stream, chunks if listens else (), has_time=has_time)
+        look = _look_for_id(client)
+        _answer(client.stream, chunks if listens else (), look, has_time=has_time)
+
+
+def _look_for_id(client: ChunkedStream) -> Callable[[bytes], None]:
+    """Look for the request's id in what has come of a client, and in what is read of it later."""
+    watch = RequestWatch()
+    for piece in client.inner:
+        watch.feed(piece)
+    broken = False
+
+    def look(data: bytes) -> None:
+        nonlocal broken
+        if broken or watch.is_over:
+            return
+        try:
+            for piece in client.inner_within(data):
+                watch.feed(piece)
+        except SigulError:
+            broken = True  # it is refused already, perhaps for that
+
+    return look
 
 
 def _listens(client: ChunkedStream, seconds: float) -> bool:
@@ -58,7 +81,13 @@ def _listens(client: ChunkedStream, seconds: float) -> bool:
     return bool(client.listens)
 
 
-def _answer(client: ByteStream, chunks: Collection[bytes], *, has_time: bool) -> None:
+def _answer(
+    client: ByteStream,
+    chunks: Collection[bytes],
+    look: Callable[[bytes], None],
+    *,
+    has_time: bool,
+) -> None:
     chunked = ChunkedStream(client, REFUSED_SECONDS)
     with contextlib.suppress(TransportError):
         for chunk in chunks:
@@ -67,4 +96,4 @@ def _answer(client: ByteStream, chunks: Collection[bytes], *, has_time: bool) ->
             chunked.end()
         client.end_writing()
         if has_time:
-            chunked.wait_for_close(REFUSED_SECONDS, REFUSED_BYTES)
+            chunked.wait_for_close(REFUSED_SECONDS, REFUSED_BYTES, look)

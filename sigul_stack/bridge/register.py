@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..errors import RemoteProtocolError, TransportError
-from ..logcontext import LogContext, current
+from ..logcontext import LogContext, current, work_for
 from ..metrics import BridgeCount, Counters
 from ..protocol.status import MAX_LISTED, RequestUnderWay
 from ..transport.stream import ByteStream
@@ -42,8 +42,6 @@ class Visit:
     #: Tells the client why it is refused.
     refuse: Callable[[str], None]
     began: float = field(default_factory=time.monotonic)
-    #: The ids of its log lines.
-    context: LogContext | None = field(default_factory=current)
     #: A byte of a request has come.
     is_request: bool = False
     #: What its header says, once that has come, and the protocol's version; -1: not known yet.
@@ -67,9 +65,16 @@ class Visit:
     #: Why it is to end; empty where it is not.
     reason: str = ""
     over: threading.Event = field(default_factory=threading.Event)
+    #: What the log's lines about it are about: it has the request's id, once there is one.
+    context: LogContext | None = field(default_factory=current)
     #: Taken for good by the thread that tells the client.
     _told: threading.Lock = field(default_factory=threading.Lock)
     _insisting: threading.Thread | None = None
+
+    @property
+    def request(self) -> str:
+        """The request's id in the logs; empty as long as there is none."""
+        return "" if self.context is None else self.context.request
 
     def paired(self, server: ByteStream) -> None:
         """Take note of its server. Raises `RequestEnded`."""
@@ -91,6 +96,7 @@ class Visit:
         self.client.end_reading()
 
     def _insist(self) -> None:
+        work_for(self.context)
         if not self.over.wait(PATIENCE_SECONDS):
             self.tell()
             self.over.wait(PATIENCE_SECONDS)
@@ -147,7 +153,11 @@ class Register:
         """List what is under way at `now` (`time.monotonic`): the oldest, up to MAX_LISTED."""
         return tuple(
             RequestUnderWay(
-                item.client.peer.common_name, item.user, item.op, round(now - item.began, 3)
+                item.client.peer.common_name,
+                item.user,
+                item.op,
+                round(now - item.began, 3),
+                item.request,
             )
             for item in self.visits()[:MAX_LISTED]
         )

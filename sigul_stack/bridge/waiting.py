@@ -18,10 +18,11 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ..errors import DeadlineExceeded, PeerClosed, TransportError, as_word
+from ..logcontext import LogContext, about, current
 from ..metrics import BridgeCount, Counters
 from ..transport.stream import ByteStream, Deadline, readable
 
@@ -110,6 +111,8 @@ class Arrival:
 
     at: float
     handshake_seconds: float
+    #: What the log's lines about its connection are about.
+    context: LogContext | None = field(default_factory=current)
 
 
 class WaitingServers:
@@ -208,11 +211,11 @@ class WaitingServers:
                     break
                 # The one that came last: those before it are handed out first.
                 server = theirs[-1]
-                del self._servers[server]
+                arrival = self._servers.pop(server)
                 self._wake()
                 if not server.has_input():
                     return server
-                self._drop(server)
+                self._drop(server, arrival)
             return None
 
     def give_back(self, client: ByteStream) -> None:
@@ -277,10 +280,10 @@ class WaitingServers:
     def _pop_live(self, name: str, prefers: Callable[[ByteStream], bool]) -> ByteStream | None:
         while self._servers and self._rank(name) is not None:
             server = self._choose(prefers)
-            del self._servers[server]
+            arrival = self._servers.pop(server)
             if not server.has_input():
                 return server
-            self._drop(server)
+            self._drop(server, arrival)
         return None
 
     def _choose(self, prefers: Callable[[ByteStream], bool]) -> ByteStream:
@@ -289,13 +292,14 @@ class WaitingServers:
         since = time.monotonic() - self._young_seconds
         return next((server for server in able if self._servers[server].at >= since), able[-1])
 
-    def _drop(self, server: ByteStream) -> None:
+    def _drop(self, server: ByteStream, arrival: Arrival) -> None:
         self._counters.add(BridgeCount.SERVERS_DROPPED)
-        log.warning(
-            "Waiting server %s (%s) has gone; dropped",
-            as_word(server.peer.common_name),
-            server.peer.address,
-        )
+        with about(arrival.context):
+            log.warning(
+                "Waiting server %s (%s) has gone; dropped",
+                as_word(server.peer.common_name),
+                server.peer.address,
+            )
         server.discard()
 
     def _wake(self) -> None:
@@ -316,5 +320,6 @@ class WaitingServers:
                 with self._changed:
                     server = by_descriptor[descriptor]
                     # It may have been handed out since: then its data is a request's.
-                    if self._servers.pop(server, None) is not None:
-                        self._drop(server)
+                    arrival = self._servers.pop(server, None)
+                    if arrival is not None:
+                        self._drop(server, arrival)

@@ -1,10 +1,11 @@
 """Setting up logging: the destinations, and the format of a line.
 
-* The client: `LEVEL: text` on standard error. Given `-v` twice, as scripts give it, it is silent as
+* The client: `LEVEL: text` on standard error; `LEVEL: {REQUEST} text` while it works on a request,
+  with the id of that (`logcontext`). Given `-v` twice, as scripts give it, it is silent as
   long as nothing is wrong: what it has to tell is kept, and told behind an error.
 * A daemon: one event a line, `TIME LEVEL [PID] {REQUEST} text`, with the time in UTC and the
-  request's id (`logcontext`) where there is one; on standard error in the foreground, in a file
-  `NAME.log` where a directory is given. The file may be moved away at any time (logrotate).
+  request's id where there is one, else the connection's; on standard error in the foreground, in a
+  file `NAME.log` where a directory is given. The file may be moved away at any time (logrotate).
 
 Whatever a message holds, a line is a line: line breaks and control characters, which may come from
 a peer, are escaped, in tracebacks too. Only these functions set logging up, and only when called.
@@ -34,6 +35,13 @@ MAX_KEPT: Final = 1000
 DAEMON_LEVELS = (logging.INFO, logging.INFO, logging.DEBUG)
 
 
+def _about(record: logging.LogRecord) -> str:
+    """`{REQUEST} `, or nothing where a record is about none."""
+    # A record that was kept may be shown while this thread works for another request.
+    request = str(getattr(record, "context", None) or current() or "")
+    return f"{{{request}}} " if request else ""
+
+
 class ClientFormatter(logging.Formatter):
     """`LEVEL: text`; a traceback only where `tracebacks` is true, else its message has to do."""
 
@@ -43,7 +51,7 @@ class ClientFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line without its end."""
-        return printable(f"{record.levelname}: {super().format(record)}")
+        return printable(f"{record.levelname}: {_about(record)}{super().format(record)}")
 
     def formatException(self, ei: Any) -> str:
         """The traceback, or nothing."""
@@ -58,11 +66,9 @@ class DaemonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line without its end."""
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        request = str(current() or "")
-        about = f" {{{request}}}" if request else ""
         return printable(
-            f"{when}.{int(record.msecs):03d}Z {record.levelname} [{record.process}]{about}"
-            f" {super().format(record)}"
+            f"{when}.{int(record.msecs):03d}Z {record.levelname} [{record.process}]"
+            f" {_about(record)}{super().format(record)}"
         )
 
 
@@ -78,6 +84,7 @@ class _Kept(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record, unless it is shown at once."""
         if record.levelno < self._shown.level:
+            record.context = current()
             self._records.append(record)
 
     def tell(self) -> None:

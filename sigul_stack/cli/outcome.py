@@ -1,7 +1,8 @@
 """The end of a program that runs in front of a person: its output, exit code and error line.
 
 0 on success; else 1 and one line `Error: TEXT` on standard error. Some texts stand there without
-`Error: `, as scripts compare them, and what explains them on a line of its own behind.
+`Error: `, as scripts compare them, and what explains them on a line of its own behind. Where it was
+a request that failed, one more line has its id in the logs, `Request ID: 0123456789abcdef`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from ..errors import SigulError, printable
+from ..logcontext import request_id
 from .logs import tell_kept
 from .standard_streams import lost_output, open_standard_streams, output_failed
 
@@ -56,6 +58,7 @@ class Failures:
             self._answers_alone &= error.is_answer
             for line in self.lines(what, error):
                 say(line, error=True, flush=True)
+            say_request(error)
 
     def lines(self, what: str | Path, error: SigulError) -> Sequence[str]:
         """The lines that tell of it."""
@@ -92,13 +95,16 @@ def report(run: Callable[[], None]) -> int:
             log.debug("where it failed:", exc_info=True)
         if not isinstance(error, AlreadyTold):
             failed(str(error))
+            say_request(error)
         if is_answer:
             return 1
     except KeyboardInterrupt:
         failed("interrupted")
+        say_request()
     except Exception as error:
         log.debug("where it failed:", exc_info=True)
         failed(f"unexpected failure ({type(error).__name__}); -v -v tells more")
+        say_request()
     tell_kept()
     return 1
 
@@ -174,6 +180,23 @@ def failed(text: str) -> int:
     if explained:
         say(explained, error=True)
     return 1
+
+
+def request_of(error: SigulError | None = None) -> str:
+    """The id of the request that failed with `error`; empty where it was none.
+
+    An error that comes behind a request, as one of its output's file, is that request's still.
+    """
+    return (error.request if error is not None else "") or request_id()
+
+
+def say_request(error: SigulError | None = None) -> None:
+    """Say the id of the request that failed, behind the lines that tell why.
+
+    On a line of its own, as scripts compare the others whole.
+    """
+    if request := request_of(error):
+        say(f"Request ID: {request}", error=True, flush=True)
 
 
 def repeat_known_line(text: str) -> None:

@@ -8,25 +8,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..config import load_bridge, load_server
 from ..errors import (
     ConfigurationError,
     DeadlineExceeded,
-    SigulError,
     TransportError,
     as_word,
     quoted,
 )
 from ..protocol.status import RequestUnderWay, decode_ended, decode_status
-from ..transport.status_socket import MAX_REQUEST_BYTES, ask, sockets_of
+from ..transport.status_socket import MAX_REQUEST_BYTES, ask
+from .daemon_socket import ANSWER_SECONDS, CONFIGURATION, daemon_socket, sockets_there
 from .outcome import print_lines
-from .shared_arguments import Argument, Subparsers, add_command, argument, config_file
-
-#: A daemon answers at once or not at all, in seconds.
-_SECONDS = 5.0
-_CONFIGURATION: Argument = config_file(
-    "configuration file of the bridge or the server that runs here", required=True
-)
+from .shared_arguments import Subparsers, add_command, argument
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -41,17 +34,18 @@ def add_parser(subparsers: Subparsers) -> None:
         commands,
         "list",
         _list,
-        _CONFIGURATION,
+        CONFIGURATION,
         help="list the requests under way",
-        description="Lists the requests under way: for how long, the operation, the user, and the"
-        " name in the client's certificate. At most 100 for each process.",
+        description="Lists the requests under way: for how long, the operation, the user, the name"
+        " in the client's certificate, and the request's ID once it has one. At most 100 for each"
+        " process.",
     )
     add_command(
         commands,
         "end",
         _end,
         argument("name", metavar="NAME", help="a certificate's name; at a server also a user"),
-        _CONFIGURATION,
+        CONFIGURATION,
         help="end the requests under way of a certificate's name",
         description="Ends all requests under way of a certificate's name, wherever they are: the"
         " client is told so where no reply has begun, else it is cut off. Says how many they were."
@@ -72,7 +66,8 @@ def _list(options: argparse.Namespace) -> None:
 
 def _what(item: RequestUnderWay) -> str:
     what = f"{as_word(item.op)} of {quoted(item.user)}" if item.op else "no request yet,"
-    return f"{what} with the certificate of {quoted(item.common_name)}"
+    request = f", request {as_word(item.request)}" if item.request else ""
+    return f"{what} with the certificate of {quoted(item.common_name)}{request}"
 
 
 def _end(options: argparse.Namespace) -> None:
@@ -85,30 +80,12 @@ def _end(options: argparse.Namespace) -> None:
 
 def _ask(file: Path, request: str) -> list[bytes]:
     """The answers of all processes of the daemon. Raises `SigulError`."""
-    # Imported here: only this command and doctor guess.
-    from ..health.configuration_checks import guess_component
-
-    component = guess_component(file)
-    if component not in ("bridge", "server"):
-        raise ConfigurationError(f"'{file}' is not the configuration of a bridge or server")
-    load = load_bridge if component == "bridge" else load_server
-    path = load(file).settings.status_socket
-    if path is None:
-        raise ConfigurationError(
-            "the daemon has no status socket",
-            "set status-socket in [daemon], for example /run/sigul/status.sock, and start it again",
-        )
-    try:
-        sockets = sockets_of(path)
-    except OSError as error:
-        raise SigulError(
-            f"'{path.parent}' cannot be read: {error.strerror}", "use the daemon's user, or root"
-        ) from None
+    _component, path = daemon_socket(file)
     answers: list[bytes] = []
     gone: TransportError | None = None
-    for item in sockets:
+    for item in sockets_there(path):
         try:
-            answers.append(ask(item, request, _SECONDS))
+            answers.append(ask(item, request, ANSWER_SECONDS))
         except DeadlineExceeded:
             raise  # it hangs: what is under way there goes on
         except TransportError as error:  # a process may just have ended

@@ -22,6 +22,8 @@ from . import (
     pki,
     requests,
     signjob,
+    status,
+    trace,
     witness,
 )
 from .hardening import harden_process
@@ -54,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         diagnose,
         metrics,
         requests,
+        status,
+        trace,
         signjob,
         witness,
         demo,

@@ -12,6 +12,7 @@ import contextlib
 import copy
 import hashlib
 import io
+import itertools
 import logging
 import os
 import time
@@ -32,6 +33,7 @@ from ..errors import (
     Status,
     TransportError,
 )
+from ..logcontext import LogContext, work_for
 from ..protocol import messages
 from ..protocol.codec import Fields
 from ..protocol.knowledge import CLIENT_WORDS, KNOWS, encode_words
@@ -67,6 +69,9 @@ LAST_WORDS_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 3.0
 #: Time between two such looks, in seconds.
 LOOK_PAUSE_SECONDS: Final = 0.5
+
+#: Of the requests of this process, for its log's lines until they have their ids.
+_NUMBERS: Final = itertools.count(1)
 
 #: Tells progress: called with what is under way and its size in bytes, gives a function to call
 #: with each number of bytes done.
@@ -183,7 +188,39 @@ class RequestSender:
         that of the file that it is. Raises `RequestRefused` with the server's status,
         `LogComplaint`, `TransportError`, `RemoteProtocolError`, `NSSError`, or `LocalProtocolError`
         before anything is sent.
+
+        What it raises has the request's id as `SigulError.request`, once that is known. This
+        thread's lines in the log are about the request from here on, until the next one's call.
         """
+        context = LogContext(f"r{next(_NUMBERS):x}")
+        work_for(context)
+        try:
+            return self._call(
+                op,
+                fields,
+                secrets,
+                payload=payload,
+                output=output,
+                converse=converse,
+                payload_by_bridge=payload_by_bridge,
+                file_name=file_name,
+            )
+        except SigulError as error:
+            error.request = context.request
+            raise
+
+    def _call(
+        self,
+        op: str,
+        fields: Mapping[str, str | bool | bytes] | None,
+        secrets: Mapping[str, Secret] | None,
+        *,
+        payload: BinaryIO | bytes,
+        output: BinaryIO | None,
+        converse: Callable[[ChunkedStream, LogCheck], None] | None,
+        payload_by_bridge: bool,
+        file_name: str | None,
+    ) -> Reply:
         outer = {"op": op, "user": self.user_name, **(fields or {})}
         source = Source(payload)
         with checking_our_own():

@@ -65,7 +65,7 @@ class Leaf:
     """One decision. What does not apply is empty or None.
 
     `time` is UTC to the millisecond (`2026-11-30T17:22:15.123Z`), set where the log is written;
-    `request` the server's ID of the request. `objects` has each outer field that names a thing.
+    `request` the request's ID in the logs. `objects` has each outer field that names a thing.
     `signed` is the SHA-256 of what the signature is over, where that is not `input`; `signatures`
     those of the signatures themselves, where they lie within `output`. `file` is the name that the
     client gave for its file, or an RPM's NEVRA. `previous` is the note of another log's checkpoint.

@@ -6,6 +6,7 @@ text. Only strings are made in here; who shows them escapes what his medium take
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -28,7 +29,6 @@ _WORDS: Final[Mapping[str, str]] = {
     "handshake_server": "server handshakes",
     "waiting_server": "servers waiting",
     "header": "requests not yet read",
-    "queued": "queued for a turn or a server",
     "forwarded": "forwarded",
     # results
     "refused": "refused by the server",
@@ -37,6 +37,8 @@ _WORDS: Final[Mapping[str, str]] = {
     # budgets
     "waiting_servers": "waiting servers",
     # series
+    "handshake client": "client handshakes",
+    "handshake server": "server handshakes",
     "queue": "time in the queue",
     "request": "whole requests",
     # totals
@@ -85,9 +87,14 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def protocol(version: int) -> str:
+    """A version of the protocol; below 0 it is not known."""
+    return f"protocol {version}" if version >= 0 else "protocol not known"
+
+
 def duration(seconds: float) -> str:
     """A duration in the one or two units that fit: `0.4 ms`, `42 ms`, `1.2 s`, `3 h 12 min`."""
-    if seconds < 0:
+    if not 0 <= seconds < math.inf:
         return "unknown"
     if seconds < 1:
         milliseconds = seconds * 1000
@@ -153,6 +160,8 @@ def ago(text: str, now: str) -> str:
 
 def days(number: float) -> str:
     """Days left: `34 days`; `ended 2 days ago` where it is over."""
+    if not math.isfinite(number):
+        return "unknown"
     whole = int(abs(number))
     if number < 0:
         return f"ended {counted(whole, 'day')} ago" if whole else "ended today"
@@ -161,5 +170,7 @@ def days(number: float) -> str:
 
 def percent(ratio: float) -> str:
     """0 to 1 as `42 %`; what is in use at all is at least `1 %`."""
+    if not math.isfinite(ratio):
+        return "unknown"
     whole = round(ratio * 100)
     return f"{max(whole, 1) if ratio > 0 else whole} %"

@@ -38,4 +38,5 @@ def element(tag: str, *content: str | Element, **attributes: str) -> Element:
 
 def written(root: Element) -> bytes:
     """The document of the tree, UTF-8."""
-    return b"<!DOCTYPE html>\n" + tostring(root, encoding="utf-8", method="html") + b"\n"
+    document: bytes = tostring(root, encoding="utf-8", method="html")
+    return b"<!DOCTYPE html>\n" + document + b"\n"

@@ -3,15 +3,14 @@
 It is read without JavaScript, loads nothing, has no form and cannot be framed: `CSP` is the header
 that it is to be served with, and a browser that obeys it runs and loads nothing even if a name got
 out of its place. Names come from certificates and headers of peers: `markup` makes text of them.
-Bounded: a list shows `MAX_ROWS` of what it is given, and says how many more there are.
+Bounded: a list shows `page_parts.MAX_ROWS` of what it is given, and says how many more there are.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 from ..protocol.status import WaitingServer, WatchedLog
 from .figures import (
@@ -27,16 +26,24 @@ from .figures import (
     duration,
     moment,
     percent,
+    protocol,
     shown,
     words,
 )
 from .markup import Element, element, written
 from .page_charts import latency_chart, use_bar
+from .page_parts import (
+    MAX_ROWS,
+    Cell,
+    columns_of,
+    list_section,
+    more,
+    nothing,
+    section,
+    table_section,
+)
 from .page_style import STYLE
 from .view import BridgeView, CertificateView, Condition, RequestView
-
-#: Most rows of a table, charts, conditions or lines of a list.
-MAX_ROWS: Final = 100
 
 #: The header `Content-Security-Policy`: the one style sheet, and nothing else at all.
 CSP: Final = (
@@ -44,12 +51,6 @@ CSP: Final = (
     + base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     + "'; img-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-
-T = TypeVar("T")
-#: A cell: its text, or what is shown in its place.
-Cell = str | Element
-#: A column: its heading, and whether it has figures.
-Column = tuple[str, bool]
 
 
 def render(view: BridgeView) -> bytes:
@@ -145,10 +146,10 @@ def _conditions(view: BridgeView) -> Element:
             ),
         )
 
-    return _section(
+    return section(
         "Conditions",
         element("ul", *(item(one) for one in view.conditions[:MAX_ROWS]), class_="conditions"),
-        _more(view.conditions),
+        more(view.conditions),
     )
 
 
@@ -214,8 +215,8 @@ def _under_way(view: BridgeView) -> Element:
             duration(item.seconds),
         ]
 
-    columns = _columns("Request", "Operation", "Client", "State", "Began", "#In queue", "#So far")
-    return _table("Requests under way", columns, view.under_way, row, "None at this moment.")
+    columns = columns_of("Request", "Operation", "Client", "State", "Began", "#In queue", "#So far")
+    return table_section("Requests under way", columns, view.under_way, row, "None at this moment.")
 
 
 def _recent(view: BridgeView) -> Element:
@@ -235,14 +236,14 @@ def _recent(view: BridgeView) -> Element:
             duration(item.seconds),
         ]
 
-    columns = _columns("Request", "Operation", "Client", "Result", "Began", "#In queue", "#Took")
-    return _table("Last requests", columns, view.recent, row, "None since the bridge began.")
+    columns = columns_of("Request", "Operation", "Client", "Result", "Began", "#In queue", "#Took")
+    return table_section("Last requests", columns, view.recent, row, "None since the bridge began.")
 
 
 def _latency(view: BridgeView) -> Element:
     if not view.latency:
-        return _section("How long it took", _nothing("Nothing was measured in this hour."))
-    return _section(
+        return section("How long it took", nothing("Nothing was measured in this hour."))
+    return section(
         "How long it took",
         element(
             "p",
@@ -251,7 +252,7 @@ def _latency(view: BridgeView) -> Element:
             class_="soft small",
         ),
         element("div", *map(latency_chart, view.latency[:MAX_ROWS]), class_="charts"),
-        _more(view.latency),
+        more(view.latency),
     )
 
 
@@ -264,8 +265,10 @@ def _servers(view: BridgeView) -> Element:
             duration(item.handshake_seconds),
         ]
 
-    columns = _columns("Server", "From", "#Waiting for", "#Handshake took")
-    return _table("Servers that wait", columns, view.servers, row, "No server waits: nobody signs.")
+    columns = columns_of("Server", "From", "#Waiting for", "#Handshake took")
+    return table_section(
+        "Servers that wait", columns, view.servers, row, "No server waits: nobody signs."
+    )
 
 
 def _certificates(view: BridgeView) -> Element:
@@ -279,22 +282,20 @@ def _certificates(view: BridgeView) -> Element:
             element("span", left, class_="marked" if few else "whole"),
         ]
 
-    columns = _columns("Certificate of", "Part", "Ends", "#Left")
+    columns = columns_of("Certificate of", "Part", "Ends", "#Left")
     certificates = sorted(view.certificates, key=lambda item: item.days_left)
-    return _table("Certificates", columns, certificates, row, "None is known.")
+    return table_section("Certificates", columns, certificates, row, "None is known.")
 
 
 def _logs(view: BridgeView) -> Element:
     def row(item: WatchedLog) -> list[Cell]:
         checked = f"{duration(item.seconds)} ago" if item.seconds >= 0 else "not yet"
-        wrong = element("span", f"▲ {shown(item.complaint)}", class_="marked")
-        fine = element("span", "✓ no complaint", class_="fine whole")
         return [
             shown(item.common_name),
             shown(item.origin),
             f"{item.size:,}",
             checked,
-            wrong if item.complaint else fine,
+            _found(item),
         ]
 
     note = (
@@ -302,13 +303,21 @@ def _logs(view: BridgeView) -> Element:
         if view.log_interval_seconds > 0
         else ""
     )
-    columns = _columns("Server", "Log", "#Leaves", "#Checked", "What was found")
-    return _table("Signing logs", columns, view.logs, row, "No server has shown one.", note)
+    columns = columns_of("Server", "Log", "#Leaves", "#Checked", "What was found")
+    return table_section("Signing logs", columns, view.logs, row, "No server has shown one.", note)
+
+
+def _found(item: WatchedLog) -> Cell:
+    if item.complaint:
+        return element("span", f"▲ {shown(item.complaint)}", class_="marked")
+    if item.seconds < 0:
+        return "nothing yet"
+    return element("span", "✓ no complaint", class_="fine whole")
 
 
 def _connections(view: BridgeView) -> Element:
     rows = [(capital(words(name)), f"{count:,}") for name, count in view.connections.items()]
-    return _list("Connections at this moment", rows)
+    return list_section("Connections at this moment", rows)
 
 
 def _budgets(view: BridgeView) -> Element:
@@ -318,12 +327,12 @@ def _budgets(view: BridgeView) -> Element:
         return element("span", use_bar(ratio), element("span", text, class_=marked), class_="use")
 
     rows = [(capital(words(name)), use(ratio)) for name, ratio in view.budgets.items()]
-    return _list("In use, of what all may use", rows)
+    return list_section("In use, of what all may use", rows)
 
 
 def _totals(view: BridgeView) -> Element:
     rows = [(capital(words(name)), f"{count:,}") for name, count in view.totals.items()]
-    return _list("Since the bridge began", rows, "list totals card")
+    return list_section("Since the bridge began", rows, "list totals card")
 
 
 def _footer() -> Element:
@@ -345,79 +354,7 @@ def _footer() -> Element:
     )
 
 
-# --- What they are made of -----------------------------------------------------------------------
-
-
-def _section(title: str, *content: Element | None) -> Element:
-    name = title.lower().replace(" ", "-").replace(",", "")
-    there = [item for item in content if item is not None]
-    return element("section", element("h2", title, id=name), *there, aria_labelledby=name)
-
-
-def _nothing(text: str) -> Element:
-    return element("p", text, class_="nothing")
-
-
-def _more(items: Sequence[object]) -> Element | None:
-    left = len(items) - MAX_ROWS
-    return element("p", f"… and {left:,} more.", class_="soft small") if left > 0 else None
-
-
-def _columns(*names: str) -> list[Column]:
-    """Columns of these headings; those of figures begin with `#`."""
-    return [(name.removeprefix("#"), name.startswith("#")) for name in names]
-
-
-def _table(
-    title: str,
-    columns: list[Column],
-    items: Sequence[T],
-    row: Callable[[T], Iterable[Cell]],
-    empty: str,
-    note: str = "",
-) -> Element:
-    """A section with a table. The first cell of a row names it."""
-    if not items:
-        return _section(title, _nothing(empty))
-    heads = (
-        element("th", name, scope="col", role="columnheader", **_figure_class(figures))
-        for name, figures in columns
-    )
-    table = element(
-        "table",
-        element("caption", note or title, **({} if note else {"class_": "unseen"})),
-        element("thead", element("tr", *heads, role="row"), role="rowgroup"),
-        element(
-            "tbody",
-            *(element("tr", *_cells(columns, row(item)), role="row") for item in items[:MAX_ROWS]),
-            role="rowgroup",
-        ),
-        role="table",
-    )
-    return _section(title, element("div", table, class_="card"), _more(items))
-
-
-def _cells(columns: list[Column], cells: Iterable[Cell]) -> Iterable[Element]:
-    for place, ((name, figures), cell) in enumerate(zip(columns, cells, strict=True)):
-        if place == 0:
-            yield element("th", cell, scope="row", role="rowheader")
-        else:
-            # In an element of its own: on a narrow screen the heading stands beside it.
-            content = cell if isinstance(cell, Element) else element("span", cell)
-            yield element("td", content, role="cell", data_label=name, **_figure_class(figures))
-
-
-def _figure_class(figures: bool) -> dict[str, str]:
-    return {"class_": "n"} if figures else {}
-
-
-def _list(title: str, rows: Sequence[tuple[str, Cell]], kind: str = "list card") -> Element:
-    if not rows:
-        return _section(title, _nothing("Nothing is known."))
-    items = (
-        element("div", element("dt", name), element("dd", value)) for name, value in rows[:MAX_ROWS]
-    )
-    return _section(title, element("dl", *items, class_=kind), _more(rows))
+# --- What is in a cell ---------------------------------------------------------------------------
 
 
 def _time(text: str, now: str, said: str = "") -> Element:
@@ -439,7 +376,7 @@ def _operation(item: RequestView) -> Element:
     return element(
         "span",
         shown(item.op) or "not known yet",
-        element("span", f"protocol {item.version}", class_="under"),
+        element("span", protocol(item.version), class_="under"),
     )
 
 

@@ -24,7 +24,12 @@ Point = tuple[int, float, float, int]
 
 def points_of(series: LatencySeries) -> list[Point]:
     """The points of the last hour, the oldest first."""
-    return sorted((item for item in series.points if 0 <= item[0] < MINUTES), reverse=True)
+    good = (
+        (minutes, median, longest, count)
+        for minutes, median, longest, count in series.points
+        if 0 <= minutes < MINUTES and math.isfinite(median) and math.isfinite(longest)
+    )
+    return sorted(good, reverse=True)[-MINUTES:]
 
 
 def point_text(point: Point) -> str:
@@ -125,7 +130,8 @@ def _nice(value: float) -> float:
 
 def use_bar(ratio: float) -> Element:
     """A bar of what is in use, 0 to 1; the figure stands beside it (`percent`)."""
-    used = f"{min(max(ratio, 0.0), 1.0) * 100:.0f}"
+    # max() gives 0 for what is no number.
+    used = f"{min(max(0.0, ratio), 1.0) * 100:.0f}"
     return element(
         "svg",
         element("rect", width="100", height="8", rx="4", class_="all"),

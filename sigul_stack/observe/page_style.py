@@ -34,7 +34,7 @@ header { padding-top: 2.5rem; }
 a { color: var(--accent); text-underline-offset: .2em; }
 a:focus-visible { outline: 3px solid var(--accent); outline-offset: 3px; border-radius: 2px; }
 h1 { margin: 0; font-size: clamp(1.6rem, 5vw, 2.4rem); line-height: 1.15; font-weight: 650;
-  letter-spacing: -.02em; }
+  text-wrap: balance; letter-spacing: -.02em; }
 h1 .sign { display: inline-block; margin-right: .4em; }
 .good .sign { color: var(--good); }
 .bad .sign { color: var(--bad); }
@@ -76,7 +76,7 @@ th, td { padding: .5rem .9rem; text-align: left; vertical-align: top; font-weigh
 thead th { color: var(--soft); font-size: .8rem; padding-top: .7rem; white-space: nowrap; }
 tbody tr { border-top: 1px solid var(--line); }
 th.n, td.n { text-align: right; white-space: nowrap; }
-td .under, th .under { display: block; color: var(--soft); font-size: .85rem; }
+td .under, th .under { display: block; color: var(--soft); font-size: .85rem; font-weight: 400; }
 .whole { white-space: nowrap; }
 .marked { color: var(--bad); font-weight: 600; }
 .fine { color: var(--good); }
@@ -126,6 +126,7 @@ footer p { margin: 0 0 .35rem; }
   tbody tr:first-child { border-top: 0; }
   tbody th { grid-column: 1 / -1; padding: 0; font-weight: 600; }
   tbody td, tbody td.n { padding: 0; text-align: left; white-space: normal; }
+  td .whole { white-space: normal; }
   tbody td::before { content: attr(data-label) / ""; display: block; color: var(--soft);
     font-size: .8rem; line-height: 1.3; }
 }

@@ -13,6 +13,7 @@ The client chooses it: it tells lines apart, and is never a key to anything.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 #: Bytes of the random that are the id.
@@ -24,12 +25,24 @@ _NEEDED: Final = _BEFORE_RANDOM + ID_BYTES
 _HANDSHAKE_RECORD: Final = 22
 _CLIENT_HELLO: Final = 1
 
+_ID: Final = re.compile(rf"[0-9a-f]{{{2 * ID_BYTES}}}")
+
+
+def is_request_id(text: str) -> bool:
+    """Whether `text` is an id as `HelloWatch` gives it."""
+    return _ID.fullmatch(text) is not None
+
 
 class HelloWatch:
     """Looks for the id in what a client sends in an inner session; it changes and keeps nothing."""
 
     def __init__(self) -> None:
         self._head: bytearray | None = bytearray()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more can come of it: the id was found, or there is none."""
+        return self._head is None
 
     def feed(self, data: bytes) -> str | None:
         """The id, 16 hex digits, once: when the bytes that hold it are whole.

@@ -36,13 +36,14 @@ class RequestUnderWay:
     """A request under way: the name in its client's certificate, the user and the operation.
 
     Those are empty where the request has not told them yet. `seconds` is how long it has been
-    there.
+    there. `request` is its id in the logs (`protocol.hello`), empty as long as there is none.
     """
 
     common_name: str
     user: str
     op: str
     seconds: float
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def decode_status(data: bytes) -> BridgeStatus | ServerStatus:
     """The status in a document. Raises `ProtocolError`."""
     try:
         document = json.loads(data)
-        # Daemons of former versions do not tell them.
+        # Daemons of former versions do not tell all of this.
         requests = tuple(_build(RequestUnderWay, item) for item in document.get("requests", ()))
         loaded = {str(path): str(digest) for path, digest in document.get("loaded", {}).items()}
         if document["component"] == "bridge":
@@ -174,7 +175,9 @@ def _build(cls: type[T], document: Mapping[str, Any], **given: object) -> T:
     """An instance of `cls`, whose fields have the types that their annotations name."""
     values = dict(given)
     for item in dataclasses.fields(cls):  # type: ignore[arg-type]
-        if item.name not in given:
+        # One with a default is of a later version than the first.
+        is_old = item.name not in document and item.default is not dataclasses.MISSING
+        if item.name not in given and not is_old:
             value = document[item.name]
             if not isinstance(value, _TYPES[str(item.type)]):
                 raise TypeError(f"{item.name} is a {type(value).__name__}")

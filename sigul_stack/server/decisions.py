@@ -86,7 +86,6 @@ class Decision:
         things = () if operation is None else operation.objects
         self.leaf = replace(
             self.leaf,
-            request=str(current() or ""),
             op=_shown(fields, "op"),
             user=_shown(fields, "user"),
             objects={
@@ -95,8 +94,9 @@ class Decision:
         )
 
     def came_from(self, name: str, fingerprint: str) -> None:
-        """The client, as the inner session's certificate names it."""
-        self.leaf = replace(self.leaf, client=LeafClient(_limited(name), fingerprint))
+        """The client, as the inner session's certificate names it; its hello had the id."""
+        client = LeafClient(_limited(name), fingerprint)
+        self.leaf = replace(self.leaf, request=str(current() or ""), client=client)
 
     def payload(self, content: Content) -> None:
         """The payload, as it came."""

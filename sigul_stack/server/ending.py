@@ -24,7 +24,7 @@ from typing import Final
 
 from ..database import Database
 from ..errors import DatabaseError, RequestRefused, Status, quoted
-from ..logcontext import LogContext, current, work_for
+from ..logcontext import LogContext, current, request_id, work_for
 from ..system import programs
 from ..system.pipes import ParentPipes
 from ..transport.chunked import ChunkedStream
@@ -96,7 +96,8 @@ class Watch:
         user = request.text("user")
         self._request, self._decision = request, decision
         self._what = f"Request {quoted(request.op)} of user {quoted(user)}"
-        self._parent.send(WorkerEvent.CLIENT, encode_client(request.client_name, user, request.op))
+        told = encode_client(request.client_name, user, request.op, request_id())
+        self._parent.send(WorkerEvent.CLIENT, told)
         self._wait_where_stale()
         threading.Thread(target=self._run, args=(current(),), name="watch", daemon=True).start()
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from ..metrics import ServerCount
+from ..protocol.hello import is_request_id
 from ..system.pipes import BadEvent, require
 
 
@@ -94,18 +95,19 @@ def decode_logged(body: bytes) -> tuple[int, datetime]:
         raise BadEvent("the log's time is none") from None
 
 
-def encode_client(common_name: str, user: str, op: str) -> bytes:
-    """The name in a client's certificate, the user that it speaks for, and the operation."""
+def encode_client(common_name: str, user: str, op: str, request: str = "") -> bytes:
+    """The name in a client's certificate, the user that it speaks for, the operation, the id."""
     return b"\0".join(
         name.replace("\0", "?").encode("utf-8", "replace")[:_NAME_BYTES]
-        for name in (common_name, user, op)
+        for name in (common_name, user, op, request)
     )
 
 
-def decode_client(body: bytes) -> tuple[str, str, str]:
+def decode_client(body: bytes) -> tuple[str, str, str, str]:
     """The names that `encode_client` was given, as far as they were not cut. Raises `BadEvent`."""
     names = body.split(b"\0")
-    require(len(names) == 3, "it tells its client in another number of names")
+    require(len(names) == 4, "it tells its client in another number of names")
     require(max(map(len, names)) <= _NAME_BYTES, "it tells a longer name than there may be")
-    common_name, user, op = (name.decode("utf-8", "replace") for name in names)
-    return common_name, user, op
+    common_name, user, op, request = (name.decode("utf-8", "replace") for name in names)
+    require(not request or is_request_id(request), "it tells an id that is none")
+    return common_name, user, op, request

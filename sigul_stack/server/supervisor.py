@@ -31,6 +31,7 @@ from typing import Final
 from .. import __version__
 from ..errors import SigulError, quoted
 from ..evidence.writer import LogChannel
+from ..logcontext import LogContext, about
 from ..logevents import tell
 from ..metrics import Counters, ServerCount
 from ..observe.exposition import Samples, text
@@ -121,9 +122,10 @@ class WorkerChild(Child):
     #: The time at which it attached to the bridge (`time.monotonic`); None where it has not.
     attached_at: float | None = None
     handshake_seconds: float = 0.0
-    #: The certificate of its request's client, in DER; the name in that, the user and operation.
+    #: The certificate of its request's client, in DER; the name in that, the user, the operation,
+    #: and the request's id.
     certificate: bytes = field(default=b"", repr=False)
-    client: tuple[str, str, str] | None = None
+    client: tuple[str, str, str, str] | None = None
     #: The time at which its request came (`time.monotonic`).
     busy_since: float = 0.0
     #: The version of the protocol that its request is of, as far as that is known.
@@ -136,6 +138,11 @@ class WorkerChild(Child):
     seen_by: ServerPlan | None = None
     #: What it looks at, where it is there for that.
     look: Look | None = None
+
+    @property
+    def context(self) -> LogContext | None:
+        """The context of lines about it: its request, once it has told of one."""
+        return LogContext(f"w{self.pid}", self.client[3]) if self.client else None
 
 
 class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
@@ -224,7 +231,9 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
         """List what is under way at `now`, the oldest first, up to MAX_LISTED."""
         known = [child for child in self._children.values() if child.client is not None]
         return tuple(
-            RequestUnderWay(*child.client, round(now - child.busy_since, 3))
+            RequestUnderWay(
+                *child.client[:3], round(now - child.busy_since, 3), request=child.client[3]
+            )
             for child in sorted(known, key=lambda child: child.busy_since)[:MAX_LISTED]
             if child.client is not None
         )
@@ -400,7 +409,8 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             if number in look.good:
                 child.command(WorkerCommand.GOOD)
             elif not child.is_ended:
-                log.warning("The certificate of %s is no longer good", quoted(child.client[0]))
+                with about(child.context):
+                    log.warning("The certificate of %s is no longer good", quoted(child.client[0]))
                 self._end_request(child, WorkerCommand.DISTRUSTED)
 
     def _retire_for(self, attached: WorkerChild) -> None:
@@ -506,12 +516,13 @@ class Supervisor(ProcessFamily[ServerPlan, WorkerChild]):
             self._repair()
         elif code < 0:
             self._counters.add(ServerCount.WORKERS_CRASHED)
-            log.error(
-                "Worker %d was ended by signal %d%s; the server goes on",
-                child.pid,
-                -code,
-                " in the middle of a request" if child.busy else "",
-            )
+            with about(child.context):
+                log.error(
+                    "Worker %d was ended by signal %d%s; the server goes on",
+                    child.pid,
+                    -code,
+                    " in the middle of a request" if child.busy else "",
+                )
             if child.busy:
                 self._repair()
         if not child.busy and child.plan is self._plan:

@@ -191,7 +191,9 @@ class Worker:
             return False
         self._parent.send(WorkerEvent.BUSY)
         self._account.slots.begin()
-        work_for(LogContext(f"w{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}"))
+        # Of no other worker's, this one's PID being in it, nor of one that had this PID before.
+        now = time.time_ns() // 1_000_000 & 0xFFFFFFFF
+        work_for(LogContext(f"w{os.getpid()}-{now:08x}"))
 
         open_inner = partial(self._open_inner, identity=identity)
         try:

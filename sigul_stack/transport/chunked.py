@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
 from ..errors import DeadlineExceeded, PeerClosed, RemoteProtocolError
@@ -164,6 +165,13 @@ class ChunkedStream:
         self.inner.clear()
         return pieces, self._decoder
 
+    def inner_within(self, data: bytes) -> Iterator[bytes]:
+        """The pieces of the inner stream in `data`, which was read behind all that is here.
+
+        For whoever forgets the rest: nothing can be read here any more. Raises `ProtocolError`.
+        """
+        return (piece for stream, piece in self._decoder.feed(data) if stream is Stream.INNER)
+
     @property
     def outer_waiting(self) -> bool:
         """Whether outer data has arrived that nobody has read yet."""
@@ -194,10 +202,15 @@ class ChunkedStream:
         """Send `data` on the inner stream, in a TLS record of its own."""
         self.stream.write(encode_chunk(Stream.INNER, data), self.timeout)
 
-    def wait_for_close(self, timeout: float, most: int | None = None) -> None:
+    def wait_for_close(
+        self,
+        timeout: float,
+        most: int | None = None,
+        look: Callable[[bytes], None] = lambda _data: None,
+    ) -> None:
         """Read and forget until the peer closes, at most `timeout` seconds; never raises.
 
-        Where `most` is given, so many bytes are read at most.
+        Where `most` is given, so many bytes are read at most. `look` is given them.
 
         Closing first could make the kernel reset the connection and throw away what the peer has
         not read yet.
@@ -205,5 +218,6 @@ class ChunkedStream:
         deadline = Deadline(timeout, "waiting for the peer to close")
         with contextlib.suppress(Exception):  # whatever went wrong, the connection is over
             while data := self.stream.read(READ_BYTES, deadline.remaining()):
+                look(data)
                 if most is not None and (most := most - len(data)) <= 0:
                     return

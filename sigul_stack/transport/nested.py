@@ -19,10 +19,12 @@ from typing import Final
 
 from ..config.shared import NSSSettings
 from ..errors import PeerClosed, SigulError, TransportError
+from ..logcontext import current, work_for
 from ..protocol.chunks import END_OF_INNER
 from ..protocol.codec import Parser, run_parser
 from .chunked import ChunkedStream, T
 from .nss import TLSConnection, TLSIdentity
+from .request_id import RequestWatch
 from .stream import READ_BYTES, Deadline, Peer, readable
 from .watchdog import Watchdog
 
@@ -74,10 +76,24 @@ def _accept_from(listener: socket.socket, wanted: tuple[str, int]) -> socket.soc
 
 
 class _Pump(threading.Thread):
-    """Moves inner-stream bytes between `chunked` and the loopback socket `far`."""
+    """Moves inner-stream bytes between `chunked` and the loopback socket `far`.
 
-    def __init__(self, chunked: ChunkedStream, far: socket.socket, deadline: Deadline) -> None:
+    The lines that it logs are about what its maker works for. The request's id is in what the
+    client sends: that comes from `far` where the caller is the client, else from `chunked`.
+    """
+
+    def __init__(
+        self,
+        chunked: ChunkedStream,
+        far: socket.socket,
+        deadline: Deadline,
+        *,
+        is_client: bool = False,
+    ) -> None:
         super().__init__(name="inner-session", daemon=True)
+        self._context = current()
+        self._is_client = is_client
+        self._request = RequestWatch()
         self._chunked = chunked
         self._far = far
         self._deadline = deadline
@@ -85,6 +101,7 @@ class _Pump(threading.Thread):
         self.error: BaseException | None = None
 
     def run(self) -> None:
+        work_for(self._context)
         try:
             self._far.settimeout(self._chunked.timeout)
             while self._step():
@@ -114,6 +131,8 @@ class _Pump(threading.Thread):
                 data = b""
             if not data:
                 return False
+            if self._is_client:
+                self._request.feed(data)
             self._chunked.write_inner(data)
         if stream in ready:
             self._chunked.receive(self._deadline.remaining())
@@ -121,6 +140,8 @@ class _Pump(threading.Thread):
 
     def _deliver(self) -> None:
         while piece := self._chunked.take_inner():
+            if not self._is_client:
+                self._request.feed(piece)
             # The caller's side may close without reading all: what it left is nobody's loss.
             with contextlib.suppress(ConnectionError):
                 self._far.sendall(piece)
@@ -133,9 +154,16 @@ class _Pump(threading.Thread):
 class InnerSession:
     """An inner TLS session under way; made by `inner_session`."""
 
-    def __init__(self, chunked: ChunkedStream, deadline: Deadline, watchdog: Watchdog | None):
+    def __init__(
+        self,
+        chunked: ChunkedStream,
+        deadline: Deadline,
+        watchdog: Watchdog | None,
+        *,
+        is_client: bool,
+    ) -> None:
         near, far = loopback_pair()
-        self._pump = _Pump(chunked, far, deadline)
+        self._pump = _Pump(chunked, far, deadline, is_client=is_client)
         self._tls = TLSConnection(near, "the inner session", watchdog)
         self._chunked = chunked
         self._deadline = deadline
@@ -203,11 +231,12 @@ def inner_session(
     """An inner session over `chunked`, handshake done; closed and ended when the block ends.
 
     As the TLS client where `server_hostname` names the server to expect, else as the TLS server.
+    This thread's `LogContext` gets the request's id, before anything of the handshake is done.
     All of it must be over within `timeout` seconds. Raises what the outer connection failed with
     where that is why the session failed.
     """
     deadline = Deadline(timeout, "the inner session")
-    session = InnerSession(chunked, deadline, watchdog)
+    session = InnerSession(chunked, deadline, watchdog, is_client=server_hostname is not None)
     session._pump.start()
     failed: BaseException | None = None
     try:

@@ -14,7 +14,7 @@ from sigul_stack.errors import Status
 from tests.faults.conftest import KEY, KEY_PASSPHRASE, PeerFactory
 from tests.faults.observe import storm
 from tests.faults.test_versions import speaking
-from tests.site import Process, Site
+from tests.site import Process, Site, ties
 from tests.wire import field_map, u32
 
 pytestmark = pytest.mark.once("our own framing and order of messages")
@@ -41,6 +41,7 @@ def test_every_mix_of_old_and_new(
     client: str, bridge: str, server: str, version: int,
 ) -> None:  # fmt: skip
     site = speaking(template, tmp_path, client=str(version))
+    logs: dict[str, str] = {"client": "", "bridge": "", "server": ""}
     try:
         if bridge == "new":
             site.start_bridge()
@@ -65,6 +66,7 @@ def test_every_mix_of_old_and_new(
             for _ in range(2):
                 done = site.sigul("list-users", secrets=[ADMIN], options=["-v"])
                 assert done.stdout == b"admin\n"
+                logs["client"] += done.said.decode()
                 # Whether the bridge knows anything is told by the server that does.
                 told = TOLD.format("log, notes", "reasons" if bridge == "new" else NOTHING)
                 assert (told in done.stderr.decode()) == (server == "new"), done.stderr
@@ -78,8 +80,15 @@ def test_every_mix_of_old_and_new(
             for pair in old_bridge.result():
                 assert "errors" not in pair, pair
                 assert set(pair["fields"]) == {"op", "user"}
+        logs |= {item.log.name.partition("-")[0]: item.text for item in site.processes}
     finally:
         site.stop_all()
+    # Those of ours give both requests the same ids, whoever stands between them or beside them.
+    found_ids = {name: [id_ for id_, _ in ties(log)] for name, log in logs.items()}
+    own = {id_ for id_, connection in ties(logs["bridge"]) if connection.startswith("l")}
+    ids = [{*given} - own for given in found_ids.values() if given]
+    assert len(ids) == [client, bridge, server].count("new")
+    assert all(given == ids[0] and len(given) == 2 for given in ids)
 
 
 # ------------------------------------------------------------------------ what our own say to whom

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.site import PROGRAM_SECONDS, Site, module
+from tests.site import PROGRAM_SECONDS, Site, module, without_ids
 
 AUTHENTICATION = "Authentication failed"
 ADMIN = "admin-pw"
@@ -61,7 +61,7 @@ def failure(site: Site, *arguments: str, secrets: Sequence[str] = (), **further:
 
 def error_line(result: subprocess.CompletedProcess[bytes]) -> str:
     """The text of the one line `Error: …` that is all of standard error."""
-    lines = result.stderr.decode().splitlines()
+    lines = without_ids(result.stderr).decode().splitlines()
     assert len(lines) == 1, result.stderr
     if lines[0] in WHOLE_LINES:
         return lines[0]
@@ -75,7 +75,7 @@ def signing_errors(stderr: bytes) -> list[str]:
     On standard error that is a line of its own.
     """
     found: list[str] = []
-    for line in stderr.decode().splitlines():
+    for line in without_ids(stderr).decode().splitlines():
         if line.startswith("  "):
             assert not found[-1].endswith("\n"), stderr
             found[-1] += f": {line[2:]}\n"

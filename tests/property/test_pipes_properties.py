@@ -95,7 +95,7 @@ def test_any_body_is_decoded_or_a_fault(body: bytes) -> None:
 def test_any_names_of_a_client_pass(common_name: str, user: str, op: str) -> None:
     names = decode_client(encode_client(common_name, user, op))
     if max(len(name.encode("utf-8", "replace")) for name in (common_name, user, op)) <= 255:
-        expected = (common_name, user, op)
+        expected = (common_name, user, op, "")
         assert names == tuple(
             name.replace("\0", "?").encode("utf-8", "replace").decode() for name in expected
         )

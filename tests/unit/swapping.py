@@ -2,8 +2,9 @@
 
     python -m tests.unit.swapping KIND ATTACK UID DIRECTORY
 
-The daemon does what it does with its files of one kind: `status`, `log` or `pid`. Just before one
-of its steps the user, who owns the directory of these files and the one above, does one thing:
+The daemon does what it does with its files of one kind: `status`, `management`, `log` or `pid`.
+Just before one of its steps the user, who owns the directory of these files and the one above, does
+one thing:
 
 * `symlink`: puts symbolic links to root's files in the place of the daemon's names;
 * `hard link`: hard links. Made with root's rights, as where fs.protected_hardlinks is 0;
@@ -30,6 +31,7 @@ from sigul_stack.cli import pidfile
 from sigul_stack.cli.logs import set_up_daemon
 from sigul_stack.config.identity import Identity
 from sigul_stack.transport.status_socket import StatusSocket
+from sigul_stack.transport.unix_socket import UnixListener
 
 #: What is audited by name of a file; with `socket.bind`, by its address.
 _EVENTS = {"open", "os.chmod", "os.chown", "os.remove", "os.rename", "os.truncate", "socket.bind"}
@@ -37,6 +39,7 @@ _EVENTS = {"open", "os.chmod", "os.chown", "os.remove", "os.rename", "os.truncat
 _SECONDS = 30.0
 _NAMES = {
     "status": ("s.sock", "s.sock.new"),
+    "management": ("m.sock", "m.sock.new"),
     "log": ("sigul_test.log",),
     "pid": ("sigul_test.pid",),
 }
@@ -108,6 +111,10 @@ class Trial:
                 status = StatusSocket(self._directory / "s.sock", lambda: b"", owner)
                 step()
                 status.close()
+            elif self._kind == "management":
+                listener = UnixListener(self._directory / "m.sock", "listen", owner, self._uid)
+                step()
+                listener.close()
             elif self._kind == "log":
                 set_up_daemon("sigul_test", 0, stream=None, directory=self._directory, owner=owner)
                 for _ in range(2):

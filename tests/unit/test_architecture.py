@@ -120,7 +120,8 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "bravado": ("bridge.fasjson",),
     "ldap": ("bridge.groups",),
     "prometheus_client": ("observe.*",),
-    "rich": ("cli", "cli.*"),
+    # It writes to the terminal by itself: see MAY_PRINT.
+    "rich": ("cli.status_screen", "cli.status_tables", "cli.status_parts"),
 }
 
 #: The modules that may start programs, and what of the standard library starts one.
@@ -128,7 +129,8 @@ MAY_START_PROGRAMS = ("system.programs",)
 STARTS_PROGRAMS = frozenset({"subprocess", "pty", "multiprocessing", "asyncio"})
 STARTING_CALLS = ("system", "popen", "exec*", "spawn*", "posix_spawn*")
 
-#: The one module that prints: it escapes what a terminal would obey.
+#: The one module that prints: it escapes what a terminal would obey. What rich draws is escaped
+#: where it is made, in cli.status_parts (tests/unit/test_status.py).
 MAY_PRINT = frozenset({"cli.outcome"})
 #: What has names that peers have said in its messages.
 SEES_PEERS = frozenset({"bridge", "server", "database"})
@@ -148,6 +150,8 @@ NOT_IN_PURE_BYTES = frozenset(
 _NOT_IN_A_BRIDGE = frozenset(
     {
         "sqlalchemy",
+        "rich",
+        "prometheus_client",
         "koji",
         "requests",
         "bravado",
@@ -175,6 +179,7 @@ NEVER_LOADS = {
     "cli.sigul_bridge": _NOT_IN_A_BRIDGE,
     "client": _SLOW,
     "cli.sigul": _SLOW,
+    "cli.stack": frozenset({"rich", "prometheus_client"}),
 }
 
 # --- The checks: each returns what is wrong ------------------------------------------------------

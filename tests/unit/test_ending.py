@@ -195,11 +195,14 @@ def test_waiting_servers_are_dismissed_by_their_certificate() -> None:
 
 
 def test_what_is_under_way_is_in_the_status() -> None:
-    request = RequestUnderWay("cn", "user", "sign-rpms", 3.5)
+    request = RequestUnderWay("cn", "user", "sign-rpms", 3.5, "0123456789abcdef")
     status = BridgeStatus("1", 7, "2026", 0, (), 1, {}, (request,))
     assert decode_status(encode_status(status)) == status
     document = json.loads(encode_status(status))
-    del document["requests"]  # a daemon of a former version
+    del document["requests"][0]["request"]  # daemons of former versions
+    former = decode_status(json.dumps(document).encode())
+    assert former.requests == (RequestUnderWay("cn", "user", "sign-rpms", 3.5),)
+    del document["requests"]
     former = decode_status(json.dumps(document).encode())
     assert former.requests == ()
     document["requests"] = [{"common_name": 1}]
@@ -225,9 +228,10 @@ def test_ended_requests_are_counted() -> None:
 
 @pytest.mark.parametrize("name", ["ann", "ä" * 300, ""])
 def test_a_worker_tells_whose_request_it_serves(name: str) -> None:
-    common_name, user, op = decode_client(encode_client(name, "user", "sign-data"))
-    assert name.startswith(common_name.rstrip("\ufffd"))
-    assert (user, op) == ("user", "sign-data")
+    for id_ in ("0123456789abcdef", ""):
+        common_name, *rest = decode_client(encode_client(name, "user", "sign-data", id_))
+        assert name.startswith(common_name.rstrip("\ufffd"))
+        assert rest == ["user", "sign-data", id_]
 
 
 # ----------------------------------------------------------------------------------- status socket
@@ -353,7 +357,8 @@ def test_the_command_adds_up_what_all_processes_ended(
     bridge_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def document(op: str) -> bytes:
-        requests = (RequestUnderWay("cn\n", "bob" * bool(op), op, 2.0 + len(op)),)
+        id_ = "0123456789abcdef" * bool(op)
+        requests = (RequestUnderWay("cn\n", "bob" * bool(op), op, 2.0 + len(op), id_),)
         return encode_status(BridgeStatus("1", 7, "2026", 0, (), 1, {}, requests))
 
     one = StatusSocket(
@@ -372,7 +377,7 @@ def test_the_command_adds_up_what_all_processes_ended(
         two.close()
     assert capfd.readouterr().out == (
         "3 requests of 'bob' were ended\n"
-        "11 s: sign-rpms of 'bob' with the certificate of 'cn\\n'\n"
+        "11 s: sign-rpms of 'bob' with the certificate of 'cn\\n', request 0123456789abcdef\n"
         "2 s: no request yet, with the certificate of 'cn\\n'\n"
     )
 

@@ -31,6 +31,7 @@ from sigul_stack.errors import (
     SigulError,
     TransportError,
 )
+from sigul_stack.logcontext import LogContext, about
 from sigul_stack.protocol.chunks import ChunkDecoder, Stream
 from sigul_stack.protocol.operations import OPERATIONS
 from sigul_stack.transport import memory
@@ -193,6 +194,26 @@ def test_a_request_and_its_reply_pass_and_both_connections_end_in_order(
     assert b"".join(of_stream(got["reply"], Stream.OUTER)) == reply(payload=signed)
     assert got["behind the reply"] == b""
     assert "[FORWARD] forward_two_way loop completed normally" in caplog.text
+
+
+def test_the_requests_id_is_that_of_the_clients_hello(caplog: pytest.LogCaptureFixture) -> None:
+    """However it is cut; both directions' lines have it, and what the server says has none."""
+    caplog.set_level(logging.INFO)
+    hello = bytes.fromhex("16030100c8010000c40303") + bytes(range(32))
+    joint = join()
+
+    def client() -> None:
+        joint.client.write(inner(hello[:1], hello[1:13], hello[13:]) + OUTER_END, LONG)
+        read_through_outer_end(joint.client)
+        joint.client.close()
+
+    answer = inner(b"\x16") + outer(reply())
+    with about(LogContext("c7")) as context:
+        with in_background(client, lambda: whole_reply_of(joint.server, answer)):
+            joint.run()
+        assert context is not None
+        assert context.request == hello[11:19].hex()
+    assert f"Request {hello[11:19].hex()} is on connection c7" in caplog.messages
 
 
 def test_a_client_gets_the_cut_that_old_clients_insist_on() -> None:

@@ -95,15 +95,18 @@ ATTACKS = {
     "busy unattached": ('raw(parent, event(b"B"))', "no request can have come"),
     "busy twice": ('raw(parent, BUSY + event(b"B"))', "no request can have come"),
     "a client in one name": ('raw(parent, BUSY + event(b"U", b"x"))', "another number of names"),
-    "a client in four names": (
-        r'raw(parent, BUSY + event(b"U", b"a\0b\0c\0d"))', "another number of names",
+    "a client in three names": (
+        r'raw(parent, BUSY + event(b"U", b"a\0b\0c"))', "another number of names",
+    ),
+    "an id that forges lines": (
+        r'raw(parent, BUSY + event(b"U", b"a\0b\0c\0" + b"0} ERROR x"))', "an id that is none",
     ),
     "a client's endless name": (
-        r'raw(parent, BUSY + event(b"U", b"\0\0" + bytes(4000).replace(b"\0", b"x")))',
+        r'raw(parent, BUSY + event(b"U", b"\0\0\0" + bytes(4000).replace(b"\0", b"x")))',
         "longer name than there may be",
     ),
     "two clients": (
-        r'raw(parent, BUSY + 2 * event(b"U", b"a\0b\0c"))', "no client to tell now",
+        r'raw(parent, BUSY + 2 * event(b"U", b"a\0b\0c\0"))', "no client to tell now",
     ),
     "a certificate without end": (
         'raw(parent, BUSY, *40 * [event(b"C", bytes(4000))])', "too much of a certificate",
@@ -239,7 +242,7 @@ def test_a_worker_that_floods_its_pipe_keeps_nobody_waiting() -> None:
 def test_a_worker_that_does_not_read_its_commands_is_killed() -> None:
     """Whoever waited for room in its control pipe would hang."""
     attack = r"""
-    raw(parent, BUSY + event(b"U", b"a\0b\0c"))
+    raw(parent, BUSY + event(b"U", b"a\0b\0c\0"))
     os.write(served[1], b"x")
 """
     drive = """

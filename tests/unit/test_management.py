@@ -235,6 +235,18 @@ def test_an_answer_is_made_once_a_second() -> None:
     assert page.data() == b"1"
 
 
+def test_an_answer_that_is_much_work_is_kept_longer() -> None:
+    def work() -> bytes:
+        end = time.thread_time() + 0.1
+        while time.thread_time() < end:
+            pass
+        return b"x"
+
+    page = module._Page("text/plain", work)
+    page.data()
+    assert 1.5 < page._until - time.monotonic() < 20
+
+
 def test_an_answer_that_cannot_be_made_costs_that_alone(
     port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from sigul_stack.errors import DeadlineExceeded, PeerClosed, ProtocolError
+from sigul_stack.logcontext import LogContext, about
 from sigul_stack.transport import nested
 from sigul_stack.transport.chunked import MAX_KEPT_BYTES, ChunkedStream
 from sigul_stack.transport.nested import loopback_pair
@@ -71,7 +72,9 @@ def receive(end: socket.socket, count: int) -> bytes:
 
 
 @contextlib.contextmanager
-def session(*, early: bytes = b"", seconds: float = LONG, unread: bytes = b"") -> Iterator[Session]:
+def session(
+    *, early: bytes = b"", seconds: float = LONG, unread: bytes = b"", is_client: bool = False
+) -> Iterator[Session]:
     """A session; `early` has been read with the outer stream before it begins."""
     near, peer = socket.socketpair()
     stream = Recording(near)
@@ -81,7 +84,8 @@ def session(*, early: bytes = b"", seconds: float = LONG, unread: bytes = b"") -
         chunked.receive()
     stream.unread = unread
     tls, far = loopback_pair()
-    pump = nested._Pump(chunked, far, Deadline(seconds, "the inner session"))
+    deadline = Deadline(seconds, "the inner session")
+    pump = nested._Pump(chunked, far, deadline, is_client=is_client)
     pump.start()
     found = Session(tls, peer, stream, chunked, pump)
     try:
@@ -256,3 +260,37 @@ def test_a_session_in_which_nobody_speaks_has_a_limit() -> None:
         pumped.join()
         assert isinstance(pumped.pump.error, DeadlineExceeded)
         assert "the inner session took longer" in str(pumped.pump.error)
+
+
+# --------------------------------------------------------------------------------- the request's id
+
+HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(range(32)) + b"rest"
+OTHER = HELLO[:11] + bytes(32)
+
+
+@pytest.mark.parametrize("is_client", [True, False])
+def test_the_clients_hello_has_the_requests_id(
+    is_client: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In what the client sends, whichever side this is; what the server says has none."""
+    caplog.set_level("INFO")
+    with about(LogContext("c7")) as context, session(is_client=is_client) as pumped:
+        assert context is not None
+        ours, theirs = (HELLO, OTHER) if is_client else (OTHER, HELLO)
+        pumped.peer.sendall(inner(theirs[:7], theirs[7:]))
+        assert pumped.hear(len(theirs)) == theirs
+        if not is_client:
+            # Before the TLS side has it, so before anything comes of it.
+            assert context.request == "0001020304050607"
+        pumped.tls.sendall(ours)
+        assert receive(pumped.peer, 4 + len(ours)) == inner(ours)
+        assert context.request == "0001020304050607"
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["Request 0001020304050607 is on connection c7"]
+
+
+def test_a_pump_for_no_connection_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with session(early=inner(HELLO)) as pumped:
+        assert pumped.hear(len(HELLO)) == HELLO
+    assert caplog.records == []

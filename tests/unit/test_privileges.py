@@ -72,7 +72,9 @@ def in_child(work: Callable[[], object], *, as_user: bool = False) -> bool:
 
 @pytest.mark.root
 @pytest.mark.parametrize("attack", ["symlink", "hard link", "directory"])
-@pytest.mark.parametrize(("kind", "steps"), [("status", 6), ("log", 5), ("pid", 5)])
+@pytest.mark.parametrize(
+    ("kind", "steps"), [("status", 6), ("management", 7), ("log", 5), ("pid", 5)]
+)
 def test_the_user_reaches_nothing_of_root_s(kind: str, steps: int, attack: str, top: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.unit.swapping", kind, attack, str(UID), str(top)],

@@ -32,7 +32,7 @@ from ...errors import (
 )
 from ...system.pipes import send_event
 from ...transport import nss
-from .events import reason_of
+from .events import reason_of, request_member
 from .request import SignJob
 
 if TYPE_CHECKING:
@@ -75,12 +75,12 @@ class Attempt:
             else:
                 self._sign_tag(client, public_key, self.job.repository)
         except (ConfigurationError, NSSError) as error:
-            self._tell("ended", reason=reason_of(error), for_good=True)
+            self._tell("ended", reason=reason_of(error), for_good=True, **request_member(error))
         except SigulError as error:
             refused = isinstance(error, RequestRefused) and error.status in _FOR_GOOD
             # A complaint about the server's log stays until a person has ended it.
             for_good = refused or isinstance(error, LogComplaint)
-            self._tell("ended", reason=reason_of(error), for_good=for_good)
+            self._tell("ended", reason=reason_of(error), for_good=for_good, **request_member(error))
 
     def _tell(self, kind: str, **fields: str | int | bool) -> None:
         text = json.dumps({"kind": kind, **fields}, ensure_ascii=False)
@@ -116,9 +116,11 @@ class Attempt:
                     raise error
                 good = verify(public_key, job.source, job.target)
             except SigulError as failed:
-                self._tell("failed", file=number, reason=reason_of(failed))
+                reason = reason_of(failed)
+                self._tell("failed", file=number, reason=reason, **request_member(failed))
             else:
-                self._tell("signed", file=number, fingerprint=good.fingerprint)
+                told = request_member()
+                self._tell("signed", file=number, fingerprint=good.fingerprint, **told)
 
         def proved(job: SigningJob, proof: LogProof) -> None:
             # Told of with the signature, which follows at once.
@@ -152,7 +154,8 @@ class Attempt:
         signature = client.sign_git_tag(self.job.key, self.job.passphrase, tag.content)
         fingerprint = self._verify_tag(tag, signature, public_key)
         new = tag.replace(signature)
-        self._tell("tag", old=tag.object_id, new=new, fingerprint=fingerprint)
+        told = request_member()
+        self._tell("tag", old=tag.object_id, new=new, fingerprint=fingerprint, **told)
 
     def _verify_tag(self, tag: Tag, signature: bytes, public_key: bytes) -> str:
         content, detached = self.directory / "tag", self.directory / "tag.asc"

@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 from typing import Final, TextIO
 
-from ...errors import printable, shortened
+from ...errors import SigulError, printable, shortened
+from ..outcome import request_of
 
 #: Longest reason in an event, in bytes of UTF-8.
 MAX_REASON_BYTES: Final = 1000
 
 
 def reason_of(error: object) -> str:
-    """The reason that an error gives, as one line of text that is not too long."""
-    return shortened(printable(str(error)), MAX_REASON_BYTES)
+    """The reason that an error gives, as one line of text that is not too long.
+
+    Of a request that failed it ends with its id: ` (request ID 0123456789abcdef)`.
+    """
+    request = request_of(error) if isinstance(error, SigulError) else ""
+    behind = f" (request ID {request})" if request else ""
+    return shortened(printable(str(error)), MAX_REASON_BYTES - len(behind)) + behind
+
+
+def request_member(error: SigulError | None = None) -> dict[str, str]:
+    """The member `request` of an event about a request; none where there is no id."""
+    request = request_of(error)
+    return {"request": request} if request else {}
 
 
 class Events:

@@ -77,25 +77,28 @@ class _Signing:
         #: What the last attempt failed for, as a whole and of each file.
         self._reason = ""
         self._for_good = False
+        #: The id of the request that it failed in, as a member of events; empty where it is none.
+        self._request: dict[str, str] = {}
 
     def run(self) -> int:
         """Sign everything, or tell why that was not to be; 0 or 1."""
         for number in range(1, self._job.attempts + 1):
             if number > 1:
                 time.sleep(self._job.retry_delay)
-            self._reason = ""
+            self._reason, self._request = "", {}
             self._attempt(first=number == 1)
             if not self._pending:
                 return 0
             self._events.tell(
                 "attempt", number=number, of=self._job.attempts, left=len(self._pending),
-                reason=self._reason or "not everything was signed",
+                reason=self._reason or "not everything was signed", **self._request,
             )  # fmt: skip
             if self._for_good:
                 break
         self._events.tell(
-            "ended", left=len(self._pending), reason=self._reason or "not everything was signed"
-        )
+            "ended", left=len(self._pending), reason=self._reason or "not everything was signed",
+            **self._request,
+        )  # fmt: skip
         return 1
 
     def _attempt(self, *, first: bool) -> None:
@@ -145,6 +148,7 @@ class _Signing:
         kind = told["kind"]
         if kind == "ended":
             self._reason, self._for_good = told["reason"], told["for_good"]
+            self._request = {"request": told["request"]} if "request" in told else {}
             return
         number = told.get("file", 0)
         if kind in ("signed", "kept", "tag"):
