@@ -109,7 +109,7 @@ _Labels = tuple[tuple[str, str], ...]
 
 
 class Tally:
-    """How often something happened, by its labels. Past `most` sets of labels, all are `OTHER`."""
+    """A count of what happened, by its labels. Past `most` sets of labels, all are `OTHER`."""
 
     def __init__(self, *, most: int = MAX_LABEL_SETS) -> None:
         self._most = most
@@ -130,7 +130,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class HistogramRow:
-    """What was observed for one set of labels.
+    """The observations for one set of labels.
 
     `counts` is cumulative: how many were at most each of the bounds, and at last how many there
     were. `total` is their sum.
@@ -142,7 +142,7 @@ class HistogramRow:
 
 
 class Histogram:
-    """How large something was, by its labels: counted in buckets with these upper `bounds`.
+    """Sizes of something, by its labels: counted in buckets with these upper `bounds`.
 
     `bounds` grow. A histogram `without_labels` has its one row, of zeros, before anything was
     observed. Past `most` sets of labels, all are `OTHER`.
@@ -176,7 +176,7 @@ class Histogram:
         return key, counts, total
 
     def snapshot(self) -> list[HistogramRow]:
-        """What was observed until now, for each set of labels."""
+        """The observations until now, for each set of labels."""
         with self._lock:
             return [
                 HistogramRow(dict(key), tuple(itertools.accumulate(counts)), total)
@@ -185,7 +185,7 @@ class Histogram:
 
 
 def _key(labels: dict[str, str], there: Collection[_Labels], most: int) -> _Labels:
-    """What `labels` are kept under, where these are `there` already."""
+    """The key that `labels` are kept under, where these are `there` already."""
     key = tuple(sorted(labels.items()))
     if key in there or len(there) < most:
         return key

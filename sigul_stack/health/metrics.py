@@ -1,4 +1,4 @@
-"""What a health check has found, as metrics.
+"""The findings of a health check, as metrics.
 
 A layer that was not looked at this time has no value: whoever warns of a state warns of one that is
 missing, too. Keys' names are given away only where they are asked for.

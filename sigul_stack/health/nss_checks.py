@@ -255,7 +255,8 @@ class NSSChecks:
                 item = dataclasses.replace(issuer, nickname=issuer.common_name)
                 cure = "renew the CA: sigul-stack pki renew-ca"
             left = (item.not_after - now).total_seconds() / _DAY_SECONDS
-            days["ca" if index else "own"] = min(left, days.get("ca", left))
+            which = "ca" if index else "own"
+            days[which] = min(left, days.get(which, left))
             check = date_check(item, now, cure, limits.of_days)
             check = dataclasses.replace(check, layer=Layer.CERTIFICATE)
             # One in the report is enough where it is the CA that has most time left.

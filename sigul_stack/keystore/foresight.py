@@ -68,7 +68,7 @@ def prospects(
 
 
 def _first_end(key: ListedKey, signer: KeyPart | None) -> float | None:
-    """When the first of the parts that signing takes expires; the first that has, where none signs.
+    """The end of the first part that signing takes; of the first that has one, where none signs.
 
     Those are the part that signs and the primary key.
     """
@@ -77,7 +77,7 @@ def _first_end(key: ListedKey, signer: KeyPart | None) -> float | None:
 
 
 def _end_of(certificates: Iterable[tuple[str, x509.Certificate]], now: float) -> float | None:
-    """When the first certificate ends that has not; the last that has, where all have."""
+    """The end of the first certificate that is still good; of the last one, where none is."""
     ends = [found.not_valid_after_utc.timestamp() for _name, found in certificates]
     return min((end for end in ends if end > now), default=max(ends, default=None))
 

@@ -136,7 +136,7 @@ class Samples:
 
 
 class _Collector:
-    """What prometheus_client asks for metrics."""
+    """A collector, as prometheus_client asks for metrics."""
 
     def __init__(self, samples: Samples) -> None:
         self._samples = samples

@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 #: Seconds between two writings of the metrics' file, and those that one of them may take.
 FILE_SECONDS: Final = 15.0
 WRITE_SECONDS: Final = 10.0
+#: Sets of labels of requests that are kept apart: with users' names, too, the text is less than a
+#: status socket takes at once.
+MAX_REQUEST_LABELS: Final = 256
+
 #: Each number of `ServerCount` that is a metric of its own.
 _COUNTERS: Final = {
     ServerCount.WORKERS_STARTED: "sigul_server_workers_started_total",
@@ -40,10 +44,10 @@ _COUNTERS: Final = {
 
 
 class ServerMeasures:
-    """What happened since the supervisor's start, beside what `Counters` count."""
+    """Counts of what happened since the supervisor's start, beside its `Counters`."""
 
     def __init__(self) -> None:
-        self._requests = Tally()
+        self._requests = Tally(most=MAX_REQUEST_LABELS)
         self._phases = Histogram(SECONDS)
         self._handshakes = Histogram(SECONDS, without_labels=True)
         for phase in Phase:
@@ -101,7 +105,7 @@ class ServerMeasures:
 
 
 class FileTurns:
-    """When the metrics' file is written, and what is said of that: failures once, and their end."""
+    """The turns of writing the metrics' file. Failures are told of once, and so is their end."""
 
     def __init__(self) -> None:
         self._due = 0.0

@@ -1,4 +1,4 @@
-"""What a worker tells its supervisor of the request that it has served: its phases and its result.
+"""The words of a worker about the request that it has served: its phases, and what became of it.
 
     body of MEASURED:  result, version of the protocol (255: not known), flags (a byte each),
                        the seconds of each phase (double, network order; not a number: there was
@@ -47,7 +47,7 @@ class Phase(enum.StrEnum):
 
 
 class Outcome(enum.StrEnum):
-    """What became of a request, by the values of a label of `sigul_server_requests_total`."""
+    """The ends of a request, by the values of a label of `sigul_server_requests_total`."""
 
     OK = "ok"
     #: It may not be, or is none.
@@ -63,7 +63,7 @@ UNKNOWN: Final = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is known of a request that is over: `op` and `version` may be `UNKNOWN`.
+    """The facts about a request that is over: `op` and `version` may be `UNKNOWN`.
 
     `proven`: its user has proven who he is. `unlogged`: the signing log could not be written.
     """
@@ -129,7 +129,7 @@ def _is_known(op: str) -> bool:
 
 
 def decode(body: bytes) -> Measured:
-    """What a worker tells of its request. Raises `BadEvent`."""
+    """The worker's words about its request. Raises `BadEvent`."""
     require(len(body) >= _HEAD.size, "it tells too little of its request")
     outcome, version, flags, *seconds = _HEAD.unpack_from(body)
     op = body[_HEAD.size :].decode("latin-1")

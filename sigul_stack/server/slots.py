@@ -8,10 +8,10 @@ that when it has reaped the worker: one that crashed gives back what it held.
 There are no locks. A worker writes its own slot first and then adds up all of them, so that of two
 that take something at the same moment at least one sees the other.
 
-A worker that is broken into can write anything into any slot. The supervisor reads none: it knows
-by itself which are taken. Others count with what they find, whatever it is, and what their own slot
-holds is a matter of their own memory; so the most that comes of it is that requests are refused
-room until that worker has ended.
+A worker that is broken into can write anything into any slot. The supervisor acts on none: it knows
+by itself which are taken, and reads the bytes for a metric alone. Others count with what they find,
+whatever it is, and what their own slot holds is a matter of their own memory; so the most that
+comes of it is that requests are refused room until that worker has ended.
 """
 
 from __future__ import annotations

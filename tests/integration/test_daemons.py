@@ -261,7 +261,10 @@ def test_root_becomes_the_configured_user(reachable: Site, tmp_path: Path) -> No
 
 def test_what_root_prepares_belongs_to_the_configured_user(reachable: Site) -> None:
     site = reachable
-    site.extra = {"server": {"daemon": f"unix-user: {ACCOUNT.pw_name}\n"}}
+    metrics = site.path("server/sigul_server.prom")
+    site.extra = {
+        "server": {"daemon": f"unix-user: {ACCOUNT.pw_name}\n", "metrics": f"file: {metrics}\n"}
+    }
     site.configure()
     database = site.path("server/server.sqlite")
     database.unlink()
@@ -274,6 +277,7 @@ def test_what_root_prepares_belongs_to_the_configured_user(reachable: Site) -> N
     assert stat.S_IMODE(database.stat().st_mode) == 0o600
     with site.running():
         assert done(site, "list-users", secrets=[ADMIN]) == b"admin\n"
+    assert (metrics.stat().st_uid, stat.S_IMODE(metrics.stat().st_mode)) == (OTHER, 0o644)
 
 
 def test_key_stores_that_are_missing_are_made_for_the_configured_user(reachable: Site) -> None:

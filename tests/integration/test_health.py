@@ -115,7 +115,7 @@ def test_a_server_that_is_well(served: tuple[Site, Process]) -> None:
     assert states(report) == dict.fromkeys(
         (
             *("status", "attached workers", "database", "key store", "signing log"),
-            *("NSS database", "certificate"),
+            *("NSS database", "certificate", "disk"),
         ),
         "ok",
     )

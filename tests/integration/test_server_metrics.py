@@ -7,6 +7,7 @@ import signal
 import stat
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -245,7 +246,7 @@ def test_health_checks_write_what_they_have_found(site: Site) -> None:
         assert value(bridge, "sigul_disk_free_ratio", component="bridge", volume="state")
     _text, client = looked("client", code=FAILED)
     assert layer(client, "client", "certificate") == 0
-    assert layer(client, "client", "TCP") == FAILED
+    assert layer(client, "client", "outer TLS") == FAILED
     for component, values in (("server", server), ("bridge", bridge), ("client", client)):
         when = value(values, "sigul_check_timestamp_seconds", component=component)
         assert when is not None and abs(time.time() - when) < 60

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from sigul_stack.evidence.log_reader import LogReader, verify_log
 from sigul_stack.protocol.operations import OPERATIONS
+from sigul_stack.transport.status_socket import read_status
 from tests.pe_images import Machine, make_image
 from tests.site import PROGRAM_SECONDS, Process, Site, module, nul, popen, wait_until
 from tests.unit.test_ostree_commit import make_commit
@@ -429,6 +430,9 @@ def writer_of(server: Process) -> int:
 def test_a_full_disk_refuses_signatures_and_loses_none(own: Site, tmp_path: Path) -> None:
     directory = log_of(own)
     directory.mkdir(mode=0o700)
+    socket = own.path("run/server.sock")
+    own.extra.setdefault("server", {})["daemon"] = f"status-socket: {socket}\n"
+    own.configure()
     own.start_bridge()
     server = own.start_server(
         prefix=private_mount(
@@ -468,6 +472,9 @@ def test_a_full_disk_refuses_signatures_and_loses_none(own: Site, tmp_path: Path
     assert "it was done, but is not in the signing log" in line
     assert "Authentication failed" in failure(own, "list-users", secrets=["wrong-pw"])
     server.wait_for("A refusal is not in the signing log")
+    # What failed because of it is counted: not a refusal.
+    counted = b'"signing_log_failures_total": 5'
+    wait_until(lambda: counted in read_status(socket, 5), 10, "five failures")
     filler.unlink()
     done(own, *words, secrets=["k-pw"])
     assert signature.exists()

@@ -43,6 +43,7 @@ from sigul_stack.server import supervisor
 from sigul_stack.server.events import *
 HELLO = event(b"A", struct.pack("!d", 0.1))
 BUSY = HELLO + event(b"B")
+MEASURED = struct.pack("!BBB7d", 0, 1, 0, *7 * [0.1])
 def attack(parent):
     ATTACK
 first, served = os.memfd_create("first"), os.pipe()
@@ -117,6 +118,18 @@ ATTACKS = {
     ),
     "a verdict that nobody asked for": (
         'raw(parent, event(b"G", bytes(32)))', "not asked to look",
+    ),
+    "a request's end before it came": (
+        'raw(parent, HELLO + event(b"M", MEASURED))', "no request to tell of now",
+    ),
+    "a request's end twice": (
+        'raw(parent, BUSY + 2 * event(b"M", MEASURED))', "no request to tell of now",
+    ),
+    "a request's end without its length": (
+        'raw(parent, BUSY + event(b"M", b"x"))', "too little of its request",
+    ),
+    "an operation of its own": (
+        'raw(parent, BUSY + event(b"M", MEASURED + b"x"))', "no such operation",
     ),
     "a size of the signing log": (
         'raw(parent, BUSY + event(b"L", bytes(16)))', "does not write the signing log",
@@ -220,6 +233,24 @@ def test_a_worker_that_breaks_the_rules_is_killed_and_the_server_goes_on(attack:
 def test_a_worker_that_is_not_heard_any_more_is_not_waited_for(attack: str) -> None:
     lines = run(SERVER, ATTACK=attack)
     assert "serves" in lines and lines[-1] == "ends"
+
+
+@pytest.mark.parametrize(
+    ("end", "result"), [("os.kill(os.getpid(), 9)", "failed"), ("os._exit(3)", "ended")]
+)
+def test_a_request_that_ends_with_its_worker_is_counted(end: str, result: str) -> None:
+    attack = f"""
+    raw(parent, BUSY + event(b"N", b"requests_protocol_1_total"))
+    raw(parent, event(b"U", b"a\\0b\\0sign-data"))
+    {end}
+"""
+    script = SERVER.replace('print("ends")', 'print(made.metrics().decode())\nprint("ends")')
+    lines = run(script, ATTACK=attack)
+    counted = [line for line in lines if line.startswith("sigul_server_requests_total")]
+    assert counted == [
+        f'sigul_server_requests_total{{op="sign-data",result="{result}",version="1"}} 1.0'
+    ]
+    assert "sigul_server_workers_crashed_total " + ("1.0" if result == "failed" else "0.0") in lines
 
 
 def test_a_worker_that_floods_its_pipe_keeps_nobody_waiting() -> None:
