@@ -53,7 +53,7 @@ check: ## a quick round while you work: lint of what has changed, and the fast t
 	@scripts/check
 
 test-long: ## run the tests that take minutes, and note their results; ARGS as for test
-	@scripts/bootstrap test kit browser
+	@scripts/bootstrap test kit long
 	@scripts/test --lane long $(ARGS)
 	@$(BIN)/python -m tests.gate.long_runs
 
