@@ -1,6 +1,6 @@
 """Debian's Chromium without a screen, and what it can tell of a page: its tree, log and requests.
 
-Nothing is fetched: browser and driver are those of the machine (`scripts/bootstrap browser`), and
+Nothing is fetched: browser and driver are those of the machine (`scripts/bootstrap long`), and
 selenium's own way of finding and downloading them is never gone.
 """
 
