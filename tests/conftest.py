@@ -10,11 +10,12 @@ the tests that use them, not here.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from sigul_stack import logevents
+from sigul_stack.logcontext import work_for
 
 pytest_plugins = ["tests.purity", "tests.ready_keys"]
 
@@ -145,3 +147,19 @@ def latencies(terminalreporter: pytest.TerminalReporter) -> list[str]:
         for name, text in report.user_properties
         if name == "latency"
     ]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """What a test sets up of logging, and what its lines were about, goes with it."""
+    root, own = logging.getLogger(), logging.getLogger("sigul_stack")
+    handlers, level, own_level = root.handlers[:], root.level, own.level
+    yield
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    own.setLevel(own_level)
+    logging.captureWarnings(False)
+    work_for(None)

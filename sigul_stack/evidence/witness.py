@@ -12,16 +12,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 from ..errors import LogComplaint, SigulError, printable, quoted
 from ..formats.signed_note import LogProof, Note, PrivateKey, PublicKey, cosigned
 from .evidence import Evidence
 from .observation import Judge, Observation
 from .witness_state import Complaint, KnownLog, Memory, MemoryFile
-
-#: Marks each complaint in a daemon's log (docs/security.md).
-MARK: Final = "[SIGNING_LOG]"
 
 
 class Witness:

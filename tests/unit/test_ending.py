@@ -52,8 +52,6 @@ from tests.wire import (
     reply,
 )
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
 SECONDS = 10.0
 REASON = "it was ended by whoever runs the bridge"
 

@@ -241,7 +241,7 @@ def test_a_worker_that_is_not_heard_any_more_is_not_waited_for(attack: str) -> N
 def test_a_request_that_ends_with_its_worker_is_counted(end: str, result: str) -> None:
     attack = f"""
     raw(parent, BUSY + event(b"N", b"requests_protocol_1_total"))
-    raw(parent, event(b"U", b"a\\0b\\0sign-data"))
+    raw(parent, event(b"U", b"a\\0b\\0sign-data\\0"))
     {end}
 """
     script = SERVER.replace('print("ends")', 'print(made.metrics().decode())\nprint("ends")')
@@ -295,7 +295,7 @@ BRIDGE = (
     COMMON
     + """
 from sigul_stack.bridge import parent as module
-from sigul_stack.bridge.control import *
+from sigul_stack.bridge.control import BridgeCommand, BridgeEvent, receive_command, receive_digest
 READY = event(b"R")
 go = os.pipe()
 count = os.memfd_create("count")

@@ -31,9 +31,6 @@ from sigul_stack.logcontext import LogContext, work_for
 log = logging.getLogger("sigul_stack.test")
 
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
-
 def client_lines(verbosity: int) -> list[str]:
     stream = io.StringIO()
     set_up_client(verbosity, stream)

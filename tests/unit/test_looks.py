@@ -87,7 +87,7 @@ BRIDGE = (
     COMMON
     + """
 from sigul_stack.bridge import parent as module
-from sigul_stack.bridge.control import *
+from sigul_stack.bridge.control import BridgeCommand, BridgeEvent, receive_command, receive_digest
 module.LOOK_SECONDS = 0.5
 def serve(listeners, parent):
     parent.send(BridgeEvent.READY)

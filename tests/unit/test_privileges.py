@@ -236,9 +236,7 @@ def test_the_status_socket_is_the_user_s(directory: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_log_that_is_moved_away_is_begun_anew_for_root_and_user(
-    directory: Path, logging_as_before: None
-) -> None:
+def test_a_log_that_is_moved_away_is_begun_anew_for_root_and_user(directory: Path) -> None:
     set_up_daemon("sigul_test", 0, stream=None, directory=directory, owner=USER)
     path = directory / "sigul_test.log"
     for name in ("first", "second"):
@@ -253,7 +251,7 @@ def test_a_log_that_is_moved_away_is_begun_anew_for_root_and_user(
 
 
 @pytest.mark.root
-def test_a_log_of_logrotate_s_making_keeps_its_group(top: Path, logging_as_before: None) -> None:
+def test_a_log_of_logrotate_s_making_keeps_its_group(top: Path) -> None:
     path = top / "sigul_test.log"
     path.touch(0o640)
     os.chown(path, UID, 4)
@@ -264,7 +262,7 @@ def test_a_log_of_logrotate_s_making_keeps_its_group(top: Path, logging_as_befor
 @pytest.mark.root
 @pytest.mark.parametrize("obstacle", ["link", "fifo", "directory"])
 def test_what_is_put_in_a_log_s_place_costs_no_message(
-    obstacle: str, directory: Path, top: Path, logging_as_before: None
+    obstacle: str, directory: Path, top: Path
 ) -> None:
     set_up_daemon("sigul_test", 0, stream=None, directory=directory, owner=USER)
     path = directory / "sigul_test.log"

@@ -17,8 +17,6 @@ from sigul_stack.cli import log_lines, stack, trace
 from sigul_stack.cli.log_lines import MAX_LINE_BYTES, lines_of, parse
 from sigul_stack.logcontext import LogContext, about
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
 ID, OTHER = "0123456789abcdef", "0123ffffffffffff"
 
 Trace = Callable[..., tuple[int, list[str], list[str]]]
