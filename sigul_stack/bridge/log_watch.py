@@ -30,7 +30,7 @@ from ..errors import (
 )
 from ..evidence.evidence import Evidence
 from ..evidence.given_files import read_keys, read_witness_key
-from ..evidence.witness import MARK, Witness
+from ..evidence.witness import Witness
 from ..formats.signed_note import Checkpoint
 from ..logcontext import LogContext, about
 from ..logevents import tell
@@ -173,7 +173,7 @@ class LogWatch:
             counters.add(BridgeCount.LOG_CHECKPOINTS)
         except LogComplaint as error:
             counters.add(BridgeCount.LOG_COMPLAINTS)
-            tell(log, BridgeLog.SIGNING_LOG_COMPLAINT, mark=MARK, why=str(error))
+            tell(log, BridgeLog.SIGNING_LOG_COMPLAINT, why=str(error))
             with self._lock:
                 item.complaint = error.problem
         except (SigulError, OSError) as error:
