@@ -21,7 +21,7 @@ class ClientLog(LogEvent):
         "there"
     )
     EXTENSIONS_KNOWN = "extensions-known", INFO, (
-        "The server knows {server!q}; the bridge {bridge!q}"
+        "The server knows {server!t}; the bridge {bridge!t}"
     )
     TRAILER_IGNORED = "trailer-ignored", INFO, (
         "What the bridge says behind the reply is passed over: {why!t}"

@@ -64,4 +64,4 @@ class SiteKnowledge:
 
 
 def _shown(words: frozenset[str] | None) -> str:
-    return ", ".join(sorted(words)) if words else "no extension"
+    return ", ".join(sorted(words)) if words else "of no extension"
