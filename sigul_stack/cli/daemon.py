@@ -67,7 +67,8 @@ class Daemon:
     In the foreground there is a PID file only where `pid_directory` is given; in the background
     always (`default_pid_directory`). `identity` is what the work will change to, if it will.
     `set_up_logs` is called in the process that works, with the stream for its messages: standard
-    error, or None in the background.
+    error, or None in the background. `logs_on_stderr`: whether in the foreground its log is there,
+    so that an error which ends the daemon has to be told there by nobody else.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Daemon:
     set_up_logs: Callable[[TextIO | None], None]
     identity: Identity | None = None
     start_timeout: float = START_TIMEOUT
+    logs_on_stderr: bool = True
 
     def run(self, work: Callable[[Control], None]) -> int:
         """Do `work` as a daemon, and return the exit code of the process that was started.
@@ -122,8 +124,10 @@ class Daemon:
         except SigulError as error:
             tell(log, ProgramLog.DAEMON_FAILED, why=str(error))
             _tell(starter, FAILED, str(error))
-            if stream is not None:
+            if stream is not None and self.logs_on_stderr:
                 repeat_known_line(str(error))
+            elif stream is not None:
+                failed(str(error))
         except Exception as error:  # noqa: BLE001 - it is logged
             tell(log, ProgramLog.DAEMON_CRASHED, exc_info=True, name=self.name)
             what = type(error).__name__  # its text may hold anything

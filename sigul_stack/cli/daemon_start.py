@@ -7,12 +7,12 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TextIO, TypeVar
 
 from ..config.digests import digests
 from ..config.identity import identity
 from ..config.values import relative_to
-from ..errors import SigulError
+from ..errors import ConfigurationError, SigulError
 from ..logevents import tell
 from ..system.memory import is_swapping, lock_memory
 from .daemon import Control, Daemon
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from ..config.server import ServerSettings
 
 log = logging.getLogger(__name__)
+
+#: Where the log's file is where no option says.
+_LOG_DIRECTORY: Final = Path("/var/log")
 
 Settings = TypeVar("Settings", "BridgeSettings", "ServerSettings")
 
@@ -118,15 +121,14 @@ def run_daemon(
         argument("-d", "--daemonize", action="store_true", help="run in the background"),
         argument("--internal-log-dir", type=Path, help=argparse.SUPPRESS),
         argument("--internal-pid-dir", type=Path, help=argparse.SUPPRESS),
-        epilog="In the foreground it logs to standard error, one event a line. SIGTERM ends it:"
+        epilog="In the foreground it logs to standard error, one event a line, unless the"
+        " configuration's [logging] names other places. SIGTERM ends it:"
         " requests under way finish first, up to shutdown-timeout. SIGHUP has it read configuration"
         " and certificates again; no request is lost.",
     ).parse_args(argv)
     # A daemon in the background changes to another directory.
     path = options.config_file.absolute() if options.config_file else None
-    log_directory = options.internal_log_dir.absolute() if options.internal_log_dir else None
-    if log_directory is None and options.daemonize:  # else standard error is enough
-        log_directory = Path("/var/log")
+    given_directory = options.internal_log_dir.absolute() if options.internal_log_dir else None
     try:
         # Asked before the daemon may leave its terminal, used once it has.
         source = DaemonConfiguration(lambda: load(path))
@@ -142,16 +144,35 @@ def run_daemon(
         source.check()
         work(source, control)
 
+    logs = source.settings.log_to or _usual_logs(options.daemonize, given_directory)
+
+    def set_up_logs(stream: TextIO | None) -> None:
+        if stream is None and "stderr" in logs:
+            raise ConfigurationError(
+                "[logging] log-to has stderr, and a daemon in the background has none",
+                "run it in the foreground, or name file, journald or syslog instead",
+            )
+        set_up_daemon(
+            program,
+            options.verbose,
+            stream=stream if "stderr" in logs else None,
+            directory=(given_directory or _LOG_DIRECTORY) if "file" in logs else None,
+            owner=source.identity,
+            json=source.settings.log_format == "json",
+            sockets=[what for what in logs if what not in ("file", "stderr")],
+        )
+
     return Daemon(
         name=program,
         background=options.daemonize,
         pid_directory=options.internal_pid_dir,
-        set_up_logs=lambda stream: set_up_daemon(
-            program,
-            options.verbose,
-            stream=stream,
-            directory=log_directory,
-            owner=source.identity,
-        ),
+        set_up_logs=set_up_logs,
         identity=source.identity,
+        logs_on_stderr="stderr" in logs,
     ).run(start)
+
+
+def _usual_logs(background: bool, directory: Path | None) -> tuple[str, ...]:
+    """Where the log goes if `log-to` does not say: a person in front of it sees it."""
+    file = ("file",) if background or directory is not None else ()
+    return file if background else ("stderr", *file)

@@ -55,6 +55,9 @@ class ProgramLog(LogEvent):
     TAG_SIGNED_ANEW = "tag-signed-anew", INFO, (
         "Tag {tag!q} was {old} (signed already; that signature was replaced), now is {new}"
     )
+    LOG_LINES_LOST = "log-lines-lost", WARNING, (
+        "{count} lines before this one were lost: the system's log did not take them"
+    )
     #: Where the machine swaps.
     MEMORY_SWAPS = "memory-swaps", WARNING, _MEMORY
     MEMORY_NOT_LOCKED = "memory-not-locked", INFO, _MEMORY

@@ -1,26 +1,25 @@
-"""Setting up logging: the destinations, and the format of a line.
+"""Setting up logging: where its lines go, and in which of the forms of `log_format`.
 
-* The client: `LEVEL: text` on standard error; `LEVEL: {REQUEST} text` while it works on a request,
-  with the id of that (`logcontext`). Given `-v` twice, as scripts give it, it is silent as
+* The client: on standard error. Given `-v` twice, as scripts give it, it is silent as
   long as nothing is wrong: what it has to tell is kept, and told behind an error.
-* A daemon: one event a line, `TIME LEVEL [PID] {REQUEST} text`, with the time in UTC and the
-  request's id where there is one, else the connection's; on standard error in the foreground, in a
-  file `NAME.log` where a directory is given. The file may be moved away at any time (logrotate).
+* A daemon: on standard error, in a file `NAME.log` of a directory, which may be moved away at any
+  time (logrotate), to journald, or to syslog; to several of them, as `[logging]` and the options
+  say.
 
-Whatever a message holds, a line is a line: line breaks and control characters, which may come from
-a peer, are escaped, in tracebacks too. Only these functions set logging up, and only when called.
+Only these functions set logging up, and only when called.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
-from ..errors import ConfigurationError, printable
+from ..errors import ConfigurationError
 from ..logcontext import current
+from .log_format import ClientFormatter, DaemonFormatter, JSONFormatter, LineFormatter
 
 if TYPE_CHECKING:
     from ..config.identity import Identity
@@ -33,43 +32,6 @@ KEEPING: Final = 2
 MAX_KEPT: Final = 1000
 #: What a daemon logs at `-v` given 0, 1 or 2 times; each request leaves its marks at INFO.
 DAEMON_LEVELS = (logging.INFO, logging.INFO, logging.DEBUG)
-
-
-def _about(record: logging.LogRecord) -> str:
-    """`{REQUEST} `, or nothing where a record is about none."""
-    # A record that was kept may be shown while this thread works for another request.
-    request = str(getattr(record, "context", None) or current() or "")
-    return f"{{{request}}} " if request else ""
-
-
-class ClientFormatter(logging.Formatter):
-    """`LEVEL: text`; a traceback only where `tracebacks` is true, else its message has to do."""
-
-    def __init__(self, *, tracebacks: bool) -> None:
-        super().__init__()
-        self._tracebacks = tracebacks
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One line without its end."""
-        return printable(f"{record.levelname}: {_about(record)}{super().format(record)}")
-
-    def formatException(self, ei: Any) -> str:
-        """The traceback, or nothing."""
-        return super().formatException(ei) if self._tracebacks else ""
-
-
-class DaemonFormatter(logging.Formatter):
-    """`TIME LEVEL [PID] {REQUEST} text`, for example
-    `2024-05-06T07:08:09.123Z INFO [4711] {5f3a} [BRIDGE_REQUEST] Client connected`.
-    """
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One line without its end."""
-        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        return printable(
-            f"{when}.{int(record.msecs):03d}Z {record.levelname} [{record.process}]"
-            f" {_about(record)}{super().format(record)}"
-        )
 
 
 class _Kept(logging.Handler):
@@ -100,10 +62,15 @@ def tell_kept() -> None:
             handler.tell()
 
 
-def set_up_client(verbosity: int, stream: TextIO) -> None:
+def set_up_client(verbosity: int, stream: TextIO, *, json: bool = False) -> None:
     """Log to `stream` as the client does; `verbosity` is how often `-v` was given."""
     shown = logging.StreamHandler(stream)
-    shown.setFormatter(ClientFormatter(tracebacks=verbosity >= 2))
+    tracebacks = verbosity >= KEEPING
+    shown.setFormatter(
+        JSONFormatter("client", tracebacks=tracebacks)
+        if json
+        else ClientFormatter(tracebacks=tracebacks)
+    )
     _install([shown, *([_Kept(shown)] if verbosity == KEEPING else [])], CLIENT_LEVELS, verbosity)
 
 
@@ -114,20 +81,35 @@ def set_up_daemon(
     stream: TextIO | None,
     directory: Path | None,
     owner: Identity | None = None,
+    json: bool = False,
+    sockets: Collection[str] = (),
 ) -> None:
-    """Log as a daemon does: to `stream` and to `NAME.log` in `directory`, each where given.
+    """Log as a daemon does: to `stream`, to `NAME.log` in `directory`, each where given, and to
+    `sockets`, of `journald` and `syslog`. In lines of text, or of JSON.
 
     A log file belongs to `owner`, so that every process of the daemon can write to it. Raises
-    `ConfigurationError` where the file cannot be written.
+    `ConfigurationError` where the file cannot be written, or nothing listens at a socket.
     """
+    form = JSONFormatter(name.removeprefix("sigul_")) if json else DaemonFormatter()
     handlers: list[logging.Handler] = []
     if stream is not None:
         handlers.append(logging.StreamHandler(stream))
     if directory is not None:
         handlers.append(_file_handler(directory / f"{name}.log", owner))
+    if sockets:
+        handlers += _socket_handlers(name, form, sockets)
     for handler in handlers:
-        handler.setFormatter(DaemonFormatter())
+        handler.setFormatter(form)
     _install(handlers, DAEMON_LEVELS, verbosity)
+
+
+def _socket_handlers(
+    name: str, form: LineFormatter, sockets: Collection[str]
+) -> list[logging.Handler]:
+    from .log_sockets import JournalHandler, SyslogHandler
+
+    makers = {"journald": JournalHandler, "syslog": SyslogHandler}
+    return [makers[what](name, form) for what in dict.fromkeys(sockets)]
 
 
 def _file_handler(path: Path, owner: Identity | None) -> logging.Handler:

@@ -66,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
             " (default: retry-seconds in client.conf, else 0)",
         ),
         verbose(),
+        argument(
+            "--log-format",
+            choices=("text", "json"),
+            default="text",
+            help="form of the log's lines on standard error; errors stay as they are",
+        ),
         argument("--help-commands", action=_HelpCommands, nargs=0, help="list the commands"),
         VERSION,
         argument(
@@ -119,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.user_name == "":
         parser.error("-u/--user-name is empty: name a user, or leave it out")
     arguments = parse(command, words[1:])
-    set_up_client(options.verbose, sys.stderr)
+    set_up_client(options.verbose, sys.stderr, json=options.log_format == "json")
     return report(lambda: _run(command, arguments, options))
 
 

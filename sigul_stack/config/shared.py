@@ -30,6 +30,9 @@ DAEMON_NSS_DIRECTORY = "/var/lib/sigul"
 #: Slowest payload that is put up with where `min-payload-rate` says nothing, in bytes a second.
 MIN_PAYLOAD_RATE = 16 * 1024
 
+#: Where a daemon's log may go.
+LOG_PLACES = ("file", "stderr", "journald", "syslog")
+
 TLS_VERSIONS = ("tls1.2", "tls1.3")
 #: Versions that old configurations may still allow; TLS 1.2 is the floor whatever they say.
 OLD_TLS_VERSIONS = ("ssl2", "ssl3", "tls1.0", "tls1.1")
@@ -65,7 +68,9 @@ class BridgeAddress:
 
 @dataclass(frozen=True)
 class DaemonSettings:
-    """`[daemon]`: whom a bridge or server runs as, and where it tells its status."""
+    """`[daemon]` and `[logging]`: whom a bridge or server runs as, where it tells its status, and
+    where its log goes.
+    """
 
     unix_user: str | None = option(
         "daemon", values.optional_text, None, "user to run as, a name or number (empty: as started)"
@@ -82,6 +87,16 @@ class DaemonSettings:
         None,
         "path of the Unix socket that gives the daemon's status (empty: none)",
         needs=Needs.PARENT,
+    )
+    log_format: str = option(
+        "logging", values.choice("text", "json"), "text", "form of the log's lines: `text`, `json`"
+    )
+    log_to: tuple[str, ...] = option(
+        "logging",
+        values.choices(*LOG_PLACES),
+        (),
+        "where the log goes: `file`, `stderr`, `journald`, `syslog`, one or several (empty: to"
+        " standard error in the foreground, to a file in the background)",
     )
 
 

@@ -24,7 +24,7 @@ class EvidenceLog(LogEvent):
         "The index {path!p} was not brought up to date: {why!t}"
     )
     SIGNING_LOG_ADOPTED = "signing-log-adopted", INFO, (
-        "The signing log of {server!q} is taken as known: {origin!q}, key {key!t}"
+        "The signing log of {server!q} is taken as known: {origin!q}, key {key!p}"
     )
     SIGNING_LOG_INDEX_NOT_UPDATED = "signing-log-index-not-updated", WARNING, (
         "The index of the signing log was not brought up to date: {why!t}"
