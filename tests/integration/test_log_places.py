@@ -97,11 +97,11 @@ def test_json_in_a_file_and_at_the_systems_logs(template: Site, tmp_path: Path) 
     sent = [fields_of(data) for data in journals.all]
     mine = [fields for fields in sent if fields.get("SIGUL_REQUEST") == id_.encode()]
     assert {fields["SIGUL_CONNECTION"] for fields in mine} == {tie["connection"].encode()}
-    assert b"request-received" in {fields["SIGUL_EVENT"] for fields in mine}
+    assert b"forward-completed" in {fields["SIGUL_EVENT"] for fields in mine}
     assert {fields["MESSAGE"].decode() for fields in mine} <= set(log)
 
-    # As rsyslog writes them: text of the server, JSON of the bridge, with a head before each.
-    text = [data.decode().partition("> ")[2] or data.decode() for data in lines.all]
+    # Text of the server, JSON of the bridge, with a head before each.
+    text = [data.decode() for data in lines.all]
     of_server = [line for line in text if "sigul_server[" in line]
     of_bridge = [line for line in text if "sigul_bridge[" in line]
     assert [found for found, _ in ties("\n".join(of_server))].count(id_) == 1
