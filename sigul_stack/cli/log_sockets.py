@@ -95,7 +95,7 @@ class SocketHandler(logging.Handler):
             self.handleError(record)
 
     def datagram(self, record: logging.LogRecord) -> bytes:
-        """What is sent for a record."""
+        """The bytes that are sent for a record."""
         raise NotImplementedError
 
     def _connected(self) -> socket.socket:
@@ -150,7 +150,7 @@ class SyslogHandler(SocketHandler):
         super().__init__("syslog", path or SYSLOG_SOCKET, name, formatter)
 
     def datagram(self, record: logging.LogRecord) -> bytes:
-        """What is sent for a record, with no line break in it."""
+        """The bytes that are sent for a record, with no line break in them."""
         head = f"<{_DAEMON | _priority(record)}>{self._ident}[{record.process}]: ".encode()
         return head + self._lines.within(record, MAX_SYSLOG)
 
@@ -165,7 +165,7 @@ class JournalHandler(SocketHandler):
         super().__init__("journald", path or JOURNAL_SOCKET, name, formatter)
 
     def datagram(self, record: logging.LogRecord) -> bytes:
-        """What is sent for a record; a field for which there is no room is left out."""
+        """The bytes that are sent for a record; a field for which there is no room is left out."""
         context = context_of(record)
         fields = {
             "MESSAGE": self._lines.within(record, _MAX_MESSAGE),

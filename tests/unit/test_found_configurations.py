@@ -39,7 +39,7 @@ WARNINGS: dict[str, list[tuple[str, str]]] = {
     ],
     "bridge-chart.conf": [NO_NAMES],
     "bridge-playbook.conf": [
-        ("section [logging]", "is unknown and ignored; the sections here are [bridge], [daemon]"),
+        ("[logging] level", "is unknown and ignored"),
         ("[bridge] bridge-hostname", "it belongs in section [client] of client.conf"),
         ("[bridge] bridge-cert-nickname", EMPTY),
         ("[bridge] server-listen-port", EMPTY),
