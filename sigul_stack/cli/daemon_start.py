@@ -173,6 +173,6 @@ def run_daemon(
 
 
 def _usual_logs(background: bool, directory: Path | None) -> tuple[str, ...]:
-    """Where the log goes if `log-to` does not say: a person in front of it sees it."""
+    """The places of the log if `log-to` names none: a person in front of it sees it."""
     file = ("file",) if background or directory is not None else ()
     return file if background else ("stderr", *file)

@@ -1,4 +1,4 @@
-"""What a line of the log looks like: of a client, of a daemon, and in JSON.
+"""The forms of a line of the log: of a client, of a daemon, and in JSON.
 
     client   LEVEL: {ID} text
     daemon   TIME LEVEL [PID] {ID} text           TIME in UTC
@@ -35,7 +35,7 @@ _SHORTER: Final = (MAX_TEXT, 200, 20)
 
 
 def context_of(record: logging.LogRecord) -> LogContext | None:
-    """What a record is about: what it was kept with, else what this thread works for."""
+    """The subject of a record: what it was kept with, else what this thread works for."""
     # A record that was kept may be shown while this thread works for another request.
     kept: LogContext | None = getattr(record, "context", None)
     return kept or current()
@@ -48,7 +48,7 @@ def _about(record: logging.LogRecord) -> str:
 
 
 def time_of(record: logging.LogRecord) -> str:
-    """When a record was made, in UTC: `2024-05-06T07:08:09.123Z`."""
+    """The time at which a record was made, in UTC: `2024-05-06T07:08:09.123Z`."""
     when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
     return f"{when}.{int(record.msecs):03d}Z"
 

@@ -1,8 +1,9 @@
 """The log's lines to the system's log: to journald in its own protocol, and to syslog.
 
-Each line is a datagram to a socket of this machine. Nothing here waits, and nothing ends a daemon:
-a line that the other side does not take is lost, and the next one that it takes has a line before
-it that says how many were (`log-lines-lost`). The other side may be started again at any time.
+Each line is a datagram to a socket of this machine. Nothing here ends a daemon or holds it up: a
+line that the other side does not take in a moment is lost, and from then on nobody waits for it;
+the next line that it takes has one before it that says how many were lost (`log-lines-lost`). The
+other side may be started again at any time.
 
 A daemon's processes are forked and share the socket, which is all right: each line is a whole
 datagram. Each makes its own connection again, and counts what it has lost itself.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import socket
 import struct
 from pathlib import Path
@@ -47,6 +49,9 @@ MAX_SYSLOG: Final = 8000
 MAX_JOURNAL: Final = 60_000
 _MAX_MESSAGE: Final = 16_000
 _MAX_FIELD: Final = 4000
+#: How long a line may wait for room, in seconds: the kernel keeps as few as 10 datagrams, and many
+#: lines may come at once. Where that was not enough, no line waits until one is taken again.
+ROOM_SECONDS: Final = 0.05
 #: What stands besides a field's name and value, in bytes.
 _FIELD_BYTES: Final = 10
 
@@ -77,7 +82,7 @@ class SocketHandler(logging.Handler):
             ) from error
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a line, if it can be sent at once. Never raises."""
+        """Send a line, if it can be sent in a moment. Never raises."""
         if self._process != os.getpid():
             self._process, self._lost = os.getpid(), 0
         try:
@@ -90,7 +95,7 @@ class SocketHandler(logging.Handler):
             self.handleError(record)
 
     def datagram(self, record: logging.LogRecord) -> bytes:
-        """What is sent for a record."""
+        """The bytes that are sent for a record."""
         raise NotImplementedError
 
     def _connected(self) -> socket.socket:
@@ -106,18 +111,25 @@ class SocketHandler(logging.Handler):
     def _send(self, data: bytes) -> bool:
         """Send a datagram; whether it was taken."""
         # The first time the other side may have been started again since the last line.
-        for _attempt in range(2):
+        for attempt in range(2):
             try:
                 if self._socket is None:
                     self._socket = self._connected()
                 self._socket.send(data)
             except BlockingIOError:  # it is there, and has no room
-                return False
+                if attempt or self._lost or not self._has_room():
+                    return False
             except OSError:
                 self._disconnect()
             else:
                 return True
         return False
+
+    def _has_room(self) -> bool:
+        """Wait a moment until there may be room; whether there is."""
+        waiting = select.poll()
+        waiting.register(self._socket or -1, select.POLLOUT)
+        return bool(waiting.poll(ROOM_SECONDS * 1000))
 
     def _disconnect(self) -> None:
         if self._socket is not None:
@@ -138,7 +150,7 @@ class SyslogHandler(SocketHandler):
         super().__init__("syslog", path or SYSLOG_SOCKET, name, formatter)
 
     def datagram(self, record: logging.LogRecord) -> bytes:
-        """What is sent for a record, with no line break in it."""
+        """The bytes that are sent for a record, with no line break in them."""
         head = f"<{_DAEMON | _priority(record)}>{self._ident}[{record.process}]: ".encode()
         return head + self._lines.within(record, MAX_SYSLOG)
 
@@ -153,7 +165,7 @@ class JournalHandler(SocketHandler):
         super().__init__("journald", path or JOURNAL_SOCKET, name, formatter)
 
     def datagram(self, record: logging.LogRecord) -> bytes:
-        """What is sent for a record; a field for which there is no room is left out."""
+        """The bytes that are sent for a record; a field for which there is no room is left out."""
         context = context_of(record)
         fields = {
             "MESSAGE": self._lines.within(record, _MAX_MESSAGE),

@@ -39,8 +39,8 @@ WARNINGS: dict[str, list[tuple[str, str]]] = {
     ],
     "bridge-chart.conf": [NO_NAMES],
     "bridge-playbook.conf": [
-        ("section [logging]", "is unknown and ignored; the sections here are [bridge], [daemon]"),
         ("[bridge] bridge-hostname", "it belongs in section [client] of client.conf"),
+        ("[logging] level", "is unknown and ignored"),
         ("[bridge] bridge-cert-nickname", EMPTY),
         ("[bridge] server-listen-port", EMPTY),
         ("[koji] koji-config", EMPTY),
