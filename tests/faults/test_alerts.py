@@ -113,6 +113,17 @@ class Watched:
                 code=None,
             )  # fmt: skip
 
+    def canary(self, code: int, passphrase: str = KEY_PASSPHRASE) -> None:
+        """Have a canary sign with the key, and write what became of it."""
+        self.site.run(
+            *module("stack"), "canary", "-c", str(self.site.path("client.conf")), "--key", KEY,
+            "--public-key", str(self.site.path("k1.asc")),
+            "--log-key", str(self.log() / "key.pub"), "--timeout", "10",
+            "--state-file", str(self.site.path("canary.json")),
+            "--metrics-file", str(self.site.path("metrics/client/canary.prom")),
+            secrets=[passphrase], code=code,
+        )  # fmt: skip
+
     def start_server(self, prefix: tuple[str, ...] = ()) -> None:
         """Start the server again."""
         self.server = self.site.start_server(2, prefix=prefix)
@@ -370,6 +381,28 @@ def test_a_log_that_is_not_pushed(watched: Watched) -> None:
     note_push(watched.log(), 1, "/srv/copy", now)
     watched.look("server")
     watched.ends("SigulLogNotPushed")
+
+
+@pytest.mark.parametrize("fault", ["a wrong passphrase", "no server"])
+def test_a_canary_that_fails(watched: Watched, fault: str) -> None:
+    site = watched.site
+    key = site.sigul("get-public-key", KEY, secrets=[KEY_PASSPHRASE]).stdout
+    site.path("k1.asc").write_bytes(key)
+    watched.canary(code=0)
+    wait_until(
+        lambda: watched.query("sigul_canary_success == 1") != [], SOON, "a canary that is well"
+    )
+    assert "SigulCanaryFailed" not in watched.firing()
+    if fault == "no server":
+        watched.stop_server()
+        watched.canary(code=2)
+        watched.fires("SigulCanaryFailed")
+        watched.start_server()
+    else:
+        watched.canary(code=2, passphrase="wrong-pw")
+        watched.fires("SigulCanaryFailed")
+    watched.canary(code=0)
+    watched.ends("SigulCanaryFailed")
 
 
 def test_a_disk_that_is_full(watched: Watched, tmp_path: Path) -> None:
