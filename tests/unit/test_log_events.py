@@ -1,6 +1,6 @@
 """The log's events: the table of them in docs, every call that tells one, and hostile values.
 
-Where the table differs, the failure prints it as docs/observe.events.md should have it.
+Where the table differs, the failure prints it as docs/log-events.md should have it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.imports import PACKAGE as NAME
 from tests.imports import TOP
 
 PACKAGE = TOP / NAME
-PAGE = TOP / "docs" / "observe.events.md"
+PAGE = TOP / "docs" / "log-events.md"
 TREES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
 #: What logs without an event.
 METHODS = frozenset({"debug", "info", "warning", "warn", "error", "exception", "critical", "fatal"})
