@@ -2,7 +2,7 @@
 
 What makes a metric takes its kind, help and labels from here, and docs/observe.md, the dashboard
 and the alert rules are compared with it. Names follow Prometheus' conventions: base units
-(seconds, bytes), `total` at the end for what only grows, `timestamp_seconds` for times since 1970.
+(seconds, bytes), a total at the end of what only grows, and times in seconds since 1970.
 
 No label has a name of a user, key, certificate or file in it, but for those in `named`, which are
 given only where the configuration says `metrics-names = yes`: until then, that label is left out
