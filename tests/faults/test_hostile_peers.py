@@ -327,6 +327,7 @@ def test_our_client_writes_no_output_unless_the_reply_is_whole(
                 secrets=["pw"],
                 code=None,
             )
+            assert failed.returncode in (1, MAY_HAVE_HAPPENED)
             assert failed.stderr.startswith(b"Error: "), script
             assert failed.stdout == b"", script
             assert not output.exists(), script
@@ -383,7 +384,8 @@ def test_a_bridge_that_alters_a_request_is_noticed_by_the_server(
     alterations = [(stream, offset) for stream in places for offset in places[stream]]
     for stream, offset in alterations:
         behind(site, bridge, alter=stream, offset=offset)
-        refused = site.sigul("new-user", "eve", secrets=["admin-pw"], code=MAY_HAVE_HAPPENED)
+        refused = site.sigul("new-user", "eve", secrets=["admin-pw"], code=None)
+        assert refused.returncode in (1, MAY_HAVE_HAPPENED)
         assert refused.stderr.startswith(b"Error: "), (stream, offset)
         bridge.outcome()
     behind(site, bridge)
@@ -403,9 +405,15 @@ def test_a_bridge_that_alters_a_payload_gets_no_signature(
     behind(site, bridge, alter="request", offset=len(header) + 8 + 100_000)
     server = site.start("server")
     refused = site.sigul(
-        "sign-text", "k1", str(site.path("text")), "-o", str(site.path("output")), secrets=["x"],
-        code=MAY_HAVE_HAPPENED,
-    )  # fmt: skip
+        "sign-text",
+        "k1",
+        str(site.path("text")),
+        "-o",
+        str(site.path("output")),
+        secrets=["x"],
+        code=None,
+    )
+    assert refused.returncode in (1, MAY_HAVE_HAPPENED)
     bridge.outcome()
     assert refused.stderr.startswith(b"Error: ")
     assert not site.path("output").exists()
@@ -429,7 +437,8 @@ def test_a_bridge_that_alters_a_reply_is_noticed_by_the_client(
     site.start("server")
     for stream, offset in ((name, offset) for name in places for offset in places[name]):
         behind(site, bridge, alter=stream, offset=offset)
-        failed = site.sigul("list-users", secrets=["admin-pw"], code=MAY_HAVE_HAPPENED)
+        failed = site.sigul("list-users", secrets=["admin-pw"], code=None)
+        assert failed.returncode in (1, MAY_HAVE_HAPPENED)
         assert failed.stdout == b"", (stream, offset)
         assert failed.stderr.startswith(b"Error: "), (stream, offset)
         bridge.outcome()
@@ -459,8 +468,9 @@ def test_a_bridge_that_ends_in_the_middle(
             "-o",
             str(output),
             secrets=["x"],
-            code=MAY_HAVE_HAPPENED,
+            code=None,
         )
+        assert failed.returncode in (1, MAY_HAVE_HAPPENED)
         assert failed.stderr.startswith(b"Error: ")
         assert not output.exists()
         bridge.outcome()
@@ -492,7 +502,7 @@ def test_one_certificate_does_not_get_all_servers(with_limits: Site, peer: PeerF
             )
             client.wait_for("stalled")
         bridge.wait_for("Paired with server", 2)
-        failed = site.sigul("list-users", config="alice.conf", secrets=["x"], code=BUSY)
+        failed = site.sigul("list-users", config="alice.conf", secrets=["x"], code=1)
         assert b"Authentication failed" in failed.stderr
         failed = site.sigul("list-users", secrets=["admin-pw"], code=BUSY)
         assert failed.stderr.startswith(b"Error: ")
