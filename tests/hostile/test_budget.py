@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sigul_stack.cli.outcome import BUSY
 from sigul_stack.transport.status_socket import read_status
 from tests.faults.scripted import Peer
 from tests.hostile.conftest import TRENTS_KEY, AttackerFactory, Ground, HonestFactory, passphrase
@@ -144,7 +145,7 @@ def test_our_client_shows_the_reason_though_it_is_still_sending(
         crowd.wait_for("stalled")
         refused = quiet.sigul(
             "sign-data", "-o", str(quiet.path("signature")), TRENTS_KEY, str(quiet.path("large")),
-            secrets=["wrong"], config="trent.conf", code=1,
+            secrets=["wrong"], config="trent.conf", code=BUSY,
         )  # fmt: skip
     assert b"'trent' has 1 connections here" in refused.stderr
     assert b"max-connections-per-user" in refused.stderr

@@ -448,7 +448,7 @@ def test_the_command_reaches_an_old_child_that_finishes_its_last_requests(
         assert end(site, "bridge") == "1 requests of 'trent' were ended\n"
         told = held.refused(gate.open)
     assert told == (
-        "Error: the bridge says: it was ended by whoever runs the bridge; ask them why\n"
+        "Error: the bridge says: it was ended by whoever runs the bridge; ask them why" + UNKNOWN
     )
     wait_until(lambda: has_ended(old), PROGRAM_SECONDS, "the old child's end")
     gate.open()

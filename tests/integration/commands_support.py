@@ -21,6 +21,8 @@ from tests.site import PROGRAM_SECONDS, Site, module, without_ids
 
 AUTHENTICATION = "Authentication failed"
 ADMIN = "admin-pw"
+#: The end of an error of a request that a server may have done.
+MAYBE = "the server may have done it: look there before you ask again"
 
 #: Seconds for a prompt to come.
 PROMPT_SECONDS = 30.0
@@ -54,10 +56,18 @@ def refused(
 
 
 def failure(
-    site: Site, *arguments: str, secrets: Sequence[str] = (), code: int = 1, **further: object
+    site: Site,
+    *arguments: str,
+    secrets: Sequence[str] = (),
+    code: int | None = 1,
+    **further: object,
 ) -> str:
-    """Run a command that ends with one line `Error: …` and the exit code; the line's text."""
+    """Run a command that ends with one line `Error: …` and the exit code; the line's text.
+
+    `code` None: any of a failure.
+    """
     result = site.sigul(*arguments, secrets=secrets, code=code, **further)  # type: ignore[arg-type]
+    assert result.returncode
     return error_line(result)
 
 

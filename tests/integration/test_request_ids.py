@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sigul_stack.cli.outcome import BUSY
 from tests.site import Process, Site, module, ties
 
 from .commands_support import ADMIN, done
@@ -155,7 +156,7 @@ def test_a_request_that_no_server_gets_has_one_too(site: Site, data: Path) -> No
     site.extra = {"bridge": {"bridge": "server-wait-timeout: 0.5\n"}}
     site.configure()
     bridge = site.start_bridge()
-    told = site.sigul("sign-data", "k", str(data), secrets=["k-pw"], code=1)
+    told = site.sigul("sign-data", "k", str(data), secrets=["k-pw"], code=BUSY)
     assert b"no signing server became free in time" in told.stderr
     [id_] = told.requests
     bridge.wait_for(f"{{{id_}}} no signing server became free in time")
