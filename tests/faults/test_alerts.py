@@ -446,7 +446,9 @@ def test_a_log_that_was_put_back(watched: Watched, tmp_path: Path) -> None:
     watched.start_server()
     for _ in range(3):
         watched.ask()
-    watched.ends("SigulBridgeLogNotChecked")
+    size = (log / "checkpoint").read_text().splitlines()[1]
+    seen = site.path("run/seen.json")
+    wait_until(lambda: rf"\n{size}\n" in seen.read_text(), SOON, f"a bridge that has seen {size}")
     watched.stop_server()
     shutil.rmtree(log)
     shutil.copytree(yesterday, log)
