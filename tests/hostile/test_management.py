@@ -22,8 +22,8 @@ pytestmark = [
     pytest.mark.long("sigul_stack/bridge/management.py", "sigul_stack/bridge/sight.py"),
 ]
 
-#: Seconds that a scrape may take meanwhile: the 256 connections that wait in the kernel are taken at
-#: 50 a second, which is 5.1 s. Prometheus gives it 10.
+#: Seconds that a scrape may take meanwhile: the 256 connections that wait in the kernel are taken
+#: at 50 a second, which is 5.1 s. Prometheus gives it 10.
 SCRAPE_SECONDS = 8.0
 
 
