@@ -491,7 +491,8 @@ def test_what_comes_after_a_revocation_is_not_signed(
             _, stderr = client.communicate(timeout=PROGRAM_SECONDS)
         finally:
             client.kill()
-    assert client.returncode == 1
+    # Of what came just when the request ended its client does not know.
+    assert client.returncode in (1, MAY_HAVE_HAPPENED)
     told = dict(line.removeprefix("Error signing ").split(": ", 1) for line in
                 signing_errors(stderr))  # fmt: skip
     assert "cannot be read" in told.pop(str(gate))
