@@ -23,7 +23,7 @@ BY_NAME = frozenset(
     }
 )  # fmt: skip
 #: Below the site's directory: a component's, which is root's, and what is the containers' user's.
-COMPONENT = r"sigul_root \}\}/(?:server|bridge|client|\{\{ ?component(?:_name)? ?\}\})"
+COMPONENT = r"sigul_root \}\}/(?:server|bridge|client|\{\{ ?component(?:_name|_directory)? ?\}\})"
 BELOW = re.compile(COMPONENT + r"/.")
 #: What stands for an image's ID; the last is that of the image which a container has.
 BY_ID = re.compile(r"\{\{ (?:component_image|_\w+_identity|\w+\.container\.Image) \}\}")
