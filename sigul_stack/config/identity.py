@@ -185,7 +185,7 @@ def other_owner(directory: Path) -> Identity | None:
         names = [directory, *directory.iterdir()]
     except OSError:
         names = [directory]
-    if all(map(_is_roots_alone, names)):
+    if _is_roots_alone(directory) and all(map(_entry_is_roots_alone, names[1:])):
         return None
     real = directory.resolve()
     for path in (*reversed(directory.parents), *reversed(real.parents), directory, real, *names):
@@ -237,6 +237,22 @@ def _is_roots_alone(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _entry_is_roots_alone(path: Path) -> bool:
+    """As `_is_roots_alone`, of an entry in a directory that is so: one that is gone counts, too.
+
+    A journal of SQLite's goes while somebody else works with an NSS database.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    if stat.S_ISLNK(found.st_mode):
+        return _is_roots_alone(path)
+    return found.st_uid == 0 and not found.st_mode & 0o022
 
 
 def _set_ids(identity: Identity, users: tuple[int, int, int], groups: tuple[int, int, int]) -> None:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -188,6 +189,30 @@ def test_a_directory_that_is_anybody_s_is_refused(top: Path) -> None:
     with pytest.raises(ConfigurationError, match="is root's, but others may change it"):
         other_owner(shared)
     stack("pki", "list", str(shared), code=1)
+
+
+@pytest.mark.once("our own files and owners")
+def test_a_file_that_goes_meanwhile_says_nothing(tmp_path: Path) -> None:
+    """As a journal of SQLite's goes while somebody else works with an NSS database."""
+    over = threading.Event()
+    directory = tmp_path / "nss"
+    directory.mkdir()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            for number in range(20):
+                (directory / str(number)).touch()
+            for path in directory.iterdir():
+                path.unlink()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(2000):
+            assert other_owner(directory) is None
+    finally:
+        over.set()
+        thread.join(10)
 
 
 @pytest.mark.once("our own files and owners")
