@@ -28,14 +28,22 @@ def daemon_socket(file: Path) -> tuple[str, Path]:
     component = guess_component(file)
     if component not in ("bridge", "server"):
         raise ConfigurationError(f"'{file}' is not the configuration of a bridge or server")
+    return component, socket_of(component, file)
+
+
+def socket_of(component: str, file: Path) -> Path:
+    """The status socket of the `bridge` or `server` whose configuration `file` is.
+
+    Raises `ConfigurationError`.
+    """
     load = load_bridge if component == "bridge" else load_server
-    path = load(file).settings.status_socket
+    path: Path | None = load(file).settings.status_socket
     if path is None:
         raise ConfigurationError(
             "the daemon has no status socket",
             "set status-socket in [daemon], for example /run/sigul/status.sock, and start it again",
         )
-    return component, path
+    return path
 
 
 def sockets_there(path: Path) -> list[Path]:

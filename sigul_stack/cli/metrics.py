@@ -7,16 +7,12 @@ person, or a collector that runs a program. Of a bridge's processes the newest i
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from ..config import load_bridge, load_server
-from ..errors import ConfigurationError, RemoteProtocolError
+from ..errors import RemoteProtocolError
 from ..transport.status_socket import ask
+from .daemon_socket import ANSWER_SECONDS, socket_of
 from .outcome import say_text
 from .shared_arguments import Subparsers, add_command, argument, config_file
-
-#: A daemon answers at once or not at all, in seconds.
-_SECONDS = 5.0
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -34,14 +30,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    load = load_bridge if options.component == "bridge" else load_server
-    path: Path | None = load(options.config_file).settings.status_socket
-    if path is None:
-        raise ConfigurationError(
-            "the daemon has no status socket",
-            "set status-socket in [daemon], for example /run/sigul/status.sock, and start it again",
-        )
-    answer = ask(path, "metrics", _SECONDS)
+    answer = ask(socket_of(options.component, options.config_file), "metrics", ANSWER_SECONDS)
     if not answer:
         raise RemoteProtocolError(
             "the daemon has no metrics to give",
