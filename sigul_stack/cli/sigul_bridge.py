@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,9 +10,11 @@ from typing import Final, NoReturn
 
 from ..bridge.control import BridgeEvent
 from ..bridge.heartbeat import Heartbeat
+from ..bridge.log_events import BridgeLog
 from ..bridge.open_files import fitted
 from ..bridge.parent import BridgePlan, Listeners, ManagementPort, Parent, of_peers
 from ..bridge.service import Bridge
+from ..bridge.sight import Sight
 from ..config import load_bridge
 from ..config.bridge import BridgeSettings
 from ..config.identity import (
@@ -21,6 +24,8 @@ from ..config.identity import (
     group_number,
     identity,
 )
+from ..logevents import tell
+from ..observe.exposition import text
 from ..observe.view import encode_view
 from ..protocol.status import encode_ended, encode_status
 from ..system.memory import lock_memory
@@ -33,8 +38,20 @@ from .daemon_start import DaemonConfiguration, run_daemon
 from .hardening import harden_process
 from .outcome import run_program
 
+log = logging.getLogger(__name__)
+
 #: Longest view at the status socket, in bytes: far less than the kernel keeps for a connection.
 VIEW_BYTES: Final = 100_000
+
+
+def _metrics(sight: Sight) -> bytes:
+    """The bridge's metrics as text, for who asks the status socket."""
+    try:
+        return text(sight.samples())
+    except ImportError as error:
+        # Loaded by the first who asks: a package that is replaced just now ends no bridge.
+        tell(log, BridgeLog.METRICS_FAILED, why=str(error))
+        return b""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,6 +102,7 @@ def _plan(settings: BridgeSettings, loaded: Mapping[str, str]) -> BridgePlan:
             commands={
                 "end": lambda name: encode_ended(bridge.end(name)),
                 "view": lambda _nothing: encode_view(bridge.sight.view(), VIEW_BYTES),
+                "metrics": lambda _nothing: _metrics(bridge.sight),
             },
             shared=True,
         ) as status:

@@ -125,6 +125,10 @@ def test_every_metric_and_the_view_after_requests_of_each_kind(site: Site) -> No
                 "admin", "list-users", 1, "forwarded",
             )  # fmt: skip
         wait_until(lambda: len(view(port).recent) == 5, DAEMON_SECONDS, "the end of the request")
+        asked = site.run(*module("stack"), "metrics", "bridge", "-c", str(site.path("bridge.conf")))
+        assert b'sigul_bridge_requests_total{op="sign-data",result="ok",version="1"} 1.0' in (
+            asked.stdout
+        )
         wait_until(
             lambda: view(port).totals["signing_log_checkpoints_total"] > 0,
             DAEMON_SECONDS,
