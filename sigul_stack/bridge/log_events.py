@@ -132,6 +132,3 @@ class BridgeLog(LogEvent):
     CONDITIONS_FAILED = "conditions-failed", ERROR, (
         "Looking at the bridge's conditions failed in an unforeseen way"
     )
-    METRICS_FAILED = "metrics-failed", ERROR, (
-        "Metrics cannot be given: {why!t}; the bridge goes on"
-    )

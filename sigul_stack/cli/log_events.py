@@ -61,3 +61,6 @@ class ProgramLog(LogEvent):
     #: Where the machine swaps.
     MEMORY_SWAPS = "memory-swaps", WARNING, _MEMORY
     MEMORY_NOT_LOCKED = "memory-not-locked", INFO, _MEMORY
+    METRICS_FAILED = "metrics-failed", ERROR, (
+        "Metrics cannot be given: {why!t}; the bridge goes on"
+    )

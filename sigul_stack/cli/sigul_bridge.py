@@ -10,7 +10,6 @@ from typing import Final, NoReturn
 
 from ..bridge.control import BridgeEvent
 from ..bridge.heartbeat import Heartbeat
-from ..bridge.log_events import BridgeLog
 from ..bridge.open_files import fitted
 from ..bridge.parent import BridgePlan, Listeners, ManagementPort, Parent, of_peers
 from ..bridge.service import Bridge
@@ -36,6 +35,7 @@ from ..transport.status_socket import status_socket
 from .daemon import Control
 from .daemon_start import DaemonConfiguration, run_daemon
 from .hardening import harden_process
+from .log_events import ProgramLog
 from .outcome import run_program
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def _metrics(sight: Sight) -> bytes:
         return text(sight.samples())
     except ImportError as error:
         # Loaded by the first who asks: a package that is replaced just now ends no bridge.
-        tell(log, BridgeLog.METRICS_FAILED, why=str(error))
+        tell(log, ProgramLog.METRICS_FAILED, why=str(error))
         return b""
 
 
