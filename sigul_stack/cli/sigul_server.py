@@ -14,7 +14,6 @@ from typing import Final, NoReturn
 from ..config import load_server
 from ..config.identity import Identity, drop_privileges, drop_privileges_unless_roots, identity
 from ..config.server import ServerSettings
-from ..database import Database
 from ..evidence.writer import LogChannel, write_log
 from ..logevents import tell
 from ..observe.exposition import Samples, text
@@ -22,7 +21,7 @@ from ..observe.text_file import write_text_file
 from ..protocol.status import encode_ended, encode_status
 from ..server.events import WorkerEvent, encode_logged
 from ..server.guesses import GuessTable
-from ..server.services import database_url
+from ..server.services import open_database
 from ..server.slots import USUAL_SLOTS, Slots
 from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import ServerPlan, Supervisor
@@ -116,12 +115,14 @@ def _make_stores(settings: ServerSettings, who: Identity | None) -> None:
 
 def _plan(settings: ServerSettings, shared: Shared, loaded: Mapping[str, str]) -> ServerPlan:
     identity(settings.unix_user, settings.unix_group)  # a name that is wrong is told now
-    # The database's driver is imported here: each worker would spend a third of its time on that.
-    Database(database_url(settings)).close()
+    # Driver and statements are loaded here: each worker would spend a third of its time on that.
+    # Nothing is connected before a worker asks.
+    database = open_database(settings)
+    database.compile_for_requests()
 
     def serve(parent: ParentPipes) -> None:
         certificate = _become_with_nss(settings)
-        Worker(settings, parent, shared).run(certificate)
+        Worker(settings, parent, shared).run(certificate, database)
 
     def log_writer(parent: ParentPipes) -> None:
         assert shared.channel is not None  # noqa: S101 - a server has one
