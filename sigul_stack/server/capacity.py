@@ -1,4 +1,4 @@
-"""How many processes and threads a server has where its configuration leaves that to the machine.
+"""The number of a server's processes and threads where its configuration leaves it to the machine.
 
 A request waits for its client, its bridge and the signing log for about half of its time, so that
 two workers for each processor keep it busy; and a large upload, which does little but wait, should

@@ -1,8 +1,7 @@
-"""How many processors this process may use, as containers and service managers limit it.
+"""The number of processors that this process may use, as containers and service managers limit it.
 
-Both can take processors away (affinity), and give a share of time instead (the `cpu.max` of a
-cgroup of version 2, `cpu.cfs_quota_us` of version 1: cgroups(7), the kernel's
-admin-guide/cgroup-v2): a container of `docker run --cpus 2` sees all of its machine's processors.
+Both can take processors away (affinity), and give a share of time instead (cgroups(7), the kernel's
+admin-guide/cgroup-v2 and, for version 1, scheduler/sched-bwc): a container of `docker run --cpus 2` sees all of its machine's processors.
 """
 
 from __future__ import annotations
