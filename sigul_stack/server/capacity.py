@@ -43,7 +43,7 @@ class Capacity:
 
     @classmethod
     def of(cls, settings: ServerSettings, processors: int | None = None) -> Capacity:
-        """What `settings` say, and where they say nothing, what fits so many `processors`.
+        """The numbers in `settings`; where those say nothing, what fits so many `processors`.
 
         None: those of this process.
         """

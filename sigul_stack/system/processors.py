@@ -1,7 +1,8 @@
 """The number of processors that this process may use, as containers and service managers limit it.
 
 Both can take processors away (affinity), and give a share of time instead (cgroups(7), the kernel's
-admin-guide/cgroup-v2 and, for version 1, scheduler/sched-bwc): a container of `docker run --cpus 2` sees all of its machine's processors.
+admin-guide/cgroup-v2 and, for version 1, scheduler/sched-bwc): a container of `docker run --cpus 2`
+sees all of its machine's processors.
 """
 
 from __future__ import annotations
