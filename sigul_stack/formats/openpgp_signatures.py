@@ -75,6 +75,9 @@ class Remarks:
     expires: int | None = None
 
 
+NO_REMARKS: Final = Remarks()
+
+
 @dataclass(frozen=True, slots=True)
 class SignatureParameters:
     """Everything in a signature but the digest and the key's work on it.
@@ -88,7 +91,7 @@ class SignatureParameters:
     hash: int
     created: int
     fingerprint: bytes
-    remarks: Remarks = Remarks()
+    remarks: Remarks = NO_REMARKS
 
     @property
     def hashed(self) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from ... import __version__
-from ...formats.openpgp_signatures import HASHES, Notation, Remarks
+from ...formats.openpgp_signatures import HASHES, NO_REMARKS, Notation, Remarks
 
 CONFIGURATION_NAME: Final = "gpg.conf"
 #: More than any configuration, in bytes.
@@ -51,7 +51,7 @@ class SignatureOptions:
     """
 
     hash: int = USUAL_HASH
-    remarks: Remarks = Remarks()
+    remarks: Remarks = NO_REMARKS
     headers: tuple[tuple[str, str], ...] = ()
     escape_from: bool = True
     unfollowed: tuple[str, ...] = ()
@@ -118,13 +118,18 @@ def _plain(text: str) -> str:
     return text.replace("%%", "%")
 
 
-def _url(kind: str) -> Callable[[SignatureOptions, str], SignatureOptions]:
-    def follow(options: SignatureOptions, value: str) -> SignatureOptions:
-        changes = {kind: _plain(value.removeprefix("!"))}
-        critical = {f"{kind.removesuffix('_url')}_critical": value.startswith("!")}
-        return replace(options, remarks=replace(options.remarks, **changes, **critical))
+def _policy(options: SignatureOptions, value: str) -> SignatureOptions:
+    url, critical = _plain(value.removeprefix("!")), value.startswith("!")
+    return replace(
+        options, remarks=replace(options.remarks, policy_url=url, policy_critical=critical)
+    )
 
-    return follow
+
+def _key_server(options: SignatureOptions, value: str) -> SignatureOptions:
+    url, critical = _plain(value.removeprefix("!")), value.startswith("!")
+    return replace(
+        options, remarks=replace(options.remarks, key_server=url, key_server_critical=critical)
+    )
 
 
 def _expiry(options: SignatureOptions, value: str) -> SignatureOptions:
@@ -157,8 +162,8 @@ def _without(name: str) -> Callable[[SignatureOptions, str], SignatureOptions]:
 _FOLLOWED: Final[Mapping[str, Callable[[SignatureOptions, str], SignatureOptions]]] = {
     "digest-algo": _digest,
     **dict.fromkeys(("sig-notation", "set-notation"), _notation),
-    **dict.fromkeys(("sig-policy-url", "set-policy-url"), _url("policy_url")),
-    "sig-keyserver-url": _url("key_server"),
+    **dict.fromkeys(("sig-policy-url", "set-policy-url"), _policy),
+    "sig-keyserver-url": _key_server,
     "default-sig-expire": _expiry,
     "comment": _header("Comment"),
     "no-comments": _without("Comment"),
