@@ -20,6 +20,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from ...errors import KeystoreError, WrongPassphrase
 from ...secret import Secret
+from ...tools import RAISE_SIGNING_TIMEOUT
 from .output import CORRUPTED_PROTECTION, PASSPHRASE_ERRORS, error_code
 
 #: The longest line of the protocol in bytes, and the bytes of data that surely fit in one.
@@ -120,7 +121,8 @@ class AgentConnection:
             self._send(line.encode("ascii"))
             self._reply(answers or {})
         except OSError as error:
-            raise KeystoreError(f"gpg-agent went silent ({error})", "try again") from error
+            cure = RAISE_SIGNING_TIMEOUT if isinstance(error, TimeoutError) else "try again"
+            raise KeystoreError(f"gpg-agent went silent ({error})", cure) from error
 
     def _reply(self, answers: Mapping[str, Secret]) -> None:
         while True:
@@ -179,5 +181,5 @@ class AgentConnection:
         """Give the next wait what is left of the time."""
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise KeystoreError("gpg-agent took too long", "look at the machine's load")
+            raise KeystoreError("gpg-agent took too long", RAISE_SIGNING_TIMEOUT)
         self._socket.settimeout(left)

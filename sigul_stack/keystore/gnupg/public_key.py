@@ -10,16 +10,21 @@ import contextlib
 import mmap
 from typing import Final
 
+from ...errors import KeystoreError
 from ...formats.keybox import find_key
 from .program import GnuPG
 
 KEYBOX_NAME: Final = "pubring.kbx"
 
 
+class NoPublicKey(KeystoreError):
+    """A home does not have a key, as far as gpg can tell."""
+
+
 def public_key(home: GnuPG, fingerprint: str) -> bytes:
     """The packets of the key `fingerprint`, without armour.
 
-    Raises `KeystoreError` where there is none, `OSError`.
+    Raises `NoPublicKey`, `OSError`.
     """
     # An empty file cannot be mapped; and gpg makes it before the first key.
     with (
@@ -30,7 +35,10 @@ def public_key(home: GnuPG, fingerprint: str) -> bytes:
         key = find_key(box, bytes.fromhex(fingerprint))
         if key is not None:
             return key
-    return home.export(fingerprint, armor=False)
+    try:
+        return home.export(fingerprint, armor=False)
+    except KeystoreError as error:
+        raise NoPublicKey(error.problem, error.cure) from None
 
 
 def has_secret(home: GnuPG, keygrip: bytes) -> bool:

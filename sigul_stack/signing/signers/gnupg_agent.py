@@ -11,16 +11,17 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from ...errors import KeystoreError, WrongPassphrase
+from ...errors import KeystoreError
 from ...formats.keygrip import SigningKey
 from ...formats.openpgp_certificate import CannotSign, Part, read_certificate
 from ...formats.openpgp_packets import MalformedPacket
 from ...formats.openpgp_signatures import HASHES
 from ...formats.s_expression import MalformedExpression, numbers_in
 from ...keystore.gnupg import GnuPG
-from ...keystore.gnupg.agent import AgentFailure
+from ...keystore.gnupg.agent import AgentFailure, SecretKeyDamaged
 from ...keystore.gnupg.causes import agent_failure, cannot_use
-from ...keystore.gnupg.public_key import has_secret, public_key
+from ...keystore.gnupg.output import CORRUPTED_PROTECTION_TEXT
+from ...keystore.gnupg.public_key import NoPublicKey, has_secret, public_key
 from ...keystore.store import KeyStore
 from ...secret import Secret
 
@@ -46,8 +47,8 @@ class AgentSigner:
             with self._home.agent() as agent:
                 answer = agent.sign(grip, self._passphrase, digest, number)
             return self._plain(numbers_in(answer))
-        except WrongPassphrase:
-            raise
+        except SecretKeyDamaged:
+            raise agent_failure(AgentFailure(CORRUPTED_PROTECTION_TEXT), "signing") from None
         except AgentFailure as error:
             raise agent_failure(error, "signing") from None
         except (MalformedExpression, KeyError, OverflowError) as error:
@@ -75,7 +76,7 @@ def signing_part(home: GnuPG, fingerprint: str, now: float) -> Part:
     try:
         certificate = read_certificate(public_key(home, fingerprint), now)
         return certificate.signing_part(now, lambda part: has_secret(home, part.keygrip))
-    except (CannotSign, MalformedPacket):
+    except (CannotSign, MalformedPacket, NoPublicKey):
         raise cannot_use(home, fingerprint, "signing") from None
     except OSError as error:
         raise KeystoreError(
