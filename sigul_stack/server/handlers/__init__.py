@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from ..payload import Intake
 from ..request import Answer
 from ..services import RequestContext
 from . import (
@@ -29,4 +30,14 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         **certificate_handlers.HANDLERS,
         **rpm_handlers.HANDLERS,
     }
+)
+
+#: What is to be had of payloads: the bytes for the handlers that are declared to need them.
+INTAKE = Intake(
+    frozenset().union(
+        key_handlers.NEEDS_BYTES,
+        signing_handlers.NEEDS_BYTES,
+        certificate_handlers.NEEDS_BYTES,
+        rpm_handlers.NEEDS_BYTES,
+    )
 )

@@ -38,9 +38,9 @@ def _with_output(
     key, output = context.openpgp_key(), context.services.scratch()
     try:
         with context.phases.measured(Phase.SIGN):
-            make(key, context.request.payload, output)
+            make(key, context.request.payload.file, output)
             if check is not None:
-                check(key, context.request.payload, output)
+                check(key, context.request.payload.file, output)
     except BaseException:
         output.close()
         raise
@@ -83,7 +83,7 @@ def _sign_ostree(context: RequestContext) -> Answer:
     key = context.openpgp_key()
     with context.phases.measured(Phase.SIGN):
         signature = objects.sign_commit(
-            key, context.request.payload, context.request.text("ostree-hash")
+            key, context.request.payload.file, context.request.text("ostree-hash")
         )
     return Answer(payload=commitmeta.with_signatures(b"", [signature]))
 
@@ -96,3 +96,5 @@ HANDLERS = {
     "sign-container": _sign_container,
     "sign-ostree": _sign_ostree,
 }
+
+NEEDS_BYTES = frozenset(HANDLERS)
