@@ -45,7 +45,7 @@ from .decisions import Decision
 from .ending import Watch
 from .events import HANDSHAKE_SECONDS, WorkerEvent
 from .guesses import Guard, GuessGuard, GuessTable, unguarded
-from .handlers import HANDLERS
+from .handlers import HANDLERS, intake
 from .log_events import ServerLog
 from .phases import Outcome, Phase, Phases
 from .request import (
@@ -295,7 +295,9 @@ def serve_request(
     decision = Decision(signing_log)
     try:
         with phases.measured(Phase.RECEIVE):
-            received = receive(chunked, open_inner, settings, account, decision, bridge_name)
+            received = receive(
+                chunked, open_inner, settings, account, decision, bridge_name, intake(settings)
+            )
     except ProtocolError as error:
         phases.outcome = Outcome.REFUSED
         decision.invalid(error)

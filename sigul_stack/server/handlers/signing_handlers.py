@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import BinaryIO
 
+from ...errors import RequestRefused, Status
 from ...formats import commitmeta
 from ...signing import objects
 from ...signing.decryption import decrypt
@@ -23,7 +24,7 @@ def _with_output(
     key, output = context.openpgp_key(), context.services.scratch()
     try:
         with context.phases.measured(Phase.SIGN):
-            make(key, context.request.payload, output)
+            make(key, context.request.payload.file, output)
     except BaseException:
         output.close()
         raise
@@ -35,10 +36,22 @@ def _sign_text(context: RequestContext) -> Answer:
 
 
 def _sign_data(context: RequestContext) -> Answer:
-    return _with_output(
-        context,
-        partial(OpenPGPKey.detach_sign, armor=bool(context.request.flag("armor"))),
-    )
+    """Of the payload only its hash is there: its bytes went by (`server.payload`)."""
+    key = context.openpgp_key()
+    with context.phases.measured(Phase.SIGN):
+        try:
+            state = context.request.payload.state(key.options.hash_name)
+        except LookupError:
+            raise RequestRefused(
+                Status.UNKNOWN_ERROR,
+                "the server's gpg.conf has another digest now than when the request came; try"
+                " again",
+                busy=True,
+            ) from None
+        signature = key.detached(state)
+        return Answer(
+            payload=key.armored(signature) if context.request.flag("armor") else signature
+        )
 
 
 def _decrypt(context: RequestContext) -> Answer:
@@ -64,7 +77,7 @@ def _sign_ostree(context: RequestContext) -> Answer:
     key = context.openpgp_key()
     with context.phases.measured(Phase.SIGN):
         signature = objects.sign_commit(
-            key, context.request.payload, context.request.text("ostree-hash")
+            key, context.request.payload.file, context.request.text("ostree-hash")
         )
     return Answer(payload=commitmeta.with_signatures(b"", [signature]))
 
@@ -77,3 +90,5 @@ HANDLERS = {
     "sign-container": _sign_container,
     "sign-ostree": _sign_ostree,
 }
+
+NEEDS_BYTES = frozenset(HANDLERS) - {"sign-data"}
