@@ -35,7 +35,8 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
     }
 )
 
-_NEEDS_BYTES = frozenset().union(
+#: The operations whose handlers need the bytes of a payload.
+NEEDS_BYTES: frozenset[str] = frozenset().union(
     key_handlers.NEEDS_BYTES,
     signing_handlers.NEEDS_BYTES,
     certificate_handlers.NEEDS_BYTES,
@@ -44,11 +45,11 @@ _NEEDS_BYTES = frozenset().union(
 
 
 def intake(settings: ServerSettings) -> Intake:
-    """What is to be had of payloads: bytes for the handlers that need them, and the site's hash.
+    """The parts of payloads that handlers need: bytes for some, the site's own hash for some.
 
     A configuration of GnuPG that cannot be read is for the handler that signs to tell.
     """
     wanted = SignatureOptions()
     with contextlib.suppress(OSError):
         wanted = read_options(settings.gnupg_home)
-    return Intake(_NEEDS_BYTES, (wanted.hash_name,))
+    return Intake(NEEDS_BYTES, (wanted.hash_name,))
