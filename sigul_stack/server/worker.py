@@ -13,7 +13,7 @@ import random
 import select
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -28,6 +28,7 @@ from ..errors import (
     quoted,
 )
 from ..evidence.writer import LogChannel, LogClient
+from ..keystore.gnupg.signature_options import read_options
 from ..logcontext import LogContext, work_for
 from ..logevents import tell
 from ..metrics import ServerCount, requests_of_version
@@ -47,6 +48,7 @@ from .events import HANDSHAKE_SECONDS, WorkerEvent
 from .guesses import Guard, GuessGuard, GuessTable, unguarded
 from .handlers import HANDLERS, INTAKE
 from .log_events import ServerLog
+from .payload import Intake
 from .phases import Outcome, Phase, Phases
 from .request import (
     Answer,
@@ -60,7 +62,7 @@ from .request import (
     send_error,
 )
 from .rights import AccessGranted, authorise
-from .services import RequestContext, make_services, open_database, spool_limits
+from .services import RequestContext, make_services, spool_limits
 from .slots import Slots
 from .spool import Account
 
@@ -119,12 +121,8 @@ class Worker:
     def _count(self, what: ServerCount) -> None:
         self._parent.send(WorkerEvent.COUNTED, what.encode())
 
-    def run(self, identity: nss.TLSIdentity) -> None:
+    def run(self, identity: nss.TLSIdentity, database: Database) -> None:
         """Serve one request, or none if the control pipe ends first."""
-        with contextlib.closing(open_database(self._settings)) as database:
-            self._run(identity, database)
-
-    def _run(self, identity: nss.TLSIdentity, database: Database) -> None:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -274,6 +272,16 @@ def _warm_up(database: Database) -> None:
         tell(log, ServerLog.REQUEST_BROKEN, why=str(error))
 
 
+def intake_of(settings: ServerSettings) -> Intake:
+    """What is to be had of payloads: the handlers' needs, and the hash of the site's signatures."""
+    try:
+        options = read_options(settings.gnupg_home)
+    except OSError:
+        # Whoever signs meets the same, and says so.
+        return INTAKE
+    return replace(INTAKE, hashes=(options.hash_name,))
+
+
 def serve_request(
     chunked: ChunkedStream,
     open_inner: OpenInner,
@@ -300,7 +308,7 @@ def serve_request(
     try:
         with phases.measured(Phase.RECEIVE):
             received = receive(
-                chunked, open_inner, settings, account, decision, bridge_name, INTAKE
+                chunked, open_inner, settings, account, decision, bridge_name, intake_of(settings)
             )
     except ProtocolError as error:
         phases.outcome = Outcome.REFUSED

@@ -14,7 +14,7 @@ from ...protocol.codec import Fields
 from ...protocol.messages import ChainKeys
 from ...signing.ima import FileSigner
 from ...signing.rpm import ExpectedPackage, RPMSigner, SignedPackage
-from ...signing.signer import PemSigner
+from ...signing.signers.pem import PemSigner
 from ..batch import Batch, Ledger, RefusedSubrequest, Subrequest
 from ..decisions import Decision, Made
 from ..limits import require_rpm_allowed
