@@ -8,6 +8,7 @@ end it late, or never.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
@@ -30,6 +31,14 @@ T = TypeVar("T")
 MAX_KEPT_BYTES: Final = 1024**2
 
 
+#: How long a reader of much lets more arrive, in seconds, after a read that brought little and left
+#: nothing: a read and a hash of one TLS record cost nearly as much as of sixteen, and so does being
+#: woken for each. So a request of a few hundred KiB and more is up to this much later.
+GATHER_SECONDS: Final = 0.001
+#: A read that brought less is a small one, in bytes.
+SMALL_READ: Final = READ_BYTES // 2
+
+
 class ChunkedStream:
     """Outer-stream reads and writes over `stream`; `timeout` is each wait's limit in seconds."""
 
@@ -43,6 +52,8 @@ class ChunkedStream:
         self._outer_ended = False
         self._decoder = ChunkDecoder()
         self._kept = 0
+        #: Bytes that the last read brought.
+        self._brought = READ_BYTES
 
     # ------------------------------------------------------------------------------------ reading
 
@@ -68,6 +79,7 @@ class ChunkedStream:
         return bool(data)
 
     def _sort(self, data: bytes) -> None:
+        self._brought = len(data)
         for stream, piece in self._decoder.feed(data):
             if stream is Stream.OUTER:
                 if piece:
@@ -107,6 +119,10 @@ class ChunkedStream:
         while not self._outer:
             if self._outer_ended:
                 return b""
+            # Only where it would have to wait anyway: who sends faster is never kept waiting, in
+            # records however small.
+            if limit >= READ_BYTES and self._brought < SMALL_READ and not self.stream.has_input():
+                time.sleep(GATHER_SECONDS)
             try:
                 self.receive(None if deadline is None else deadline.remaining())
             except DeadlineExceeded:

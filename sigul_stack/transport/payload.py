@@ -15,11 +15,14 @@ from typing import BinaryIO, Final
 from ..errors import DeadlineExceeded, PeerClosed, RemoteProtocolError, SigulError
 from ..protocol.authentication import DIGEST_BYTES, Digest, check_digest, new_hmac
 from ..protocol.chunks import MAX_WRITTEN_CHUNK
-from ..protocol.codec import Widths
+from ..protocol.codec import U32_BYTES, Widths
 from .chunked import ChunkedStream
 from .rate import RateMeter
 from .stream import Deadline
 
+#: Largest piece of a payload that is sent, in bytes. With its chunk's head it fills whole TLS
+#: records: four bytes more would cost a record of their own, here and at each peer that reads it.
+PIECE_BYTES: Final = MAX_WRITTEN_CHUNK - U32_BYTES
 #: What to do about an input that somebody writes to.
 _AGAIN: Final = "nothing was signed: try again once nobody writes to it, or give a copy"
 
@@ -31,7 +34,7 @@ def payload_pieces(source: BinaryIO, length: int) -> Iterator[bytes]:
     """
     left = length
     while left:
-        piece = _read(source, min(left, MAX_WRITTEN_CHUNK))
+        piece = _read(source, min(left, PIECE_BYTES))
         if not piece:
             raise SigulError("the input file became shorter while it was being sent", _AGAIN)
         yield piece

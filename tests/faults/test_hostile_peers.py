@@ -397,17 +397,18 @@ def test_a_bridge_that_alters_a_request_is_noticed_by_the_server(
     assert "Traceback" not in server.text
 
 
+@pytest.mark.parametrize("op", ["sign-text", "sign-data"], ids=["kept", "hashed"])
 def test_a_bridge_that_alters_a_payload_gets_no_signature(
-    with_limits: Site, peer: PeerFactory
+    with_limits: Site, peer: PeerFactory, op: str
 ) -> None:
     site = with_limits
     bridge = peer(site, "bridge")
     site.path("text").write_bytes(TEXT * 1000)
-    header = u32(1) + field_map({"key": b"k1", "op": b"sign-text", "user": b"admin"})
+    header = u32(1) + field_map({"key": b"k1", "op": op.encode(), "user": b"admin"})
     behind(site, bridge, alter="request", offset=len(header) + 8 + 100_000)
     server = site.start("server")
     refused = site.sigul(
-        "sign-text",
+        op,
         "k1",
         str(site.path("text")),
         "-o",

@@ -1,4 +1,8 @@
-"""Who fills the server's spool is told which limit it was, and honest requests go on meanwhile."""
+"""Who fills the server's spool is told which limit it was, and honest requests go on meanwhile.
+
+Texts are kept until they are signed. Of what `sign-data` signs nothing is kept, so that no limit of
+the spool is for it.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,8 @@ MIB = 1024**2
 SPOOL = 64 * MIB
 #: More than that, and three times what those before proof may have.
 LARGE = 100 * MIB
+#: Of texts: 16 bytes.
+LINE = b"a line of a tex\n"
 
 pytestmark = [
     pytest.mark.once("our own accounts"),
@@ -57,18 +63,20 @@ def refusals(site: Site) -> int:
 def large(who: str, key: str = KEY, **other: object) -> dict[str, Any]:
     """A request of somebody's with a large payload and a guessed passphrase."""
     return {
-        "op": "sign-data", "user": who, "fields": {"key": key.encode()},
+        "op": "sign-text", "user": who, "fields": {"key": key.encode()},
         "secrets": {"passphrase": b"a guess"}, "zeros": LARGE, "chunk": 65536, "stop": "error",
         **other,
     }  # fmt: skip
 
 
-def sign(site: Site, user: str, size: int, code: int | None = 0) -> str:
-    """Sign so many bytes with `sigul`; what it says."""
+def sign(
+    site: Site, user: str, size: int, code: int | None = 0, *, command: str = "sign-text"
+) -> str:
+    """Sign a text of so many bytes with `sigul`; what it says."""
     data, out = site.path(f"{user}-{size}.data"), site.path(f"{user}-{size}.sig")
-    data.write_bytes(bytes(size))
+    data.write_bytes(LINE * (size // len(LINE)))
     done = site.sigul(
-        "sign-data", "-o", str(out), KEY, str(data),
+        command, "-o", str(out), KEY, str(data),
         secrets=[passphrase(user)], config=f"{user}.conf", code=code,
     )  # fmt: skip
     return done.stderr.decode()
@@ -82,8 +90,9 @@ def test_a_certificate_that_is_no_user_does_not_fill_the_spool(
     with honest_at(quiet).during(f"3 x {LARGE // MIB} MiB of no user's"):
         crowd.start(scripts=[large("mallory")], each=3)
         server.wait_for("gets no more: ")
-        # One that has to lie in the spool, too.
+        # One that has to lie in the spool, too; and one that could not.
         sign(quiet, "bob", 2 * MIB)
+        sign(quiet, "bob", SPOOL // 2 + MIB, command="sign-data")
         clients = crowd.result(200)
     for client in clients:
         assert client["error"] is None
@@ -115,7 +124,9 @@ def test_one_users_requests_have_a_limit_of_their_own(
     with honest_at(quiet).during("a user with more than his part"):
         said = sign(quiet, "trent", 8 * MIB, code=1)
         assert f"max-spool-size-per-user of {4 * MIB} bytes" in said
-        sign(quiet, "bob", 3 * MIB)
+        # It has the text and the signed text in the spool.
+        sign(quiet, "bob", 2 * MIB)
+        sign(quiet, "trent", 8 * MIB, command="sign-data")
     assert refusals(quiet) == 1
 
 

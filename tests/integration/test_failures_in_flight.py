@@ -236,7 +236,7 @@ def test_a_full_disk_under_the_payload(own: Site, tmp_path: Path) -> None:
         with large.open("wb") as file:
             file.truncate(size)
         line = failure(
-            own, "sign-data", "k", str(large), "-o", str(out), secrets=["k-pw"], code=BUSY
+            own, "sign-text", "k", str(large), "-o", str(out), secrets=["k-pw"], code=BUSY
         )
         # A sixteenth of so small a file system stays free.
         assert line == (
@@ -245,6 +245,9 @@ def test_a_full_disk_under_the_payload(own: Site, tmp_path: Path) -> None:
         )
         assert not out.exists()
         assert list(spool.iterdir()) == []
+        # What is only hashed needs no room.
+        done(own, "sign-data", "k", str(large), "-o", str(tmp_path / "sig"), secrets=["k-pw"])
+        (tmp_path / "sig").unlink()
     # The payload fits, but what it becomes does not.
     large.write_bytes(b"a line of some sixty bytes, and many of them are in this file.\n" * 20_000)
     line = failure(own, "sign-text", "k", str(large), secrets=["k-pw"], code=BUSY)
@@ -257,7 +260,7 @@ def test_a_full_disk_under_the_payload(own: Site, tmp_path: Path) -> None:
     assert line.startswith(("Unknown error", "Decryption failed"))
     assert list(spool.iterdir()) == []
     # Who has the right to nothing learns nothing of it.
-    line = failure(own, "sign-data", "k", str(large), "-o", str(out), secrets=["wrong"], code=None)
+    line = failure(own, "sign-text", "k", str(large), "-o", str(out), secrets=["wrong"], code=None)
     assert line.startswith(("Authentication failed", "Unknown error: the server's spool is full"))
     signs(own, tmp_path)
 

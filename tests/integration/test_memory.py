@@ -103,7 +103,6 @@ def test_signing_a_large_file(running: Site, tmp_path: Path) -> None:
     assert {pid for pid, _ in watch.peaks} >= {client.pid, bridge.serving, server.popen.pid}
     served = [pid for pid, _ in watch.peaks if pid != server.popen.pid]
     assert len(served) > 2, "no worker was seen"
-    assert "gpg" in {name for _, name in watch.peaks}, "the signer was not seen"
     assert {who: peak for who, peak in watch.peaks.items() if peak > LIMIT_KIB} == {}
     assert leftovers(running) == []
     # What was signed is all of it.

@@ -12,9 +12,11 @@ from sigul_stack.errors import PeerClosed, RemoteProtocolError, SigulError
 from sigul_stack.protocol.authentication import UNAUTHENTICATED_MAC
 from sigul_stack.protocol.chunks import MAX_WRITTEN_CHUNK
 from sigul_stack.protocol.versions import LATEST
+from sigul_stack.transport import chunked as chunked_module
 from sigul_stack.transport import memory
-from sigul_stack.transport.chunked import ChunkedStream
+from sigul_stack.transport.chunked import GATHER_SECONDS, ChunkedStream
 from sigul_stack.transport.payload import (
+    PIECE_BYTES,
     AuthenticatedPayload,
     payload_pieces,
     receive_pieces,
@@ -22,6 +24,7 @@ from sigul_stack.transport.payload import (
     send_pieces,
 )
 from sigul_stack.transport.rate import RateMeter, TooSlow
+from sigul_stack.transport.stream import READ_BYTES
 from tests.wire import in_background
 
 KEY = bytes(64)
@@ -32,7 +35,7 @@ def streams() -> tuple[ChunkedStream, ChunkedStream]:
     return ChunkedStream(near, 5), ChunkedStream(far, 5)
 
 
-@pytest.mark.parametrize("length", [0, 1, MAX_WRITTEN_CHUNK, MAX_WRITTEN_CHUNK + 1])
+@pytest.mark.parametrize("length", [0, 1, PIECE_BYTES, PIECE_BYTES + 1, MAX_WRITTEN_CHUNK + 1])
 def test_what_is_sent_is_received_and_authentic(length: int) -> None:
     near, far = streams()
     content = bytes(length)
@@ -111,3 +114,49 @@ def test_a_payload_that_trickles_is_given_up() -> None:
             # What is announced plays no role.
             list(receive_pieces(far, 2**40, "the request", RateMeter(1000, "it came", 0.2)))
         stop.set()
+
+
+def test_a_chunk_of_a_large_payload_fills_whole_tls_records() -> None:
+    near, far = memory.pair()
+    send_payload(ChunkedStream(near, 5), io.BytesIO(bytes(3 * PIECE_BYTES)), KEY, LATEST)
+    far.read(4 + 8, 5)
+    heads = [far.read(4 + PIECE_BYTES, 5)[:4] for _ in range(3)]
+    assert heads == [PIECE_BYTES.to_bytes(4, "big")] * 3
+    assert (4 + PIECE_BYTES) % (16 * 1024) == 0
+
+
+def test_a_reader_of_much_lets_more_arrive_where_nothing_is_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    near, far = streams()
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        near.write(bytes(100))
+
+    monkeypatch.setattr(chunked_module.time, "sleep", sleep)
+    pieces = receive_pieces(far, READ_BYTES + 103, "the request")
+    near.write(b"abc")
+    assert next(pieces) == b"abc"
+    # Nothing is here: where it does not wait before it reads, it waits in vain.
+    assert waits == []
+    assert next(pieces) == bytes(100)
+    assert waits == [GATHER_SECONDS]
+    # Something is.
+    near.write(b"abc")
+    assert next(pieces) == b"abc"
+    # What is left is little.
+    near.write(b"abc")
+    assert next(pieces) == b"abc"
+    assert waits == [GATHER_SECONDS]
+
+
+def test_a_small_payload_is_never_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = streams()
+    monkeypatch.setattr(far.stream, "has_input", lambda: False)
+    monkeypatch.setattr(chunked_module.time, "sleep", lambda _seconds: pytest.fail("it waited"))
+    pieces = receive_pieces(far, READ_BYTES - 1, "the request")
+    for _ in range(3):
+        near.write(b"x")
+        assert next(pieces) == b"x"
