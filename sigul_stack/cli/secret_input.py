@@ -8,7 +8,6 @@ logged or put into a message; how much of one was seen is not told either.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import select
 import termios
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..config.reading import read_small
 from ..config.values import strip_one_end
 from ..errors import ConfigurationError, SigulError, printable
+from ..records import replace
 from ..secret import Secret
 
 if TYPE_CHECKING:
@@ -260,6 +260,6 @@ def with_nss_password(settings: NSSSettings, reader: SecretReader) -> NSSSetting
     if settings.password is not None:
         return settings
     try:
-        return dataclasses.replace(settings, password=reader.read(NSS_PASSWORD))
+        return replace(settings, password=reader.read(NSS_PASSWORD))
     except SecretInputError:
         return settings

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from .. import __version__
+from ..records import dataclass
 
 #: A subparsers action is generic in the type checker's eyes alone.
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"

@@ -18,7 +18,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 from ..config.client import ClientSettings
@@ -41,6 +40,7 @@ from ..protocol.knowledge import CLIENT_WORDS, KNOWS, encode_words
 from ..protocol.log_fields import FILE_NAME, LOG_SEEN, encode_file_name, encode_seen
 from ..protocol.messages import ReplyKeys, UnknownVersion
 from ..protocol.versions import LATEST, VERSIONS
+from ..records import dataclass
 from ..secret import Secret
 from ..transport import nss
 from ..transport.certificate_key import check_own_key

@@ -13,11 +13,11 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ..config.client import ClientSettings
 from ..errors import printable, quoted
+from ..records import dataclass
 
 if TYPE_CHECKING:
     from ..evidence.leaf import Leaf

@@ -22,10 +22,10 @@ import binascii
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ..errors import quoted
+from ..records import dataclass
 from ..secret import Secret
 from .merkle_tree import (
     HASH_BYTES,

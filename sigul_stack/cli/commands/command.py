@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
+from ...records import dataclass
 from ..shared_arguments import Argument
 from .planning import Arguments, Plan, Run
 

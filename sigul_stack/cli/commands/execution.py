@@ -9,13 +9,13 @@ import contextlib
 import logging
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...config.client import ClientSettings
 from ...errors import SigulError
 from ...logevents import tell
+from ...records import dataclass
 from ...secret import Secret
 from ..log_events import ProgramLog
 from ..outcome import UNBIND_TEXT, UNBOUND_TEXT

@@ -7,11 +7,11 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NoReturn, cast
 
 from ...errors import SigulError
+from ...records import dataclass
 from ...secret import Secret
 
 if TYPE_CHECKING:
