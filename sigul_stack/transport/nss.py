@@ -121,7 +121,8 @@ class TLSConnection:
         self._configure(settings)
         tls = self._tls
         tls.set_ssl_option(nss_ssl.SSL_HANDSHAKE_AS_CLIENT, True)
-        tls.set_hostname(hostname)
+        # As bytes: for text, Python would load its codec for international names.
+        tls.set_hostname(hostname.encode("ascii"))
         self._expected = hostname
         self._dials = True
         self._identity = identity
