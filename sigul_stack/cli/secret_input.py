@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -81,6 +80,8 @@ class Terminal:
 
         Raises `SecretInputError` at the end of input.
         """
+        import termios
+
         old = termios.tcgetattr(self._descriptor)
         silent = termios.tcgetattr(self._descriptor)
         silent[3] &= ~termios.ECHO

@@ -77,7 +77,7 @@ class SiteLog:
 
     @staticmethod
     def load_library() -> None:
-        """Load what checks signatures, while the server works."""
+        """Load what checks many signatures, while the server works."""
         from ..formats.signed_note import load_library
 
         load_library()

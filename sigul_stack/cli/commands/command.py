@@ -76,9 +76,7 @@ class CommandGroup(list[Command]):
 
         def add(plan: Plan) -> Plan:
             prompts = tuple(secrets)
-            self.append(
-                Command(name, help, plan, arguments, prompts, misuse, idle, dials_at_once)
-            )
+            self.append(Command(name, help, plan, arguments, prompts, misuse, idle, dials_at_once))
             return plan
 
         return add

@@ -154,7 +154,7 @@ class InputFile:
 
     @property
     def is_plain(self) -> bool:
-        """Whether its length can be told: files of /proc and the like say 0 bytes, and have some."""
+        """Whether its length can be told: files of /proc say 0 bytes, and have some."""
         return stat.S_ISBLK(self.state.st_mode) or (
             stat.S_ISREG(self.state.st_mode) and self.state.st_size > 0
         )
@@ -198,8 +198,7 @@ class InputFile:
             came += len(piece)
             if most is not None and came > most:
                 raise SigulError(
-                    f"'{self.path}' has more than {most} bytes, the most that this command"
-                    " sends",
+                    f"'{self.path}' has more than {most} bytes, the most that this command sends",
                     "give an input that ends before",
                 )
             if came > room:
