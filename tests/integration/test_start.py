@@ -17,7 +17,9 @@ import pytest
 from tests.checkout import TOP
 from tests.site import ADMIN_PASSWORD, Site, module, nul
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.once(
+    "what our own client loads and when it dials; the figures are of Debian 12"
+)
 
 #: The most memory that a client may have resident, in KiB: 30 MB.
 MOST_MEMORY = 30_000_000 // 1024
