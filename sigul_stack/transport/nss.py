@@ -15,7 +15,6 @@ import os
 import select
 import socket
 import time
-from datetime import UTC, datetime
 from typing import Final
 
 import nss.io as nspr
@@ -31,8 +30,7 @@ from .nss_database import TLSIdentity as TLSIdentity
 from .nss_database import library_version as library_version
 from .nss_database import load_identity as load_identity
 from .nss_database import open_database as open_database
-from .nss_dates import OF_DATES, explain_dates
-from .nss_errors import CLOSED, Explanation, error_name, translate
+from .nss_errors import CLOSED, OF_DATES, Explanation, error_name, translate
 from .stream import Peer, readable
 from .tcp import (
     bytes_taken,
@@ -121,7 +119,8 @@ class TLSConnection:
         self._configure(settings)
         tls = self._tls
         tls.set_ssl_option(nss_ssl.SSL_HANDSHAKE_AS_CLIENT, True)
-        tls.set_hostname(hostname)
+        # As bytes: for text, Python would load its codec for international names.
+        tls.set_hostname(hostname.encode("ascii"))
         self._expected = hostname
         self._dials = True
         self._identity = identity
@@ -250,6 +249,10 @@ class TLSConnection:
         symbol = error_name(error)
         if symbol not in OF_DATES:
             return None
+        from datetime import UTC, datetime
+
+        from .nss_dates import explain_dates
+
         presented = None
         with contextlib.suppress(NSPRError):
             presented = self._tls.get_peer_certificate()
