@@ -1,0 +1,624 @@
+"""OpenPGP certificates, judged as gpg judges them: which part of a key signs, and whether it may.
+
+    certificate = primary key, signatures, {user ID, signatures}, {subkey, signatures}
+
+What a signature says counts only if the primary key made it and it holds: it is verified here, with
+`cryptography`. Others' signatures say nothing. The rules are GnuPG's (2.2 and 2.4), so that a key
+signs in process with the part that `gpg --local-user FINGERPRINT` would take:
+
+* The newest valid self-signature of a user ID says how the primary key may be used and how long;
+  one directly on the key goes before. For a subkey it is the newest valid binding.
+* A key that says nothing of its use may do what its algorithm can.
+* A revocation holds whenever it was made. A primary key that is revoked, expired or not bound to
+  any user ID takes its subkeys with it.
+* The newest subkey that may sign, is not yet expired and has its secret signs; else the primary.
+* A subkey that signs has to say itself that it is of this key ("back signature"): gpg would sign
+  without, and then take no such signature.
+
+Designated revokers are told of, and not followed: their keys are not here (`CannotSign`). No input
+or output; `openpgp_keys` has the packets, for those who list keys and do not judge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa, utils
+
+from ..errors import KeystoreError
+from .keygrip import keygrip
+from .openpgp_keys import DSA, ECDSA, EDDSA, dearmored, packets
+from .openpgp_packets import RSA, MalformedPacket, PacketType, subpackets
+
+_ED25519, _ED448 = 27, 28
+_ELGAMAL, _ECDH = 16, 18
+
+#: A public key that checks signatures.
+VerifyingKey = (
+    rsa.RSAPublicKey
+    | dsa.DSAPublicKey
+    | ec.EllipticCurvePublicKey
+    | ed25519.Ed25519PublicKey
+    | ed448.Ed448PublicKey
+)
+
+_CURVES: Final = MappingProxyType(
+    {
+        bytes.fromhex("2a8648ce3d030107"): ec.SECP256R1(),
+        bytes.fromhex("2b81040022"): ec.SECP384R1(),
+        bytes.fromhex("2b81040023"): ec.SECP521R1(),
+        bytes.fromhex("2b8104000a"): ec.SECP256K1(),
+        bytes.fromhex("2b2403030208010107"): ec.BrainpoolP256R1(),
+        bytes.fromhex("2b240303020801010b"): ec.BrainpoolP384R1(),
+        bytes.fromhex("2b240303020801010d"): ec.BrainpoolP512R1(),
+    }
+)
+_CURVE_ED25519: Final = bytes.fromhex("2b06010401da470f01")
+
+#: Digests of self-signatures that count, by their numbers. gpg takes SHA-1 there, too: where it is
+#: broken is a signature over what another chose, and these are over the key's own.
+_HASHES: Final[MappingProxyType[int, hashes.HashAlgorithm]] = MappingProxyType(
+    {
+        2: hashes.SHA1(),  # noqa: S303
+        8: hashes.SHA256(),
+        9: hashes.SHA384(),
+        10: hashes.SHA512(),
+        11: hashes.SHA224(),
+    }
+)
+
+# Types of signatures and of their subpackets (RFC 9580, 5.2.1 and 5.2.3.7).
+_CERTIFICATIONS: Final = frozenset({0x10, 0x11, 0x12, 0x13})
+_UID_REVOKED, _BINDING, _BACK, _DIRECT = 0x30, 0x18, 0x19, 0x1F
+_REVOKED, _SUBKEY_REVOKED = 0x20, 0x28
+_CREATED, _SIG_EXPIRES, _EXPIRES, _REVOKER, _ISSUER = 2, 3, 9, 12, 16
+_FLAGS, _EMBEDDED, _FINGERPRINT = 27, 32, 33
+#: Subpackets that may be critical: the others are unknown, and such a signature does not count.
+_UNDERSTOOD: Final = frozenset(
+    {2, 3, 4, 5, 7, 9, 11, 12, 16, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 32, 33}
+)
+
+_MAY_CERTIFY, _MAY_SIGN = 0x01, 0x02
+#: What keys may do that say nothing of it, by their algorithm: those not here are not known to gpg.
+_USES: Final = MappingProxyType(
+    {
+        1: 0xFF, 3: _MAY_CERTIFY | _MAY_SIGN, _ELGAMAL: 0x0C, DSA: 0x23, _ECDH: 0x0C, ECDSA: 0x23,
+        EDDSA: 0x23, _ED25519: 0x23, _ED448: 0x23,
+    }
+)  # fmt: skip
+
+#: Most self-signatures that are verified for a certificate; each costs some 0.1 ms.
+MAX_SIGNATURES: Final = 5_000
+_USER_ATTRIBUTE: Final = 17
+_VERSION: Final = 4
+
+
+class CannotSign(KeystoreError):
+    """A key makes no signatures that others would take, or none at all; the cure says what to do.
+
+    It is said of the key, whoever asks; `problem` names it by its fingerprint.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A primary key or a subkey: `fingerprint` in capital hexadecimal digits, as gpg prints it.
+
+    `algorithm` is OpenPGP's number, `created` seconds since 1970, `keygrip` as the agent has it
+    (empty for Ed448), `public_key` one of `cryptography`. `expires` is None where it never does.
+    """
+
+    fingerprint: str
+    algorithm: int
+    created: int
+    keygrip: str
+    public_key: VerifyingKey
+    primary: bool
+    expires: int | None
+
+
+@dataclass(slots=True)
+class _Key:
+    """A key packet, and what holds of it; `public` is None for keys that check no signatures."""
+
+    body: bytes
+    primary: bool
+    version: int
+    created: int
+    algorithm: int
+    fingerprint: bytes
+    public: VerifyingKey | None
+    bound: bool = False
+    revoked: bool = False
+    expires: int = 0
+    uses: int = 0
+    cross_certified: bool = False
+    #: The time, in seconds since 1970, until which all that is said here holds.
+    signatures: list[_Signature] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    kind: int
+    algorithm: int
+    hash: int
+    head: bytes
+    hashed: tuple[tuple[int, bytes], ...]
+    unhashed: tuple[tuple[int, bytes], ...]
+    understood: bool
+    left: bytes
+    numbers: bytes
+
+    def first(self, kind: int) -> bytes | None:
+        """The first hashed subpacket of a type, which is the one that gpg reads."""
+        return next((content for found, content in self.hashed if found == kind), None)
+
+    def seconds(self, kind: int) -> int:
+        return int.from_bytes((self.first(kind) or b"")[:4], "big")
+
+    @property
+    def created(self) -> int:
+        return self.seconds(_CREATED)
+
+    def expired(self, now: int) -> bool:
+        expires = self.seconds(_SIG_EXPIRES)
+        return bool(expires) and self.created + expires <= now
+
+    def issuers(self) -> Iterator[bytes]:
+        for kind, content in (*self.hashed, *self.unhashed):
+            if kind == _ISSUER:
+                yield content
+            elif kind == _FINGERPRINT and content[:1] == b"\4":
+                yield content[-8:]
+
+    def uses(self, algorithm: int) -> int:
+        """What the key may do that this is about, by what it says, as far as `algorithm` can."""
+        flags = self.first(_FLAGS)
+        possible = _USES.get(algorithm, 0)
+        return possible if flags is None else int.from_bytes(flags[:1], "big") & possible
+
+
+@dataclass(slots=True)
+class _UserId:
+    kind: int
+    body: bytes
+    signatures: list[_Signature]
+
+
+class Certificate:
+    """A key with its subkeys, and what it says of them as far as that is proven."""
+
+    def __init__(self, primary: _Key, user_ids: Sequence[_UserId], subkeys: Sequence[_Key]) -> None:
+        self._primary = primary
+        self._user_ids = user_ids
+        self._subkeys = subkeys
+        self._proven: dict[tuple[int, int], bool] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the primary key, in capital hexadecimal digits."""
+        return self._primary.fingerprint.hex().upper()
+
+    def parts(self) -> list[Part]:
+        """The primary key and all subkeys that have a key for signatures, whether they hold."""
+        return [_part(key) for key in (self._primary, *self._subkeys) if key.public is not None]
+
+    def signing_part(self, now: int, has_secret: Callable[[str], bool]) -> Part:
+        """The part that signs at `now`, in seconds since 1970.
+
+        `has_secret` says of a keygrip whether its secret key is there. Raises `CannotSign`.
+        """
+        primary = self._primary
+        self._judge(now)
+        if primary.version != _VERSION:
+            raise self._cannot(f"it is of version {primary.version}", _NEW_KEY)
+        if primary.revoked:
+            raise self._cannot("it is revoked", "use another key")
+        if not primary.bound:
+            raise self._cannot(
+                "no self-signature of it holds",
+                "see what `gpg --check-signatures` says of it; import the key anew",
+            )
+        if _over(primary.expires, now):
+            raise self._cannot(
+                f"it has expired{_since(primary.expires)}", "prolong it (change-key-expiration)"
+            )
+        chosen: _Key | None = None
+        why: list[str] = []
+        for key in self._subkeys:
+            reason = self._reason_against(key, now, has_secret)
+            if reason is None:
+                if chosen is None or key.created > chosen.created:
+                    chosen = key
+            elif reason:
+                why.append(f"subkey {key.fingerprint.hex().upper()[-16:]} {reason}")
+        if chosen is None:
+            reason = self._reason_against(primary, now, has_secret)
+            if reason is None:
+                chosen = primary
+            else:
+                why.insert(0, f"its primary key {reason or 'may not sign'}")
+                raise self._cannot(
+                    "; ".join(why[:4]), "add a subkey that may sign, or prolong the one it had"
+                )
+        if not chosen.primary and not chosen.cross_certified:
+            raise self._cannot(
+                f"its subkey {chosen.fingerprint.hex().upper()[-16:]} has not signed that it is of"
+                " this key, so that nobody would take its signatures",
+                "cross-certify it (`gpg --edit-key FINGERPRINT cross-certify save`)",
+            )
+        if chosen.created > now:
+            raise self._cannot(
+                f"it was made {chosen.created - now} s from now", "set this machine's clock"
+            )
+        return _part(chosen)
+
+    def _reason_against(self, key: _Key, now: int, has_secret: Callable[[str], bool]) -> str | None:
+        """Why a part does not sign; None where it does, empty where it is not meant to."""
+        if not key.uses & _MAY_SIGN:
+            return ""
+        if not key.bound:
+            return "is not bound by a signature that holds"
+        if key.revoked:
+            return "is revoked"
+        if _over(key.expires, now):
+            return f"has expired{_since(key.expires)}"
+        if key.version != _VERSION:
+            return f"is of version {key.version}"
+        if key.public is None:
+            return f"is of algorithm {key.algorithm}, which is not known here, or of its curve"
+        if not key.primary and key.created > now:
+            return f"was made {key.created - now} s from now"
+        if not has_secret(_grip(key.public)):
+            return "has no secret key here"
+        return None
+
+    def _cannot(self, problem: str, cure: str) -> CannotSign:
+        return CannotSign(f"key {self.fingerprint} cannot sign: {problem}", cure)
+
+    def _judge(self, now: int) -> None:
+        """Find what holds of the primary key and the subkeys at `now`."""
+        primary = self._primary
+        primary.bound = primary.revoked = False
+        direct = self._newest(primary, b"", primary.signatures, {_DIRECT}, now)
+        primary.revoked = any(
+            self._holds(signature, primary, b"")
+            for signature in primary.signatures
+            if signature.kind == _REVOKED
+        )
+        newest: list[_Signature] = []
+        for user_id in self._user_ids:
+            own = self._newest(
+                primary, _certified(user_id), user_id.signatures,
+                _CERTIFICATIONS | {_UID_REVOKED}, None,
+            )  # fmt: skip
+            if own is not None:
+                newest.append(own)
+        # Of two of one second gpg takes the first user ID's.
+        newest.sort(key=lambda signature: signature.created, reverse=True)
+        said = [direct] if direct is not None else []
+        primary.bound = bool(said or newest)
+        primary.uses = _said_uses(said, primary.algorithm)
+        if not said or said[0].first(_FLAGS) is None:
+            primary.uses = _said_uses(newest, primary.algorithm)
+        if direct is not None and direct.first(_EXPIRES) is not None:
+            lasts = direct.seconds(_EXPIRES)
+        else:
+            lasts = next(
+                (
+                    signature.seconds(_EXPIRES)
+                    for signature in newest
+                    if signature.seconds(_EXPIRES)
+                ),
+                0,
+            )
+        primary.expires = primary.created + lasts if lasts else 0
+        for key in self._subkeys:
+            self._judge_subkey(key, now)
+
+    def _judge_subkey(self, key: _Key, now: int) -> None:
+        binding = self._newest(key, key.body, key.signatures, {_BINDING}, now)
+        key.bound = binding is not None and key.algorithm in _USES
+        key.revoked = any(
+            self._holds(signature, key, key.body)
+            for signature in key.signatures
+            if signature.kind == _SUBKEY_REVOKED
+        )
+        # What an unbound one may do is asked for no more than to say why it does not sign.
+        key.uses = _USES.get(key.algorithm, 0) if binding is None else binding.uses(key.algorithm)
+        lasts = 0 if binding is None else binding.seconds(_EXPIRES)
+        key.expires = key.created + lasts if lasts else 0
+        key.cross_certified = binding is not None and self._is_cross_certified(key, binding)
+
+    def _newest(
+        self,
+        key: _Key,
+        about: bytes,
+        signatures: Sequence[_Signature],
+        kinds: frozenset[int] | set[int],
+        now: int | None,
+    ) -> _Signature | None:
+        """The newest of these signatures that holds, the last of a second; an expired one does not.
+
+        With `now` None expired ones count: gpg takes those of user IDs.
+        """
+        found: _Signature | None = None
+        for signature in signatures:
+            if (
+                signature.kind in kinds
+                and (found is None or signature.created >= found.created)
+                and self._holds(signature, key, about)
+                and (now is None or not signature.expired(now))
+            ):
+                found = signature
+        return found
+
+    def _holds(self, signature: _Signature, key: _Key, about: bytes) -> bool:
+        """True if the primary key made the signature over itself and `about`; kept, once known."""
+        name = id(signature), id(key)
+        if name not in self._proven:
+            if len(self._proven) >= MAX_SIGNATURES:
+                raise self._cannot(
+                    f"it has more than {MAX_SIGNATURES} self-signatures",
+                    "remove old ones (`gpg --edit-key FINGERPRINT minimize save`)",
+                )
+            primary = self._primary
+            content = _hashed_key(primary.body) + (
+                _hashed_key(about) if key is not primary and about else about
+            )
+            self._proven[name] = (
+                primary.fingerprint[-8:] in signature.issuers()
+                and signature.created >= primary.created
+                and _is_good(primary, signature, content)
+            )
+        return self._proven[name]
+
+    def _is_cross_certified(self, key: _Key, binding: _Signature) -> bool:
+        newest: _Signature | None = None
+        for kind, content in (*binding.hashed, *binding.unhashed):
+            if kind == _EMBEDDED:
+                signature = _signature(content)
+                if (
+                    signature is not None
+                    and signature.kind == _BACK
+                    and (newest is None or signature.created > newest.created)
+                ):
+                    newest = signature
+        content = _hashed_key(self._primary.body) + _hashed_key(key.body)
+        return newest is not None and _is_good(key, newest, content)
+
+
+def parse_certificate(data: bytes) -> Certificate:
+    """The certificate in `data`: one public key, armoured or not.
+
+    What is not known in it is left out: it counts as not there. Raises `MalformedPacket` where it
+    is no public key, or more than one.
+    """
+    primary: _Key | None = None
+    subkeys: list[_Key] = []
+    user_ids: list[_UserId] = []
+    place: list[_Signature] = []  # where signatures go now
+    for kind, body in packets(dearmored(data)):
+        if kind == PacketType.PUBLIC_KEY:
+            if primary is not None:
+                raise MalformedPacket("it has more than one key")
+            primary = _key(body, primary=True)
+            place = primary.signatures
+        elif primary is None:
+            raise MalformedPacket("it does not begin with a public key")
+        elif kind == PacketType.PUBLIC_SUBKEY:
+            subkeys.append(_key(body, primary=False))
+            place = subkeys[-1].signatures
+        elif kind in (PacketType.USER_ID, _USER_ATTRIBUTE):
+            user_ids.append(_UserId(kind, body, []))
+            place = user_ids[-1].signatures
+        elif kind == PacketType.SIGNATURE and (signature := _signature(body)) is not None:
+            place.append(signature)
+    if primary is None:
+        raise MalformedPacket("it has no public key")
+    return Certificate(primary, user_ids, subkeys)
+
+
+_NEW_KEY: Final = "sign with a key of version 4, as gpg makes them for RSA, ECDSA and Ed25519"
+
+
+def _part(key: _Key) -> Part:
+    public = key.public
+    if public is None:
+        raise ValueError("a part that checks no signatures")
+    return Part(
+        fingerprint=key.fingerprint.hex().upper(),
+        algorithm=key.algorithm,
+        created=key.created,
+        keygrip=_grip(public),
+        public_key=public,
+        primary=key.primary,
+        expires=key.expires or None,
+    )
+
+
+def _grip(public: VerifyingKey) -> str:
+    return "" if isinstance(public, ed448.Ed448PublicKey) else keygrip(public)
+
+
+def _over(expires: int, now: int) -> bool:
+    return 0 < expires < now
+
+
+def _since(expires: int) -> str:
+    from datetime import UTC, datetime
+
+    return f" on {datetime.fromtimestamp(expires, UTC):%Y-%m-%d}" if expires else ""
+
+
+def _said_uses(signatures: Sequence[_Signature], algorithm: int) -> int:
+    """What the first that speaks of it says, in addition to what primary keys always may."""
+    said = next((s.uses(algorithm) for s in signatures if s.first(_FLAGS) is not None), None)
+    return (_USES.get(algorithm, 0) if said is None else said) | _MAY_CERTIFY
+
+
+def _certified(user_id: _UserId) -> bytes:
+    mark = b"\xb4" if user_id.kind == PacketType.USER_ID else b"\xd1"
+    return mark + len(user_id.body).to_bytes(4, "big") + user_id.body
+
+
+def _hashed_key(body: bytes) -> bytes:
+    return b"\x99" + len(body).to_bytes(2, "big") + body
+
+
+def _key(body: bytes, *, primary: bool) -> _Key:
+    if len(body) < 6 or len(body) > 0xFFFF:
+        raise MalformedPacket("a key of it is cut short, or too long")
+    version, algorithm = body[0], body[5]
+    fingerprint = hashlib.sha1(_hashed_key(body), usedforsecurity=False).digest()
+    public = None
+    if version == _VERSION:
+        try:
+            public = _public(algorithm, body[6:])
+        except (ValueError, UnsupportedAlgorithm, MalformedPacket):
+            public = None  # as one of an algorithm that is not known
+    return _Key(
+        body, primary, version, int.from_bytes(body[1:5], "big"), algorithm, fingerprint, public
+    )
+
+
+def _public(algorithm: int, data: bytes) -> VerifyingKey | None:
+    """The key in `data`; None where it makes no signatures or is of an unknown kind."""
+    if algorithm in RSA:
+        modulus, exponent = _mpis(data, 2)
+        return rsa.RSAPublicNumbers(exponent, modulus).public_key()
+    if algorithm == DSA:
+        p, q, g, y = _mpis(data, 4)
+        return dsa.DSAPublicNumbers(y, dsa.DSAParameterNumbers(p, q, g)).public_key()
+    if algorithm == _ED25519 and len(data) == 32:
+        return ed25519.Ed25519PublicKey.from_public_bytes(data)
+    if algorithm == _ED448 and len(data) == 57:
+        return ed448.Ed448PublicKey.from_public_bytes(data)
+    if algorithm not in (ECDSA, EDDSA) or not data:
+        return None
+    oid, (point,) = data[1 : 1 + data[0]], _mpis(data[1 + data[0] :], 1)
+    encoded = point.to_bytes(-(-point.bit_length() // 8), "big")
+    if algorithm == ECDSA and (curve := _CURVES.get(oid)) is not None:
+        return ec.EllipticCurvePublicKey.from_encoded_point(curve, encoded)
+    if algorithm == EDDSA and oid == _CURVE_ED25519 and encoded[:1] == b"\x40":
+        return ed25519.Ed25519PublicKey.from_public_bytes(encoded[1:])
+    return None
+
+
+def _mpis(data: bytes, count: int) -> list[int]:
+    """The `count` numbers that `data` is. Raises `MalformedPacket` where it is not just that."""
+    numbers = []
+    at = 0
+    for _ in range(count):
+        end = at + 2 + (int.from_bytes(data[at : at + 2], "big") + 7) // 8
+        if len(data) < max(end, at + 2):
+            raise MalformedPacket("a number of it is cut short")
+        numbers.append(int.from_bytes(data[at + 2 : end], "big"))
+        at = end
+    if at != len(data):
+        raise MalformedPacket("something is behind its numbers")
+    return numbers
+
+
+def _signature(body: bytes) -> _Signature | None:
+    """A signature of version 4; None for others and damaged ones, which say nothing."""
+    if body[:1] != b"\4" or len(body) < 10:
+        return None
+    end = 6 + int.from_bytes(body[4:6], "big")
+    unhashed = int.from_bytes(body[end : end + 2], "big")
+    left = end + 2 + unhashed
+    if len(body) < left + 2:
+        return None
+    try:
+        hashed = tuple(subpackets(body[6:end]))
+        others = tuple(subpackets(body[end + 2 : left]))
+        critical = _critical(body[6:end])
+    except MalformedPacket:
+        return None
+    return _Signature(
+        kind=body[1],
+        algorithm=body[2],
+        hash=body[3],
+        head=body[:end],
+        hashed=hashed,
+        unhashed=others,
+        understood=critical <= _UNDERSTOOD,
+        left=body[left : left + 2],
+        numbers=body[left + 2 :],
+    )
+
+
+def _critical(area: bytes) -> frozenset[int]:
+    """Types of the subpackets that are marked as critical."""
+    found = set()
+    at = 0
+    while at < len(area):
+        lead = area[at]
+        width = 1 if lead < 192 else 2 if lead < 255 else 5
+        if width == 1:
+            size = lead
+        elif width == 2:
+            size = (lead - 192 << 8) + area[at + 1] + 192
+        else:
+            size = int.from_bytes(area[at + 1 : at + 5], "big")
+        if area[at + width] & 0x80:
+            found.add(area[at + width] & 0x7F)
+        at += width + size
+    return frozenset(found)
+
+
+def _is_good(key: _Key, signature: _Signature, content: bytes) -> bool:
+    """True if `key` made the signature over `content`."""
+    algorithm = _HASHES.get(signature.hash)
+    if (
+        algorithm is None
+        or not signature.understood
+        or signature.algorithm != key.algorithm
+        or key.public is None
+    ):
+        return False
+    head = signature.head
+    state = hashlib.new(algorithm.name, content, usedforsecurity=False)
+    state.update(head + b"\4\xff" + len(head).to_bytes(4, "big"))
+    digest = state.digest()
+    if digest[:2] != signature.left:
+        return False
+    try:
+        verify(key.public, signature.numbers, digest, algorithm)
+    except (InvalidSignature, MalformedPacket, UnsupportedAlgorithm, ValueError):
+        return False
+    return True
+
+
+def verify(
+    public: VerifyingKey, numbers: bytes, digest: bytes, algorithm: hashes.HashAlgorithm
+) -> None:
+    """Check a signature over `digest`; `numbers` are as they stand at the end of its packet.
+
+    Raises `InvalidSignature`, `MalformedPacket` or `ValueError` where it does not hold.
+    """
+    prehashed = utils.Prehashed(algorithm)
+    if isinstance(public, rsa.RSAPublicKey):
+        (number,) = _mpis(numbers, 1)
+        size = -(-public.key_size // 8)
+        public.verify(number.to_bytes(size, "big"), digest, padding.PKCS1v15(), prehashed)
+    elif isinstance(public, ed448.Ed448PublicKey):
+        public.verify(numbers, digest)
+    elif isinstance(public, ed25519.Ed25519PublicKey):
+        # Algorithm 27 has the 64 bytes as they are; two MPIs take at least two bytes more.
+        if len(numbers) != 64:
+            first, second = _mpis(numbers, 2)
+            numbers = first.to_bytes(32, "big") + second.to_bytes(32, "big")
+        public.verify(numbers, digest)
+    else:
+        encoded = utils.encode_dss_signature(*_mpis(numbers, 2))
+        if isinstance(public, dsa.DSAPublicKey):
+            public.verify(encoded, digest, prehashed)
+        else:
+            public.verify(encoded, digest, ec.ECDSA(prehashed))
