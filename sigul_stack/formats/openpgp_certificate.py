@@ -304,6 +304,8 @@ class Certificate:
         newest.sort(key=lambda signature: signature.created, reverse=True)
         said = [direct] if direct is not None else []
         primary.bound = bool(said or newest)
+        # A user ID that is revoked or over still binds the key, and says no more of it.
+        newest = [own for own in newest if own.kind != _UID_REVOKED and not own.expired(now)]
         primary.uses = _said_uses(said, primary.algorithm)
         if not said or said[0].first(_FLAGS) is None:
             primary.uses = _said_uses(newest, primary.algorithm)
