@@ -2,9 +2,9 @@
 
     text = "-----BEGIN PGP SIGNED MESSAGE-----", "Hash: NAME", "", lines, the signature's armour
 
-A line that begins with "-" has "- " before it. What is digested are the lines as they were, without
-the blanks, tabs and CRs at their ends, with CR LF between them: neither the last line's end nor
-"- " is digested. A text whose last line has no end gets one. "Line" is what LF ends: a lone CR is a
+A line that begins with "-" or "From " has "- " before it. What is digested are the lines as they
+were, without the blanks, tabs and CRs at their ends, with CR LF between them: neither the last
+line's end nor "- " is digested. A text whose last line has no end gets one. "Line" is what LF ends: a lone CR is a
 character as any other.
 """
 
@@ -19,8 +19,9 @@ from .openpgp_signatures import HASHES, Hash
 #: The longest line, in bytes without its LF: gpg cuts what is longer, and reads no more of it.
 MAX_LINE: Final = 19_993
 
-#: What is no part of a line for the digest, where it stands at the line's end.
-_TRAILING: Final = b" \t\r\n"
+#: What is no part of a line for the digest, where it stands at the line's end. RFC 9580 does not
+#: have the zero byte there, but gpg has, both where it signs and where it verifies.
+_TRAILING: Final = b" \t\r\n\0"
 
 
 class ClearTextWriter:
@@ -28,10 +29,14 @@ class ClearTextWriter:
 
     `write` gets what is to be written, `state` is a new state of hashlib. After `end`, `state` is
     what a signature of kind `TEXT` is made of; the armoured signature is to be written by who has
-    it. Holds no more than a piece and a line. Not safe to use from several threads.
+    it. Without `escape_from` lines that begin with "From " stay as they are, as with gpg's option
+    `no-escape-from-lines`. Holds no more than a piece and a line. Not safe for several threads.
     """
 
-    def __init__(self, write: Callable[[bytes], object], state: Hash) -> None:
+    def __init__(
+        self, write: Callable[[bytes], object], state: Hash, *, escape_from: bool = True
+    ) -> None:
+        self._escaped = (b"-", b"From ") if escape_from else b"-"
         self._write = write
         self._state = state
         self._rest: list[bytes] = []  # of a line that has no end yet
@@ -65,7 +70,7 @@ class ClearTextWriter:
         """Write and digest whole lines, given without their ends."""
         if max(map(len, lines)) > MAX_LINE:
             raise _too_long()
-        escaped = [b"- " + line if line.startswith(b"-") else line for line in lines]
+        escaped = [b"- " + line if line.startswith(self._escaped) else line for line in lines]
         self._write(b"\n".join(escaped) + b"\n")
         digested = b"\r\n".join([line.rstrip(_TRAILING) for line in lines])
         self._state.update(digested if self._first else b"\r\n" + digested)
