@@ -52,6 +52,9 @@ class Said:
     sig_expires: float | None = None
     damaged: bool = False
     critical: bool = False
+    version: int = 4
+    revoker: bytes = b""
+    hash: int = 10
 
 
 @dataclass(frozen=True)
@@ -160,8 +163,14 @@ def _subpacket(kind: int, content: bytes) -> bytes:
 
 def signature(key: Key, said: Said, content: bytes, about: Key, back: bytes = b"") -> bytes:
     """The body of a signature by `key` over `content`, which is about the key `about`."""
+    created = (NOW - int(said.ago * DAY)).to_bytes(4, "big")
+    if said.version == 3:
+        suffix = bytes((said.kind,)) + created
+        digest = hashlib.sha512(content + suffix).digest()
+        head = b"\3\5" + suffix + key.fingerprint[-8:] + bytes((key.algorithm, said.hash))
+        return head + digest[:2] + _numbers_of(key, said, digest)
     hashed = _subpacket(33, b"\4" + key.fingerprint)
-    hashed += _subpacket(2, (NOW - int(said.ago * DAY)).to_bytes(4, "big"))
+    hashed += _subpacket(2, created)
     if said.flags is not None:
         hashed += _subpacket(27, bytes((said.flags,)))
     if said.expires is not None:
@@ -172,19 +181,24 @@ def signature(key: Key, said: Said, content: bytes, about: Key, back: bytes = b"
         hashed += _subpacket(29, b"\0")
     if said.critical:
         hashed += _subpacket(0x80 | 99, b"?")
+    if said.revoker:
+        hashed += _subpacket(12, b"\x80\x16" + said.revoker)
     if back:
         hashed += _subpacket(32, back)
-    head = bytes((4, said.kind, key.algorithm, 10)) + len(hashed).to_bytes(2, "big") + hashed
+    head = bytes((4, said.kind, key.algorithm, said.hash)) + len(hashed).to_bytes(2, "big") + hashed
     digest = hashlib.sha512(content + head + b"\4\xff" + len(head).to_bytes(4, "big")).digest()
-    made = key.sign(bytes(64) if said.damaged else digest, hashes.SHA512())
     issuer = _subpacket(16, key.fingerprint[-8:])
+    unhashed = len(issuer).to_bytes(2, "big") + issuer
+    return head + unhashed + digest[:2] + _numbers_of(key, said, digest)
+
+
+def _numbers_of(key: Key, said: Said, digest: bytes) -> bytes:
+    made = key.sign(bytes(64) if said.damaged else digest, hashes.SHA512())
     if key.algorithm == 1:
-        numbers = mpi(made)
-    elif key.algorithm == 22:
-        numbers = mpi(made[:32]) + mpi(made[32:])
-    else:
-        numbers = b"".join(map(mpi, utils.decode_dss_signature(made)))
-    return head + len(issuer).to_bytes(2, "big") + issuer + digest[:2] + numbers
+        return mpi(made)
+    if key.algorithm == 22:
+        return mpi(made[:32]) + mpi(made[32:])
+    return b"".join(map(mpi, utils.decode_dss_signature(made)))
 
 
 def make(plan: Plan, private: Private | None = None) -> tuple[bytes, Key, list[Key]]:
@@ -203,7 +217,8 @@ def make(plan: Plan, private: Private | None = None) -> tuple[bytes, Key, list[K
         user_id = b"%d@example.org" % number
         parts.append(encode_packet(PacketType.USER_ID, user_id))
         for said in signatures:
-            add(said, b"\xb4" + len(user_id).to_bytes(4, "big") + user_id, primary)
+            head = b"\xb4" + len(user_id).to_bytes(4, "big") if said.version > 3 else b""
+            add(said, head + user_id, primary)
     subkeys = []
     for planned in plan.subkeys:
         subkey = Key(NOW - int(planned.ago * DAY))

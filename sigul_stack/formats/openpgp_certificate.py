@@ -9,14 +9,14 @@ signs in process with the part that `gpg --local-user FINGERPRINT` would take:
 * The newest valid self-signature of a user ID says how the primary key may be used and how long;
   one directly on the key goes before. For a subkey it is the newest valid binding.
 * A key that says nothing of its use may do what its algorithm can.
-* A revocation holds whenever it was made. A primary key that is revoked, expired or not bound to
-  any user ID takes its subkeys with it.
+* A revocation holds whenever it was made; one that cannot be checked here counts as one. A primary
+  key that is revoked, expired or not bound to any user ID takes its subkeys with it.
 * The newest subkey that may sign, is not yet expired and has its secret signs; else the primary.
 * A subkey that signs has to say itself that it is of this key ("back signature"): gpg would sign
   without, and then take no such signature.
 
-Designated revokers are told of, and not followed: their keys are not here (`CannotSign`). No input
-or output; `openpgp_keys` has the packets, for those who list keys and do not judge.
+The key of a designated revoker is not here: what looks like its revocation stops a key. No input or
+output; `openpgp_keys` has the packets, for those who list keys and do not judge.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ _HASHES: Final[MappingProxyType[int, hashes.HashAlgorithm]] = MappingProxyType(
 _CERTIFICATIONS: Final = frozenset({0x10, 0x11, 0x12, 0x13})
 _UID_REVOKED, _BINDING, _BACK, _DIRECT = 0x30, 0x18, 0x19, 0x1F
 _REVOKED, _SUBKEY_REVOKED = 0x20, 0x28
+_MD5: Final = 1
 _CREATED, _SIG_EXPIRES, _EXPIRES, _REVOKER, _ISSUER = 2, 3, 9, 12, 16
 _FLAGS, _EMBEDDED, _FINGERPRINT = 27, 32, 33
 #: Subpackets that may be critical: the others are unknown, and such a signature does not count.
@@ -97,6 +98,7 @@ _USES: Final = MappingProxyType(
 MAX_SIGNATURES: Final = 5_000
 _USER_ATTRIBUTE: Final = 17
 _VERSION: Final = 4
+_USER_ID_HEAD: Final = 5  # bytes in front of a user ID, where it is digested
 
 
 class CannotSign(KeystoreError):
@@ -139,16 +141,16 @@ class _Key:
     expires: int = 0
     uses: int = 0
     cross_certified: bool = False
-    #: The time, in seconds since 1970, until which all that is said here holds.
     signatures: list[_Signature] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class _Signature:
+    version: int
     kind: int
     algorithm: int
     hash: int
-    head: bytes
+    suffix: bytes  # what is digested behind what the signature is about
     hashed: tuple[tuple[int, bytes], ...]
     unhashed: tuple[tuple[int, bytes], ...]
     understood: bool
@@ -288,10 +290,11 @@ class Certificate:
         primary.bound = primary.revoked = False
         direct = self._newest(primary, b"", primary.signatures, {_DIRECT}, now)
         primary.revoked = any(
-            self._holds(signature, primary, b"")
+            self._revokes(signature, primary, b"")
             for signature in primary.signatures
             if signature.kind == _REVOKED
         )
+        self._see_designated_revokers()
         newest: list[_Signature] = []
         for user_id in self._user_ids:
             own = self._newest(
@@ -328,7 +331,7 @@ class Certificate:
         binding = self._newest(key, key.body, key.signatures, {_BINDING}, now)
         key.bound = binding is not None and key.algorithm in _USES
         key.revoked = any(
-            self._holds(signature, key, key.body)
+            self._revokes(signature, key, key.body)
             for signature in key.signatures
             if signature.kind == _SUBKEY_REVOKED
         )
@@ -371,15 +374,44 @@ class Certificate:
                     "remove old ones (`gpg --edit-key FINGERPRINT minimize save`)",
                 )
             primary = self._primary
-            content = _hashed_key(primary.body) + (
-                _hashed_key(about) if key is not primary and about else about
-            )
+            if key is not primary:
+                about = _hashed_key(about)
+            elif signature.version == 3:
+                about = about[_USER_ID_HEAD:]  # what is in front of user IDs came with version 4
+            content = _hashed_key(primary.body) + about
             self._proven[name] = (
                 primary.fingerprint[-8:] in signature.issuers()
                 and signature.created >= primary.created
                 and _is_good(primary, signature, content)
             )
         return self._proven[name]
+
+    def _revokes(self, signature: _Signature, key: _Key, about: bytes) -> bool:
+        """True if a revocation holds, or could: one whose digest is not known here counts.
+
+        MD5 does not, as with gpg: anybody can make such a one.
+        """
+        unknown = signature.hash not in _HASHES and signature.hash != _MD5
+        if unknown and self._primary.fingerprint[-8:] in signature.issuers():
+            return True
+        return self._holds(signature, key, about)
+
+    def _see_designated_revokers(self) -> None:
+        """Raise `CannotSign` where another key, that may do so, may have revoked this one."""
+        primary = self._primary
+        revokers = {
+            content[-8:]
+            for signature in primary.signatures
+            if signature.kind == _DIRECT and self._holds(signature, primary, b"")
+            for kind, content in signature.hashed
+            if kind == _REVOKER
+        }
+        for signature in primary.signatures:
+            if signature.kind == _REVOKED and not revokers.isdisjoint(signature.issuers()):
+                raise self._cannot(
+                    "it has a revocation by a key that may revoke it",
+                    "use another key; where that revocation is not genuine, delete it with gpg",
+                )
 
     def _is_cross_certified(self, key: _Key, binding: _Signature) -> bool:
         newest: _Signature | None = None
@@ -529,7 +561,21 @@ def _mpis(data: bytes, count: int) -> list[int]:
 
 
 def _signature(body: bytes) -> _Signature | None:
-    """A signature of version 4; None for others and damaged ones, which say nothing."""
+    """A signature of version 4 or 3; None for others and damaged ones, which say nothing."""
+    if body[:2] == b"\3\5" and len(body) >= 19:
+        # Version 3: u8 3, u8 5, u8 kind, u32 created, key ID, u8 algorithm, u8 hash, … (5.2.2)
+        return _Signature(
+            version=3,
+            kind=body[2],
+            algorithm=body[15],
+            hash=body[16],
+            suffix=body[2:7],
+            hashed=((_CREATED, body[3:7]),),
+            unhashed=((_ISSUER, body[7:15]),),
+            understood=True,
+            left=body[17:19],
+            numbers=body[19:],
+        )
     if body[:1] != b"\4" or len(body) < 10:
         return None
     end = 6 + int.from_bytes(body[4:6], "big")
@@ -544,10 +590,11 @@ def _signature(body: bytes) -> _Signature | None:
     except MalformedPacket:
         return None
     return _Signature(
+        version=4,
         kind=body[1],
         algorithm=body[2],
         hash=body[3],
-        head=body[:end],
+        suffix=body[:end] + b"\4\xff" + end.to_bytes(4, "big"),
         hashed=hashed,
         unhashed=others,
         understood=critical <= _UNDERSTOOD,
@@ -585,9 +632,7 @@ def _is_good(key: _Key, signature: _Signature, content: bytes) -> bool:
         or key.public is None
     ):
         return False
-    head = signature.head
-    state = hashlib.new(algorithm.name, content, usedforsecurity=False)
-    state.update(head + b"\4\xff" + len(head).to_bytes(4, "big"))
+    state = hashlib.new(algorithm.name, content + signature.suffix, usedforsecurity=False)
     digest = state.digest()
     if digest[:2] != signature.left:
         return False

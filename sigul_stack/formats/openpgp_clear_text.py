@@ -4,8 +4,8 @@
 
 A line that begins with "-" or "From " has "- " before it. What is digested are the lines as they
 were, without the blanks, tabs and CRs at their ends, with CR LF between them: neither the last
-line's end nor "- " is digested. A text whose last line has no end gets one. "Line" is what LF ends: a lone CR is a
-character as any other.
+line's end nor "- " is digested. A text whose last line has no end gets one. "Line" is what LF ends:
+a lone CR is a character as any other.
 """
 
 from __future__ import annotations
