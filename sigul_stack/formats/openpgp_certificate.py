@@ -95,7 +95,7 @@ _USES: Final = MappingProxyType(
 )  # fmt: skip
 
 #: Most self-signatures that are verified for a certificate; each costs some 0.1 ms.
-MAX_SIGNATURES: Final = 5_000
+MAX_SIGNATURES: Final = 1_000
 _USER_ATTRIBUTE: Final = 17
 _VERSION: Final = 4
 _USER_ID_HEAD: Final = 5  # bytes in front of a user ID, where it is digested
@@ -312,17 +312,8 @@ class Certificate:
         primary.uses = _said_uses(said, primary.algorithm)
         if not said or said[0].first(_FLAGS) is None:
             primary.uses = _said_uses(newest, primary.algorithm)
-        if direct is not None and direct.first(_EXPIRES) is not None:
-            lasts = direct.seconds(_EXPIRES)
-        else:
-            lasts = next(
-                (
-                    signature.seconds(_EXPIRES)
-                    for signature in newest
-                    if signature.seconds(_EXPIRES)
-                ),
-                0,
-            )
+        # The first that names a time: a later user ID without one does not take it away.
+        lasts = next((time for each in (*said, *newest) if (time := each.seconds(_EXPIRES))), 0)
         primary.expires = primary.created + lasts if lasts else 0
         for key in self._subkeys:
             self._judge_subkey(key, now)
@@ -366,6 +357,9 @@ class Certificate:
 
     def _holds(self, signature: _Signature, key: _Key, about: bytes) -> bool:
         """True if the primary key made the signature over itself and `about`; kept, once known."""
+        primary = self._primary
+        if primary.fingerprint[-8:] not in signature.issuers():
+            return False
         name = id(signature), id(key)
         if name not in self._proven:
             if len(self._proven) >= MAX_SIGNATURES:
@@ -373,16 +367,13 @@ class Certificate:
                     f"it has more than {MAX_SIGNATURES} self-signatures",
                     "remove old ones (`gpg --edit-key FINGERPRINT minimize save`)",
                 )
-            primary = self._primary
             if key is not primary:
                 about = _hashed_key(about)
             elif signature.version == 3:
                 about = about[_USER_ID_HEAD:]  # what is in front of user IDs came with version 4
             content = _hashed_key(primary.body) + about
-            self._proven[name] = (
-                primary.fingerprint[-8:] in signature.issuers()
-                and signature.created >= primary.created
-                and _is_good(primary, signature, content)
+            self._proven[name] = signature.created >= primary.created and _is_good(
+                primary, signature, content
             )
         return self._proven[name]
 

@@ -262,6 +262,7 @@ def test_clear_text_is_that_of_gpg(signing_home: tuple[GnuPGHome, Key], content:
     as_gpg(signing_home, content)
 
 
+@pytest.mark.system
 @pytest.mark.long("sigul_stack/formats", "tests/openpgp_certificates.py")
 @settings(GPGS, max_examples=2_000)
 @given(content=st.one_of(TEXTS, st.binary(max_size=300)), escape_from=st.booleans())
