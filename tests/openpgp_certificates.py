@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from sigul_stack.formats.keygrip import keygrip
 from sigul_stack.formats.openpgp_packets import PacketType, encode_packet
 
 #: When all keys here are looked at, in seconds since 1970; a day.
@@ -144,6 +145,17 @@ class Key:
     def fingerprint(self) -> bytes:
         """Its fingerprint."""
         return hashlib.sha1(self.hashed, usedforsecurity=False).digest()
+
+    @property
+    def keygrip(self) -> str:
+        """Its keygrip, in hexadecimal digits as the names of the agent's files have it."""
+        curves = {"secp256r1": "nistp256", "secp384r1": "nistp384", "secp521r1": "nistp521"}
+        curve = ""
+        if isinstance(self.private, ec.EllipticCurvePrivateKey):
+            curve = curves.get(self.private.curve.name, self.private.curve.name)
+        elif isinstance(self.private, ed25519.Ed25519PrivateKey):
+            curve = "ed25519"
+        return keygrip(self.private.public_key(), curve).hex().upper()
 
     def sign(self, digest: bytes, algorithm: hashes.HashAlgorithm) -> bytes:
         """The signature over a digest, as a Signer gives it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import io
 import select
 import socket
 import struct
@@ -23,11 +24,13 @@ from sigul_stack.bridge.koji import KojiSession
 from sigul_stack.bridge.streams import ReplyFilter, RequestFilter
 from sigul_stack.config.shared import BridgeKojiSettings
 from sigul_stack.errors import DeadlineExceeded, PeerClosed, RemoteProtocolError, TransportError
+from sigul_stack.evidence.leaf import Content
 from sigul_stack.protocol.chunks import END_OF_INNER, Stream
 from sigul_stack.protocol.codec import Fields, Parser, run_parser
 from sigul_stack.protocol.messages import ChainKeys, ReplyKeys
 from sigul_stack.protocol.operations import Operation
 from sigul_stack.protocol.versions import LATEST, Version
+from sigul_stack.server.payload import Payload
 from sigul_stack.transport import tcp
 from sigul_stack.transport.chunked import ChunkedStream
 from sigul_stack.transport.memory import nobody
@@ -118,6 +121,13 @@ class SampleRequest:
     def inner(self) -> bytes:
         """The inner session's field map."""
         return field_map(self.inner_fields())
+
+
+def payload_of(data: bytes) -> Payload:
+    """A payload as a server's handler gets it that needs the bytes."""
+    states = {name: hashlib.new(name, data) for name in ("sha512", "sha256")}
+    content = Content(states["sha256"].hexdigest(), len(data))
+    return Payload(len(data), content, states, io.BytesIO(data))
 
 
 LIST_USERS = SampleRequest({"op": b"list-users", "user": b"root"}, secrets={"password": b"secret"})

@@ -14,15 +14,15 @@ from typing import Final, NoReturn
 from ..config import load_server
 from ..config.identity import Identity, drop_privileges, drop_privileges_unless_roots, identity
 from ..config.server import ServerSettings
-from ..database import Database
 from ..evidence.writer import LogChannel, write_log
 from ..logevents import tell
 from ..observe.exposition import Samples, text
 from ..observe.text_file import write_text_file
 from ..protocol.status import encode_ended, encode_status
+from ..server.capacity import Capacity
 from ..server.events import WorkerEvent, encode_logged
 from ..server.guesses import GuessTable
-from ..server.services import database_url
+from ..server.services import open_database
 from ..server.slots import USUAL_SLOTS, Slots
 from ..server.startup import check, prepare, repair, shut_down
 from ..server.supervisor import ServerPlan, Supervisor
@@ -63,13 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(source: DaemonConfiguration[ServerSettings], control: Control) -> None:
     settings = source.settings
-    wanted = USUAL + _FILES_OF_A_WORKER * 2 * (settings.workers + settings.max_requests)
+    capacity = Capacity.of(settings)
+    processes = 2 * (capacity.workers + capacity.max_requests)
+    wanted = USUAL + _FILES_OF_A_WORKER * processes
     if (limit := raise_limit(wanted)) < wanted:
         tell(log, ProgramLog.FILES_LIMITED, limit=limit, wanted=wanted, cure=CURE)
     _make_stores(settings, source.identity)
     run_in_child(partial(_run_with_nss, prepare, settings), "checking the server's data")
     # All workers of a former configuration may be there beside those of the next one.
-    count = max(USUAL_SLOTS, 2 * (settings.workers + settings.max_requests))
+    count = max(USUAL_SLOTS, processes)
     channel = LogChannel()
     shared = Shared(Slots(count, Turns()), GuessTable(), channel)
     try:
@@ -116,12 +118,14 @@ def _make_stores(settings: ServerSettings, who: Identity | None) -> None:
 
 def _plan(settings: ServerSettings, shared: Shared, loaded: Mapping[str, str]) -> ServerPlan:
     identity(settings.unix_user, settings.unix_group)  # a name that is wrong is told now
-    # The database's driver is imported here: each worker would spend a third of its time on that.
-    Database(database_url(settings)).close()
+    # Driver and statements are loaded here: each worker would spend a third of its time on that.
+    # Nothing is connected before a worker asks.
+    database = open_database(settings)
+    database.compile_for_requests()
 
     def serve(parent: ParentPipes) -> None:
         certificate = _become_with_nss(settings)
-        Worker(settings, parent, shared).run(certificate)
+        Worker(settings, parent, shared).run(certificate, database)
 
     def log_writer(parent: ParentPipes) -> None:
         assert shared.channel is not None  # noqa: S101 - a server has one
@@ -144,14 +148,15 @@ def _plan(settings: ServerSettings, shared: Shared, loaded: Mapping[str, str]) -
         _become_with_nss(settings)
         certificates.run(tell)
 
+    capacity = Capacity.of(settings)
     return ServerPlan(
         serve,
         check=partial(_run_with_nss, check, settings),
         repair=partial(_run_as_user, repair, settings),
         look=look,
         write_log=log_writer,
-        workers=settings.workers,
-        max_requests=settings.max_requests,
+        workers=capacity.workers,
+        max_requests=capacity.max_requests,
         shutdown_timeout=settings.shutdown_timeout,
         loaded=loaded,
         write_metrics=None if settings.metrics_file is None else write_metrics,

@@ -72,10 +72,10 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "the nickname of the server's certificate in the NSS database",
     )
     signing_timeout: float = option("server", values.seconds, 60.0, "seconds that signing may take")
-    signing_threads: int = option(
+    signing_threads: int | None = option(
         "server",
-        values.integer(1, 64),
-        2,
+        values.integer_or_auto(1, 64),
+        None,
         "RPMs of one sign-rpms request that are signed at once",
     )
     lenient_username_check: bool = option(
@@ -107,11 +107,11 @@ class ServerSettings(BridgeAddress, DaemonSettings):
         "whether rpm-sigmd5, which is MD5, may stand for the digest of an RPM to sign",
         new_site="no",
     )
-    workers: int = option(
-        "server", values.integer(1, 1024), 4, "connections that wait at the bridge"
+    workers: int | None = option(
+        "server", values.integer_or_auto(1, 1024), None, "connections that wait at the bridge"
     )
-    max_requests: int = option(
-        "server", values.integer(1, 4096), 16, "requests that are served at once"
+    max_requests: int | None = option(
+        "server", values.integer_or_auto(1, 4096), None, "requests that are served at once"
     )
     idle_timeout: float = option(
         "server", values.seconds, 600.0, "seconds of the longest silence inside a request"

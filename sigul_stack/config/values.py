@@ -83,6 +83,16 @@ def integer(minimum: int, maximum: int, unit: str = "") -> Callable[[ConfigEntry
     return parse
 
 
+def integer_or_auto(minimum: int, maximum: int) -> Callable[[ConfigEntry], int | None]:
+    """A whole number from `minimum` to `maximum`; None for `auto`."""
+    number = integer(minimum, maximum, "or auto")
+
+    def parse(entry: ConfigEntry) -> int | None:
+        return None if entry.text.lower() == "auto" else number(entry)
+
+    return parse
+
+
 port = integer(1, 65535, "a TCP port")
 #: A size in bytes, from one byte to what the protocol can carry.
 size = integer(1, (1 << 63) - 1, "bytes")

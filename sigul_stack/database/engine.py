@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import enum
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,10 +64,8 @@ class Engine:
         # Values in statements are password hashes and locked passphrases: not for logs.
         options: dict[str, Any] = {"poolclass": NullPool, "hide_parameters": True}
         if isinstance(target, SQLiteFile):
-            path = target.path
-            self._engine = sa.create_engine(
-                "sqlite://", creator=lambda: open_sqlite(path, lock_wait), **options
-            )
+            self._open = partial(open_sqlite, target.path, lock_wait)
+            self._engine = sa.create_engine("sqlite://", creator=lambda: self._open(), **options)
             return
         try:
             self._engine = sa.create_engine(
@@ -103,6 +102,24 @@ class Engine:
                     yield connection
         except (SQLAlchemyError, sqlite3.Error) as error:
             raise explain(self.target, error, self._lock_wait) from error
+
+    def compile(self, ask: Callable[[sa.Connection], object]) -> None:
+        """Have the statements of `ask` compiled, for this process and those that it forks.
+
+        Compiling one takes longer than running it. Nothing of the target is touched: they are run
+        on an empty database in memory, for which only SQLite is at hand; of PostgreSQL's each
+        process compiles its own.
+        """
+        if not isinstance(self.target, SQLiteFile):
+            return
+        of_target = self._open
+        self._open = partial(sqlite3.connect, ":memory:", isolation_level=None)
+        try:
+            with self._engine.connect() as connection:
+                schema.metadata.create_all(connection)
+                ask(connection)
+        finally:
+            self._open = of_target
 
     def close(self) -> None:
         """Let go of what the engine holds."""

@@ -363,6 +363,20 @@ class Database:
         with self._engine.transaction(Purpose.WRITE) as connection:
             yield Writer(connection, self._engine.target.label)
 
+    def compile_for_requests(self) -> None:
+        """Have what each request asks compiled before it comes, and before processes are forked."""
+
+        def ask(connection: sa.Connection) -> None:
+            reader = Reader(connection, self._engine.target.label)
+            reader.user("")
+            reader.users()
+            reader.key("")
+            reader.keys()
+            reader.access("", "")
+            reader._limits(0)
+
+        self._engine.compile(ask)
+
     def close(self) -> None:
         """Let go of what the database object holds."""
         self._engine.close()

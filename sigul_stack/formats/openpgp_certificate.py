@@ -23,44 +23,33 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa, utils
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa, utils
 
 from ..errors import KeystoreError
-from .keygrip import keygrip
-from .openpgp_keys import DSA, ECDSA, EDDSA, dearmored, packets
+from .keygrip import SigningKey, keygrip
+from .openpgp_keys import CURVES, DSA, ECDSA, EDDSA, packets
 from .openpgp_packets import RSA, MalformedPacket, PacketType, subpackets
 
-_ED25519, _ED448 = 27, 28
+_ED25519: Final = 27
 _ELGAMAL, _ECDH = 16, 18
 
-#: A public key that checks signatures.
-VerifyingKey = (
-    rsa.RSAPublicKey
-    | dsa.DSAPublicKey
-    | ec.EllipticCurvePublicKey
-    | ed25519.Ed25519PublicKey
-    | ed448.Ed448PublicKey
-)
-
-_CURVES: Final = MappingProxyType(
-    {
-        bytes.fromhex("2a8648ce3d030107"): ec.SECP256R1(),
-        bytes.fromhex("2b81040022"): ec.SECP384R1(),
-        bytes.fromhex("2b81040023"): ec.SECP521R1(),
-        bytes.fromhex("2b8104000a"): ec.SECP256K1(),
-        bytes.fromhex("2b2403030208010107"): ec.BrainpoolP256R1(),
-        bytes.fromhex("2b240303020801010b"): ec.BrainpoolP384R1(),
-        bytes.fromhex("2b240303020801010d"): ec.BrainpoolP512R1(),
-    }
-)
-_CURVE_ED25519: Final = bytes.fromhex("2b06010401da470f01")
-
+#: Curves as `cryptography` has them, by OpenPGP's names.
+_ECDSA_CURVES: Final[dict[str, type[ec.EllipticCurve]]] = {
+    "nistp256": ec.SECP256R1,
+    "nistp384": ec.SECP384R1,
+    "nistp521": ec.SECP521R1,
+    "secp256k1": ec.SECP256K1,
+    "brainpoolP256r1": ec.BrainpoolP256R1,
+    "brainpoolP384r1": ec.BrainpoolP384R1,
+    "brainpoolP512r1": ec.BrainpoolP512R1,
+}
 #: Digests of self-signatures that count, by their numbers. gpg takes SHA-1 there, too: where it is
 #: broken is a signature over what another chose, and these are over the key's own.
 _HASHES: Final[MappingProxyType[int, hashes.HashAlgorithm]] = MappingProxyType(
@@ -72,6 +61,8 @@ _HASHES: Final[MappingProxyType[int, hashes.HashAlgorithm]] = MappingProxyType(
         11: hashes.SHA224(),
     }
 )
+
+_BY_NAME: Final = MappingProxyType({known.name: known for known in _HASHES.values()})
 
 # Types of signatures and of their subpackets (RFC 9580, 5.2.1 and 5.2.3.7).
 _CERTIFICATIONS: Final = frozenset({0x10, 0x11, 0x12, 0x13})
@@ -90,7 +81,7 @@ _MAY_CERTIFY, _MAY_SIGN = 0x01, 0x02
 _USES: Final = MappingProxyType(
     {
         1: 0xFF, 3: _MAY_CERTIFY | _MAY_SIGN, _ELGAMAL: 0x0C, DSA: 0x23, _ECDH: 0x0C, ECDSA: 0x23,
-        EDDSA: 0x23, _ED25519: 0x23, _ED448: 0x23,
+        EDDSA: 0x23, _ED25519: 0x23,
     }
 )  # fmt: skip
 
@@ -110,17 +101,17 @@ class CannotSign(KeystoreError):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A primary key or a subkey: `fingerprint` in capital hexadecimal digits, as gpg prints it.
+    """A primary key or a subkey of version 4, with its `fingerprint` and `keygrip` of 20 bytes.
 
-    `algorithm` is OpenPGP's number, `created` seconds since 1970, `keygrip` as the agent has it
-    (empty for Ed448), `public_key` one of `cryptography`. `expires` is None where it never does.
+    `algorithm` is OpenPGP's number, `created` and `expires` seconds since 1970; `expires` is None
+    where it never does.
     """
 
-    fingerprint: str
+    fingerprint: bytes
     algorithm: int
     created: int
-    keygrip: str
-    public_key: VerifyingKey
+    keygrip: bytes
+    public_key: SigningKey
     primary: bool
     expires: int | None
 
@@ -135,7 +126,8 @@ class _Key:
     created: int
     algorithm: int
     fingerprint: bytes
-    public: VerifyingKey | None
+    public: SigningKey | None
+    curve: str
     bound: bool = False
     revoked: bool = False
     expires: int = 0
@@ -180,7 +172,7 @@ class _Signature:
                 yield content[-8:]
 
     def uses(self, algorithm: int) -> int:
-        """What the key may do that this is about, by what it says, as far as `algorithm` can."""
+        """The uses of the key that this is about, by what it says, as far as `algorithm` can."""
         flags = self.first(_FLAGS)
         possible = _USES.get(algorithm, 0)
         return possible if flags is None else int.from_bytes(flags[:1], "big") & possible
@@ -211,12 +203,13 @@ class Certificate:
         """The primary key and all subkeys that have a key for signatures, whether they hold."""
         return [_part(key) for key in (self._primary, *self._subkeys) if key.public is not None]
 
-    def signing_part(self, now: int, has_secret: Callable[[str], bool]) -> Part:
+    def signing_part(self, now: float, has_secret: Callable[[Part], bool]) -> Part:
         """The part that signs at `now`, in seconds since 1970.
 
-        `has_secret` says of a keygrip whether its secret key is there. Raises `CannotSign`.
+        `has_secret` says of a part whether its secret key is there. Raises `CannotSign`.
         """
         primary = self._primary
+        now = int(now)  # as gpg has it, whose times are of whole seconds
         self._judge(now)
         if primary.version != _VERSION:
             raise self._cannot(f"it is of version {primary.version}", _NEW_KEY)
@@ -261,8 +254,10 @@ class Certificate:
             )
         return _part(chosen)
 
-    def _reason_against(self, key: _Key, now: int, has_secret: Callable[[str], bool]) -> str | None:
-        """Why a part does not sign; None where it does, empty where it is not meant to."""
+    def _reason_against(
+        self, key: _Key, now: int, has_secret: Callable[[Part], bool]
+    ) -> str | None:
+        """A reason why a part does not sign; None where it does, "" where it is not meant to."""
         if not key.uses & _MAY_SIGN:
             return ""
         if not key.bound:
@@ -277,7 +272,7 @@ class Certificate:
             return f"is of algorithm {key.algorithm}, which is not known here, or of its curve"
         if not key.primary and key.created > now:
             return f"was made {key.created - now} s from now"
-        if not has_secret(_grip(key.public)):
+        if not has_secret(_part(key)):
             return "has no secret key here"
         return None
 
@@ -419,20 +414,19 @@ class Certificate:
         return newest is not None and _is_good(key, newest, content)
 
 
-def parse_certificate(data: bytes) -> Certificate:
-    """The certificate in `data`: one public key, armoured or not.
+def read_certificate(data: bytes) -> Certificate:
+    """The certificate of the first public key in `data`, packets without armour.
 
-    What is not known in it is left out: it counts as not there. Raises `MalformedPacket` where it
-    is no public key, or more than one.
+    Anything unknown in it is left out: it counts as not there. Raises `MalformedPacket`.
     """
     primary: _Key | None = None
     subkeys: list[_Key] = []
     user_ids: list[_UserId] = []
     place: list[_Signature] = []  # where signatures go now
-    for kind, body in packets(dearmored(data)):
+    for kind, body in packets(data):
         if kind == PacketType.PUBLIC_KEY:
             if primary is not None:
-                raise MalformedPacket("it has more than one key")
+                break
             primary = _key(body, primary=True)
             place = primary.signatures
         elif primary is None:
@@ -458,18 +452,14 @@ def _part(key: _Key) -> Part:
     if public is None:
         raise ValueError("a part that checks no signatures")
     return Part(
-        fingerprint=key.fingerprint.hex().upper(),
+        fingerprint=key.fingerprint,
         algorithm=key.algorithm,
         created=key.created,
-        keygrip=_grip(public),
+        keygrip=keygrip(public, key.curve),
         public_key=public,
         primary=key.primary,
         expires=key.expires or None,
     )
-
-
-def _grip(public: VerifyingKey) -> str:
-    return "" if isinstance(public, ed448.Ed448PublicKey) else keygrip(public)
 
 
 def _over(expires: int, now: int) -> bool:
@@ -483,7 +473,7 @@ def _since(expires: int) -> str:
 
 
 def _said_uses(signatures: Sequence[_Signature], algorithm: int) -> int:
-    """What the first that speaks of it says, in addition to what primary keys always may."""
+    """The uses that the first one names that names any, and what primary keys always may."""
     said = next((s.uses(algorithm) for s in signatures if s.first(_FLAGS) is not None), None)
     return (_USES.get(algorithm, 0) if said is None else said) | _MAY_CERTIFY
 
@@ -502,38 +492,34 @@ def _key(body: bytes, *, primary: bool) -> _Key:
         raise MalformedPacket("a key of it is cut short, or too long")
     version, algorithm = body[0], body[5]
     fingerprint = hashlib.sha1(_hashed_key(body), usedforsecurity=False).digest()
-    public = None
+    public, curve = None, ""
     if version == _VERSION:
-        try:
-            public = _public(algorithm, body[6:])
-        except (ValueError, UnsupportedAlgorithm, MalformedPacket):
-            public = None  # as one of an algorithm that is not known
-    return _Key(
-        body, primary, version, int.from_bytes(body[1:5], "big"), algorithm, fingerprint, public
-    )
+        with suppress(ValueError, UnsupportedAlgorithm, MalformedPacket):
+            public, curve = _public(algorithm, body[6:])
+    created = int.from_bytes(body[1:5], "big")
+    return _Key(body, primary, version, created, algorithm, fingerprint, public, curve)
 
 
-def _public(algorithm: int, data: bytes) -> VerifyingKey | None:
-    """The key in `data`; None where it makes no signatures or is of an unknown kind."""
+def _public(algorithm: int, data: bytes) -> tuple[SigningKey | None, str]:
+    """The key in `data` and its curve's name; None where it makes no signatures or is unknown."""
     if algorithm in RSA:
         modulus, exponent = _mpis(data, 2)
-        return rsa.RSAPublicNumbers(exponent, modulus).public_key()
+        return rsa.RSAPublicNumbers(exponent, modulus).public_key(), ""
     if algorithm == DSA:
         p, q, g, y = _mpis(data, 4)
-        return dsa.DSAPublicNumbers(y, dsa.DSAParameterNumbers(p, q, g)).public_key()
+        return dsa.DSAPublicNumbers(y, dsa.DSAParameterNumbers(p, q, g)).public_key(), ""
     if algorithm == _ED25519 and len(data) == 32:
-        return ed25519.Ed25519PublicKey.from_public_bytes(data)
-    if algorithm == _ED448 and len(data) == 57:
-        return ed448.Ed448PublicKey.from_public_bytes(data)
+        return ed25519.Ed25519PublicKey.from_public_bytes(data), "ed25519"
     if algorithm not in (ECDSA, EDDSA) or not data:
-        return None
-    oid, (point,) = data[1 : 1 + data[0]], _mpis(data[1 + data[0] :], 1)
+        return None, ""
+    curve = CURVES.get(data[1 : 1 + data[0]], "")
+    (point,) = _mpis(data[1 + data[0] :], 1)
     encoded = point.to_bytes(-(-point.bit_length() // 8), "big")
-    if algorithm == ECDSA and (curve := _CURVES.get(oid)) is not None:
-        return ec.EllipticCurvePublicKey.from_encoded_point(curve, encoded)
-    if algorithm == EDDSA and oid == _CURVE_ED25519 and encoded[:1] == b"\x40":
-        return ed25519.Ed25519PublicKey.from_public_bytes(encoded[1:])
-    return None
+    if algorithm == ECDSA and (named := _ECDSA_CURVES.get(curve)) is not None:
+        return ec.EllipticCurvePublicKey.from_encoded_point(named(), encoded), curve
+    if algorithm == EDDSA and curve == "ed25519" and encoded[:1] == b"\x40":
+        return ed25519.Ed25519PublicKey.from_public_bytes(encoded[1:]), curve
+    return None, ""
 
 
 def _mpis(data: bytes, count: int) -> list[int]:
@@ -628,35 +614,42 @@ def _is_good(key: _Key, signature: _Signature, content: bytes) -> bool:
     if digest[:2] != signature.left:
         return False
     try:
-        verify(key.public, signature.numbers, digest, algorithm)
-    except (InvalidSignature, MalformedPacket, UnsupportedAlgorithm, ValueError):
+        _verify_numbers(key.public, algorithm.name, digest, signature.numbers)
+    except (InvalidSignature, MalformedPacket, UnsupportedAlgorithm, ValueError, OverflowError):
         return False
     return True
 
 
-def verify(
-    public: VerifyingKey, numbers: bytes, digest: bytes, algorithm: hashes.HashAlgorithm
-) -> None:
-    """Check a signature over `digest`; `numbers` are as they stand at the end of its packet.
-
-    Raises `InvalidSignature`, `MalformedPacket` or `ValueError` where it does not hold.
-    """
-    prehashed = utils.Prehashed(algorithm)
-    if isinstance(public, rsa.RSAPublicKey):
+def _verify_numbers(key: SigningKey, name: str, digest: bytes, numbers: bytes) -> None:
+    """Verify a signature whose `numbers` are as they stand at the end of its packet."""
+    if isinstance(key, rsa.RSAPublicKey):
         (number,) = _mpis(numbers, 1)
-        size = -(-public.key_size // 8)
-        public.verify(number.to_bytes(size, "big"), digest, padding.PKCS1v15(), prehashed)
-    elif isinstance(public, ed448.Ed448PublicKey):
-        public.verify(numbers, digest)
-    elif isinstance(public, ed25519.Ed25519PublicKey):
-        # Algorithm 27 has the 64 bytes as they are; two MPIs take at least two bytes more.
-        if len(numbers) != 64:
-            first, second = _mpis(numbers, 2)
-            numbers = first.to_bytes(32, "big") + second.to_bytes(32, "big")
-        public.verify(numbers, digest)
+        signature = number.to_bytes(-(-key.key_size // 8), "big")
+    elif not isinstance(key, ed25519.Ed25519PublicKey):
+        signature = utils.encode_dss_signature(*_mpis(numbers, 2))
+    elif len(numbers) == 64:  # of algorithm 27; two MPIs of 64 bytes in all are as rare as can be
+        signature = numbers
     else:
-        encoded = utils.encode_dss_signature(*_mpis(numbers, 2))
-        if isinstance(public, dsa.DSAPublicKey):
-            public.verify(encoded, digest, prehashed)
-        else:
-            public.verify(encoded, digest, ec.ECDSA(prehashed))
+        first, second = _mpis(numbers, 2)
+        signature = first.to_bytes(32, "big") + second.to_bytes(32, "big")
+    verify(key, name, digest, signature)
+
+
+def verify(key: SigningKey, hash_name: str, digest: bytes, signature: bytes) -> None:
+    """Verify a signature over a digest, in the form of `signing.signer`.
+
+    Raises InvalidSignature, and UnsupportedAlgorithm where the hash is not known here.
+    """
+    algorithm = _BY_NAME.get(hash_name)
+    if algorithm is None:
+        raise UnsupportedAlgorithm(hash_name)
+    prehashed = utils.Prehashed(algorithm)
+    match key:
+        case ed25519.Ed25519PublicKey():
+            key.verify(signature, digest)
+        case rsa.RSAPublicKey():
+            key.verify(signature, digest, padding.PKCS1v15(), prehashed)
+        case dsa.DSAPublicKey():
+            key.verify(signature, digest, prehashed)
+        case ec.EllipticCurvePublicKey():
+            key.verify(signature, digest, ec.ECDSA(prehashed))

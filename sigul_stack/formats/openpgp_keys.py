@@ -42,7 +42,7 @@ _MPIS: Final = MappingProxyType(
 )
 
 #: Names of curves, as GnuPG has them, by the bytes of their OID (RFC 9580, 9.2).
-_CURVES: Final = MappingProxyType(
+CURVES: Final = MappingProxyType(
     {
         bytes.fromhex("2a8648ce3d030107"): "nistp256",
         bytes.fromhex("2b81040022"): "nistp384",
@@ -226,7 +226,7 @@ def _key_packet(kind: int, body: bytes) -> KeyPacket:
     bits, curve, end = 0, _FIXED.get(algorithm, ""), at
     if algorithm in _WITH_CURVE:
         oid = body[at + 1 : at + 1 + _field(body, at, 1)]
-        curve, end = _CURVES.get(oid, "?"), at + 1 + len(oid)
+        curve, end = CURVES.get(oid, "?"), at + 1 + len(oid)
     elif not curve:
         bits = _field(body, at, 2)
     public = body if kind in (PacketType.PUBLIC_KEY, PacketType.PUBLIC_SUBKEY) else None

@@ -26,6 +26,7 @@ class PacketType(IntEnum):
     TO_KEY = 1  # a session key, encrypted to a key: PKESK
     SIGNATURE = 2
     SESSION_KEY = 3  # encrypted with a passphrase: SKESK
+    ONE_PASS = 4
     SECRET_KEY = 5
     PUBLIC_KEY = 6
     SECRET_SUBKEY = 7
@@ -39,6 +40,9 @@ class PacketType(IntEnum):
 
 #: Bytes, or a view of a part of others.
 Buffer = bytes | memoryview
+
+#: The bit in a subpacket's type that says: who does not understand it refuses the signature.
+CRITICAL: Final = 0x80
 
 _STREAMED: Final = frozenset(
     {PacketType.COMPRESSED, PacketType.LITERAL, PacketType.ENCRYPTED, PacketType.UNPROTECTED}
@@ -101,6 +105,15 @@ def _split_body(kind: int, data: Buffer) -> tuple[int, bytes, Buffer]:
 def subpackets(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Type, without the bit for "critical", and content of each subpacket of a signature.
 
+    Raises `MalformedPacket`.
+    """
+    for kind, content in raw_subpackets(data):
+        yield kind & ~CRITICAL, content
+
+
+def raw_subpackets(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type, with the bit `CRITICAL` where it is set, and content of each subpacket.
+
     Such an area is u8 type, content, each behind its length (RFC 9580, 5.2.3.7). Raises
     `MalformedPacket`.
     """
@@ -110,7 +123,7 @@ def subpackets(data: bytes) -> Iterator[tuple[int, bytes]]:
         length, rest = _length(lead, rest)
         subpacket, rest = _take(rest, length)
         (kind,), content = _take(subpacket, 1)
-        yield kind & 0x7F, bytes(content)
+        yield kind, bytes(content)
 
 
 def _length(lead: int, data: Buffer) -> tuple[int, Buffer]:

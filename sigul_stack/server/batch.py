@@ -38,6 +38,7 @@ from ..protocol.versions import Version
 from ..transport.chunked import ChunkedStream
 from ..transport.payload import receive_pieces, send_payload
 from ..transport.rate import SERVER_FIRST_SECONDS, RateMeter
+from .capacity import Capacity
 from .decisions import Made
 from .log_events import ServerLog
 from .request import message_field, refusal_of
@@ -127,7 +128,8 @@ class Batch:
         self._meter = RateMeter(
             settings.min_payload_rate, "the subrequests' payloads came", SERVER_FIRST_SECONDS
         )
-        self._places = threading.BoundedSemaphore(PLACES_A_THREAD * settings.signing_threads)
+        self._threads = Capacity.of(settings).signing_threads
+        self._places = threading.BoundedSemaphore(PLACES_A_THREAD * self._threads)
         self._lock = threading.Lock()
         self._answered = 0
         #: The fields of the failures that are told last.
@@ -140,7 +142,7 @@ class Batch:
         Raises `ProtocolError` or `TransportError` where the stream is broken.
         """
         count = total = 0
-        with ThreadPoolExecutor(self._settings.signing_threads, "sign-rpms") as pool:
+        with ThreadPoolExecutor(self._threads, "sign-rpms") as pool:
             try:
                 while True:
                     self._places.acquire()

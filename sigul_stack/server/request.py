@@ -49,6 +49,7 @@ from ..transport.rate import SERVER_FIRST_SECONDS, RateMeter
 from ..transport.stream import Deadline, Peer
 from .decisions import Decision
 from .log_events import ServerLog
+from .payload import ONLY_HASHED, Intake, Payload
 from .spool import Account, Spool
 
 log = logging.getLogger(__name__)
@@ -99,9 +100,8 @@ class Refused:
 class Request:
     """A request of a known operation, with all its fields, whose integrity has been checked.
 
-    `payload` is a seekable file at its start. `payload_authenticated` is false only where the
-    payload's hash was left out, for which `rpm-sigmd5` may stand: whoever uses the payload has to
-    see to it.
+    `payload_authenticated` is false only where the payload's hash was left out, for which
+    `rpm-sigmd5` may stand: whoever uses the payload has to see to it.
     """
 
     version: Version
@@ -109,7 +109,7 @@ class Request:
     fields: Fields
     secrets: Fields
     keys: ReplyKeys
-    payload: BinaryIO
+    payload: Payload
     client_name: str
     payload_authenticated: bool = True
     #: What the client says that it knows; None where it does not say.
@@ -177,10 +177,12 @@ def receive(
     account: Account | None = None,
     decision: Decision | None = None,
     bridge_name: str | None = None,
+    intake: Intake = ONLY_HASHED,
 ) -> Refused | Request:
     """Receive one request, inner session included, and check its integrity.
 
-    Its payload counts in `account`, which is told whose request it is. `decision` is told what
+    `intake` says what is to be had of its payload. What is kept of that counts in `account`, which
+    is told whose request it is. `decision` is told what
     becomes known. The name in the bridge's certificate, `bridge_name`, is no client's, but for the
     bridge's own operations. Raises `ProtocolError` where
     it is invalid and cannot be answered; an unknown version, or a payload that is too large
@@ -206,9 +208,11 @@ def receive(
         in_memory_limit=settings.max_memory_payload_size,
         directory=settings.spool_directory,
         account=account,
+        kept=isinstance(operation, Operation) and operation.name in intake.bytes_of,
+        hashes=intake.hashes,
     )
     with contextlib.ExitStack() as unless_kept:
-        unless_kept.enter_context(spool.file)
+        unless_kept.callback(spool.close)
         meter = RateMeter(
             settings.min_payload_rate, "the request's payload came", SERVER_FIRST_SECONDS
         )
@@ -234,15 +238,16 @@ def receive(
             spool.failure.busy &= NOTES in (inner.knows or ())
             return Refused(version, operation.name, inner.keys, spool.failure)
         unless_kept.pop_all()
+    authenticated = inner.payload_hash is not None
     return Request(
         version=version,
         operation=operation,
         fields=header.fields,
         secrets=inner.secrets,
         keys=inner.keys,
-        payload=spool.file,
+        payload=Payload.received(spool, authenticated=authenticated),
         client_name=client_name,
-        payload_authenticated=inner.payload_hash is not None,
+        payload_authenticated=authenticated,
         knows=inner.knows,
     )
 

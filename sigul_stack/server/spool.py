@@ -1,8 +1,8 @@
 """Storage for what a request sends and what is made of it: memory for small payloads, else files.
 
-None of it has a name or outlives its process, however that ends. A payload is hashed on the way.
-What cannot be stored does not end the request: the rest is taken and forgotten, so that the client
-can be told.
+None of it has a name or outlives its process, however that ends. A payload is hashed on the way;
+one that nobody needs the bytes of is hashed and not stored. What cannot be stored does not end the
+request: the rest is taken and forgotten, so that the client can be told.
 
 Files are accounted for (`Account`) as they grow, in steps of `STEP_BYTES`, the first of which is
 free: a length that is only announced counts nothing, and small results are never refused. Limits,
@@ -23,7 +23,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -190,7 +190,10 @@ class SpoolFile(io.FileIO):
 
 
 class Spool:
-    """A payload being received, of `length` bytes."""
+    """A payload being received, of `length` bytes; only hashed where it is not to be `kept`.
+
+    `hashes` are made besides SHA-512 and SHA-256.
+    """
 
     def __init__(
         self,
@@ -199,31 +202,53 @@ class Spool:
         in_memory_limit: int,
         directory: Path | None,
         account: Account | None = None,
+        kept: bool = True,
+        hashes: Iterable[str] = (),
     ) -> None:
-        self._hash = hashlib.sha512()
-        self._log_hash = hashlib.sha256()
+        #: What all of it hashes to so far, by `hashlib`'s names.
+        self.states = {name: hashlib.new(name) for name in ("sha512", "sha256", *hashes)}
+        self._updates = [state.update for state in self.states.values()]
         self._count = 0
         #: Why nothing more is stored, to tell the client; None while all is well.
         self.failure: RequestRefused | None = None
-        self.file: BinaryIO
-        try:
-            if length <= in_memory_limit:
-                self.file = scratch_memory()
-            else:
-                self.file = SpoolFile(directory, account or Account())
-        except OSError as error:
-            self.file = scratch_memory()
-            self._fail(error)
-
-    def write(self, piece: bytes) -> None:
-        """Add a piece of the payload."""
-        self._hash.update(piece)
-        self._log_hash.update(piece)
-        self._count += len(piece)
-        if self.failure is not None:
+        self._file: BinaryIO | None = None
+        if not kept:
             return
         try:
-            write_all(self.file, piece)
+            if length <= in_memory_limit:
+                self._file = scratch_memory()
+            else:
+                self._file = SpoolFile(directory, account or Account())
+        except OSError as error:
+            self._file = scratch_memory()
+            self._fail(error)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the payload is stored."""
+        return self._file is not None
+
+    @property
+    def file(self) -> BinaryIO:
+        """The stored payload; for who has it `kept`."""
+        if self._file is None:
+            raise LookupError("this payload is not kept")
+        return self._file
+
+    def close(self) -> None:
+        """Let go of what is stored."""
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, piece: bytes | memoryview) -> None:
+        """Add a piece of the payload."""
+        for update in self._updates:
+            update(piece)
+        self._count += len(piece)
+        if self._file is None or self.failure is not None:
+            return
+        try:
+            write_all(self._file, piece)
         except OSError as error:
             self._fail(error)
         except RequestRefused as refused:
@@ -241,22 +266,22 @@ class Spool:
     def forget(self, failure: RequestRefused) -> None:
         """Store nothing more, and let go of what is stored, for that reason."""
         self.failure = failure
-        if isinstance(self.file, SpoolFile):
-            self.file.empty()
-        else:
-            self.file.seek(0)
-            self.file.truncate()
+        if isinstance(self._file, SpoolFile):
+            self._file.empty()
+        elif self._file is not None:
+            self._file.seek(0)
+            self._file.truncate()
 
     @property
     def content(self) -> Content:
         """The payload's SHA-256 and size for the signing log, whether or not it was stored."""
-        return Content(self._log_hash.hexdigest(), self._count)
+        return Content(self.states["sha256"].hexdigest(), self._count)
 
     def finish(self) -> bytes:
         """Make the file ready to be read from its start; return the payload's SHA-512."""
-        if self.failure is None:
-            self.file.seek(0)
-        return self._hash.digest()
+        if self._file is not None and self.failure is None:
+            self._file.seek(0)
+        return self.states["sha512"].digest()
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview) -> None:

@@ -45,7 +45,7 @@ from .decisions import Decision
 from .ending import Watch
 from .events import HANDSHAKE_SECONDS, WorkerEvent
 from .guesses import Guard, GuessGuard, GuessTable, unguarded
-from .handlers import HANDLERS
+from .handlers import HANDLERS, intake
 from .log_events import ServerLog
 from .phases import Outcome, Phase, Phases
 from .request import (
@@ -60,7 +60,7 @@ from .request import (
     send_error,
 )
 from .rights import AccessGranted, authorise
-from .services import RequestContext, make_services, open_database, spool_limits
+from .services import RequestContext, make_services, spool_limits
 from .slots import Slots
 from .spool import Account
 
@@ -119,12 +119,8 @@ class Worker:
     def _count(self, what: ServerCount) -> None:
         self._parent.send(WorkerEvent.COUNTED, what.encode())
 
-    def run(self, identity: nss.TLSIdentity) -> None:
+    def run(self, identity: nss.TLSIdentity, database: Database) -> None:
         """Serve one request, or none if the control pipe ends first."""
-        with contextlib.closing(open_database(self._settings)) as database:
-            self._run(identity, database)
-
-    def _run(self, identity: nss.TLSIdentity, database: Database) -> None:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -299,7 +295,9 @@ def serve_request(
     decision = Decision(signing_log)
     try:
         with phases.measured(Phase.RECEIVE):
-            received = receive(chunked, open_inner, settings, account, decision, bridge_name)
+            received = receive(
+                chunked, open_inner, settings, account, decision, bridge_name, intake(settings)
+            )
     except ProtocolError as error:
         phases.outcome = Outcome.REFUSED
         decision.invalid(error)

@@ -469,6 +469,7 @@ def test_fault_05_idle_workers_that_crash_are_replaced(with_limits: Site) -> Non
         wait_until(lambda: "Z" not in children(server.popen.pid).values(), 5, "no zombie")
 
 
+@pytest.mark.long("sigul_stack/server", "sigul_stack/protocol")
 def test_fault_05_malformed_requests_of_every_kind_reach_the_server(
     with_limits: Site, peer: PeerFactory
 ) -> None:

@@ -137,6 +137,7 @@ def test_nonsense_within_tls(served: Served, peer: PeerFactory) -> None:
 # -------------------------------------------------------------------------------- sizes and speeds
 
 
+@pytest.mark.long("sigul_stack/bridge", "sigul_stack/server", "sigul_stack/transport")
 def test_a_tebibyte_announced_takes_neither_memory_nor_disk(
     served: Served, peer: PeerFactory
 ) -> None:
@@ -361,6 +362,7 @@ def behind(site: Site, bridge: Peer, **script: object) -> None:
     bridge.wait_for("listening")
 
 
+@pytest.mark.long("sigul_stack/bridge", "sigul_stack/server", "sigul_stack/transport")
 def test_a_bridge_that_alters_a_request_is_noticed_by_the_server(
     with_limits: Site, peer: PeerFactory
 ) -> None:
@@ -483,6 +485,7 @@ def test_a_bridge_that_ends_in_the_middle(
 # ------------------------------------------------------------------------- one user for all servers
 
 
+@pytest.mark.long("sigul_stack/bridge", "sigul_stack/server", "sigul_stack/transport")
 # More than 5 s: one request waits until `server-wait-timeout` is over.
 def test_one_certificate_does_not_get_all_servers(with_limits: Site, peer: PeerFactory) -> None:
     """Its third request waits for one of its own; other people's do not."""

@@ -386,6 +386,7 @@ def public_key(version: str) -> bytes:
 # ----------------------------------------------------------------------------------------- moves
 
 
+@pytest.mark.long("sigul_stack")
 @pytest.mark.timeout(600)
 def test_a_site_moves_step_by_step_and_back_at_each(move: Move) -> None:
     site, old = move.site, move.version == "0.207"

@@ -439,6 +439,7 @@ def slow(template: Site, tmp_path: Path, gate: Gate) -> Iterator[Siguldry]:
     site.stop_all()
 
 
+@pytest.mark.long("sigul_stack/server", "sigul_stack/signing")
 def test_pesign_work_for_one_that_dropped_ends_soon(slow: Siguldry, gate: Gate) -> None:
     """In the middle of a tool's run. It tries again at once."""
     for _ in range(3):
@@ -466,6 +467,7 @@ def test_who_ends_its_side_in_order_still_gets_its_reply(slow: Siguldry, gate: G
         assert done(exchange.read_reply("sign-data")).payload[:1] == b"\x89"
 
 
+@pytest.mark.long("sigul_stack/server", "sigul_stack/signing")
 def test_pesign_a_series_of_wrong_passphrases_costs_only_itself(
     template: Site, tmp_path: Path
 ) -> None:

@@ -226,6 +226,7 @@ def test_our_client_and_bridge_with_a_server_of_0_207(
 # ------------------------------------------------------------------------------------------ mixes
 
 
+@pytest.mark.long("sigul_stack/bridge", "sigul_stack/protocol")
 @pytest.mark.parametrize("version", [0, 1])
 def test_a_server_that_does_not_speak_the_version_says_so(
     template: Site, tmp_path: Path, peer: PeerFactory, version: int
@@ -270,6 +271,7 @@ def old_server_of(site: Site) -> str:
     return place.name
 
 
+@pytest.mark.long("sigul_stack/bridge", "sigul_stack/protocol")
 @pytest.mark.parametrize("told", [True, False], ids=["told", "learnt"])
 def test_a_bridge_with_servers_of_both_versions(
     template: Site, tmp_path: Path, peer: PeerFactory, told: bool

@@ -131,6 +131,7 @@ def test_replies_that_are_read_in_a_trickle(
         assert totals(quiet)["too_slow_total"] == 4
 
 
+@pytest.mark.long("sigul_stack/bridge", "sigul_stack/client")
 def test_our_client_shows_the_reason_though_it_is_still_sending(
     quiet: Site, attacker: AttackerFactory
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_floor_of_free_space_stays(
     assert b"of its file system stay free (spool-min-free)" in told["fields"]["message"]
 
 
+@pytest.mark.long("sigul_stack/server")
 def test_one_users_requests_have_a_limit_of_their_own(
     quiet: Site, honest_at: HonestFactory
 ) -> None:

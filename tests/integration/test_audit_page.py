@@ -121,6 +121,7 @@ def sign(site: Site, work: Path) -> None:
     done(site, "sign-data", "-o", signature, "release", file, secrets=["release-pw"])
 
 
+@pytest.mark.once("the page is of our own programs")
 def test_the_page_is_followed(auditor: Auditor) -> None:
     work, log = auditor.work, auditor.log
     auditor.follow(NEEDED)

@@ -230,7 +230,7 @@ def test_root_becomes_the_configured_user(reachable: Site, tmp_path: Path) -> No
     site = reachable
     daemon = f"unix-user: {ACCOUNT.pw_name}\nunix-group: {GROUP}\n"
     site.extra = {"bridge": {"daemon": daemon}, "server": {"daemon": daemon}}
-    site.workers = None
+    site.workers = 4
     site.configure()
     give_away(site.path("server"))
     # Root alone may read certificates, keys and their passwords: they are read before.

@@ -431,6 +431,7 @@ def _unsent(port: int) -> int:
     return found
 
 
+@pytest.mark.long("sigul_stack/server", "sigul_stack/keystore")
 # More than 5 s: six keys are begun, three of which are made.
 def test_a_worker_killed_while_it_makes_a_key(own: Site, gate: Gate, tmp_path: Path) -> None:
     before = secret_parts(own)

@@ -752,6 +752,7 @@ def test_secrets_are_in_no_argument_and_no_environment(
     data = person.export_secret(imported, passphrase="file passphrase")
     seen.write_text("")
     home.import_secret(data, Secret("file passphrase"), PASSPHRASE)
+    home.change_expiration(fingerprint, PASSPHRASE, None)
     home.delete(imported)
     assert_signs(home, fingerprint)
     text = seen.read_text()

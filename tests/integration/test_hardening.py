@@ -154,7 +154,7 @@ def of_site(bridge: Process, server: Process) -> list[int]:
 
 @pytest.mark.root
 def test_memory_is_locked_where_the_limit_allows(site: Site) -> None:
-    site.workers = None
+    site.workers = 4
     site.configure()
     with site.running() as (bridge, server):
         server.wait_for("Waiting for a request at the bridge", 4)

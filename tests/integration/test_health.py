@@ -33,8 +33,8 @@ OK, WARNING, FAILED, UNKNOWN = 0, 1, 2, 3
 
 
 def with_status(site: Site) -> Site:
-    """Have both daemons of `site` serve their status; the server has its own number of workers."""
-    site.workers = None
+    """Have both daemons of `site` serve their status; the server has four workers."""
+    site.workers = 4
     for name in ("bridge", "server"):
         lines = site.extra.setdefault(name, {})
         lines["daemon"] = lines.get("daemon", "") + f"status-socket: {socket_of(site, name)}\n"

@@ -449,6 +449,7 @@ def test_a_hub_that_is_not_there(
         assert line.startswith(f"Koji at {nowhere}: ")
 
 
+@pytest.mark.long("sigul_stack/bridge", "sigul_stack/kojihub.py")
 def test_a_hub_that_is_slow(
     running: Site, hub: KojiHub, packages: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -36,13 +36,14 @@ OPERATIONS = _by_name(
 def _sign_announcement(context: RequestContext) -> Answer:
     text, output = context.services.scratch(), context.services.scratch()
     text.write(f"Edition: {context.request.text('edition')}\\n\\n".encode())
-    text.write(context.request.payload.read())
+    text.write(context.request.payload.file.read())
     text.seek(0)
     context.openpgp_key().clear_sign(text, output)
     return Answer(payload=output)
 
 
 HANDLERS["sign-announcement"] = _sign_announcement
+NEEDS_BYTES |= {"sign-announcement"}
 """,
     "cli/commands/signing.py": '''
 

@@ -127,6 +127,7 @@ def test_bridge_and_server_have_theirs(shared: Site, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------- rollover
 
 
+@pytest.mark.long("sigul_stack/pki", "sigul_stack/cli/pki.py")
 @pytest.mark.once("rollovers are in test_pki_rollover, exports in the tests above")
 def test_while_the_ca_is_rolled_over(site: Site, tmp_path: Path) -> None:
     """Files of one step serve in the next one, as NSS databases do."""

@@ -171,6 +171,7 @@ def test_what_each_step_leaves(stages: list[Control]) -> None:
     }
 
 
+@pytest.mark.long("sigul_stack/pki", "sigul_stack/cli/pki.py")
 @pytest.mark.once("the order of the steps; what NSS makes of each is in the others")
 # More than 5 s: a rollover of five databases, one at a time, and handshakes after each.
 def test_each_step_may_be_repeated_and_taken_one_database_at_a_time(control: Control) -> None:

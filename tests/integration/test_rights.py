@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import io
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -37,6 +36,7 @@ from sigul_stack.system.pipes import ParentPipes
 from sigul_stack.transport import memory
 from sigul_stack.transport.chunked import ChunkedStream
 from tests.fork_server import FEW_BYTES
+from tests.wire import payload_of
 
 pytestmark = pytest.mark.once("rights and the database")
 
@@ -153,7 +153,7 @@ def ask(
         fields=Fields({name: LATEST.encode_value(value) for name, value in values.items()}),
         secrets=Fields({name: text.encode() for name, text in {**needed, **secrets}.items()}),
         keys=ReplyKeys(bytes(64), bytes(64)),
-        payload=io.BytesIO(b"a payload"),
+        payload=payload_of(b"a payload"),
         client_name="trent",
     )
 

@@ -6,7 +6,6 @@ Counted, not timed: what is expensive is watched where it is done, and really do
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from sigul_stack.secret import Secret
 from sigul_stack.server.guesses import Guard, unguarded
 from sigul_stack.server.request import Request
 from sigul_stack.server.rights import Granted, KeyGranted, NameCheck, authorise
+from tests.wire import payload_of
 
 pytestmark = pytest.mark.once("counts calls of hashes in Python")
 
@@ -120,7 +120,7 @@ def ask(
         fields=Fields({name: LATEST.encode_value(value) for name, value in fields.items()}),
         secrets=Fields({name: value.encode() for name, value in secrets.items()}),
         keys=ReplyKeys(bytes(64), bytes(64)),
-        payload=io.BytesIO(),
+        payload=payload_of(b""),
         client_name=user if certificate is None else certificate,
     )
     check = NameCheck(False, frozenset())

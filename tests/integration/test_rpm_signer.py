@@ -34,7 +34,7 @@ from sigul_stack.secret import Secret
 from sigul_stack.signing.ima import FileSigner
 from sigul_stack.signing.openpgp import OpenPGPKey
 from sigul_stack.signing.rpm import ExpectedPackage, RPMSigner
-from sigul_stack.signing.signer import PemSigner
+from sigul_stack.signing.signers.pem import PemSigner
 
 from .gnupg_support import gnupg_home
 from .rpm_support import Rpm, build, run

@@ -121,6 +121,7 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Vault:
     return made
 
 
+@pytest.mark.long("roles", "playbooks", "inventories")
 def test_nothing_of_a_vault_is_in_clear(vault: Vault) -> None:
     """Passwords of databases, too, while what was made at random lies there as ever."""
     assert vault.in_clear() == []
@@ -148,6 +149,7 @@ def test_a_second_run_changes_nothing(vault: Vault) -> None:
     assert vault.run(ROLES, BUNDLE).count("made", "changed") == 0
 
 
+@pytest.mark.long("roles", "playbooks", "inventories")
 def test_the_ca_is_rolled_over(vault: Vault) -> None:
     steps = [
         {

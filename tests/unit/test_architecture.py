@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "database": frozenset({"system"}),
     "pki": frozenset({"checks", "config", "system", "tools"}),
     "keystore": frozenset({"database", "formats", "system", "tools"}),
-    "signing": frozenset({"keystore", "formats", "system", "tools"}),
+    "signing": frozenset({"database", "keystore", "formats", "system", "tools"}),
     "bridge": frozenset(
         {
             "config", "protocol", "formats", "transport", "evidence",
@@ -111,6 +111,9 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
         "pki.*",
         "backup.signatures",
         "formats.signed_note",
+        "formats.keygrip",
+        "formats.openpgp_certificate",
+        "formats.openpgp_signatures",
     ),
     "PyKCS11": ("keystore.token_probe",),
     "tqdm": ("cli", "cli.*", "client", "client.*"),

@@ -136,7 +136,7 @@ def test_server_defaults(server: Load) -> None:
     assert settings.signing_timeout == 60
     assert settings.lenient_username_check is False
     assert settings.proxy_usernames == ()
-    assert (settings.workers, settings.max_requests) == (4, 16)
+    assert (settings.workers, settings.max_requests) == (None, None)
     assert settings.spool_directory is None
     assert settings.database_path == Path("/var/lib/sigul/server.sqlite")
     assert settings.database_url is None

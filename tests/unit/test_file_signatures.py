@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sigul_stack.errors import RequestRefused, Status
 from sigul_stack.signing.ima import FileSigner
-from sigul_stack.signing.signer import PemSigner
+from sigul_stack.signing.signers.pem import PemSigner
 
 ECC = ec.generate_private_key(ec.SECP256R1())
 RSA = rsa.generate_private_key(65537, 2048)

@@ -38,6 +38,8 @@ from sigul_stack.protocol.operations import OPERATIONS
 from sigul_stack.protocol.versions import LATEST
 from sigul_stack.server import request as request_module
 from sigul_stack.server.decisions import Decision
+from sigul_stack.server.handlers import NEEDS_BYTES
+from sigul_stack.server.payload import Intake
 from sigul_stack.server.request import (
     MAX_REFUSED_PAYLOAD,
     Answer,
@@ -75,6 +77,7 @@ from tests.wire import (
 
 #: The largest payload kept in memory here, and the limit on all, in bytes.
 IN_MEMORY, IN_FILE = 1000, 3_000_000
+INTAKE = Intake(NEEDS_BYTES)
 LIMITS = ServerSettings(
     bridge_hostname="bridge.example.org",
     nss=NSSSettings(directory="sql:/nonexistent"),
@@ -104,7 +107,10 @@ def wire(request: SampleRequest, inner_fields: Mapping[str, bytes] | None = None
 
 
 def outcome(
-    chunked: ChunkedStream, limits: ServerSettings, open_descriptors: list[int] | None = None
+    chunked: ChunkedStream,
+    limits: ServerSettings,
+    open_descriptors: list[int] | None = None,
+    intake: Intake = INTAKE,
 ) -> Refused | Request | SigulError:
     """The request that comes on `chunked`, or why it is none.
 
@@ -114,7 +120,7 @@ def outcome(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         try:
-            return receive(chunked, plain_inner, limits)
+            return receive(chunked, plain_inner, limits, intake=intake)
         except SigulError as error:
             if open_descriptors is not None:
                 open_descriptors.append(count_descriptors())
@@ -194,9 +200,8 @@ def test_a_request_is_received(size: int, split: int | None, tmp_path: Path) -> 
         assert request.secret("passphrase").reveal() == b"secret"
         assert request.optional_secret("password") is None
         assert request.keys == KEYS
-        assert request.payload.seek(0, os.SEEK_END) == size
-        request.payload.seek(0)
-        assert request.payload.read() == payload
+        assert request.payload.length == size
+        assert request.payload.file.read() == payload
         assert heard(far) == INNER_END
         # A payload's file has no name, so that nothing can be left behind.
         assert list(tmp_path.iterdir()) == []
@@ -225,7 +230,7 @@ def test_chunks_may_be_cut_and_mixed_in_any_way(
     chunks = [outer(request.outer[start:end]) for start, end in itertools.pairwise(offsets)]
     chunks.insert(min(hidden_after, len(chunks)), inner(request.inner[:50], request.inner[50:]))
     with received(b"".join(chunks), split=split) as (found, _far):
-        assert found.payload.read() == payload
+        assert found.payload.file.read() == payload
 
 
 def test_a_request_that_is_cut_off_anywhere_is_none() -> None:
@@ -253,7 +258,7 @@ def test_a_damaged_request_is_refused_or_served_as_it_was_meant(
     with request.payload:
         # Only secrets carry no hash: the inner session's own TLS protects them.
         assert request.fields == sample.fields
-        assert request.payload.read() == b"a text"
+        assert request.payload.file.read() == b"a text"
 
 
 # ----------------------------------------------------------------------- requests without an answer
@@ -477,7 +482,7 @@ def test_sign_rpm_may_leave_the_payloads_hash_out_for_the_signer_to_judge(
 ) -> None:
     with received(without_payload_hash(b"sign-rpm", **fields)) as (request, _far):
         assert not request.payload_authenticated
-        assert request.payload.read() == b"an RPM"
+        assert request.payload.file.read() == b"an RPM"
 
 
 @pytest.mark.parametrize(
@@ -600,7 +605,7 @@ def from_client(
     decision = Decision()
     with bridge(wire(request, inner_fields), INNER_END) as (chunked, _far):
         try:
-            found = receive(chunked, plain_inner, LIMITS, None, decision, bridge_name)
+            found = receive(chunked, plain_inner, LIMITS, None, decision, bridge_name, INTAKE)
         except SigulError as error:
             return error, decision
     if isinstance(found, Request):

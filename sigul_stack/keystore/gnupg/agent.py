@@ -1,9 +1,13 @@
-"""A conversation with gpg-agent, for the things that gpg itself cannot be asked for plainly.
+"""A conversation with gpg-agent: signing, and what gpg itself cannot be asked for plainly.
 
-Those are: changing the passphrase of one secret key, where gpg does not tell whether it wants
+The latter are: changing the passphrase of one secret key, where gpg does not tell whether it wants
 the old passphrase or the new one; whether a passphrase opens one; and ending the agent. The
 protocol is Assuan: lines of text, of at most 1000 bytes, over a Unix socket (GnuPG manual, "Agent's
 Assuan Protocol"). Whether the agent runs is for the caller to see to.
+
+A signature is no proof that the passphrase was right: an agent that keeps passphrases in memory
+does not ask for one. What it signed without asking is given to nobody before it has tried the
+passphrase.
 """
 
 from __future__ import annotations
@@ -12,15 +16,18 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from ...errors import KeystoreError, WrongPassphrase
 from ...secret import Secret
+from ...tools import RAISE_SIGNING_TIMEOUT
 from .output import CORRUPTED_PROTECTION, PASSPHRASE_ERRORS, error_code
 
 #: The longest line of the protocol in bytes, and the bytes of data that surely fit in one.
 _MAX_LINE = 1000
 _DATA_BYTES = 300
+#: More than any signature, in bytes.
+_MAX_DATA = 1 << 16
 
 
 class SecretKeyDamaged(KeystoreError):
@@ -29,6 +36,14 @@ class SecretKeyDamaged(KeystoreError):
     Of the keys that the agents of GnuPG 2.2.40 and 2.4.7 write, one in 7,000 is like that: a byte
     of the salt is lost (counted here, with 40,000 changes of a passphrase).
     """
+
+
+class AgentFailure(KeystoreError):
+    """The agent refused to do something, for the reason `text` in its words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"gpg-agent failed: {text}", "look for its messages")
+        self.text = text
 
 
 class AgentConnection:
@@ -42,6 +57,9 @@ class AgentConnection:
         self._deadline = time.monotonic() + time_limit
         self._socket = socket.socket(socket.AF_UNIX)
         self._buffer = b""
+        #: What came in D lines of the last command, and what the agent asked for in it.
+        self._data = bytearray()
+        self._asked: set[str] = set()
         try:
             self._wait()
             self._socket.connect(str(path))
@@ -74,6 +92,22 @@ class AgentConnection:
         self._command("OPTION pinentry-mode=loopback")
         self._command(f"PASSWD --verify {keygrip}", {"PASSPHRASE": passphrase})
 
+    def sign(self, keygrip: str, passphrase: Secret, digest: bytes, hash_number: int) -> bytes:
+        """The signature of the secret key `keygrip` over `digest`, as a canonical S-expression.
+
+        `hash_number` is OpenPGP's of the hash. Raises as `verify` does, and `AgentFailure`.
+        """
+        self._command("OPTION pinentry-mode=loopback")
+        # Key and digest anew each time: the agent would sign the former digest once more.
+        self._command(f"SIGKEY {keygrip}")
+        self._command(f"SETHASH {hash_number} {digest.hex().upper()}")
+        self._command("PKSIGN", {"PASSPHRASE": passphrase})
+        signature = bytes(self._data)
+        if "PASSPHRASE" not in self._asked:
+            # It had the key open already, or needs none: then any passphrase is right.
+            self._command(f"PASSWD --verify {keygrip}", {"PASSPHRASE": passphrase})
+        return signature
+
     def kill(self) -> None:
         """End the agent; returns when it has let go of this connection."""
         self._command("KILLAGENT")
@@ -81,18 +115,27 @@ class AgentConnection:
             pass
 
     def _command(self, line: str, answers: Mapping[str, Secret] | None = None) -> None:
+        self._data.clear()
+        self._asked.clear()
         try:
             self._send(line.encode("ascii"))
             self._reply(answers or {})
         except OSError as error:
-            raise KeystoreError(f"gpg-agent went silent ({error})", "try again") from error
+            cure = RAISE_SIGNING_TIMEOUT if isinstance(error, TimeoutError) else "try again"
+            raise KeystoreError(f"gpg-agent went silent ({error})", cure) from error
 
     def _reply(self, answers: Mapping[str, Secret]) -> None:
         while True:
-            kind, _, rest = self._line().partition(" ")
-            if kind == "OK":
+            kind, _, content = self._line().partition(b" ")
+            if kind == b"OK":
                 return
-            if kind == "ERR":
+            if kind == b"D":
+                self._data += unquote_to_bytes(content)
+                if len(self._data) > _MAX_DATA:
+                    raise KeystoreError("gpg-agent says too much", "look for its messages")
+                continue
+            rest = content.decode("utf-8", "replace")
+            if kind == b"ERR":
                 number, _, text = rest.partition(" ")
                 if error_code(number) in PASSPHRASE_ERRORS:
                     raise WrongPassphrase("the passphrase does not open the secret key")
@@ -101,9 +144,11 @@ class AgentConnection:
                         f"no passphrase opens the secret key any more ({text})",
                         "restore it from a backup, or import it again",
                     )
-                raise KeystoreError(f"gpg-agent failed: {text}", "look for its messages")
-            if kind == "INQUIRE":
-                answer = answers.get(rest.partition(" ")[0])
+                raise AgentFailure(text)
+            if kind == b"INQUIRE":
+                what = rest.partition(" ")[0]
+                self._asked.add(what)
+                answer = answers.get(what)
                 if answer is None:
                     # PINENTRY_LAUNCHED and the like only inform.
                     self._send(b"END")
@@ -119,12 +164,12 @@ class AgentConnection:
         self._wait()
         self._socket.sendall(line + b"\n")
 
-    def _line(self) -> str:
+    def _line(self) -> bytes:
         while b"\n" not in self._buffer:
             if len(self._buffer) > _MAX_LINE or not self._read():
                 raise KeystoreError("gpg-agent broke off", "try again")
         line, self._buffer = self._buffer.split(b"\n", 1)
-        return line.decode("utf-8", "replace")
+        return line
 
     def _read(self) -> bool:
         self._wait()
@@ -136,5 +181,5 @@ class AgentConnection:
         """Give the next wait what is left of the time."""
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise KeystoreError("gpg-agent took too long", "look at the machine's load")
+            raise KeystoreError("gpg-agent took too long", RAISE_SIGNING_TIMEOUT)
         self._socket.settimeout(left)

@@ -13,6 +13,7 @@ import time
 from typing import Final
 
 from ...errors import KeystoreError, SigulError
+from .agent import AgentFailure
 from .outlook import GONE, outlook
 from .output import CORRUPTED_PROTECTION_TEXT
 from .program import GnuPG, GnuPGResult
@@ -108,6 +109,25 @@ def failure(
     return outcome.failure(what, cure)
 
 
+def agent_failure(error: AgentFailure, what: str) -> KeystoreError:
+    """The error for an agent that refused what was asked of it in doing `what`."""
+    if (found := known_text(error.text)) is not None:
+        return KeystoreError(f"{what} failed: {found[0]} ({error.text})", found[1])
+    return KeystoreError(f"{what} failed: {error.problem}", error.cure)
+
+
+def cannot_use(home: GnuPG, fingerprint: str, what: str) -> KeystoreError:
+    """The error for a key of `home` of which no part may be used in doing `what`."""
+    key = home.key(fingerprint)
+    fault = GONE if key is None else outlook(key, time.time(), 0).fault
+    if fault is None:
+        return KeystoreError(
+            f"{what} failed: no part of key {fingerprint} can sign",
+            "sign with another key; doctor server tells more",
+        )
+    return KeystoreError(f"{what} failed: {fault.problem}", fault.cure)
+
+
 def out_of_memory(outcome: GnuPGResult) -> bool:
     """True if a run failed for want of memory, which is no message's doing."""
     return os.strerror(errno.ENOMEM) in outcome.messages
@@ -115,8 +135,14 @@ def out_of_memory(outcome: GnuPGResult) -> bool:
 
 def known(outcome: GnuPGResult) -> tuple[str, str] | None:
     """The meaning and the cure of what made a run fail, where that is the machine's doing."""
-    for line in reversed(outcome.messages.splitlines()):
-        for text, found in _BY_TEXT.items():
-            if line.rstrip().endswith(text) or f"{text}>" in line:
-                return found
+    lines = map(known_text, reversed(outcome.messages.splitlines()))
+    return next((found for found in lines if found is not None), None)
+
+
+def known_text(line: str) -> tuple[str, str] | None:
+    """The meaning and the cure of one line of gpg's or its agent's, if it has one."""
+    for text, found in _BY_TEXT.items():
+        # An agent names behind the text whose error it is: "Timeout <Pinentry>".
+        if line.rstrip().endswith(text) or f"{text}>" in line or f"{text} <" in line:
+            return found
     return None

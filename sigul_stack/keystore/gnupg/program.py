@@ -177,8 +177,11 @@ class GnuPG:
 
     def agent(self) -> AgentConnection:
         """A connection to the agent, which is started if need be. Raises `KeystoreError`."""
-        self._need_agent()
-        return AgentConnection(self.agent_socket(), self.time_limit)
+        try:
+            return AgentConnection(self._need_agent(), self.time_limit)
+        except KeystoreError:
+            # One that is about to end still takes connections; the next one is started then.
+            return AgentConnection(self._need_agent(), self.time_limit)
 
     def agent_socket(self) -> Path:
         """Path of the socket at which the agent listens, or would."""
@@ -186,11 +189,13 @@ class GnuPG:
             self._socket = Path(self.configure("--list-dirs", "agent-socket").decode().strip())
         return self._socket
 
-    def _need_agent(self) -> None:
-        """Start the agent unless it runs, behind a wall of its own."""
+    def _need_agent(self) -> Path:
+        """Start the agent unless it runs, behind a wall of its own; the path of its socket."""
         # Mostly it is there; elsewhere is where the user has a directory below /run.
-        if _listens(short_path(self.path) / _SOCKET_NAME) or _listens(self.agent_socket()):
-            return
+        usual = short_path(self.path) / _SOCKET_NAME
+        for path in (usual, self.agent_socket()):
+            if _listens(path):
+                return path
         wall = Wall(
             write=(self.path, self.agent_socket().parent),
             reach=Reach.LOCAL,
@@ -204,6 +209,7 @@ class GnuPG:
             for lock in foreign_locks(self.path):
                 raise lock.error() from None
             raise
+        return usual if usual.exists() else self.agent_socket()
 
     def stop_agent(self) -> None:
         """End the agent, if it runs. The next run of gpg that needs one starts it again."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Callable, Mapping
 
 from ...database import Key, KeyType
@@ -164,7 +163,7 @@ def _sign_pe(context: RequestContext) -> Answer:
             signer,
             passphrase,
             chain,
-            context.request.payload,
+            context.request.payload.file,
             directory=settings.spool_directory,
             time_limit=settings.signing_timeout,
         )
@@ -177,7 +176,7 @@ def _take_room(context: RequestContext) -> None:
 
     It is given back with the process. Raises `RequestRefused`.
     """
-    size = context.request.payload.seek(0, os.SEEK_END) + pe.MAX_SIGNATURE_BYTES
+    size = context.request.payload.length + pe.MAX_SIGNATURE_BYTES
     if size > pe.MAX_SIGNATURE_BYTES + STEP_BYTES:
         with context.services.scratch() as beside:
             context.services.account.take(size, beside.fileno())
@@ -209,3 +208,6 @@ HANDLERS = {
     "delete-certificate": _delete_certificate,
     "sign-pe": _sign_pe,
 }
+
+#: osslsigncode reads the image from a file, and hashes it by itself.
+NEEDS_BYTES = frozenset({"sign-pe"})

@@ -82,7 +82,7 @@ def _new_key(context: RequestContext) -> Answer:
 
 
 def _import_key(context: RequestContext) -> None:
-    data, keystore = context.request.payload.read(MIB), context.services.keystore
+    data, keystore = context.request.payload.file.read(MIB), context.services.keystore
     own = context.request.secret("passphrase")
     _add_key(
         context,
@@ -175,3 +175,5 @@ HANDLERS = {
     "get-public-key": _get_public_key,
     "change-key-expiration": _change_key_expiration,
 }
+
+NEEDS_BYTES = frozenset({"import-key"})

@@ -14,7 +14,7 @@ from ...protocol.codec import Fields
 from ...protocol.messages import ChainKeys
 from ...signing.ima import FileSigner
 from ...signing.rpm import ExpectedPackage, RPMSigner, SignedPackage
-from ...signing.signer import PemSigner
+from ...signing.signers.pem import PemSigner
 from ..batch import Batch, Ledger, RefusedSubrequest, Subrequest
 from ..decisions import Decision, Made
 from ..limits import require_rpm_allowed
@@ -104,7 +104,7 @@ def _sign_rpm(context: RequestContext) -> Answer:
     request, output = context.request, context.services.scratch()
     expected = _expected(context, request.fields, authenticated=request.payload_authenticated)
     with context.phases.measured(Phase.SIGN):
-        signed = signer.sign(request.payload, expected, output)
+        signed = signer.sign(request.payload.file, expected, output)
     context.decision.made = _made(signed)
     return Answer(payload=output)
 
@@ -187,3 +187,6 @@ def _claimed_nevra(fields: Fields) -> str:
 
 
 HANDLERS = {"sign-rpm": _sign_rpm, "sign-rpms": _sign_rpms}
+
+#: The RPMs of `sign-rpms` are no part of its payload, which is empty.
+NEEDS_BYTES = frozenset({"sign-rpm"})

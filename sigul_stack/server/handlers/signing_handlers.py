@@ -7,40 +7,24 @@ from collections.abc import Callable
 from functools import partial
 from typing import BinaryIO
 
+from ...errors import RequestRefused, Status
 from ...formats import commitmeta
 from ...signing import objects
+from ...signing.decryption import decrypt
 from ...signing.openpgp import OpenPGPKey
 from ..phases import Phase
 from ..request import Answer
 from ..services import RequestContext
 
-#: Looks at what `_with_output` has made.
-_Check = Callable[[OpenPGPKey, BinaryIO, BinaryIO], None]
-
-
-def _detached(key: OpenPGPKey, payload: BinaryIO, output: BinaryIO) -> None:
-    key.check(output, payload)
-
-
-def _whole(key: OpenPGPKey, _payload: BinaryIO, output: BinaryIO) -> None:
-    key.check(output)
-
 
 def _with_output(
-    context: RequestContext,
-    make: Callable[[OpenPGPKey, BinaryIO, BinaryIO], None],
-    check: _Check | None,
+    context: RequestContext, make: Callable[[OpenPGPKey, BinaryIO, BinaryIO], None]
 ) -> Answer:
-    """An answer with what `make` writes, given the key, the payload and a file for the output.
-
-    `check` is given the same three, and raises where what was made is not to be sent.
-    """
+    """An answer with what `make` writes, given the key, the payload and a file for the output."""
     key, output = context.openpgp_key(), context.services.scratch()
     try:
         with context.phases.measured(Phase.SIGN):
-            make(key, context.request.payload, output)
-            if check is not None:
-                check(key, context.request.payload, output)
+            make(key, context.request.payload.file, output)
     except BaseException:
         output.close()
         raise
@@ -48,23 +32,34 @@ def _with_output(
 
 
 def _sign_text(context: RequestContext) -> Answer:
-    return _with_output(context, OpenPGPKey.clear_sign, _whole)
+    return _with_output(context, OpenPGPKey.clear_sign)
 
 
 def _sign_data(context: RequestContext) -> Answer:
-    return _with_output(
-        context,
-        partial(OpenPGPKey.detach_sign, armor=bool(context.request.flag("armor"))),
-        _detached,
-    )
+    """Of the payload only its hash is there: its bytes went by (`server.payload`)."""
+    key = context.openpgp_key()
+    with context.phases.measured(Phase.SIGN):
+        try:
+            state = context.request.payload.state(key.options.hash_name)
+        except LookupError:
+            raise RequestRefused(
+                Status.UNKNOWN_ERROR,
+                "the server's gpg.conf has another digest now than when the request came; try"
+                " again",
+                busy=True,
+            ) from None
+        signature = key.detached(state)
+        return Answer(
+            payload=key.armored(signature) if context.request.flag("armor") else signature
+        )
 
 
 def _decrypt(context: RequestContext) -> Answer:
-    return _with_output(context, OpenPGPKey.decrypt, None)
+    return _with_output(context, decrypt)
 
 
 def _sign_git_tag(context: RequestContext) -> Answer:
-    return _with_output(context, objects.sign_tag, _detached)
+    return _with_output(context, objects.sign_tag)
 
 
 def _sign_container(context: RequestContext) -> Answer:
@@ -75,7 +70,6 @@ def _sign_container(context: RequestContext) -> Answer:
             reference=context.request.text("docker-reference"),
             timestamp=int(time.time()),
         ),
-        _whole,
     )
 
 
@@ -83,7 +77,7 @@ def _sign_ostree(context: RequestContext) -> Answer:
     key = context.openpgp_key()
     with context.phases.measured(Phase.SIGN):
         signature = objects.sign_commit(
-            key, context.request.payload, context.request.text("ostree-hash")
+            key, context.request.payload.file, context.request.text("ostree-hash")
         )
     return Answer(payload=commitmeta.with_signatures(b"", [signature]))
 
@@ -96,3 +90,5 @@ HANDLERS = {
     "sign-container": _sign_container,
     "sign-ostree": _sign_ostree,
 }
+
+NEEDS_BYTES = frozenset(HANDLERS) - {"sign-data"}
