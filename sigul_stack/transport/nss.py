@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import select
 import socket
 import time
 from typing import Final
@@ -34,6 +33,7 @@ from .nss_errors import CLOSED, OF_DATES, Explanation, error_name, translate
 from .stream import Peer, readable
 from .tcp import (
     bytes_taken,
+    bytes_waiting,
     has_gone,
     is_acknowledged,
     is_broken,
@@ -58,6 +58,8 @@ _NEVER: Final = 0
 RECORD_BYTES: Final = 16 * 1024
 #: The bytes before a TLS record's content; a close-notify has more.
 RECORD_HEAD_BYTES: Final = 5
+#: More bytes than any record has: content, and what encryption adds (RFC 5246, 6.2.3).
+LARGEST_RECORD: Final = RECORD_HEAD_BYTES + RECORD_BYTES + 2048
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +74,6 @@ class TLSConnection:
         # hit a number that the process has meanwhile given to another file.
         self._os = tcp
         self._tls = nss_ssl.SSLSocket.import_tcp_socket(os.dup(tcp.fileno()))
-        self._poll = select.poll()
-        self._poll.register(tcp.fileno(), select.POLLIN)
         self._address = address
         #: The name that the peer has to have; where any will do, its address.
         self._expected = address
@@ -295,8 +295,13 @@ class TLSConnection:
             # most of their work for each.
             parts = [data]
             left = limit - len(data)
-            while left >= RECORD_BYTES and self._poll.poll(0):
-                data = recv(RECORD_BYTES, interval)
+            while left >= RECORD_BYTES and (waiting := bytes_waiting(self._os)):
+                if waiting > LARGEST_RECORD:
+                    # More than the end, which has not to be looked out for.
+                    data = self._tls.recv(RECORD_BYTES, interval)
+                    self._ended = self._ended or not data
+                else:
+                    data = recv(RECORD_BYTES, interval)
                 parts.append(data)
                 left -= len(data)
                 if len(data) < RECORD_BYTES:
