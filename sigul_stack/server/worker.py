@@ -273,7 +273,7 @@ def _warm_up(database: Database) -> None:
 
 
 def intake_of(settings: ServerSettings) -> Intake:
-    """What is to be had of payloads: the handlers' needs, and the hash of the site's signatures."""
+    """The handlers' wants of payloads, and the hash of the site's signatures."""
     try:
         options = read_options(settings.gnupg_home)
     except OSError:
