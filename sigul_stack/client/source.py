@@ -74,9 +74,10 @@ class Source:
         digest, further = hashlib.sha512(), hashlib.sha256()
         self._file.seek(self._start)
         for piece in payload_pieces(self._file, self.total):
-            send_pieces(chunked, [piece], digest)
+            # Both hashes while the processor has it at hand.
             if with_sha256:
                 further.update(piece)
+            send_pieces(chunked, [piece], digest)
             advance(len(piece))
         if with_sha256:
             self._digest = further.hexdigest()

@@ -34,6 +34,7 @@ from sigul_stack.protocol.codec import Fields, read_fields
 from sigul_stack.protocol.messages import ReplyKeys, read_inner_fields, read_request_header
 from sigul_stack.protocol.versions import LATEST, VERSIONS
 from sigul_stack.secret import Secret
+from sigul_stack.server.handlers import INTAKE
 from sigul_stack.server.request import (
     Answer,
     Refused,
@@ -428,7 +429,7 @@ class Site:
             idle_timeout=LONG,
         )
         try:
-            request = receive(chunked, plain_inner, settings)
+            request = receive(chunked, plain_inner, settings, intake=INTAKE)
         except (TransportError, ProtocolError) as error:
             self.errors.append(error)
             end.abort()
@@ -473,7 +474,9 @@ def test_a_signature(site: Site, size: int) -> None:
     text = text[:size]
     output = io.BytesIO()
     site.exchange(
-        sign_text(text), lambda request: Answer(payload=request.payload.read() * 2), output=output
+        sign_text(text),
+        lambda request: Answer(payload=request.payload.file.read() * 2),
+        output=output,
     )
     assert output.getvalue() == text * 2
 

@@ -139,7 +139,7 @@ def test_a_reader_of_much_lets_more_arrive_where_nothing_is_here(
     pieces = receive_pieces(far, READ_BYTES + 103, "the request")
     near.write(b"abc")
     assert next(pieces) == b"abc"
-    # Nothing is here: where it does not wait before it reads, it waits in vain.
+    # Nobody knew yet how it comes.
     assert waits == []
     assert next(pieces) == bytes(100)
     assert waits == [GATHER_SECONDS]
