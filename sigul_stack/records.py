@@ -9,7 +9,7 @@ no need of this.
 Invariant: `dataclasses` is imported here for who asks for what it alone has. Its functions
 (`dataclasses.replace`, `asdict`, `fields` ...) take these classes too; its decorator must not be
 used on a class whose base is made here, nor this one on a class whose base is made there. What no
-class of ours needs is left out: `order`, `init`, `InitVar`, `KW_ONLY`.
+class of ours needs is left out: an order, and fields that are set at making alone, or not then.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ else:
         return __repr__
 
     def _values(names):
-        """What gives the tuple of an object's fields."""
+        """A function from an object to the tuple of its fields."""
         if len(names) > 1:
             return attrgetter(*names)
         return lambda self: tuple(getattr(self, name) for name in names)

@@ -1,24 +1,27 @@
 """Runs `sigul` as its own program, and writes what its start was like to a file, as JSON.
 
-`python -I tests/start_probe.py FILE ARGUMENT…`. `before` are the modules that were loaded when the
-thread that dials the bridge was started, `peak` the most memory that was resident, in KiB.
+`python -I -S tests/start_probe.py FILE PATHS ARGUMENT…`, where PATHS is what `sys.path` is to be,
+between colons. `before` are the modules that were loaded when the thread that dials the bridge was
+started, `peak` the most memory that was resident, in KiB.
 
-Without `site` where the environment says so: a machine may load modules there that are none of
-ours, and would hide what the client loads.
+Without `site`: a machine may load modules there that are none of ours, and would hide what the
+client loads.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 
 before: list[str] = []
 
 
-def audit(event: str, _arguments: tuple[object, ...]) -> None:
-    """Note the modules at the start of the first thread."""
-    if event == "_thread.start_new_thread" and not before:
+def start(thread: threading.Thread) -> None:
+    """Note the modules, and start the thread."""
+    if thread.name == "dialling":
         before.extend(sys.modules)
+    _start(thread)
 
 
 def end(code: int) -> None:
@@ -35,7 +38,7 @@ def end(code: int) -> None:
 if __name__ == "__main__":
     place, paths = sys.argv.pop(1), sys.argv.pop(1)
     sys.path = paths.split(":")
-    sys.addaudithook(audit)
+    _start, threading.Thread.start = threading.Thread.start, start  # type: ignore[method-assign]
     _exit, os._exit = os._exit, end  # type: ignore[assignment]
     from sigul_stack.cli.sigul import program
 

@@ -13,8 +13,11 @@
 
 from __future__ import annotations
 
-from .api import Client, KeyInfo, KeyUserInfo, UserInfo
-from .core import ProgressFactory, Reply, no_progress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from .api import Client, KeyInfo, KeyUserInfo, UserInfo
+    from .core import ProgressFactory, Reply, no_progress
 
 __all__ = [
     "Client",
@@ -25,3 +28,18 @@ __all__ = [
     "UserInfo",
     "no_progress",
 ]
+
+#: Of these names those of `core`; the others are of `api`.
+_OF_CORE: Final = ("ProgressFactory", "Reply", "no_progress")
+
+
+def __getattr__(name: str) -> object:
+    """A name of the API, whose modules are loaded when it is asked for.
+
+    `sigul` opens its files with modules of this package before it needs them.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import api, core
+
+    return getattr(core if name in _OF_CORE else api, name)

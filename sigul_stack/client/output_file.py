@@ -20,7 +20,6 @@ import errno
 import logging
 import os
 import re
-import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -293,7 +292,7 @@ def _attributes(file: Path | int) -> dict[str, bytes]:
 
 def _new_name() -> str:
     """A name for what has to have one before it takes its place."""
-    return f".sigul-{secrets.token_hex(8)}.tmp"
+    return f".sigul-{os.urandom(8).hex()}.tmp"
 
 
 class _Draft(contextlib.AbstractContextManager["_Draft"]):
