@@ -269,9 +269,9 @@ def main(directory: Path, walled: bool) -> dict[str, object]:
 
     options = {}
     if walled:
-        from sigul_stack.signing import rpm
+        from sigul_stack.signing import rpm_checks
 
-        options["wall"] = rpm.WALL
+        options["wall"] = rpm_checks.WALL
     # Directories as a server has them.
     (directory / "keys").mkdir()
     for name in ("keys/key", "keys/deleted", "server.conf"):

@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 
 #: RPMs that lie here at once, for each signing thread: one is signed while the next one comes.
 PLACES_A_THREAD: Final = 2
+#: Of RPMs that are too large for memory no more than this lie here at once, each of them twice.
+LARGE_AT_ONCE: Final = 4
 #: Failures that are kept until all else is answered; with more, all are told at once.
 MAX_KEPT_FAILURES: Final = 4096
 
@@ -64,6 +66,8 @@ class Subrequest:
     authenticated: bool
     content: Content | None = None
     made: Made = field(default_factory=Made)
+    #: It has one of the places for large RPMs.
+    is_large: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class RefusedSubrequest:
     fields: Fields
     reason: RequestRefused
     content: Content | None = None
+    is_large: bool = False
 
 
 #: Signs one RPM into a new file, in several threads. Raises `RequestRefused`, `SigulError`.
@@ -130,6 +135,7 @@ class Batch:
         )
         self._threads = Capacity.of(settings).signing_threads
         self._places = threading.BoundedSemaphore(PLACES_A_THREAD * self._threads)
+        self._large_places = threading.BoundedSemaphore(LARGE_AT_ONCE)
         self._lock = threading.Lock()
         self._answered = 0
         #: The fields of the failures that are told last.
@@ -193,6 +199,10 @@ class Batch:
         refusal = (
             self._over_limit(length, total) if fault is None else RequestRefused.because(fault)
         )
+        is_large = length > self._settings.max_memory_payload_size
+        if is_large and refusal is None:
+            self._large_places.acquire()
+            self._check()
         pieces = receive_pieces(chunked, length, "the subrequest", self._meter)
         if refusal is not None:
             for _ in pieces:
@@ -214,9 +224,11 @@ class Batch:
             spool.finish()
             authenticated = hmac.compare_digest(mac.digest(), chunked.read_exactly(DIGEST_BYTES))
             if spool.failure is not None:
-                return RefusedSubrequest(header.fields, spool.failure, spool.content)
+                return RefusedSubrequest(header.fields, spool.failure, spool.content, is_large)
             unless_kept.pop_all()
-        return Subrequest(header.fields, spool.file, authenticated, spool.content)
+        return Subrequest(
+            header.fields, spool.file, authenticated, spool.content, is_large=is_large
+        )
 
     def _over_limit(self, length: int, total: int) -> RequestRefused | None:
         for setting, limit, size in (
@@ -236,6 +248,8 @@ class Batch:
         """Sign one RPM and answer; in a thread of the pool. Never raises."""
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(self._places.release)
+            if received.is_large:
+                cleanup.callback(self._large_places.release)
             try:
                 if isinstance(received, Subrequest):
                     cleanup.enter_context(received.payload)

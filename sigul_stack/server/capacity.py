@@ -30,7 +30,9 @@ class _Rule:
 
 _WORKERS: Final = _Rule(2, 4, 16)
 _REQUESTS: Final = _Rule(8, 16, 64)
-_THREADS: Final = _Rule(1, 2, 8)
+#: As many RPMs are checked by one run of rpmkeys, and their leaves appended together: each run and
+#: each append costs more than the RPM in it.
+_THREADS: Final = _Rule(4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,9 @@ class SigningEvents(LogEvent):
         "Only rpm-sigmd5, which its own header holds, speaks for the RPM's head"
     )
     RPM_REFUSED = "rpm-refused", INFO, "rpmkeys refuses the RPM: {said!q}"
+    RPMS_CHECKED_ONE_BY_ONE = "rpms-checked-one-by-one", WARNING, (
+        "rpmkeys failed for {count} RPMs at once; each is checked by itself"
+    )
     RPM_KEY_UNKNOWN = "rpm-key-unknown", WARNING, (
         "what rpm takes of key {fingerprint} is not known: {why!t}"
     )

@@ -2,7 +2,7 @@
 
 A package is read here, not by rpm's library: its head is parsed with limits, compared with what
 the request says of it, and checked against the digests in its signature header; `rpmkeys` then
-checks all of the package once more, by itself. Only then is anything signed.
+checks all of the package once more, by itself (`rpm_checks`). Only then is anything signed.
 
 A head is mapped into memory, not read. A few times its size is needed all the same, by gpg, rpmkeys
 and file signatures; so that packages with a large head take turns.
@@ -27,11 +27,10 @@ import functools
 import hashlib
 import logging
 import os
-import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
 from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, printable, shortened
@@ -53,15 +52,15 @@ from ..formats.rpm_head import (
 from ..formats.rpm_lead import GET_AGAIN, unsupported
 from ..formats.rpm_tags import EntryType, MainTag, SignatureTag
 from ..keystore.gnupg import GnuPG
+from ..keystore.gnupg.public_key import public_key
 from ..logevents import tell
 from ..system.memory import mapped
-from ..system.programs import memory_file, run
-from ..system.wall import Wall
-from ..tools import RAISE_SIGNING_TIMEOUT, RPMKEYS
+from ..system.programs import memory_file
 from .descriptors import descriptor_of, input_descriptor
 from .ima import FileSigner
 from .log_events import SigningEvents
 from .openpgp import OpenPGPKey
+from .rpm_checks import PackageChecks
 
 _log = logging.getLogger(__name__)
 
@@ -77,15 +76,6 @@ LARGE_HEAD_WITH_FILES: Final = 1 << 19
 _NEEDED: Final = (MainTag.NAME, MainTag.VERSION, MainTag.RELEASE, MainTag.ARCH)
 #: OpenPGP's number of MD5, which files are named by where the header says nothing else.
 _MD5_ALGORITHM: Final = 1
-#: rpm is to look at no database of keys: what signatures there are already does not matter, and
-#: looking for one would make it.
-_CHECK = [
-    *("rpmkeys", "--define", "_keyring fs", "--define", "_keyringpath /nonexistent"),
-    *("--define", "_pkgverify_level digest", "--define", "_pkgverify_flags 0x0"),
-    *("--nosignature", "--checksig"),
-]
-#: rpmkeys reads the package, of which nobody knows who made it, and writes nothing.
-WALL = Wall(file_size=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +125,7 @@ class RPMSigner:
     v3: bool = False
     head_only: bool = False
     turn: Callable[[], AbstractContextManager[None]] = nullcontext
+    checks: PackageChecks = field(default_factory=PackageChecks)
 
     def sign(self, package: BinaryIO, expected: ExpectedPackage, output: BinaryIO) -> SignedPackage:
         """Write `package`, signed, to `output`; with `head_only` only its new signature header.
@@ -221,18 +212,7 @@ class RPMSigner:
     def _check_with_rpm(self, package: BinaryIO, size: int) -> None:
         package.seek(0)
         with input_descriptor(package) as descriptor:
-            done = run(
-                [*_CHECK, f"/proc/self/fd/{descriptor}"],
-                package=RPMKEYS.package,
-                timeout_cure=RAISE_SIGNING_TIMEOUT,
-                time_limit=self.key.home.time_limit + size / _BYTES_PER_SECOND,
-                inherit=[descriptor],
-                wall=WALL,
-            )
-        if done.returncode:
-            said = (done.stdout.decode("utf-8", "replace") + done.stderr).strip()
-            tell(_log, SigningEvents.RPM_REFUSED, said=said[:500])
-            raise CorruptRPM(_rpms_reason(said), GET_AGAIN)
+            self.checks.check(descriptor, size, self.key.home.time_limit)
 
     # ---------------------------------------------------------------------------------- signing
 
@@ -272,14 +252,6 @@ class RPMSigner:
                 )
             )
         return added, signatures
-
-
-def _rpms_reason(said: str) -> str:
-    """The reason why rpmkeys refuses an RPM; it names the file by a descriptor of ours."""
-    if "NOT OK" in said:
-        return "its digests are not those of its content"
-    reason = re.sub(r"(?:error: |/proc/self/fd/[0-9]+: ?)", "", (said.splitlines() or ["?"])[0])
-    return f"rpm does not read it: {shortened(printable(reason), 120)}"
 
 
 def _mapped(package: BinaryIO) -> memoryview:
@@ -424,7 +396,7 @@ def _require_verifiable(key: OpenPGPKey, signature: bytes) -> None:
 def _parts(home: GnuPG, fingerprint: str) -> tuple[KeyPacket, ...]:
     """Primary key and subkeys of a key of `home`; asked for once, for a batch may be long."""
     try:
-        keys = read_keys(home.export(fingerprint, armor=False))
+        keys = read_keys(public_key(home, fingerprint))
     except MalformedPacket as error:
         # It signs nonetheless, so that it is left to whoever verifies.
         tell(_log, SigningEvents.RPM_KEY_UNKNOWN, fingerprint=fingerprint, why=str(error))

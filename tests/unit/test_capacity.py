@@ -46,7 +46,7 @@ def test_processors_here() -> None:
 
 @pytest.mark.parametrize(
     ("processors", "capacity"),
-    [(1, (4, 16, 2)), (2, (4, 16, 2)), (4, (8, 32, 4)), (64, (16, 64, 8))],
+    [(1, (4, 16, 8)), (2, (4, 16, 8)), (4, (8, 32, 16)), (64, (16, 64, 16))],
 )
 def test_auto(tmp_path: Path, processors: int, capacity: tuple[int, int, int]) -> None:
     file = tmp_path / "server.conf"

@@ -36,7 +36,6 @@ def _signer(context: RequestContext) -> RPMSigner:
         for granted in (context.granted, files):
             if isinstance(granted, KeyGranted):
                 require_rpm_allowed(granted.access, name)
-        context.require_still()
 
     return RPMSigner(
         files=_file_signer(context, files) if isinstance(files, KeyGranted) else None,
@@ -116,7 +115,8 @@ def _sign_rpms(context: RequestContext) -> Answer:
     context.notes.look_ahead(context.opened().key, soon=False)
 
     def sign(subrequest: Subrequest) -> BinaryIO:
-        context.require_still()
+        # Whether the right is still there is looked at when the key is used (`openpgp_key`), and
+        # before the answer.
         output = context.services.scratch()
         try:
             expected = _expected(context, subrequest.fields, authenticated=subrequest.authenticated)

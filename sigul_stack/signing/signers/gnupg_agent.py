@@ -5,6 +5,8 @@ The agent is asked for each signature anew, with the passphrase (`keystore.gnupg
 
 from __future__ import annotations
 
+import functools
+import threading
 import time
 
 from cryptography.hazmat.primitives import hashes
@@ -13,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from ...errors import KeystoreError
 from ...formats.keygrip import SigningKey
-from ...formats.openpgp_certificate import CannotSign, Part, read_certificate
+from ...formats.openpgp_certificate import CannotSign, Certificate, Part, read_certificate
 from ...formats.openpgp_packets import MalformedPacket
 from ...formats.openpgp_signatures import HASHES
 from ...formats.s_expression import MalformedExpression, numbers_in
@@ -68,14 +70,25 @@ class AgentSigner:
                 return b"".join(numbers[name].to_bytes(32, "big") for name in "rs")
 
 
+#: One thread at a time asks a certificate, which notes in itself what it has found.
+_JUDGING = threading.Lock()
+
+
+@functools.lru_cache(maxsize=8)
+def _certificate(packets: bytes) -> Certificate:
+    """The key in `packets`: of a batch each signature has the same, whose proofs are kept."""
+    return read_certificate(packets)
+
+
 def signing_part(home: GnuPG, fingerprint: str, now: float) -> Part:
     """The part of the key `fingerprint` that signs at `now` (seconds since 1970).
 
     Raises `KeystoreError`, with the reason where none does.
     """
     try:
-        certificate = read_certificate(public_key(home, fingerprint))
-        return certificate.signing_part(now, lambda part: has_secret(home, part.keygrip))
+        certificate = _certificate(public_key(home, fingerprint))
+        with _JUDGING:
+            return certificate.signing_part(now, lambda part: has_secret(home, part.keygrip))
     except (CannotSign, MalformedPacket, NoPublicKey):
         raise cannot_use(home, fingerprint, "signing") from None
     except OSError as error:
