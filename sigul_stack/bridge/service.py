@@ -31,8 +31,8 @@ from ..system.open_files import CURE, none_left
 from ..system.pipes import ParentPipes
 from ..transport import nss
 from ..transport.nss_certificates import TOLD_BYTES
+from ..transport.nss_listener import Accepted, PeerWent, TLSListener
 from ..transport.stream import ByteStream, Deadline, readable
-from ..transport.tcp import printable_address
 from ..transport.watchdog import Watchdog
 from .admission import Arrivals, Handshakes, OnlyLooked, PendingPeer, Roles
 from .control import (
@@ -70,7 +70,6 @@ class Bridge:
     def __init__(self, settings: BridgeSettings, listeners: Mapping[socket.socket, str]) -> None:
         """Have the certificate ready. Raises `NSSError`, `ConfigurationError`."""
         self._settings = settings
-        self._listeners = dict(listeners)
         #: Serves what is seen of this bridge, as long as it is not told to hand over.
         self.management: Management | None = None
         self._resources = BridgeResources(settings)
@@ -84,6 +83,10 @@ class Bridge:
         #: Fingerprints of the certificates that the parent was told, to be looked at again.
         self._told: set[str] = set()
         self._identity = nss.load_identity(settings.bridge_cert_nickname)
+        self._listeners = {
+            TLSListener(listener, settings.nss, self._identity): kind
+            for listener, kind in listeners.items()
+        }
         self._roles = Roles(settings.server_cn, self._identity.fingerprint)
         asker = checkpoint_asker(settings, self._identity, self._watchdog)
         self._logs = LogWatch(self._resources, asker)
@@ -261,37 +264,35 @@ class Bridge:
 
     # ------------------------------------------------------------------------------------- a peer
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: TLSListener) -> None:
         try:
-            tcp, address = listener.accept()
-        except BlockingIOError:
-            return  # The process that served before, or is to, was quicker.
-        except OSError as error:
+            accepted = listener.accept()
+        except (TransportError, OSError) as error:
             # The peer may have gone again, or descriptors have run out: neither ends the service.
-            tell(log, BridgeLog.ACCEPT_FAILED, why=error.strerror)
-            if not isinstance(error, ConnectionError):
+            tell(log, BridgeLog.ACCEPT_FAILED, why=getattr(error, "strerror", None) or str(error))
+            if not isinstance(error, PeerWent):
                 time.sleep(_ACCEPT_PAUSE_SECONDS)
             return
+        if accepted is None:
+            return  # The process that served before, or is to, was quicker.
         kind = self._listeners[listener]
         leave = self._arrivals.enter(kind)
         thread = threading.Thread(
-            target=self._serve, args=(kind, tcp, address, leave), name=kind, daemon=True
+            target=self._serve, args=(kind, accepted, leave), name=kind, daemon=True
         )
         try:
             thread.start()
         except RuntimeError:
             tell(log, BridgeLog.THREAD_NOT_STARTED)
-            tcp.close()
+            accepted.discard()
             leave()
 
-    def _serve(
-        self, kind: str, tcp: socket.socket, address: tuple[str, int], leave: Callable[[], None]
-    ) -> None:
+    def _serve(self, kind: str, accepted: Accepted, leave: Callable[[], None]) -> None:
         """Run a peer's thread: log what ends it, close what it leaves open."""
         work_for(LogContext(f"c{next(self._numbers):x}"))
-        tell(log, _ACCEPTED[kind], address=printable_address(address))
+        tell(log, _ACCEPTED[kind], address=accepted.address)
         try:
-            with self._authenticated(kind, tcp, address) as peer:
+            with self._authenticated(kind, accepted) as peer:
                 if kind == "server":
                     tell(log, BridgeLog.WAITING_FOR_CLIENT)
                     self._resources.waiting.add(peer, peer.handshake_seconds)
@@ -311,17 +312,15 @@ class Bridge:
             leave()
 
     @contextlib.contextmanager
-    def _authenticated(
-        self, kind: str, tcp: socket.socket, address: tuple[str, int]
-    ) -> Iterator[nss.TLSConnection]:
+    def _authenticated(self, kind: str, accepted: Accepted) -> Iterator[nss.TLSConnection]:
         """A peer whose handshake is done; ended without a close-notify if the block raises."""
         handshakes = self._handshakes[kind]
-        pending = handshakes.enter(address[0], tcp)
+        pending = handshakes.enter(accepted.host, accepted.tcp)
         try:
-            connection = nss.TLSConnection(tcp, printable_address(address), self._watchdog)
+            connection = accepted.connection(self._watchdog)
         except BaseException:
             handshakes.leave(pending)
-            tcp.close()
+            accepted.discard()
             raise
         try:
             try:
@@ -357,7 +356,7 @@ class Bridge:
         try:
             pending.await_greeting(deadline)
             try:
-                connection.handshake_as_server(settings.nss, self._identity, deadline.remaining())
+                connection.handshake_prepared(deadline.remaining())
             except DeadlineExceeded:
                 raise deadline.exceeded() from None
         except TransportError as error:

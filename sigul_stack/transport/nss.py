@@ -14,14 +14,14 @@ import logging
 import os
 import socket
 import time
-from typing import Final
+from typing import Any, Final
 
 import nss.io as nspr
 import nss.ssl as nss_ssl
 from nss.error import NSPRError
 
 from ..config.shared import NSSSettings
-from ..errors import DeadlineExceeded, NSSError, TransportError
+from ..errors import DeadlineExceeded, TransportError
 from ..logevents import tell
 from .log_events import TransportLog
 from .nss_database import MICROSECONDS, look_up
@@ -30,6 +30,7 @@ from .nss_database import library_version as library_version
 from .nss_database import load_identity as load_identity
 from .nss_database import open_database as open_database
 from .nss_errors import CLOSED, OF_DATES, Explanation, error_name, translate
+from .nss_options import configure, configure_as_server
 from .stream import Peer, readable
 from .tcp import (
     bytes_taken,
@@ -49,11 +50,6 @@ _GREETING_SECONDS: Final = 0.5
 _VERDICT_SECONDS: Final = 0.1
 _LONGEST_VERDICT_SECONDS: Final = 2.0
 
-#: The option of NSS's sockets that lets a peer ask for another handshake, and its value for never.
-#: They are those of NSS's ssl.h; python-nss has no names for them.
-_RENEGOTIATION: Final = 20
-_NEVER: Final = 0
-
 #: Most data bytes of one TLS record (RFC 8446, 5.1), so the most that NSS gives at once.
 RECORD_BYTES: Final = 16 * 1024
 #: The bytes before a TLS record's content; a close-notify has more.
@@ -67,18 +63,28 @@ log = logging.getLogger(__name__)
 class TLSConnection:
     """A connected TCP socket with TLS on it. See `stream.ByteStream`."""
 
-    def __init__(self, tcp: socket.socket, address: str, watchdog: Watchdog | None) -> None:
+    def __init__(
+        self,
+        tcp: socket.socket,
+        address: str,
+        watchdog: Watchdog | None,
+        accepted: tuple[Any, TLSIdentity] | None = None,
+    ) -> None:
+        """Take over `tcp`; `accepted` is what NSS has accepted on it, and with which identity."""
         prepare_socket(tcp)
-        tcp.setblocking(True)
         # A duplicate descriptor outlives NSS's own, so that abort() from another thread can never
         # hit a number that the process has meanwhile given to another file.
         self._os = tcp
-        self._tls = nss_ssl.SSLSocket.import_tcp_socket(os.dup(tcp.fileno()))
+        self._identity: TLSIdentity | None = None
+        if accepted is None:
+            tcp.setblocking(True)
+            self._tls = nss_ssl.SSLSocket.import_tcp_socket(os.dup(tcp.fileno()))
+        else:
+            self._tls, self._identity = accepted
         self._address = address
         #: The name that the peer has to have; where any will do, its address.
         self._expected = address
         self._dials = False
-        self._identity: TLSIdentity | None = None
         self.peer = Peer("", "", address)
         #: The length of the handshake in seconds; 0 before it is over.
         self.handshake_seconds = 0.0
@@ -88,17 +94,6 @@ class TLSConnection:
         self._ended = self._cut_off = False
         if watchdog is not None:
             watchdog.guard(self)
-
-    def _configure(self, settings: NSSSettings) -> None:
-        tls = self._tls
-        tls.set_ssl_option(nss_ssl.SSL_SECURITY, True)
-        # One thread reads while another writes.
-        tls.set_ssl_option(nss_ssl.SSL_ENABLE_FDX, True)
-        # Every peer is a new process: resuming sessions gains nothing and would need a cache file.
-        tls.set_ssl_option(nss_ssl.SSL_NO_CACHE, True)
-        # No peer of any version renegotiates; each such handshake costs a signature.
-        tls.set_ssl_option(_RENEGOTIATION, _NEVER)
-        tls.set_ssl_version_range(settings.min_tls, settings.max_tls)
 
     def handshake_as_client(
         self,
@@ -116,8 +111,8 @@ class TLSConnection:
         It must be over in `timeout` seconds, counted from the peer's first answer, for which
         `patience` more seconds are waited, unless the descriptor `wake` becomes readable.
         """
-        self._configure(settings)
         tls = self._tls
+        configure(tls, settings)
         tls.set_ssl_option(nss_ssl.SSL_HANDSHAKE_AS_CLIENT, True)
         # As bytes: for text, Python would load its codec for international names.
         tls.set_hostname(hostname.encode("ascii"))
@@ -135,20 +130,19 @@ class TLSConnection:
         self, settings: NSSSettings, identity: TLSIdentity, timeout: float
     ) -> None:
         """Finish a handshake as the TLS server; the peer must present a certificate."""
-        self._configure(settings)
+        self.prepare_as_server(settings, identity)
+        self.handshake_prepared(timeout)
+
+    def prepare_as_server(self, settings: NSSSettings, identity: TLSIdentity) -> None:
+        """Become the TLS server of a handshake to come. Raises `NSSError`.
+
+        This reads the private key, which may take tens of milliseconds.
+        """
+        configure_as_server(self._tls, settings, identity)
         self._identity = identity
-        tls = self._tls
-        tls.set_ssl_option(nss_ssl.SSL_HANDSHAKE_AS_SERVER, True)
-        tls.set_ssl_option(nss_ssl.SSL_REQUEST_CERTIFICATE, True)
-        tls.set_ssl_option(nss_ssl.SSL_REQUIRE_CERTIFICATE, nss_ssl.SSL_REQUIRE_ALWAYS)
-        try:
-            tls.config_secure_server(
-                identity.certificate, identity.key, identity.certificate.find_kea_type()
-            )
-        except NSPRError as error:
-            raise NSSError(
-                f"the certificate '{identity.nickname}' cannot serve TLS connections: {error}"
-            ) from None
+
+    def handshake_prepared(self, timeout: float) -> None:
+        """As `handshake_as_server`, of a connection that was prepared or accepted for it."""
         self._handshake(as_server=True, timeout=timeout)
 
     def _handshake(
