@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from .certificate_info import CertificateInfo
     from .contents import AUTHORITY_NICKNAME, put_authority, put_bundle, put_leaf
     from .inspection import Topic, inspect_database
-    from .key_cost import KeyCost
-    from .leaf import LEAF_LIFETIME, KeyKind, Leaf, LeafRequest, Role
+    from .leaf import LEAF_LIFETIME, Leaf, LeafRequest, Role
     from .material import Bundle, read_certificates, read_pem, read_pkcs12
-    from .nss_directory import DatabaseKind, NSSDatabase, Tuning
+    from .nss_directory import DatabaseKind, NSSDatabase
     from .password_files import (
         PASSWORD_FILE_NAME,
         Permissions,
@@ -56,8 +55,6 @@ __all__ = [
     "CertificateInfo",
     "Component",
     "DatabaseKind",
-    "KeyCost",
-    "KeyKind",
     "Leaf",
     "LeafRequest",
     "Made",
@@ -73,7 +70,6 @@ __all__ = [
     "RolloverProgress",
     "Site",
     "Topic",
-    "Tuning",
     "accept_leaf",
     "authority_warnings",
     "export_pem",
@@ -101,7 +97,6 @@ _MODULES = (
     "certificate_info",
     "contents",
     "inspection",
-    "key_cost",
     "leaf",
     "material",
     "nss_directory",

@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 
 from ..checks import State
@@ -25,7 +24,7 @@ from .authority import AUTHORITY_LIFETIME, Authority
 from .certificate_info import covers, current_time, issued
 from .contents import put_leaf
 from .inspection import WARN_DAYS, Topic, inspect_database
-from .leaf import LEAF_LIFETIME, KeyKind, LeafRequest, Role
+from .leaf import LEAF_LIFETIME, LeafRequest, Role
 from .nss_directory import DatabaseKind, NSSDatabase
 from .password_files import (
     PASSWORD_FILE_NAME,
@@ -101,7 +100,6 @@ def make_site(
     bridge_names: Iterable[str] = (),
     server_names: Iterable[str] = (),
     lifetime: timedelta = LEAF_LIFETIME,
-    key_kind: KeyKind = KeyKind.RSA,
     authority_lifetime: timedelta = AUTHORITY_LIFETIME,
     authority_password: Secret | None = None,
     permissions: Permissions | None = None,
@@ -110,16 +108,14 @@ def make_site(
     """Make, or complete, a site's certificates in `directory`.
 
     `bridge` and `server` are host names; `bridge_names` and `server_names` further ones, or IP
-    addresses. `key_kind` is of new leaves' keys. `permissions` hold for the components, not for the
-    CA, whose password is random unless `authority_password` gives one. Raises
-    `ConfigurationError`, `NSSError`.
+    addresses. `permissions` hold for the components, not for the CA, whose password is random
+    unless `authority_password` gives one. Raises `ConfigurationError`, `NSSError`.
     """
     root = Path(directory)
     # All names are looked at before anything is made.
-    leaf = partial(LeafRequest, lifetime=lifetime, key_kind=key_kind)
     requests = [
-        (root / "bridge", leaf(Role.BRIDGE, bridge, tuple(bridge_names))),
-        (root / "server", leaf(Role.SERVER, server, tuple(server_names))),
+        (root / "bridge", LeafRequest(Role.BRIDGE, bridge, tuple(bridge_names), lifetime)),
+        (root / "server", LeafRequest(Role.SERVER, server, tuple(server_names), lifetime)),
     ]
     for user in dict.fromkeys(users):
         if not _USER.fullmatch(user):
@@ -127,7 +123,7 @@ def make_site(
                 f"{user!r} cannot be a directory's name",
                 "issue its certificate by itself (sigul-stack pki issue --role client)",
             )
-        requests.append((root / "clients" / user, leaf(Role.CLIENT, user)))
+        requests.append((root / "clients" / user, LeafRequest(Role.CLIENT, user, (), lifetime)))
     authority, made = _authority(root / "ca", authority_password, authority_lifetime, now)
     components = [
         _component(place, request, authority, permissions or Permissions(), now)
