@@ -24,6 +24,8 @@ from .pki_output import (
     print_entry,
     print_json,
     print_rollover,
+    print_tuned,
+    tuned_json,
 )
 from .secret_input import SecretReader, Terminal
 from .shared_arguments import Subparsers
@@ -46,6 +48,7 @@ def add_parser(subparsers: Subparsers) -> None:
             "rollover": run_rollover,
             "remove": run_remove,
             "convert": run_convert,
+            "tune": run_tune,
         },
     )
 
@@ -311,6 +314,29 @@ def run_convert(args: argparse.Namespace) -> None:
     database.convert()
     held = ", ".join(item.nickname for item in database.certificates())
     say(f"converted {args.directory}, which holds {held}; cert8.db and key3.db are still there")
+
+
+def run_tune(args: argparse.Namespace) -> int:
+    """`pki tune`."""
+    tuned: list[dict[str, object]] = []
+    refused = False
+    for directory in args.directories:
+        try:
+            pki.NSSDatabase(directory).require()
+            password = _database_password(directory, args.password_file)
+            result = pki.tune(pki.NSSDatabase(directory, password))
+        except (ConfigurationError, NSSError) as error:
+            # The others are tuned all the same.
+            refused = True
+            say(f"error: {error}", error=True)
+            continue
+        if args.json:
+            tuned.append(tuned_json(directory, result))
+        else:
+            print_tuned(directory, result)
+    if args.json:
+        print_json(tuned)
+    return 1 if refused else 0
 
 
 def _split(names: list[str]) -> tuple[str, ...]:

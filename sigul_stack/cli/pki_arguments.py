@@ -378,4 +378,24 @@ _COMMANDS: Final = (
             _PASSWORD,
         ),
     ),
+    PKICommand(
+        "tune",
+        "have private keys cost less at each use, where the password is random",
+        "sigul-stack pki tune /etc/sigul/nss --password-file pw",
+        "Rewrites databases in place with one round of key derivation (NSS's own: 10,000), under"
+        " the same password; programs that run go on. key4.db.before-tune keeps the old keys. A"
+        " password that may be guessed is refused: fewer than 32 characters, words, a pattern."
+        " Exit status 1 if any database was not tuned; the others are.",
+        (
+            argument(
+                "directories",
+                nargs="+",
+                metavar="DIRECTORY",
+                type=Path,
+                help="the databases' directories",
+            ),
+            _PASSWORD,
+            _JSON,
+        ),
+    ),
 )

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         register,
     )
     from .site import Component, Made, Site, make_site
+    from .tuning import Tuned, tune
 
 __all__ = [
     "AUTHORITY_LIFETIME",
@@ -70,6 +71,7 @@ __all__ = [
     "RolloverProgress",
     "Site",
     "Topic",
+    "Tuned",
     "accept_leaf",
     "authority_warnings",
     "export_pem",
@@ -87,6 +89,7 @@ __all__ = [
     "read_pkcs12",
     "register",
     "renew_leaf",
+    "tune",
     "write_pem_files",
 ]
 
@@ -105,6 +108,7 @@ _MODULES = (
     "renewal",
     "rollover",
     "site",
+    "tuning",
 )
 
 

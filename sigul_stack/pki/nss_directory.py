@@ -260,6 +260,13 @@ class NSSDatabase:
                 for name in _FILES:
                     self._put(stage / name, wanted)
 
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[NSSStore]:
+        """The database itself, for what NSS does whole or not at all; see `tuning`."""
+        self.require()
+        with rights_of_owner(self.directory), self._locked():
+            yield NSSStore(self.directory, self.password)
+
     def filling(
         self, permissions: Permissions | None = None
     ) -> contextlib.AbstractContextManager[NSSStore]:
