@@ -66,6 +66,7 @@ def run_site(args: argparse.Namespace) -> None:
         authority_lifetime=args.ca_years,
         authority_password=_given_password(args.ca_password_file),
         permissions=_permissions(args),
+        key_type=pki.KeyType(args.key_type),
     )
     made = [
         ("ca", site.authority_directory, site.authority_made.value),
@@ -106,7 +107,9 @@ def run_init_ca(args: argparse.Namespace) -> None:
 def run_issue(args: argparse.Namespace) -> None:
     """`pki issue`."""
     role = pki.Role(args.role)
-    request = pki.LeafRequest(role, args.name, _split(args.san), args.years, args.key_bits)
+    request = pki.LeafRequest(
+        role, args.name, _split(args.san), args.years, args.key_bits, pki.KeyType(args.key_type)
+    )
     authority = _open_authority(args)
     nickname = args.nickname or role.nickname
     leaf = authority.issue(request)
@@ -259,10 +262,13 @@ def run_check(args: argparse.Namespace) -> int:
 def run_renew(args: argparse.Namespace) -> None:
     """`pki renew`."""
     database = _existing(args)
+    if args.key_type is not None and not args.new_key:
+        raise ConfigurationError("--key-type is of a new key", "give --new-key, too")
     renewed = pki.renew_leaf(
         *(_open_authority(args), database, args.nickname),
         lifetime=args.years,
         new_key=args.new_key,
+        key_type=None if args.key_type is None else pki.KeyType(args.key_type),
         names=_split(args.san),
     )
     print_certificate("renewed", renewed, database)

@@ -286,9 +286,9 @@ class NSSChecks:
             yield Check(
                 Layer.DATABASE,
                 state,
-                f"'{self.settings.path}' has {derivation.most_rounds} rounds of key derivation: each"
-                f" use of its private key takes {cost:.0f} ms of CPU time here, some of them at"
-                " each request",
+                f"'{self.settings.path}' has {derivation.most_rounds} rounds of key derivation:"
+                f" each use of its private key, of which a request needs several, takes {cost:.0f}"
+                " ms of CPU time here",
                 f"where its password is random: sigul-stack pki tune {self.settings.path}",
                 {"rounds": derivation.most_rounds, "key_use_ms": round(cost, 1)},
             )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .certificate_info import CertificateInfo
     from .contents import AUTHORITY_NICKNAME, put_authority, put_bundle, put_leaf
     from .inspection import Topic, inspect_database
-    from .leaf import LEAF_LIFETIME, Leaf, LeafRequest, Role
+    from .leaf import LEAF_LIFETIME, KeyType, Leaf, LeafRequest, Role
     from .material import Bundle, read_certificates, read_pem, read_pkcs12
     from .nss_directory import DatabaseKind, NSSDatabase
     from .password_files import (
@@ -56,6 +56,7 @@ __all__ = [
     "CertificateInfo",
     "Component",
     "DatabaseKind",
+    "KeyType",
     "Leaf",
     "LeafRequest",
     "Made",

@@ -3,7 +3,7 @@
 The rule, which is about how a password looks, for nobody can see where it comes from:
 
 * 32 characters or more, all of them letters, digits or `+ / - _ = .`: what `secrets`, `openssl
-  rand` and base64 make; the kit's have 43, which are 256 random bits; 32 hexadecimal digits are 128;
+  rand` and base64 make; the kit's have 43, which are 256 random bits; 32 hexadecimal ones are 128;
 * no fewer than 10 different ones, letters among them, and digits or both kinds of letters;
 * small letters, capitals, digits and signs take turns, as they do not in words and dates: at two of
   five neighbours where there are small letters and capitals, else at one of five;
