@@ -25,10 +25,11 @@ def renew_leaf(
 ) -> CertificateInfo:
     """Replace the certificate `nickname` by a new one of the same subject, names and usages.
 
-    `names` are added to it. With `new_key` (of `key_type`; None: of the old one's), first the new key comes beside the old one, then the
-    certificate changes, then the old key goes: whatever interrupts it, certificate and key fit. The
-    authority need not be the one that issued the old certificate; it is added to the database where
-    it is not in there. Gives what the database holds then. Raises `NSSError`, `WrongNSSPassword`.
+    `names` are added to it. With `new_key` (of `key_type`; None: of the old one's), first the new
+    key comes beside the old one, then the certificate changes, then the old key goes: whatever
+    interrupts it, certificate and key fit. The authority need not be the one that issued the old
+    certificate; it is added to the database where it is not in there. Gives what the database holds
+    then. Raises `NSSError`, `WrongNSSPassword`.
     """
     old = database.find(nickname)
     if old.is_authority:
