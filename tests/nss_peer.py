@@ -71,7 +71,8 @@ def handshake(order: dict[str, Any], certificate: Any, key: Any) -> dict[str, An
         tls.set_ssl_option(ssl.SSL_HANDSHAKE_AS_SERVER, True)
         tls.set_ssl_option(ssl.SSL_REQUEST_CERTIFICATE, True)
         tls.set_ssl_option(ssl.SSL_REQUIRE_CERTIFICATE, ssl.SSL_REQUIRE_ALWAYS)
-        tls.config_secure_server(certificate, key, nss.ssl_kea_rsa)
+        kea = nss.ssl_kea_rsa if order.get("kea") == "rsa" else certificate.find_kea_type()
+        tls.config_secure_server(certificate, key, kea)
     else:
         tls.set_ssl_option(ssl.SSL_HANDSHAKE_AS_CLIENT, True)
         tls.set_hostname(order["hostname"])

@@ -1,7 +1,8 @@
 """Rewriting a database in place with as few rounds of key derivation as a random password needs.
 
 It is certutil's change of the password to the same one, a single transaction of SQLite: killed at
-any moment, the database is all old or all new, once the next who opens it has read its journal.
+any moment, the database is all old or all new, once its journal was read (`sqlite_journal`), which
+our programs see to; certutil itself calls it damaged (SEC_ERROR_BAD_DATABASE) until then.
 Programs that have the database open go on, and profit at the next use of a key: NSS keeps the salt
 of the password's key, so what they derived from it holds.
 

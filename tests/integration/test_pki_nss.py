@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from sigul_stack.checks import State, any_failed
@@ -33,6 +33,7 @@ from sigul_stack.pki import (
     Authority,
     Component,
     DatabaseKind,
+    KeyType,
     LeafRequest,
     Made,
     NSSDatabase,
@@ -133,6 +134,8 @@ class End:
     nickname: str
     hostname: str | None = None
     password_file: Path | None = None
+    #: What a listener configures its socket for; None: what its certificate is of.
+    kea: str | None = None
 
 
 def start_peer(
@@ -145,6 +148,7 @@ def start_peer(
         "hostname": end.hostname,
         "tls": tls if connection else None,
         "wait": wait,
+        "kea": end.kea,
     }
     return fork(
         [sys.executable, "-m", "tests.nss_peer", json.dumps(order)],
@@ -227,6 +231,69 @@ def test_issued_certificates_carry_every_handshake_of_a_site(
     assert near["verified"] is True
     assert far["verified"] is True
     assert (far["peer"], near["peer"]) == names
+
+
+@pytest.fixture(scope="module")
+def curves(made: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The same site, all of whose leaves have P-256 keys now."""
+    directory = tmp_path_factory.mktemp("p256") / "site"
+    shutil.copytree(made.authority_directory.parent, directory)
+    copy = make_site(directory, bridge=BRIDGE, server=SERVER, users=["admin"])
+    for item in copy.components:
+        renew_leaf(
+            open_authority(copy), item.database, item.nickname,
+            new_key=True, key_type=KeyType.P256,
+        )  # fmt: skip
+    return copy
+
+
+@pytest.mark.parametrize("tls", ["tls1.2", "tls1.3"])
+@pytest.mark.parametrize(("near_old", "far_old"), [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("pair", ["server-bridge", "client-server"])
+def test_p256_keys_and_those_of_old_peers_get_along(
+    made: Site, curves: Site, pair: str, near_old: bool, far_old: bool, tls: str
+) -> None:
+    """An old peer is one with an RSA key, and NSS's own choice of suites."""
+    index, hostname = {"server-bridge": ((1, 0), BRIDGE), "client-server": ((2, 1), SERVER)}[pair]
+    dials = ends(made if near_old else curves)[index[0]]
+    listens = ends(made if far_old else curves)[index[1]]
+    near, far = handshake(dialling(dials, hostname), listens, tls)
+    assert "error" not in near | far, (near, far)
+    assert near["hostname"] is near["verified"] is far["verified"] is True
+
+
+def test_a_peer_that_configures_its_socket_for_rsa_cannot_listen_with_p256(
+    made: Site, curves: Site
+) -> None:
+    """As programs of 1.x may: it keeps an RSA key, and meets P-256 keys of others all the same."""
+    bridge, server, _ = ends(curves)
+    near, _far = handshake(dialling(server, BRIDGE), replace(bridge, kea="rsa"))
+    print(near, _far)
+    old = replace(ends(made)[0], kea="rsa")
+    near, far = handshake(dialling(server, BRIDGE), old)
+    assert "error" not in near | far
+
+
+def test_what_certificates_of_p256_keys_say(curves: Site) -> None:
+    for item in curves.components:
+        certificate = item.database.find(item.nickname).certificate
+        key = certificate.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        assert isinstance(key.curve, ec.SECP256R1)
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        assert usage.digital_signature
+        assert not usage.key_encipherment
+        checks = inspect_database(item.database, item.role)
+        assert not any_failed(checks), checks
+    # Renewal stays with the kind; back to RSA, servers may encipher keys again.
+    bridge = curves.bridge
+    renewed = renew_leaf(open_authority(curves), bridge.database, bridge.nickname, new_key=True)
+    assert isinstance(renewed.certificate.public_key(), ec.EllipticCurvePublicKey)
+    back = open_authority(curves).renew(
+        renewed.certificate, lifetime=DAY, fresh_key=True, key_type=KeyType.RSA
+    )
+    usage = back.certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    assert usage.key_encipherment
 
 
 def test_a_name_that_is_not_in_the_certificate_is_refused(made: Site) -> None:

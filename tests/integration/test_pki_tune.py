@@ -178,7 +178,15 @@ def children(pid: int) -> list[int]:
     return [item for child in map(int, listed) for item in (*children(child), child)]
 
 
-@pytest.mark.parametrize("late", [0.0, 0.002, 0.01, 0.03])
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+@pytest.mark.parametrize("late", [0.0, 0.01])
 def test_killed_while_it_writes_it_is_all_old_or_all_new(slow: NSSDatabase, late: float) -> None:
     """The rewriting certutil, and whoever started it, killed `late` seconds after it has begun."""
     path = slow.directory / "key4.db"
@@ -193,11 +201,12 @@ def test_killed_while_it_writes_it_is_all_old_or_all_new(slow: NSSDatabase, late
     while not path.with_name("key4.db-journal").exists() and program.poll() is None:
         assert time.monotonic() < deadline
     time.sleep(late)
-    for pid in (*children(program.pid), program.pid):
+    killed = (*children(program.pid), program.pid)
+    for pid in killed:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     program.wait(30)
-    while os.path.exists(f"/proc/{program.pid}"):
+    while any(alive(pid) for pid in killed):
         assert time.monotonic() < deadline
     assert (slow.directory / BACKUP_NAME).exists()
 
@@ -208,6 +217,35 @@ def test_killed_while_it_writes_it_is_all_old_or_all_new(slow: NSSDatabase, late
     assert tune(slow).after.most_rounds == 1
     assert slow.certificates() == held
     assert not path.with_name("key4.db-journal").exists()
+
+
+def test_killed_while_it_puts_it_in_place_the_journal_is_read(slow: NSSDatabase) -> None:
+    """The moment that matters, which chance hits once in a hundred: the pages are half written."""
+    path, held = slow.directory / "key4.db", slow.certificates()
+    # A cache of one page is written to the file in the middle of the transaction, as a commit is.
+    script = (
+        "import os, signal, sqlite3, sys; d = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "d.execute('PRAGMA cache_size=1'); d.execute('PRAGMA cache_spill=1'); d.execute('BEGIN');"
+        "d.execute('UPDATE metaData SET item1 = zeroblob(5000), item2 = zeroblob(5000)');"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    journal = path.with_name("key4.db-journal")
+    assert journal.read_bytes()[:8].hex() == "d9d505f920a163d7"
+    order = {
+        "directory": str(slow.directory),
+        "password_file": str(slow.directory / "nss-password"),
+        "nickname": "sigul-bridge-cert",
+        "hostname": None, "tls": None, "wait": False,
+    }  # fmt: skip
+    # NSS by itself gives up; what is ours undoes what was cut off.
+    peer = [sys.executable, "-m", "tests.nss_peer", json.dumps(order)]
+    assert subprocess.run(peer, capture_output=True, timeout=60).returncode != 0
+    assert slow.certificates() == held
+    assert not journal.exists()
+    assert subprocess.run(peer, capture_output=True, timeout=60).returncode == 0
+    assert tune(slow).after.most_rounds == 1
 
 
 def test_what_has_no_database_is_named(tmp_path: Path) -> None:
