@@ -3,7 +3,7 @@
     python -m tests.nss_peer ORDER
 
 ORDER is JSON: `directory` and `password_file` of the NSS database, `nickname` of the certificate in
-it, the version of `tls`, and the `hostname` that it dials; null for the end that listens. Standard
+it, the version of `tls`, `only_rsa` (it knows no suites or listener's keys but of RSA), and the `hostname` that it dials; null for the end that listens. Standard
 input is the connection. With `wait` there is none: it tells what it has opened, looks its key up
 once more when a line comes, and ends; with "use" it has the key decrypted each time, as a listener,
 and tells the CPU time. What it saw goes to standard output, as JSON.
@@ -66,13 +66,24 @@ def handshake(order: dict[str, Any], certificate: Any, key: Any) -> dict[str, An
     tls.set_ssl_option(ssl.SSL_SECURITY, True)
     tls.set_ssl_option(ssl.SSL_NO_CACHE, True)
     tls.set_ssl_version_range(order["tls"], order["tls"])
+    if order.get("only_rsa"):
+        for suite in ssl.ssl_implemented_ciphers:
+            if ssl.get_cipher_suite_info(suite).auth_algorithm_name not in (
+                "RSA",
+                "TLS 1.3",
+                "any",
+            ):
+                tls.set_cipher_pref(suite, False)
     listens = order["hostname"] is None
     if listens:
         tls.set_ssl_option(ssl.SSL_HANDSHAKE_AS_SERVER, True)
         tls.set_ssl_option(ssl.SSL_REQUEST_CERTIFICATE, True)
         tls.set_ssl_option(ssl.SSL_REQUIRE_CERTIFICATE, ssl.SSL_REQUIRE_ALWAYS)
-        kea = nss.ssl_kea_rsa if order.get("kea") == "rsa" else certificate.find_kea_type()
-        tls.config_secure_server(certificate, key, kea)
+        kea = nss.ssl_kea_rsa if order.get("only_rsa") else certificate.find_kea_type()
+        try:
+            tls.config_secure_server(certificate, key, kea)
+        except NSPRError as error:
+            return {"error": str(error)}
     else:
         tls.set_ssl_option(ssl.SSL_HANDSHAKE_AS_CLIENT, True)
         tls.set_hostname(order["hostname"])

@@ -134,8 +134,8 @@ class End:
     nickname: str
     hostname: str | None = None
     password_file: Path | None = None
-    #: What a listener configures its socket for; None: what its certificate is of.
-    kea: str | None = None
+    #: Whether it knows no suites of TLS 1.2, and no keys of its own as a listener, but of RSA.
+    only_rsa: bool = False
 
 
 def start_peer(
@@ -148,7 +148,7 @@ def start_peer(
         "hostname": end.hostname,
         "tls": tls if connection else None,
         "wait": wait,
-        "kea": end.kea,
+        "only_rsa": end.only_rsa,
     }
     return fork(
         [sys.executable, "-m", "tests.nss_peer", json.dumps(order)],
@@ -262,15 +262,19 @@ def test_p256_keys_and_those_of_old_peers_get_along(
     assert near["hostname"] is near["verified"] is far["verified"] is True
 
 
-def test_a_peer_that_configures_its_socket_for_rsa_cannot_listen_with_p256(
-    made: Site, curves: Site
-) -> None:
-    """As programs of 1.x may: it keeps an RSA key, and meets P-256 keys of others all the same."""
+def test_peers_that_know_rsa_alone_need_rsa_keys_of_listeners(made: Site, curves: Site) -> None:
+    """Docs/compatibility.md says which: a dialler's key may be P-256, and TLS 1.3 is no matter."""
     bridge, server, _ = ends(curves)
-    near, _far = handshake(dialling(server, BRIDGE), replace(bridge, kea="rsa"))
-    print(near, _far)
-    old = replace(ends(made)[0], kea="rsa")
-    near, far = handshake(dialling(server, BRIDGE), old)
+    # A program that sets its own socket up for RSA cannot listen with a P-256 key ...
+    _near, far = handshake(dialling(server, BRIDGE), replace(bridge, only_rsa=True))
+    assert "error" in far
+    # ... and one without ECDSA suites finds none in common with a listener that has one.
+    near, far = handshake(replace(dialling(server, BRIDGE), only_rsa=True), bridge)
+    assert "SSL_ERROR_NO_CYPHER_OVERLAP" in str(near["error"]) + str(far["error"])
+    near, far = handshake(replace(dialling(server, BRIDGE), only_rsa=True), bridge, "tls1.3")
+    assert "error" not in near | far
+    # With a key of RSA it answers diallers of either kind.
+    near, far = handshake(dialling(server, BRIDGE), replace(ends(made)[0], only_rsa=True))
     assert "error" not in near | far
 
 
