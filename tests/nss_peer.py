@@ -3,10 +3,11 @@
     python -m tests.nss_peer ORDER
 
 ORDER is JSON: `directory` and `password_file` of the NSS database, `nickname` of the certificate in
-it, the version of `tls`, `only_rsa` (it knows no suites or listener's keys but of RSA), and the `hostname` that it dials; null for the end that listens. Standard
-input is the connection. With `wait` there is none: it tells what it has opened, looks its key up
-once more when a line comes, and ends; with "use" it has the key decrypted each time, as a listener,
-and tells the CPU time. What it saw goes to standard output, as JSON.
+it, the version of `tls`, `only_rsa` (it knows no suites, and no listener's keys, but of RSA), and
+the `hostname` that it dials; null for the end that listens. Standard input is the connection. With
+`wait` there is none: it tells what it has opened, looks its key up once more when a line comes, and
+ends; with "use" it has the key decrypted each time, as a listener, and tells the CPU time. What it
+saw goes to standard output, as JSON.
 """
 
 from __future__ import annotations
@@ -68,11 +69,7 @@ def handshake(order: dict[str, Any], certificate: Any, key: Any) -> dict[str, An
     tls.set_ssl_version_range(order["tls"], order["tls"])
     if order.get("only_rsa"):
         for suite in ssl.ssl_implemented_ciphers:
-            if ssl.get_cipher_suite_info(suite).auth_algorithm_name not in (
-                "RSA",
-                "TLS 1.3",
-                "any",
-            ):
+            if ssl.get_cipher_suite_info(suite).auth_algorithm_name == "ECDSA":
                 tls.set_cipher_pref(suite, False)
     listens = order["hostname"] is None
     if listens:

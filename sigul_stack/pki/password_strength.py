@@ -4,9 +4,10 @@ The rule, which is about how a password looks, for nobody can see where it comes
 
 * 32 characters or more, all of them letters, digits or `+ / - _ = .`: what `secrets`, `openssl
   rand` and base64 make; the kit's have 43, which are 256 random bits; 32 hexadecimal ones are 128;
-* no fewer than 10 different ones, letters among them, and digits or both kinds of letters;
-* small letters, capitals, digits and signs take turns, as they do not in words and dates: at two of
-  five neighbours where there are small letters and capitals, else at one of five;
+* no fewer than 10 different ones;
+* either hexadecimal digits alone, of which at one of five neighbours a letter and a digit meet, or
+  small letters and capitals, where at one of three neighbours the kind changes (small, capital,
+  digit, sign), and one capital of five is not followed by a small letter, as it is in words;
 * no five characters in a row come twice.
 
 Invariant: of what `Secret.random` makes of the kit's length, less than one in a thousand is called
@@ -26,12 +27,15 @@ from ..secret import Secret
 LEAST_CHARACTERS: Final = 32
 
 _LEAST_DIFFERENT: Final = 10
-#: The least part of neighbours that are of different kinds. Of random base64 it is 0.64, of
-#: hexadecimal digits 0.47.
-_CHANGES_OF_BOTH_CASES: Final = 0.4
-_CHANGES_OF_ONE_CASE: Final = 0.2
+#: The least part of neighbours of different kinds. Of random base64 it is 0.64, of hexadecimal
+#: digits 0.47.
+_CHANGES: Final = 0.33
+_CHANGES_OF_HEXADECIMAL: Final = 0.2
+#: The least part of capitals that no small letter follows. Of random base64 it is 0.6.
+_CAPITALS_ALONE: Final = 0.2
 _REPEATED: Final = 5
 
+_HEXADECIMAL = re.compile(rb"[0-9a-f]+|[0-9A-F]+")
 _ALLOWED = re.compile(rb"[A-Za-z0-9+/_.=-]*")
 
 
@@ -42,18 +46,30 @@ def why_weak(password: Secret) -> str | None:
         return f"has fewer than {LEAST_CHARACTERS} characters"
     if not _ALLOWED.fullmatch(value):
         return "has blanks or signs that random ones of base64 or hexadecimal digits do not have"
-    kinds = [_kind(byte) for byte in value]
-    changes = sum(left != right for left, right in pairwise(kinds)) / (len(value) - 1)
-    cases = {"small", "capital"} & set(kinds)
     pieces = [value[start : start + _REPEATED] for start in range(len(value) - _REPEATED + 1)]
     if (
         len(set(value)) < _LEAST_DIFFERENT
-        or not cases
-        or changes < (_CHANGES_OF_BOTH_CASES if len(cases) > 1 else _CHANGES_OF_ONE_CASE)
         or len(set(pieces)) < len(pieces)
+        or not _takes_turns(value)
     ):
         return "looks like words, a pattern or a repetition, and not random"
     return None
+
+
+def _takes_turns(value: bytes) -> bool:
+    """Tell whether the kinds of characters are mixed as they are where chance has chosen."""
+    neighbours = list(pairwise(map(_kind, value)))
+    changes = sum(left != right for left, right in neighbours) / len(neighbours)
+    if _HEXADECIMAL.fullmatch(value):
+        return changes >= _CHANGES_OF_HEXADECIMAL
+    followers = [right for left, right in neighbours if left == "capital"]
+    alone = sum(right != "small" for right in followers)
+    return (
+        any(kind == "small" for kind, _ in neighbours)
+        and alone > 0
+        and alone >= _CAPITALS_ALONE * len(followers)
+        and changes >= _CHANGES
+    )
 
 
 def _kind(byte: int) -> str:
