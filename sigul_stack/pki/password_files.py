@@ -134,7 +134,7 @@ def make_password_file(directory: Path, permissions: Permissions) -> Secret:
     if known is not None:
         return known
     password = Secret.random(PASSWORD_CHARACTERS)
-    while why_weak(password) is not None:  # one in a thousand looks like it
+    while why_weak(password) is not None:  # one in some hundred looks weak
         password = Secret.random(PASSWORD_CHARACTERS)
     make_directory(directory, permissions)
     write_file(path, password.reveal(), permissions)

@@ -7,10 +7,10 @@ The rule, which is about how a password looks, for nobody can see where it comes
 * no fewer than 10 different ones;
 * either hexadecimal digits alone, of which at one of five neighbours a letter and a digit meet, or
   small letters and capitals, where at one of three neighbours the kind changes (small, capital,
-  digit, sign), and one capital of five is not followed by a small letter, as it is in words;
+  digit, sign), and one capital of seven is not followed by a small letter, as it is in words;
 * no five characters in a row come twice.
 
-Invariant: of what `Secret.random` makes of the kit's length, less than one in a thousand is called
+Invariant: of what `Secret.random` makes of the kit's length, less than one in 300 is called
 weak; sentences, words with numbers, keyboard rows and repetitions are. A wrong "weak" costs time, a
 wrong "random" security: in doubt it is weak. Must not tell any part of the password.
 """
@@ -32,7 +32,7 @@ _LEAST_DIFFERENT: Final = 10
 _CHANGES: Final = 0.33
 _CHANGES_OF_HEXADECIMAL: Final = 0.2
 #: The least part of capitals that no small letter follows. Of random base64 it is 0.6.
-_CAPITALS_ALONE: Final = 0.2
+_CAPITALS_ALONE: Final = 0.15
 _REPEATED: Final = 5
 
 _HEXADECIMAL = re.compile(rb"[0-9a-f]+|[0-9A-F]+")
