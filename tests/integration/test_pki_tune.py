@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -246,6 +247,37 @@ def test_killed_while_it_puts_it_in_place_the_journal_is_read(slow: NSSDatabase)
     assert not journal.exists()
     assert subprocess.run(peer, capture_output=True, timeout=60).returncode == 0
     assert tune(slow).after.most_rounds == 1
+
+
+def test_doctor_names_the_cost_and_the_cure(slow: NSSDatabase, tmp_path: Path) -> None:
+    """Nobody answers, and the password is wrong: it is told all the same, before either."""
+    config = tmp_path / "bridge.conf"
+    (tmp_path / "wrong").write_text("wrong")
+    config.write_text(
+        f"[bridge]\nserver-cn: {SERVER}\n[nss]\nnss-dir: {slow.directory}\n"
+        f"nss-password-file: {tmp_path / 'wrong'}\n"
+    )
+
+    def examined() -> dict[str, dict[str, object]]:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "sigul_stack.cli.stack"),
+                *("doctor", "bridge", "-c", str(config), "--batch", "--json"),
+            ],
+            capture_output=True, timeout=60,
+        )  # fmt: skip
+        checks = json.loads(done.stdout)["checks"]
+        return {item["finding"]: item for item in checks if item["layer"] == "NSS database"}
+
+    (finding,) = [item for text, item in examined().items() if "rounds" in text]
+    assert finding["state"] == "warning"
+    assert re.search(r"has 10000 rounds .* takes \d+ ms of CPU time", str(finding["finding"]))
+    assert f"sigul-stack pki tune {slow.directory}" in str(finding["cure"])
+    values = finding["values"]
+    assert isinstance(values, dict)
+    assert values["key_use_ms"] > 5
+    tune(slow)
+    assert not any("rounds" in text for text in examined())
 
 
 def test_what_has_no_database_is_named(tmp_path: Path) -> None:
