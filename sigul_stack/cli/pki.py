@@ -24,6 +24,8 @@ from .pki_output import (
     print_entry,
     print_json,
     print_rollover,
+    print_tuned,
+    tuned_json,
 )
 from .secret_input import SecretReader, Terminal
 from .shared_arguments import Subparsers
@@ -46,6 +48,7 @@ def add_parser(subparsers: Subparsers) -> None:
             "rollover": run_rollover,
             "remove": run_remove,
             "convert": run_convert,
+            "tune": run_tune,
         },
     )
 
@@ -63,6 +66,7 @@ def run_site(args: argparse.Namespace) -> None:
         authority_lifetime=args.ca_years,
         authority_password=_given_password(args.ca_password_file),
         permissions=_permissions(args),
+        key_type=pki.KeyType(args.key_type),
     )
     made = [
         ("ca", site.authority_directory, site.authority_made.value),
@@ -103,7 +107,9 @@ def run_init_ca(args: argparse.Namespace) -> None:
 def run_issue(args: argparse.Namespace) -> None:
     """`pki issue`."""
     role = pki.Role(args.role)
-    request = pki.LeafRequest(role, args.name, _split(args.san), args.years, args.key_bits)
+    request = pki.LeafRequest(
+        role, args.name, _split(args.san), args.years, args.key_bits, pki.KeyType(args.key_type)
+    )
     authority = _open_authority(args)
     nickname = args.nickname or role.nickname
     leaf = authority.issue(request)
@@ -256,10 +262,13 @@ def run_check(args: argparse.Namespace) -> int:
 def run_renew(args: argparse.Namespace) -> None:
     """`pki renew`."""
     database = _existing(args)
+    if args.key_type is not None and not args.new_key:
+        raise ConfigurationError("--key-type is of a new key", "give --new-key, too")
     renewed = pki.renew_leaf(
         *(_open_authority(args), database, args.nickname),
         lifetime=args.years,
         new_key=args.new_key,
+        key_type=None if args.key_type is None else pki.KeyType(args.key_type),
         names=_split(args.san),
     )
     print_certificate("renewed", renewed, database)
@@ -311,6 +320,29 @@ def run_convert(args: argparse.Namespace) -> None:
     database.convert()
     held = ", ".join(item.nickname for item in database.certificates())
     say(f"converted {args.directory}, which holds {held}; cert8.db and key3.db are still there")
+
+
+def run_tune(args: argparse.Namespace) -> int:
+    """`pki tune`."""
+    tuned: list[dict[str, object]] = []
+    refused = False
+    for directory in args.directories:
+        try:
+            pki.NSSDatabase(directory).require()
+            password = _database_password(directory, args.password_file)
+            result = pki.tune(pki.NSSDatabase(directory, password))
+        except (ConfigurationError, NSSError) as error:
+            # The others are tuned all the same.
+            refused = True
+            say(f"error: {error}", error=True)
+            continue
+        if args.json:
+            tuned.append(tuned_json(directory, result))
+        else:
+            print_tuned(directory, result)
+    if args.json:
+        print_json(tuned)
+    return 1 if refused else 0
 
 
 def _split(names: list[str]) -> tuple[str, ...]:

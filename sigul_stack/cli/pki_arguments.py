@@ -95,6 +95,15 @@ def _password(
     return argument(option, type=Path, metavar="FILE", dest=dest, help=f"password {help}")
 
 
+def _key_type(default: str | None, meaning: str) -> Argument:
+    return argument(
+        "--key-type",
+        choices=("rsa", "p256"),
+        default=default,
+        help=f"of a new private key; p256 (ECDSA) costs less (default: {meaning})",
+    )
+
+
 _PASSWORD: Final = _password()
 _CA: Final = (
     argument("--ca", required=True, metavar="DIR", type=Path, help="the CA's directory"),
@@ -134,6 +143,7 @@ _COMMANDS: Final = (
             _names("--bridge-san", "a further name or address by which the bridge is reached"),
             _names("--server-san", "a further name of the server"),
             _years("--years", 2, "how long leaf certificates are valid"),
+            _key_type("rsa", "rsa, which every peer takes; leaves that are there keep theirs"),
             _years("--ca-years", 10, "how long the CA is valid"),
             _password("--ca-password-file", "of the CA's database (default: random, beside it)"),
             *_OWNER,
@@ -182,6 +192,7 @@ _COMMANDS: Final = (
                 choices=(2048, 3072, 4096),
                 help="RSA (default: 2048)",
             ),
+            _key_type("rsa", "rsa, which every peer takes"),
             _PASSWORD,
             *_OWNER,
         ),
@@ -303,6 +314,7 @@ _COMMANDS: Final = (
             _names("--san", "a name to add"),
             _years("--years", 2, "how long it is valid, but no longer than the CA"),
             argument("--new-key", action="store_true", help="with a new private key, too"),
+            _key_type(None, "the old one's"),
             _PASSWORD,
         ),
     ),
@@ -376,6 +388,26 @@ _COMMANDS: Final = (
         (
             _DIRECTORY,
             _PASSWORD,
+        ),
+    ),
+    PKICommand(
+        "tune",
+        "have private keys cost less at each use, where the password is random",
+        "sigul-stack pki tune /etc/sigul/nss --password-file pw",
+        "Rewrites databases in place with one round of key derivation (NSS's own: 10,000), under"
+        " the same password; programs that run go on. key4.db.before-tune keeps the old keys. A"
+        " password that may be guessed is refused: fewer than 32 characters, words, a pattern."
+        " Exit status 1 if any database was not tuned; the others are.",
+        (
+            argument(
+                "directories",
+                nargs="+",
+                metavar="DIRECTORY",
+                type=Path,
+                help="the databases' directories",
+            ),
+            _PASSWORD,
+            _JSON,
         ),
     ),
 )

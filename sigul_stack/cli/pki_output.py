@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Final
 
 from .. import pki
@@ -66,6 +67,30 @@ def certificate_json(item: pki.CertificateInfo) -> dict[str, Any]:
         "has_private_key": item.has_private_key,
         "trust": item.trust,
         "sha256": item.fingerprint,
+    }
+
+
+def print_tuned(directory: Path, result: pki.Tuned) -> None:
+    """Print what became of a database that was to be tuned."""
+    before, after = result.before, result.after
+    if result.backup is None:
+        say(f"kept {directory}: its rounds of key derivation are {after.most_rounds} already")
+        return
+    say(
+        f"tuned {directory}: {after.most_rounds} rounds of key derivation, not"
+        f" {before.most_rounds}, which cost {before.milliseconds_a_use():.0f} ms at each use of the"
+        f" private key; the old keys are in {result.backup}: remove it once all works"
+    )
+
+
+def tuned_json(directory: Path, result: pki.Tuned) -> dict[str, object]:
+    """The same as data."""
+    return {
+        "database": str(directory),
+        "changed": result.backup is not None,
+        "rounds_before": result.before.most_rounds,
+        "rounds": result.after.most_rounds,
+        "backup": None if result.backup is None else str(result.backup),
     }
 
 

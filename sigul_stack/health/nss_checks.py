@@ -19,6 +19,7 @@ from ..checks import Check, State, any_failed, failed, ok, warning
 from ..config.shared import NSS_FILES, NSSSettings
 from ..errors import NSSError, SigulError, WrongNSSPassword
 from ..pki.certificate_info import CertificateInfo, current_time, from_der, newest
+from ..pki.derivation import read_derivation
 from ..pki.inspection import Topic, date_check, inspect_database
 from ..pki.leaf import Role
 from ..pki.nss_directory import NSSDatabase
@@ -110,6 +111,7 @@ class NSSChecks:
                 return
         kept = "" if os.access(directory, os.W_OK) else ", read-only, which is enough"
         yield ok(Layer.DATABASE, f"'{directory}' holds one{kept}")
+        yield from self._derivation(State.WARNING)
         if (directory / "cert8.db").exists():
             yield warning(
                 Layer.DATABASE,
@@ -228,21 +230,23 @@ class NSSChecks:
 
     # ----------------------------------------------------------------------------------- health
 
-    def opening(self) -> Check:
-        """Check that NSS in this process opens the database, with certificate and key."""
+    def opening(self) -> Iterator[Check]:
+        """Check that NSS in this process opens the database, with certificate and key.
+
+        That it is slow is no fault, for whoever restarts what is not healthy.
+        """
         try:
             self._open()
         except WrongNSSPassword:
-            return failed(
+            yield failed(
                 Layer.DATABASE,
                 f"this password does not open the NSS database '{self.settings.path}'"
                 f" (of {_written(self.settings.path / 'key4.db')})",
                 _NOT_OPENED_CURE,
             )
         else:
-            return ok(
-                Layer.DATABASE, f"'{self._nickname}' and its key are there, and can be opened"
-            )
+            yield ok(Layer.DATABASE, f"'{self._nickname}' and its key are there, and can be opened")
+            yield from self._derivation(State.OK)
 
     def dates(self) -> Iterator[Check]:
         """Check that the certificate and its CAs are valid for a while."""
@@ -268,6 +272,25 @@ class NSSChecks:
                 left,
                 component=self.context.component,
                 certificate=which,
+            )
+
+    def _derivation(self, state: State) -> Iterator[Check]:
+        """That private keys take long to use, in `state`, if they do; needs no password."""
+        try:
+            derivation = read_derivation(self.settings.path)
+        except NSSError:
+            # What is damaged, NSS says itself.
+            return
+        if derivation.is_slow:
+            cost = derivation.milliseconds_a_use()
+            yield Check(
+                Layer.DATABASE,
+                state,
+                f"'{self.settings.path}' has {derivation.most_rounds} rounds of key derivation:"
+                f" each use of its private key, of which a request needs several, takes {cost:.0f}"
+                " ms of CPU time here",
+                f"where its password is random: sigul-stack pki tune {self.settings.path}",
+                {"rounds": derivation.most_rounds, "key_use_ms": round(cost, 1)},
             )
 
     def _open(self) -> None:

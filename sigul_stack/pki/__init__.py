@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .certificate_info import CertificateInfo
     from .contents import AUTHORITY_NICKNAME, put_authority, put_bundle, put_leaf
     from .inspection import Topic, inspect_database
-    from .leaf import LEAF_LIFETIME, Leaf, LeafRequest, Role
+    from .leaf import LEAF_LIFETIME, KeyType, Leaf, LeafRequest, Role
     from .material import Bundle, read_certificates, read_pem, read_pkcs12
     from .nss_directory import DatabaseKind, NSSDatabase
     from .password_files import (
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         register,
     )
     from .site import Component, Made, Site, make_site
+    from .tuning import Tuned, tune
 
 __all__ = [
     "AUTHORITY_LIFETIME",
@@ -55,6 +56,7 @@ __all__ = [
     "CertificateInfo",
     "Component",
     "DatabaseKind",
+    "KeyType",
     "Leaf",
     "LeafRequest",
     "Made",
@@ -70,6 +72,7 @@ __all__ = [
     "RolloverProgress",
     "Site",
     "Topic",
+    "Tuned",
     "accept_leaf",
     "authority_warnings",
     "export_pem",
@@ -87,6 +90,7 @@ __all__ = [
     "read_pkcs12",
     "register",
     "renew_leaf",
+    "tune",
     "write_pem_files",
 ]
 
@@ -105,6 +109,7 @@ _MODULES = (
     "renewal",
     "rollover",
     "site",
+    "tuning",
 )
 
 

@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..errors import NSSError
 from ..secret import Secret
@@ -33,7 +33,15 @@ from .certificate_info import (
     to_pem,
 )
 from .contents import AUTHORITY_NICKNAME
-from .leaf import LEAF_KEY_BITS, Leaf, LeafRequest, check_common_name, general_name
+from .leaf import (
+    LEAF_KEY_BITS,
+    KeyType,
+    Leaf,
+    LeafRequest,
+    check_common_name,
+    general_name,
+    new_key,
+)
 from .nss_directory import NSSDatabase
 from .nss_store import TRUSTED_AUTHORITY, PrivateKey
 from .password_files import Permissions, write_file
@@ -155,13 +163,16 @@ class Authority:
 
         The certificate ends with the CA's at the latest.
         """
-        key = rsa.generate_private_key(_PUBLIC_EXPONENT, request.key_bits)
+        key = new_key(request.key_type, request.key_bits)
         names = request.alternative_names
         extensions = [
             _extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
             _extension(
                 # Key encipherment: NSS demands it of a TLS server's RSA certificate.
-                _key_usage(digital_signature=True, key_encipherment=request.role.is_dialled),
+                _key_usage(
+                    digital_signature=True,
+                    key_encipherment=request.role.is_dialled and request.key_type is KeyType.RSA,
+                ),
                 critical=True,
             ),
             _extension(x509.ExtendedKeyUsage(request.role.granted_usages)),
@@ -177,18 +188,23 @@ class Authority:
         certificate: x509.Certificate,
         *,
         lifetime: timedelta,
-        new_key: bool = False,
+        fresh_key: bool = False,
+        key_type: KeyType | None = None,
         names: Iterable[str] = (),
         now: datetime | None = None,
     ) -> Leaf:
-        """A successor with the same subject, names, usages and (unless `new_key`) key.
+        """A successor with the same subject, names, usages and (unless `fresh_key`) key.
 
-        `names` are added to its names. Raises `NSSError`, `ConfigurationError`.
+        A new key is of `key_type`; None: of the old one's. `names` are added to its names. Raises
+        `NSSError`, `ConfigurationError`.
         """
         key = certificate.public_key()
         bits = key.key_size if isinstance(key, rsa.RSAPublicKey) else LEAF_KEY_BITS
-        made = rsa.generate_private_key(_PUBLIC_EXPONENT, bits) if new_key else None
+        kind = key_type or KeyType.of(key)
+        made = new_key(kind, bits) if fresh_key else None
         extensions = _inherited(certificate, names)
+        if made is not None and kind is not KeyType.of(key):
+            extensions = [_usage_for(kind, certificate, item) for item in extensions]
         renewed = self._certify(certificate.subject, made or key, extensions, lifetime, now)
         return Leaf(renewed, made)
 
@@ -343,6 +359,18 @@ def _inherited(certificate: x509.Certificate, names: Iterable[str]) -> list[_Ext
     constraints = x509.BasicConstraints(ca=False, path_length=None)
     found.setdefault(x509.BasicConstraints, _extension(constraints, critical=True))
     return list(found.values())
+
+
+def _usage_for(kind: KeyType, old: x509.Certificate, item: _Extension) -> _Extension:
+    """A key usage as `kind` needs it: RSA alone enciphers keys, for a TLS server."""
+    if not isinstance(item[0], x509.KeyUsage):
+        return item
+    usages = extension(old, x509.ExtendedKeyUsage)
+    serves = usages is None or ExtendedKeyUsageOID.SERVER_AUTH in usages
+    return _extension(
+        _key_usage(digital_signature=True, key_encipherment=serves and kind is KeyType.RSA),
+        critical=item[1],
+    )
 
 
 def _extension(value: x509.ExtensionType, *, critical: bool = False) -> _Extension:

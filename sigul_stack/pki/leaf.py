@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ..errors import ConfigurationError
@@ -24,8 +25,10 @@ from .nss_store import PrivateKey
 #: Two years of 365 days.
 LEAF_LIFETIME: Final = timedelta(days=2 * 365)
 
-#: Peers in the field configure their sockets for RSA certificates.
+#: Of RSA keys.
 LEAF_KEY_BITS: Final = 2048
+
+_PUBLIC_EXPONENT: Final = 65537
 
 #: X.520's upper bound of a common name; NSS and OpenSSL hold to it.
 _MAX_COMMON_NAME: Final = 64
@@ -78,6 +81,27 @@ _USAGES: Final = {
 _NEEDED_TRUST: Final = {Role.BRIDGE: "T", Role.SERVER: "CT", Role.CLIENT: "C"}
 
 
+class KeyType(enum.Enum):
+    """The kind of a leaf's private key."""
+
+    #: What every peer takes.
+    RSA = "rsa"
+    #: ECDSA: a signature costs a tenth; peers need suites for it (docs/compatibility.md).
+    P256 = "p256"
+
+    @classmethod
+    def of(cls, key: object) -> KeyType:
+        """The kind to make in the place of a public key: of EC keys this one, else RSA."""
+        return cls.P256 if isinstance(key, ec.EllipticCurvePublicKey) else cls.RSA
+
+
+def new_key(kind: KeyType, bits: int = LEAF_KEY_BITS) -> PrivateKey:
+    """Make a private key; `bits` are of RSA."""
+    if kind is KeyType.P256:
+        return ec.generate_private_key(ec.SECP256R1())
+    return rsa.generate_private_key(_PUBLIC_EXPONENT, bits)
+
+
 @dataclass(frozen=True, slots=True)
 class LeafRequest:
     """A leaf certificate to issue.
@@ -92,6 +116,7 @@ class LeafRequest:
     names: tuple[str, ...] = ()
     lifetime: timedelta = LEAF_LIFETIME
     key_bits: int = LEAF_KEY_BITS
+    key_type: KeyType = KeyType.RSA
 
     def __post_init__(self) -> None:
         check_common_name(self.name)

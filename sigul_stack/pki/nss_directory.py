@@ -27,6 +27,7 @@ from ..config.identity import rights_of_owner
 from ..errors import NSSError
 from ..secret import Secret
 from ..system.files import locked, sync
+from ..system.sqlite_journal import settle
 from .certificate_info import CertificateInfo, issued, key_id, newest
 from .contents import put_authority, put_leaf
 from .leaf import Leaf
@@ -260,6 +261,15 @@ class NSSDatabase:
                 for name in _FILES:
                     self._put(stage / name, wanted)
 
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[NSSStore]:
+        """The database itself, for what NSS does whole or not at all; see `tuning`."""
+        self.require()
+        with rights_of_owner(self.directory), self._locked():
+            # Of one that was killed in the middle: certutil would call it damaged.
+            settle(self.directory / "key4.db")
+            yield NSSStore(self.directory, self.password)
+
     def filling(
         self, permissions: Permissions | None = None
     ) -> contextlib.AbstractContextManager[NSSStore]:
@@ -285,6 +295,8 @@ class NSSDatabase:
 
     def _store(self) -> NSSStore:
         self.require()
+        with rights_of_owner(self.directory):
+            settle(self.directory / "key4.db")
         return NSSStore(self.directory, self.password)
 
     def _put(self, staged: Path, permissions: Permissions) -> None:

@@ -27,6 +27,7 @@ from ..secret import Secret
 from ..system.programs import memory_file
 from .certificate_info import from_pem
 from .nss_tools import named, run_tool
+from .password_strength import why_weak
 
 #: The private keys that NSS keeps and the programs can use for TLS.
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -35,12 +36,11 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 TRUSTED_AUTHORITY: Final = "CT,,"
 NO_TRUST: Final = ",,"
 
-#: NSS derives a key from the password for each private key and each trust record that it reads, in
-#: every process that opens the database: with 600,000 iterations more than a second, with 1,000 a
-#: few milliseconds (measured, NSS 3.87, 3.110, 3.118). Iterations slow down who guesses passwords;
-#: one of 128 random bits is not guessed, so only shorter ones get NSS's own number.
-ITERATIONS_FOR_RANDOM_PASSWORD: Final = 1000
-_RANDOM_PASSWORD_CHARACTERS: Final = 32
+#: NSS derives a key from the password for each attribute of a private key and each trust record, at
+#: every use: with 10,000 iterations 45 ms for an RSA key, with one 2 ms. Iterations slow down who
+#: guesses passwords; one of 128 random bits is not guessed (decisions/0060), so that only what may
+#: be less gets NSS's own number.
+ITERATIONS_FOR_RANDOM_PASSWORD: Final = 1
 
 #: Of the PKCS#12 structures that only ever exist in memory, between us and pk12util.
 _TRANSFER_ROUNDS: Final = 1
@@ -75,7 +75,7 @@ class NSSStore:
         self._password = password
         self._iterations = (
             ITERATIONS_FOR_RANDOM_PASSWORD
-            if password is not None and len(password.reveal()) >= _RANDOM_PASSWORD_CHARACTERS
+            if password is not None and why_weak(password) is None
             else None
         )
         # A tool's run takes longer than all else in here: what was read is kept until written.
@@ -208,6 +208,11 @@ class NSSStore:
                 *("--source-dir", str(source.absolute()), "--upgrade-id", "sigul-stack"),
                 *("--upgrade-token-name", "dbm", "-@", password),
             )
+
+    def rewrite(self) -> None:
+        """Encrypt all anew under the same password: one transaction, of all that is in there."""
+        with self._password_file() as password:
+            self._change("-W", "-@", password)
 
     # ------------------------------------------------------------------------------- running
 

@@ -23,6 +23,7 @@ from ..config.values import strip_one_end
 from ..errors import ConfigurationError, NSSError
 from ..secret import Secret
 from ..system.files import opened, whole_file
+from .password_strength import why_weak
 
 #: The password file that lies beside an NSS database, in its directory.
 PASSWORD_FILE_NAME: Final = "nss-password"  # noqa: S105 - a file's name
@@ -133,6 +134,8 @@ def make_password_file(directory: Path, permissions: Permissions) -> Secret:
     if known is not None:
         return known
     password = Secret.random(PASSWORD_CHARACTERS)
+    while why_weak(password) is not None:  # one in some hundred looks weak
+        password = Secret.random(PASSWORD_CHARACTERS)
     make_directory(directory, permissions)
     write_file(path, password.reveal(), permissions)
     return password

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from ..errors import NSSError
 from .authority import Authority
 from .certificate_info import CertificateInfo
-from .leaf import LEAF_LIFETIME
+from .leaf import LEAF_LIFETIME, KeyType
 from .nss_directory import NSSDatabase
 
 
@@ -19,15 +19,17 @@ def renew_leaf(
     *,
     lifetime: timedelta = LEAF_LIFETIME,
     new_key: bool = False,
+    key_type: KeyType | None = None,
     names: Iterable[str] = (),
     now: datetime | None = None,
 ) -> CertificateInfo:
     """Replace the certificate `nickname` by a new one of the same subject, names and usages.
 
-    `names` are added to it. With `new_key`, first the new key comes beside the old one, then the
-    certificate changes, then the old key goes: whatever interrupts it, certificate and key fit. The
-    authority need not be the one that issued the old certificate; it is added to the database where
-    it is not in there. Gives what the database holds then. Raises `NSSError`, `WrongNSSPassword`.
+    `names` are added to it. With `new_key` (of `key_type`; None: of the old one's), first the new
+    key comes beside the old one, then the certificate changes, then the old key goes: whatever
+    interrupts it, certificate and key fit. The authority need not be the one that issued the old
+    certificate; it is added to the database where it is not in there. Gives what the database holds
+    then. Raises `NSSError`, `WrongNSSPassword`.
     """
     old = database.find(nickname)
     if old.is_authority:
@@ -42,7 +44,12 @@ def renew_leaf(
             "give it a new key as well (--new-key)",
         )
     leaf = authority.renew(
-        old.certificate, lifetime=lifetime, new_key=new_key, names=names, now=now
+        old.certificate,
+        lifetime=lifetime,
+        fresh_key=new_key,
+        key_type=key_type,
+        names=names,
+        now=now,
     )
     database.replace_leaf(leaf, nickname, authority.trusted)
     return database.find(nickname)

@@ -24,7 +24,7 @@ from .authority import AUTHORITY_LIFETIME, Authority
 from .certificate_info import covers, current_time, issued
 from .contents import put_leaf
 from .inspection import WARN_DAYS, Topic, inspect_database
-from .leaf import LEAF_LIFETIME, LeafRequest, Role
+from .leaf import LEAF_KEY_BITS, LEAF_LIFETIME, KeyType, LeafRequest, Role
 from .nss_directory import DatabaseKind, NSSDatabase
 from .password_files import (
     PASSWORD_FILE_NAME,
@@ -103,19 +103,22 @@ def make_site(
     authority_lifetime: timedelta = AUTHORITY_LIFETIME,
     authority_password: Secret | None = None,
     permissions: Permissions | None = None,
+    key_type: KeyType = KeyType.RSA,
     now: datetime | None = None,
 ) -> Site:
     """Make, or complete, a site's certificates in `directory`.
 
     `bridge` and `server` are host names; `bridge_names` and `server_names` further ones, or IP
     addresses. `permissions` hold for the components, not for the CA, whose password is random
-    unless `authority_password` gives one. Raises `ConfigurationError`, `NSSError`.
+    unless `authority_password` gives one. New leaves' keys are of `key_type`; what is there keeps
+    its own. Raises `ConfigurationError`, `NSSError`.
     """
     root = Path(directory)
     # All names are looked at before anything is made.
+    how = (lifetime, LEAF_KEY_BITS, key_type)
     requests = [
-        (root / "bridge", LeafRequest(Role.BRIDGE, bridge, tuple(bridge_names), lifetime)),
-        (root / "server", LeafRequest(Role.SERVER, server, tuple(server_names), lifetime)),
+        (root / "bridge", LeafRequest(Role.BRIDGE, bridge, tuple(bridge_names), *how)),
+        (root / "server", LeafRequest(Role.SERVER, server, tuple(server_names), *how)),
     ]
     for user in dict.fromkeys(users):
         if not _USER.fullmatch(user):
@@ -123,7 +126,7 @@ def make_site(
                 f"{user!r} cannot be a directory's name",
                 "issue its certificate by itself (sigul-stack pki issue --role client)",
             )
-        requests.append((root / "clients" / user, LeafRequest(Role.CLIENT, user, (), lifetime)))
+        requests.append((root / "clients" / user, LeafRequest(Role.CLIENT, user, (), *how)))
     authority, made = _authority(root / "ca", authority_password, authority_lifetime, now)
     components = [
         _component(place, request, authority, permissions or Permissions(), now)

@@ -17,11 +17,13 @@ import nss.nss as nss
 import nss.ssl as nss_ssl
 from nss.error import NSPRError
 
+from ..config.identity import rights_of_owner
 from ..config.shared import NSSSettings
 from ..errors import NSSError, WrongNSSPassword
 from ..logevents import tell
 from ..records import dataclass
 from ..secret import Secret
+from ..system.sqlite_journal import journal_of, settle
 from .log_events import TransportLog
 from .nss_errors import error_name
 
@@ -77,8 +79,12 @@ def open_database(settings: NSSSettings, *, ask: AskPassword | None = None) -> N
     try:
         # A link is followed here, once: where it is turned to another state of the database in this
         # moment (roles/component), NSS would open files of both.
-        prefix, _, directory = settings.directory.partition(":")
-        nss.nss_init(f"{prefix}:{os.path.realpath(directory)}")
+        prefix, _, name = settings.directory.partition(":")
+        directory = os.path.realpath(name)
+        if journal_of(keys := Path(directory, "key4.db")).exists():
+            with rights_of_owner(keys.parent):
+                settle(keys)
+        nss.nss_init(f"{prefix}:{directory}")
         slot = nss.get_internal_key_slot()
         if slot.need_login():
             slot.authenticate(False)
@@ -184,6 +190,12 @@ def _check_directory(directory: str) -> None:
 
 def _not_opened(directory: str, error: NSPRError) -> NSSError:
     """The error for a database that NSS did not open."""
+    keys = Path(directory.partition(":")[2], "key4.db")
+    if journal_of(keys).exists():
+        return NSSError(
+            f"'{keys}' was being rewritten, and whoever did was killed ({error})",
+            f"have it made whole, as a user who may write it: sigul-stack pki list {keys.parent}",
+        )
     if directory.startswith("dbm:") and error_name(error) == "SEC_ERROR_LEGACY_DATABASE":
         path = Path(directory.removeprefix("dbm:"))
         return _other_format(path, current=(path / "cert9.db").exists())

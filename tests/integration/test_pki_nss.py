@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from sigul_stack.checks import State, any_failed
@@ -33,6 +33,7 @@ from sigul_stack.pki import (
     Authority,
     Component,
     DatabaseKind,
+    KeyType,
     LeafRequest,
     Made,
     NSSDatabase,
@@ -133,6 +134,8 @@ class End:
     nickname: str
     hostname: str | None = None
     password_file: Path | None = None
+    #: Whether it knows no suites of TLS 1.2, and no keys of its own as a listener, but of RSA.
+    only_rsa: bool = False
 
 
 def start_peer(
@@ -145,6 +148,7 @@ def start_peer(
         "hostname": end.hostname,
         "tls": tls if connection else None,
         "wait": wait,
+        "only_rsa": end.only_rsa,
     }
     return fork(
         [sys.executable, "-m", "tests.nss_peer", json.dumps(order)],
@@ -227,6 +231,73 @@ def test_issued_certificates_carry_every_handshake_of_a_site(
     assert near["verified"] is True
     assert far["verified"] is True
     assert (far["peer"], near["peer"]) == names
+
+
+@pytest.fixture(scope="module")
+def curves(made: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The same site, all of whose leaves have P-256 keys now."""
+    directory = tmp_path_factory.mktemp("p256") / "site"
+    shutil.copytree(made.authority_directory.parent, directory)
+    copy = make_site(directory, bridge=BRIDGE, server=SERVER, users=["admin"])
+    for item in copy.components:
+        renew_leaf(
+            open_authority(copy), item.database, item.nickname,
+            new_key=True, key_type=KeyType.P256,
+        )  # fmt: skip
+    return copy
+
+
+@pytest.mark.parametrize("tls", ["tls1.2", "tls1.3"])
+@pytest.mark.parametrize(("near_old", "far_old"), [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("pair", ["server-bridge", "client-server"])
+def test_p256_keys_and_those_of_old_peers_get_along(
+    made: Site, curves: Site, pair: str, near_old: bool, far_old: bool, tls: str
+) -> None:
+    """An old peer is one with an RSA key, and NSS's own choice of suites."""
+    index, hostname = {"server-bridge": ((1, 0), BRIDGE), "client-server": ((2, 1), SERVER)}[pair]
+    dials = ends(made if near_old else curves)[index[0]]
+    listens = ends(made if far_old else curves)[index[1]]
+    near, far = handshake(dialling(dials, hostname), listens, tls)
+    assert "error" not in near | far, (near, far)
+    assert near["hostname"] is near["verified"] is far["verified"] is True
+
+
+def test_peers_that_know_rsa_alone_need_rsa_keys_of_listeners(made: Site, curves: Site) -> None:
+    """Docs/compatibility.md says which: a dialler's key may be P-256, and TLS 1.3 is no matter."""
+    bridge, server, _ = ends(curves)
+    # A program that sets its own socket up for RSA cannot listen with a P-256 key ...
+    _near, far = handshake(dialling(server, BRIDGE), replace(bridge, only_rsa=True))
+    assert "error" in far
+    # ... and one without ECDSA suites finds none in common with a listener that has one.
+    near, far = handshake(replace(dialling(server, BRIDGE), only_rsa=True), bridge)
+    assert "SSL_ERROR_NO_CYPHER_OVERLAP" in str(near["error"]) + str(far["error"])
+    near, far = handshake(replace(dialling(server, BRIDGE), only_rsa=True), bridge, "tls1.3")
+    assert "error" not in near | far
+    # With a key of RSA it answers diallers of either kind.
+    near, far = handshake(dialling(server, BRIDGE), replace(ends(made)[0], only_rsa=True))
+    assert "error" not in near | far
+
+
+def test_what_certificates_of_p256_keys_say(curves: Site) -> None:
+    for item in curves.components:
+        certificate = item.database.find(item.nickname).certificate
+        key = certificate.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        assert isinstance(key.curve, ec.SECP256R1)
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        assert usage.digital_signature
+        assert not usage.key_encipherment
+        checks = inspect_database(item.database, item.role)
+        assert not any_failed(checks), checks
+    # Renewal stays with the kind; back to RSA, servers may encipher keys again.
+    bridge = curves.bridge
+    renewed = renew_leaf(open_authority(curves), bridge.database, bridge.nickname, new_key=True)
+    assert isinstance(renewed.certificate.public_key(), ec.EllipticCurvePublicKey)
+    back = open_authority(curves).renew(
+        renewed.certificate, lifetime=DAY, fresh_key=True, key_type=KeyType.RSA
+    )
+    usage = back.certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    assert usage.key_encipherment
 
 
 def test_a_name_that_is_not_in_the_certificate_is_refused(made: Site) -> None:
@@ -441,7 +512,7 @@ def test_no_secret_is_in_any_argument_environment_or_file(
 def test_a_random_password_costs_every_process_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1000 iterations (DER: INTEGER 0x03e8) where the password is random, NSS's own number else."""
+    """One iteration (DER: INTEGER 1) where the password is random, NSS's own number else."""
     # Without the limit that holds for all other tests' databases.
     monkeypatch.delenv("NSS_MAX_MP_PBE_ITERATION_COUNT")
     site = make_site(tmp_path / "site", bridge=BRIDGE, server=SERVER, users=[])
@@ -454,7 +525,7 @@ def test_a_random_password_costs_every_process_little(
             database.close()
         parameters = [item for item in rows if isinstance(item, bytes) and len(item) > 40]
         assert parameters
-        return all(b"\x02\x02\x03\xe8" in item for item in parameters)
+        return all(b"\x02\x01\x01\x02\x01\x20" in item for item in parameters)
 
     assert few(site.bridge.directory)
     with NSSDatabase(tmp_path / "weak", PASSWORD).making():

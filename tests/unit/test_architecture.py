@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     # Only these of protocol: chunks carry the inner session, hashes are made of what is carried.
     "transport": frozenset(
         {
-            "config", "logcontext",
+            "config", "logcontext", "system",
             "protocol.authentication", "protocol.chunks", "protocol.codec", "protocol.hello",
         }
     ),

@@ -25,6 +25,8 @@ options:
   renew_days: {type: int, required: true, description: One with fewer days left is renewed.}
   renew_now: {type: bool, required: true, description: Whether all are renewed.}
   new_keys: {type: bool, required: true, description: Whether those get new private keys.}
+  key_type: {type: str, required: true, description: Kind of a new private key, rsa or p256.}
+  tune: {type: bool, required: true, description: Whether uses of private keys are made cheap.}
 """
 
 #: Beside a database: the checksum of the file that its certificate was imported from.
@@ -109,6 +111,7 @@ class Certificates:
                 f"the certificate of {component['component']} was issued",
                 *("issue", "--ca", self.given["authority"], "--into", component["database"]),
                 *("--role", component["role"], "--name", component["name"], *self.years, *names),
+                *("--key-type", self.given["key_type"]),
             )
 
     def renew(self, component: dict[str, Any], certificates: list[dict[str, Any]]) -> None:
@@ -126,8 +129,20 @@ class Certificates:
                 *("renew", "--ca", self.given["authority"], component["database"]),
                 *("--nickname", _nickname(component), *self.years),
                 *(f"--san={name}" for name in missing),
-                *(["--new-key"] if self.given["new_keys"] else []),
+                *(
+                    ["--new-key", "--key-type", self.given["key_type"]]
+                    if self.given["new_keys"]
+                    else []
+                ),
             )
+
+    def tune(self, component: dict[str, Any]) -> None:
+        """Have a use of its private key cost little (`sigul-stack pki tune`)."""
+        # With --check nothing is said: only the program knows which are slow, and it changes them.
+        if not self.module.check_mode:
+            (told,) = json.loads(self.pki("tune", "--json", component["database"]))
+            if told["changed"]:
+                self.changes.append(f"the database of {component['component']} was tuned")
 
     def check(self, component: dict[str, Any]) -> None:
         """Its own key, the CA's certificate, and nothing else; the right names and password."""
@@ -159,6 +174,8 @@ class Certificates:
                 self.renew(there[database["database"]], database["certificates"])
         for component in self.components:
             if _has_database(component):
+                if self.given["tune"]:
+                    self.tune(component)
                 self.check(component)
 
 
@@ -181,6 +198,8 @@ def main() -> None:
             "renew_days": {"type": "int", "required": True},
             "renew_now": {"type": "bool", "required": True},
             "new_keys": {"type": "bool", "required": True, "no_log": False},
+            "key_type": {"type": "str", "required": True, "no_log": False},
+            "tune": {"type": "bool", "required": True},
         },
         supports_check_mode=True,
     )
