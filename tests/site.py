@@ -25,9 +25,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-from sigul_stack.pki import make_site, nss_store
+from sigul_stack.pki import make_site
 from tests.fork_server import ForkServer, fork_server
 
 BRIDGE_NAME = "sigul-bridge.example.org"
@@ -241,11 +240,7 @@ class Site:
     def make(cls, directory: Path, users: Sequence[str] = ("admin",), **settings: object) -> Site:
         """A new site with certificates for `users`, configuration, database and administrator."""
         site = cls(directory, **settings)  # type: ignore[arg-type]
-        # NSS derives a key from the password at each handshake; thrice a request, and more.
-        with mock.patch.object(nss_store, "ITERATIONS_FOR_RANDOM_PASSWORD", 1):
-            make_site(
-                directory / "pki", bridge=site.bridge_name, server=site.server_name, users=users
-            )
+        make_site(directory / "pki", bridge=site.bridge_name, server=site.server_name, users=users)
         site.configure()
         site.run(*module("server_create_db"), "-c", str(site.path("server.conf")))
         site.run(

@@ -97,6 +97,10 @@ class _OuterFilter:
                 raise RemoteProtocolError(f"{len(rest)} bytes follow the end of the message")
             gather, count = self._ask
             missing = count - len(self._gathered)
+            if not gather and rest.nbytes == len(data) <= missing:
+                # The middle of a payload, which is most of what passes here: not copied.
+                self._advance(data)
+                break
             piece, rest = rest[:missing], rest[missing:]
             self._gathered += piece
             if not gather or len(self._gathered) == count:

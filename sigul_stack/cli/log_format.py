@@ -15,7 +15,6 @@ a peer, are escaped, in tracebacks too; and what JSON holds of one value has a l
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -138,6 +137,8 @@ class JSONFormatter(LineFormatter):
         if traceback:
             line["traceback"] = bounded(traceback, MAX_TRACEBACK)
         # What is no value of a field is a mistake; the line is told all the same.
+        import json
+
         return json.dumps(line, allow_nan=False, default=lambda value: bounded(str(value), limit))
 
 

@@ -46,6 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
             "rollover": run_rollover,
             "remove": run_remove,
             "convert": run_convert,
+            "tune": run_tune,
         },
     )
 
@@ -60,6 +61,7 @@ def run_site(args: argparse.Namespace) -> None:
         bridge_names=_split(args.bridge_san),
         server_names=_split(args.server_san),
         lifetime=args.years,
+        key_kind=pki.KeyKind(args.key_type),
         authority_lifetime=args.ca_years,
         authority_password=_given_password(args.ca_password_file),
         permissions=_permissions(args),
@@ -103,7 +105,10 @@ def run_init_ca(args: argparse.Namespace) -> None:
 def run_issue(args: argparse.Namespace) -> None:
     """`pki issue`."""
     role = pki.Role(args.role)
-    request = pki.LeafRequest(role, args.name, _split(args.san), args.years, args.key_bits)
+    request = pki.LeafRequest(
+        *(role, args.name, _split(args.san), args.years, args.key_bits),
+        pki.KeyKind(args.key_type),
+    )
     authority = _open_authority(args)
     nickname = args.nickname or role.nickname
     leaf = authority.issue(request)
@@ -311,6 +316,18 @@ def run_convert(args: argparse.Namespace) -> None:
     database.convert()
     held = ", ".join(item.nickname for item in database.certificates())
     say(f"converted {args.directory}, which holds {held}; cert8.db and key3.db are still there")
+
+
+def run_tune(args: argparse.Namespace) -> None:
+    """`pki tune`."""
+    for directory in args.directories:
+        pki.NSSDatabase(directory).require()
+        password = _database_password(directory, args.password_file)
+        done = pki.NSSDatabase(directory, password).tune()
+        if done.kept is None:
+            say(f"{directory}: its keys have as few rounds as can be already")
+        else:
+            say(f"{directory}: was {done.before.text}, is {done.after.text}; before: {done.kept}")
 
 
 def _split(names: list[str]) -> tuple[str, ...]:

@@ -116,6 +116,13 @@ _WARN_DAYS: Final = argument(
 )
 _JSON: Final = argument("--json", action="store_true", help="JSON instead of text")
 
+_KEY_TYPE: Final = argument(
+    "--key-type",
+    choices=("rsa", "p256"),
+    default="rsa",
+    help="rsa, which every peer takes, or p256, which costs each handshake less (default: rsa)",
+)
+
 _COMMANDS: Final = (
     PKICommand(
         "site",
@@ -133,6 +140,7 @@ _COMMANDS: Final = (
             ),
             _names("--bridge-san", "a further name or address by which the bridge is reached"),
             _names("--server-san", "a further name of the server"),
+            _KEY_TYPE,
             _years("--years", 2, "how long leaf certificates are valid"),
             _years("--ca-years", 10, "how long the CA is valid"),
             _password("--ca-password-file", "of the CA's database (default: random, beside it)"),
@@ -175,6 +183,7 @@ _COMMANDS: Final = (
             _names("--san", "a further host name or IP address by which it is reached"),
             _years("--years", 2, "how long it is valid, but no longer than the CA"),
             argument("--nickname", help="default: sigul-ROLE-cert"),
+            _KEY_TYPE,
             argument(
                 "--key-bits",
                 type=int,
@@ -375,6 +384,26 @@ _COMMANDS: Final = (
         " the old format, as Debian 12's and 13's do.",
         (
             _DIRECTORY,
+            _PASSWORD,
+        ),
+    ),
+    PKICommand(
+        "tune",
+        "have a database's private keys used without needless work",
+        "sigul-stack pki tune /etc/sigul/nss",
+        "NSS derives a key from the password, in thousands of rounds, each time that a private key"
+        " is used. For a random password one round is enough: the keys are written anew so, with"
+        " the same password. The keys as they were stay beside, as key4.db.before-tune. A database"
+        " whose password may be one that can be guessed is refused. Programs that run keep what"
+        " they opened; send them SIGHUP.",
+        (
+            argument(
+                "directories",
+                nargs="+",
+                metavar="DIRECTORY",
+                type=Path,
+                help="the databases' directories",
+            ),
             _PASSWORD,
         ),
     ),

@@ -8,10 +8,8 @@ logged or put into a message; how much of one was seen is not told either.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import select
-import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..config.reading import read_small
 from ..config.values import strip_one_end
 from ..errors import ConfigurationError, SigulError, printable
+from ..records import replace
 from ..secret import Secret
 
 if TYPE_CHECKING:
@@ -81,6 +80,8 @@ class Terminal:
 
         Raises `SecretInputError` at the end of input.
         """
+        import termios
+
         old = termios.tcgetattr(self._descriptor)
         silent = termios.tcgetattr(self._descriptor)
         silent[3] &= ~termios.ECHO
@@ -260,6 +261,6 @@ def with_nss_password(settings: NSSSettings, reader: SecretReader) -> NSSSetting
     if settings.password is not None:
         return settings
     try:
-        return dataclasses.replace(settings, password=reader.read(NSS_PASSWORD))
+        return replace(settings, password=reader.read(NSS_PASSWORD))
     except SecretInputError:
         return settings

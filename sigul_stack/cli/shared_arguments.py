@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from .. import __version__
+from ..records import dataclass
 
 #: A subparsers action is generic in the type checker's eyes alone.
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -50,11 +52,38 @@ VERSION: Final = argument(
 )
 
 
+class Help(argparse.HelpFormatter):
+    """Help as wide as the terminal.
+
+    A parser makes one of these for each argument that is added to it. For the width, argparse's own
+    loads `shutil`, which loads the libraries of three compressions.
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """The terminal's width in characters, as `shutil.get_terminal_size` finds it."""
+    try:
+        columns = int(os.environ.get("COLUMNS", "0"))
+    except ValueError:
+        columns = 0
+    if columns <= 0:
+        try:
+            columns = os.get_terminal_size(sys.__stdout__.fileno()).columns  # type: ignore[union-attr]
+        except (AttributeError, ValueError, OSError):
+            columns = 0
+    return columns or 80
+
+
 def program_parser(
     program: str, description: str, *arguments: Argument, epilog: str | None = None
 ) -> argparse.ArgumentParser:
     """The parser of a whole program."""
-    parser = argparse.ArgumentParser(prog=program, description=description, epilog=epilog)
+    parser = argparse.ArgumentParser(
+        prog=program, description=description, epilog=epilog, formatter_class=Help
+    )
     add_arguments(parser, *arguments)
     return parser
 

@@ -4,33 +4,46 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from types import MappingProxyType
+from typing import Final, NoReturn
 
 from ..errors import SigulError
-from . import (
-    audit,
-    backup,
-    bundle,
-    canary,
-    check_config,
-    database,
-    demo,
-    diagnose,
-    doctor,
-    health,
-    metrics,
-    pki,
-    requests,
-    signjob,
-    status,
-    trace,
-    witness,
-)
 from .hardening import harden_process
 from .logs import set_up_client
 from .outcome import run_program, say
 from .shared_arguments import VERSION, program_parser
+
+#: The commands and their modules, in the order in which `--help` lists them.
+MODULES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "pki": "pki",
+        "database": "database",
+        "backup": "backup",
+        "audit": "audit",
+        "bundle": "bundle",
+        "check-config": "check_config",
+        "health": "health",
+        "canary": "canary",
+        "doctor": "doctor",
+        "diagnose": "diagnose",
+        "metrics": "metrics",
+        "requests": "requests",
+        "status": "status",
+        "trace": "trace",
+        "sign-job": "signjob",
+        "witness": "witness",
+        "demo": "demo",
+    }
+)
+
+
+def _modules_for(words: Sequence[str]) -> Iterable[str]:
+    """The module of the command that comes first in `words`; all where that is none, or help."""
+    if words and words[0] in MODULES:
+        return (MODULES[words[0]],)
+    return dict.fromkeys(MODULES.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,26 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         " each has --help.",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (
-        pki,
-        database,
-        backup,
-        audit,
-        bundle,
-        check_config,
-        health,
-        canary,
-        doctor,
-        diagnose,
-        metrics,
-        requests,
-        status,
-        trace,
-        signjob,
-        witness,
-        demo,
-    ):
-        module.add_parser(subparsers)
+    for module in _modules_for(sys.argv[1:] if argv is None else argv):
+        import_module(f".{module}", __package__).add_parser(subparsers)
     options = parser.parse_args(argv)
     set_up_client(0, sys.stderr)
     run: Callable[[argparse.Namespace], int] = options.func

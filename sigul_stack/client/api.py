@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import RequestRefused, SigulError, Status
 from ..protocol.codec import MAX_FIELD_BYTES, Fields
+from ..records import dataclass
 from ..secret import Secret
 from .core import RequestSender, checking_our_own
 

@@ -18,7 +18,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 from ..config.client import ClientSettings
@@ -41,11 +40,12 @@ from ..protocol.knowledge import CLIENT_WORDS, KNOWS, encode_words
 from ..protocol.log_fields import FILE_NAME, LOG_SEEN, encode_file_name, encode_seen
 from ..protocol.messages import ReplyKeys, UnknownVersion
 from ..protocol.versions import LATEST, VERSIONS
+from ..records import dataclass
 from ..secret import Secret
 from ..transport import nss
 from ..transport.certificate_key import check_own_key
 from ..transport.chunked import ChunkedStream
-from ..transport.dialling import dial_bridge
+from ..transport.dialling import DialledAhead, dial_bridge
 from ..transport.nested import inner_session
 from ..transport.payload import AuthenticatedPayload
 from ..transport.stream import Peer
@@ -157,7 +157,8 @@ class RequestSender:
     configuration has none; `version_word` is written in the place of the version's number, and
     nothing else is changed by it. Each call dials the bridge anew, as the protocol wants it. All
     times in the settings are in seconds. A request that no server can have acted on is tried again
-    for `retry_seconds` (None: those of the settings; 0: not at all).
+    for `retry_seconds` (None: those of the settings; 0: not at all). The first try has the
+    connection that was dialled `ahead`.
     """
 
     def __init__(
@@ -169,8 +170,10 @@ class RequestSender:
         progress: ProgressFactory | None = None,
         version_word: int | None = None,
         retry_seconds: float | None = None,
+        ahead: DialledAhead | None = None,
     ) -> None:
         self.settings = settings
+        self._ahead = ahead
         self._retry_seconds = settings.retry_seconds if retry_seconds is None else retry_seconds
         #: What this client's calls share; None: each has its own.
         self._retries: Retries | None = None
@@ -179,7 +182,7 @@ class RequestSender:
         self._progress = progress or no_progress
         self.version = VERSIONS[settings.protocol]
         self._version_word = self.version.number if version_word is None else version_word
-        self._watchdog = Watchdog()
+        self._watchdog = Watchdog() if ahead is None else ahead.watchdog
         self._log = SiteLog(settings)
         self._proved: Callable[[LogProof], None] = lambda _proof: None
         self.known = SiteKnowledge()
@@ -354,9 +357,11 @@ class RequestSender:
 
     @contextlib.contextmanager
     def _dial(self, identity: nss.TLSIdentity) -> Iterator[nss.TLSConnection]:
-        connection = dial_bridge(
-            self.settings, self.settings.nss, identity, watchdog=self._watchdog
-        )
+        connection = None if self._ahead is None else self._ahead.take()
+        if connection is None:
+            connection = dial_bridge(
+                self.settings, self.settings.nss, identity, watchdog=self._watchdog
+            )
         # Also where this process is killed: the bridge sees at once that nobody waits any more.
         connection.reset_on_close()
         try:
@@ -404,8 +409,8 @@ class RequestSender:
             data = fields(observation.seen)
             attempt.may_be_acted_on = True
             session.write(data)
-        if observation.expects:
-            # The server works now.
+        if observation.expects and outer["op"] == "sign-rpms":
+            # Of each RPM a signature of the log is checked; and the server works now.
             self._log.load_library()
         return LogCheck(observation, str(outer["op"]), str(outer["user"]), outer)
 

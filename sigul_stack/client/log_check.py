@@ -13,11 +13,11 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ..config.client import ClientSettings
 from ..errors import printable, quoted
+from ..records import dataclass
 
 if TYPE_CHECKING:
     from ..evidence.leaf import Leaf
@@ -77,7 +77,7 @@ class SiteLog:
 
     @staticmethod
     def load_library() -> None:
-        """Load what checks signatures, while the server works."""
+        """Load what checks many signatures, while the server works."""
         from ..formats.signed_note import load_library
 
         load_library()

@@ -7,13 +7,13 @@ is kept as long as the process. Nothing here fails a reply, which is whole by th
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Final
 
 from ..errors import ProtocolError, TransportError
 from ..logevents import tell
 from ..protocol.codec import Fields
 from ..protocol.knowledge import read_trailer, words_in
+from ..records import dataclass
 from ..transport.chunked import ChunkedStream
 from ..transport.stream import Deadline
 from .log_events import ClientLog

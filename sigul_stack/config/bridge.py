@@ -1,13 +1,11 @@
 """`bridge.conf`: the settings of `sigul_bridge`."""
 
-# ruff: noqa: RUF009 - option() and its like make fields, which are what belongs there
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
+from ..records import dataclass, field, replace
 from ..secret import Secret
 from . import values
 from .fields import Needs, Program, build, option, secret_option
@@ -242,7 +240,7 @@ def from_files(
         koji=build(BridgeKojiSettings, files),
         management=build(ManagementSettings, files),
     )
-    settings = dataclasses.replace(
+    settings = replace(
         settings, groups=build(GroupSettings, files, principal=settings.fas_user_name)
     )
     if settings.client_listen_port == settings.server_listen_port:

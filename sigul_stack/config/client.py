@@ -1,15 +1,14 @@
 """`client.conf`: the settings of `sigul`."""
 
-# ruff: noqa: RUF009 - option() and its like make fields, which are what belongs there
 from __future__ import annotations
 
 import contextlib
 import os
 import pwd
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
+from ..records import dataclass, field
 from . import values
 from .fields import Program, build, option, options_of, required
 from .ini import Advice, ConfigEntry, ConfigFiles, look_for

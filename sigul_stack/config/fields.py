@@ -11,19 +11,18 @@ Fields are looked at here and nowhere else; who uses settings sees plain typed a
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import functools
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
 from ..errors import ConfigurationError
+from ..records import MISSING, dataclass, field, fields, replace
 from ..secret import Secret
 from . import values
 from .ini import Advice, ConfigEntry, ConfigFiles, place
@@ -118,7 +117,7 @@ class Option:
             if self.form is OptionForm.SECRET:
                 raise
             for text, cure in (*readings(entry.text), (entry.text, "give it a value")):
-                other = dataclasses.replace(entry, text=text)
+                other = replace(entry, text=text)
                 try:
                     value = self.parse(other)
                 except ConfigurationError:
@@ -147,14 +146,14 @@ def option(
     is as in `Option`.
     """
     declared = Option(section, name, parse, help, needs=needs, excludes=excludes, new_site=new_site)
-    return dataclasses.field(default=default, metadata={_KEY: declared}, kw_only=True)
+    return field(default=default, metadata={_KEY: declared}, kw_only=True)
 
 
 def required(section: str, parse: Callable[[ConfigEntry], T], help: str, *, name: str = "") -> T:
     """A field for an option that has to be given."""
     declared = Option(section, name, parse, help)
-    field: T = dataclasses.field(metadata={_KEY: declared}, kw_only=True)
-    return field
+    made: T = field(metadata={_KEY: declared}, kw_only=True)
+    return made
 
 
 def secret_option(section: str, help: str, *, name: str = "", excludes: str = "") -> Secret | None:
@@ -162,7 +161,7 @@ def secret_option(section: str, help: str, *, name: str = "", excludes: str = ""
     declared = Option(
         section, name, values.any_secret, help, form=OptionForm.SECRET, excludes=excludes
     )
-    return dataclasses.field(default=None, metadata={_KEY: declared}, kw_only=True)
+    return field(default=None, metadata={_KEY: declared}, kw_only=True)
 
 
 def family(
@@ -181,7 +180,7 @@ def family(
     declared = Option(
         section, "", parse, help, OptionForm.FAMILY, prefixes=prefixes, strip_prefix=strip_prefix
     )
-    return dataclasses.field(
+    return field(
         default_factory=lambda: MappingProxyType({}), metadata={_KEY: declared}, kw_only=True
     )
 
@@ -189,12 +188,12 @@ def family(
 def options_of(cls: type[Any]) -> dict[str, Option]:
     """Every option that `cls` declares: field name → option, in the order of declaration."""
     return {
-        field.name: dataclasses.replace(
+        field.name: replace(
             declared,
             section=declared.section or cls.SECTION,
             name=declared.name or field.name.replace("_", "-"),
         )
-        for field in dataclasses.fields(cls)
+        for field in fields(cls)
         if (declared := field.metadata.get(_KEY)) is not None
     }
 
@@ -207,9 +206,8 @@ def build(cls: type[S], files: ConfigFiles, **given: object) -> S:
     result: dict[str, object] = dict(given)
     defaults = {
         field.name
-        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
-        if field.default is not dataclasses.MISSING
-        or field.default_factory is not dataclasses.MISSING
+        for field in fields(cls)  # type: ignore[arg-type]
+        if field.default is not MISSING or field.default_factory is not MISSING
     }
     for name, declared in options_of(cls).items():
         if name in result:

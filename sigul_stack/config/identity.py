@@ -13,10 +13,10 @@ import pwd
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigurationError
+from ..records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ import configparser
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from ..errors import ConfigurationError
+from ..records import dataclass
 from .reading import read_small
 
 #: What looks like a comment behind a value. In Python 2's files `;` began one there.

@@ -1,15 +1,13 @@
 """`[management]` of a bridge: where it gives its metrics and its page, to this machine alone."""
 
-# ruff: noqa: RUF009 - option() and its like make fields, which are what belongs there
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ..errors import ConfigurationError
+from ..records import dataclass, replace
 from . import values
 from .fields import option
 from .ini import ConfigEntry
@@ -42,14 +40,14 @@ def _address(entry: ConfigEntry) -> ManagementAddress | None:
         return None
     text = values.text(entry)
     if text.startswith(_UNIX):
-        path = values.optional_socket(dataclasses.replace(entry, text=text.removeprefix(_UNIX)))
+        path = values.optional_socket(replace(entry, text=text.removeprefix(_UNIX)))
         if path is None:
             raise _no_address(entry)
         return ManagementAddress(path=path)
     host, colon, number = text.rpartition(":")
     if not colon:
         raise _no_address(entry)
-    port = values.port(dataclasses.replace(entry, text=number))
+    port = values.port(replace(entry, text=number))
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
         address = ipaddress.ip_address(bare)

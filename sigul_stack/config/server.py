@@ -1,13 +1,12 @@
 """`server.conf`: the settings of `sigul_server` and the programs that prepare its database."""
 
-# ruff: noqa: RUF009 - option() and its like make fields, which are what belongs there
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
+from ..records import dataclass, field
 from ..secret import Secret
 from . import values
 from .fields import Needs, Program, build, option, secret_option

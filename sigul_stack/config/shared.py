@@ -1,14 +1,13 @@
 """Sections of several programs: the bridge, `[daemon]`, `[nss]`, `[binding]`, `[koji]`."""
 
-# ruff: noqa: RUF009 - option() and its like make fields, which are what belongs there
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from ..errors import ConfigurationError
+from ..records import dataclass, field
 from ..secret import Secret
 from . import values
 from .fields import (

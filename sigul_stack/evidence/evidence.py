@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from ..formats.merkle_tree import HASH_BYTES, MAX_PROOF_HASHES, NotProven
 from ..formats.signed_note import LOG_KEY, LogProof, Note, PublicKey, check_name
+from ..records import dataclass
 
 _VERSION: Final = 1
 _FIELD: Final = "log-{}"

@@ -13,11 +13,11 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Final
 
 from ..formats.merkle_tree import MAX_ENTRY_BYTES, NotProven
+from ..records import dataclass, field, fields
 
 #: The version of the schema that is written.
 SCHEMA: Final = 1
@@ -145,7 +145,7 @@ def _members(part: object) -> dict[str, object]:
     found: dict[str, object] = {}
     for row in fields(part):  # type: ignore[arg-type]
         value = getattr(part, row.name)
-        if hasattr(value, "__dataclass_fields__"):
+        if isinstance(value, Content | LeafClient | LeafKey):
             value = _members(value)
         elif isinstance(value, Mapping):
             value = dict(value)

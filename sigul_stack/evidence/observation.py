@@ -7,7 +7,6 @@ Must not judge what is not authentic: who calls has checked the reply's HMAC.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from ..formats.signed_note import (
     open_checkpoint,
 )
 from ..logevents import tell
+from ..records import replace
 from .evidence import Evidence
 from .leaf import LOG_RESTORED, LOG_START, Leaf
 from .log_events import EvidenceLog
@@ -324,7 +324,7 @@ class Observation:
         if self._bases[origin].get(held.size) == held:
             floor = current.floor.size
             return memory.with_log(
-                dataclasses.replace(
+                replace(
                     current,
                     note=kept,
                     last_seen=now,
@@ -333,7 +333,7 @@ class Observation:
                 )
             )
         if found.size > current.floor.size:
-            return memory.with_log(dataclasses.replace(current, largest=kept, last_seen=now))
+            return memory.with_log(replace(current, largest=kept, last_seen=now))
         return memory
 
     def _complaint(self, doubt: _Doubt, evidence: Evidence | None) -> LogComplaint:

@@ -11,7 +11,6 @@ never taken for an empty one: whoever can spoil it would else have all logs forg
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import enum
 import json
 import logging
@@ -19,7 +18,6 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +25,7 @@ from ..errors import SigulError
 from ..formats.merkle_tree import NotProven
 from ..formats.signed_note import Checkpoint, Note, PublicKey
 from ..logevents import tell
+from ..records import dataclass, field, fields, replace
 from ..system.files import locked, write_whole
 from .log_events import EvidenceLog
 
@@ -124,18 +123,18 @@ class Memory:
                 f"{MAX_KEPT} signing logs are known already",
                 "forget those of servers that are gone: sigul-stack witness forget ORIGIN",
             )
-        return dataclasses.replace(self, logs=logs)
+        return replace(self, logs=logs)
 
     def with_complaint(self, found: Complaint) -> Memory:
         """The same with a complaint; the first one of a server's name stays."""
         if found.server in self.complaints or len(self.complaints) >= MAX_KEPT:
             return self
-        return dataclasses.replace(self, complaints={**self.complaints, found.server: found})
+        return replace(self, complaints={**self.complaints, found.server: found})
 
     def forgotten(self, origin: str) -> Memory:
         """The same without a log."""
         logs = {name: item for name, item in self.logs.items() if name != origin}
-        return dataclasses.replace(self, logs=logs)
+        return replace(self, logs=logs)
 
     def accepted(self, complaint: Complaint, when: int) -> Memory:
         """The same, where a person has accepted what a complaint is about.
@@ -257,7 +256,7 @@ def encode(memory: Memory) -> bytes:
 
 
 def _members(item: KnownLog | Complaint) -> dict[str, str | int]:
-    members = {row.name: getattr(item, row.name) for row in dataclasses.fields(item)}
+    members = {row.name: getattr(item, row.name) for row in fields(item)}
     return {
         name: value.encode() if isinstance(value, PublicKey | Note) else value
         for name, value in members.items()

@@ -1,41 +1,44 @@
-"""The part of an OpenPGP key that signs, chosen as gpg does for `--local-user FINGERPRINT`.
+"""OpenPGP certificates, judged as gpg judges them: which part of a key signs, and whether it may.
 
-Of the subkeys that may sign, are bound to the key and hold at the time, the newest one whose secret
-is there; else the primary key, where it may sign. What a key says of itself counts only with its
-own signature (RFC 9580, 5.2.4 and 10.1), which is verified here; others' signatures say nothing.
+    certificate = primary key, signatures, {user ID, signatures}, {subkey, signatures}
 
-    hashed for a signature of a key = 0x99 u16 primary body, then what it is about:
-        nothing | 0xB4 u32 user ID | 0xD1 u32 attribute | 0x99 u16 subkey body
+What a signature says counts only if the primary key made it and it holds: it is verified here, with
+`cryptography`. Others' signatures say nothing. The rules are GnuPG's (2.2 and 2.4), so that a key
+signs in process with the part that `gpg --local-user FINGERPRINT` would take:
 
-Keys and signatures of version 4 alone: those of other versions do not count. A part of the key that
-is damaged does not harm the others, as with gpg.
+* The newest valid self-signature of a user ID says how the primary key may be used and how long;
+  one directly on the key goes before. For a subkey it is the newest valid binding.
+* A key that says nothing of its use may do what its algorithm can.
+* A revocation holds whenever it was made; one that cannot be checked here counts as one. A primary
+  key that is revoked, expired or not bound to any user ID takes its subkeys with it.
+* The newest subkey that may sign, is not yet expired and has its secret signs; else the primary.
+* A subkey that signs has to say itself that it is of this key ("back signature"): gpg would sign
+  without, and then take no such signature.
+
+The key of a designated revoker is not here: what looks like its revocation stops a key. No input or
+output; `openpgp_keys` has the packets, for those who list keys and do not judge.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa, utils
 
-from ..errors import SigulError
+from ..errors import KeystoreError
 from .keygrip import SigningKey, keygrip
 from .openpgp_keys import CURVES, DSA, ECDSA, EDDSA, packets
-from .openpgp_packets import (
-    CRITICAL,
-    RSA,
-    MalformedPacket,
-    PacketType,
-    raw_subpackets,
-    subpackets,
-)
+from .openpgp_packets import RSA, MalformedPacket, PacketType, subpackets
 
 _ED25519: Final = 27
+_ELGAMAL, _ECDH = 16, 18
 
 #: Curves as `cryptography` has them, by OpenPGP's names.
 _ECDSA_CURVES: Final[dict[str, type[ec.EllipticCurve]]] = {
@@ -47,351 +50,606 @@ _ECDSA_CURVES: Final[dict[str, type[ec.EllipticCurve]]] = {
     "brainpoolP384r1": ec.BrainpoolP384R1,
     "brainpoolP512r1": ec.BrainpoolP512R1,
 }
-#: Hashes of a key's signatures about itself, by OpenPGP's numbers. Not MD5, which gpg takes for no
-#: signature; SHA-1 and RIPEMD-160 it takes for these.
-_HASHES: Final = {2: "sha1", 3: "ripemd160", 8: "sha256", 9: "sha384", 10: "sha512", 11: "sha224"}
+#: Digests of self-signatures that count, by their numbers. gpg takes SHA-1 there, too: where it is
+#: broken is a signature over what another chose, and these are over the key's own.
+_HASHES: Final[MappingProxyType[int, hashes.HashAlgorithm]] = MappingProxyType(
+    {
+        2: hashes.SHA1(),  # noqa: S303
+        8: hashes.SHA256(),
+        9: hashes.SHA384(),
+        10: hashes.SHA512(),
+        11: hashes.SHA224(),
+    }
+)
 
-# Types of signatures (RFC 9580, 5.2.1), subpackets (5.2.3.7) and flags of usage (5.2.3.29).
+_BY_NAME: Final = MappingProxyType({known.name: known for known in _HASHES.values()})
+
+# Types of signatures and of their subpackets (RFC 9580, 5.2.1 and 5.2.3.7).
 _CERTIFICATIONS: Final = frozenset({0x10, 0x11, 0x12, 0x13})
-_BINDING, _BACK, _DIRECT = 0x18, 0x19, 0x1F
-_REVOKED, _SUBKEY_REVOKED, _CERTIFICATION_REVOKED = 0x20, 0x28, 0x30
-_CREATED, _SIGNATURE_EXPIRES, _EXPIRES, _FLAGS, _EMBEDDED = 2, 3, 9, 27, 32
-_MAY_SIGN: Final = 0x02
-#: Subpackets that are understood where they are critical: those above, and what only informs.
-_UNDERSTOOD: Final = frozenset({2, 3, 4, 7, 9, 11, 16, 20, 21, 22, 23, 25, 27, 28, 29, 30, 32, 33})
+_UID_REVOKED, _BINDING, _BACK, _DIRECT = 0x30, 0x18, 0x19, 0x1F
+_REVOKED, _SUBKEY_REVOKED = 0x20, 0x28
+_MD5: Final = 1
+_CREATED, _SIG_EXPIRES, _EXPIRES, _REVOKER, _ISSUER = 2, 3, 9, 12, 16
+_FLAGS, _EMBEDDED, _FINGERPRINT = 27, 32, 33
+#: Subpackets that may be critical: the others are unknown, and such a signature does not count.
+_UNDERSTOOD: Final = frozenset(
+    {2, 3, 4, 5, 7, 9, 11, 12, 16, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 32, 33}
+)
+
+_MAY_CERTIFY, _MAY_SIGN = 0x01, 0x02
+#: What keys may do that say nothing of it, by their algorithm: those not here are not known to gpg.
+_USES: Final = MappingProxyType(
+    {
+        1: 0xFF, 3: _MAY_CERTIFY | _MAY_SIGN, _ELGAMAL: 0x0C, DSA: 0x23, _ECDH: 0x0C, ECDSA: 0x23,
+        EDDSA: 0x23, _ED25519: 0x23,
+    }
+)  # fmt: skip
+
+#: Most self-signatures that are verified for a certificate; each costs some 0.1 ms.
+MAX_SIGNATURES: Final = 1_000
+_USER_ATTRIBUTE: Final = 17
+_VERSION: Final = 4
+_USER_ID_HEAD: Final = 5  # bytes in front of a user ID, where it is digested
 
 
-class CannotSign(SigulError):
-    """No part of a key may sign at the time, or its secret is not there."""
+class CannotSign(KeystoreError):
+    """A key makes no signatures that others would take, or none at all; the cure says what to do.
+
+    It is said of the key, whoever asks; `problem` names it by its fingerprint.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A primary key or subkey of version 4. `created` and `expires` in seconds since 1970.
+    """A primary key or a subkey of version 4, with its `fingerprint` and `keygrip` of 20 bytes.
 
-    `flags` are of its usage, None where the key does not say; `bound`: the key says that it is its
-    own (a subkey which may sign has said so, too).
+    `algorithm` is OpenPGP's number, `created` and `expires` seconds since 1970; `expires` is None
+    where it never does.
     """
 
-    body: bytes = field(repr=False)
+    fingerprint: bytes
     algorithm: int
     created: int
-    public_key: SigningKey | None
-    curve: str = ""
-    flags: int | None = None
-    expires: int | None = None
-    revoked: bool = False
+    keygrip: bytes
+    public_key: SigningKey
+    primary: bool
+    expires: int | None
+
+
+@dataclass(slots=True)
+class _Key:
+    """A key packet, and what holds of it; `public` is None for keys that check no signatures."""
+
+    body: bytes
+    primary: bool
+    version: int
+    created: int
+    algorithm: int
+    fingerprint: bytes
+    public: SigningKey | None
+    curve: str
     bound: bool = False
-
-    @property
-    def fingerprint(self) -> bytes:
-        """Its fingerprint, 20 bytes."""
-        return hashlib.sha1(_framed(self.body), usedforsecurity=False).digest()
-
-    @property
-    def keygrip(self) -> bytes:
-        """The name of its secret in GnuPG's agent. For a part with a `public_key`."""
-        assert self.public_key is not None  # noqa: S101 - the caller's business
-        return keygrip(self.public_key, self.curve)
-
-    def may_sign(self, now: float) -> bool:
-        """True where it may sign data at the time `now`, in seconds since 1970."""
-        return (
-            self.public_key is not None
-            and self.bound
-            and not self.revoked
-            and (self.flags is None or bool(self.flags & _MAY_SIGN))
-            and self.created <= now
-            and not self.is_expired(now)
-        )
-
-    def is_expired(self, now: float) -> bool:
-        """True where it has expired at the time `now`, in seconds since 1970."""
-        return self.expires is not None and self.expires <= now
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """A key: its primary key, and its subkeys in their order."""
-
-    primary: Part
-    subkeys: tuple[Part, ...]
-
-    def signing_part(self, now: float, has_secret: Callable[[Part], bool]) -> Part:
-        """The part that signs at the time `now`, in seconds since 1970. Raises `CannotSign`."""
-        primary = self.primary
-        if primary.bound and not primary.revoked and not primary.is_expired(now):
-            # Of two of the same second gpg takes the first.
-            newest = sorted(self.subkeys, key=lambda part: part.created, reverse=True)
-            for part in (*newest, primary):
-                if part.may_sign(now) and has_secret(part):
-                    return part
-        raise CannotSign("no part of the key may sign now", "check the key (list-keys, doctor)")
+    revoked: bool = False
+    expires: int = 0
+    uses: int = 0
+    cross_certified: bool = False
+    signatures: list[_Signature] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class _Signature:
+    version: int
     kind: int
-    hash: int
     algorithm: int
-    hashed: bytes
+    hash: int
+    suffix: bytes  # what is digested behind what the signature is about
+    hashed: tuple[tuple[int, bytes], ...]
+    unhashed: tuple[tuple[int, bytes], ...]
+    understood: bool
+    left: bytes
     numbers: bytes
-    said: dict[int, bytes]
-    embedded: bytes | None
+
+    def first(self, kind: int) -> bytes | None:
+        """The first hashed subpacket of a type, which is the one that gpg reads."""
+        return next((content for found, content in self.hashed if found == kind), None)
+
+    def seconds(self, kind: int) -> int:
+        return int.from_bytes((self.first(kind) or b"")[:4], "big")
 
     @property
     def created(self) -> int:
-        return int.from_bytes(self.said[_CREATED], "big")
+        return self.seconds(_CREATED)
 
-    def holds(self, now: float) -> bool:
-        """True where it was made, and has not expired."""
-        lasts = int.from_bytes(self.said.get(_SIGNATURE_EXPIRES, b""), "big")
-        return self.created <= now and not (lasts and self.created + lasts <= now)
+    def expired(self, now: int) -> bool:
+        expires = self.seconds(_SIG_EXPIRES)
+        return bool(expires) and self.created + expires <= now
+
+    def issuers(self) -> Iterator[bytes]:
+        for kind, content in (*self.hashed, *self.unhashed):
+            if kind == _ISSUER:
+                yield content
+            elif kind == _FINGERPRINT and content[:1] == b"\4":
+                yield content[-8:]
+
+    def uses(self, algorithm: int) -> int:
+        """The uses of the key that this is about, by what it says, as far as `algorithm` can."""
+        flags = self.first(_FLAGS)
+        possible = _USES.get(algorithm, 0)
+        return possible if flags is None else int.from_bytes(flags[:1], "big") & possible
 
 
-def read_certificate(data: bytes, now: float) -> Certificate:
-    """The first key in `data`, packets without armour, as it is at `now` (seconds since 1970).
+@dataclass(slots=True)
+class _UserId:
+    kind: int
+    body: bytes
+    signatures: list[_Signature]
 
-    Raises `MalformedPacket`.
+
+class Certificate:
+    """A key with its subkeys, and what it says of them as far as that is proven."""
+
+    def __init__(self, primary: _Key, user_ids: Sequence[_UserId], subkeys: Sequence[_Key]) -> None:
+        self._primary = primary
+        self._user_ids = user_ids
+        self._subkeys = subkeys
+        self._proven: dict[tuple[int, int], bool] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the primary key, in capital hexadecimal digits."""
+        return self._primary.fingerprint.hex().upper()
+
+    def parts(self) -> list[Part]:
+        """The primary key and all subkeys that have a key for signatures, whether they hold."""
+        return [_part(key) for key in (self._primary, *self._subkeys) if key.public is not None]
+
+    def signing_part(self, now: float, has_secret: Callable[[Part], bool]) -> Part:
+        """The part that signs at `now`, in seconds since 1970.
+
+        `has_secret` says of a part whether its secret key is there. Raises `CannotSign`.
+        """
+        primary = self._primary
+        now = int(now)  # as gpg has it, whose times are of whole seconds
+        self._judge(now)
+        if primary.version != _VERSION:
+            raise self._cannot(f"it is of version {primary.version}", _NEW_KEY)
+        if primary.revoked:
+            raise self._cannot("it is revoked", "use another key")
+        if not primary.bound:
+            raise self._cannot(
+                "no self-signature of it holds",
+                "see what `gpg --check-signatures` says of it; import the key anew",
+            )
+        if _over(primary.expires, now):
+            raise self._cannot(
+                f"it has expired{_since(primary.expires)}", "prolong it (change-key-expiration)"
+            )
+        chosen: _Key | None = None
+        why: list[str] = []
+        for key in self._subkeys:
+            reason = self._reason_against(key, now, has_secret)
+            if reason is None:
+                if chosen is None or key.created > chosen.created:
+                    chosen = key
+            elif reason:
+                why.append(f"subkey {key.fingerprint.hex().upper()[-16:]} {reason}")
+        if chosen is None:
+            reason = self._reason_against(primary, now, has_secret)
+            if reason is None:
+                chosen = primary
+            else:
+                why.insert(0, f"its primary key {reason or 'may not sign'}")
+                raise self._cannot(
+                    "; ".join(why[:4]), "add a subkey that may sign, or prolong the one it had"
+                )
+        if not chosen.primary and not chosen.cross_certified:
+            raise self._cannot(
+                f"its subkey {chosen.fingerprint.hex().upper()[-16:]} has not signed that it is of"
+                " this key, so that nobody would take its signatures",
+                "cross-certify it (`gpg --edit-key FINGERPRINT cross-certify save`)",
+            )
+        if chosen.created > now:
+            raise self._cannot(
+                f"it was made {chosen.created - now} s from now", "set this machine's clock"
+            )
+        return _part(chosen)
+
+    def _reason_against(
+        self, key: _Key, now: int, has_secret: Callable[[Part], bool]
+    ) -> str | None:
+        """A reason why a part does not sign; None where it does, "" where it is not meant to."""
+        if not key.uses & _MAY_SIGN:
+            return ""
+        if not key.bound:
+            return "is not bound by a signature that holds"
+        if key.revoked:
+            return "is revoked"
+        if _over(key.expires, now):
+            return f"has expired{_since(key.expires)}"
+        if key.version != _VERSION:
+            return f"is of version {key.version}"
+        if key.public is None:
+            return f"is of algorithm {key.algorithm}, which is not known here, or of its curve"
+        if not key.primary and key.created > now:
+            return f"was made {key.created - now} s from now"
+        if not has_secret(_part(key)):
+            return "has no secret key here"
+        return None
+
+    def _cannot(self, problem: str, cure: str) -> CannotSign:
+        return CannotSign(f"key {self.fingerprint} cannot sign: {problem}", cure)
+
+    def _judge(self, now: int) -> None:
+        """Find what holds of the primary key and the subkeys at `now`."""
+        primary = self._primary
+        primary.bound = primary.revoked = False
+        direct = self._newest(primary, b"", primary.signatures, {_DIRECT}, now)
+        primary.revoked = any(
+            self._revokes(signature, primary, b"")
+            for signature in primary.signatures
+            if signature.kind == _REVOKED
+        )
+        self._see_designated_revokers()
+        newest: list[_Signature] = []
+        for user_id in self._user_ids:
+            own = self._newest(
+                primary, _certified(user_id), user_id.signatures,
+                _CERTIFICATIONS | {_UID_REVOKED}, None,
+            )  # fmt: skip
+            if own is not None:
+                newest.append(own)
+        # Of two of one second gpg takes the first user ID's.
+        newest.sort(key=lambda signature: signature.created, reverse=True)
+        said = [direct] if direct is not None else []
+        primary.bound = bool(said or newest)
+        # A user ID that is revoked or over still binds the key, and says no more of it.
+        newest = [own for own in newest if own.kind != _UID_REVOKED and not own.expired(now)]
+        primary.uses = _said_uses(said, primary.algorithm)
+        if not said or said[0].first(_FLAGS) is None:
+            primary.uses = _said_uses(newest, primary.algorithm)
+        # The first that names a time: a later user ID without one does not take it away.
+        lasts = next((time for each in (*said, *newest) if (time := each.seconds(_EXPIRES))), 0)
+        primary.expires = primary.created + lasts if lasts else 0
+        for key in self._subkeys:
+            self._judge_subkey(key, now)
+
+    def _judge_subkey(self, key: _Key, now: int) -> None:
+        binding = self._newest(key, key.body, key.signatures, {_BINDING}, now)
+        key.bound = binding is not None and key.algorithm in _USES
+        key.revoked = any(
+            self._revokes(signature, key, key.body)
+            for signature in key.signatures
+            if signature.kind == _SUBKEY_REVOKED
+        )
+        # What an unbound one may do is asked for no more than to say why it does not sign.
+        key.uses = _USES.get(key.algorithm, 0) if binding is None else binding.uses(key.algorithm)
+        lasts = 0 if binding is None else binding.seconds(_EXPIRES)
+        key.expires = key.created + lasts if lasts else 0
+        key.cross_certified = binding is not None and self._is_cross_certified(key, binding)
+
+    def _newest(
+        self,
+        key: _Key,
+        about: bytes,
+        signatures: Sequence[_Signature],
+        kinds: frozenset[int] | set[int],
+        now: int | None,
+    ) -> _Signature | None:
+        """The newest of these signatures that holds, the last of a second; an expired one does not.
+
+        With `now` None expired ones count: gpg takes those of user IDs.
+        """
+        found: _Signature | None = None
+        for signature in signatures:
+            if (
+                signature.kind in kinds
+                and (found is None or signature.created >= found.created)
+                and self._holds(signature, key, about)
+                and (now is None or not signature.expired(now))
+            ):
+                found = signature
+        return found
+
+    def _holds(self, signature: _Signature, key: _Key, about: bytes) -> bool:
+        """True if the primary key made the signature over itself and `about`; kept, once known."""
+        primary = self._primary
+        if primary.fingerprint[-8:] not in signature.issuers():
+            return False
+        name = id(signature), id(key)
+        if name not in self._proven:
+            if len(self._proven) >= MAX_SIGNATURES:
+                raise self._cannot(
+                    f"it has more than {MAX_SIGNATURES} self-signatures",
+                    "remove old ones (`gpg --edit-key FINGERPRINT minimize save`)",
+                )
+            if key is not primary:
+                about = _hashed_key(about)
+            elif signature.version == 3:
+                about = about[_USER_ID_HEAD:]  # what is in front of user IDs came with version 4
+            content = _hashed_key(primary.body) + about
+            self._proven[name] = signature.created >= primary.created and _is_good(
+                primary, signature, content
+            )
+        return self._proven[name]
+
+    def _revokes(self, signature: _Signature, key: _Key, about: bytes) -> bool:
+        """True if a revocation holds, or could: one whose digest is not known here counts.
+
+        MD5 does not, as with gpg: anybody can make such a one.
+        """
+        unknown = signature.hash not in _HASHES and signature.hash != _MD5
+        if unknown and self._primary.fingerprint[-8:] in signature.issuers():
+            return True
+        return self._holds(signature, key, about)
+
+    def _see_designated_revokers(self) -> None:
+        """Raise `CannotSign` where another key, that may do so, may have revoked this one."""
+        primary = self._primary
+        revokers = {
+            content[-8:]
+            for signature in primary.signatures
+            if signature.kind == _DIRECT and self._holds(signature, primary, b"")
+            for kind, content in signature.hashed
+            if kind == _REVOKER
+        }
+        for signature in primary.signatures:
+            if signature.kind == _REVOKED and not revokers.isdisjoint(signature.issuers()):
+                raise self._cannot(
+                    "it has a revocation by a key that may revoke it",
+                    "use another key; where that revocation is not genuine, delete it with gpg",
+                )
+
+    def _is_cross_certified(self, key: _Key, binding: _Signature) -> bool:
+        newest: _Signature | None = None
+        for kind, content in (*binding.hashed, *binding.unhashed):
+            if kind == _EMBEDDED:
+                signature = _signature(content)
+                if (
+                    signature is not None
+                    and signature.kind == _BACK
+                    and (newest is None or signature.created > newest.created)
+                ):
+                    newest = signature
+        content = _hashed_key(self._primary.body) + _hashed_key(key.body)
+        return newest is not None and _is_good(key, newest, content)
+
+
+def read_certificate(data: bytes) -> Certificate:
+    """The certificate of the first public key in `data`, packets without armour.
+
+    Anything unknown in it is left out: it counts as not there. Raises `MalformedPacket`.
     """
-    groups = _groups(data)
-    kind, body, _signatures = groups[0]
-    if kind != PacketType.PUBLIC_KEY:
-        raise MalformedPacket("it does not begin with a public key")
-    primary = _part(body)
-    subkeys = []
-    about_primary: list[_Signature] = []
-    revoked = False
-    for kind, body, signatures in groups:
-        good = [it for it in signatures if _is_by(primary, it, _about(kind, body, primary))]
-        if kind == PacketType.PUBLIC_SUBKEY:
-            subkeys.append(_bind(primary, _part(body), good, now))
-            continue
-        revoked = revoked or any(it.kind == _REVOKED for it in good)
-        newest = _newest(good, {*_CERTIFICATIONS, _DIRECT, _CERTIFICATION_REVOKED}, now)
-        if newest is not None and newest.kind != _CERTIFICATION_REVOKED:
-            about_primary.append(newest)
-    said = max(about_primary, key=lambda it: it.created, default=None)
-    flags = next((it.said[_FLAGS] for it in _by_age(about_primary) if _FLAGS in it.said), None)
-    whole = _with(primary, said, flags=flags, revoked=revoked)
-    return Certificate(whole, tuple(subkeys))
+    primary: _Key | None = None
+    subkeys: list[_Key] = []
+    user_ids: list[_UserId] = []
+    place: list[_Signature] = []  # where signatures go now
+    for kind, body in packets(data):
+        if kind == PacketType.PUBLIC_KEY:
+            if primary is not None:
+                break
+            primary = _key(body, primary=True)
+            place = primary.signatures
+        elif primary is None:
+            raise MalformedPacket("it does not begin with a public key")
+        elif kind == PacketType.PUBLIC_SUBKEY:
+            subkeys.append(_key(body, primary=False))
+            place = subkeys[-1].signatures
+        elif kind in (PacketType.USER_ID, _USER_ATTRIBUTE):
+            user_ids.append(_UserId(kind, body, []))
+            place = user_ids[-1].signatures
+        elif kind == PacketType.SIGNATURE and (signature := _signature(body)) is not None:
+            place.append(signature)
+    if primary is None:
+        raise MalformedPacket("it has no public key")
+    return Certificate(primary, user_ids, subkeys)
 
 
-def _by_age(signatures: list[_Signature]) -> list[_Signature]:
-    """Signatures with the newest first, one about the key itself before those about user IDs."""
-    return sorted(signatures, key=lambda it: (it.kind == _DIRECT, it.created), reverse=True)
+_NEW_KEY: Final = "sign with a key of version 4, as gpg makes them for RSA, ECDSA and Ed25519"
 
 
-def _with(part: Part, said: _Signature | None, *, flags: bytes | None, revoked: bool) -> Part:
-    """`part` as the signature `said` has it, which is the key's own; None: there is none."""
-    lasts = 0 if said is None else int.from_bytes(said.said.get(_EXPIRES, b""), "big")
+def _part(key: _Key) -> Part:
+    public = key.public
+    if public is None:
+        raise ValueError("a part that checks no signatures")
     return Part(
-        part.body,
-        part.algorithm,
-        part.created,
-        part.public_key,
-        part.curve,
-        None if flags is None else int.from_bytes(flags[:1], "big"),
-        part.created + lasts if lasts else None,
-        revoked,
-        said is not None,
+        fingerprint=key.fingerprint,
+        algorithm=key.algorithm,
+        created=key.created,
+        keygrip=keygrip(public, key.curve),
+        public_key=public,
+        primary=key.primary,
+        expires=key.expires or None,
     )
 
 
-def _bind(primary: Part, part: Part, good: list[_Signature], now: float) -> Part:
-    """`part` as the newest of the `good` signatures about it has it."""
-    said = _newest(good, {_BINDING}, now)
-    flags = None if said is None else said.said.get(_FLAGS)
-    revoked = any(it.kind == _SUBKEY_REVOKED for it in good)
-    if said is not None and (flags is None or (flags[:1] and flags[0] & _MAY_SIGN)):
-        # Without its own word anybody could take another's key for a subkey.
-        back = None if said.embedded is None else _signature(said.embedded)
-        about = _framed(primary.body) + _framed(part.body)
-        if back is None or back.kind != _BACK or not _is_by(part, back, about):
-            flags = bytes([(flags or b"\0")[0] & ~_MAY_SIGN])
-    return _with(part, said, flags=flags, revoked=revoked)
+def _over(expires: int, now: int) -> bool:
+    return 0 < expires < now
 
 
-def _newest(signatures: list[_Signature], kinds: set[int], now: float) -> _Signature | None:
-    there = [it for it in signatures if it.kind in kinds and it.holds(now)]
-    return max(there, key=lambda it: it.created, default=None)
+def _since(expires: int) -> str:
+    from datetime import UTC, datetime
+
+    return f" on {datetime.fromtimestamp(expires, UTC):%Y-%m-%d}" if expires else ""
 
 
-def _groups(data: bytes) -> list[tuple[int, bytes, list[_Signature]]]:
-    """Each packet of the first key that signatures are about, with those that follow it."""
-    groups: list[tuple[int, bytes, list[_Signature]]] = []
-    for kind, body in packets(data):
-        if kind == PacketType.SIGNATURE and groups:
-            if (signature := _signature(body)) is not None:
-                groups[-1][2].append(signature)
-        elif kind == PacketType.PUBLIC_KEY and groups:
-            break
-        elif kind in _ABOUT or kind == PacketType.PUBLIC_KEY:
-            groups.append((kind, body, []))
-    if not groups:
-        raise MalformedPacket("there is no key in it")
-    return groups
+def _said_uses(signatures: Sequence[_Signature], algorithm: int) -> int:
+    """The uses that the first one names that names any, and what primary keys always may."""
+    said = next((s.uses(algorithm) for s in signatures if s.first(_FLAGS) is not None), None)
+    return (_USES.get(algorithm, 0) if said is None else said) | _MAY_CERTIFY
 
 
-_USER_ATTRIBUTE: Final = 17
-_ABOUT: Final = {
-    PacketType.USER_ID: b"\xb4",
-    _USER_ATTRIBUTE: b"\xd1",
-    PacketType.PUBLIC_SUBKEY: b"",
-}
+def _certified(user_id: _UserId) -> bytes:
+    mark = b"\xb4" if user_id.kind == PacketType.USER_ID else b"\xd1"
+    return mark + len(user_id.body).to_bytes(4, "big") + user_id.body
 
 
-def _about(kind: int, body: bytes, primary: Part) -> bytes:
-    """The content of a signature of the key about the packet."""
-    whole = _framed(primary.body)
-    if kind == PacketType.PUBLIC_KEY:
-        return whole
-    if kind == PacketType.PUBLIC_SUBKEY:
-        return whole + _framed(body)
-    return whole + _ABOUT[kind] + len(body).to_bytes(4, "big") + body
-
-
-def _framed(body: bytes) -> bytes:
+def _hashed_key(body: bytes) -> bytes:
     return b"\x99" + len(body).to_bytes(2, "big") + body
 
 
+def _key(body: bytes, *, primary: bool) -> _Key:
+    if len(body) < 6 or len(body) > 0xFFFF:
+        raise MalformedPacket("a key of it is cut short, or too long")
+    version, algorithm = body[0], body[5]
+    fingerprint = hashlib.sha1(_hashed_key(body), usedforsecurity=False).digest()
+    public, curve = None, ""
+    if version == _VERSION:
+        with suppress(ValueError, UnsupportedAlgorithm, MalformedPacket):
+            public, curve = _public(algorithm, body[6:])
+    created = int.from_bytes(body[1:5], "big")
+    return _Key(body, primary, version, created, algorithm, fingerprint, public, curve)
+
+
+def _public(algorithm: int, data: bytes) -> tuple[SigningKey | None, str]:
+    """The key in `data` and its curve's name; None where it makes no signatures or is unknown."""
+    if algorithm in RSA:
+        modulus, exponent = _mpis(data, 2)
+        return rsa.RSAPublicNumbers(exponent, modulus).public_key(), ""
+    if algorithm == DSA:
+        p, q, g, y = _mpis(data, 4)
+        return dsa.DSAPublicNumbers(y, dsa.DSAParameterNumbers(p, q, g)).public_key(), ""
+    if algorithm == _ED25519 and len(data) == 32:
+        return ed25519.Ed25519PublicKey.from_public_bytes(data), "ed25519"
+    if algorithm not in (ECDSA, EDDSA) or not data:
+        return None, ""
+    curve = CURVES.get(data[1 : 1 + data[0]], "")
+    (point,) = _mpis(data[1 + data[0] :], 1)
+    encoded = point.to_bytes(-(-point.bit_length() // 8), "big")
+    if algorithm == ECDSA and (named := _ECDSA_CURVES.get(curve)) is not None:
+        return ec.EllipticCurvePublicKey.from_encoded_point(named(), encoded), curve
+    if algorithm == EDDSA and curve == "ed25519" and encoded[:1] == b"\x40":
+        return ed25519.Ed25519PublicKey.from_public_bytes(encoded[1:]), curve
+    return None, ""
+
+
+def _mpis(data: bytes, count: int) -> list[int]:
+    """The `count` numbers that `data` is. Raises `MalformedPacket` where it is not just that."""
+    numbers = []
+    at = 0
+    for _ in range(count):
+        end = at + 2 + (int.from_bytes(data[at : at + 2], "big") + 7) // 8
+        if len(data) < max(end, at + 2):
+            raise MalformedPacket("a number of it is cut short")
+        numbers.append(int.from_bytes(data[at + 2 : end], "big"))
+        at = end
+    if at != len(data):
+        raise MalformedPacket("something is behind its numbers")
+    return numbers
+
+
 def _signature(body: bytes) -> _Signature | None:
-    """A signature of version 4; None of another one, or one that is damaged or says too much."""
-    if body[:1] != b"\x04":
+    """A signature of version 4 or 3; None for others and damaged ones, which say nothing."""
+    if body[:2] == b"\3\5" and len(body) >= 19:
+        # Version 3: u8 3, u8 5, u8 kind, u32 created, key ID, u8 algorithm, u8 hash, … (5.2.2)
+        return _Signature(
+            version=3,
+            kind=body[2],
+            algorithm=body[15],
+            hash=body[16],
+            suffix=body[2:7],
+            hashed=((_CREATED, body[3:7]),),
+            unhashed=((_ISSUER, body[7:15]),),
+            understood=True,
+            left=body[17:19],
+            numbers=body[19:],
+        )
+    if body[:1] != b"\4" or len(body) < 10:
+        return None
+    end = 6 + int.from_bytes(body[4:6], "big")
+    unhashed = int.from_bytes(body[end : end + 2], "big")
+    left = end + 2 + unhashed
+    if len(body) < left + 2:
         return None
     try:
-        end = 6 + int.from_bytes(body[4:6], "big")
-        hashed = body[:end]
-        said = dict(_understood(body[6:end]))
-        unhashed_end = end + 2 + int.from_bytes(body[end : end + 2], "big")
-        unhashed = dict(subpackets(body[end + 2 : unhashed_end]))
-    except (MalformedPacket, ValueError):
+        hashed = tuple(subpackets(body[6:end]))
+        others = tuple(subpackets(body[end + 2 : left]))
+        critical = _critical(body[6:end])
+    except MalformedPacket:
         return None
-    if len(said.get(_CREATED, b"")) != 4 or len(body) < unhashed_end + 2:
-        return None
-    # A back signature proves itself, wherever it stands.
-    embedded = said.get(_EMBEDDED) or unhashed.get(_EMBEDDED)
-    return _Signature(body[1], body[3], body[2], hashed, body[unhashed_end + 2 :], said, embedded)
+    return _Signature(
+        version=4,
+        kind=body[1],
+        algorithm=body[2],
+        hash=body[3],
+        suffix=body[:end] + b"\4\xff" + end.to_bytes(4, "big"),
+        hashed=hashed,
+        unhashed=others,
+        understood=critical <= _UNDERSTOOD,
+        left=body[left : left + 2],
+        numbers=body[left + 2 :],
+    )
 
 
-def _understood(area: bytes) -> Iterator[tuple[int, bytes]]:
-    """The subpackets; raises ValueError for one that is critical and not understood."""
-    for kind, content in raw_subpackets(area):
-        if kind & CRITICAL and kind & ~CRITICAL not in _UNDERSTOOD:
-            raise ValueError
-        yield kind & ~CRITICAL, content
+def _critical(area: bytes) -> frozenset[int]:
+    """Types of the subpackets that are marked as critical."""
+    found = set()
+    at = 0
+    while at < len(area):
+        lead = area[at]
+        width = 1 if lead < 192 else 2 if lead < 255 else 5
+        if width == 1:
+            size = lead
+        elif width == 2:
+            size = (lead - 192 << 8) + area[at + 1] + 192
+        else:
+            size = int.from_bytes(area[at + 1 : at + 5], "big")
+        if area[at + width] & 0x80:
+            found.add(area[at + width] & 0x7F)
+        at += width + size
+    return frozenset(found)
 
 
-def _is_by(part: Part, signature: _Signature, content: bytes) -> bool:
-    """True where `signature` over `content` is by that part."""
-    name = _HASHES.get(signature.hash)
-    if name is None or part.public_key is None or signature.algorithm != part.algorithm:
+def _is_good(key: _Key, signature: _Signature, content: bytes) -> bool:
+    """True if `key` made the signature over `content`."""
+    algorithm = _HASHES.get(signature.hash)
+    if (
+        algorithm is None
+        or not signature.understood
+        or signature.algorithm != key.algorithm
+        or key.public is None
+    ):
         return False
-    trailer = b"\x04\xff" + len(signature.hashed).to_bytes(4, "big")
+    state = hashlib.new(algorithm.name, content + signature.suffix, usedforsecurity=False)
+    digest = state.digest()
+    if digest[:2] != signature.left:
+        return False
     try:
-        digest = hashlib.new(name, content + signature.hashed + trailer).digest()
-        verify(part.public_key, name, digest, _plain(part, signature.numbers))
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError, MalformedPacket):
+        _verify_numbers(key.public, algorithm.name, digest, signature.numbers)
+    except (InvalidSignature, MalformedPacket, UnsupportedAlgorithm, ValueError, OverflowError):
         return False
     return True
+
+
+def _verify_numbers(key: SigningKey, name: str, digest: bytes, numbers: bytes) -> None:
+    """Verify a signature whose `numbers` are as they stand at the end of its packet."""
+    if isinstance(key, rsa.RSAPublicKey):
+        (number,) = _mpis(numbers, 1)
+        signature = number.to_bytes(-(-key.key_size // 8), "big")
+    elif not isinstance(key, ed25519.Ed25519PublicKey):
+        signature = utils.encode_dss_signature(*_mpis(numbers, 2))
+    elif len(numbers) == 64:  # of algorithm 27; two MPIs of 64 bytes in all are as rare as can be
+        signature = numbers
+    else:
+        first, second = _mpis(numbers, 2)
+        signature = first.to_bytes(32, "big") + second.to_bytes(32, "big")
+    verify(key, name, digest, signature)
 
 
 def verify(key: SigningKey, hash_name: str, digest: bytes, signature: bytes) -> None:
     """Verify a signature over a digest, in the form of `signing.signer`.
 
-    Raises InvalidSignature, and UnsupportedAlgorithm where the cryptographic library lacks it.
+    Raises InvalidSignature, and UnsupportedAlgorithm where the hash is not known here.
     """
+    algorithm = _BY_NAME.get(hash_name)
+    if algorithm is None:
+        raise UnsupportedAlgorithm(hash_name)
+    prehashed = utils.Prehashed(algorithm)
     match key:
         case ed25519.Ed25519PublicKey():
             key.verify(signature, digest)
-            return
         case rsa.RSAPublicKey():
-            if hash_name == "ripemd160":
-                raise UnsupportedAlgorithm(hash_name)
-            key.verify(signature, digest, padding.PKCS1v15(), Prehashed(_ALGORITHMS[hash_name]))
-            return
+            key.verify(signature, digest, padding.PKCS1v15(), prehashed)
         case dsa.DSAPublicKey():
-            key.verify(signature, digest, Prehashed(_sized(digest)))
+            key.verify(signature, digest, prehashed)
         case ec.EllipticCurvePublicKey():
-            key.verify(signature, digest, ec.ECDSA(Prehashed(_sized(digest))))
-
-
-_ALGORITHMS: Final[dict[str, hashes.HashAlgorithm]] = {
-    "sha1": hashes.SHA1(),  # noqa: S303 - of a key's signatures about itself
-    "sha224": hashes.SHA224(),
-    "sha256": hashes.SHA256(),
-    "sha384": hashes.SHA384(),
-    "sha512": hashes.SHA512(),
-}
-
-
-def _sized(digest: bytes) -> hashes.HashAlgorithm:
-    """A hash of the digest's size: which one it is does not matter to DSA and ECDSA."""
-    return next(it for it in _ALGORITHMS.values() if it.digest_size == len(digest))
-
-
-def _plain(part: Part, numbers: bytes) -> bytes:
-    """A packet's numbers as the signature that a key of that kind makes."""
-    if part.algorithm == _ED25519:
-        return numbers[:64]
-    values = []
-    while numbers:
-        size = (int.from_bytes(numbers[:2], "big") + 7) // 8
-        if len(numbers) < 2 + size:
-            raise MalformedPacket("a number is cut short")
-        values.append(int.from_bytes(numbers[2 : 2 + size], "big"))
-        numbers = numbers[2 + size :]
-    if isinstance(part.public_key, rsa.RSAPublicKey):
-        (value,) = values
-        return value.to_bytes((part.public_key.key_size + 7) // 8, "big")
-    r, s = values
-    if isinstance(part.public_key, ed25519.Ed25519PublicKey):
-        return r.to_bytes(32, "big") + s.to_bytes(32, "big")
-    return encode_dss_signature(r, s)
-
-
-def _part(body: bytes) -> Part:
-    """A key packet; without a `public_key` where it is of no kind that signs here."""
-    created = int.from_bytes(body[1:5], "big")
-    algorithm = body[5] if body[:1] == b"\x04" and len(body) > 6 else 0
-    try:
-        key, curve = _public_key(algorithm, body[6:])
-    except (ValueError, IndexError, UnsupportedAlgorithm):
-        key, curve = None, ""
-    return Part(body, algorithm, created, key, curve)
-
-
-def _public_key(algorithm: int, numbers: bytes) -> tuple[SigningKey | None, str]:
-    """The key in a packet, and the name of its curve. Raises ValueError, IndexError."""
-    if algorithm in RSA:
-        n, e = _numbers(numbers, 2)
-        return rsa.RSAPublicNumbers(e, n).public_key(), ""
-    if algorithm == DSA:
-        p, q, g, y = _numbers(numbers, 4)
-        return dsa.DSAPublicNumbers(y, dsa.DSAParameterNumbers(p, q, g)).public_key(), ""
-    if algorithm == _ED25519:
-        return ed25519.Ed25519PublicKey.from_public_bytes(numbers[:32]), "ed25519"
-    if algorithm not in (ECDSA, EDDSA):
-        return None, ""
-    curve = CURVES.get(numbers[1 : 1 + numbers[0]], "")
-    (point,) = _numbers(numbers[1 + numbers[0] :], 1)
-    raw = point.to_bytes((point.bit_length() + 7) // 8, "big")
-    if algorithm == EDDSA:
-        if curve != "ed25519" or raw[:1] != b"\x40":
-            return None, ""
-        return ed25519.Ed25519PublicKey.from_public_bytes(raw[1:]), curve
-    named = _ECDSA_CURVES.get(curve)
-    if named is None:
-        return None, ""
-    return ec.EllipticCurvePublicKey.from_encoded_point(named(), raw), curve
-
-
-def _numbers(data: bytes, count: int) -> list[int]:
-    values = []
-    for _ in range(count):
-        size = (int.from_bytes(data[:2], "big") + 7) // 8
-        if len(data) < 2 + size or size == 0:
-            raise ValueError
-        values.append(int.from_bytes(data[2 : 2 + size], "big"))
-        data = data[2 + size :]
-    return values
+            key.verify(signature, digest, ec.ECDSA(prehashed))

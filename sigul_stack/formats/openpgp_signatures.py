@@ -133,18 +133,19 @@ class SignatureParameters:
     def packet(self, digest: bytes, signature: bytes) -> bytes:
         """The signature packet; `signature` is the key's, in the form of `signing.signer`."""
         unhashed = _subpacket(_ISSUER, self.fingerprint[-8:])
-        return encode_packet(
-            PacketType.SIGNATURE,
-            b"".join(
-                (
-                    self.hashed,
-                    len(unhashed).to_bytes(2, "big"),
-                    unhashed,
-                    digest[:2],
-                    _numbers(self.algorithm, signature),
-                )
-            ),
+        body = b"".join(
+            (
+                self.hashed,
+                len(unhashed).to_bytes(2, "big"),
+                unhashed,
+                digest[:2],
+                _numbers(self.algorithm, signature),
+            )
         )
+        # A head in the format of old, as gpg writes it (RFC 9580, 4.2.2).
+        code, width = (0, 1) if len(body) < 0x100 else (1, 2) if len(body) < 0x10000 else (2, 4)
+        head = 0x80 | PacketType.SIGNATURE << 2 | code
+        return bytes([head]) + len(body).to_bytes(width, "big") + body
 
     def one_pass(self) -> bytes:
         """The packet that tells before the content what its signature will need (RFC 9580, 5.4)."""
@@ -164,7 +165,12 @@ def new_hash(number: int) -> _Hash:
 
 def _subpacket(kind: int, content: bytes, *, critical: bool = False) -> bytes:
     size = len(content) + 1
-    length = bytes([size]) if size < 192 else b"\xff" + size.to_bytes(4, "big")
+    if size < 192:
+        length = bytes([size])
+    elif size < 8384:
+        length = (size - 192 + (192 << 8)).to_bytes(2, "big")
+    else:
+        length = b"\xff" + size.to_bytes(4, "big")
     return length + bytes([kind | (CRITICAL if critical else 0)]) + content
 
 

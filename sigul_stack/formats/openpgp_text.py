@@ -24,8 +24,9 @@ MAX_LINE: Final = 19_993
 
 _LINE: Final = 48  # bytes in a line of Base64: 64 characters
 _CRC_START, _CRC_POLYNOMIAL = 0xB704CE, 0x1864CFB
-#: What is not hashed at a line's end.
-_BLANKS: Final = b" \t\r\n"
+#: What is not hashed at a line's end. RFC 9580 does not have the zero byte there, but gpg has, both
+#: where it signs and where it verifies.
+_BLANKS: Final = b" \t\r\n\0"
 
 
 class LineTooLong(ValueError):

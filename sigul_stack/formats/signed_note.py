@@ -22,11 +22,12 @@ import binascii
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ..errors import quoted
+from ..records import dataclass
 from ..secret import Secret
+from . import ed25519
 from .merkle_tree import (
     HASH_BYTES,
     MAX_PROOF_HASHES,
@@ -100,6 +101,8 @@ class PublicKey:
 
     def verify(self, message: bytes, signature: bytes) -> bool:
         """Tell whether an Ed25519 signature of 64 bytes is this key's over `message`."""
+        if not _checks_many:
+            return ed25519.verify(self.key, message, signature)
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -161,12 +164,19 @@ class PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self.secret.reveal())
 
 
-def load_library() -> None:
-    """Load what makes and checks signatures, which takes 8 ms, while there is nothing else to do.
+#: Whether this process is one that checks many signatures.
+_checks_many = False
 
-    It is loaded when it is first used, else.
+
+def load_library() -> None:
+    """Load what checks a signature in 0.15 ms, and not in 1.5: for processes that check many.
+
+    It takes 5 ms and 7 MB of memory, ten times that of all that a client checks in one request.
     """
-    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: F401
+    global _checks_many
+    from cryptography.hazmat.primitives.asymmetric import ed25519 as _library  # noqa: F401
+
+    _checks_many = True
 
 
 def _key_parts(text: str, what: str) -> tuple[str, bytes, int, bytes]:

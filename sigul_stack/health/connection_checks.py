@@ -23,8 +23,7 @@ from ..errors import (
     TransportError,
 )
 from ..pki.certificate_info import covers
-from ..transport.nss_dates import OF_DATES
-from ..transport.nss_errors import explain
+from ..transport.nss_errors import OF_DATES, explain
 from ..transport.tcp import resolve
 from . import probes
 from .nss_checks import NSSChecks

@@ -20,6 +20,7 @@ from ..config.shared import NSS_FILES, NSSSettings
 from ..errors import NSSError, SigulError, WrongNSSPassword
 from ..pki.certificate_info import CertificateInfo, current_time, from_der, newest
 from ..pki.inspection import Topic, date_check, inspect_database
+from ..pki.key_cost import key_cost, looks_random
 from ..pki.leaf import Role
 from ..pki.nss_directory import NSSDatabase
 from ..secret import Secret
@@ -221,6 +222,20 @@ class NSSChecks:
         yield from found
         if not any_failed(found):
             self._open()
+            cost = key_cost(self.settings.path)
+            if cost.is_slow:
+                yield warning(
+                    Layer.KEY,
+                    f"the private key costs {cost.text}, and a request uses such keys four times",
+                    self._tuning(),
+                )
+
+    def _tuning(self) -> str:
+        """The cure of a slow database."""
+        tune = f"sigul-stack pki tune {self.settings.path}"
+        if looks_random(self.settings.password):
+            return tune
+        return f"give the database a random password (certutil -W), then: {tune}"
 
     def secrets(self) -> list[Check]:
         """The checks of what of the database lies open, or does not belong into it."""
@@ -239,10 +254,12 @@ class NSSChecks:
                 f" (of {_written(self.settings.path / 'key4.db')})",
                 _NOT_OPENED_CURE,
             )
-        else:
-            return ok(
-                Layer.DATABASE, f"'{self._nickname}' and its key are there, and can be opened"
-            )
+        cost = key_cost(self.settings.path)
+        # Slow is not ill: whoever watches this is told, and not woken.
+        slow = f"; the key costs {cost.text}: {self._tuning()}" if cost.is_slow else ""
+        return ok(
+            Layer.DATABASE, f"'{self._nickname}' and its key are there, and can be opened{slow}"
+        )
 
     def dates(self) -> Iterator[Check]:
         """Check that the certificate and its CAs are valid for a while."""

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from .certificate_info import CertificateInfo
     from .contents import AUTHORITY_NICKNAME, put_authority, put_bundle, put_leaf
     from .inspection import Topic, inspect_database
-    from .leaf import LEAF_LIFETIME, Leaf, LeafRequest, Role
+    from .key_cost import KeyCost
+    from .leaf import LEAF_LIFETIME, KeyKind, Leaf, LeafRequest, Role
     from .material import Bundle, read_certificates, read_pem, read_pkcs12
-    from .nss_directory import DatabaseKind, NSSDatabase
+    from .nss_directory import DatabaseKind, NSSDatabase, Tuning
     from .password_files import (
         PASSWORD_FILE_NAME,
         Permissions,
@@ -55,6 +56,8 @@ __all__ = [
     "CertificateInfo",
     "Component",
     "DatabaseKind",
+    "KeyCost",
+    "KeyKind",
     "Leaf",
     "LeafRequest",
     "Made",
@@ -70,6 +73,7 @@ __all__ = [
     "RolloverProgress",
     "Site",
     "Topic",
+    "Tuning",
     "accept_leaf",
     "authority_warnings",
     "export_pem",
@@ -97,6 +101,7 @@ _MODULES = (
     "certificate_info",
     "contents",
     "inspection",
+    "key_cost",
     "leaf",
     "material",
     "nss_directory",

@@ -19,7 +19,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
@@ -33,7 +33,15 @@ from .certificate_info import (
     to_pem,
 )
 from .contents import AUTHORITY_NICKNAME
-from .leaf import LEAF_KEY_BITS, Leaf, LeafRequest, check_common_name, general_name
+from .leaf import (
+    LEAF_KEY_BITS,
+    KeyKind,
+    Leaf,
+    LeafRequest,
+    check_common_name,
+    general_name,
+    make_key,
+)
 from .nss_directory import NSSDatabase
 from .nss_store import TRUSTED_AUTHORITY, PrivateKey
 from .password_files import Permissions, write_file
@@ -155,13 +163,16 @@ class Authority:
 
         The certificate ends with the CA's at the latest.
         """
-        key = rsa.generate_private_key(_PUBLIC_EXPONENT, request.key_bits)
+        key = request.make_key()
         names = request.alternative_names
         extensions = [
             _extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
             _extension(
                 # Key encipherment: NSS demands it of a TLS server's RSA certificate.
-                _key_usage(digital_signature=True, key_encipherment=request.role.is_dialled),
+                _key_usage(
+                    digital_signature=True,
+                    key_encipherment=request.role.is_dialled and isinstance(key, rsa.RSAPrivateKey),
+                ),
                 critical=True,
             ),
             _extension(x509.ExtendedKeyUsage(request.role.granted_usages)),
@@ -186,8 +197,13 @@ class Authority:
         `names` are added to its names. Raises `NSSError`, `ConfigurationError`.
         """
         key = certificate.public_key()
-        bits = key.key_size if isinstance(key, rsa.RSAPublicKey) else LEAF_KEY_BITS
-        made = rsa.generate_private_key(_PUBLIC_EXPONENT, bits) if new_key else None
+        made: PrivateKey | None = None
+        if new_key and isinstance(key, ec.EllipticCurvePublicKey):
+            made = make_key(KeyKind.P256)
+        elif new_key:
+            made = make_key(
+                KeyKind.RSA, key.key_size if isinstance(key, rsa.RSAPublicKey) else LEAF_KEY_BITS
+            )
         extensions = _inherited(certificate, names)
         renewed = self._certify(certificate.subject, made or key, extensions, lifetime, now)
         return Leaf(renewed, made)

@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ..errors import ConfigurationError
@@ -24,13 +25,27 @@ from .nss_store import PrivateKey
 #: Two years of 365 days.
 LEAF_LIFETIME: Final = timedelta(days=2 * 365)
 
-#: Peers in the field configure their sockets for RSA certificates.
+#: Bits of a new RSA key.
 LEAF_KEY_BITS: Final = 2048
+
+
+class KeyKind(enum.Enum):
+    """Kinds of a leaf's private key.
+
+    All peers take RSA. P-256 costs each handshake a fraction of it, above all in a database whose
+    key derivation is slow (`key_cost`), and every NSS and OpenSSL since 2010 takes it too; but
+    not a peer that is limited to suites with RSA (`old-ciphers` of such sites).
+    """
+
+    RSA = "rsa"
+    P256 = "p256"
+
 
 #: X.520's upper bound of a common name; NSS and OpenSSL hold to it.
 _MAX_COMMON_NAME: Final = 64
 
 _MAX_HOST_NAME: Final = 253
+_PUBLIC_EXPONENT: Final = 65537
 # With underscores: container engines have them in host names.
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
@@ -84,7 +99,8 @@ class LeafRequest:
 
     `name` becomes the CN: a host name for bridge and server, the Sigul user's name for a client.
     `names` are further host names and IP addresses by which the component is reached; `name` is
-    one of them where it is a host name. Raises `ConfigurationError` where a name cannot be used.
+    one of them where it is a host name. `key_bits` are of an RSA key. Raises `ConfigurationError`
+    where a name cannot be used.
     """
 
     role: Role
@@ -92,6 +108,7 @@ class LeafRequest:
     names: tuple[str, ...] = ()
     lifetime: timedelta = LEAF_LIFETIME
     key_bits: int = LEAF_KEY_BITS
+    key_kind: KeyKind = KeyKind.RSA
 
     def __post_init__(self) -> None:
         check_common_name(self.name)
@@ -110,6 +127,10 @@ class LeafRequest:
                 "give the host names with --san",
             )
 
+    def make_key(self) -> PrivateKey:
+        """A new private key of that kind."""
+        return make_key(self.key_kind, self.key_bits)
+
     @property
     def alternative_names(self) -> tuple[x509.GeneralName, ...]:
         """The certificate's SANs, each once."""
@@ -123,6 +144,13 @@ class Leaf:
 
     certificate: x509.Certificate
     key: PrivateKey | None = field(repr=False)
+
+
+def make_key(kind: KeyKind, bits: int = LEAF_KEY_BITS) -> PrivateKey:
+    """A new private key; `bits` are of an RSA key."""
+    if kind is KeyKind.P256:
+        return ec.generate_private_key(ec.SECP256R1())
+    return rsa.generate_private_key(_PUBLIC_EXPONENT, bits)
 
 
 def check_common_name(text: str) -> None:

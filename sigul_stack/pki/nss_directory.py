@@ -18,6 +18,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -29,14 +30,17 @@ from ..secret import Secret
 from ..system.files import locked, sync
 from .certificate_info import CertificateInfo, issued, key_id, newest
 from .contents import put_authority, put_leaf
+from .key_cost import KeyCost, key_cost, looks_random
 from .leaf import Leaf
-from .nss_store import NSSStore, PrivateKey
+from .nss_store import ITERATIONS_FOR_RANDOM_PASSWORD, NSSStore, PrivateKey
 from .password_files import Permissions, make_directory
 
 #: In the order in which a change puts them in place; the last makes a database of the rest.
 _FILES: Final = ("pkcs11.txt", "key4.db", "cert9.db")
 _STAGE_PREFIX: Final = ".sigul-pki-"
 _LOCK_TIMEOUT_SECONDS: Final = 60.0
+#: Behind the name of a file that is kept as it was before `tune`.
+_KEPT_SUFFIX: Final = ".before-tune"
 
 
 class DatabaseKind(enum.Enum):
@@ -48,6 +52,18 @@ class DatabaseKind(enum.Enum):
     #: Some of the files of an `sql:` database, but not all.
     INCOMPLETE = "incomplete"
     MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The cost of a database's keys before and after, and the file with the keys as they were.
+
+    None: nothing was to be done.
+    """
+
+    before: KeyCost
+    after: KeyCost
+    kept: Path | None
 
 
 class NSSDatabase:
@@ -222,6 +238,34 @@ class NSSDatabase:
                     " the old format",
                     "run the same command where it does (Debian 12, RHEL 8)",
                 )
+
+    def tune(self) -> Tuning:
+        """Have private keys protected with as few rounds as a random password needs.
+
+        The password stays. The files as they were are kept beside, as `NAME.before-tune`, and the
+        new ones take their place whole. Programs that have the database open keep the old one.
+        Raises `NSSError` where the password is not random enough for that, `WrongNSSPassword`.
+        """
+        self.require()
+        self.check_password()
+        before = key_cost(self.directory)
+        if before.rounds <= ITERATIONS_FOR_RANDOM_PASSWORD:
+            return Tuning(before, before, None)
+        if not looks_random(self.password):
+            raise NSSError(
+                f"the password of the NSS database in '{self.directory}' may be one that can be"
+                " guessed, and its rounds of key derivation are what slows that down: they stay",
+                "give the database a random password first (openssl rand -hex 32 into a file;"
+                " certutil -W -d sql:DIRECTORY -f OLD -@ NEW), put that where the configuration"
+                " names it, and tune it then",
+            )
+        with self.changing() as store:
+            store.protect_anew()
+            after = key_cost(store.directory)
+            kept = self.directory / f"key4.db{_KEPT_SUFFIX}"
+            _copy(self.directory / "key4.db", store.directory / kept.name)
+            self._put(store.directory / kept.name, Permissions().over(self.directory / "key4.db"))
+        return Tuning(before, after, kept)
 
     @contextlib.contextmanager
     def changing(self, permissions: Permissions | None = None) -> Iterator[NSSStore]:

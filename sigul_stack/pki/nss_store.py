@@ -26,6 +26,7 @@ from ..errors import NSSError, WrongNSSPassword
 from ..secret import Secret
 from ..system.programs import memory_file
 from .certificate_info import from_pem
+from .key_cost import looks_random
 from .nss_tools import named, run_tool
 
 #: The private keys that NSS keeps and the programs can use for TLS.
@@ -35,12 +36,9 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 TRUSTED_AUTHORITY: Final = "CT,,"
 NO_TRUST: Final = ",,"
 
-#: NSS derives a key from the password for each private key and each trust record that it reads, in
-#: every process that opens the database: with 600,000 iterations more than a second, with 1,000 a
-#: few milliseconds (measured, NSS 3.87, 3.110, 3.118). Iterations slow down who guesses passwords;
-#: one of 128 random bits is not guessed, so only shorter ones get NSS's own number.
-ITERATIONS_FOR_RANDOM_PASSWORD: Final = 1000
-_RANDOM_PASSWORD_CHARACTERS: Final = 32
+#: The rounds of key derivation where the password is random, so that rounds add nothing to it
+#: (`key_cost`): fewer than one there cannot be. Any other password gets NSS's own number.
+ITERATIONS_FOR_RANDOM_PASSWORD: Final = 1
 
 #: Of the PKCS#12 structures that only ever exist in memory, between us and pk12util.
 _TRANSFER_ROUNDS: Final = 1
@@ -73,11 +71,7 @@ class NSSStore:
         self.directory = directory
         self._shown = shown or directory
         self._password = password
-        self._iterations = (
-            ITERATIONS_FOR_RANDOM_PASSWORD
-            if password is not None and len(password.reveal()) >= _RANDOM_PASSWORD_CHARACTERS
-            else None
-        )
+        self._iterations = ITERATIONS_FOR_RANDOM_PASSWORD if looks_random(password) else None
         # A tool's run takes longer than all else in here: what was read is kept until written.
         self._entries: tuple[StoredCertificate, ...] | None = None
         self._keys: dict[str, str] | None = None
@@ -198,6 +192,11 @@ class NSSStore:
         """Delete private keys, and certificates that go with them."""
         for identity in ids:
             self._change("-F", "-k", identity)
+
+    def protect_anew(self) -> None:
+        """Write all private keys and trust records anew, with the same password."""
+        with self._password_file() as password:
+            self._change("-W", "-@", password)
 
     def merge_old_format(self, source: Path) -> None:
         """Bring all of the `dbm` database in `source`, of the same password, into this one."""

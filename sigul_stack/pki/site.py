@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from ..checks import State
@@ -24,7 +25,7 @@ from .authority import AUTHORITY_LIFETIME, Authority
 from .certificate_info import covers, current_time, issued
 from .contents import put_leaf
 from .inspection import WARN_DAYS, Topic, inspect_database
-from .leaf import LEAF_LIFETIME, LeafRequest, Role
+from .leaf import LEAF_LIFETIME, KeyKind, LeafRequest, Role
 from .nss_directory import DatabaseKind, NSSDatabase
 from .password_files import (
     PASSWORD_FILE_NAME,
@@ -100,6 +101,7 @@ def make_site(
     bridge_names: Iterable[str] = (),
     server_names: Iterable[str] = (),
     lifetime: timedelta = LEAF_LIFETIME,
+    key_kind: KeyKind = KeyKind.RSA,
     authority_lifetime: timedelta = AUTHORITY_LIFETIME,
     authority_password: Secret | None = None,
     permissions: Permissions | None = None,
@@ -108,14 +110,16 @@ def make_site(
     """Make, or complete, a site's certificates in `directory`.
 
     `bridge` and `server` are host names; `bridge_names` and `server_names` further ones, or IP
-    addresses. `permissions` hold for the components, not for the CA, whose password is random
-    unless `authority_password` gives one. Raises `ConfigurationError`, `NSSError`.
+    addresses. `key_kind` is of new leaves' keys. `permissions` hold for the components, not for the
+    CA, whose password is random unless `authority_password` gives one. Raises
+    `ConfigurationError`, `NSSError`.
     """
     root = Path(directory)
     # All names are looked at before anything is made.
+    leaf = partial(LeafRequest, lifetime=lifetime, key_kind=key_kind)
     requests = [
-        (root / "bridge", LeafRequest(Role.BRIDGE, bridge, tuple(bridge_names), lifetime)),
-        (root / "server", LeafRequest(Role.SERVER, server, tuple(server_names), lifetime)),
+        (root / "bridge", leaf(Role.BRIDGE, bridge, tuple(bridge_names))),
+        (root / "server", leaf(Role.SERVER, server, tuple(server_names))),
     ]
     for user in dict.fromkeys(users):
         if not _USER.fullmatch(user):
@@ -123,7 +127,7 @@ def make_site(
                 f"{user!r} cannot be a directory's name",
                 "issue its certificate by itself (sigul-stack pki issue --role client)",
             )
-        requests.append((root / "clients" / user, LeafRequest(Role.CLIENT, user, (), lifetime)))
+        requests.append((root / "clients" / user, leaf(Role.CLIENT, user)))
     authority, made = _authority(root / "ca", authority_password, authority_lifetime, now)
     components = [
         _component(place, request, authority, permissions or Permissions(), now)

@@ -126,7 +126,10 @@ class ChunkDecoder:
                     self._ended.add(self._stream)
                     yield self._stream, b""
                 continue
-            piece = bytes(view[: self._left])
+            if isinstance(data, bytes) and self._left >= view.nbytes == len(data):
+                piece = data
+            else:
+                piece = bytes(view[: self._left])
             view = view[len(piece) :]
             self._left -= len(piece)
             if not self._late:

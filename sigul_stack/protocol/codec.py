@@ -14,10 +14,10 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 from ..errors import LocalProtocolError, RemoteProtocolError
+from ..records import dataclass
 
 #: Longest key and longest value of a field, in bytes; also the most fields of one map.
 MAX_FIELD_BYTES = 255

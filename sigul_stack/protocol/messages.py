@@ -16,10 +16,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from ..errors import BridgeRefused, ProtocolError, RemoteProtocolError, Status, printable, shortened
+from ..records import dataclass, field
 from .authentication import DIGEST_BYTES, UNAUTHENTICATED_MAC, check_digest
 from .codec import U32_BYTES, Fields, Parser, encode_fields, pack_u32, read_fields, read_integer
 from .knowledge import KNOWS, words_in

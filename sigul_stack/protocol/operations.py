@@ -13,11 +13,11 @@ from __future__ import annotations
 import enum
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
 from ..errors import ProtocolError, RemoteProtocolError
+from ..records import dataclass
 from .codec import (
     Fields,
     is_date,

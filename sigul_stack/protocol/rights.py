@@ -7,7 +7,8 @@ docs/operations.md ("Rights") tells them.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from ..records import dataclass
 
 
 class Rights(enum.Enum):

@@ -9,12 +9,11 @@ the version and the booleans.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from ..records import dataclass, replace
 from .codec import U8_BYTES, U32_BYTES, U64_BYTES, Widths
 from .operations import GIB, OPERATIONS, Operation
 
@@ -68,7 +67,7 @@ _OPERATIONS_OF_0: Final = {
 def _cut(operation: Operation, fields: Collection[str]) -> Operation:
     """The row of protocol 0 for an operation of which it has these fields."""
     kept = tuple(field for field in operation.fields if field.name in fields)
-    return dataclasses.replace(
+    return replace(
         operation,
         fields=kept,
         max_payload=min(operation.max_payload, _MAX_PAYLOAD_OF_0),

@@ -73,6 +73,9 @@ class ServerLog(LogEvent):
         "The database was migrated; as it was before, it is in {backup!q}"
     )
     DATABASE_ODDITY = "database-oddity", WARNING, "The database: {problem!t}; {cure!t}"
+    OPTION_NOT_FOLLOWED = "option-not-followed", WARNING, (
+        "gpg.conf in {path!p} has what no signature here follows: {option!t}"
+    )
     STORE_FINDING = "store-finding", WARNING, "{why!t}"
     DATABASE_HAS_KEYS = "database-has-keys", INFO, "The database has {count} keys"
     SIGNING_LOG_MADE = "signing-log-made", WARNING, (

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """The wants of handlers: of payloads, which come before it is known whose they are.
+    """The parts of payloads that handlers need; they come before it is known whose they are.
 
     `bytes_of` are the operations whose handlers need the bytes. `hashes` are names, as `hashlib`
     has them, of further hashes to make on the way: each costs time for each byte. SHA-512 and

@@ -230,7 +230,7 @@ class Spool:
 
     @property
     def file(self) -> BinaryIO:
-        """The stored bytes; for who has them `kept`."""
+        """The stored payload; for who has it `kept`."""
         if self._file is None:
             raise LookupError("this payload is not kept")
         return self._file

@@ -13,7 +13,7 @@ import random
 import select
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -28,7 +28,6 @@ from ..errors import (
     quoted,
 )
 from ..evidence.writer import LogChannel, LogClient
-from ..keystore.gnupg.signature_options import read_options
 from ..logcontext import LogContext, work_for
 from ..logevents import tell
 from ..metrics import ServerCount, requests_of_version
@@ -46,9 +45,8 @@ from .decisions import Decision
 from .ending import Watch
 from .events import HANDSHAKE_SECONDS, WorkerEvent
 from .guesses import Guard, GuessGuard, GuessTable, unguarded
-from .handlers import HANDLERS, INTAKE
+from .handlers import HANDLERS, intake
 from .log_events import ServerLog
-from .payload import Intake
 from .phases import Outcome, Phase, Phases
 from .request import (
     Answer,
@@ -272,16 +270,6 @@ def _warm_up(database: Database) -> None:
         tell(log, ServerLog.REQUEST_BROKEN, why=str(error))
 
 
-def intake_of(settings: ServerSettings) -> Intake:
-    """The handlers' wants of payloads, and the hash of the site's signatures."""
-    try:
-        options = read_options(settings.gnupg_home)
-    except OSError:
-        # Whoever signs meets the same, and says so.
-        return INTAKE
-    return replace(INTAKE, hashes=(options.hash_name,))
-
-
 def serve_request(
     chunked: ChunkedStream,
     open_inner: OpenInner,
@@ -308,7 +296,7 @@ def serve_request(
     try:
         with phases.measured(Phase.RECEIVE):
             received = receive(
-                chunked, open_inner, settings, account, decision, bridge_name, intake_of(settings)
+                chunked, open_inner, settings, account, decision, bridge_name, intake(settings)
             )
     except ProtocolError as error:
         phases.outcome = Outcome.REFUSED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..logevents import ERROR, INFO, WARNING, LogEvent
+from ..logevents import INFO, WARNING, LogEvent
 
 # Each event in few lines: ruff would have five of each.
 # fmt: off
@@ -12,9 +12,6 @@ class SigningEvents(LogEvent):
     """The signers' lines."""
 
     CONTAINER_WARNING = "container-warning", WARNING, "sign-container: {why!t}"
-    GPG_REFUSES_ITS_SIGNATURE = "gpg-refuses-its-signature", ERROR, (
-        "gpg refuses what it signed: {said!q}"
-    )
     DECRYPTION_FAILED = "decryption-failed", INFO, "cannot decrypt with key {fingerprint}: {said!q}"
     RPM_DIGEST_WEAK = "rpm-digest-weak", WARNING, (
         "Only rpm-sigmd5, which its own header holds, speaks for the RPM's head"

@@ -162,6 +162,6 @@ class OpenPGPKey:
 
 
 def _pieces(source: IO[bytes]) -> Iterator[bytes]:
-    """What `source` has, from its present position on."""
+    """All that `source` has from its present position on."""
     while piece := source.read(_PIECE):
         yield piece

@@ -13,13 +13,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Final
+from typing import BinaryIO, Final
 
 from ..errors import SigulError
-
-if TYPE_CHECKING:
-    from tempfile import _TemporaryFileWrapper
 
 #: How often a lock that others hold is tried, in seconds.
 _LOCK_RETRY_SECONDS: Final = 0.02
@@ -42,9 +38,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def whole_file(
-    path: Path, *, replace: bool, mode: int = 0o600
-) -> Iterator[_TemporaryFileWrapper[bytes]]:
+def whole_file(path: Path, *, replace: bool, mode: int = 0o600) -> Iterator[BinaryIO]:
     """A file to write that becomes `path`, synced, when the block ends; nothing where it raises.
 
     Its `name` is that of a draft beside `path` with a dot in front, which the block may give to
@@ -76,14 +70,22 @@ def write_whole(path: Path, content: bytes, *, replace: bool, mode: int = 0o600)
         file.write(content)
 
 
-def _draft(path: Path) -> _TemporaryFileWrapper[bytes]:
-    """Make a file beside `path`, locked while this process writes it."""
+def _draft(path: Path) -> BinaryIO:
+    """Make a file beside `path`, locked while this process writes it.
+
+    Not with `tempfile`, which would load the libraries of three compressions into each client.
+    """
     while True:
-        file = NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False)  # noqa: SIM115 - closed by who writes it
+        draft = path.parent / f".{path.name}.{os.urandom(8).hex()}"
+        file = open(draft, "xb", opener=_open_for_us)  # noqa: SIM115 - who writes it closes it; Path.open has no opener
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
             return file
         file.close()  # somebody took it for abandoned, just before it was locked
+
+
+def _open_for_us(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import mmap
 import resource
 from pathlib import Path
 from typing import Final
@@ -69,6 +68,8 @@ def mapped(descriptor: int) -> memoryview:
 
     Raises OSError.
     """
+    import mmap
+
     view = memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
     _unlock(view)
     return view

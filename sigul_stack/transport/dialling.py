@@ -1,11 +1,22 @@
-"""Dialling a peer over TCP and TLS, with NSS."""
+"""Dialling a peer over TCP and TLS, with NSS; also ahead, while a program loads what it needs then.
+
+Invariant: what is dialled ahead is silent for `AHEAD_SECONDS` at most, for bridges of 1.x serve
+nobody else meanwhile.
+"""
 
 from __future__ import annotations
 
+import threading
+from typing import Final
+
 from ..config.shared import BridgeAddress, NSSSettings
+from ..errors import SigulError
 from .nss import TLSConnection, TLSIdentity
 from .tcp import connect_tcp
 from .watchdog import Watchdog
+
+#: The longest that a connection which was dialled ahead waits to be taken, in seconds.
+AHEAD_SECONDS: Final = 1.0
 
 
 def dial(
@@ -59,3 +70,61 @@ def dial_bridge(
         wake=wake,
         watchdog=watchdog,
     )
+
+
+class DialledAhead:
+    """One connection to a site's bridge that a thread dials from this object's making on.
+
+    NSS is open before. Nothing is sent on it but its handshake, and who does not `take` it within
+    `AHEAD_SECONDS` of that loses it.
+    """
+
+    def __init__(
+        self, address: BridgeAddress, settings: NSSSettings, identity: TLSIdentity
+    ) -> None:
+        #: What guards the connection, and may guard others.
+        self.watchdog = Watchdog()
+        self._address, self._settings, self._identity = address, settings, identity
+        self._lock = threading.Lock()
+        self._is_over, self._is_taken = threading.Event(), threading.Event()
+        self._connection: TLSConnection | None = None
+        self._failure: SigulError | None = None
+        # A daemon: nobody waits for it at the process's end.
+        threading.Thread(target=self._run, name="dialling", daemon=True).start()
+
+    def take(self) -> TLSConnection | None:
+        """The connection, once; None where it is taken, has gone or has waited too long.
+
+        Raises what `dial_bridge` has raised, and waits as long as that does.
+        """
+        with self._lock:
+            if self._is_taken.is_set():
+                return None
+            self._is_taken.set()
+        self._is_over.wait()
+        if self._failure is not None:
+            raise self._failure
+        connection = self._connection
+        if connection is not None and connection.has_gone():
+            connection.discard()
+            return None
+        return connection
+
+    def _run(self) -> None:
+        try:
+            self._connection = dial_bridge(
+                self._address, self._settings, self._identity, watchdog=self.watchdog
+            )
+        except SigulError as error:
+            self._failure = error
+        finally:
+            # What nobody foresaw is met again by who takes None, and dials.
+            self._is_over.set()
+        if self._is_taken.wait(AHEAD_SECONDS):
+            return
+        with self._lock:
+            if self._is_taken.is_set():
+                return
+            self._is_taken.set()
+        if self._connection is not None:
+            self._connection.discard()

@@ -12,10 +12,8 @@ import contextlib
 import hashlib
 import logging
 import os
-import select
 import socket
 import time
-from datetime import UTC, datetime
 from typing import Final
 
 import nss.io as nspr
@@ -31,11 +29,11 @@ from .nss_database import TLSIdentity as TLSIdentity
 from .nss_database import library_version as library_version
 from .nss_database import load_identity as load_identity
 from .nss_database import open_database as open_database
-from .nss_dates import OF_DATES, explain_dates
-from .nss_errors import CLOSED, Explanation, error_name, translate
+from .nss_errors import CLOSED, OF_DATES, Explanation, error_name, translate
 from .stream import Peer, readable
 from .tcp import (
     bytes_taken,
+    bytes_waiting,
     has_gone,
     is_acknowledged,
     is_broken,
@@ -60,6 +58,8 @@ _NEVER: Final = 0
 RECORD_BYTES: Final = 16 * 1024
 #: The bytes before a TLS record's content; a close-notify has more.
 RECORD_HEAD_BYTES: Final = 5
+#: More bytes than any record has: content, and what encryption adds (RFC 5246, 6.2.3).
+LARGEST_RECORD: Final = RECORD_HEAD_BYTES + RECORD_BYTES + 2048
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,6 @@ class TLSConnection:
         # hit a number that the process has meanwhile given to another file.
         self._os = tcp
         self._tls = nss_ssl.SSLSocket.import_tcp_socket(os.dup(tcp.fileno()))
-        self._poll = select.poll()
-        self._poll.register(tcp.fileno(), select.POLLIN)
         self._address = address
         #: The name that the peer has to have; where any will do, its address.
         self._expected = address
@@ -121,7 +119,8 @@ class TLSConnection:
         self._configure(settings)
         tls = self._tls
         tls.set_ssl_option(nss_ssl.SSL_HANDSHAKE_AS_CLIENT, True)
-        tls.set_hostname(hostname)
+        # As bytes: for text, Python would load its codec for international names.
+        tls.set_hostname(hostname.encode("ascii"))
         self._expected = hostname
         self._dials = True
         self._identity = identity
@@ -250,6 +249,10 @@ class TLSConnection:
         symbol = error_name(error)
         if symbol not in OF_DATES:
             return None
+        from datetime import UTC, datetime
+
+        from .nss_dates import explain_dates
+
         presented = None
         with contextlib.suppress(NSPRError):
             presented = self._tls.get_peer_certificate()
@@ -292,8 +295,13 @@ class TLSConnection:
             # most of their work for each.
             parts = [data]
             left = limit - len(data)
-            while left >= RECORD_BYTES and self._poll.poll(0):
-                data = recv(RECORD_BYTES, interval)
+            while left >= RECORD_BYTES and (waiting := bytes_waiting(self._os)):
+                if waiting > LARGEST_RECORD:
+                    # More than the end, which has not to be looked out for.
+                    data = self._tls.recv(RECORD_BYTES, interval)
+                    self._ended = self._ended or not data
+                else:
+                    data = recv(RECORD_BYTES, interval)
                 parts.append(data)
                 left -= len(data)
                 if len(data) < RECORD_BYTES:

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from nss.error import NSPRError
 from ..config.shared import NSSSettings
 from ..errors import NSSError, WrongNSSPassword
 from ..logevents import tell
+from ..records import dataclass
 from ..secret import Secret
 from .log_events import TransportLog
 from .nss_errors import error_name

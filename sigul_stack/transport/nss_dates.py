@@ -13,14 +13,7 @@ from typing import Any, Final
 from nss.error import NSPRError
 
 from ..errors import quoted
-from .nss_errors import Explanation
-
-#: What we say of a peer's certificate, or of one above it.
-_OURS: Final = frozenset({"SEC_ERROR_EXPIRED_CERTIFICATE", "SEC_ERROR_EXPIRED_ISSUER_CERTIFICATE"})
-#: What a peer says of ours.
-_THEIRS: Final = "SSL_ERROR_EXPIRED_CERT_ALERT"
-#: The errors that `explain_dates` explains.
-OF_DATES: Final = _OURS | {_THEIRS}
+from .nss_errors import OF_DATES, THEIRS_OF_DATES, Explanation
 
 _CLOCKS: Final = "set the clock that is wrong (timedatectl set-ntp true), or wait until it is valid"
 
@@ -32,8 +25,8 @@ def explain_dates(symbol: str, presented: Any, own: Any, now: datetime) -> Expla
     """
     if symbol not in OF_DATES:
         return None
-    whose = "our" if symbol == _THEIRS else "the peer's"
-    for index, item in enumerate(_chain(own if symbol == _THEIRS else presented)):
+    whose = "our" if symbol == THEIRS_OF_DATES else "the peer's"
+    for index, item in enumerate(_chain(own if symbol == THEIRS_OF_DATES else presented)):
         begins, ends = _time(item.valid_not_before), _time(item.valid_not_after)
         what = f"{whose} certificate" if index == 0 else "the CA's certificate"
         dates = (
@@ -46,14 +39,14 @@ def explain_dates(symbol: str, presented: Any, own: Any, now: datetime) -> Expla
             renew = "renew it (sigul-stack pki renew)"
             if index:
                 renew = "renew it (sigul-stack pki renew-ca) and give it to every component"
-            elif symbol != _THEIRS:
+            elif symbol != THEIRS_OF_DATES:
                 renew = "renew it on the peer's side (sigul-stack pki renew)"
             return Explanation(
                 f"{what} has expired {dates}", f"{renew}; or set the clock, where that is wrong"
             )
-        if symbol == _THEIRS and index == 0:
+        if symbol == THEIRS_OF_DATES and index == 0:
             valid = f"{what} is out of date by the peer's clock, not by ours {dates}"
-    if symbol == _THEIRS and own is not None:
+    if symbol == THEIRS_OF_DATES and own is not None:
         return Explanation(valid, "set the peer's clock (timedatectl set-ntp true), or ours")
     return None
 

@@ -111,6 +111,14 @@ _EXPLANATIONS: Final = {
     ),
 }
 
+#: Errors about dates (`nss_dates`): what we say of a peer's certificate, or of one above it; and
+#: what a peer says of ours.
+OURS_OF_DATES: Final = frozenset(
+    {"SEC_ERROR_EXPIRED_CERTIFICATE", "SEC_ERROR_EXPIRED_ISSUER_CERTIFICATE"}
+)
+THEIRS_OF_DATES: Final = "SSL_ERROR_EXPIRED_CERT_ALERT"
+OF_DATES: Final = OURS_OF_DATES | {THEIRS_OF_DATES}
+
 #: How NSPR says that the connection is no more.
 CLOSED: Final = frozenset(
     {

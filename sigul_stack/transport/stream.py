@@ -9,10 +9,10 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..errors import DeadlineExceeded
+from ..records import dataclass, field
 
 #: The amount to ask for where any will do, in bytes.
 READ_BYTES = 256 * 1024

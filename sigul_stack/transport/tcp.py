@@ -7,6 +7,7 @@ import fcntl
 import select
 import socket
 import struct
+import sys
 import termios
 import time
 from typing import Any, Final
@@ -58,8 +59,12 @@ def bytes_taken(tcp: socket.socket) -> int:
     """The number of bytes that have been read of a connection, its end counted as one."""
     info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED + 8)
     (received,) = struct.unpack_from("Q", info, _BYTES_RECEIVED)
-    (unread,) = struct.unpack("i", fcntl.ioctl(tcp, termios.FIONREAD, b"\0" * 4))
-    return int(received) - int(unread)
+    return int(received) - bytes_waiting(tcp)
+
+
+def bytes_waiting(tcp: socket.socket) -> int:
+    """The number of bytes that have arrived and that nobody has read."""
+    return int.from_bytes(fcntl.ioctl(tcp, termios.FIONREAD, b"\0" * 4), sys.byteorder)
 
 
 def is_acknowledged(tcp: socket.socket, timeout: float) -> bool:

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import socket
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -436,30 +435,6 @@ def test_no_secret_is_in_any_argument_environment_or_file(
     assert list(temporary.iterdir()) == []
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"PRIVATE KEY" not in path.read_bytes()
-
-
-def test_a_random_password_costs_every_process_little(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """1000 iterations (DER: INTEGER 0x03e8) where the password is random, NSS's own number else."""
-    # Without the limit that holds for all other tests' databases.
-    monkeypatch.delenv("NSS_MAX_MP_PBE_ITERATION_COUNT")
-    site = make_site(tmp_path / "site", bridge=BRIDGE, server=SERVER, users=[])
-
-    def few(directory: Path) -> bool:
-        database = sqlite3.connect(directory / "key4.db")
-        try:
-            rows = [item for row in database.execute("SELECT * FROM metaData") for item in row]
-        finally:
-            database.close()
-        parameters = [item for item in rows if isinstance(item, bytes) and len(item) > 40]
-        assert parameters
-        return all(b"\x02\x02\x03\xe8" in item for item in parameters)
-
-    assert few(site.bridge.directory)
-    with NSSDatabase(tmp_path / "weak", PASSWORD).making():
-        pass
-    assert not few(tmp_path / "weak")
 
 
 # ------------------------------------------------------------------------------------- passwords

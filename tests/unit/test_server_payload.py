@@ -18,7 +18,7 @@ from sigul_stack.config.shared import NSSSettings
 from sigul_stack.errors import PeerClosed, ProtocolError, SigulError
 from sigul_stack.protocol.operations import OPERATIONS
 from sigul_stack.server.decisions import Decision
-from sigul_stack.server.handlers import HANDLERS, INTAKE
+from sigul_stack.server.handlers import HANDLERS, NEEDS_BYTES
 from sigul_stack.server.payload import ONLY_HASHED, Intake, Payload
 from sigul_stack.server.request import Refused, Request, receive
 from sigul_stack.server.slots import Slots
@@ -164,12 +164,12 @@ def test_what_is_not_authenticated_has_no_state_to_make_a_signature_from() -> No
 def test_nothing_is_kept_of_an_operation_that_is_unknown() -> None:
     request = SampleRequest({"op": b"no-such-op", "user": b"root"}, bytes(100_000))
     with sent(wire(request)) as chunked:
-        found = receive(chunked, plain_inner, LIMITS, intake=INTAKE)
+        found = receive(chunked, plain_inner, LIMITS, intake=Intake(NEEDS_BYTES))
     assert isinstance(found, Refused)
 
 
 def test_those_are_declared_to_need_bytes_that_can_have_some() -> None:
     with_payload = {name for name, row in OPERATIONS.items() if row.max_payload}
-    needing = {name for name in HANDLERS if name in INTAKE.bytes_of}
+    needing = {name for name in HANDLERS if name in NEEDS_BYTES}
     assert needing <= with_payload
     assert with_payload - needing <= {"sign-data"}

@@ -38,7 +38,7 @@ from sigul_stack.protocol.operations import OPERATIONS
 from sigul_stack.protocol.versions import LATEST
 from sigul_stack.server import request as request_module
 from sigul_stack.server.decisions import Decision
-from sigul_stack.server.handlers import INTAKE
+from sigul_stack.server.handlers import NEEDS_BYTES
 from sigul_stack.server.payload import Intake
 from sigul_stack.server.request import (
     MAX_REFUSED_PAYLOAD,
@@ -77,6 +77,7 @@ from tests.wire import (
 
 #: The largest payload kept in memory here, and the limit on all, in bytes.
 IN_MEMORY, IN_FILE = 1000, 3_000_000
+INTAKE = Intake(NEEDS_BYTES)
 LIMITS = ServerSettings(
     bridge_hostname="bridge.example.org",
     nss=NSSSettings(directory="sql:/nonexistent"),

@@ -7,8 +7,8 @@ that makes the request.
 
 * `command`: what rows are made of, and the decorators that make them.
 * `arguments`: arguments and secrets that several commands have.
-* `users`, `keys`, `access`, `signing`, `certificates`, `rpms`, `bindings`: the commands. They are
-  imported at every start of `sigul`, so each function imports for itself what its command alone
+* `users`, `keys`, `access`, `signing`, `certificates`, `rpms`, `bindings`: the commands. All of a
+  group are imported for one of it, so each function imports for itself what its command alone
   needs.
 * `log_proofs`: proofs of the server's signing log, written and checked.
 * `registry`: all commands, by name.

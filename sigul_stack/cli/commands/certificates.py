@@ -113,6 +113,7 @@ def sign_certificate(call: Call) -> None:
     OUTPUT,
     log_proofs.WRITE,
     secrets=[PASSPHRASE],
+    dials_at_once=True,
 )
 @with_files(binary=True)
 def sign_pe(call: Call, image: BinaryIO, output: BinaryIO) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
+from ...records import dataclass
 from ..shared_arguments import Argument
 from .planning import Arguments, Plan, Run
 
@@ -50,6 +50,9 @@ class Command:
     secrets: tuple[SecretPrompt, ...]
     misuse: Misuse | None
     idle: Idle = lambda _arguments: ()
+    #: Its run sends a request at once, where its input files are plain ones: so the bridge may be
+    #: dialled ahead of it.
+    dials_at_once: bool = False
 
 
 class CommandGroup(list[Command]):
@@ -67,11 +70,13 @@ class CommandGroup(list[Command]):
         secrets: Sequence[SecretPrompt] = (),
         misuse: Misuse | None = None,
         idle: Idle = lambda _arguments: (),
+        dials_at_once: bool = False,
     ) -> Callable[[Plan], Plan]:
         """Add a command whose plan the decorated function is."""
 
         def add(plan: Plan) -> Plan:
-            self.append(Command(name, help, plan, arguments, tuple(secrets), misuse, idle))
+            prompts = tuple(secrets)
+            self.append(Command(name, help, plan, arguments, prompts, misuse, idle, dials_at_once))
             return plan
 
         return add
@@ -88,9 +93,15 @@ class CommandGroup(list[Command]):
         """Add a command without files to plan: the decorated function is what is run."""
 
         def add(run: Run) -> Run:
-            self.planned(name, help, *arguments, secrets=secrets, misuse=misuse, idle=idle)(
-                lambda _: run
-            )
+            self.planned(
+                name,
+                help,
+                *arguments,
+                secrets=secrets,
+                misuse=misuse,
+                idle=idle,
+                dials_at_once=True,
+            )(lambda _: run)
             return run
 
         return add

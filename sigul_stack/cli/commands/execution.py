@@ -9,13 +9,13 @@ import contextlib
 import logging
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...config.client import ClientSettings
-from ...errors import SigulError
+from ...errors import NSSError, SigulError
 from ...logevents import tell
+from ...records import dataclass
 from ...secret import Secret
 from ..log_events import ProgramLog
 from ..outcome import UNBIND_TEXT, UNBOUND_TEXT
@@ -26,6 +26,7 @@ from .planning import Arguments, Call, Planning
 
 if TYPE_CHECKING:
     from ...client.api import Client
+    from ...transport.dialling import DialledAhead
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +58,16 @@ def execute(command: Command, arguments: Arguments, context: CommandContext) -> 
             resources,
             misuse=parser_of(command).error,
             passphrase_files=[file for file in files if file is not None],
-            most=_most_bytes(command.name),
+            most=lambda: _most_bytes(command.name),
         )
         run = command.plan(planning)
         if run is None:
             return
         proof = planning.open_log_proof()
-        client = _client(context)
+        open_nss(context)
         secrets = read_secrets(command, arguments, context)
+        at_once = command.dials_at_once and planning.is_ready
+        client = _client(context, _dial_ahead(context) if at_once else None)
         if proof is not None:
             client = client.proving(proof.keep)
         with _interruptible():
@@ -99,18 +102,40 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, old)
 
 
-def _client(context: CommandContext) -> Client:
-    """A client, with NSS open: its password, where it is asked for, comes before all others."""
-    from ...client.api import Client
+def open_nss(context: CommandContext) -> None:
+    """Open NSS: its password, where it is asked for, comes before all other secrets."""
     from ...transport import nss
-    from ..progress import progress
 
     nss.open_database(context.settings.nss, ask=lambda: context.secrets.read(NSS_PASSWORD))
+
+
+def _dial_ahead(context: CommandContext) -> DialledAhead | None:
+    """Dial the bridge while the client loads.
+
+    Once all secrets are there, not before: no bridge waits for a person who types, or for a program
+    that fetches them.
+    """
+    from ...transport import nss
+    from ...transport.dialling import DialledAhead
+
+    settings = context.settings
+    try:
+        identity = nss.load_identity(settings.client_cert_nickname)
+    except NSSError:  # the request meets it again
+        return None
+    return DialledAhead(settings, settings.nss, identity)
+
+
+def _client(context: CommandContext, ahead: DialledAhead | None) -> Client:
+    from ...client.api import Client
+    from ..progress import progress
+
     return Client(
         context.settings,
         progress=progress,
         version_word=context.version_word,
         retry_seconds=context.retry_seconds,
+        ahead=ahead,
     )
 
 

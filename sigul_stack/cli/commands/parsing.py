@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
+from ..shared_arguments import Help
 from .command import Command, always
 from .planning import Arguments
 
@@ -41,6 +42,7 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
         prog=f"sigul {command.name}",
         description=f"{command.help}.",
         epilog=_about_secrets(command),
+        formatter_class=Help,
     )
     for argument in command.arguments:
         name = argument.names[0]

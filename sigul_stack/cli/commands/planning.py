@@ -7,11 +7,11 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NoReturn, cast
 
 from ...errors import SigulError
+from ...records import dataclass
 from ...secret import Secret
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Planning:
         *,
         misuse: Callable[[str], NoReturn],
         passphrase_files: Sequence[Path],
-        most: int | None = None,
+        most: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.arguments = arguments
         self.settings = settings
@@ -62,6 +62,8 @@ class Planning:
         self._passphrase_files = passphrase_files
         self._most = most
         self._inputs: list[Path] = []
+        #: Whether all inputs are plain files, which nobody has to wait for.
+        self.is_ready = True
 
     def open_input(self, path: str) -> InputFile:
         """The file `path`, or standard input for `-`, open for reading. Raises `SigulError`."""
@@ -72,7 +74,9 @@ class Planning:
         """`file`, which is `path`, as what is read; it is closed at the command's end."""
         self._resources.enter_context(file)
         self._inputs.append(path)
-        return InputFile(path, file, self._resources, self._most)
+        source = InputFile(path, file, self._resources, self._most)
+        self.is_ready &= source.is_plain
+        return source
 
     def open_output(self, *, binary: bool, source: Path | None = None) -> BinaryIO:
         """The output for the reply's payload: `-o FILE`, or standard output.
@@ -132,7 +136,7 @@ class Planning:
 class InputFile:
     """A file that a command reads, open from its plan to its end; `state` is its at opening.
 
-    `most` is how many bytes the command may send; None: any number.
+    `most` tells how many bytes the command may send; None: any number.
     """
 
     def __init__(
@@ -140,7 +144,7 @@ class InputFile:
         path: Path,
         file: BinaryIO,
         resources: contextlib.ExitStack,
-        most: int | None = None,
+        most: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._most = most
         self.path = path
@@ -148,16 +152,20 @@ class InputFile:
         self._file = file
         self._resources = resources
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its length can be told: files of /proc say 0 bytes, and have some."""
+        return stat.S_ISBLK(self.state.st_mode) or (
+            stat.S_ISREG(self.state.st_mode) and self.state.st_size > 0
+        )
+
     def seekable(self) -> BinaryIO:
         """The file where its length can be told, else a temporary file with all that comes.
 
         To be called once secrets have been read, which may come from the same pipe. Raises
         `SigulError`.
         """
-        # Files of /proc and the like say that they have 0 bytes, and have some.
-        if stat.S_ISBLK(self.state.st_mode) or (
-            stat.S_ISREG(self.state.st_mode) and self.state.st_size
-        ):
+        if self.is_plain:
             return self._file
         import tempfile
 
@@ -179,7 +187,7 @@ class InputFile:
         import shutil
 
         room = shutil.disk_usage(spool).free // 2
-        came = 0
+        most, came = self._most(), 0
         while True:
             try:
                 piece = self._file.read(_COPY_BYTES)
@@ -188,10 +196,9 @@ class InputFile:
             if not piece:
                 return
             came += len(piece)
-            if self._most is not None and came > self._most:
+            if most is not None and came > most:
                 raise SigulError(
-                    f"'{self.path}' has more than {self._most} bytes, the most that this command"
-                    " sends",
+                    f"'{self.path}' has more than {most} bytes, the most that this command sends",
                     "give an input that ends before",
                 )
             if came > room:

@@ -77,6 +77,7 @@ def _has_return_in_line(text: BinaryIO) -> bool:
     OUTPUT,
     log_proofs.WRITE,
     secrets=[PASSPHRASE],
+    dials_at_once=True,
 )
 @with_files(binary=False)
 def sign_text(call: Call, text: BinaryIO, output: BinaryIO) -> None:
@@ -115,6 +116,7 @@ def _data_misuse(arguments: Arguments) -> str | None:
     log_proofs.WRITE,
     log_proofs.WRITE_MANY,
     secrets=[PASSPHRASE],
+    dials_at_once=True,
     misuse=_data_misuse,
 )
 def sign_data(planning: Planning) -> Run:
@@ -180,6 +182,7 @@ def verify(planning: Planning) -> Run:
     argument("file", help="file with the message"),
     OUTPUT,
     secrets=[PASSPHRASE],
+    dials_at_once=True,
 )
 @with_files(binary=False)
 def decrypt(call: Call, message: BinaryIO, output: BinaryIO) -> None:
@@ -194,6 +197,7 @@ def decrypt(call: Call, message: BinaryIO, output: BinaryIO) -> None:
     argument("tag", help="the tag's name"),
     log_proofs.WRITE,
     secrets=[PASSPHRASE],
+    dials_at_once=True,
 )
 def sign_git_tag(planning: Planning) -> Run:
     """Read the tag of the repository that this is run in."""
@@ -224,6 +228,7 @@ def sign_git_tag(planning: Planning) -> Run:
     OUTPUT,
     log_proofs.WRITE,
     secrets=[PASSPHRASE],
+    dials_at_once=True,
 )
 def sign_container(planning: Planning) -> Run:
     """Look at the reference, and open the manifest and the output."""
@@ -266,6 +271,7 @@ def sign_container(planning: Planning) -> Run:
     ),
     log_proofs.WRITE,
     secrets=[PASSPHRASE],
+    dials_at_once=True,
 )
 def sign_ostree(planning: Planning) -> Run:
     """Open the commit and the output, and read the detached metadata that the commit has."""

@@ -33,7 +33,7 @@ def error_code(number: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class StatusLine:
-    """One status line: its keyword, as `SIG_CREATED`, and its arguments."""
+    """One status line: its keyword, as `KEY_CREATED`, and its arguments."""
 
     keyword: str
     arguments: tuple[str, ...]

@@ -12,6 +12,7 @@ from typing import Final
 
 from ...errors import KeystoreError
 from ...formats.keybox import find_key
+from ...formats.openpgp_packets import MalformedPacket
 from .program import GnuPG
 
 KEYBOX_NAME: Final = "pubring.kbx"
@@ -26,9 +27,10 @@ def public_key(home: GnuPG, fingerprint: str) -> bytes:
 
     Raises `NoPublicKey`, `OSError`.
     """
-    # An empty file cannot be mapped; and gpg makes it before the first key.
+    # An empty file cannot be mapped; and gpg makes it before the first key. Of a damaged one it
+    # may read more than is read here.
     with (
-        contextlib.suppress(FileNotFoundError, ValueError),
+        contextlib.suppress(FileNotFoundError, ValueError, MalformedPacket),
         (home.path / KEYBOX_NAME).open("rb") as file,
         mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as box,
     ):

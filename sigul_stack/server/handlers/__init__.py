@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from ...config.server import ServerSettings
+from ...keystore.gnupg.signature_options import SignatureOptions, read_options
 from ..payload import Intake
 from ..request import Answer
 from ..services import RequestContext
@@ -32,12 +35,21 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
     }
 )
 
-#: What is to be had of payloads: the bytes for the handlers that are declared to need them.
-INTAKE = Intake(
-    frozenset().union(
-        key_handlers.NEEDS_BYTES,
-        signing_handlers.NEEDS_BYTES,
-        certificate_handlers.NEEDS_BYTES,
-        rpm_handlers.NEEDS_BYTES,
-    )
+#: The operations whose handlers need the bytes of a payload.
+NEEDS_BYTES: frozenset[str] = frozenset().union(
+    key_handlers.NEEDS_BYTES,
+    signing_handlers.NEEDS_BYTES,
+    certificate_handlers.NEEDS_BYTES,
+    rpm_handlers.NEEDS_BYTES,
 )
+
+
+def intake(settings: ServerSettings) -> Intake:
+    """The parts of payloads that handlers need: bytes for some, the site's own hash for some.
+
+    A configuration of GnuPG that cannot be read is for the handler that signs to tell.
+    """
+    wanted = SignatureOptions()
+    with contextlib.suppress(OSError):
+        wanted = read_options(settings.gnupg_home)
+    return Intake(NEEDS_BYTES, (wanted.hash_name,))

@@ -74,7 +74,7 @@ def signing_part(home: GnuPG, fingerprint: str, now: float) -> Part:
     Raises `KeystoreError`, with the reason where none does.
     """
     try:
-        certificate = read_certificate(public_key(home, fingerprint), now)
+        certificate = read_certificate(public_key(home, fingerprint))
         return certificate.signing_part(now, lambda part: has_secret(home, part.keygrip))
     except (CannotSign, MalformedPacket, NoPublicKey):
         raise cannot_use(home, fingerprint, "signing") from None
