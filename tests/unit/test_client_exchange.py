@@ -34,7 +34,8 @@ from sigul_stack.protocol.codec import Fields, read_fields
 from sigul_stack.protocol.messages import ReplyKeys, read_inner_fields, read_request_header
 from sigul_stack.protocol.versions import LATEST, VERSIONS
 from sigul_stack.secret import Secret
-from sigul_stack.server.handlers import INTAKE
+from sigul_stack.server.handlers import NEEDS_BYTES
+from sigul_stack.server.payload import Intake
 from sigul_stack.server.request import (
     Answer,
     Refused,
@@ -429,7 +430,7 @@ class Site:
             idle_timeout=LONG,
         )
         try:
-            request = receive(chunked, plain_inner, settings, intake=INTAKE)
+            request = receive(chunked, plain_inner, settings, intake=Intake(NEEDS_BYTES))
         except (TransportError, ProtocolError) as error:
             self.errors.append(error)
             end.abort()
