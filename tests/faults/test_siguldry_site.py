@@ -443,7 +443,7 @@ def slow(template: Site, tmp_path: Path, gate: Gate) -> Iterator[Siguldry]:
 def test_pesign_work_for_one_that_dropped_ends_soon(slow: Siguldry, gate: Gate) -> None:
     """In the middle of a tool's run. It tries again at once."""
     for _ in range(3):
-        gate.close("--local-user")
+        gate.close("SIGKEY")
         with slow.connected() as exchange:
             exchange.send_request("sign-data", text(key="k", armor=b"\0"), b"data")
             exchange.whisper({"passphrase": b"k-pw"})
@@ -453,7 +453,7 @@ def test_pesign_work_for_one_that_dropped_ends_soon(slow: Siguldry, gate: Gate) 
 
 def test_who_ends_its_side_in_order_still_gets_its_reply(slow: Siguldry, gate: Gate) -> None:
     """By a close-notify: it reads on. Takes 5 s: longer than one that has gone is waited for."""
-    gate.close("--local-user")
+    gate.close("SIGKEY")
     with slow.connected() as exchange:
         exchange.send_request("sign-data", text(key="k", armor=b"\0"), b"data")
         exchange.whisper({"passphrase": b"k-pw"})

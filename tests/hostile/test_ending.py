@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from sigul_stack.cli.outcome import MAY_HAVE_HAPPENED
 from sigul_stack.errors import Status
+from sigul_stack.formats.keybox import find_key
+from sigul_stack.formats.openpgp_certificate import read_certificate
 from sigul_stack.pki import NSSDatabase, read_password
 from sigul_stack.protocol.status import decode_status
 from sigul_stack.transport.status_socket import read_status
@@ -98,10 +101,19 @@ def field(quiet: Site, gate: Gate) -> Iterator[Ground]:
     quiet.stop_all()
 
 
+def trents_keygrip(site: Site) -> str:
+    """The name that gpg-agent has for the key with which trent signs."""
+    ((fingerprint,),) = rows(site, "SELECT fingerprint FROM keys WHERE name = ?", TRENTS_KEY)
+    box = site.path("server/gnupg/pubring.kbx").read_bytes()
+    key = find_key(box, bytes.fromhex(fingerprint))
+    assert key is not None
+    part = read_certificate(key).signing_part(time.time(), lambda _part: True)
+    return part.keygrip.hex().upper()
+
+
 def in_a_tool(ground: Ground, gate: Gate) -> tuple[Held, int]:
-    """A signature of trent's that gpg is making; and the number of gpg's process."""
-    ((fingerprint,),) = rows(ground.site, "SELECT fingerprint FROM keys WHERE name = ?", TRENTS_KEY)
-    gate.close(f"--local-user {fingerprint}")
+    """A signature of trent's that the agent is to make; and the process that waits for it."""
+    gate.close(f"SIGKEY {trents_keygrip(ground.site)}")
     data = ground.site.path("data")
     data.write_bytes(b"data")
     held = Held(
@@ -267,8 +279,7 @@ def test_rpms_that_are_yet_to_come_are_not_waited_for(
 def test_an_rpm_in_the_making_is_refused_before_its_request_is_cut_off(
     field: Ground, gate: Gate, honest_at: HonestFactory, tmp_path: Path
 ) -> None:
-    (fingerprint,) = rows(field.site, "SELECT fingerprint FROM keys WHERE name = ?", TRENTS_KEY)[0]
-    gate.close(f"--local-user {fingerprint}")
+    gate.close(f"SIGKEY {trents_keygrip(field.site)}")
     out = field.site.path("out")
     held = Held(field.site, "sign-rpms", "-o", str(out), TRENTS_KEY, str(build(tmp_path)))
     gate.wait()

@@ -380,7 +380,7 @@ def test_a_signature_is_not_sent_once_the_access_is_gone(
 ) -> None:
     quiet.variables |= gate.environment
     with quiet.running():
-        gate.close("--detach-sign")
+        gate.close("PKSIGN")
         trent = attacker(quiet, "trent")
         trent.start(
             op="sign-data", user="trent", fields={"key": b"trents"}, payload=b"data",

@@ -12,6 +12,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -50,7 +51,8 @@ from .commands_support import (
 )
 
 MIB = 1024**2
-REAL_GPG = shutil.which("gpg")
+REAL_GPGCONF = shutil.which("gpgconf")
+REAL_GPG, REAL_GPGCONF = shutil.which("gpg"), shutil.which("gpgconf")
 #: How long a gpg stands at a closed gate at most, in seconds.
 GATE_SECONDS = 60.0
 
@@ -81,6 +83,22 @@ class Gate:
             f"os.execv({REAL_GPG!r}, ['gpg', *sys.argv[1:]])\n"
         )
         script.chmod(0o755)
+        # Who starts the agent says so, and its place is taken by a gate on the way to it.
+        starter = directory / "gpgconf"
+        starter.write_text(
+            "#!/usr/bin/python3 -IS\n"
+            "import socket, subprocess, sys\n"
+            f"status = subprocess.call([{REAL_GPGCONF!r}, *sys.argv[1:]])\n"
+            "if '--launch' in sys.argv:\n"
+            "    with socket.socket(socket.AF_UNIX) as gate:\n"
+            f"        gate.connect({str(path)!r})\n"
+            "        home = sys.argv[sys.argv.index('--homedir') + 1]\n"
+            "        gate.sendall(b'0 0 started ' + home.encode() + b'\\n')\n"
+            f"        gate.settimeout({GATE_SECONDS})\n"
+            "        gate.recv(1)\n"
+            "sys.exit(status)\n"
+        )
+        starter.chmod(0o755)
         self.environment = {"PATH": f"{directory}:{os.environ['PATH']}"}
         self._what = ""
         self._reached: list[tuple[int, int]] = []
@@ -98,13 +116,61 @@ class Gate:
     def _answer(self, connection: socket.socket) -> None:
         with connection, connection.makefile("r") as stream, contextlib.suppress(OSError):
             worker, own, words = stream.readline().split(" ", 2)
-            if self._what and f" {self._what} " in f" {words}":
+            if words.startswith("started "):
+                self._stand_before(Path(words.removeprefix("started ").rstrip("\n")))
+            elif self._what and f" {self._what} " in f" {words}":
                 self._reached.append((int(worker), int(own)))
                 self._open.wait(GATE_SECONDS)
             connection.sendall(b"x")
 
+    def _stand_before(self, home: Path) -> None:
+        """Take the place of the agent of a server's home, and pass on what is said to it."""
+        usual, real = home / "S.gpg-agent", home / "S.gpg-agent.real"
+        if home.name.startswith(".new-") or not usual.is_socket():
+            return
+        owner = usual.stat()
+        usual.rename(real)
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(usual))
+        os.chown(usual, owner.st_uid, owner.st_gid)
+        usual.chmod(0o700)
+        listening.listen(64)
+
+        def serve() -> None:
+            while True:
+                near, _ = listening.accept()
+                threading.Thread(target=self._pass_on, args=(near, real), daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+
+    def _pass_on(self, near: socket.socket, real: Path) -> None:
+        """Pass on what a process says to the agent, a line at a time, and what comes back."""
+        credentials = near.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        worker = int.from_bytes(credentials[:4], sys.byteorder)
+        with near, socket.socket(socket.AF_UNIX) as far, contextlib.suppress(OSError):
+            far.connect(str(real))
+            back = threading.Thread(target=self._pass_back, args=(near, far), daemon=True)
+            back.start()
+            with near.makefile("rb") as stream, contextlib.suppress(OSError):
+                for line in stream:
+                    if self._what and line.startswith(self._what.encode()):
+                        self._reached.append((worker, worker))
+                        self._open.wait(GATE_SECONDS)
+                    far.sendall(line)
+            with contextlib.suppress(OSError):
+                far.shutdown(socket.SHUT_RDWR)
+            back.join()
+
+    @staticmethod
+    def _pass_back(near: socket.socket, far: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := far.recv(4096):
+                near.sendall(data)
+        with contextlib.suppress(OSError):
+            near.shutdown(socket.SHUT_RDWR)
+
     def close(self, what: str) -> None:
-        """From now on hold gpg up where it is given the option `what`."""
+        """From now on hold gpg up where it is given the option `what`, or its agent the command."""
         self._reached.clear()
         self._open.clear()
         self._what = what
@@ -115,7 +181,7 @@ class Gate:
         return self._numbers()[0]
 
     def _numbers(self) -> tuple[int, int]:
-        """The process that started gpg, and gpg's own."""
+        """The process that started gpg, and gpg's own; of a command of the agent's who gave it."""
         return self._reached[-1]
 
     def send_away(self) -> None:
@@ -347,7 +413,7 @@ def test_fault_5_a_killed_worker_costs_its_request_alone(
     own: Site, gate: Gate, tmp_path: Path
 ) -> None:
     with running(own, gate) as (_bridge, server):
-        gate.close("--detach-sign")
+        gate.close("PKSIGN")
         client = InFlight(own, "sign-data", "-a", "k", "/etc/hostname", secrets=("k-pw",))
         worker = gate.wait()
         assert worker != server.popen.pid
@@ -364,7 +430,7 @@ def test_fault_5_a_killed_worker_costs_its_request_alone(
 @pytest.mark.once("our own processes and connections")
 def test_a_killed_bridge_is_not_blamed_on_the_server(own: Site, gate: Gate) -> None:
     with running(own, gate) as (bridge, _server):
-        gate.close("--detach-sign")
+        gate.close("PKSIGN")
         client = InFlight(own, "sign-data", "-a", "k", "/etc/hostname", secrets=("k-pw",))
         gate.wait()
         serving = bridge.serving
@@ -574,7 +640,7 @@ def test_waiting_workers_end_with_their_supervisor(own: Site) -> None:
 @pytest.mark.once("our own processes and connections")
 def test_a_client_that_is_killed_costs_nobody_else(own: Site, gate: Gate, tmp_path: Path) -> None:
     with running(own, gate) as (_bridge, server):
-        gate.close("--detach-sign")
+        gate.close("PKSIGN")
         client = InFlight(own, "sign-data", "-a", "k", "/etc/hostname", secrets=("k-pw",))
         gate.wait()
         client.popen.kill()
@@ -591,7 +657,7 @@ def test_a_client_that_is_killed_costs_nobody_else(own: Site, gate: Gate, tmp_pa
 @pytest.mark.once("our own processes and connections")
 def test_a_server_that_is_told_to_end_finishes_its_request(own: Site, gate: Gate) -> None:
     with running(own, gate) as (_bridge, server):
-        gate.close("--detach-sign")
+        gate.close("PKSIGN")
         client = InFlight(own, "sign-data", "-a", "k", "/etc/hostname", secrets=("k-pw",))
         gate.wait()
         server.popen.send_signal(signal.SIGTERM)
@@ -606,7 +672,7 @@ def test_a_server_that_is_told_to_end_finishes_its_request(own: Site, gate: Gate
 @pytest.mark.once("our own processes and connections")
 def test_a_bridge_that_is_told_to_end_finishes_its_request(own: Site, gate: Gate) -> None:
     with running(own, gate) as (bridge, server):
-        gate.close("--detach-sign")
+        gate.close("PKSIGN")
         client = InFlight(own, "sign-data", "-a", "k", "/etc/hostname", secrets=("k-pw",))
         gate.wait()
         bridge.popen.send_signal(signal.SIGTERM)
@@ -624,7 +690,7 @@ def test_a_request_that_takes_too_long_does_not_hold_up_the_end(own: Site, gate:
     own.extra = {"server": {"server": "workers: 2\nshutdown-timeout: 0.5\n"}}
     own.configure()
     with running(own, gate) as (_bridge, server):
-        gate.close("--detach-sign")
+        gate.close("PKSIGN")
         client = InFlight(own, "sign-data", "-a", "k", "/etc/hostname", secrets=("k-pw",))
         gate.wait()
         assert server.stop() == 0

@@ -392,7 +392,7 @@ def test_a_long_request_is_finished_by_the_processes_that_began_it(
     gate = Gate(tmp_path / "gate")
     bridge, server = own.start_bridge(), own.start_server(environment=gate.environment)
     (own.path("data")).write_bytes(b"data")
-    gate.close("--detach-sign")
+    gate.close("PKSIGN")
     request = popen(
         [
             *module("sigul"), "--batch", "-c", str(own.path("client.conf")),
