@@ -263,7 +263,7 @@ def test_p256_keys_and_those_of_old_peers_get_along(
 
 
 def test_peers_that_know_rsa_alone_need_rsa_keys_of_listeners(made: Site, curves: Site) -> None:
-    """Docs/compatibility.md says which: a dialler's key may be P-256, and TLS 1.3 is no matter."""
+    """A dialler's key may be P-256, and in TLS 1.3 all may be."""
     bridge, server, _ = ends(curves)
     # A program that sets its own socket up for RSA cannot listen with a P-256 key ...
     _near, far = handshake(dialling(server, BRIDGE), replace(bridge, only_rsa=True))
