@@ -294,7 +294,7 @@ def test_what_certificates_of_p256_keys_say(curves: Site) -> None:
     renewed = renew_leaf(open_authority(curves), bridge.database, bridge.nickname, new_key=True)
     assert isinstance(renewed.certificate.public_key(), ec.EllipticCurvePublicKey)
     back = open_authority(curves).renew(
-        renewed.certificate, lifetime=DAY, fresh_key=True, key_type=KeyType.RSA
+        renewed.certificate, lifetime=DAY, new_key=True, key_type=KeyType.RSA
     )
     usage = back.certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     assert usage.key_encipherment

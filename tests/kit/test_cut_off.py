@@ -44,7 +44,8 @@ class Control:
         for role, path in (("bridge", "bridge"), ("server", "server"), ("client", "clients/admin")):
             self.pki(
                 *("issue", "--ca", self.control / "ca", "--into", pki / path),
-                *("--role", role, "--name", f"{role}.example.org"),
+                *("--role", role),
+                *("--name", "admin" if role == "client" else f"{role}.example.org"),
             )
 
     def pki(self, *arguments: str | Path) -> str:
