@@ -275,7 +275,7 @@ class NSSChecks:
             )
 
     def _derivation(self, state: State) -> Iterator[Check]:
-        """That private keys take long to use, in `state`, if they do; needs no password."""
+        """Tell, in `state`, that private keys take long to use, if they do; needs no password."""
         try:
             derivation = read_derivation(self.settings.path)
         except NSSError:

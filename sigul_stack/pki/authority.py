@@ -40,7 +40,7 @@ from .leaf import (
     LeafRequest,
     check_common_name,
     general_name,
-    new_key,
+    make_key,
 )
 from .nss_directory import NSSDatabase
 from .nss_store import TRUSTED_AUTHORITY, PrivateKey
@@ -163,7 +163,7 @@ class Authority:
 
         The certificate ends with the CA's at the latest.
         """
-        key = new_key(request.key_type, request.key_bits)
+        key = make_key(request.key_type, request.key_bits)
         names = request.alternative_names
         extensions = [
             _extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
@@ -188,12 +188,12 @@ class Authority:
         certificate: x509.Certificate,
         *,
         lifetime: timedelta,
-        fresh_key: bool = False,
+        new_key: bool = False,
         key_type: KeyType | None = None,
         names: Iterable[str] = (),
         now: datetime | None = None,
     ) -> Leaf:
-        """A successor with the same subject, names, usages and (unless `fresh_key`) key.
+        """A successor with the same subject, names, usages and (unless `new_key`) key.
 
         A new key is of `key_type`; None: of the old one's. `names` are added to its names. Raises
         `NSSError`, `ConfigurationError`.
@@ -201,7 +201,7 @@ class Authority:
         key = certificate.public_key()
         bits = key.key_size if isinstance(key, rsa.RSAPublicKey) else LEAF_KEY_BITS
         kind = key_type or KeyType.of(key)
-        made = new_key(kind, bits) if fresh_key else None
+        made = make_key(kind, bits) if new_key else None
         extensions = _inherited(certificate, names)
         if made is not None and kind is not KeyType.of(key):
             extensions = [_usage_for(kind, certificate, item) for item in extensions]

@@ -95,7 +95,7 @@ class KeyType(enum.Enum):
         return cls.P256 if isinstance(key, ec.EllipticCurvePublicKey) else cls.RSA
 
 
-def new_key(kind: KeyType, bits: int = LEAF_KEY_BITS) -> PrivateKey:
+def make_key(kind: KeyType, bits: int = LEAF_KEY_BITS) -> PrivateKey:
     """Make a private key; `bits` are of RSA."""
     if kind is KeyType.P256:
         return ec.generate_private_key(ec.SECP256R1())

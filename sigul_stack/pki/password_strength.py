@@ -40,7 +40,7 @@ _ALLOWED = re.compile(rb"[A-Za-z0-9+/_.=-]*")
 
 
 def why_weak(password: Secret) -> str | None:
-    """Why a password may be one that is guessed, as the end of a sentence; None: it is random."""
+    """The reason that a password may be guessed, as a sentence's end; None: it is random."""
     value = password.reveal()
     if len(value) < LEAST_CHARACTERS:
         return f"has fewer than {LEAST_CHARACTERS} characters"

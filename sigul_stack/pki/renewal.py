@@ -46,7 +46,7 @@ def renew_leaf(
     leaf = authority.renew(
         old.certificate,
         lifetime=lifetime,
-        fresh_key=new_key,
+        new_key=new_key,
         key_type=key_type,
         names=names,
         now=now,

@@ -263,7 +263,7 @@ def test_p256_keys_and_those_of_old_peers_get_along(
 
 
 def test_peers_that_know_rsa_alone_need_rsa_keys_of_listeners(made: Site, curves: Site) -> None:
-    """Docs/compatibility.md says which: a dialler's key may be P-256, and TLS 1.3 is no matter."""
+    """A dialler's key may be P-256, and in TLS 1.3 all may be."""
     bridge, server, _ = ends(curves)
     # A program that sets its own socket up for RSA cannot listen with a P-256 key ...
     _near, far = handshake(dialling(server, BRIDGE), replace(bridge, only_rsa=True))
@@ -294,7 +294,7 @@ def test_what_certificates_of_p256_keys_say(curves: Site) -> None:
     renewed = renew_leaf(open_authority(curves), bridge.database, bridge.nickname, new_key=True)
     assert isinstance(renewed.certificate.public_key(), ec.EllipticCurvePublicKey)
     back = open_authority(curves).renew(
-        renewed.certificate, lifetime=DAY, fresh_key=True, key_type=KeyType.RSA
+        renewed.certificate, lifetime=DAY, new_key=True, key_type=KeyType.RSA
     )
     usage = back.certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     assert usage.key_encipherment

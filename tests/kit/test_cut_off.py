@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from sigul_stack.pki import NSSDatabase
+from sigul_stack.pki.derivation import read_derivation
+from sigul_stack.pki.tuning import BACKUP_NAME
 from tests.copies import TOP
 from tests.kit.test_roles import BIN, inventory, run_ansible
 
@@ -40,7 +44,8 @@ class Control:
         for role, path in (("bridge", "bridge"), ("server", "server"), ("client", "clients/admin")):
             self.pki(
                 *("issue", "--ca", self.control / "ca", "--into", pki / path),
-                *("--role", role, "--name", f"{role}.example.org"),
+                *("--role", role),
+                *("--name", "admin" if role == "client" else f"{role}.example.org"),
             )
 
     def pki(self, *arguments: str | Path) -> str:
@@ -104,6 +109,46 @@ def test_a_rollover_that_was_cut_off_after_its_last_step_is_not_followed_by_anot
     assert control.state() == made
     # A run on some of the hosts does not tell that all have it.
     assert control.undelivered.exists()
+
+
+# Ansible is started twice, and looks at three databases each time.
+@pytest.mark.long(*PROVEN)
+@pytest.mark.timeout(300)
+def test_databases_are_tuned_and_get_keys_of_another_type(control: Control) -> None:
+    """Also of a site that an earlier version made, or certutil: with the rounds that NSS writes."""
+    pki = control.control / "pki"
+    nss = {path: NSSDatabase(pki / path) for path in ("bridge", "server", "clients/admin")}
+    passwords = control.control / "secrets"
+    passwords.mkdir(exist_ok=True)
+    for path, database in nss.items():
+        # The role keeps them elsewhere, and a link here.
+        own = pki / path / "nss-password"
+        if not own.is_symlink():
+            own.rename(passwords / f"{path.replace('clients/', 'client-')}-nss-password")
+        environment = {**os.environ}
+        environment.pop("NSS_MAX_MP_PBE_ITERATION_COUNT", None)
+        password = passwords / f"{path.replace('clients/', 'client-')}-nss-password"
+        subprocess.run(
+            ["certutil", "-W", "-d", f"sql:{pki / path}", "-f", password, "-@", password],
+            check=True, capture_output=True, timeout=60, env=environment,
+        )  # fmt: skip
+        assert read_derivation(database.directory).is_slow
+    names = {"sigul_bridge_name": "bridge.example.org", "sigul_server_name": "server.example.org"}
+    given = ("-e", json.dumps({**names, "sigul_admin": "admin"}))
+    done = run_ansible(
+        *(TOP / "playbooks/tune.yml", "-i", control.hosts, "--limit", "control"), *given
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for database in nss.values():
+        assert read_derivation(database.directory).most_rounds == 1
+        assert (database.directory / BACKUP_NAME).exists()
+
+    options = json.dumps({"pki_new_keys": True, "pki_key_type": "p256"})
+    control.rotate("--limit", "control", "-e", options, *given)
+    for database in nss.values():
+        (leaf,) = [item for item in database.certificates() if not item.is_authority]
+        assert isinstance(leaf.certificate.public_key(), ec.EllipticCurvePublicKey)
+        assert read_derivation(database.directory).most_rounds == 1
 
 
 def test_a_lost_connection_ends_a_run(tmp_path: Path) -> None:

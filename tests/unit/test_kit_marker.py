@@ -20,6 +20,7 @@ WITHOUT_ENGINE = {
     "test_cut_off.py::test_a_lost_connection_ends_a_run",
     "test_cut_off.py::test_a_rollover_that_was_cut_off_after_its_last_step_is_not_followed_by_another",
     "test_cut_off.py::test_a_rollover_that_was_cut_off_before_its_last_step_goes_on",
+    "test_cut_off.py::test_databases_are_tuned_and_get_keys_of_another_type",
     "test_playbooks.py",
     "test_roles.py",
     "test_root_in_roles.py",
