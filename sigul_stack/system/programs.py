@@ -57,6 +57,8 @@ _MARK: Final = "SIGUL_STACK_RUN"
 
 #: Those that `run` has started in this process and that have not ended; None once none may start.
 _running: set[_Started] | None = set()
+#: What ends a wait for other programs, which are not started here, at the same time.
+_ended_with: list[Callable[[], None]] = []
 #: Held while one is started or ended.
 _changing = threading.Lock()
 
@@ -93,6 +95,26 @@ def end_all() -> None:
         running, _running = _running or set(), None
         for started in running:
             started.kill()
+        for end in _ended_with:
+            end()
+
+
+@contextmanager
+def ended_with_programs(end: Callable[[], None]) -> Iterator[None]:
+    """A block in which this thread waits for a program that is another's, as an agent.
+
+    `end_all` calls `end`, from another thread, which ends that wait. Raises `KeystoreError` where
+    that has come already.
+    """
+    with _changing:
+        if _running is None:
+            raise KeystoreError("nothing is waited for: this process is ending")
+        _ended_with.append(end)
+    try:
+        yield
+    finally:
+        with _changing:
+            _ended_with.remove(end)
 
 
 @contextmanager

@@ -15,11 +15,13 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from ...errors import KeystoreError, WrongPassphrase
 from ...secret import Secret
+from ...system.programs import ended_with_programs
 from ...tools import RAISE_SIGNING_TIMEOUT
 from .output import CORRUPTED_PROTECTION, PASSPHRASE_ERRORS, error_code
 
@@ -60,6 +62,7 @@ class AgentConnection:
         #: What came in D lines of the last command, and what the agent asked for in it.
         self._data = bytearray()
         self._asked: set[str] = set()
+        self._watched = ExitStack()
         try:
             self._wait()
             self._socket.connect(str(path))
@@ -71,10 +74,21 @@ class AgentConnection:
             ) from error
 
     def __enter__(self) -> AgentConnection:
+        try:
+            self._watched.enter_context(ended_with_programs(self._abort))
+        except BaseException:
+            self._socket.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._watched.close()
         self._socket.close()
+
+    def _abort(self) -> None:
+        """End the conversation from another thread."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def change_passphrase(self, keygrip: str, old: Secret, new: Secret) -> None:
         """Protect the secret key `keygrip` with `new` instead of `old`, which may be missing.
