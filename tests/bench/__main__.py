@@ -90,7 +90,9 @@ def main() -> int:
     if then is None:
         return 0
     said, good = compare.compare(record, then, options.margin)
-    print(f"\nagainst {options.compare} of {then.machine['date']}, {then.machine['commit']}\n{said}")
+    print(
+        f"\nagainst {options.compare} of {then.machine['date']}, {then.machine['commit']}\n{said}"
+    )
     return 0 if good else 1
 
 

@@ -129,5 +129,3 @@ def measure(
         title = "sign-data 1 KiB beside them" if name == "sign" else name
         curves.append(Curve(title, "users and keys in the database", "seconds", tuple(points)))
     return tuple(curves)
-
-

@@ -121,7 +121,9 @@ def measure(
     small_mib = effort.large / floor.MIB
 
     def row(
-        work: Callable[[Callable[[Callable[[], tuple[Sequence[str], Sequence[str]]]], None]], float],
+        work: Callable[
+            [Callable[[Callable[[], tuple[Sequence[str], Sequence[str]]]], None]], float
+        ],
         sample: tuple[Sequence[str], Sequence[str]],
         **what: object,
     ) -> Row:
@@ -178,7 +180,9 @@ def measure(
     for name, clients, seconds, makes, aim, aim_p95, each in both:
         p95s: list[float] = []
 
-        def work(do: Callable[..., None], clients=clients, seconds=seconds, makes=makes, p95s=p95s) -> float:  # type: ignore[no-untyped-def]
+        def work(
+            do: Callable[..., None], clients=clients, seconds=seconds, makes=makes, p95s=p95s
+        ) -> float:  # type: ignore[no-untyped-def]
             works = [lambda make=make: do(make) for make in makes]
             rate, p95 = many(clients, seconds, *works)
             p95s.append(p95)

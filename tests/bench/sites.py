@@ -94,7 +94,9 @@ class BenchSite:
         for name in ("log", "run", "gnupg", "keys"):
             (directory / name).mkdir(mode=0o700)
         make_databases(directory / "pki", rounds)
-        (directory / "hosts").write_text(_hosts({BRIDGE_NAME: "127.0.0.1", SERVER_NAME: "127.0.0.1"}))
+        (directory / "hosts").write_text(
+            _hosts({BRIDGE_NAME: "127.0.0.1", SERVER_NAME: "127.0.0.1"})
+        )
         site._configure()
         config = ["-c", str(directory / "server.conf")]
         site.run("sigul_server_create_db", *config)
@@ -192,7 +194,9 @@ class BenchSite:
                 self.run("sigul", "list-users", given=[ADMIN_PASSWORD])
                 return
             except RuntimeError:
-                if time.monotonic() > end or any(d.poll() is not None for d in self.daemons.values()):
+                if time.monotonic() > end or any(
+                    d.poll() is not None for d in self.daemons.values()
+                ):
                     logs = [p.read_text()[-1500:] for p in (self.directory / "log").glob("*.err")]
                     print("\n".join(logs), file=sys.stderr)
                     raise

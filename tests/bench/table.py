@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 from tests.bench.record import Record, Row
 
-HEAD = ("what", "here", "floor", "times", "aim", "", "client", "worker", "CPU: client, bridge, server")
+HEAD = (
+    "what",
+    "here",
+    "floor",
+    "times",
+    "aim",
+    "",
+    "client",
+    "worker",
+    "CPU: client, bridge, server",
+)
 
 
 def figure(value: float, unit: str) -> str:
