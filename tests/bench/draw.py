@@ -1,4 +1,6 @@
-"""Draws a record: `python -m tests.bench.draw [FILE]` writes docs/bench/*.svg and docs/bench.md's part.
+"""Draws a record: `python -m tests.bench.draw [FILE]`.
+
+It writes docs/bench/*.svg, and the part of docs/bench.md that is made from the record.
 
 The SVG is written here, of plain lines and text, so that nothing has to be installed for it and
 the same record gives the same bytes. Both axes are logarithmic.

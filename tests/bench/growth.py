@@ -18,7 +18,7 @@ from tests.bench import floors as floor
 from tests.bench.measuring import load, median, timed
 from tests.bench.record import Curve
 from tests.bench.rows import Requests, data_file, packages
-from tests.bench.sites import ADMIN_PASSWORD, BenchSite
+from tests.bench.sites import BenchSite
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Steps:
     """Where it is measured; `payload` in bytes, `seconds` of each load, `runs` of each request."""
 
     clients: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)
-    payload: Sequence[int] = tuple(
-        [1024, 32 * 1024, *(size * floor.MIB for size in (1, 32, 256, 1024, 5 * 1024))]
-    )
+    payload: Sequence[int] = (
+        1024, 32 * 1024, *(size * floor.MIB for size in (1, 32, 256, 1024, 5 * 1024)),
+    )  # fmt: skip
     rpms: Sequence[int] = (1, 10, 100, 1000)
     rows: Sequence[int] = (10, 100, 1000, 10_000, 100_000)
     seconds: float = 10
@@ -94,7 +94,7 @@ def measure(
 
     curve(
         "sign-data 1 KiB", "clients", "signatures a second", steps.clients,
-        lambda clients: load([lambda _number: sign()], clients, steps.seconds).rate,
+        lambda clients: load([sign], clients, steps.seconds).rate,
     )  # fmt: skip
 
     def payload(size: int) -> float:
@@ -119,7 +119,7 @@ def measure(
         tell(f"users and keys: {count} …")
         fill(site.directory / "server.sqlite", count)
         for name, points in listed.items():
-            request = ([name], [ADMIN_PASSWORD])
+            request = ([name], [site.admin_password])
             if name == "sign":
                 request = requests.sign_data(small)  # type: ignore[assignment]
             points.append(

@@ -139,8 +139,8 @@ class Load:
         return sorted(self.took)[min(len(self.took) - 1, int(len(self.took) * 0.95))]
 
 
-def load(works: Sequence[Callable[[int], object]], clients: int, seconds: float) -> Load:
-    """`clients` that each do one of `works` after the other; each is given its client's number.
+def load(works: Sequence[Callable[[], object]], clients: int, seconds: float) -> Load:
+    """`clients` that each do one of `works` after the other, each from another one.
 
     Raises the first error of a client: a rate in which some failed says nothing.
     """
@@ -153,7 +153,7 @@ def load(works: Sequence[Callable[[int], object]], clients: int, seconds: float)
         try:
             while time.perf_counter() - began < seconds and not errors:
                 work = works[turn % len(works)]
-                took.append(timed(lambda work=work: work(number)))  # type: ignore[misc]
+                took.append(timed(work))
                 turn += 1
         except BaseException as error:
             errors.append(error)

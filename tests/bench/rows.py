@@ -7,15 +7,21 @@ import resource
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from tests.bench import floors as floor
 from tests.bench.machine import cores
 from tests.bench.measuring import client_kib, load, median, watched
 from tests.bench.record import Row
-from tests.bench.sites import ADMIN_PASSWORD, KEY, KEY_PASSPHRASE, BenchSite
+from tests.bench.sites import KEY, KEY_PASSPHRASE, BenchSite
 from tests.integration.rpm_support import build
+
+#: What a client is given: its arguments, and its secrets.
+Request = tuple[Sequence[str], Sequence[str]]
+Make = Callable[[], Request]
+Do = Callable[[Make], None]
 
 
 @dataclass(frozen=True)
@@ -64,20 +70,20 @@ class Requests:
     def _out(self) -> str:
         return str(self.directory / f"out-{threading.get_ident()}")
 
-    def list_users(self) -> tuple[Sequence[str], Sequence[str]]:
-        """Arguments and secrets; the same of the others."""
-        return ["list-users"], [ADMIN_PASSWORD]
+    def list_users(self) -> Request:
+        """The list of users; the others sign a file with the site's key."""
+        return ["list-users"], [self.site.admin_password]
 
-    def sign_data(self, path: Path) -> tuple[Sequence[str], Sequence[str]]:
+    def sign_data(self, path: Path) -> Request:
         return ["sign-data", "-o", self._out(), KEY, str(path)], [KEY_PASSPHRASE]
 
-    def sign_text(self, path: Path) -> tuple[Sequence[str], Sequence[str]]:
+    def sign_text(self, path: Path) -> Request:
         return ["sign-text", "-o", self._out(), KEY, str(path)], [KEY_PASSPHRASE]
 
-    def sign_rpms(self, paths: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    def sign_rpms(self, paths: Sequence[str]) -> Request:
         return ["sign-rpms", "-o", self._out() + ".d", KEY, *paths], [KEY_PASSPHRASE]
 
-    def do(self, request: tuple[Sequence[str], Sequence[str]]) -> None:
+    def do(self, request: Request) -> None:
         arguments, given = request
         self.site.run("sigul", *arguments, given=given)
 
@@ -94,7 +100,7 @@ class _Pieces:
         self.requests = requests
         self.done = 0
 
-    def do(self, make: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> None:
+    def do(self, make: Make) -> None:
         self.requests.do(make())
         self.done += 1
 
@@ -118,15 +124,9 @@ def measure(
     # A client's two sessions; the server's own with the bridge was made before it was needed.
     request = start + 2 * shake
     whole = start + 3 * shake
-    small_mib = effort.large / floor.MIB
+    large_mib = effort.large / floor.MIB
 
-    def row(
-        work: Callable[
-            [Callable[[Callable[[], tuple[Sequence[str], Sequence[str]]]], None]], float
-        ],
-        sample: tuple[Sequence[str], Sequence[str]],
-        **what: object,
-    ) -> Row:
+    def row(work: Callable[[Do], float], sample: Request, **what: object) -> Row:
         pieces = _Pieces(requests)
         tell(f"{what['name']} …")
         before = _client_cpu()
@@ -142,13 +142,41 @@ def measure(
             **what,  # type: ignore[arg-type]
         )
 
-    def many(clients: int, seconds: float, *works: Callable[[], object]) -> tuple[float, float]:
-        found = load([lambda _n, work=work: work() for work in works], clients, seconds)  # type: ignore[misc]
-        return found.rate, found.p95
+    def shared(clients: int, seconds: float, makes: Sequence[Make], **what: object) -> Row:
+        p95 = 0.0
 
-    users = requests.list_users
-    sign = lambda: requests.sign_data(small)  # noqa: E731
-    rows = [
+        def work(do: Do) -> float:
+            nonlocal p95
+            found = load([partial(do, make) for make in makes], clients, seconds)
+            p95 = found.p95
+            return found.rate
+
+        found = row(
+            work, makes[-1](), unit="/s", better="higher",
+            floor_is="Python start, NSS start, three handshakes, RSA where it signs, on all cores",
+            **what,
+        )  # fmt: skip
+        return replace(found, p95=p95)
+
+    def users() -> Request:
+        return requests.list_users()
+
+    def sign() -> Request:
+        return requests.sign_data(small)
+
+    def sign_large() -> Request:
+        return requests.sign_data(large)
+
+    def sign_middle() -> Request:
+        return requests.sign_data(middle)
+
+    def text() -> Request:
+        return requests.sign_text(small)
+
+    def batch() -> Request:
+        return requests.sign_rpms(rpms)
+
+    return (
         row(
             lambda do: median(lambda: do(users), effort.runs), users(),
             name="list-users, whole client", unit="s", better="lower", aim=0.10, floor=request,
@@ -160,49 +188,26 @@ def measure(
             floor_is="the same and an RSA signature",
         ),
         row(
-            lambda do: small_mib / median(
-                lambda: do(lambda: requests.sign_data(large)), effort.large_runs
-            ),
-            requests.sign_data(large),
-            name=f"sign-data {small_mib:.0f} MiB", unit="MiB/s", better="higher", aim=250,
+            lambda do: large_mib / median(lambda: do(sign_large), effort.large_runs), sign_large(),
+            name=f"sign-data {large_mib:.0f} MiB", unit="MiB/s", better="higher", aim=250,
             floor=large_floor(floors),
             floor_is="SHA-512 at client and at server, AES-GCM four times, on all cores",
         ),
-    ]  # fmt: skip
-    both = (
-        ("8 clients, sign-data 1 KiB", 8, effort.seconds, [sign], 16.0, None, whole + rsa),
-        (
-            "3 clients, list-users, sign-text, sign-data 1 MiB in turn", 3, effort.mixed_seconds,
-            [users, lambda: requests.sign_text(small), lambda: requests.sign_data(middle)], 20.0,
-            0.25, whole + rsa * 2 / 3,
+        shared(
+            8, effort.seconds, [sign], name="8 clients, sign-data 1 KiB", aim=16,
+            floor=min(8, cores()) / (whole + rsa),
         ),
-    )  # fmt: skip
-    for name, clients, seconds, makes, aim, aim_p95, each in both:
-        p95s: list[float] = []
-
-        def work(
-            do: Callable[..., None], clients=clients, seconds=seconds, makes=makes, p95s=p95s
-        ) -> float:  # type: ignore[no-untyped-def]
-            works = [lambda make=make: do(make) for make in makes]
-            rate, p95 = many(clients, seconds, *works)
-            p95s.append(p95)
-            return rate
-
-        found = row(
-            work, makes[-1](), name=name, unit="/s", better="higher", aim=aim,
-            floor=min(clients, cores()) / each, aim_p95=aim_p95,
-            floor_is="Python start, NSS start, three handshakes, RSA where it signs, on all cores",
-        )  # fmt: skip
-        rows.append(Row(**{**vars(found), "p95": p95s[0]}) if aim_p95 else found)
-    batch = lambda: requests.sign_rpms(rpms)  # noqa: E731
-    rows.append(
+        shared(
+            3, effort.mixed_seconds, [users, text, sign_middle], aim=20, aim_p95=0.25,
+            name="3 clients, list-users, sign-text, sign-data 1 MiB in turn",
+            floor=min(3, cores()) / (whole + rsa * 2 / 3),
+        ),
         row(
             lambda do: 20 / median(lambda: do(batch), max(1, effort.runs // 3)), batch(),
             name="sign-rpms, 20 small RPMs", unit="/s", better="higher", aim=100,
             floor=20 / (request + 20 * rsa), floor_is="one client's start, 20 RSA signatures",
-        )
+        ),
     )  # fmt: skip
-    return tuple(rows)
 
 
 def large_floor(floors: dict[str, float]) -> float:

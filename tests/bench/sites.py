@@ -84,6 +84,7 @@ class BenchSite:
 
     directory: Path
     programs: Path
+    admin_password: str = ADMIN_PASSWORD
     daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @classmethod
@@ -101,7 +102,7 @@ class BenchSite:
         config = ["-c", str(directory / "server.conf")]
         site.run("sigul_server_create_db", *config)
         site.run(
-            "sigul_server_add_admin", *config, "--batch", "-n", "admin", given=[ADMIN_PASSWORD]
+            "sigul_server_add_admin", *config, "--batch", "-n", "admin", given=[site.admin_password]
         )
         return site
 
@@ -191,7 +192,7 @@ class BenchSite:
         end = time.monotonic() + 60
         while True:
             try:
-                self.run("sigul", "list-users", given=[ADMIN_PASSWORD])
+                self.run("sigul", "list-users", given=[self.admin_password])
                 return
             except RuntimeError:
                 if time.monotonic() > end or any(
@@ -204,4 +205,4 @@ class BenchSite:
 
     def make_key(self) -> None:
         """The key `bench`, of the kind that the server makes by default (RSA 2048)."""
-        self.run("sigul", "new-key", KEY, given=[ADMIN_PASSWORD, KEY_PASSPHRASE])
+        self.run("sigul", "new-key", KEY, given=[self.admin_password, KEY_PASSPHRASE])

@@ -103,8 +103,10 @@ def test_the_page_has_its_part_once_however_often_it_is_made() -> None:
     assert once.startswith("before\n") and once.endswith("after\n") and "old" not in once
 
 
-@pytest.mark.skipif(not RELEASED.exists(), reason="no release has a record yet")
 def test_figures_and_pictures_of_the_page_are_those_of_the_record() -> None:
+    if not RELEASED.exists():
+        assert "No release has a record yet." in draw.PAGE.read_text()
+        return
     record = Record.parse(RELEASED.read_text())
     assert draw.PAGE.read_text() == draw.page(draw.PAGE.read_text(), record)
     for name, content in draw.pictures(record).items():
