@@ -65,10 +65,10 @@ def picture(curves: Sequence[Curve], machine: str) -> str:
     first = curves[0]
     points = [point for curve in curves for point in curve.points]
     in_bytes = first.x.endswith("in bytes")
-    x_low, x_high = axis([x for x, _y in points])
+    x_low, x_high = map(float, axis([x for x, _y in points]))
     y_low, y_high = axis([y for _x, y in points])
     if in_bytes:
-        x_low, x_high = (math.log10(f([x for x, _ in points])) for f in (min, max))  # type: ignore[assignment,operator]
+        x_low, x_high = (math.log10(end(x for x, _y in points)) for end in (min, max))
         x_high = max(x_high, x_low + 1)
     across, down = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
 

@@ -51,7 +51,7 @@ def with_peer(record: Record) -> list[tuple[str, ...]]:
     peers = {row.name: row for row in record.peer}
     if not peers:
         return [HEAD, *map(cells, record.rows)]
-    rows = [(*HEAD[:2], "peer", *HEAD[2:])]
+    rows: list[tuple[str, ...]] = [(*HEAD[:2], "peer", *HEAD[2:])]
     for row in record.rows:
         own = cells(row)
         there = cells(peers[row.name])[1] if row.name in peers else "-"

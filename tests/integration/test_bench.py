@@ -14,7 +14,7 @@ def test_requests_are_measured_with_cpu_and_memory(running_site: Site, tmp_path:
     bridge, server = running_site.processes
     site = BenchSite(
         running_site.directory, OURS, ADMIN_PASSWORD,
-        {"bridge": bridge.process, "server": server.process},
+        {"bridge": bridge.popen, "server": server.popen},
     )  # fmt: skip
     requests = Requests(site, tmp_path)
     with watched(site) as seen:
