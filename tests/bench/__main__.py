@@ -22,7 +22,10 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--rounds", choices=("default", "tuned"), default="tuned",
         help="databases as plain certutil makes them, or after `sigul-stack pki tune` (tuned)",
     )  # fmt: skip
-    add("--growth", action="store_true", help="measure how cost grows, too")
+    add(
+        "--growth", nargs="?", const="full", choices=("full", "quick"),
+        help="measure how cost grows, too; quick: fewer and smaller steps",
+    )  # fmt: skip
     add("--quick", action="store_true", help="fewer runs and smaller steps: some minutes")
     add("--record", type=Path, metavar="FILE", help="write what was found as JSON")
     add(
@@ -43,7 +46,8 @@ def tell(text: str) -> None:
 def run(directory: Path, options: argparse.Namespace) -> Record:
     """Make the sites in `directory` and measure them."""
     effort = getattr(options, "effort", None) or (rows.QUICK if options.quick else rows.Effort())
-    steps = getattr(options, "steps", None) or (growth.QUICK if options.quick else growth.Steps())
+    few = options.quick or options.growth == "quick"
+    steps = getattr(options, "steps", None) or (growth.QUICK if few else growth.Steps())
     described = {**machine.describe(), "databases": f"certutil's, {options.rounds}"}
     site = BenchSite.make(directory / "site", OURS, options.rounds)
     tell("floors …")

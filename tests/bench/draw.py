@@ -21,7 +21,7 @@ from tests.bench.record import RELEASED, Curve, Record
 PAGE: Final = Path(__file__).parents[2] / "docs/bench.md"
 BEGIN, END = "<!-- begin: python -m tests.bench.draw -->", "<!-- end -->"
 _WIDTH, _HEIGHT = 760, 430
-_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 24, 64, 74
+_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 44, 64, 74
 #: Told apart by those who see no red or green, too; each line has its own mark besides.
 _COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 _SMALL: Final = 1e-12
