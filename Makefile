@@ -89,7 +89,7 @@ lint: ## check style, types, YAML, scripts and the list of tests; any warning fa
 	if [ -n "$$failed" ]; then echo "lint: failed:$$failed"; exit 1; fi; \
 	echo "lint: clean"
 
-bench: ## measure requests and signatures, each beside its floor
+bench: ## measure requests, each beside its floor; ARGS: --peer PATH, --growth, --compare (docs/bench.md)
 	@scripts/bootstrap test
 	@$(BIN)/python -m tests.bench $(ARGS)
 

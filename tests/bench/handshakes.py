@@ -1,12 +1,13 @@
-"""The floor of two TLS handshakes: `python -m tests.bench.handshakes listen|dial SITE PORT`.
+"""The floor of a TLS handshake: `python -m tests.bench.handshakes listen|dial PKI PORT [RUNS]`.
 
-`listen` answers connections with the bridge's certificate; `dial` makes two handshakes with a
-client's, one after the other as outer and inner session are, and prints their time in seconds.
+`listen` answers connections with the bridge's certificate, as a listener that is configured once;
+`dial` makes handshakes with a client's and prints the median of one in seconds, both its sides.
 """
 
 from __future__ import annotations
 
 import socket
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.site import BRIDGE_NAME
 
 
 def _open(directory: Path, nickname: str) -> tuple[NSSSettings, nss.TLSIdentity]:
-    password = Secret((directory / "nss-password").read_bytes())
+    password = Secret((directory / "password").read_bytes().strip())
     settings = NSSSettings(
         directory=f"sql:{directory}", password=password, min_tls="tls1.2", max_tls="tls1.2"
     )
@@ -27,8 +28,8 @@ def _open(directory: Path, nickname: str) -> tuple[NSSSettings, nss.TLSIdentity]
     return settings, nss.load_identity(nickname)
 
 
-def _listen(site: Path, port: int) -> None:
-    settings, identity = _open(site / "pki/bridge", "sigul-bridge-cert")
+def _listen(pki: Path, port: int) -> None:
+    settings, identity = _open(pki / "bridge", "sigul-bridge-cert")
     with socket.create_server(("127.0.0.1", port)) as listener:
         print("listening", flush=True)
         while True:
@@ -38,16 +39,21 @@ def _listen(site: Path, port: int) -> None:
             connection.close()
 
 
-def _dial(site: Path, port: int) -> None:
-    settings, identity = _open(site / "pki/clients/admin", "sigul-client-cert")
-    began = time.perf_counter()
-    for _ in range(2):
+def _dial(pki: Path, port: int, runs: int) -> None:
+    settings, identity = _open(pki / "client", "sigul-client-cert")
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
         dial(
             "127.0.0.1", port, hostname=BRIDGE_NAME, settings=settings, identity=identity,
             connect_timeout=10, handshake_timeout=10,
         ).close()  # fmt: skip
-    print(time.perf_counter() - began)
+        times.append(time.perf_counter() - began)
+    print(statistics.median(times))
 
 
 if __name__ == "__main__":
-    {"listen": _listen, "dial": _dial}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
+    if sys.argv[1] == "listen":
+        _listen(Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        _dial(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
