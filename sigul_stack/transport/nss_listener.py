@@ -1,6 +1,6 @@
 """Listening sockets that NSS accepts on: the private key is read once, not for each connection.
 
-NSS derives keys from the database's password whenever it reads a private key (`pki.key_cost`), so
+NSS derives keys from the database's password whenever it reads a private key (`pki.derivation`), so
 a socket that becomes a server's costs tens of milliseconds. A listening socket pays that once: what
 is accepted on it has a copy of its options and the key.
 
