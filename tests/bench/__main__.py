@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -76,6 +77,8 @@ def run(directory: Path, options: argparse.Namespace) -> Record:
 def main() -> int:
     """Measure and print; 1 where something is slower than the record it is held against."""
     options = arguments()
+    # So that bridge and server are ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     then = None
     if options.compare:
         if not options.compare.exists():
