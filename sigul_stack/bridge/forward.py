@@ -151,7 +151,11 @@ class Forwarding:
             data = self._read_client()
             if not data:
                 return
-            self._send_up(list(decoder.feed(data)))
+            content = decoder.whole(data)
+            if content is None:
+                self._send_up(list(decoder.feed(data)))
+            else:
+                self._filter_up(content, data)
 
     def _read_client(self) -> bytes:
         """Read from the client; empty once it has left and may leave."""
@@ -236,17 +240,21 @@ class Forwarding:
                 self._request_id.feed(piece)
                 self._write_server(self._inner_chunk(piece))
             elif piece:
-                with self._working():
-                    found = self._request.feed(piece)
-                for part in found:
-                    if isinstance(part, bytes):
-                        self._write_server(encode_chunk(Stream.OUTER, part))
-                    else:
-                        self._send_file(part)
+                self._filter_up(piece)
             elif self._request.at_boundary:
                 self._write_server(END_OF_OUTER)
             else:
                 raise RemoteProtocolError("the client ended its request in the middle")
+
+    def _filter_up(self, piece: bytes | memoryview, chunk: bytes = b"") -> None:
+        """Send on what the filter makes of a piece; `chunk` as it came, where it is that piece."""
+        with self._working():
+            found = self._request.feed(piece)
+        for part in found:
+            if isinstance(part, FetchedRPM):
+                self._send_file(part)
+            else:
+                self._write_server(_as_chunk(part, piece, chunk))
 
     def _send_file(self, fetched: FetchedRPM) -> None:
         with fetched:
@@ -279,7 +287,10 @@ class Forwarding:
         while not self._reply.finished:
             data = self._read_server()
             ended = False
-            for stream, piece in decoder.feed(data):
+            content = decoder.whole(data)
+            for stream, piece in (
+                decoder.feed(data) if content is None else [(Stream.OUTER, content)]
+            ):
                 if stream is Stream.INNER:
                     self._pass_inner(piece)
                     continue
@@ -290,8 +301,8 @@ class Forwarding:
                     self._visit.replied = True
                     self._end_inner()
                 for chunk in found:
-                    assert isinstance(chunk, bytes)  # noqa: S101 - only requests have files
-                    self._write_client(encode_chunk(Stream.OUTER, chunk))
+                    assert not isinstance(chunk, FetchedRPM)  # noqa: S101 - only requests have files
+                    self._write_client(_as_chunk(chunk, content, data))
                 ended = not piece
             if ended:
                 if not self._reply.at_boundary:
@@ -312,7 +323,7 @@ class Forwarding:
             if not self._request.at_boundary:
                 self._client.reset_on_close()
 
-    def _pass_inner(self, piece: bytes) -> None:
+    def _pass_inner(self, piece: bytes | memoryview) -> None:
         """Pass a piece of the server's inner stream on, or its end; nothing once that is over."""
         if not self._inner_is_over:
             self._inner_is_over = not piece
@@ -372,7 +383,7 @@ class Forwarding:
 
     # ------------------------------------------------------------------------------------- either
 
-    def _inner_chunk(self, piece: bytes) -> bytes:
+    def _inner_chunk(self, piece: bytes | memoryview) -> bytes:
         """Encode a piece of the inner stream, or its end where the piece is empty."""
         if piece:
             return encode_chunk(Stream.INNER, piece)
@@ -404,3 +415,8 @@ class Forwarding:
                 self._client.abort()
             return self._tells
         return False
+
+
+def _as_chunk(part: bytes | memoryview, content: object, chunk: bytes) -> bytes:
+    """Encode `part`: it is `chunk`, as it came, where it is all of its `content`, not copied."""
+    return chunk if chunk and part is content else encode_chunk(Stream.OUTER, part)

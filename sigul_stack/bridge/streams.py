@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..errors import ProtocolError, RemoteProtocolError, Status, TransportError, printable
 from ..formats.rpm_head import Buffer, CorruptRPM, Head, Header, read_head, read_header
@@ -38,9 +38,10 @@ T = TypeVar("T")
 
 #: Asks for a count of bytes: gathered into one piece (True), or up to so many as they come (False).
 _Ask = tuple[bool, int]
-_Steps = Generator[_Ask, bytes, T]
+#: It is given bytes. What comes in no certain size may be a view, where one was fed.
+_Steps = Generator[_Ask, Any, T]
 #: A chunk to send on, or an RPM whose content is to be sent in chunks, and closed.
-Piece = bytes | FetchedRPM
+Piece = bytes | memoryview | FetchedRPM
 
 
 #: Why an RPM passes without its content where there is no room for it.
@@ -82,8 +83,8 @@ class _OuterFilter:
         """End it, in the middle of a message too: what it counts there is counted no more."""
         self._steps.close()
 
-    def feed(self, data: bytes) -> list[Piece]:
-        """Take `data`; return what to send on.
+    def feed(self, data: bytes | memoryview) -> list[Piece]:
+        """Take `data`; return what to send on: of the middle of a payload that very object.
 
         Raises `ProtocolError`, and from then on at every call.
         """
@@ -96,14 +97,15 @@ class _OuterFilter:
                     break
                 raise RemoteProtocolError(f"{len(rest)} bytes follow the end of the message")
             gather, count = self._ask
+            if not gather:
+                # The middle of a payload, which is most of what passes here: seldom copied.
+                part, rest = rest[:count], rest[count:]
+                self._advance(data if part.nbytes == len(data) else bytes(part))
+                continue
             missing = count - len(self._gathered)
-            if not gather and rest.nbytes == len(data) <= missing:
-                # The middle of a payload, which is most of what passes here: not copied.
-                self._advance(data)
-                break
             piece, rest = rest[:missing], rest[missing:]
             self._gathered += piece
-            if not gather or len(self._gathered) == count:
+            if len(self._gathered) == count:
                 whole = bytes(self._gathered)
                 self._gathered.clear()
                 self._advance(whole)
@@ -113,7 +115,7 @@ class _OuterFilter:
         chunks, self._chunks = self._chunks, []
         return chunks
 
-    def _advance(self, answer: bytes | None) -> None:
+    def _advance(self, answer: bytes | memoryview | None) -> None:
         self._boundary_next = False
         try:
             self._ask = next(self._steps) if answer is None else self._steps.send(answer)
@@ -127,7 +129,7 @@ class _OuterFilter:
 
     def _emit(self, chunk: Piece) -> None:
         """Have a chunk sent on; in several where it is larger than any that is written."""
-        if isinstance(chunk, bytes) and len(chunk) > MAX_WRITTEN_CHUNK:
+        if not isinstance(chunk, FetchedRPM) and len(chunk) > MAX_WRITTEN_CHUNK:
             starts = range(0, len(chunk), MAX_WRITTEN_CHUNK)
             self._chunks += (chunk[start : start + MAX_WRITTEN_CHUNK] for start in starts)
         else:

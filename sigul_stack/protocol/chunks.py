@@ -107,6 +107,21 @@ class ChunkDecoder:
         """Whether `stream` has come to its end."""
         return stream in self._ended
 
+    def whole(self, data: bytes) -> memoryview | None:
+        """The content of `data`, where that is one whole chunk of the outer stream: it is taken.
+
+        None for anything else, of which nothing is taken: it is to be fed.
+        """
+        if (
+            len(data) <= U32_BYTES
+            or not self.between_chunks
+            or Stream.OUTER in self._ended
+            or len(self._first) < len(_LISTENING_CUT)
+            or unpack_u32(data[:U32_BYTES]) != len(data) - U32_BYTES
+        ):
+            return None
+        return memoryview(data)[U32_BYTES:]
+
     def feed(self, data: bytes | memoryview) -> Iterator[tuple[Stream, bytes]]:
         """The pieces in `data`, in order. Raises `ProtocolError` for data behind the outer end.
 

@@ -33,6 +33,8 @@ from .watchdog import Watchdog
 LOOPBACK_BACKLOG: Final = 64
 #: Limit of connecting the loopback pair, in seconds: the kernel answers itself.
 LOOPBACK_SECONDS: Final = 5.0
+#: What stands for the peer's address in errors.
+INNER_ADDRESS: Final = "the inner session"
 
 
 def loopback_pair() -> tuple[socket.socket, socket.socket]:
@@ -151,6 +153,40 @@ class _Pump(threading.Thread):
                 self._far.shutdown(socket.SHUT_WR)
 
 
+class ServingEnd:
+    """The ends of an inner session to come, of which this process is the TLS server.
+
+    Made before the session's peer is there: it reads the private key, which may take tens of
+    milliseconds. Serves one session; one that serves none is to be discarded.
+    """
+
+    def __init__(
+        self, settings: NSSSettings, identity: TLSIdentity, watchdog: Watchdog | None = None
+    ) -> None:
+        """Raises `NSSError` where the certificate cannot serve, `TransportError`."""
+        near, self._far = loopback_pair()
+        try:
+            self._tls = TLSConnection(near, INNER_ADDRESS, watchdog)
+        except BaseException:
+            near.close()
+            self._far.close()
+            raise
+        try:
+            self._tls.prepare_as_server(settings, identity)
+        except BaseException:
+            self.discard()
+            raise
+
+    def take(self) -> tuple[TLSConnection, socket.socket]:
+        """The TLS end and the other one; they are the caller's."""
+        return self._tls, self._far
+
+    def discard(self) -> None:
+        """Close both ends, which serve no session."""
+        self._tls.discard()
+        self._far.close()
+
+
 class InnerSession:
     """An inner TLS session under way; made by `inner_session`."""
 
@@ -161,10 +197,14 @@ class InnerSession:
         watchdog: Watchdog | None,
         *,
         is_client: bool,
+        ready: ServingEnd | None = None,
     ) -> None:
-        near, far = loopback_pair()
+        if ready is None:
+            near, far = loopback_pair()
+            self._tls = TLSConnection(near, INNER_ADDRESS, watchdog)
+        else:
+            self._tls, far = ready.take()
         self._pump = _Pump(chunked, far, deadline, is_client=is_client)
-        self._tls = TLSConnection(near, "the inner session", watchdog)
         self._chunked = chunked
         self._deadline = deadline
 
@@ -227,21 +267,27 @@ def inner_session(
     timeout: float,
     server_hostname: str | None,
     watchdog: Watchdog | None = None,
+    ready: ServingEnd | None = None,
 ) -> Iterator[InnerSession]:
     """An inner session over `chunked`, handshake done; closed and ended when the block ends.
 
-    As the TLS client where `server_hostname` names the server to expect, else as the TLS server.
+    As the TLS client where `server_hostname` names the server to expect, else as the TLS server,
+    which may be `ready` for it: settings, identity and watchdog are those that it was made with.
     This thread's `LogContext` gets the request's id, before anything of the handshake is done.
     All of it must be over within `timeout` seconds. Raises what the outer connection failed with
     where that is why the session failed.
     """
     deadline = Deadline(timeout, "the inner session")
-    session = InnerSession(chunked, deadline, watchdog, is_client=server_hostname is not None)
+    session = InnerSession(
+        chunked, deadline, watchdog, is_client=server_hostname is not None, ready=ready
+    )
     session._pump.start()
     failed: BaseException | None = None
     try:
         if server_hostname is not None:
             session._tls.handshake_as_client(settings, identity, server_hostname, timeout)
+        elif ready is not None:
+            session._tls.handshake_prepared(timeout)
         else:
             session._tls.handshake_as_server(settings, identity, timeout)
         yield session

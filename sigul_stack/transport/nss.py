@@ -35,6 +35,7 @@ from .stream import Peer, readable
 from .tcp import (
     bytes_taken,
     bytes_waiting,
+    cork,
     has_gone,
     is_acknowledged,
     is_broken,
@@ -286,20 +287,30 @@ class TLSConnection:
             if len(data) < RECORD_BYTES or limit < 2 * RECORD_BYTES:
                 return data
             # A full record is seldom alone. Taking those behind it now saves the layers above
-            # most of their work for each.
+            # most of their work for each; what is not here yet is not waited for.
             parts = [data]
             left = limit - len(data)
-            while left >= RECORD_BYTES and (waiting := bytes_waiting(self._os)):
-                if waiting > LARGEST_RECORD:
-                    # More than the end, which has not to be looked out for.
-                    data = self._tls.recv(RECORD_BYTES, interval)
-                    self._ended = self._ended or not data
-                else:
-                    data = recv(RECORD_BYTES, interval)
+            sure = 0
+            while left >= RECORD_BYTES and len(data) == RECORD_BYTES:
+                if not sure:
+                    waiting = bytes_waiting(self._os)
+                    if not waiting:
+                        break
+                    sure = waiting // LARGEST_RECORD
+                try:
+                    if sure:
+                        # More than the end is there, which has not to be looked out for.
+                        sure -= 1
+                        data = self._tls.recv(RECORD_BYTES, nspr.PR_INTERVAL_NO_WAIT)
+                        self._ended = self._ended or not data
+                    else:
+                        data = recv(RECORD_BYTES, nspr.PR_INTERVAL_NO_WAIT)
+                except NSPRError as error:
+                    if error_name(error) != "PR_IO_TIMEOUT_ERROR":
+                        raise
+                    break  # NSS keeps the part of a record that it has
                 parts.append(data)
                 left -= len(data)
-                if len(data) < RECORD_BYTES:
-                    break
             return b"".join(parts)
         except NSPRError as error:
             raise self._failure(error, f"reading from {self._address}", timeout) from None
@@ -318,6 +329,10 @@ class TLSConnection:
     def write(self, data: bytes, timeout: float) -> None:
         """See `ByteStream.write`."""
         self.write_due = time.monotonic() + timeout
+        corks = len(data) > RECORD_BYTES
+        if corks:
+            # NSS sends each record by itself; together they are fewer and larger segments.
+            cork(self._os, True)
         try:
             self._tls.send(data, _interval(timeout))
         except NSPRError as error:
@@ -328,6 +343,8 @@ class TLSConnection:
                     error = said
             raise self._failure(error, f"writing to {self._address}", timeout) from None
         finally:
+            if corks:
+                cork(self._os, False)
             self.write_due = None
 
     def acknowledge(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import select
@@ -65,6 +66,15 @@ def bytes_taken(tcp: socket.socket) -> int:
 def bytes_waiting(tcp: socket.socket) -> int:
     """The number of bytes that have arrived and that nobody has read."""
     return int.from_bytes(fcntl.ioctl(tcp, termios.FIONREAD, b"\0" * 4), sys.byteorder)
+
+
+def cork(tcp: socket.socket, on: bool) -> None:
+    """Have the kernel gather what is written into full segments; not `on`: send it now.
+
+    What fills segments, or the connection's buffer, is sent all the same. Never raises.
+    """
+    with contextlib.suppress(OSError):
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, int(on))
 
 
 def is_acknowledged(tcp: socket.socket, timeout: float) -> bool:
