@@ -21,7 +21,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 
 from ..errors import KeystoreError, RequestRefused, Status, printable, shortened
-from ..keystore.pem import PrivateKey, PublicKey
+from ..keystore.pem import PublicKey
+from .issuing_key import private_key
+from .signer import Signer
 
 DAYS_A_YEAR = 365
 #: The longest chain that is followed.
@@ -63,7 +65,7 @@ _PURPOSES: dict[CertificateType, Sequence[x509.ObjectIdentifier]] = {
 
 def issue(
     subject_key: bytes,
-    issuer_key: PrivateKey,
+    issuer_key: Signer,
     issuer_certificate: bytes | None,
     *,
     subject: str,
@@ -82,7 +84,7 @@ def issue(
     public = _public_key(subject_key)
     own_identifier = x509.SubjectKeyIdentifier.from_public_key(public)
     if issuer_certificate is None:
-        if public != issuer_key.public_key():
+        if public != issuer_key.public_key:
             raise _refused(
                 "a certificate without issuer certificate is self-signed: name the issuer key as"
                 " subject key as well, or one of its certificates as issuer"
@@ -116,7 +118,7 @@ def issue(
     if kind is CertificateType.SSL_SERVER and (hosts := _hosts(name)):
         # Most TLS clients of today look for a server's name here alone.
         builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
-    certificate = builder.sign(issuer_key, hashes.SHA512())
+    certificate = builder.sign(private_key(issuer_key), hashes.SHA512())
     itself = certificate if issuer_certificate is None else load_certificate(issuer_certificate)
     if not _issued(itself, certificate):
         raise KeystoreError(
@@ -244,11 +246,11 @@ def load_certificate(certificate: bytes) -> x509.Certificate:
 
 
 def _issuer(
-    certificate: bytes, key: PrivateKey, now: datetime.datetime
+    certificate: bytes, key: Signer, now: datetime.datetime
 ) -> tuple[x509.Name, x509.SubjectKeyIdentifier]:
     """The name and key identifier of an issuing certificate that can issue."""
     issuer = load_certificate(certificate)
-    if issuer.public_key() != key.public_key():
+    if issuer.public_key() != key.public_key:
         raise KeystoreError(
             "a certificate in the key store is not of the key whose name it has",
             "restore keys-storage from a backup",
@@ -268,7 +270,7 @@ def _issuer(
     try:
         identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
-        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key)
     return issuer.subject, identifier
 
 

@@ -32,6 +32,7 @@ from sigul_stack.server.request import Request
 from sigul_stack.server.rights import Granted, KeyGranted, authorise, require_still
 from sigul_stack.server.services import RequestContext, Services, make_services
 from sigul_stack.signing import x509
+from sigul_stack.signing.signers.pem import PemSigner
 from sigul_stack.system.pipes import ParentPipes
 from sigul_stack.transport import memory
 from sigul_stack.transport.chunked import ChunkedStream
@@ -121,7 +122,7 @@ def issue(services: Services, fingerprint: str, secret: Secret, name: str) -> No
     store = services.keystore.pem
     certificate = x509.issue(
         store.public(fingerprint),
-        store.load(fingerprint, secret),
+        PemSigner(store.load(fingerprint, secret)),
         None,
         subject="CN=Test",
         kind=x509.CertificateType.CA,

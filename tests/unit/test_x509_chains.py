@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sigul_stack.errors import KeystoreError, RequestRefused
+from sigul_stack.signing.signers.pem import PemSigner
 from sigul_stack.signing.x509 import CertificateType, chain_of, described, issue
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
@@ -30,7 +31,7 @@ def certificate(
     """A certificate that is valid from that day after `NOW` on."""
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return issue(
-        public, issuer, issued_by, subject=f"CN={subject}", kind=kind, years=years,
+        public, PemSigner(issuer), issued_by, subject=f"CN={subject}", kind=kind, years=years,
         now=NOW + datetime.timedelta(days=day),
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from ...errors import KeystoreError, RequestRefused, Status, quoted, shortened
 from ...keystore.store import shown
 from ...secret import Secret
 from ...signing import pe, x509
+from ...signing.signers import open_signer
 from ..phases import Phase
 from ..request import Answer
 from ..services import RequestContext
@@ -70,7 +71,7 @@ def _sign_certificate(context: RequestContext) -> Answer:
     issuer_name = request.optional_text("issuer-certificate-name")
     issued_by = None if issuer_name is None else _named_certificate(context, issuer, issuer_name)
     with context.phases.measured(Phase.UNLOCK):
-        issuer_key = store.load(issuer.fingerprint, passphrase)
+        issuer_key = open_signer(context.services.keystore, issuer, passphrase)
     with context.phases.measured(Phase.SIGN):
         certificate = x509.issue(
             store.public(subject.fingerprint),
