@@ -38,7 +38,7 @@ from ..system.pipes import ParentPipes
 from ..transport import nss
 from ..transport.chunked import ChunkedStream
 from ..transport.dialling import dial_bridge
-from ..transport.nested import inner_session
+from ..transport.nested import ServingEnd, inner_session
 from ..transport.nss_certificates import TOLD_BYTES
 from ..transport.watchdog import Watchdog
 from .decisions import Decision
@@ -114,6 +114,7 @@ class Worker:
         self._guard = GuessGuard(shared.guesses, settings.max_secret_delay, self._count)
         self._watchdog = Watchdog()
         self._phases = Phases()
+        self._ready: ServingEnd | None = None
         self._log = None if shared.channel is None else shared.channel.client()
 
     def _count(self, what: ServerCount) -> None:
@@ -152,6 +153,7 @@ class Worker:
             )
             tell(log, ServerLog.WAITING_FOR_REQUEST)
             _warm_up(database)
+            self._prepare_inner(identity)
             if self._wait(connection, WAITING_SECONDS) and not connection.has_input():
                 # Said before any further request is acknowledged, so that the bridge takes another
                 # worker for one that comes in this moment.
@@ -163,6 +165,13 @@ class Worker:
             elif self._serve(connection, identity, database):
                 return
             self._parent.send(WorkerEvent.DETACHED)
+
+    def _prepare_inner(self, identity: nss.TLSIdentity) -> None:
+        """Have the inner session's end ready, so that reading its key is not the request's time."""
+        if self._ready is None:
+            # What is wrong with it is told to whose request meets it.
+            with contextlib.suppress(SigulError):
+                self._ready = ServingEnd(self._settings.nss, identity, self._watchdog)
 
     def _wait(self, connection: nss.TLSConnection | None, seconds: float) -> bool:
         """Wait for input on `connection` or the time to pass; True if the control pipe ended."""
@@ -240,6 +249,7 @@ class Worker:
             timeout=self._settings.handshake_timeout,
             server_hostname=None,
             watchdog=self._watchdog,
+            ready=self._ready,
         )
         with contextlib.ExitStack() as until_it_ends:
             with self._phases.measured(Phase.INNER_TLS):
