@@ -1,8 +1,9 @@
 """Signing RPM packages of version 4: OpenPGP signatures in the signature header.
 
 A package is read here, not by rpm's library: its head is parsed with limits, compared with what
-the request says of it, and checked against the digests in its signature header; `rpmkeys` then
-checks all of the package once more, by itself (`rpm_checks`). Only then is anything signed.
+the request says of it, and checked against the digests in its signature header. A package that is
+in all as rpm writes it has all its digests compared here (`rpm_digests`); any other one, and one in
+which something differs, is looked at by `rpmkeys` (`rpm_checks`). Only then is anything signed.
 
 A head is mapped into memory, not read. A few times its size is needed all the same, by gpg, rpmkeys
 and file signatures; so that packages with a large head take turns.
@@ -61,11 +62,10 @@ from .ima import FileSigner
 from .log_events import SigningEvents
 from .openpgp import OpenPGPKey
 from .rpm_checks import PackageChecks
+from .rpm_digests import digests_hold
 
 _log = logging.getLogger(__name__)
 
-#: How much of a package is digested in a second on the slowest machine that is supported.
-_BYTES_PER_SECOND: Final = 10 << 20
 _COPY_BYTES: Final = 1 << 20
 #: Packages with larger heads take turns, in bytes: those have more than 25,000 files. Where files
 #: are signed, a head can make ten times as much, and twice that for a moment.
@@ -202,7 +202,8 @@ class RPMSigner:
             )
         if not expected.authenticated:
             self._check_md5(package, head, expected)
-        self._check_with_rpm(package, size)
+        if not digests_hold(package, size, head, self.key.home.time_limit):
+            self._check_with_rpm(package, size)
 
     @staticmethod
     def _check_md5(package: BinaryIO, head: Head, expected: ExpectedPackage) -> None:

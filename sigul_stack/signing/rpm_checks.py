@@ -23,11 +23,10 @@ from ..system.programs import Finished, run
 from ..system.wall import Wall
 from ..tools import RAISE_SIGNING_TIMEOUT, RPMKEYS
 from .log_events import SigningEvents
+from .rpm_digests import BYTES_PER_SECOND
 
 _log = logging.getLogger(__name__)
 
-#: How much of a package is digested in a second on the slowest machine that is supported, in bytes.
-_BYTES_PER_SECOND: Final = 10 << 20
 #: Most packages of one run: each is an open file of the process.
 _MOST: Final = 32
 
@@ -127,7 +126,7 @@ def _run(group: list[_Wanted]) -> Finished:
         package=RPMKEYS.package,
         timeout_cure=RAISE_SIGNING_TIMEOUT,
         time_limit=max(wanted.time_limit for wanted in group)
-        + sum(wanted.size for wanted in group) / _BYTES_PER_SECOND,
+        + sum(wanted.size for wanted in group) / BYTES_PER_SECOND,
         inherit=[wanted.descriptor for wanted in group],
         wall=WALL,
     )
