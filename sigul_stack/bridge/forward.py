@@ -34,7 +34,7 @@ from ..protocol.chunks import (
 )
 from ..transport.rate import RateMeter
 from ..transport.request_id import RequestWatch
-from ..transport.stream import READ_BYTES, ByteStream
+from ..transport.stream import READ_BYTES, RECORD_BYTES, ByteStream
 from .koji import FetchedRPM
 from .log_events import BridgeLog
 from .register import Visit
@@ -148,7 +148,7 @@ class Forwarding:
     def _upstream(self, early: list[tuple[Stream, bytes]], decoder: ChunkDecoder) -> None:
         self._send_up(early)
         while True:
-            data = self._read_client()
+            data = self._read_client(_amount(decoder))
             if not data:
                 return
             content = decoder.whole(data)
@@ -157,12 +157,12 @@ class Forwarding:
             else:
                 self._filter_up(content, data)
 
-    def _read_client(self) -> bytes:
-        """Read from the client; empty once it has left and may leave."""
+    def _read_client(self, amount: int) -> bytes:
+        """Read up to `amount` bytes from the client; empty once it has left and may leave."""
         while True:
             patience: float | None = CLIENT_GONE_SECONDS
             try:
-                data = self._read_in_time()
+                data = self._read_in_time(amount)
             except DeadlineExceeded:
                 raise
             except TransportError:
@@ -192,7 +192,7 @@ class Forwarding:
                 return False
         return True
 
-    def _read_in_time(self) -> bytes:
+    def _read_in_time(self, amount: int) -> bytes:
         """Read from the client. Raises `TooSlow`, or another `DeadlineExceeded` after a silence."""
         while True:
             # Between two messages, and while the server works, a client may well be silent.
@@ -201,7 +201,7 @@ class Forwarding:
             limit = silence if meter is None else min(silence, meter.limit())
             begin = time.monotonic()
             try:
-                data = self._client.read(READ_BYTES, max(limit, _LEAST_WAIT_SECONDS))
+                data = self._client.read(amount, max(limit, _LEAST_WAIT_SECONDS))
             except DeadlineExceeded:
                 if self._progress.state is RequestState.FAILED:
                     raise
@@ -285,7 +285,7 @@ class Forwarding:
     def _forward_reply(self) -> None:
         decoder = ChunkDecoder()
         while not self._reply.finished:
-            data = self._read_server()
+            data = self._read_server(_amount(decoder))
             ended = False
             content = decoder.whole(data)
             for stream, piece in (
@@ -337,12 +337,12 @@ class Forwarding:
         if not (self._inner_is_over or self._listens):
             self._pass_inner(b"")
 
-    def _read_server(self) -> bytes:
+    def _read_server(self, amount: int) -> bytes:
         while True:
             # The other thread is to notice first, for it can tell the client.
             left = self._silence_left(self._idle_timeout + LAST_WORDS_SECONDS)
             try:
-                data = self._server.read(READ_BYTES, max(left, _LEAST_WAIT_SECONDS))
+                data = self._server.read(amount, max(left, _LEAST_WAIT_SECONDS))
             except DeadlineExceeded:
                 if self._silence_left(self._idle_timeout + LAST_WORDS_SECONDS) <= 0:
                     raise
@@ -420,3 +420,12 @@ class Forwarding:
 def _as_chunk(part: bytes | memoryview, content: object, chunk: bytes) -> bytes:
     """Encode `part`: it is `chunk`, as it came, where it is all of its `content`, not copied."""
     return chunk if chunk and part is content else encode_chunk(Stream.OUTER, part)
+
+
+def _amount(decoder: ChunkDecoder) -> int:
+    """The bytes to ask for: to the end of a chunk that fills records, so that the next come whole.
+
+    A read that once brought less would have all that follow end in the middle of one.
+    """
+    fills = decoder.left % RECORD_BYTES == 0
+    return decoder.left if fills and 0 < decoder.left < READ_BYTES else READ_BYTES

@@ -94,6 +94,11 @@ class ChunkDecoder:
         return not self._head and self._left == 0
 
     @property
+    def left(self) -> int:
+        """The bytes that are still to come of the chunk in which the input so far ends."""
+        return self._left
+
+    @property
     def listens(self) -> bool | None:
         """Whether the writer listens to a bridge's own word; None as long as that is not known.
 

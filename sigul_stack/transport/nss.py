@@ -31,7 +31,7 @@ from .nss_database import load_identity as load_identity
 from .nss_database import open_database as open_database
 from .nss_errors import CLOSED, OF_DATES, Explanation, error_name, translate
 from .nss_options import configure, configure_as_server
-from .stream import Peer, readable
+from .stream import RECORD_BYTES, Peer, readable
 from .tcp import (
     bytes_taken,
     bytes_waiting,
@@ -51,8 +51,6 @@ _GREETING_SECONDS: Final = 0.5
 _VERDICT_SECONDS: Final = 0.1
 _LONGEST_VERDICT_SECONDS: Final = 2.0
 
-#: Most data bytes of one TLS record (RFC 8446, 5.1), so the most that NSS gives at once.
-RECORD_BYTES: Final = 16 * 1024
 #: The bytes before a TLS record's content; a close-notify has more.
 RECORD_HEAD_BYTES: Final = 5
 #: More bytes than any record has: content, and what encryption adds (RFC 5246, 6.2.3).

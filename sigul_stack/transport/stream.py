@@ -16,6 +16,8 @@ from ..records import dataclass, field
 
 #: The amount to ask for where any will do, in bytes.
 READ_BYTES = 256 * 1024
+#: Most data bytes of one TLS record (RFC 8446, 5.1), so the most that NSS gives at once.
+RECORD_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)

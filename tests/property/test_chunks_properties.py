@@ -45,14 +45,24 @@ def chunk_layers(draw: st.DrawFn) -> bytes:
 INPUTS = st.one_of(chunk_layers(), st.binary(max_size=200))
 
 
-def decoded(pieces: list[bytes]) -> tuple[list[tuple[Stream, bytes]], bool, bool]:
-    """The streams' bytes in order, neighbours joined; whether it failed, and where it ended."""
+def decoded(
+    pieces: list[bytes], *, whole: bool = False
+) -> tuple[list[tuple[Stream, bytes]], bool, bool]:
+    """The streams' bytes in order, neighbours joined; whether it failed, and where it ended.
+
+    `whole`: what is a whole chunk is taken as one.
+    """
     decoder = ChunkDecoder()
     found: list[tuple[Stream, bytes]] = []
     failed = False
     try:
         for piece in pieces:
-            for stream, data in decoder.feed(piece):
+            content = decoder.whole(piece) if whole else None
+            if content is not None:
+                assert encode_chunk(Stream.OUTER, content) == piece
+            for stream, data in (
+                decoder.feed(piece) if content is None else [(Stream.OUTER, bytes(content))]
+            ):
                 if data and found and found[-1][0] is stream and found[-1][1]:
                     found[-1] = (stream, found[-1][1] + data)
                 else:
@@ -68,6 +78,35 @@ def test_any_cut_of_any_input_gives_the_same(data: bytes, cuts: list[int]) -> No
     whole = decoded([data])
     assert decoded(byte_by_byte(data)) == whole
     assert decoded(in_pieces(data, cuts)) == whole
+    assert decoded(in_pieces(data, cuts), whole=True) == whole
+
+
+@given(chunks=CHUNKS, ends=st.sets(st.integers(0, 12)))
+@example(chunks=[(Stream.OUTER, b"abc")] * 4, ends=set())
+def test_whole_chunks_are_the_same_fed_or_taken(
+    chunks: list[tuple[Stream, bytes]], ends: set[int]
+) -> None:
+    pieces = [encode_chunk(stream, data) for stream, data in chunks]
+    pieces = [END_OF_OUTER if index in ends else piece for index, piece in enumerate(pieces)]
+    assert decoded(pieces, whole=True) == decoded(pieces)
+
+
+def test_a_chunk_that_is_not_all_there_or_has_more_behind_it_is_to_be_fed() -> None:
+    decoder = ChunkDecoder()
+    chunk_ = encode_chunk(Stream.OUTER, b"abcd")
+    for _ in range(2):  # the first two tell whether the writer listens
+        assert decoder.whole(chunk_) is None
+        assert list(decoder.feed(chunk_)) == [(Stream.OUTER, b"abcd")]
+    for other in (chunk_[:-1], chunk_ + b"x", END_OF_OUTER, b"", inner(b"abcd")):
+        assert decoder.whole(other) is None
+    assert decoder.whole(chunk_) == b"abcd"
+    assert list(decoder.feed(chunk_[:5])) == [(Stream.OUTER, b"a")]
+    assert decoder.whole(chunk_) is None  # it is the middle of another
+    assert list(decoder.feed(b"bcd" + END_OF_OUTER)) == [
+        (Stream.OUTER, b"bcd"),
+        (Stream.OUTER, b""),
+    ]
+    assert decoder.whole(chunk_) is None
 
 
 @given(chunks=CHUNKS, cuts=CUTS)

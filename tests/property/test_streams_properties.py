@@ -85,7 +85,7 @@ def assert_cut(chunks: Sequence[bytes], messages: Sequence[Parts]) -> None:
     assert not left
 
 
-def run(filtered: Filter, pieces: Sequence[bytes]) -> list[bytes]:
+def run(filtered: Filter, pieces: Sequence[bytes | memoryview]) -> list[bytes]:
     """The chunks that come out for `pieces`."""
     return [chunk for piece in pieces for chunk in filtered.feed(piece)]
 
@@ -337,7 +337,7 @@ def test_any_bytes_in_any_cut_give_the_same_chunks_or_a_protocol_error(
         at = change % len(data)
         data = data[:at] + bytes([data[at] ^ 0x11]) + data[at + 1 :]
 
-    def told(pieces: Sequence[bytes]) -> object:
+    def told(pieces: Sequence[bytes | memoryview]) -> object:
         filtered = MAKERS[name]()
         try:
             chunks = run(filtered, pieces)
@@ -348,6 +348,18 @@ def test_any_bytes_in_any_cut_give_the_same_chunks_or_a_protocol_error(
     whole = told([data])
     assert told(byte_by_byte(data)) == whole
     assert told(in_pieces(data, cuts)) == whole
+    assert told([memoryview(piece) for piece in in_pieces(data, cuts)]) == whole
+
+
+def test_the_middle_of_a_payload_passes_as_the_object_that_it_came_as() -> None:
+    request = request_filter(SIGN_TEXT, 10, NO_LIMIT)
+    for piece in (memoryview(b"abcd"), b"efgh", memoryview(b"ij")):
+        (found,) = request.feed(piece)
+        assert found is piece
+    assert request.finished
+    request = request_filter(SIGN_TEXT, 3, NO_LIMIT)
+    with pytest.raises(ProtocolError, match="follow the end"):
+        request.feed(memoryview(b"abcd"))
 
 
 @pytest.mark.parametrize("name", ["reply", "dropped reply", "batch"])

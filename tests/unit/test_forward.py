@@ -324,6 +324,35 @@ def test_chunks_of_both_streams_pass_in_any_order(
     assert (INNER_END in joint.writes_to_server) == ends
 
 
+def test_whole_chunks_pass_as_they_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not encoded again, once the first two have told whether the client listens."""
+    encoded: list[Stream] = []
+
+    def encode_chunk(stream: Stream, data: bytes | memoryview) -> bytes:
+        encoded.append(stream)
+        return chunk(stream, bytes(data))
+
+    monkeypatch.setattr(forward, "encode_chunk", encode_chunk)
+    sent = [chunk(Stream.OUTER, bytes([number]) * 500) for number in range(6)]
+    joint = join("sign-data", 3000)
+
+    def client() -> None:
+        for piece in sent:
+            joint.client.write(piece, LONG)
+            assert read_until(joint.server, lambda data: len(data) >= 504) == piece
+        assert encoded == [Stream.OUTER] * 2
+        joint.client.write(OUTER_END, LONG)
+        joint.server.write(INNER_END + outer(reply()), LONG)
+        read_through_outer_end(joint.client)
+        joint.client.close()
+        read_rest(joint.server)
+        joint.server.close()
+
+    with in_background(client):
+        joint.run()
+    assert joint.writes_to_server[:6] == sent
+
+
 def test_what_arrived_with_the_header_goes_first() -> None:
     near, far = memory.pair()
     far.write(outer(b"head", b"payl") + inner(b"early") + outer(b"oad") + inner(b"more"), 1)
