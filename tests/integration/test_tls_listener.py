@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from sigul_stack.pki.key_cost import key_cost
+
 from tests.site import Site
 
 #: As many as certutil takes, which is the most that NSS does: 30 to 60 ms for an RSA key.
