@@ -92,7 +92,7 @@ MAIN_TYPES: Final[Mapping[int, EntryType]] = MappingProxyType(dict(_types()))
 
 @dataclass(frozen=True, slots=True)
 class PlainDigests:
-    """What a plain package records of its bytes behind the head.
+    """The digests and sizes that a plain package records of its bytes behind the head.
 
     `payload` is the payload's SHA-256; `md5` the MD5 of main header and payload, and `sizes` what
     is said of their size in bytes, as far as those are recorded.
@@ -104,7 +104,7 @@ class PlainDigests:
 
 
 def plain_digests(head: Head) -> PlainDigests | None:
-    """What a package records of what is not in its head; None where it is not plain.
+    """The record that a package has of what is not in its head; None where it is not plain.
 
     The digests of its main header are compared here, too. Raises nothing.
     """
