@@ -13,6 +13,7 @@ import ctypes.util
 import hashlib
 import io
 import random
+import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -120,9 +121,11 @@ def cut(parts: Parts, chance: random.Random) -> bytes:
 
 def header_damage(data: bytes, chance: random.Random) -> bytes:
     """A header, damaged: a number of its index or region, an entry's place, a byte anywhere."""
-    count = int.from_bytes(data[8:12], "big")
     made = bytearray(data)
     kind = chance.randrange(7)
+    count = int.from_bytes(data[8:12], "big")
+    if not 1 <= count <= (len(data) - 17) // 16 or len(data) < 64:  # it has been damaged before
+        return flip(data, chance.randrange(len(data)), chance)
     at = 16 + 16 * chance.randrange(count)
     if kind == 0:  # one number of an entry
         field = at + 4 * chance.randrange(4)
@@ -217,7 +220,7 @@ def signature_entries(parts: Parts, chance: random.Random) -> bytes:
                 old.count,
                 flip(bytes(old.data), chance.randrange(len(old.data)), chance),
             )
-        elif kind == 3 and tag in (269, 273):
+        elif kind == 3 and tag in (269, 273) and tag in entries:
             entries[tag] = text(tag, bytes(entries[tag].data[:-1]).decode().upper())
         else:
             entries[tag] = some_entry(tag, chance)
@@ -290,11 +293,8 @@ def refused_by_rpm(directory: Path, packages: Mapping[int, bytes]) -> set[int]:
             [*rpm_checks._CHECK, *paths], capture_output=True, timeout=PROGRAM_SECONDS, check=False,
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
         ).stdout.decode("utf-8", "replace")  # fmt: skip
-        good |= {
-            paths[line.removesuffix(": digests OK")]
-            for line in said.splitlines()
-            if line.endswith(": digests OK")
-        }
+        # Of what is no package at all it says the name, and goes on in the same line.
+        good |= {paths[path] for path in re.findall(r"([^:\n]+): digests OK\n", said)}
         for path in paths:
             Path(path).unlink()
     return set(listed) - good

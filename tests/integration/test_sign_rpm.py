@@ -553,7 +553,7 @@ def test_v3_and_head_signing_do_not_go_together(running: Site, packages: dict[st
 def test_a_missing_rpm_is_said_with_its_package(
     site: Site, packages: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The operation alone fails; the server serves on."""
+    """The operation alone fails, for what rpm has to look at; the server serves on."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("gpg", "gpgconf", "gpg-agent", "gpg-connect-agent"):
@@ -565,6 +565,10 @@ def test_a_missing_rpm_is_said_with_its_package(
     site.start_server()
     monkeypatch.undo()
     done(site, "new-key", "k", secrets=[ADMIN, "k-pw"])
-    text = failure(site, "sign-rpm", "k", str(packages["binary"]), secrets=["k-pw"])
+    plain = packages["binary"]
+    out = tmp_path / "signed.rpm"
+    done(site, "sign-rpm", "-o", str(out), "k", str(plain), secrets=["k-pw"])
+    # Signed already, so that it is rpm's to look at.
+    text = failure(site, "sign-rpm", "k", str(out), secrets=["k-pw"])
     assert text == "Unknown error: rpmkeys is not installed; install the package rpm"
     assert b"k (gnupg)" in done(site, "list-keys", secrets=[ADMIN])
