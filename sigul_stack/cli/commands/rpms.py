@@ -7,6 +7,7 @@ for the MD5 that the server is to find, and the bridge fetches it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import stat
@@ -18,7 +19,6 @@ from ...client.rpm_packages import Package, RPMOptions, ZeroLengthRPM, is_source
 from ...config.reading import read_small
 from ...errors import SigulError
 from ...kojihub import NEVRA, Hub, HubAccess
-from ...records import replace
 from ...secret import Secret
 from ..outcome import say
 from ..shared_arguments import argument
@@ -355,7 +355,7 @@ def _sign_many(
                 if isinstance(state, SigulError):
                     raise state
                 if isinstance(state, NEVRA):
-                    package = replace(package, remote=hub().rpm(state))
+                    package = dataclasses.replace(package, remote=hub().rpm(state))
                 packages.append(package)
             except SigulError as error:
                 report.failed(rpm, package.target, error)
