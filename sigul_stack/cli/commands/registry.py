@@ -76,7 +76,8 @@ def command_named(name: str) -> Command | None:
     for group, names in GROUPS.items():
         if name in names:
             return next(command for command in _group(group) if command.name == name)
-    return None
+    # One that is new, and not in the table yet; else what was typed is none.
+    return next((command for command in commands() if command.name == name), None)
 
 
 def _group(name: str) -> CommandGroup:
