@@ -285,7 +285,8 @@ class TLSConnection:
             if len(data) < RECORD_BYTES or limit < 2 * RECORD_BYTES:
                 return data
             # A full record is seldom alone. Taking those behind it now saves the layers above
-            # most of their work for each; what is not here yet is not waited for.
+            # most of their work for each. None is asked for that may not come: python-nss keeps
+            # the memory for what a call was to read that ended with an error.
             parts = [data]
             left = limit - len(data)
             sure = 0
@@ -295,18 +296,13 @@ class TLSConnection:
                     if not waiting:
                         break
                     sure = waiting // LARGEST_RECORD
-                try:
-                    if sure:
-                        # More than the end is there, which has not to be looked out for.
-                        sure -= 1
-                        data = self._tls.recv(RECORD_BYTES, nspr.PR_INTERVAL_NO_WAIT)
-                        self._ended = self._ended or not data
-                    else:
-                        data = recv(RECORD_BYTES, nspr.PR_INTERVAL_NO_WAIT)
-                except NSPRError as error:
-                    if error_name(error) != "PR_IO_TIMEOUT_ERROR":
-                        raise
-                    break  # NSS keeps the part of a record that it has
+                if sure:
+                    # More than the end is there, which has not to be looked out for.
+                    sure -= 1
+                    data = self._tls.recv(RECORD_BYTES, interval)
+                    self._ended = self._ended or not data
+                else:
+                    data = recv(RECORD_BYTES, interval)
                 parts.append(data)
                 left -= len(data)
             return b"".join(parts)
