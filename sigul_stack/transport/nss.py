@@ -33,6 +33,7 @@ from .nss_errors import CLOSED, OF_DATES, Explanation, error_name, translate
 from .nss_options import configure, configure_as_server
 from .stream import RECORD_BYTES, Peer, readable
 from .tcp import (
+    RECORD_HEAD_BYTES,
     bytes_taken,
     bytes_waiting,
     cork,
@@ -40,6 +41,7 @@ from .tcp import (
     is_acknowledged,
     is_broken,
     prepare_socket,
+    record_waits,
     reset_on_close,
 )
 from .watchdog import Watchdog
@@ -51,8 +53,6 @@ _GREETING_SECONDS: Final = 0.5
 _VERDICT_SECONDS: Final = 0.1
 _LONGEST_VERDICT_SECONDS: Final = 2.0
 
-#: The bytes before a TLS record's content; a close-notify has more.
-RECORD_HEAD_BYTES: Final = 5
 #: More bytes than any record has: content, and what encryption adds (RFC 5246, 6.2.3).
 LARGEST_RECORD: Final = RECORD_HEAD_BYTES + RECORD_BYTES + 2048
 
@@ -285,17 +285,17 @@ class TLSConnection:
             if len(data) < RECORD_BYTES or limit < 2 * RECORD_BYTES:
                 return data
             # A full record is seldom alone. Taking those behind it now saves the layers above
-            # most of their work for each. None is asked for that may not come: python-nss keeps
-            # the memory for what a call was to read that ended with an error.
+            # most of their work for each. None is asked for that is not here yet: it would be
+            # waited for, and python-nss keeps the memory of a call that ends with an error.
             parts = [data]
             left = limit - len(data)
             sure = 0
             while left >= RECORD_BYTES and len(data) == RECORD_BYTES:
                 if not sure:
                     waiting = bytes_waiting(self._os)
-                    if not waiting:
-                        break
                     sure = waiting // LARGEST_RECORD
+                    if not (sure or record_waits(self._os, waiting)):
+                        break
                 if sure:
                     # More than the end is there, which has not to be looked out for.
                     sure -= 1

@@ -42,6 +42,10 @@ def prepare_socket(tcp: socket.socket) -> None:
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
+#: The bytes before a TLS record's content; a close-notify has more.
+RECORD_HEAD_BYTES: Final = 5
+
+
 def has_gone(tcp: socket.socket) -> bool:
     """Tell whether the peer has closed its side; data from before may be unread."""
     poll = select.poll()
@@ -66,6 +70,17 @@ def bytes_taken(tcp: socket.socket) -> int:
 def bytes_waiting(tcp: socket.socket) -> int:
     """The number of bytes that have arrived and that nobody has read."""
     return int.from_bytes(fcntl.ioctl(tcp, termios.FIONREAD, b"\0" * 4), sys.byteorder)
+
+
+def record_waits(tcp: socket.socket, waiting: int) -> bool:
+    """Whether a whole TLS record has arrived, of `waiting` bytes that begin with one.
+
+    A record's head is u8 type, u16 version, u16 length of the rest (RFC 8446, 5.1).
+    """
+    if waiting < RECORD_HEAD_BYTES:
+        return False
+    head = tcp.recv(RECORD_HEAD_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    return waiting >= RECORD_HEAD_BYTES + int.from_bytes(head[3:5], "big")
 
 
 def cork(tcp: socket.socket, on: bool) -> None:
