@@ -236,7 +236,11 @@ else:
                 )
                 for item in fields(cls)
             ]
-            return dataclasses.make_dataclass(cls.__name__, made).__dataclass_fields__
+            found = dataclasses.make_dataclass(cls.__name__, made).__dataclass_fields__
+            # Once a class: it costs a millisecond or more, and `dataclasses.replace` asks twice.
+            if "__dataclass_fields__" in cls.__dict__:
+                cls.__dataclass_fields__ = found
+            return found
 
 
 __all__ = ["MISSING", "dataclass", "field", "fields", "replace"]
