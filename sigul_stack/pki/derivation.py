@@ -81,7 +81,7 @@ def read_derivation(directory: Path) -> Derivation:
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     # As a URI, so that nothing is made where nothing is.
     uri = f"{path.absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, _BUSY_SECONDS, uri=True)) as database:
+    with contextlib.closing(sqlite3.connect(uri, timeout=_BUSY_SECONDS, uri=True)) as database:
         yield database
 
 

@@ -90,7 +90,7 @@ def _back_up(directory: Path) -> Path:
     source, target = directory / "key4.db", directory / BACKUP_NAME
     try:
         with (
-            contextlib.closing(sqlite3.connect(source, _BUSY_SECONDS)) as original,
+            contextlib.closing(sqlite3.connect(source, timeout=_BUSY_SECONDS)) as original,
             contextlib.closing(sqlite3.connect(":memory:")) as copy,
         ):
             original.backup(copy)

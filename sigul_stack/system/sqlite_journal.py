@@ -28,7 +28,7 @@ def settle(path: Path) -> None:
     uri = f"{path.absolute().as_uri()}?mode=rw"
     with (
         contextlib.suppress(sqlite3.Error),
-        contextlib.closing(sqlite3.connect(uri, _BUSY_SECONDS, uri=True)) as database,
+        contextlib.closing(sqlite3.connect(uri, timeout=_BUSY_SECONDS, uri=True)) as database,
     ):
         database.execute("SELECT count(*) FROM sqlite_master").fetchone()
 

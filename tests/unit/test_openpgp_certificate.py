@@ -241,6 +241,8 @@ def is_bound(plan: Plan) -> bool:
         said.kind in (POSITIVE, DIRECT, UID_REVOKED)
         and not (said.damaged or said.critical)
         and said.ago <= plan.ago
+        # One on the key itself that has expired says nothing any more.
+        and not (said.kind == DIRECT and said.sig_expires and said.sig_expires < said.ago)
         for said in (*plan.direct, *(said for each in plan.user_ids for said in each))
     )
 
