@@ -126,7 +126,7 @@ def test_one_users_requests_have_a_limit_of_their_own(
         assert f"max-spool-size-per-user of {4 * MIB} bytes" in said
         # It has the text and the signed text in the spool.
         sign(quiet, "bob", 2 * MIB)
-        sign(quiet, "trent", 8 * MIB, command="sign-data")
+        sign(quiet, "bob", 8 * MIB, command="sign-data")
     assert refusals(quiet) == 1
 
 
