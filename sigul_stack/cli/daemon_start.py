@@ -14,7 +14,7 @@ from ..config.identity import identity
 from ..config.values import relative_to
 from ..errors import ConfigurationError, SigulError
 from ..logevents import tell
-from ..system.memory import is_swapping, lock_memory
+from ..system.memory import is_swapping, keep_freed_memory, lock_memory
 from .daemon import Control, Daemon
 from .log_events import ProgramLog
 from .logs import set_up_daemon
@@ -141,6 +141,7 @@ def run_daemon(
 
     def start(control: Control) -> None:
         _lock_memory(changes_user=source.identity is not None)
+        keep_freed_memory()
         source.check()
         work(source, control)
 

@@ -11,7 +11,6 @@ kill in between left.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from ..database import Key, KeyType
 from ..errors import RequestRefused, Status, WrongPassphrase, quoted, shortened
 from ..formats import pkcs11_uri
 from ..secret import Secret
-from .bindings import Layer, Registry, bind, unbind
-from .envelope import UNOPENABLE, is_outdated, open_envelope, seal
+from .bindings import CannotUnbind, Layer, Registry, bind, unbind
+from .envelope import is_outdated, open_envelope, seal, try_unopenable, wrong_passphrase
 from .gnupg import GnuPGHome, UserId
 from .pem import PemStore
 from .tokens import P11Kit, TokenKeys
@@ -304,15 +303,16 @@ def new_access(
 def open_access(access: bytes | None, user_passphrase: Secret, registry: Registry) -> Secret:
     """The key's passphrase, by a user's `encrypted_passphrase` (None: the user has no access).
 
-    Raises `WrongPassphrase`, which takes as long and says the same where there is no access;
-    `CannotUnbind`, and `KeystoreError` for a damaged access.
+    Raises `WrongPassphrase`, which says the same where there is no access, and `CannotUnbind`: each
+    takes one time, whatever the access is like. Raises `KeystoreError` for a damaged access.
     """
-    if access is not None and is_outdated(access):
-        # Its string-to-key is a quick one: whoever guesses is not to see by that that it is there.
-        with contextlib.suppress(WrongPassphrase):
-            open_envelope(UNOPENABLE, user_passphrase)
-    opened = open_envelope(UNOPENABLE if access is None else access, user_passphrase)
-    return unbind(opened, registry)
+    try:
+        if access is None:
+            raise wrong_passphrase()
+        return unbind(open_envelope(access, user_passphrase), registry)
+    except (WrongPassphrase, CannotUnbind):
+        try_unopenable(user_passphrase, but=access)
+        raise
 
 
 def renewed_access(access: bytes, user_passphrase: Secret) -> bytes | None:

@@ -12,7 +12,7 @@ import io
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import BinaryIO, Final, cast
 
 from ..database import Key
@@ -23,6 +23,7 @@ from ..logcontext import current
 from ..logevents import tell
 from ..protocol.codec import Fields
 from ..protocol.operations import Operation
+from ..records import replace
 from .log_events import ServerLog
 
 log = logging.getLogger(__name__)

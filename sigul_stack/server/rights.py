@@ -165,6 +165,7 @@ def _by_secret(
 ) -> Granted:
     """The right that the request's passphrase or password gives. Raises `RequestRefused`."""
     name, operation = request.text("user"), request.operation
+    allowed = name_check.allows(request.client_name, name)
     granted: Granted | str
     if by_passphrase:
         granted = _by_passphrase(
@@ -175,10 +176,11 @@ def _by_secret(
             request.optional_secret("passphrase") or _NO_SECRET,
             operation.name,
             needs_key_admin=operation.rights.needs_key_admin,
+            allowed=allowed,
         )
     else:
         granted = _by_password(database, name, request.optional_secret("password") or _NO_SECRET)
-    if not name_check.allows(request.client_name, name):
+    if not allowed:
         raise _refuse(
             f"the certificate of {quoted(request.client_name)} does not allow it to speak for"
             f" {quoted(name)} (lenient-username-check, proxy-usernames)"
@@ -278,12 +280,19 @@ def _by_passphrase(
     operation: str,
     *,
     needs_key_admin: bool,
+    allowed: bool = True,
 ) -> KeyGranted | str:
-    """A key user's or key administrator's rights, or why not."""
+    """A key user's or key administrator's rights, or why not.
+
+    `allowed` tells whether the client may speak for the user. An access that would be of no use
+    anyway is not opened: the time of the refusal would tell whether the passphrase is right.
+    """
     with database.read() as reader:
         user = reader.user(name)
         access = reader.access(name, key_name)
-    sealed = None if access is None else access.encrypted_passphrase
+    sealed = None
+    if access is not None and allowed and (access.key_admin or not needs_key_admin):
+        sealed = access.encrypted_passphrase
     reason = ""
     try:
         key_passphrase = open_access(sealed, passphrase, registry)
@@ -297,10 +306,10 @@ def _by_passphrase(
         return (
             f"user {quoted(name)} or key {quoted(key_name)} does not exist, or has no access to it"
         )
-    if key_passphrase is None:
-        return f"user {quoted(name)} did not open key {quoted(key_name)}: {reason}"
     if needs_key_admin and not access.key_admin:
         return f"user {quoted(name)} is not an administrator of key {quoted(key_name)}"
+    if key_passphrase is None:
+        return f"user {quoted(name)} did not open key {quoted(key_name)}: {reason}"
     access = _renewed(database, registry, access, name, passphrase)
     return KeyGranted(user, access, operation, needs_key_admin, passphrase=key_passphrase)
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 
 from sigul_stack.errors import WrongPassphrase
 from sigul_stack.formats.openpgp_certificate import verify
-from sigul_stack.keystore.gnupg import GnuPGHome, UserId
+from sigul_stack.keystore.gnupg import GnuPGHome, UserId, program
 from sigul_stack.secret import Secret
 from sigul_stack.signing.openpgp import OpenPGPKey
 from sigul_stack.signing.signers.gnupg_agent import AgentSigner, signing_part
@@ -210,3 +210,15 @@ def test_a_broken_digest_of_the_site_is_not_used(
         assert OpenPGPKey(home, one, PASSPHRASE).options.hash_name == "sha512"
     finally:
         (home.path / "gpg.conf").unlink()
+
+
+def test_a_signature_runs_no_program_while_the_agent_listens(
+    site: tuple[GnuPGHome, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, one, _ = site
+    signer(started, one).sign_digest(FIRST, SHA512)
+    home = GnuPGHome(started.path, settings=started.settings)
+    runs: list[str] = []
+    monkeypatch.setattr(program, "run", lambda arguments, **_: runs.append(arguments[0]))
+    signer(home, one).sign_digest(FIRST, SHA512)
+    assert not runs

@@ -171,6 +171,6 @@ def test_an_envelope_of_a_forked_server_is_opened_with_little_hashing(running_si
     ((sealed,),) = rows(running_site, "SELECT encrypted_passphrase FROM key_accesses")
     running_site.sigul("delete-key", "k", secrets=["admin-pw"])
     assert isinstance(sealed, bytes)
-    # Packet 3 of 13 bytes, version 4, AES-256, iterated SHA-1, 8 bytes of salt.
-    assert sealed.startswith(b"\x8c\x0d\x04\x09\x03\x02")
+    # Packet 3 of 13 bytes, version 4, AES-256, iterated SHA-256, 8 bytes of salt.
+    assert sealed.startswith(b"\x8c\x0d\x04\x09\x03\x08")
     assert sealed[14] == FEW_BYTES

@@ -522,7 +522,7 @@ def test_an_access_of_0_x_is_encrypted_anew_at_its_first_unlock(tmp_path: Path) 
             now = stored()
             assert isinstance(now, bytes)
             # AES-256, and the secret that was there; the second request leaves it alone.
-            assert now[:6] == bytes.fromhex("8c0d04090302")
+            assert now[:6] == bytes.fromhex("8c0d04090308")
             assert open_envelope(now, passphrase) == open_envelope(sealed, passphrase)
             assert found in (None, now)
             found = now

@@ -19,6 +19,7 @@ import pytest
 
 from sigul_stack.errors import KeystoreError, WrongPassphrase
 from sigul_stack.keystore import envelope
+from sigul_stack.keystore.bindings import CannotUnbind, enabled_methods, parse_layer
 from sigul_stack.keystore.envelope import (
     MAX_ENVELOPE,
     MAX_SECRET,
@@ -27,6 +28,7 @@ from sigul_stack.keystore.envelope import (
     open_envelope,
     seal,
 )
+from sigul_stack.keystore.store import new_access, open_access
 from sigul_stack.secret import Secret
 from tests.held_data import held
 
@@ -103,9 +105,10 @@ def test_gpg_opens_what_is_sealed(home: Path, size: int) -> None:
     assert open_envelope(sealed, PASSPHRASE) == Secret(secret)
 
 
-def test_what_is_sealed_has_the_form_of_existing_sites() -> None:
+def test_what_is_sealed_has_the_form_of_existing_sites_but_for_the_hash() -> None:
     sealed, theirs = seal(SECRET, PASSPHRASE), encrypted_passphrase("root", "release")
-    assert sealed[:6] == theirs[:6]
+    assert sealed[:5] == theirs[:5]
+    assert (sealed[5], theirs[5]) == (8, 2)
     assert sealed[14:16] == theirs[14:16]  # the count, the tag of the encrypted data
 
 
@@ -368,7 +371,7 @@ def test_what_is_no_envelope_of_0_x(blob: bytes) -> None:
 
 def test_new_ones_are_not_outdated() -> None:
     assert not is_outdated(seal(SECRET, PASSPHRASE))
-    assert not is_outdated(UNOPENABLE)
+    assert not any(map(is_outdated, UNOPENABLE))
     assert not any(is_outdated(encrypted_passphrase(user, key)) for user, key, _ in ACCESSES)
 
 
@@ -390,18 +393,46 @@ def test_long_and_empty_passphrases() -> None:
         open_envelope(seal(SECRET, long), Secret(""))
 
 
-def test_a_refusal_does_the_same_hashing_as_an_opening(monkeypatch: pytest.MonkeyPatch) -> None:
-    derived: list[tuple[object, int]] = []
+#: What each form of envelope takes: hash, and bytes hashed.
+NEW, OLD = ("sha256", 65_011_712), ("sha1", 65_011_712)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What is derived from now on; it is done all the same."""
+    derived: list[tuple[str, int]] = []
     derive = envelope._StringToKey.derive
 
     def counted(self: envelope._StringToKey, passphrase: Secret, key_bytes: int) -> bytes:
-        derived.append((self.count, key_bytes))
+        derived.append((self.hash_name, self.count))
         return derive(self, passphrase, key_bytes)
 
-    sealed = seal(SECRET, PASSPHRASE)
     monkeypatch.setattr(envelope._StringToKey, "derive", counted)
-    open_envelope(sealed, PASSPHRASE)
-    for refused, passphrase in ((sealed, Secret("another")), (UNOPENABLE, PASSPHRASE)):
-        with pytest.raises(WrongPassphrase):
-            open_envelope(refused, passphrase)
-    assert derived == [(65_011_712, 32)] * 3
+    return derived
+
+
+@pytest.mark.parametrize("bindings", [(), ("test,may_unbind=0",)], ids=["plain", "bound"])
+def test_a_refusal_hashes_the_same_whatever_was_tried(
+    work: list[tuple[str, int]], bindings: tuple[str, ...]
+) -> None:
+    registry = enabled_methods(["test"])
+    layers = [parse_layer(binding) for binding in bindings]
+    new = new_access(SECRET, PASSPHRASE, layers, registry)
+    old = encrypted_passphrase("root", "release")
+    oldest = old_form(b"secret", PASSPHRASE)
+    for access in (new, old, oldest, None):
+        work.clear()
+        with pytest.raises(WrongPassphrase, match="does not unlock the key"):
+            open_access(access, Secret("another"), registry)
+        assert sorted(work)[-2:] == [OLD, NEW]
+        # The oldest takes less than anybody can measure besides.
+        assert len(work) == 2 + (access is oldest)
+    work.clear()
+    if bindings:
+        with pytest.raises(CannotUnbind):
+            open_access(new, PASSPHRASE, registry)
+        assert sorted(work) == [OLD, NEW]
+    else:
+        assert open_access(new, PASSPHRASE, registry) == SECRET
+        assert open_access(oldest, PASSPHRASE, registry) == Secret("secret")
+        assert work == [NEW, ("sha1", 0)]

@@ -177,11 +177,15 @@ class GnuPG:
 
     def agent(self) -> AgentConnection:
         """A connection to the agent, which is started if need be. Raises `KeystoreError`."""
-        try:
-            return AgentConnection(self._need_agent(), self.time_limit)
-        except KeystoreError:
-            # One that is about to end still takes connections; the next one is started then.
-            return AgentConnection(self._need_agent(), self.time_limit)
+        # Mostly it is there, and this is on the way of every signature: no program is run to ask.
+        with suppress(KeystoreError):
+            return AgentConnection(self._usual_socket(), self.time_limit)
+        # Not there, elsewhere, or about to end, which still takes connections.
+        return AgentConnection(self._need_agent(), self.time_limit)
+
+    def _usual_socket(self) -> Path:
+        """Where the agent's socket is unless the user has a directory below /run."""
+        return short_path(self.path) / _SOCKET_NAME
 
     def agent_socket(self) -> Path:
         """Path of the socket at which the agent listens, or would."""
@@ -191,11 +195,11 @@ class GnuPG:
 
     def _need_agent(self) -> Path:
         """Start the agent unless it runs, behind a wall of its own; the path of its socket."""
-        # Mostly it is there; elsewhere is where the user has a directory below /run.
-        usual = short_path(self.path) / _SOCKET_NAME
-        for path in (usual, self.agent_socket()):
-            if _listens(path):
-                return path
+        usual = self._usual_socket()
+        if _listens(usual):
+            return usual
+        if _listens(self.agent_socket()):
+            return self.agent_socket()
         wall = Wall(
             write=(self.path, self.agent_socket().parent),
             reach=Reach.LOCAL,
