@@ -28,7 +28,7 @@ _CAP_IPC_LOCK: Final = 14
 #: Parameters of mallopt(3), and how much is kept: a few chunks of a payload, in bytes.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-_KEPT_BYTES: Final = 4 << 20
+_KEPT_BYTES: Final = 16 << 20
 
 _STATUS: Final = Path("/proc/self/status")
 _SWAPS: Final = Path("/proc/swaps")
@@ -65,8 +65,8 @@ def _may_pass_the_limit() -> bool:
 def keep_freed_memory() -> None:
     """Have the C library keep memory that is freed, up to `_KEPT_BYTES`, for the next use.
 
-    Chunks of a payload are larger than what it keeps by itself: each would be memory that the
-    kernel has to clear anew, a tenth of what a large payload costs. Children inherit it. Another C
+    A few chunks of a payload are more than what it keeps by itself: they would be memory that the
+    kernel has to clear anew each time, a tenth of what a large payload costs. Children inherit it. Another C
     library than GNU's, which has no such setting, is left as it is.
     """
     with contextlib.suppress(OSError, AttributeError):

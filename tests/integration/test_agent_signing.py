@@ -217,7 +217,7 @@ def test_a_signature_runs_no_program_while_the_agent_listens(
 ) -> None:
     started, one, _ = site
     signer(started, one).sign_digest(FIRST, SHA512)
-    home = GnuPGHome(started.path, settings=started.settings)
+    home = GnuPGHome(started.path)
     runs: list[str] = []
     monkeypatch.setattr(program, "run", lambda arguments, **_: runs.append(arguments[0]))
     signer(home, one).sign_digest(FIRST, SHA512)
