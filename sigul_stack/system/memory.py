@@ -66,8 +66,8 @@ def keep_freed_memory() -> None:
     """Have the C library keep memory that is freed, up to `_KEPT_BYTES`, for the next use.
 
     A few chunks of a payload are more than what it keeps by itself: they would be memory that the
-    kernel has to clear anew each time, a tenth of what a large payload costs. Children inherit it. Another C
-    library than GNU's, which has no such setting, is left as it is.
+    kernel has to clear anew each time, a tenth of what a large payload costs. Children inherit it.
+    Another C library than GNU's, which has no such setting, is left as it is.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-#: Takes and frees the buffers of a few chunks, more than the library keeps by itself, and prints how
-#: many pages of memory the kernel had to give for that each time.
+#: Takes and frees the buffers of a few chunks, more than the library keeps by itself, and prints
+#: how many pages of memory the kernel had to give for that each time.
 _CHUNKS = """
 import resource, sys
 from sigul_stack.system.memory import keep_freed_memory
