@@ -5,7 +5,7 @@ machine lacks, and `sigul-stack doctor` lists all. A missing one is an error of 
 need it, and of no others.
 
 Not here because nothing runs them: rpmsign, ostree, evmctl, skopeo. RPM headers, OSTree commits,
-container manifests and IMA signatures are written by `signing` itself, with gpg or a key in memory.
+container manifests and IMA signatures are written by `signing` itself.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ GPG: Final = Tool(
 GPGCONF: Final = Tool("gpgconf", "gnupg", GPG.needed_for, _SERVER)
 GPG_AGENT: Final = Tool("gpg-agent", "gnupg", GPG.needed_for, _SERVER)
 RPMKEYS: Final = Tool("rpmkeys", "rpm", ("sign-rpm", "sign-rpms"), _SERVER)
-OSSLSIGNCODE: Final = Tool("osslsigncode", "osslsigncode", ("sign-pe",), _SERVER)
+OSSLSIGNCODE: Final = Tool("osslsigncode", "osslsigncode", ("sign-pe with PKCS11 keys",), _SERVER)
 GPG_VERIFY: Final = Tool("gpg", "gnupg", ("verify",), frozenset({"client"}))
 GIT: Final = Tool("git", "git", ("sign-git-tag",), frozenset({"client"}))
 OPENSSL: Final = Tool("openssl", "openssl", ("binding with pkcs11",), _BOTH, "pkcs11", ("version",))

@@ -1,4 +1,4 @@
-"""Authenticode signatures as they stand in a PE image, read as far as checking them needs.
+"""Authenticode signatures as they stand in a PE image: made, and read as far as checking needs.
 
 Layout (Microsoft, "Windows Authenticode Portable Executable Signature Format"; RFC 2315):
 
@@ -13,13 +13,17 @@ Layout (Microsoft, "Windows Authenticode Portable Executable Signature Format"; 
                        signature algorithm, OCTET STRING signature
 
 The signature is over the attributes, as a SET; the attribute messageDigest is over the content,
-without its own tag and length. Digests are SHA-256.
+without its own tag and length. Digests are SHA-256. What is made has the attributes that
+osslsigncode writes: content type, time, that one person or firm signs, and messageDigest.
 """
 
 from __future__ import annotations
 
+import datetime
+import enum
 import hashlib
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,7 +32,19 @@ from ..errors import ProtocolError
 _HEAD: Final = struct.Struct("<IHH")
 _REVISION_AND_TYPE: Final = (0x200, 2)
 _SEQUENCE, _SET, _OCTETS, _CONTEXT_0 = 0x30, 0x31, 0x04, 0xA0
+_INTEGER, _UTC_TIME, _GENERALIZED_TIME = 0x02, 0x17, 0x18
 _SHA256: Final = bytes.fromhex("300d06096086480165030402010500")
+#: Object identifiers in DER: of PKCS#7 and PKCS#9 (RFC 2315, RFC 2985), and Microsoft's.
+_SIGNED_DATA: Final = bytes.fromhex("06092a864886f70d010702")
+_CONTENT_TYPE: Final = bytes.fromhex("06092a864886f70d010903")
+_SIGNING_TIME: Final = bytes.fromhex("06092a864886f70d010905")
+_INDIRECT_DATA: Final = bytes.fromhex("060a2b060104018237020104")
+_STATEMENT_TYPE: Final = bytes.fromhex("060a2b06010401823702010b")
+_INDIVIDUAL: Final = bytes.fromhex("060a2b060104018237020115")
+#: What is signed, a PE image (SpcPeImageData), whose flags and link to a file mean nothing now.
+_PE_IMAGE: Final = bytes.fromhex(
+    "3034060a2b06010401823702010f302603020780a020a21e801c"
+) + "<<<Obsolete>>>".encode("utf-16-be")
 #: The attribute messageDigest (1.2.840.113549.1.9.4) with a SHA-256, up to that.
 _MESSAGE_DIGEST: Final = bytes.fromhex("302f06092a864886f70d01090431220420")
 
@@ -48,6 +64,85 @@ class Authenticode:
     image_digest: bytes
     signed: bytes
     signature: bytes
+
+
+class SignatureAlgorithm(enum.Enum):
+    """How the attributes are signed: an AlgorithmIdentifier in DER."""
+
+    RSA = bytes.fromhex("300d06092a864886f70d0101010500")
+    ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
+
+
+def signed_attributes(image_digest: bytes, moment: datetime.datetime) -> bytes:
+    """The bytes to sign for an image with that SHA-256, at that `moment` (UTC)."""
+    # RFC 5280, 4.1.2.5: which of the two types a year has.
+    tag, form = (_UTC_TIME, "%y") if moment.year < 2050 else (_GENERALIZED_TIME, "%Y")
+    time = _encode(tag, moment.strftime(f"{form}%m%d%H%M%SZ").encode("ascii"))
+    return _set_of(
+        [
+            _attribute(_CONTENT_TYPE, _INDIRECT_DATA),
+            _attribute(_SIGNING_TIME, time),
+            _attribute(_STATEMENT_TYPE, _encode(_SEQUENCE, _INDIVIDUAL)),
+            _MESSAGE_DIGEST + hashlib.sha256(_indirect_data(image_digest)).digest(),
+        ]
+    )
+
+
+def encode_authenticode(
+    image_digest: bytes,
+    attributes: bytes,
+    signature: bytes,
+    algorithm: SignatureAlgorithm,
+    certificates: Sequence[bytes],
+    issuer: bytes,
+    serial: int,
+) -> bytes:
+    """The WIN_CERTIFICATE with the `signature` over `attributes`, without padding.
+
+    `certificates` (DER) are the signer's and those of its issuers; `issuer` (a Name in DER) and
+    `serial` are what names the signer's.
+    """
+    signer = _sequence(
+        _integer(1),
+        _sequence(issuer, _integer(serial)),
+        _SHA256,
+        # The signature is over a SET; here the same has a tag of its place.
+        bytes((_CONTEXT_0,)) + attributes[1:],
+        algorithm.value,
+        _encode(_OCTETS, signature),
+    )
+    content = _encode(_CONTEXT_0, _encode(_SEQUENCE, _indirect_data(image_digest)))
+    signed_data = _sequence(
+        _integer(1),
+        _encode(_SET, _SHA256),
+        _sequence(_INDIRECT_DATA, content),
+        bytes((_CONTEXT_0,)) + _set_of(certificates)[1:],
+        _encode(_SET, signer),
+    )
+    info = _sequence(_SIGNED_DATA, _encode(_CONTEXT_0, signed_data))
+    return _HEAD.pack(_HEAD.size + len(info), *_REVISION_AND_TYPE) + info
+
+
+def _indirect_data(image_digest: bytes) -> bytes:
+    """The content of the SpcIndirectDataContent, without its own tag and length."""
+    return _PE_IMAGE + _sequence(_SHA256, _encode(_OCTETS, image_digest))
+
+
+def _attribute(kind: bytes, value: bytes) -> bytes:
+    return _sequence(kind, _encode(_SET, value))
+
+
+def _integer(value: int) -> bytes:
+    return _encode(_INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+
+
+def _sequence(*elements: bytes) -> bytes:
+    return _encode(_SEQUENCE, b"".join(elements))
+
+
+def _set_of(elements: Iterable[bytes]) -> bytes:
+    """A SET OF in DER, whose elements are in the order of their bytes (X.690, 11.6)."""
+    return _encode(_SET, b"".join(sorted(elements)))
 
 
 def parse_authenticode(table: bytes) -> Authenticode:

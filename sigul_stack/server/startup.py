@@ -26,7 +26,7 @@ from ..keystore.gnupg.signature_options import (
     read_options,
 )
 from ..logevents import tell
-from ..signing.pe import remove_leftovers
+from ..signing.osslsigncode import remove_leftovers
 from ..system.wall import support
 from ..tools import tools_of
 from .keychanges import recover

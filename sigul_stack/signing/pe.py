@@ -1,237 +1,143 @@
-"""Authenticode signatures in PE images, by osslsigncode.
+"""Authenticode signatures in PE images, made in process with a `Signer`.
 
-osslsigncode reads the key from its encrypted file in the key store, and the passphrase through a
-pipe, so that no key in the clear is on disk, in arguments or here. It takes other kinds of files
-than PE images too, and truncated images; so an image is checked before it is given to it. It does
-not write to a descriptor: its output is for a moment a file with a name, in a directory of its own
-that is locked meanwhile. What a killed process left of that, `remove_leftovers` takes away.
+An image is copied with its signature behind it; a signature that it has is replaced. It passes
+through memory once, piece by piece: for the digest, for the checksum in its header, and into the
+copy. What is made is checked as firmware does, and goes to nobody else: the image's digest is in
+the signature, and the signature is good with the certificate's key.
 
-Whatever it made is checked as firmware does, and goes to nobody else: the image's digest is in the
-signature, and the signature is good with the certificate's key.
+Keys on tokens sign by a program (`osslsigncode`), whose result is held to the same.
 """
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
-import shutil
 import struct
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature as WrongSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.x509 import Certificate
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from ..errors import KeystoreError, ProtocolError, RequestRefused, Status, shortened
-from ..formats.authenticode import Authenticode, InvalidSignature, parse_authenticode
+from ..errors import KeystoreError, ProtocolError, RequestRefused
+from ..formats.authenticode import (
+    Authenticode,
+    InvalidSignature,
+    SignatureAlgorithm,
+    encode_authenticode,
+    parse_authenticode,
+    signed_attributes,
+)
 from ..formats.pe_head import ImageLayout, InvalidImage, check_headers
-from ..keystore.storage import storage_errors
-from ..keystore.tokens import TokenReference
-from ..secret import Secret
-from ..system.files import opened, try_lock
-from ..system.programs import memory_file, run, secret_pipe
-from ..system.wall import MIB, Reach, Wall, all_but
-from ..tools import OSSLSIGNCODE, RAISE_SIGNING_TIMEOUT
-from .descriptors import bytes_left, input_descriptor
+from .signer import Signer
 from .x509 import load_certificate
-
-#: How much of an image osslsigncode works off in a second on the slowest supported machine.
-BYTES_PER_SECOND = 10 << 20
 
 #: How much larger than the image its signature and certificates may make the output, in bytes.
 MAX_SIGNATURE_BYTES = 1 << 20
 
-#: Address space of osslsigncode besides the image, in bytes.
-_MEMORY = 512 * MIB
-
-_PREFIX = "sigul-pe-"
 _NO_IMAGE = "this is no PE image that can be signed: "
-_COPY_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 20
 _U32 = struct.Struct("<I")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageKey:
-    """A key for osslsigncode: arguments, and its wall but for the limits of size.
-
-    `kind` says in messages what kind of key it is; `environment` is of a token's libraries.
-    """
-
-    arguments: tuple[str, ...]
-    wall: Wall
-    kind: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    @classmethod
-    def in_file(cls, path: Path) -> ImageKey:
-        """The key in that file, which the passphrase opens."""
-        return cls(("-key", str(path)), Wall(read=(path,)))
-
-    @classmethod
-    def on_token(cls, reference: TokenReference, hidden: Sequence[Path]) -> ImageKey:
-        """The key on a token that `reference` means, which the PIN opens; `hidden` is kept from it.
-
-        Nobody knows what a token's module needs (files of its own, a daemon's socket, a network),
-        and osslsigncode parses a hostile image: so it gets all but what a server must not lose.
-        """
-        paths = tuple(all_but([Path("/proc"), *(path.resolve() for path in hidden)]))
-        return cls(
-            (
-                *("-pkcs11engine", reference.engine, "-pkcs11module", reference.module),
-                *("-key", reference.uri),
-            ),
-            Wall(read=paths, write=paths, reach=Reach.NETWORK, children=True),
-            "the token's key: ",
-            {**os.environ, "LC_ALL": "C"},
-        )
+#: Place and size of the signatures, in the header.
+_DIRECTORY = struct.Struct("<II")
+_ALIGNMENT = 8
 
 
 def sign_image(
-    key: ImageKey | Path,
-    passphrase: Secret,
+    key: Signer,
     certificates: bytes,
     image: BinaryIO,
+    signed: BinaryIO,
     *,
-    directory: Path | None,
-    time_limit: float,
-) -> BinaryIO:
-    """`image` with a signature by `key` (a path: the key in that file), which `passphrase` opens.
+    now: datetime.datetime,
+    before_use: Callable[[], None] = lambda: None,
+) -> None:
+    """Write `image` with a signature by `key` to `signed`, an empty file, which is at its start.
 
-    The first of the `certificates` (PEM) is the key's, the others go with it.
-
-    A signature that the image has is replaced. `directory` is for the output (None: the system's
-    for temporary files); the file that is returned has no name any more. `time_limit` is in
-    seconds, and a second for each `BYTES_PER_SECOND` comes on top. Raises `RequestRefused` for
-    what is no whole PE image, `ToolMissing`, `KeystoreError`.
+    The first of the `certificates` (PEM) is the key's, the others go with it; the signature says
+    that it was made `now` (UTC). `before_use` is called before the key is used, and raises where it
+    is not to be any more. Raises `RequestRefused` for what is no whole PE image, `KeystoreError`.
     """
     check_image(image)
-    if isinstance(key, Path):
-        key = ImageKey.in_file(key)
-    with (
-        _private_directory(directory) as private,
-        memory_file(certificates) as chain,
-        secret_pipe(passphrase) as secret,
-        input_descriptor(image) as source,
+    layout = layout_of(image)
+    digest, words = _copy(image, signed, layout)
+    attributes = signed_attributes(digest, now)
+    before_use()
+    made = key.sign_digest(hashlib.sha256(attributes).digest(), hashes.SHA256())
+    chain = x509.load_pem_x509_certificates(certificates)
+    table = encode_authenticode(
+        digest,
+        attributes,
+        made,
+        SignatureAlgorithm.ECDSA_SHA256
+        if isinstance(key.public_key, ec.EllipticCurvePublicKey)
+        else SignatureAlgorithm.RSA,
+        [one.public_bytes(Encoding.DER) for one in chain],
+        chain[0].issuer.public_bytes(),
+        chain[0].serial_number,
+    )
+    table += bytes(-len(table) % _ALIGNMENT)
+    place = layout.end + -layout.end % _ALIGNMENT
+    entry = _DIRECTORY.pack(place, len(table))
+    words += _words(layout.directory, entry) + _words(place, table)
+    # The sum of all 16-bit words, with carries added again, and the file's size.
+    checksum = (words - 1) % 0xFFFF + 1 + place + len(table)
+    for at, data in (
+        (place, table),
+        (layout.directory, entry),
+        (layout.checksum, _U32.pack(checksum)),
     ):
-        output, size = private / "signed", bytes_left(source)
-        finished = run(
-            [
-                *("osslsigncode", "sign", "-h", "sha256"),
-                *("-certs", f"/proc/self/fd/{chain}", *key.arguments),
-                *("-readpass", f"/proc/self/fd/{secret}"),
-                *("-in", f"/proc/self/fd/{source}", "-out", str(output)),
-            ],
-            package=OSSLSIGNCODE.package,
-            timeout_cure=RAISE_SIGNING_TIMEOUT,
-            time_limit=time_limit + size / BYTES_PER_SECOND,
-            inherit=[chain, secret, source],
-            # It has the image in memory, more than once.
-            wall=replace(
-                key.wall,
-                write=(*key.wall.write, private),
-                memory=_MEMORY + 4 * size,
-                file_size=size + MAX_SIGNATURE_BYTES,
-            ),
-            environment=key.environment,
-        )
-        if finished.returncode:
-            # Which of the two it complains on depends on its version; the last word is "Failed".
-            words = finished.stderr + finished.stdout.decode("utf-8", "replace")
-            said = [line.strip() for line in words.splitlines() if line.strip()]
-            reason = said[0] if said else f"exit code {finished.returncode}"
-            raise RequestRefused(
-                Status.UNKNOWN_ERROR,
-                shortened(f"{key.kind or _NO_IMAGE}osslsigncode cannot sign it: {reason}", 240),
-            )
-        try:
-            signed = output.open("r+b")
-        except OSError as error:
-            raise KeystoreError(
-                f"osslsigncode left no output ({error.strerror})",
-                f"look for room in {private.parent}",
-            ) from error
-        try:
-            check_signed(signed, certificates)
-        except BaseException:
-            signed.close()
-            raise
-        return signed
-
-
-def remove_leftovers(directory: Path | None) -> None:
-    """Remove what processes that were killed in `sign_image` left in `directory`."""
-    for path in Path(directory or tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        try:
-            if path.lstat().st_uid == os.geteuid():
-                with opened(path, os.O_DIRECTORY) as descriptor:
-                    if try_lock(descriptor):
-                        shutil.rmtree(path, ignore_errors=True)
-        except OSError:
-            continue  # somebody else removed it, or it is not such a directory
-
-
-@contextmanager
-def _private_directory(parent: Path | None) -> Iterator[Path]:
-    """A directory that is locked while it is used, and then removed."""
-    with storage_errors(Path(parent or tempfile.gettempdir())):
-        while True:
-            path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-            try:
-                with opened(path, os.O_DIRECTORY) as descriptor:
-                    # remove_leftovers may have come between the making and the locking.
-                    if not try_lock(descriptor) or not path.exists():
-                        continue
-                    yield path
-                    return
-            except FileNotFoundError:
-                if path.exists():
-                    raise
-            finally:
-                shutil.rmtree(path, ignore_errors=True)
+        signed.seek(at)
+        _write(signed, data)
+    check_signed(signed, certificates, digest)
 
 
 def check_image(image: BinaryIO) -> None:
     """Raise `RequestRefused` unless `image` is a whole PE image whose signatures will hold."""
     try:
-        _layout(image)
+        layout_of(image)
     except InvalidImage as error:
         raise RequestRefused.because(error, before=_NO_IMAGE) from None
     image.seek(0)
 
 
-def _layout(image: BinaryIO) -> ImageLayout:
+def layout_of(image: BinaryIO) -> ImageLayout:
+    """Where an image has what no hash covers. Raises `InvalidImage`."""
+
     def read_at(offset: int, size: int) -> bytes:
         image.seek(offset)
         return image.read(size)
 
-    return check_headers(image.seek(0, os.SEEK_END), read_at)
+    length = image.seek(0, os.SEEK_END)
+    layout = check_headers(length, read_at)
+    if length > 0xFFFFFFFF - MAX_SIGNATURE_BYTES:
+        raise InvalidImage("a signature behind it would be beyond 4 GiB, which no image can say")
+    return layout
 
 
-def check_signed(image: BinaryIO, certificates: bytes) -> None:
+def check_signed(image: BinaryIO, certificates: bytes, digest: bytes | None = None) -> Authenticode:
     """Check a signed image as its consumers do, with the first of the `certificates` (PEM).
 
-    The length of its signature is put right where that includes the padding behind it. Raises
-    `RequestRefused` where it does not hold. `image` is at its start afterwards.
+    `digest` is the image's SHA-256 where it was just made of the same bytes. Returns the
+    signature, with the image at its start. Raises `RequestRefused` where it does not hold.
     """
     try:
-        layout = _layout(image)
+        layout = layout_of(image)
         image.seek(layout.end)
         signature = parse_authenticode(image.read(MAX_SIGNATURE_BYTES))
-        if layout.end % 8 or signature.image_digest != _digest(image, layout):
+        if layout.end % _ALIGNMENT or signature.image_digest != (digest or _digest(image, layout)):
             raise InvalidImage("its signature is not of the digest that firmware makes of it")
         _verify(load_certificate(certificates), signature)
     except ProtocolError as error:
         raise RequestRefused.because(
             error, before="the signed image would not be accepted and is not sent: "
         ) from None
-    _set_length(image, layout, signature.length)
     image.seek(0)
+    return signature
 
 
 def signed_digest(image: BinaryIO) -> bytes:
@@ -239,13 +145,13 @@ def signed_digest(image: BinaryIO) -> bytes:
 
     `image` is at its start afterwards.
     """
-    image.seek(_layout(image).end)
+    image.seek(layout_of(image).end)
     digest = parse_authenticode(image.read(MAX_SIGNATURE_BYTES)).image_digest
     image.seek(0)
     return digest
 
 
-def _verify(certificate: Certificate, authenticode: Authenticode) -> None:
+def _verify(certificate: x509.Certificate, authenticode: Authenticode) -> None:
     signature, signed, digest = authenticode.signature, authenticode.signed, hashes.SHA256()
     try:
         match certificate.public_key():
@@ -259,36 +165,63 @@ def _verify(certificate: Certificate, authenticode: Authenticode) -> None:
         raise InvalidSignature("its signature is not by the certificate's key") from None
 
 
+def _copy(image: BinaryIO, target: BinaryIO, layout: ImageLayout) -> tuple[bytes, int]:
+    """Copy an image without its signatures, with zeros in what no hash covers and at the end.
+
+    Returns the digest of the copy, padded as one with a signature is, and the sum of its words.
+    """
+    state, words = hashlib.sha256(), 0
+    for at, piece in _hashed(image, layout):
+        state.update(piece)
+        words = (words + _words(at, piece)) % 0xFFFF
+        target.seek(at)
+        _write(target, piece)
+    state.update(bytes(-layout.end % _ALIGNMENT))
+    return state.digest(), words
+
+
 def _digest(image: BinaryIO, layout: ImageLayout) -> bytes:
-    """The digest of an image: all bytes but checksum, place of the signatures, and signatures."""
-    digest = hashlib.sha256()
-    start = 0
-    for end, left_out in ((layout.checksum, 4), (layout.directory, 8), (layout.end, 0)):
-        image.seek(start)
-        while start < end:
-            piece = image.read(min(_COPY_BYTES, end - start))
-            digest.update(piece)
-            start += len(piece)
-        start = end + left_out
-    return digest.digest()
+    """The digest of an image that has a signature."""
+    state = hashlib.sha256()
+    for _, piece in _hashed(image, layout):
+        state.update(piece)
+    return state.digest()
 
 
-def _set_length(image: BinaryIO, layout: ImageLayout, length: int) -> None:
-    """Write the `length` of the signature, and the checksum that goes with it."""
-
-    def exchange(at: int, value: int) -> int:
+def _hashed(image: BinaryIO, layout: ImageLayout) -> Iterator[tuple[int, bytes]]:
+    """All bytes but checksum, place of the signatures, and signatures; and where each piece is."""
+    at = 0
+    for end, left_out in (
+        (layout.checksum, _U32.size),
+        (layout.directory, _DIRECTORY.size),
+        (layout.end, 0),
+    ):
         image.seek(at)
-        (before,) = _U32.unpack(image.read(_U32.size))
-        image.seek(at)
-        image.write(_U32.pack(value))
-        return int(before)
-
-    before = exchange(layout.end, length)
-    size = image.seek(0, os.SEEK_END)
-    # The checksum is the sum of all 16-bit words, with carries added again, and the file's size.
-    words = exchange(layout.checksum, 0) - size - _words(before) + _words(length)
-    exchange(layout.checksum, ((words - 1) % 0xFFFF + 1) + size)
+        while at < end:
+            piece = image.read(min(_PIECE_BYTES, end - at))
+            if not piece:
+                raise InvalidImage("it became shorter while it was read")
+            yield at, piece
+            at += len(piece)
+        at += left_out
 
 
-def _words(value: int) -> int:
-    return (value & 0xFFFF) + (value >> 16)
+def _words(at: int, data: bytes) -> int:
+    """The sum of the 16-bit words that `data` makes at an offset, but for multiples of 0xFFFF.
+
+    2^16 leaves 1 there, so that it is what is left of all of it as one number: which is no loop in
+    Python.
+    """
+    return (int.from_bytes(data, "little") << 8 * (at % 2)) % 0xFFFF
+
+
+def _write(target: BinaryIO, data: bytes) -> None:
+    """Write all of it. Raises `KeystoreError`, with the reason where there is no room."""
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[target.write(rest) :]
+    except OSError as error:
+        raise KeystoreError(
+            f"the signed image cannot be written ({error.strerror})", "look for room in the spool"
+        ) from error

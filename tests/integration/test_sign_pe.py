@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -11,10 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sigul_stack.errors import RequestRefused
-from sigul_stack.secret import Secret
+from sigul_stack.errors import RequestRefused, Status
+from sigul_stack.keystore.pem import PrivateKey
 from sigul_stack.signing import pe
+from sigul_stack.signing.signers.pem import PemSigner
 from tests.pe_images import Machine, make_image, make_layout
 from tests.site import Site
 from tests.unit.test_pe_images import FOLLOWING, OTHERWISE
@@ -23,6 +29,7 @@ from .commands_support import done, failure, leftovers, openssl, refused
 from .signing_support import program, site_with_keys
 
 KEYS = {"rsa": "RSA", "ecc": "ECC"}
+NOW = datetime.datetime.now(datetime.UTC)
 
 
 @pytest.fixture(scope="module")
@@ -159,21 +166,25 @@ def test_a_signed_image_is_signed_anew(running: Site, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    """An encrypted RSA key in a file, passphrase `pw`, and its certificate."""
-    file = tmp_path_factory.mktemp("key") / "key"
-    certificate = openssl(
-        "req", "-x509", "-newkey", "rsa:2048", "-keyout", str(file), "-passout", "pass:pw",
-        "-subj", "/CN=T", "-days", "2",
+    """An RSA key in a file, and its certificate."""
+    return made_key(tmp_path_factory.mktemp("key") / "key", "rsa:2048")
+
+
+def made_key(file: Path, *kind: str) -> tuple[Path, bytes]:
+    """A key of that kind in a new file, and a certificate of it."""
+    return file, openssl(
+        "req", "-x509", "-newkey", *kind, "-nodes", "-keyout", str(file), "-subj", "/CN=T",
+        "-days", "2",
     )  # fmt: skip
-    return file, certificate
 
 
-def sign_here(key: tuple[Path, bytes], image: bytes, signed: Path) -> None:
+def sign_here(key: tuple[Path, bytes], image: bytes, signed: Path, further: bytes = b"") -> None:
     file, certificate = key
-    with pe.sign_image(
-        file, Secret(b"pw"), certificate, io.BytesIO(image), directory=None, time_limit=60
-    ) as output:
-        signed.write_bytes(output.read())
+    private = load_pem_private_key(file.read_bytes(), None)
+    assert isinstance(private, PrivateKey)
+    with signed.open("w+b") as output:
+        pe.sign_image(PemSigner(private), certificate + further, io.BytesIO(image), output, now=NOW)
+        assert output.tell() == 0
 
 
 @pytest.mark.parametrize("name", FOLLOWING)
@@ -193,12 +204,7 @@ def test_what_is_refused_is_what_one_of_them_hashes_otherwise(tmp_path: Path, na
     image, signed = tmp_path / "image", tmp_path / "signed"
     image.write_bytes(make_layout(OTHERWISE[name], length=0xC00))
     key, certificate = tmp_path / "key", tmp_path / "cert"
-    certificate.write_bytes(
-        openssl(
-            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-            "-keyout", str(key), "-subj", "/CN=T", "-days", "2",
-        )
-    )  # fmt: skip
+    certificate.write_bytes(made_key(key, "ec", "-pkeyopt", "ec_paramgen_curve:P-256")[1])
     program(
         "osslsigncode", "sign", "-h", "sha256", "-certs", certificate, "-key", key,
         "-in", image, "-out", signed,
@@ -212,6 +218,104 @@ def test_what_is_refused_is_what_one_of_them_hashes_otherwise(tmp_path: Path, na
     # Nor would it leave the server, if it were made.
     with signed.open("r+b") as file, pytest.raises(RequestRefused, match="would not be accepted"):
         pe.check_signed(file, certificate.read_bytes())
+
+
+#: Kinds of keys, as openssl makes them.
+KINDS = {
+    "RSA 2048": ("rsa:2048",),
+    "RSA 3072": ("rsa:3072",),
+    **{
+        curve: ("ec", "-pkeyopt", f"ec_paramgen_curve:{curve}")
+        for curve in ("P-256", "P-384", "P-521")
+    },
+}
+
+
+def parsed(signed: bytes) -> list[str]:
+    """What openssl says of the signature, without what two of the same do not share."""
+    (place,) = struct.unpack_from("<I", signed, 0x80 + 24 + 112 + 4 * 8)
+    size = 4 + int.from_bytes(signed[place + 10 : place + 12], "big")
+    text = openssl("asn1parse", "-inform", "der", data=signed[place + 8 : place + 8 + size])
+    # Depth, type and value; the last value is the signature itself.
+    lines = re.findall(r"(?m)^ *\d+:d=(\d+) .*?(prim|cons): (.*)$", text.decode())
+    return [" ".join(line).split("UTCTIME")[0] for line in lines[:-1]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_osslsigncode_makes_the_same_and_verifies_it(tmp_path: Path, kind: str) -> None:
+    """All but the moment and the signature, with a certificate more, in images of many forms."""
+    key, other = made_key(tmp_path / "key", *KINDS[kind]), made_key(tmp_path / "other", "rsa:2048")
+    chain, unsigned, theirs, ours = (tmp_path / name for name in ("chain", "image", "theirs", "us"))
+    chain.write_bytes(key[1] + other[1])
+    for content in (
+        make_image(Machine.X86_64),
+        make_image(Machine.AARCH64, os.urandom(70_001), trailing=b"12345"),
+        make_layout(FOLLOWING["of odd sizes"]),
+    ):
+        unsigned.write_bytes(content)
+        theirs.unlink(missing_ok=True)
+        program(
+            "osslsigncode", "sign", "-h", "sha256", "-certs", chain, "-key", key[0],
+            "-in", unsigned, "-out", theirs,
+        )  # fmt: skip
+        sign_here(key, content, ours, other[1])
+        made = ours.read_bytes()
+        assert made[: 0x80 + 24 + 64] == theirs.read_bytes()[: 0x80 + 24 + 64]
+        assert made[0x200 : len(content)] == theirs.read_bytes()[0x200 : len(content)]
+        assert parsed(made) == parsed(theirs.read_bytes())
+        assert len(parsed(made)) > 60
+        length_and_checksum_are_right(ours)
+        verified = program("osslsigncode", "verify", "-CAfile", chain, "-in", ours)
+        assert b"Signature verification: ok" in verified.stdout
+        # Signed once more, by either, the first signature is gone.
+        again = tmp_path / "again"
+        sign_here(other, made, again)
+        length_and_checksum_are_right(again)
+        with again.open("rb") as file:
+            pe.check_signed(file, other[1])
+
+
+def test_the_key_is_not_used_where_the_right_has_gone_meanwhile(
+    key: tuple[Path, bytes], tmp_path: Path
+) -> None:
+    class NoKey(PemSigner):
+        def sign_digest(self, *_: object) -> bytes:
+            raise AssertionError
+
+    def gone() -> None:
+        raise RequestRefused(Status.AUTHENTICATION_FAILED)
+
+    private = load_pem_private_key(key[0].read_bytes(), None)
+    assert isinstance(private, PrivateKey)
+    with (tmp_path / "out").open("w+b") as output, pytest.raises(RequestRefused) as refused:
+        pe.sign_image(
+            NoKey(private), key[1], io.BytesIO(make_image(Machine.X86_64)), output, now=NOW,
+            before_use=gone,
+        )  # fmt: skip
+    assert refused.value.status is Status.AUTHENTICATION_FAILED
+
+
+def test_a_signature_that_is_not_the_keys_is_kept(key: tuple[Path, bytes], tmp_path: Path) -> None:
+    """As a failing processor makes one, or a certificate that is another key's."""
+    other = made_key(tmp_path / "other", "rsa:2048")
+    with pytest.raises(RequestRefused, match="not by the certificate's key"):
+        sign_here((other[0], key[1]), make_image(Machine.X86_64), tmp_path / "signed")
+
+
+@pytest.mark.once("our own arithmetic")
+@given(
+    pieces=st.lists(st.binary(max_size=9), max_size=6),
+    start=st.integers(0, 3),
+)
+def test_the_checksums_words_are_those_of_the_whole(pieces: list[bytes], start: int) -> None:
+    whole = bytes(start) + b"".join(pieces)
+    whole += bytes(len(whole) % 2)
+    expected = sum(word for (word,) in struct.iter_unpack("<H", whole))
+    at, words = start, 0
+    for piece in pieces:
+        words += pe._words(at, piece)
+        at += len(piece)
+    assert words % 0xFFFF == expected % 0xFFFF
 
 
 def test_a_result_that_does_not_hold_is_kept(key: tuple[Path, bytes], tmp_path: Path) -> None:
@@ -333,9 +437,7 @@ def test_an_imported_key(running: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.once("which program is looked for")
-def test_a_missing_tool_is_an_error_for_this_operation_alone(
-    template: Site, tmp_path: Path
-) -> None:
+def test_a_server_needs_no_program_for_it(template: Site, tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
     for name in ("gpg", "gpgconf", "gpg-agent"):
@@ -350,15 +452,13 @@ def test_a_missing_tool_is_an_error_for_this_operation_alone(
         finally:
             os.environ["PATH"] = before
         done(site, "new-key", "rsa", "--key-type", "RSA", secrets=["admin-pw", "rsa-pw"])
-        done(
+        certificate = done(
             site, "sign-certificate", "rsa", "rsa", "--subject-certificate-name", "sb",
             "--certificate-type", "codesigning", "--validity", "1y", "-s", "CN=I",
             secrets=["rsa-pw"],
         )  # fmt: skip
-        line = failure(site, "sign-pe", "rsa", "sb", str(image(tmp_path)), secrets=["rsa-pw"])
-        assert line == (
-            "Unknown error: osslsigncode is not installed; install the package osslsigncode"
-        )
-        done(site, "list-users", secrets=["admin-pw"])
+        site.path("rsa.pem").write_bytes(certificate)
+        sign(site, "rsa", image(tmp_path), tmp_path / "signed")
+        sbverify(site, tmp_path / "signed", "rsa")
     finally:
         site.stop_all()

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigul_stack.errors import RequestRefused
-from sigul_stack.signing.pe import check_image, remove_leftovers
+from sigul_stack.signing.osslsigncode import remove_leftovers
+from sigul_stack.signing.pe import check_image
 from sigul_stack.system.files import opened, try_lock
 from tests.pe_images import Machine, make_image, make_layout
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
 
 from ...database import Key, KeyType
 from ...errors import KeystoreError, RequestRefused, Status, quoted, shortened
 from ...keystore.store import shown
 from ...secret import Secret
 from ...signing import pe, x509
+from ...signing.osslsigncode import sign_on_token
 from ...signing.signers import open_signer
 from ..phases import Phase
 from ..request import Answer
@@ -94,17 +97,36 @@ def _sign_certificate(context: RequestContext) -> Answer:
     return Answer(payload=certificate)
 
 
-#: A key that signs an image, its certificate, and others that may be of the issuers (PEM).
-_PESigner = tuple[pe.ImageKey, bytes, list[bytes]]
+@dataclass(frozen=True, slots=True)
+class _PESigner:
+    """A key that signs images, its certificate, and others that may be of the issuers (PEM).
+
+    `sign` makes the signed image, with a chain of certificates (PEM).
+    """
+
+    sign: Callable[[bytes], BinaryIO]
+    certificate: bytes
+    further: Sequence[bytes] = ()
 
 
 def _signer_in_store(context: RequestContext, key: Key, passphrase: Secret) -> _PESigner:
-    store = context.services.keystore.pem
     certificate = _named_certificate(context, key, context.request.text("cert-name"))
-    # A key that does not open is told apart from an image that cannot be signed.
     with context.phases.measured(Phase.UNLOCK):
-        store.load(key.fingerprint, passphrase)
-    return pe.ImageKey.in_file(store.private_file(key.fingerprint)), certificate, []
+        signer = open_signer(context.services.keystore, key, passphrase)
+
+    def sign(chain: bytes) -> BinaryIO:
+        signed = context.services.scratch()
+        pe.sign_image(
+            signer,
+            chain,
+            context.request.payload.file,
+            signed,
+            now=datetime.datetime.now(datetime.UTC),
+            before_use=context.require_still,
+        )
+        return signed
+
+    return _PESigner(sign, certificate)
 
 
 def _signer_on_token(context: RequestContext, key: Key, pin: Secret) -> _PESigner:
@@ -118,27 +140,36 @@ def _signer_on_token(context: RequestContext, key: Key, pin: Secret) -> _PESigne
             for name, certificate in token_key.certificates
             if name == label
         ]
-        if len(found) == 1:
-            token_key, certificate = found[0]
-            hidden = (
+        references = [token_key.reference() for token_key, _ in found]
+    except KeystoreError as error:
+        raise RequestRefused.because(error) from None
+    if len(found) != 1:
+        there = sorted({name for token_key in keys for name, _ in token_key.certificates})
+        raise RequestRefused(
+            Status.UNKNOWN_ERROR,
+            f"key {quoted(key.name, 60)} has {shortened(str(len(found) or 'no'), 10)} certificates"
+            f" labelled {quoted(label, 60)} on its token (labels:"
+            f" {shortened(', '.join(there) or 'none', 60)})",
+        )
+
+    def sign(chain: bytes) -> BinaryIO:
+        context.require_still()
+        _take_room(context)
+        return sign_on_token(
+            references[0],
+            pin,
+            chain,
+            context.request.payload.file,
+            hidden=(
                 *(settings.gnupg_home, settings.keys_storage, settings.nss.path),
                 settings.signing_log_directory,
                 *(() if settings.database_url is not None else (settings.database_path,)),
-            )
-            return (
-                pe.ImageKey.on_token(token_key.reference(), hidden),
-                certificate,
-                [other for one in keys for _, other in one.certificates],
-            )
-    except KeystoreError as error:
-        raise RequestRefused.because(error) from None
-    there = sorted({name for token_key in keys for name, _ in token_key.certificates})
-    raise RequestRefused(
-        Status.UNKNOWN_ERROR,
-        f"key {quoted(key.name, 60)} has {shortened(str(len(found) or 'no'), 10)} certificates"
-        f" labelled {quoted(label, 60)} on its token (labels:"
-        f" {shortened(', '.join(there) or 'none', 60)})",
-    )
+            ),
+            directory=settings.spool_directory,
+            time_limit=settings.signing_timeout,
+        )
+
+    return _PESigner(sign, found[0][1], [other for one in keys for _, other in one.certificates])
 
 
 #: How an image is signed with a key of each type that can.
@@ -151,23 +182,14 @@ _PE_SIGNERS: Mapping[str, Callable[[RequestContext, Key, Secret], _PESigner]] = 
 
 def _sign_pe(context: RequestContext) -> Answer:
     key, passphrase = context.opened_key()
-    store, settings = context.services.keystore.pem, context.services.settings
-    signer, certificate, further = _PE_SIGNERS[key.keytype](context, key, passphrase)
+    signer = _PE_SIGNERS[key.keytype](context, key, passphrase)
+    issuers = [*signer.further, *context.services.keystore.pem.all_certificates()]
     now = datetime.datetime.now(datetime.UTC)
-    chain = x509.chain_of(certificate, [*further, *store.all_certificates()], now)
+    chain = x509.chain_of(signer.certificate, issuers, now)
     for warning in x509.remarks_on_code_signing(chain, now):
         context.notes.warn(warning)
-    context.require_still()
-    _take_room(context)
     with context.phases.measured(Phase.SIGN):
-        image = pe.sign_image(
-            signer,
-            passphrase,
-            chain,
-            context.request.payload.file,
-            directory=settings.spool_directory,
-            time_limit=settings.signing_timeout,
-        )
+        image = signer.sign(chain)
     context.decision.made.signed = pe.signed_digest(image).hex()
     return Answer(payload=image)
 
@@ -210,5 +232,5 @@ HANDLERS = {
     "sign-pe": _sign_pe,
 }
 
-#: osslsigncode reads the image from a file, and hashes it by itself.
+#: An image is refused for what its headers say of places in it, and copied.
 NEEDS_BYTES = frozenset({"sign-pe"})
