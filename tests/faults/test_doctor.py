@@ -867,7 +867,7 @@ def test_tools_that_are_missing(patient: MakePatient, tmp_path: Path) -> None:
     broken = patient("server")
     report = broken.doctor(code=WARNING, path=only(tmp_path / "few", "osslsigncode", "rpmkeys"))
     said = report.text("tools", "warning")
-    assert "osslsigncode is missing; until it is there, not available: sign-pe" in said
+    assert "osslsigncode is missing; until it is there, not available: PKCS11 keys" in said
     assert "install the package osslsigncode" in said
     assert "install the package rpm" in said
     first = broken.doctor(code=FAILED, path=only(tmp_path / "fewer", "gpg")).first
@@ -882,5 +882,5 @@ def test_a_server_says_at_start_what_it_cannot_do(site: Site, tmp_path: Path) ->
     server = site.start("server", environment={"PATH": only(tmp_path / "few", "osslsigncode")})
     server.wait_for(
         "osslsigncode is not installed; install the package osslsigncode; until then not available:"
-        " sign-pe"
+        " PKCS11 keys"
     )
