@@ -29,40 +29,15 @@ from types import MappingProxyType
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa, utils
 
 from ..errors import KeystoreError
 from .keygrip import SigningKey, keygrip
-from .openpgp_keys import CURVES, DSA, ECDSA, EDDSA, packets
-from .openpgp_packets import RSA, MalformedPacket, PacketType, subpackets
+from .openpgp_hashes import SELF_SIGNATURE_HASHES
+from .openpgp_keys import DSA, ECDSA, EDDSA, packets
+from .openpgp_packets import CRITICAL, MalformedPacket, PacketType, raw_subpackets, subpackets
+from .openpgp_public_keys import ED25519, read_public, verify_numbers
 
-_ED25519: Final = 27
 _ELGAMAL, _ECDH = 16, 18
-
-#: Curves as `cryptography` has them, by OpenPGP's names.
-_ECDSA_CURVES: Final[dict[str, type[ec.EllipticCurve]]] = {
-    "nistp256": ec.SECP256R1,
-    "nistp384": ec.SECP384R1,
-    "nistp521": ec.SECP521R1,
-    "secp256k1": ec.SECP256K1,
-    "brainpoolP256r1": ec.BrainpoolP256R1,
-    "brainpoolP384r1": ec.BrainpoolP384R1,
-    "brainpoolP512r1": ec.BrainpoolP512R1,
-}
-#: Digests of self-signatures that count, by their numbers. gpg takes SHA-1 there, too: where it is
-#: broken is a signature over what another chose, and these are over the key's own.
-_HASHES: Final[MappingProxyType[int, hashes.HashAlgorithm]] = MappingProxyType(
-    {
-        2: hashes.SHA1(),  # noqa: S303
-        8: hashes.SHA256(),
-        9: hashes.SHA384(),
-        10: hashes.SHA512(),
-        11: hashes.SHA224(),
-    }
-)
-
-_BY_NAME: Final = MappingProxyType({known.name: known for known in _HASHES.values()})
 
 # Types of signatures and of their subpackets (RFC 9580, 5.2.1 and 5.2.3.7).
 _CERTIFICATIONS: Final = frozenset({0x10, 0x11, 0x12, 0x13})
@@ -81,7 +56,7 @@ _MAY_CERTIFY, _MAY_SIGN = 0x01, 0x02
 _USES: Final = MappingProxyType(
     {
         1: 0xFF, 3: _MAY_CERTIFY | _MAY_SIGN, _ELGAMAL: 0x0C, DSA: 0x23, _ECDH: 0x0C, ECDSA: 0x23,
-        EDDSA: 0x23, _ED25519: 0x23,
+        EDDSA: 0x23, ED25519: 0x23,
     }
 )  # fmt: skip
 
@@ -377,7 +352,7 @@ class Certificate:
 
         MD5 does not, as with gpg: anybody can make such a one.
         """
-        unknown = signature.hash not in _HASHES and signature.hash != _MD5
+        unknown = signature.hash not in SELF_SIGNATURE_HASHES and signature.hash != _MD5
         if unknown and self._primary.fingerprint[-8:] in signature.issuers():
             return True
         return self._holds(signature, key, about)
@@ -495,46 +470,9 @@ def _key(body: bytes, *, primary: bool) -> _Key:
     public, curve = None, ""
     if version == _VERSION:
         with suppress(ValueError, UnsupportedAlgorithm, MalformedPacket):
-            public, curve = _public(algorithm, body[6:])
+            public, curve = read_public(algorithm, body[6:])
     created = int.from_bytes(body[1:5], "big")
     return _Key(body, primary, version, created, algorithm, fingerprint, public, curve)
-
-
-def _public(algorithm: int, data: bytes) -> tuple[SigningKey | None, str]:
-    """The key in `data` and its curve's name; None where it makes no signatures or is unknown."""
-    if algorithm in RSA:
-        modulus, exponent = _mpis(data, 2)
-        return rsa.RSAPublicNumbers(exponent, modulus).public_key(), ""
-    if algorithm == DSA:
-        p, q, g, y = _mpis(data, 4)
-        return dsa.DSAPublicNumbers(y, dsa.DSAParameterNumbers(p, q, g)).public_key(), ""
-    if algorithm == _ED25519 and len(data) == 32:
-        return ed25519.Ed25519PublicKey.from_public_bytes(data), "ed25519"
-    if algorithm not in (ECDSA, EDDSA) or not data:
-        return None, ""
-    curve = CURVES.get(data[1 : 1 + data[0]], "")
-    (point,) = _mpis(data[1 + data[0] :], 1)
-    encoded = point.to_bytes(-(-point.bit_length() // 8), "big")
-    if algorithm == ECDSA and (named := _ECDSA_CURVES.get(curve)) is not None:
-        return ec.EllipticCurvePublicKey.from_encoded_point(named(), encoded), curve
-    if algorithm == EDDSA and curve == "ed25519" and encoded[:1] == b"\x40":
-        return ed25519.Ed25519PublicKey.from_public_bytes(encoded[1:]), curve
-    return None, ""
-
-
-def _mpis(data: bytes, count: int) -> list[int]:
-    """The `count` numbers that `data` is. Raises `MalformedPacket` where it is not just that."""
-    numbers = []
-    at = 0
-    for _ in range(count):
-        end = at + 2 + (int.from_bytes(data[at : at + 2], "big") + 7) // 8
-        if len(data) < max(end, at + 2):
-            raise MalformedPacket("a number of it is cut short")
-        numbers.append(int.from_bytes(data[at + 2 : end], "big"))
-        at = end
-    if at != len(data):
-        raise MalformedPacket("something is behind its numbers")
-    return numbers
 
 
 def _signature(body: bytes) -> _Signature | None:
@@ -563,7 +501,7 @@ def _signature(body: bytes) -> _Signature | None:
     try:
         hashed = tuple(subpackets(body[6:end]))
         others = tuple(subpackets(body[end + 2 : left]))
-        critical = _critical(body[6:end])
+        critical = {kind & ~CRITICAL for kind, _ in raw_subpackets(body[6:end]) if kind & CRITICAL}
     except MalformedPacket:
         return None
     return _Signature(
@@ -580,28 +518,9 @@ def _signature(body: bytes) -> _Signature | None:
     )
 
 
-def _critical(area: bytes) -> frozenset[int]:
-    """Types of the subpackets that are marked as critical."""
-    found = set()
-    at = 0
-    while at < len(area):
-        lead = area[at]
-        width = 1 if lead < 192 else 2 if lead < 255 else 5
-        if width == 1:
-            size = lead
-        elif width == 2:
-            size = (lead - 192 << 8) + area[at + 1] + 192
-        else:
-            size = int.from_bytes(area[at + 1 : at + 5], "big")
-        if area[at + width] & 0x80:
-            found.add(area[at + width] & 0x7F)
-        at += width + size
-    return frozenset(found)
-
-
 def _is_good(key: _Key, signature: _Signature, content: bytes) -> bool:
     """True if `key` made the signature over `content`."""
-    algorithm = _HASHES.get(signature.hash)
+    algorithm = SELF_SIGNATURE_HASHES.get(signature.hash)
     if (
         algorithm is None
         or not signature.understood
@@ -614,42 +533,7 @@ def _is_good(key: _Key, signature: _Signature, content: bytes) -> bool:
     if digest[:2] != signature.left:
         return False
     try:
-        _verify_numbers(key.public, algorithm.name, digest, signature.numbers)
+        verify_numbers(key.public, algorithm.name, digest, signature.numbers)
     except (InvalidSignature, MalformedPacket, UnsupportedAlgorithm, ValueError, OverflowError):
         return False
     return True
-
-
-def _verify_numbers(key: SigningKey, name: str, digest: bytes, numbers: bytes) -> None:
-    """Verify a signature whose `numbers` are as they stand at the end of its packet."""
-    if isinstance(key, rsa.RSAPublicKey):
-        (number,) = _mpis(numbers, 1)
-        signature = number.to_bytes(-(-key.key_size // 8), "big")
-    elif not isinstance(key, ed25519.Ed25519PublicKey):
-        signature = utils.encode_dss_signature(*_mpis(numbers, 2))
-    elif len(numbers) == 64:  # of algorithm 27; two MPIs of 64 bytes in all are as rare as can be
-        signature = numbers
-    else:
-        first, second = _mpis(numbers, 2)
-        signature = first.to_bytes(32, "big") + second.to_bytes(32, "big")
-    verify(key, name, digest, signature)
-
-
-def verify(key: SigningKey, hash_name: str, digest: bytes, signature: bytes) -> None:
-    """Verify a signature over a digest, in the form of `signing.signer`.
-
-    Raises InvalidSignature, and UnsupportedAlgorithm where the hash is not known here.
-    """
-    algorithm = _BY_NAME.get(hash_name)
-    if algorithm is None:
-        raise UnsupportedAlgorithm(hash_name)
-    prehashed = utils.Prehashed(algorithm)
-    match key:
-        case ed25519.Ed25519PublicKey():
-            key.verify(signature, digest)
-        case rsa.RSAPublicKey():
-            key.verify(signature, digest, padding.PKCS1v15(), prehashed)
-        case dsa.DSAPublicKey():
-            key.verify(signature, digest, prehashed)
-        case ec.EllipticCurvePublicKey():
-            key.verify(signature, digest, ec.ECDSA(prehashed))

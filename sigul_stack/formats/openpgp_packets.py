@@ -54,14 +54,16 @@ RSA: Final = frozenset({1, 3})
 
 def encode_packet(kind: PacketType, body: bytes) -> bytes:
     """A packet in the format of today, its length in as few bytes as that takes."""
-    size = len(body)
-    if size < 192:
-        length = bytes([size])
-    elif size < 8384:
-        length = (size - 192 + (192 << 8)).to_bytes(2, "big")
-    else:
-        length = b"\xff" + size.to_bytes(4, "big")
-    return bytes([0xC0 | kind]) + length + body
+    return bytes([0xC0 | kind]) + encode_length(len(body)) + body
+
+
+def encode_length(length: int) -> bytes:
+    """A length in bytes, as packets and subpackets have it (RFC 9580, 4.2.1 and 5.2.3.7)."""
+    if length < 192:
+        return bytes([length])
+    if length < 8384:
+        return (length - 192 + (192 << 8)).to_bytes(2, "big")
+    return b"\xff" + length.to_bytes(4, "big")
 
 
 def split_packet(data: Buffer) -> tuple[int, bytes, Buffer]:

@@ -14,28 +14,22 @@ afterwards; nothing here sees the content. The subpackets are those that gpg wri
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
+from .openpgp_hashes import HASHES
 from .openpgp_keys import DSA, ECDSA, EDDSA
-from .openpgp_packets import CRITICAL, RSA, PacketType, encode_packet
+from .openpgp_packets import CRITICAL, RSA, PacketType, encode_length, encode_packet
+from .openpgp_public_keys import ED25519
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-#: Names of hashes, as `hashlib` has them, by OpenPGP's numbers (RFC 9580, 9.5). Not those that are
-#: broken.
-HASHES: Final[Mapping[int, str]] = MappingProxyType(
-    {8: "sha256", 9: "sha384", 10: "sha512", 11: "sha224"}
-)
-
-#: Ed25519 with the signature as it is, and no MPIs (RFC 9580, 5.2.3.4).
-_ED25519: Final = 27
+#: SHA-512: the digest where nobody asks for another.
+USUAL_HASH: Final = 10
 
 _TRAILER: Final = b"\x04\xff"
 _CREATED, _EXPIRES, _ISSUER, _NOTATION = 2, 3, 16, 20
@@ -76,6 +70,28 @@ class Remarks:
 
 
 NO_REMARKS: Final = Remarks()
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureOptions:
+    """A site's options: OpenPGP's number of the hash, what signatures say, and headers of armour.
+
+    `unfollowed` says of each option that changes no signature here, though it would with gpg, why.
+    """
+
+    hash: int = USUAL_HASH
+    remarks: Remarks = NO_REMARKS
+    headers: tuple[tuple[str, str], ...] = ()
+    escape_from: bool = True
+    unfollowed: tuple[str, ...] = ()
+
+    @property
+    def hash_name(self) -> str:
+        """The name of the hash, as `hashlib` has it."""
+        return HASHES[self.hash].name
+
+
+USUAL_OPTIONS: Final = SignatureOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +140,9 @@ class SignatureParameters:
 
         Raises ValueError for the state of another hash.
         """
-        if state.name != HASHES[self.hash]:
-            raise ValueError(f"a signature with {HASHES[self.hash]} is not made of {state.name}")
+        name = HASHES[self.hash].name
+        if state.name != name:
+            raise ValueError(f"a signature with {name} is not made of {state.name}")
         whole, hashed = state.copy(), self.hashed
         whole.update(hashed + _TRAILER + len(hashed).to_bytes(4, "big"))
         return whole.digest()
@@ -160,18 +177,11 @@ def literal(data: bytes) -> bytes:
 
 def new_hash(number: int) -> _Hash:
     """A fresh hash, by OpenPGP's number of it, to be updated with content."""
-    return hashlib.new(HASHES[number])
+    return hashlib.new(HASHES[number].name)
 
 
 def _subpacket(kind: int, content: bytes, *, critical: bool = False) -> bytes:
-    size = len(content) + 1
-    if size < 192:
-        length = bytes([size])
-    elif size < 8384:
-        length = (size - 192 + (192 << 8)).to_bytes(2, "big")
-    else:
-        length = b"\xff" + size.to_bytes(4, "big")
-    return length + bytes([kind | (CRITICAL if critical else 0)]) + content
+    return encode_length(len(content) + 1) + bytes([kind | (CRITICAL if critical else 0)]) + content
 
 
 def _numbers(algorithm: int, signature: bytes) -> bytes:
@@ -185,7 +195,7 @@ def _numbers(algorithm: int, signature: bytes) -> bytes:
         return b"".join(
             _mpi(int.from_bytes(part, "big")) for part in (signature[:half], signature[half:])
         )
-    if algorithm == _ED25519:
+    if algorithm == ED25519:
         return signature
     raise ValueError(f"no signatures are made with algorithm {algorithm}")
 

@@ -47,6 +47,7 @@ class ServerChecks:
             Step(Layer.DISK, self.disk, (Layer.CONFIGURATION,), HEALTH),
             Step(Layer.KEY_STORE, self.locks, (Layer.CONFIGURATION,)),
             Step(Layer.KEY_STORE, self.prospects, (Layer.SERVER_DATABASE,)),
+            Step(Layer.KEY_STORE, self.slow_keys, (Layer.SERVER_DATABASE,)),
             Step(Layer.KEY_STORE, self.keys, (Layer.SERVER_DATABASE,), deep),
             Step(Layer.KEY_STORE, self.left_keys, (Layer.SERVER_DATABASE,), DOCTOR),
             Step(Layer.KEY_STORE, self.keys_for_rpm, (Layer.SERVER_DATABASE,), DOCTOR),
@@ -200,6 +201,17 @@ class ServerChecks:
                 )
         if fine and keys:
             yield ok(Layer.KEY_STORE, f"no key or certificate expires within {days} days")
+
+    def slow_keys(self) -> Iterator[Check]:
+        """Warn of keys that take long to open at each signature."""
+        from ..database import SchemaState, schema_state
+        from ..server.services import database_url, keys_in_database, make_keystore
+
+        state = schema_state(database_url(self.context.settings))
+        if state in (SchemaState.CURRENT, SchemaState.LEGACY):
+            keys = keys_in_database(self.context.settings)
+            for found in make_keystore(self.context.settings, at_rest=True).slow_keys(keys):
+                yield warning(Layer.KEY_STORE, found.problem, found.cure)
 
     def directories(self) -> Iterator[Check]:
         """Check that the directories are the daemon's own, and nobody else's to read."""

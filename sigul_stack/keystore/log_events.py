@@ -27,6 +27,12 @@ class KeystoreLog(LogEvent):
     GNUPG_KEY_WAS_ABSENT = "gnupg-key-was-absent", WARNING, (
         "key {fingerprint} was not in {path!p} when it was deleted"
     )
+    KEY_HASTENED = "key-hastened", INFO, (
+        "key {fingerprint} is written anew under its passphrase, so that it opens quickly"
+    )
+    KEY_STAYS_SLOW = "key-stays-slow", WARNING, (
+        "key {fingerprint} takes as long to open as before: {why!t}"
+    )
     KEY_MADE_AGAIN = "key-made-again", WARNING, "A key is made or imported once more: {why!t}"
     LOCK_IN_THE_WAY = "lock-in-the-way", ERROR, "{problem!t}; {cure!t}"
     LOCK_REMOVED = "lock-removed", WARNING, (

@@ -12,20 +12,32 @@ kill in between left.
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from ..database import Key, KeyType
-from ..errors import RequestRefused, Status, WrongPassphrase, quoted, shortened
+from ..errors import (
+    KeystoreError,
+    RequestRefused,
+    Status,
+    WrongPassphrase,
+    quoted,
+    shortened,
+)
 from ..formats import pkcs11_uri
+from ..logevents import tell
 from ..secret import Secret
 from .bindings import CannotUnbind, Layer, Registry, bind, unbind
 from .envelope import is_outdated, open_envelope, seal, try_unopenable, wrong_passphrase
 from .gnupg import GnuPGHome, UserId
+from .log_events import KeystoreLog
 from .pem import PemStore
 from .tokens import P11Kit, TokenKeys
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +252,35 @@ class KeyStore:
             for key in keys
             if key.fingerprint in bits
         ]
+
+    def slow_keys(self, keys: Iterable[Key]) -> list[StoreMismatch]:
+        """The findings about `keys` that take long to open, at each signature."""
+        seconds = self.gnupg.opening_seconds()
+        return [
+            StoreMismatch(
+                key.fingerprint,
+                key.name,
+                f"key {key.name} takes {seconds[key.fingerprint] * 1000:.0f} ms to open at each"
+                " signature (its file has a slow derivation, which its random passphrase does not"
+                " need)",
+                f"have somebody with access run sigul change-passphrase {key.name} once",
+            )
+            for key in keys
+            if key.keytype is KeyType.GNUPG and key.fingerprint in seconds
+        ]
+
+    def hasten(self, key: Key, passphrase: Secret) -> None:
+        """Have a key that takes long to open take little, with the same passphrase of its own.
+
+        Where that cannot be, it stays as it is, and the log says why.
+        """
+        if key.keytype is not KeyType.GNUPG:
+            return
+        try:
+            if self.gnupg.hasten(key.fingerprint, passphrase):
+                tell(_log, KeystoreLog.KEY_HASTENED, fingerprint=key.fingerprint)
+        except KeystoreError as error:
+            tell(_log, KeystoreLog.KEY_STAYS_SLOW, fingerprint=key.fingerprint, why=str(error))
 
     def require_whole(self, key: Key) -> None:
         """Raise `KeystoreError` unless the key's files hold what such files hold.

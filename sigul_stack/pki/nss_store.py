@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from ..config.identity import rights_of_owner
 from ..errors import NSSError, WrongNSSPassword
+from ..password_strength import why_weak
 from ..secret import Secret
 from ..system.programs import memory_file
 from .certificate_info import from_pem
 from .nss_tools import named, run_tool
-from .password_strength import why_weak
 
 #: The private keys that NSS keeps and the programs can use for TLS.
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey

@@ -21,9 +21,9 @@ from ..config.identity import rights_of_owner
 from ..config.reading import read_small
 from ..config.values import strip_one_end
 from ..errors import ConfigurationError, NSSError
+from ..password_strength import why_weak
 from ..secret import Secret
 from ..system.files import opened, whole_file
-from .password_strength import why_weak
 
 #: The password file that lies beside an NSS database, in its directory.
 PASSWORD_FILE_NAME: Final = "nss-password"  # noqa: S105 - a file's name

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import NSSError
+from ..password_strength import LEAST_CHARACTERS, why_weak
 from ..secret import Secret
 from ..system.files import sync
 from .derivation import Derivation, read_derivation
 from .nss_directory import NSSDatabase
 from .nss_store import ITERATIONS_FOR_RANDOM_PASSWORD
 from .password_files import Permissions, write_file
-from .password_strength import LEAST_CHARACTERS, why_weak
 
 #: The database as it was before, beside it: its private keys, under the same password.
 BACKUP_NAME: Final = "key4.db.before-tune"

@@ -11,14 +11,17 @@ from typing import BinaryIO
 from ..config.server import ServerSettings
 from ..database import DATABASE_TLS_CURE, Database, Key, KeyType, Writer, sqlite_url, unproven_mode
 from ..errors import ConfigurationError, KeystoreError, RequestRefused, Status
+from ..formats.openpgp_signatures import SignatureOptions
 from ..keystore.bindings import BindingPolicy, CannotBind, Layer, Registry, enabled_methods
 from ..keystore.gnupg import GnuPGHome, KeySettings, usual_bits
 from ..keystore.gnupg.at_rest import GnuPGHomeAtRest
+from ..keystore.gnupg.signature_options import CONFIGURATION_NAME, read_options
 from ..keystore.passwords import require_length
 from ..keystore.pem import PemSettings, PemStore
 from ..keystore.store import KeyStore, new_access
 from ..secret import Secret
 from ..signing.openpgp import OpenPGPKey
+from ..signing.signers import open_openpgp_signer
 from .decisions import Decision, NotLogged
 from .ending import Watch
 from .guesses import Guard, unguarded
@@ -139,12 +142,14 @@ class RequestContext:
         return granted.key, granted.passphrase
 
     def openpgp_key(self) -> OpenPGPKey:
-        """The key that the request's passphrase opened, for an operation of OpenPGP keys alone."""
+        """The key that the request's passphrase opened, for an operation of OpenPGP keys alone.
+
+        Raises `RequestRefused`, and `KeystoreError` where the site's options cannot be read.
+        """
         key, passphrase = self.opened_key()
         return OpenPGPKey(
-            self.services.keystore.gnupg,
-            key.fingerprint,
-            passphrase,
+            partial(open_openpgp_signer, self.services.keystore, key, passphrase),
+            signature_options(self.services.settings),
             self.require_still,
             partial(self.notes.signed, key),
         )
@@ -239,6 +244,17 @@ def spool_limits(settings: ServerSettings) -> SpoolLimits:
     return SpoolLimits(
         settings.max_spool_size, settings.max_spool_size_per_user, settings.spool_min_free
     )
+
+
+def signature_options(settings: ServerSettings) -> SignatureOptions:
+    """The site's options for OpenPGP signatures. Raises `KeystoreError`."""
+    try:
+        return read_options(settings.gnupg_home)
+    except OSError as error:
+        raise KeystoreError(
+            f"{settings.gnupg_home / CONFIGURATION_NAME} cannot be read: {error.strerror}",
+            "see that it belongs to the server's user",
+        ) from None
 
 
 def make_services(

@@ -17,14 +17,9 @@ from typing import Final
 
 from ..config.server import ServerSettings
 from ..database import DATABASE_TLS_CURE, ensure_usable, schema_report
-from ..errors import KeystoreError, SigulError, quoted
+from ..errors import SigulError, quoted
 from ..evidence import signing_log
 from ..evidence.log_files import LogInUse
-from ..keystore.gnupg.signature_options import (
-    CONFIGURATION_NAME,
-    SignatureOptions,
-    read_options,
-)
 from ..logevents import tell
 from ..signing.osslsigncode import remove_leftovers
 from ..system.wall import support
@@ -37,6 +32,7 @@ from .services import (
     make_keystore,
     make_services,
     open_database,
+    signature_options,
     unproven_database,
 )
 
@@ -71,7 +67,7 @@ def prepare(settings: ServerSettings) -> None:
     with _services(settings) as services:
         services.registry.check()
         services.keystore.prepare()
-        for option in _signature_options(settings).unfollowed:
+        for option in signature_options(settings).unfollowed:
             tell(log, ServerLog.OPTION_NOT_FOLLOWED, path=str(settings.gnupg_home), option=option)
         repair(settings)
         with services.database.read() as reader:
@@ -85,17 +81,6 @@ def prepare(settings: ServerSettings) -> None:
             tell(log, ServerLog.STORE_FINDING, why=finding.text)
         tell(log, ServerLog.DATABASE_HAS_KEYS, count=len(keys))
     _prepare_log(settings)
-
-
-def _signature_options(settings: ServerSettings) -> SignatureOptions:
-    """The site's options for OpenPGP signatures. Raises `KeystoreError`."""
-    try:
-        return read_options(settings.gnupg_home)
-    except OSError as error:
-        raise KeystoreError(
-            f"{settings.gnupg_home / CONFIGURATION_NAME} cannot be read: {error.strerror}",
-            "see that it belongs to the server's user",
-        ) from None
 
 
 def _prepare_log(settings: ServerSettings) -> None:

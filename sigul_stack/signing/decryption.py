@@ -17,19 +17,22 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import IO
 
 from ..errors import RequestRefused, Status, WrongPassphrase
 from ..formats.openpgp_message import without_passphrases
 from ..formats.openpgp_packets import MalformedPacket
+from ..keystore.gnupg import GnuPG
 from ..keystore.gnupg.causes import failure, out_of_memory
 from ..keystore.gnupg.program import GnuPGResult
 from ..logevents import tell
+from ..secret import Secret
 from ..system.programs import memory_file
 from .descriptors import bytes_left, input_descriptor, output_descriptor, watch_of
 from .log_events import SigningEvents
-from .openpgp import OpenPGPKey
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +49,22 @@ MAX_SEARCHED = 16 << 20
 REFUSAL_SECONDS = 0.25
 
 
+@dataclass(frozen=True, slots=True)
+class DecryptionKey:
+    """A key of the GnuPG home `home`, with the passphrase that opens it.
+
+    `before_use` is called before the key is used, each time, and raises where it is not to be any
+    more.
+    """
+
+    home: GnuPG
+    fingerprint: str
+    passphrase: Secret
+    before_use: Callable[[], None] = lambda: None
+
+
 def decrypt(
-    key: OpenPGPKey,
+    key: DecryptionKey,
     source: IO[bytes],
     target: IO[bytes],
     *,

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Final
-
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ..errors import RequestRefused, Status
 from ..formats.ima_signature import encode_file_signature, key_id
+from ..formats.openpgp_hashes import HASHES
 from .signer import Signer
-
-#: By their OpenPGP numbers, which RPM uses. SHA-1 and MD5 are left out on purpose.
-_HASHES: Final[Mapping[int, hashes.HashAlgorithm]] = MappingProxyType(
-    {8: hashes.SHA256(), 9: hashes.SHA384(), 10: hashes.SHA512(), 11: hashes.SHA224()}
-)
 
 
 class FileSigner:
@@ -37,7 +28,7 @@ class FileSigner:
 
         Raises `RequestRefused` where the algorithm is none that IMA signatures are made for.
         """
-        known = _HASHES.get(algorithm)
+        known = HASHES.get(algorithm)
         if known is None:
             raise RequestRefused(
                 Status.UNKNOWN_ERROR,

@@ -5,9 +5,8 @@ has no part in them. So content is hashed as it comes, and need not be kept. Eac
 verified with the public key before anybody gets it: what a failing processor or key store made must
 not leave, and of some kinds of keys it would give the key away.
 
-The key is named by its fingerprint as Sigul 1.2 did, without a `!`: the newest subkey that may sign
-signs, else the primary key (`formats.openpgp_certificate`). The digest is SHA-512, unless the
-site's `gpg.conf` has another one (`keystore.gnupg.signature_options`).
+Where the key is, and which part of it signs, a `signer.OpenPGPSigner` knows. The digest is SHA-512,
+unless the site's options have another one.
 """
 
 from __future__ import annotations
@@ -18,73 +17,58 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 
 from ..errors import KeystoreError, RequestRefused, Status
-from ..formats.openpgp_certificate import verify
-from ..formats.openpgp_signatures import SignatureKind, SignatureParameters, literal, new_hash
+from ..formats.openpgp_hashes import HASHES
+from ..formats.openpgp_public_keys import verify
+from ..formats.openpgp_signatures import (
+    USUAL_OPTIONS,
+    SignatureKind,
+    SignatureOptions,
+    SignatureParameters,
+    literal,
+    new_hash,
+)
 from ..formats.openpgp_text import ClearText, LineTooLong, armored
-from ..keystore.gnupg import GnuPG
-from ..keystore.gnupg.signature_options import SignatureOptions, read_options
-from ..secret import Secret
-from .signers.gnupg_agent import AgentSigner, signing_part
+from .signer import OpenPGPSigner
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 _PIECE: Final = 1 << 20
 
-_HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
-    "sha224": hashes.SHA224(),
-    "sha256": hashes.SHA256(),
-    "sha384": hashes.SHA384(),
-    "sha512": hashes.SHA512(),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class OpenPGPKey:
-    """A key of the GnuPG home `home`, with the passphrase that opens it.
+    """A key that makes OpenPGP signatures as a site's `options` have them.
 
-    A source or target is a binary file object; a source is read from its present position on. Every
-    method that signs raises `WrongPassphrase` if the passphrase is not the key's, and
-    `KeystoreError` where the key cannot sign, or its store failed. Safe to use from several
-    threads. `before_use` is called before the key is used, each time, and raises where it is not to
-    be any more.
+    `open_signer` gives the part of it that signs now, and is called for each signature: keys expire
+    and are revoked. A source or target is a binary file object; a source is read from its present
+    position on. Every method that signs raises `WrongPassphrase` if the passphrase is not the
+    key's, and `KeystoreError` where the key cannot sign, or its store failed. Safe to use from
+    several threads. `before_use` is called before the key is used, each time, and raises where it
+    is not to be any more.
     """
 
-    home: GnuPG
-    fingerprint: str
-    passphrase: Secret
+    open_signer: Callable[[], OpenPGPSigner]
+    options: SignatureOptions = USUAL_OPTIONS
     before_use: Callable[[], None] = lambda: None
     #: Called after each signature, with the fingerprint of the part that made it.
     after_use: Callable[[str], None] = lambda _signer: None
-
-    @property
-    def options(self) -> SignatureOptions:
-        """The site's options for signatures. Raises `KeystoreError`."""
-        try:
-            return read_options(self.home.path)
-        except OSError as error:
-            raise KeystoreError(
-                f"signing failed: gpg.conf in the GnuPG home cannot be read ({error.strerror})",
-                "see that it belongs to the server's user",
-            ) from None
 
     def detached(self, state: _Hash) -> bytes:
         """A binary detached signature over content whose hash is `state`.
 
         That is of the site's hash (`options`); it stays as it is.
         """
-        return self._signature(state, SignatureKind.BINARY, self.options)[1]
+        return self._signature(state, SignatureKind.BINARY)[1]
 
     def detached_signature(self, source: IO[bytes]) -> bytes:
         """A binary detached signature over what `source` has."""
-        options = self.options
-        state = new_hash(options.hash)
+        state = new_hash(self.options.hash)
         for piece in _pieces(source):
             state.update(piece)
-        return self._signature(state, SignatureKind.BINARY, options)[1]
+        return self._signature(state, SignatureKind.BINARY)[1]
 
     def armored(self, signature: bytes) -> bytes:
         """A binary detached signature as text."""
@@ -114,7 +98,7 @@ class OpenPGPKey:
             for piece in _pieces(source):
                 text.feed(piece)
             text.finish()
-            signature = self._signature(state, SignatureKind.TEXT, options)[1]
+            signature = self._signature(state, SignatureKind.TEXT)[1]
         except BaseException as error:
             if start is not None:
                 target.seek(start)
@@ -130,25 +114,26 @@ class OpenPGPKey:
 
     def message(self, source: IO[bytes], target: IO[bytes]) -> None:
         """Write a binary signed message with what `source` holds, which is small, to `target`."""
-        content, options = source.read(), self.options
-        state = new_hash(options.hash)
+        content = source.read()
+        state = new_hash(self.options.hash)
         state.update(content)
-        parameters, signature = self._signature(state, SignatureKind.BINARY, options)
+        parameters, signature = self._signature(state, SignatureKind.BINARY)
         target.write(parameters.one_pass() + literal(content) + signature)
 
-    def _signature(
-        self, state: _Hash, kind: SignatureKind, options: SignatureOptions
-    ) -> tuple[SignatureParameters, bytes]:
+    def _signature(self, state: _Hash, kind: SignatureKind) -> tuple[SignatureParameters, bytes]:
         """A signature packet over content whose hash is `state`, and what is in it."""
         self.before_use()
-        now = int(time.time())
-        part = signing_part(self.home, self.fingerprint, now)
-        signer = AgentSigner(self.home, part, self.passphrase)
+        signer, options = self.open_signer(), self.options
         parameters = SignatureParameters(
-            kind, part.algorithm, options.hash, now, part.fingerprint, options.remarks
+            kind,
+            signer.algorithm,
+            options.hash,
+            int(time.time()),
+            signer.fingerprint,
+            options.remarks,
         )
         digest = parameters.digest(state)
-        made = signer.sign_digest(digest, _HASHES[options.hash_name])
+        made = signer.sign_digest(digest, HASHES[options.hash])
         try:
             verify(signer.public_key, options.hash_name, digest, made)
         except InvalidSignature:
@@ -157,7 +142,7 @@ class OpenPGPKey:
                 "have the server's administrator look at the machine, and restore the key from a"
                 " backup",
             ) from None
-        self.after_use(part.fingerprint.hex().upper())
+        self.after_use(signer.fingerprint.hex().upper())
         return parameters, parameters.packet(digest, made)
 
 

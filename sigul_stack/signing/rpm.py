@@ -52,8 +52,6 @@ from ..formats.rpm_head import (
 )
 from ..formats.rpm_lead import GET_AGAIN, unsupported
 from ..formats.rpm_tags import EntryType, MainTag, SignatureTag
-from ..keystore.gnupg import GnuPG
-from ..keystore.gnupg.public_key import public_key
 from ..logevents import tell
 from ..system.memory import mapped
 from ..system.programs import memory_file
@@ -115,8 +113,9 @@ class RPMSigner:
     `v3` asks for a signature over header and payload, too; with `head_only` only the heads of
     packages count, whatever follows them, and answers are signature headers. `permit` is called
     with the name in a package's own header before it is signed, and raises where it is not to be.
-    `turn` is held while a package is worked on whose head has more than `LARGE_HEAD` bytes. Safe to
-    use from several threads.
+    `turn` is held while a package is worked on whose head has more than `LARGE_HEAD` bytes.
+    `time_limit` in seconds is for the signatures of a package's files, and for each program that
+    looks at it. Safe to use from several threads.
     """
 
     key: OpenPGPKey
@@ -124,6 +123,7 @@ class RPMSigner:
     permit: Callable[[str | None], None] = lambda _name: None
     v3: bool = False
     head_only: bool = False
+    time_limit: float = 60.0
     turn: Callable[[], AbstractContextManager[None]] = nullcontext
     checks: PackageChecks = field(default_factory=PackageChecks)
 
@@ -202,7 +202,7 @@ class RPMSigner:
             )
         if not expected.authenticated:
             self._check_md5(package, head, expected)
-        if not digests_hold(package, size, head, self.key.home.time_limit):
+        if not digests_hold(package, size, head, self.time_limit):
             self._check_with_rpm(package, size)
 
     @staticmethod
@@ -213,7 +213,7 @@ class RPMSigner:
     def _check_with_rpm(self, package: BinaryIO, size: int) -> None:
         package.seek(0)
         with input_descriptor(package) as descriptor:
-            self.checks.check(descriptor, size, self.key.home.time_limit)
+            self.checks.check(descriptor, size, self.time_limit)
 
     # ---------------------------------------------------------------------------------- signing
 
@@ -228,7 +228,7 @@ class RPMSigner:
         added = (
             []
             if self.files is None or head.source
-            else _file_signatures(self.files, head.main, self.key.home.time_limit)
+            else _file_signatures(self.files, head.main, self.time_limit)
         )
         with (
             memory_file(head.main.raw) as descriptor,
@@ -385,7 +385,8 @@ def _require_verifiable(key: OpenPGPKey, signature: bytes) -> None:
         issuer = issuer_of(signature)
     except MalformedPacket:
         return  # rpm does not read it, which is said elsewhere
-    for part in _parts(key.home, key.fingerprint):
+    signer = key.open_signer()
+    for part in _parts(signer.certificate, signer.fingerprint.hex().upper()):
         if part.primary or (issuer and part.fingerprint.endswith(issuer)):
             remark = rpm_remark(part)
             if remark is not None and remark.nowhere:
@@ -394,10 +395,13 @@ def _require_verifiable(key: OpenPGPKey, signature: bytes) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _parts(home: GnuPG, fingerprint: str) -> tuple[KeyPacket, ...]:
-    """Primary key and subkeys of a key of `home`; asked for once, for a batch may be long."""
+def _parts(certificate: bytes, fingerprint: str) -> tuple[KeyPacket, ...]:
+    """Primary key and subkeys of a certificate, of which the part `fingerprint` signs.
+
+    What there is to tell of it is told once, for a batch may be long.
+    """
     try:
-        keys = read_keys(public_key(home, fingerprint))
+        keys = read_keys(certificate)
     except MalformedPacket as error:
         # It signs nonetheless, so that it is left to whoever verifies.
         tell(_log, SigningEvents.RPM_KEY_UNKNOWN, fingerprint=fingerprint, why=str(error))

@@ -1,18 +1,20 @@
 """Keys that sign digests: the interface between signature formats and where a key is.
 
-A format (`openpgp`, `rpm`, `ima`) makes a digest and puts the signature where it belongs; a backend
-in `signers` makes the signature and knows no format. Nobody above asks which one it is.
+A format (`openpgp`, `rpm`, `ima`, `pe`, `x509`) makes a digest and puts the signature where it
+belongs; a backend in `signers` makes the signature and knows no format. Nobody above asks which one
+it is.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cryptography.hazmat.primitives import hashes
 
 from ..formats.keygrip import SigningKey
 
 
+@runtime_checkable
 class Signer(Protocol):
     """A key that is open."""
 
@@ -28,4 +30,24 @@ class Signer(Protocol):
         bytes, over the digest as the message (as OpenPGP has it). Raises `KeystoreError`. Safe to
         call from threads.
         """
+        ...
+
+
+@runtime_checkable
+class OpenPGPSigner(Signer, Protocol):
+    """A key that is open and has an OpenPGP certificate, whose signatures name it."""
+
+    @property
+    def certificate(self) -> bytes:
+        """The certificate: public keys, user IDs and self-signatures, packets without armour."""
+        ...
+
+    @property
+    def algorithm(self) -> int:
+        """OpenPGP's number of the algorithm of the key or subkey that signs."""
+        ...
+
+    @property
+    def fingerprint(self) -> bytes:
+        """The fingerprint of the key or subkey that signs, of version 4: 20 bytes."""
         ...

@@ -18,12 +18,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 
 from ..errors import KeystoreError, RequestRefused, Status, printable, shortened
-from ..keystore.pem import PublicKey
 from .issuing_key import private_key
 from .signer import Signer
+
+#: The keys that get certificates.
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 DAYS_A_YEAR = 365
 #: The longest chain that is followed.

@@ -9,14 +9,18 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from sigul_stack.keystore.envelope import open_envelope
 from sigul_stack.keystore.gnupg import GnuPG, GnuPGHome, KeySettings
 from sigul_stack.keystore.gnupg.directory import forget_short_path, short_path
+from sigul_stack.keystore.gnupg.signature_options import read_options
 from sigul_stack.secret import Secret
+from sigul_stack.signing.openpgp import OpenPGPKey
+from sigul_stack.signing.signers.gnupg_agent import open_in_home
 from tests.held_data import held
 
 CURVES = KeySettings("ed25519", 0, "cv25519", 0)
@@ -35,6 +39,20 @@ def gnupg_home(path: Path, settings: KeySettings = CURVES) -> Iterator[GnuPGHome
     finally:
         home.stop_agent()
         forget_short_path(path)
+
+
+def openpgp_key(
+    home: GnuPG,
+    fingerprint: str,
+    passphrase: Secret,
+    after_use: Callable[[str], None] = lambda _signer: None,
+) -> OpenPGPKey:
+    """A key of a home, as a server makes one for a request."""
+    return OpenPGPKey(
+        partial(open_in_home, home, fingerprint, passphrase),
+        read_options(home.path),
+        after_use=after_use,
+    )
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import hashlib
 import io
 import re
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,13 +14,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 
 from sigul_stack.errors import WrongPassphrase
-from sigul_stack.formats.openpgp_certificate import verify
+from sigul_stack.formats.openpgp_public_keys import verify
 from sigul_stack.keystore.gnupg import GnuPGHome, UserId, program
 from sigul_stack.secret import Secret
-from sigul_stack.signing.openpgp import OpenPGPKey
-from sigul_stack.signing.signers.gnupg_agent import AgentSigner, signing_part
+from sigul_stack.signing.signers.gnupg_agent import AgentSigner, open_in_home
 
-from .gnupg_support import Outside, gnupg_home, outside_home
+from .gnupg_support import Outside, gnupg_home, openpgp_key, outside_home
 
 PASSPHRASE = Secret.random(64)
 WRONG = Secret.random(64)
@@ -59,12 +57,12 @@ def remembering(site: tuple[GnuPGHome, str, str]) -> Iterator[tuple[GnuPGHome, s
 
 def signer(home: GnuPGHome, key: str, passphrase: Secret = PASSPHRASE) -> AgentSigner:
     """The key, opened."""
-    return AgentSigner(home, signing_part(home, key, time.time()), passphrase)
+    return open_in_home(home, key, passphrase)
 
 
 def signs_unasked(home: GnuPGHome, key: str) -> bool:
     """Whether the agent signs for a connection that knows no passphrase; as any program might."""
-    grip = signing_part(home, key, time.time()).keygrip.hex().upper()
+    grip = signer(home, key).keygrip
     with socket.socket(socket.AF_UNIX) as agent:
         agent.settimeout(10)
         agent.connect(str(home.agent_socket()))
@@ -107,7 +105,7 @@ def test_an_agent_that_remembers_gives_nothing_to_whoever_has_another_passphrase
         with pytest.raises(WrongPassphrase):
             signer(home, key, WRONG).sign_digest(FIRST, SHA512)
         with pytest.raises(WrongPassphrase):
-            OpenPGPKey(home, key, WRONG).detached(hashlib.sha512(b"content"))
+            openpgp_key(home, key, WRONG).detached(hashlib.sha512(b"content"))
         # The right one still does, and the agent's memory is no obstacle.
         right = signer(home, key)
         verify(right.public_key, "sha512", FIRST, right.sign_digest(FIRST, SHA512))
@@ -119,7 +117,7 @@ def test_a_remembered_passphrase_is_not_taken_for_the_one_that_was_given(
     """Trying the passphrase must not ask the agent's memory; an empty one is none either."""
     home, one, _ = remembering
     signer(home, one).sign_digest(FIRST, SHA512)
-    grip = signing_part(home, one, time.time()).keygrip.hex().upper()
+    grip = signer(home, one).keygrip
     for wrong in (WRONG, Secret(""), Secret(PASSPHRASE.reveal()[:-1])):
         with home.agent() as agent, pytest.raises(WrongPassphrase):
             agent.sign(grip, wrong, FIRST, 10)
@@ -133,19 +131,19 @@ def test_each_signature_of_a_connection_is_over_its_own_digest(
 ) -> None:
     """The agent keeps the digest of before: a second PKSIGN alone would sign that once more."""
     home, one, two = request.getfixturevalue(where)
-    parts = {key: signing_part(home, key, time.time()) for key in (one, two)}
+    signers = {key: signer(home, key) for key in (one, two)}
     with home.agent() as agent:
         made = [
-            (key, digest, agent.sign(parts[key].keygrip.hex().upper(), PASSPHRASE, digest, 10))
+            (key, digest, agent.sign(signers[key].keygrip, PASSPHRASE, digest, 10))
             for key in (one, two, one)
             for digest in (FIRST, SECOND)
         ]
     for key, digest, answer in made:
-        plain = signer(home, key)._plain(numbers(answer))
-        verify(parts[key].public_key, "sha512", digest, plain)
+        plain = signers[key]._plain(numbers(answer))
+        verify(signers[key].public_key, "sha512", digest, plain)
         other = SECOND if digest == FIRST else FIRST
         with pytest.raises(InvalidSignature):
-            verify(parts[key].public_key, "sha512", other, plain)
+            verify(signers[key].public_key, "sha512", other, plain)
 
 
 def numbers(answer: bytes) -> dict[str, int]:
@@ -181,7 +179,7 @@ def test_options_of_the_site_are_in_its_signatures(
     )
     target = io.BytesIO()
     try:
-        OpenPGPKey(home, one, PASSPHRASE).detach_sign(io.BytesIO(b"content"), target, armor=True)
+        openpgp_key(home, one, PASSPHRASE).detach_sign(io.BytesIO(b"content"), target, armor=True)
     finally:
         (home.path / "gpg.conf").unlink()
     assert b"\nComment: From the release team\n" in target.getvalue()
@@ -207,7 +205,7 @@ def test_a_broken_digest_of_the_site_is_not_used(
     home, one, _ = site
     (home.path / "gpg.conf").write_text(f"digest-algo {weak}\n")
     try:
-        assert OpenPGPKey(home, one, PASSPHRASE).options.hash_name == "sha512"
+        assert openpgp_key(home, one, PASSPHRASE).options.hash_name == "sha512"
     finally:
         (home.path / "gpg.conf").unlink()
 

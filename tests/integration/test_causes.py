@@ -18,7 +18,7 @@ from sigul_stack.keystore.gnupg.outlook import outlook
 from sigul_stack.secret import Secret
 from sigul_stack.signing.openpgp import OpenPGPKey
 
-from .gnupg_support import Outside, gnupg_home, outside_home
+from .gnupg_support import Outside, gnupg_home, openpgp_key, outside_home
 
 PASSPHRASE = Secret("a passphrase of the tests' own keys")
 THEN, ENDED, FUTURE = "20240101T000000", "2024-06-01", "20400101T000000"
@@ -55,7 +55,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
 
 
 def opened(workshop: Workshop, key: str) -> OpenPGPKey:
-    return OpenPGPKey(workshop, key, PASSPHRASE)
+    return openpgp_key(workshop, key, PASSPHRASE)
 
 
 def cause(workshop: Workshop, key: str) -> str:
@@ -150,7 +150,7 @@ def test_the_primary_key_signs_where_its_signing_subkey_has_expired(workshop: Wo
     key = workshop.make("both", usage="sign", at=THEN)
     workshop.add(key, at=NEXT_DAY, until=ENDED)
     signers: list[str] = []
-    OpenPGPKey(workshop, key, PASSPHRASE, after_use=signers.append).detached_signature(
+    openpgp_key(workshop, key, PASSPHRASE, after_use=signers.append).detached_signature(
         io.BytesIO(b"x")
     )
     assert signers == [key]
@@ -169,7 +169,7 @@ def test_what_is_foreseen_of_a_good_key(workshop: Workshop) -> None:
     workshop.add(key, until="10d")
     (found,) = (found for found in workshop.list_keys() if found.fingerprint == key)
     signers: list[str] = []
-    OpenPGPKey(workshop, key, PASSPHRASE, after_use=signers.append).detached_signature(
+    openpgp_key(workshop, key, PASSPHRASE, after_use=signers.append).detached_signature(
         io.BytesIO(b"x")
     )
     seen = outlook(found, time.time(), 30)
@@ -199,7 +199,7 @@ def _sign_at_once(home: GnuPGHome, key: str, count: int) -> list[KeystoreError]:
 
     def sign(_number: int) -> KeystoreError | None:
         try:
-            OpenPGPKey(home, key, PASSPHRASE).detached_signature(io.BytesIO(b"x"))
+            openpgp_key(home, key, PASSPHRASE).detached_signature(io.BytesIO(b"x"))
         except KeystoreError as error:
             return error
         return None

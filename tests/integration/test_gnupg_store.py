@@ -36,7 +36,6 @@ from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId, directory
 from sigul_stack.keystore.gnupg.agent import AgentConnection, SecretKeyDamaged
 from sigul_stack.keystore.storage import locked_keys
 from sigul_stack.secret import Secret
-from sigul_stack.signing.openpgp import OpenPGPKey
 from sigul_stack.system import wall
 from sigul_stack.system.programs import MAX_OUTPUT, ToolTimeout
 from tests.held_data import held
@@ -50,6 +49,7 @@ from .gnupg_support import (
     gnupg_home,
     legacy_home,
     legacy_passphrase,
+    openpgp_key,
     outside_home,
 )
 
@@ -86,10 +86,10 @@ def assert_consistent(home: GnuPGHome) -> None:
 
 def assert_signs(home: GnuPGHome, fingerprint: str, passphrase: Secret = PASSPHRASE) -> None:
     signature = BytesIO()
-    OpenPGPKey(home, fingerprint, passphrase).detach_sign(BytesIO(b"data"), signature, armor=False)
+    openpgp_key(home, fingerprint, passphrase).detach_sign(BytesIO(b"data"), signature, armor=False)
     assert signature.getvalue()
     with pytest.raises(WrongPassphrase):
-        OpenPGPKey(home, fingerprint, Secret("wrong")).detach_sign(
+        openpgp_key(home, fingerprint, Secret("wrong")).detach_sign(
             BytesIO(b"data"), signature, armor=False
         )
 
@@ -608,7 +608,7 @@ def test_an_expired_key_says_so_and_can_be_revived(home: GnuPGHome, person: Outs
     fingerprint = person.list_keys()[0].fingerprint
     home.import_secret(person.export_secret(fingerprint), Secret(""), PASSPHRASE)
     with pytest.raises(KeystoreError, match="change-key-expiration"):
-        OpenPGPKey(home, fingerprint, PASSPHRASE).detach_sign(BytesIO(b"x"), BytesIO(), armor=True)
+        openpgp_key(home, fingerprint, PASSPHRASE).detach_sign(BytesIO(b"x"), BytesIO(), armor=True)
     home.change_expiration(fingerprint, PASSPHRASE, FAR)
     assert_signs(home, fingerprint)
 

@@ -27,10 +27,9 @@ from sigul_stack.formats.openpgp_keys import packets, read_keys
 from sigul_stack.formats.openpgp_packets import PacketType, encode_packet
 from sigul_stack.keystore.gnupg import GnuPGHome
 from sigul_stack.secret import Secret
-from sigul_stack.signing.openpgp import OpenPGPKey
 from sigul_stack.signing.rpm import ExpectedPackage, RPMSigner
 
-from .gnupg_support import Outside, gnupg_home, outside_home
+from .gnupg_support import Outside, gnupg_home, openpgp_key, outside_home
 from .rpm_support import Rpm, build, run
 
 PASSPHRASE = Secret("pw")
@@ -209,7 +208,7 @@ def test_a_key_of_another_algorithm_is_named(home: GnuPGHome, person: Outside) -
 
 def signs(home: GnuPGHome, fingerprint: str) -> bool:
     """Whether a key signs."""
-    key = OpenPGPKey(home, fingerprint, PASSPHRASE)
+    key = openpgp_key(home, fingerprint, PASSPHRASE)
     try:
         return bool(key.detached_signature(io.BytesIO(b"x")))
     except Exception:
@@ -315,7 +314,7 @@ def test_what_is_remarked_is_what_this_machines_rpm_does(
     assert any(kind.words in str(remark) for remark in remarks) if kind.words else not remarks
     home.import_secret(data, Secret(""), PASSPHRASE)
     output = io.BytesIO()
-    signer = RPMSigner(OpenPGPKey(home, fingerprint, PASSPHRASE))
+    signer = RPMSigner(openpgp_key(home, fingerprint, PASSPHRASE))
     if not kind.plain and not kind.sequoia:
         with pytest.raises(RequestRefused) as caught:
             signer.sign(io.BytesIO(package), ExpectedPackage(), output)

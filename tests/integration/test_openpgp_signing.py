@@ -22,7 +22,7 @@ from sigul_stack.formats.openpgp_packets import PacketType, encode_packet
 from sigul_stack.keystore.envelope import aes_cfb
 from sigul_stack.keystore.gnupg import GnuPGHome, KeySettings, UserId
 from sigul_stack.secret import Secret
-from sigul_stack.signing.decryption import REFUSAL_SECONDS, decrypt
+from sigul_stack.signing.decryption import REFUSAL_SECONDS, DecryptionKey, decrypt
 from sigul_stack.signing.objects import sign_commit, sign_manifest, sign_tag
 from sigul_stack.signing.openpgp import OpenPGPKey
 from sigul_stack.signing.signers.gnupg_agent import AgentSigner
@@ -35,6 +35,7 @@ from .gnupg_support import (
     gnupg_home,
     legacy_home,
     legacy_passphrase,
+    openpgp_key,
     outside_home,
 )
 
@@ -57,7 +58,12 @@ class Store:
     @property
     def opened(self) -> OpenPGPKey:
         """The first key."""
-        return OpenPGPKey(self.home, self.key, PASSPHRASE)
+        return openpgp_key(self.home, self.key, PASSPHRASE)
+
+    @property
+    def for_decryption(self) -> DecryptionKey:
+        """The first key, as it decrypts."""
+        return DecryptionKey(self.home, self.key, PASSPHRASE)
 
     def sign(self, how: Callable[..., None], data: bytes, **options: bool) -> bytes:
         """A signature, by the first key."""
@@ -72,7 +78,7 @@ class Store:
     def decrypt(self, message: bytes, **options: int) -> bytes:
         """What a message says to the first key."""
         target = io.BytesIO()
-        decrypt(self.opened, io.BytesIO(message), target, **options)
+        decrypt(self.for_decryption, io.BytesIO(message), target, **options)
         return target.getvalue()
 
 
@@ -147,11 +153,11 @@ def test_signed_messages(store: Store) -> None:
 def test_signing_with_what_cannot_sign(store: Store) -> None:
     target = io.BytesIO()
     with pytest.raises(WrongPassphrase):
-        OpenPGPKey(store.home, store.key, OTHER_PASSPHRASE).detach_sign(
+        openpgp_key(store.home, store.key, OTHER_PASSPHRASE).detach_sign(
             io.BytesIO(b"x"), target, armor=True
         )
     with pytest.raises(KeystoreError, match="the key is not in the key store"):
-        OpenPGPKey(store.home, "0" * 40, PASSPHRASE).detach_sign(
+        openpgp_key(store.home, "0" * 40, PASSPHRASE).detach_sign(
             io.BytesIO(b"x"), target, armor=True
         )
     assert target.getvalue() == b""
@@ -179,7 +185,7 @@ def test_a_failure_leaves_a_file_as_it_was(store: Store, tmp_path: Path) -> None
         with pytest.raises(RequestRefused):
             store.opened.clear_sign(io.BytesIO(b"a" * 99_999), target)
         with pytest.raises(RequestRefused):
-            decrypt(store.opened, io.BytesIO(b"x"), target)
+            decrypt(store.for_decryption, io.BytesIO(b"x"), target)
         target.write(b" and more")
     assert (tmp_path / "out").read_bytes() == b"kept and more"
 
@@ -289,7 +295,7 @@ def test_an_agent_that_takes_too_long_is_given_up(store: Store) -> None:
     with pytest.raises(KeystoreError) as caught:
         # The clock may be looked at after the answer has come.
         for _ in range(20):
-            OpenPGPKey(hurried, store.key, PASSPHRASE).detach_sign(io.BytesIO(b"x"), target)
+            openpgp_key(hurried, store.key, PASSPHRASE).detach_sign(io.BytesIO(b"x"), target)
     assert "signing-timeout" in str(caught.value)
 
 
@@ -449,7 +455,7 @@ def test_whatever_cannot_be_decrypted_gives_the_same_answer(store: Store, tmp_pa
         with (tmp_path / "out").open("w+b") as target:
             answer: tuple[object, ...] = ("decrypted",)
             try:
-                decrypt(store.opened, io.BytesIO(message), target, refusal_seconds=0)
+                decrypt(store.for_decryption, io.BytesIO(message), target, refusal_seconds=0)
             except RequestRefused as error:
                 answer = (error.status, error.message)
             answers[name] = (*answer, target.read())
@@ -473,7 +479,7 @@ def test_whatever_cannot_be_decrypted_takes_the_same_time(store: Store) -> None:
         for name, message in messages.items():
             began = time.monotonic()
             with pytest.raises(RequestRefused):
-                decrypt(store.opened, io.BytesIO(message), io.BytesIO())
+                decrypt(store.for_decryption, io.BytesIO(message), io.BytesIO())
             taken[name].append(time.monotonic() - began)
     medians = {name: statistics.median(times) for name, times in taken.items()}
     # Unpadded, the first two take half the time of the others.
@@ -487,7 +493,7 @@ def test_no_clear_text_is_released_before_all_of_it_is_proven(store: Store, tmp_
     with (tmp_path / "out").open("w+b") as target:
         target.write(b"before")
         with pytest.raises(RequestRefused):
-            decrypt(store.opened, io.BytesIO(broken), target)
+            decrypt(store.for_decryption, io.BytesIO(broken), target)
         target.seek(0)
         assert target.read() == b"before"
     with pytest.raises(RequestRefused):
@@ -506,9 +512,9 @@ def test_the_size_of_clear_text_is_limited(store: Store) -> None:
 def test_a_wrong_passphrase_is_no_fault_of_the_message(store: Store) -> None:
     message, target = store.encrypt(b"secret"), io.BytesIO()
     with pytest.raises(WrongPassphrase):
-        decrypt(OpenPGPKey(store.home, store.key, OTHER_PASSPHRASE), io.BytesIO(message), target)
+        decrypt(DecryptionKey(store.home, store.key, OTHER_PASSPHRASE), io.BytesIO(message), target)
     with pytest.raises(KeystoreError):
-        decrypt(OpenPGPKey(store.home, "0" * 40, PASSPHRASE), io.BytesIO(message), target)
+        decrypt(DecryptionKey(store.home, "0" * 40, PASSPHRASE), io.BytesIO(message), target)
     assert target.getvalue() == b""
 
 
@@ -521,7 +527,7 @@ def test_an_agent_that_remembers_passphrases_opens_no_other_key(tmp_path: Path) 
         person.gpg("--import", data=home.public(store.other))
         message = store.encrypt(b"secret", to=store.other)
         target = io.BytesIO()
-        decrypt(OpenPGPKey(home, store.other, OTHER_PASSPHRASE), io.BytesIO(message), target)
+        decrypt(DecryptionKey(home, store.other, OTHER_PASSPHRASE), io.BytesIO(message), target)
         assert target.getvalue() == b"secret"
         # The agent has the other key's passphrase now: gpg by itself could use it.
         with memory_file(message) as stdin:
@@ -548,8 +554,8 @@ def test_the_key_of_an_existing_site_signs_and_decrypts(tmp_path: Path) -> None:
     with legacy_home(tmp_path / "gnupg") as home, outside_home(tmp_path / "person") as person:
         person.gpg("--import", data=home.public(LEGACY_KEY))
         signed, clear = io.BytesIO(), io.BytesIO()
-        OpenPGPKey(home, LEGACY_KEY, passphrase).clear_sign(io.BytesIO(b"text\n"), signed)
+        openpgp_key(home, LEGACY_KEY, passphrase).clear_sign(io.BytesIO(b"text\n"), signed)
         assert_good(person, "--decrypt", data=signed.getvalue(), key=LEGACY_KEY)
         message = person.gpg("--encrypt", "--recipient", LEGACY_KEY, data=b"secret")
-        decrypt(OpenPGPKey(home, LEGACY_KEY, passphrase), io.BytesIO(message), clear)
+        decrypt(DecryptionKey(home, LEGACY_KEY, passphrase), io.BytesIO(message), clear)
         assert clear.getvalue() == b"secret"

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from sigul_stack.client.rpm_packages import read_package_head
 from sigul_stack.errors import RequestRefused, Status
+from sigul_stack.formats.openpgp_text import armored
 from sigul_stack.formats.rpm_head import (
     CorruptRPM,
     EntryType,
@@ -32,11 +33,10 @@ from sigul_stack.keystore.gnupg import UserId
 from sigul_stack.protocol.codec import run_parser
 from sigul_stack.secret import Secret
 from sigul_stack.signing.ima import FileSigner
-from sigul_stack.signing.openpgp import OpenPGPKey
 from sigul_stack.signing.rpm import ExpectedPackage, RPMSigner
 from sigul_stack.signing.signers.pem import PemSigner
 
-from .gnupg_support import gnupg_home
+from .gnupg_support import gnupg_home, openpgp_key
 from .rpm_support import Rpm, build, run
 
 PASSPHRASE = Secret("pw")
@@ -48,15 +48,14 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RPMSigner]:
     """A signer with an Ed25519 key."""
     with gnupg_home(tmp_path_factory.mktemp("gnupg") / "home") as home:
         fingerprint = home.generate(PASSPHRASE, UserId("rpm"), None)
-        yield RPMSigner(OpenPGPKey(home, fingerprint, PASSPHRASE))
+        yield RPMSigner(openpgp_key(home, fingerprint, PASSPHRASE))
 
 
 @pytest.fixture(scope="module")
 def rpm(signer: RPMSigner, tmp_path_factory: pytest.TempPathFactory) -> Rpm:
     """An rpm database with the signer's key."""
-    return Rpm(
-        tmp_path_factory.mktemp("rpmdb"), signer.key.home.export(signer.key.fingerprint, armor=True)
-    )
+    certificate = signer.key.open_signer().certificate
+    return Rpm(tmp_path_factory.mktemp("rpmdb"), armored("PUBLIC KEY BLOCK", certificate))
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "secret": frozenset(),
     "records": frozenset(),
     "checks": frozenset(),
+    "password_strength": frozenset(),
     "logcontext": frozenset(),
     "logevents": frozenset(),
     "system": frozenset(),
@@ -52,8 +53,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         }
     ),
     "database": frozenset({"system"}),
-    "pki": frozenset({"checks", "config", "system", "tools"}),
-    "keystore": frozenset({"database", "formats", "system", "tools"}),
+    "pki": frozenset({"checks", "config", "password_strength", "system", "tools"}),
+    "keystore": frozenset({"database", "formats", "password_strength", "system", "tools"}),
     "signing": frozenset({"database", "keystore", "formats", "system", "tools"}),
     "bridge": frozenset(
         {
@@ -96,6 +97,10 @@ MAY_IMPORT_LAZILY = {
     "health": frozenset({"database", "keystore", "server.services"}),
 }
 
+#: Signature formats are given a `signing.signer.Signer`. Where a key is, only these know.
+KNOW_KEYS = ("signing.signers", "signing.signers.*", "signing.decryption", "signing.osslsigncode")
+NOT_IN_FORMATS = ("keystore", "database", "signing.signers")
+
 #: Packages that are not of the standard library, and the modules that may import them.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "nss": ("transport.nss", "transport.nss_*"),
@@ -114,6 +119,8 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
         "formats.signed_note",
         "formats.keygrip",
         "formats.openpgp_certificate",
+        "formats.openpgp_hashes",
+        "formats.openpgp_public_keys",
         "formats.openpgp_signatures",
     ),
     "PyKCS11": ("keystore.token_probe",),
@@ -216,6 +223,13 @@ def wrong_inside(module: Module) -> list[str]:
         # `from sigul_stack import __version__`: a name of the package, not a module.
         if f"{PACKAGE}.{top}" not in FULL_NAMES:
             top = ""
+        if (
+            module.top == "signing"
+            and not _is_one_of(module.name, KNOW_KEYS)
+            and _is_inside(name, NOT_IN_FORMATS)
+        ):
+            wrong.append(f"line {imported.line} imports {imported.module}, where keys are")
+            continue
         may = allowed | MAY_IMPORT_LAZILY.get(module.top, frozenset()) if imported.lazy else allowed
         if top not in may and "*" not in may and not _is_inside(name, may):
             wrong.append(f"line {imported.line} imports {imported.module}")
@@ -426,6 +440,10 @@ def test_every_program_has_its_entry_point() -> None:
         (wrong_inside, "client.core", "from ..keystore.bindings import methods"),
         (wrong_inside, "client.core", "def f():\n    from ..keystore import envelope"),
         (wrong_inside, "transport.stream", "from ..protocol.messages import ReplyKeys"),
+        (wrong_inside, "signing.openpgp", "from ..keystore.gnupg import GnuPG"),
+        (wrong_inside, "signing.rpm", "def f():\n    from .signers import open_signer"),
+        (wrong_inside, "signing.x509", "from .signers.pem import PemSigner"),
+        (wrong_inside, "signing.ima", "from ..database import Key"),
         (wrong_outside, "transport.nested", "import nss.ssl"),
         (wrong_outside, "bridge.pairing", "from nss import io"),
         (wrong_outside, "server.worker", "from sqlalchemy import select"),
@@ -461,7 +479,8 @@ def test_a_breach_of_the_rules_is_seen(check: Check, name: str, source: str) -> 
         (wrong_inside, "transport.nested", "from ..protocol.codec import Parser"),
         (wrong_inside, "keystore.envelope", "from ..formats import openpgp_packets"),
         (wrong_inside, "cli.sigul_server", "from ..server import supervisor"),
-        (wrong_inside, "signing.openpgp", "from ..keystore import envelope"),
+        (wrong_inside, "signing.signers.gnupg_agent", "from ...keystore.gnupg import GnuPG"),
+        (wrong_inside, "signing.openpgp", "from ..formats import openpgp_packets"),
         (wrong_outside, "transport.nss", "import nss.nss"),
         (wrong_outside, "client.core", "from ..transport import nss"),
         (wrong_programs, "system.programs", "import subprocess"),

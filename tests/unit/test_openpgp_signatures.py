@@ -18,10 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sigul_stack.formats.openpgp_certificate import read_certificate, verify
+from sigul_stack.formats.openpgp_certificate import read_certificate
+from sigul_stack.formats.openpgp_hashes import HASHES, NUMBERS
 from sigul_stack.formats.openpgp_packets import PacketType, encode_packet, split_packet
+from sigul_stack.formats.openpgp_public_keys import verify
 from sigul_stack.formats.openpgp_signatures import (
-    HASHES,
     Notation,
     Remarks,
     SignatureKind,
@@ -47,12 +48,6 @@ KINDS: dict[str, Callable[[], Private]] = {
 }
 #: Curves that Sequoia, as pysequoia has it, does not compute with.
 NOT_SEQUOIAS = frozenset({"secp256k1", "brainpoolP256r1", "brainpoolP384r1", "brainpoolP512r1"})
-NUMBERS = {name: number for number, name in HASHES.items()}
-ALGORITHMS: dict[str, hashes.HashAlgorithm] = {
-    "sha256": hashes.SHA256(),
-    "sha384": hashes.SHA384(),
-    "sha512": hashes.SHA512(),
-}
 BINARY, TEXT = SignatureKind.BINARY, SignatureKind.TEXT
 PLAN = Plan(30, ((Said(30, POSITIVE, flags=3),),))
 NOTED = (Notation("a@example.org", "text"), Notation("b@example.org", "x" * 300))
@@ -75,9 +70,9 @@ def parameters(
 
 def signed(key: Key, said: SignatureParameters, content: bytes) -> tuple[bytes, bytes]:
     """The digest of `content` and the key's signature of it."""
-    name = HASHES[said.hash]
-    made = said.digest(hashlib.new(name, content))
-    return made, key.sign(made, ALGORITHMS[name])
+    algorithm = HASHES[said.hash]
+    made = said.digest(hashlib.new(algorithm.name, content))
+    return made, key.sign(made, algorithm)
 
 
 def body(key: Key, said: SignatureParameters, content: bytes) -> bytes:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from sigul_stack.pki.password_strength import why_weak
+from sigul_stack.password_strength import why_weak
 from sigul_stack.secret import Secret
 
 #: What chance brings is the same in each run.

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sigul_stack.formats.openpgp_signatures import Notation
+from sigul_stack.formats.openpgp_signatures import Notation, SignatureOptions
 from sigul_stack.keystore.gnupg.signature_options import (
-    SignatureOptions,
     parse_options,
     read_options,
 )

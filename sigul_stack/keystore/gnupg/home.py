@@ -28,6 +28,7 @@ from .directory import prepare_directory
 from .locks import locked_home, remove_stale_locks
 from .output import CORRUPTED_PROTECTION_TEXT, ListedKey
 from .program import GnuPG
+from .protection import hasten, opening_seconds
 from .refused_files import invalid, no_secret, reason, refuse_before
 from .scratch import (
     move_in,
@@ -282,6 +283,22 @@ class GnuPGHome(GnuPG):
             if short:
                 found[key.fingerprint] = min(short)
         return found
+
+    def opening_seconds(self) -> dict[str, float]:
+        """About how long each key takes to open that takes long, by fingerprint.
+
+        Raises `KeystoreError`.
+        """
+        with storage_errors(self.path):
+            return opening_seconds(self, self.list_keys())
+
+    def hasten(self, fingerprint: str, passphrase: Secret) -> bool:
+        """Have a key that is slow to open be quick, under the same passphrase; whether it was slow.
+
+        Raises `KeystoreError`: it is as it was then.
+        """
+        with storage_errors(self.path):
+            return hasten(self, self._existing(fingerprint, 0), passphrase)
 
     def require_whole(self, fingerprint: str) -> None:
         """Raise `KeystoreError` unless the secret parts of the key are what such files hold."""

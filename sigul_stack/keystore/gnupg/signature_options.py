@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from ... import __version__
-from ...formats.openpgp_signatures import HASHES, NO_REMARKS, Notation, Remarks
+from ...formats.openpgp_hashes import HASHES
+from ...formats.openpgp_signatures import Notation, SignatureOptions
 
 CONFIGURATION_NAME: Final = "gpg.conf"
 #: More than any configuration, in bytes.
 _MAX_BYTES: Final = 1 << 20
-
-#: SHA-512: the digest where a site says nothing.
-USUAL_HASH: Final = 10
 
 #: Options that would change signatures and are not followed, with what happens instead.
 _NOT_FOLLOWED: Final[Mapping[str, str]] = {
@@ -41,25 +39,6 @@ _NOT_FOLLOWED: Final[Mapping[str, str]] = {
 }
 #: Seconds of a unit of time; without one it is days.
 _SECONDS: Final = {"": 86400, "d": 86400, "w": 7 * 86400, "m": 30 * 86400, "y": 365 * 86400}
-
-
-@dataclass(frozen=True, slots=True)
-class SignatureOptions:
-    """The options: OpenPGP's number of the hash, what signatures say, and headers of armour.
-
-    `unfollowed` says of each option that changes no signature here, though it would with gpg, why.
-    """
-
-    hash: int = USUAL_HASH
-    remarks: Remarks = NO_REMARKS
-    headers: tuple[tuple[str, str], ...] = ()
-    escape_from: bool = True
-    unfollowed: tuple[str, ...] = ()
-
-    @property
-    def hash_name(self) -> str:
-        """The name of the hash, as `hashlib` has it."""
-        return HASHES[self.hash]
 
 
 def read_options(home: Path) -> SignatureOptions:
@@ -96,8 +75,8 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
 
 def _digest(options: SignatureOptions, value: str) -> SignatureOptions:
     wanted = value.lower().replace("-", "")
-    for number, name in HASHES.items():
-        if wanted in (name, f"h{number}"):
+    for number, known in HASHES.items():
+        if wanted in (known.name, f"h{number}"):
             return replace(options, hash=number)
     raise ValueError("signatures are made with SHA-2 alone; it is SHA-512")
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from ...config.server import ServerSettings
-from ...keystore.gnupg.signature_options import SignatureOptions, read_options
+from ...errors import KeystoreError
+from ...formats.openpgp_signatures import SignatureOptions
 from ..payload import Intake
 from ..request import Answer
-from ..services import RequestContext
+from ..services import RequestContext, signature_options
 from . import (
     access_handlers,
     administration_handlers,
@@ -49,7 +49,8 @@ def intake(settings: ServerSettings) -> Intake:
 
     A configuration of GnuPG that cannot be read is for the handler that signs to tell.
     """
-    wanted = SignatureOptions()
-    with contextlib.suppress(OSError):
-        wanted = read_options(settings.gnupg_home)
+    try:
+        wanted = signature_options(settings)
+    except KeystoreError:
+        wanted = SignatureOptions()
     return Intake(NEEDS_BYTES, (wanted.hash_name,))

@@ -9,6 +9,7 @@ from ...keystore.bindings import CannotBind, Layer, load_layers
 from ...logevents import tell
 from ..limits import asked_for, require_within
 from ..log_events import ServerLog
+from ..phases import Phase
 from ..request import Answer
 from ..services import RequestContext
 from .administration_handlers import names_answer
@@ -63,6 +64,9 @@ def _change_passphrase(context: RequestContext) -> None:
     sealed = context.sealed(passphrase, "new-passphrase", _requested_layers(context))
     with context.write() as writer:
         writer.modify_access(context.granted.user.name, key.name, encrypted_passphrase=sealed)
+    # The key's own passphrase is at hand here, and a change of the store is no surprise.
+    with context.phases.measured(Phase.STORE):
+        context.services.keystore.hasten(key, passphrase)
 
 
 HANDLERS = {

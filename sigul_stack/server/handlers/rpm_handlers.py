@@ -14,7 +14,7 @@ from ...protocol.codec import Fields
 from ...protocol.messages import ChainKeys
 from ...signing.ima import FileSigner
 from ...signing.rpm import ExpectedPackage, RPMSigner, SignedPackage
-from ...signing.signers.pem import PemSigner
+from ...signing.signers import open_signer
 from ..batch import Batch, Ledger, RefusedSubrequest, Subrequest
 from ..decisions import Decision, Made
 from ..limits import require_rpm_allowed
@@ -43,6 +43,7 @@ def _signer(context: RequestContext) -> RPMSigner:
         permit=permit,
         v3=bool(context.request.flag("v3-signature")),
         head_only=bool(context.request.flag("head-signing")),
+        time_limit=context.services.settings.signing_timeout,
         turn=partial(_turn, context),
     )
 
@@ -66,9 +67,8 @@ def _file_signer(context: RequestContext, granted: KeyGranted) -> FileSigner:
             f"files are signed with an ECC or RSA key, not a"
             f" {shortened(shown(granted.key.keytype), 60)} one",
         )
-    store = context.services.keystore.pem
     with context.phases.measured(Phase.UNLOCK):
-        return FileSigner(PemSigner(store.load(granted.key.fingerprint, granted.passphrase)))
+        return FileSigner(open_signer(context.services.keystore, granted.key, granted.passphrase))
 
 
 def _expected(context: RequestContext, fields: Fields, *, authenticated: bool) -> ExpectedPackage:

@@ -10,21 +10,18 @@ from typing import BinaryIO
 from ...errors import RequestRefused, Status
 from ...formats import commitmeta
 from ...signing import objects
-from ...signing.decryption import decrypt
-from ...signing.openpgp import OpenPGPKey
+from ...signing.decryption import DecryptionKey, decrypt
 from ..phases import Phase
 from ..request import Answer
 from ..services import RequestContext
 
 
-def _with_output(
-    context: RequestContext, make: Callable[[OpenPGPKey, BinaryIO, BinaryIO], None]
-) -> Answer:
-    """An answer with what `make` writes, given the key, the payload and a file for the output."""
-    key, output = context.openpgp_key(), context.services.scratch()
+def _with_output(context: RequestContext, make: Callable[[BinaryIO, BinaryIO], None]) -> Answer:
+    """An answer with what `make` writes, given the payload and a file for the output."""
+    output = context.services.scratch()
     try:
         with context.phases.measured(Phase.SIGN):
-            make(key, context.request.payload.file, output)
+            make(context.request.payload.file, output)
     except BaseException:
         output.close()
         raise
@@ -32,7 +29,7 @@ def _with_output(
 
 
 def _sign_text(context: RequestContext) -> Answer:
-    return _with_output(context, OpenPGPKey.clear_sign)
+    return _with_output(context, context.openpgp_key().clear_sign)
 
 
 def _sign_data(context: RequestContext) -> Answer:
@@ -55,11 +52,14 @@ def _sign_data(context: RequestContext) -> Answer:
 
 
 def _decrypt(context: RequestContext) -> Answer:
-    return _with_output(context, decrypt)
+    key, passphrase = context.opened_key()
+    home = context.services.keystore.gnupg
+    opened = DecryptionKey(home, key.fingerprint, passphrase, context.require_still)
+    return _with_output(context, partial(decrypt, opened))
 
 
 def _sign_git_tag(context: RequestContext) -> Answer:
-    return _with_output(context, objects.sign_tag)
+    return _with_output(context, partial(objects.sign_tag, context.openpgp_key()))
 
 
 def _sign_container(context: RequestContext) -> Answer:
@@ -67,6 +67,7 @@ def _sign_container(context: RequestContext) -> Answer:
         context,
         partial(
             objects.sign_manifest,
+            context.openpgp_key(),
             reference=context.request.text("docker-reference"),
             timestamp=int(time.time()),
         ),

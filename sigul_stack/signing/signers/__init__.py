@@ -1,6 +1,7 @@
 """Backends: one module for each place where keys are, one row for each kind of key.
 
-A new one is a class with the methods of `signer.Signer`, a function that opens it, and a row here.
+A new one is a class with the methods of `signer.Signer`, and those of `signer.OpenPGPSigner` where
+its keys have OpenPGP certificates; a function that opens a key; and a row here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from ...database import Key, KeyType
 from ...errors import RequestRefused, Status
 from ...keystore.store import KeyStore
 from ...secret import Secret
-from ..signer import Signer
+from ..signer import OpenPGPSigner, Signer
 from .gnupg_agent import open_gnupg
 from .pem import open_pem
 
@@ -33,9 +34,21 @@ BACKENDS: Final[Mapping[str, Opener]] = MappingProxyType(
 def open_signer(store: KeyStore, key: Key, passphrase: Secret) -> Signer:
     """The key, opened by its own passphrase.
 
-    Raises `RequestRefused` (unsupported keytype) for a kind of which no signer is here.
+    Raises `RequestRefused` (unsupported keytype) for a kind of which no signer is here,
+    `KeystoreError`, `WrongPassphrase`.
     """
     opener = BACKENDS.get(key.keytype)
     if opener is None:
         raise RequestRefused(Status.UNSUPPORTED_KEYTYPE)
     return opener(store, key.fingerprint, passphrase)
+
+
+def open_openpgp_signer(store: KeyStore, key: Key, passphrase: Secret) -> OpenPGPSigner:
+    """The part of a key that makes its OpenPGP signatures now, as `open_signer`.
+
+    Raises `RequestRefused` (unsupported keytype) for a key that has no OpenPGP certificate, too.
+    """
+    signer = open_signer(store, key, passphrase)
+    if not isinstance(signer, OpenPGPSigner):
+        raise RequestRefused(Status.UNSUPPORTED_KEYTYPE)
+    return signer

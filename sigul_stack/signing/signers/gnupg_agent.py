@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from ...errors import KeystoreError
 from ...formats.keygrip import SigningKey
 from ...formats.openpgp_certificate import CannotSign, Certificate, Part, read_certificate
+from ...formats.openpgp_hashes import NUMBERS
 from ...formats.openpgp_packets import MalformedPacket
-from ...formats.openpgp_signatures import HASHES
 from ...formats.s_expression import MalformedExpression, numbers_in
 from ...keystore.gnupg import GnuPG
 from ...keystore.gnupg.agent import AgentFailure, SecretKeyDamaged
@@ -27,27 +27,30 @@ from ...keystore.gnupg.public_key import NoPublicKey, has_secret, public_key
 from ...keystore.store import KeyStore
 from ...secret import Secret
 
-#: OpenPGP's numbers of hashes, which the agent has, too.
-_NUMBERS = {name: number for number, name in HASHES.items()}
-
 
 class AgentSigner:
-    """Signs with the secret of `part`, a key or subkey, which `passphrase` opens."""
+    """Signs with the secret of `part`, a key or subkey of `certificate`.
 
-    def __init__(self, home: GnuPG, part: Part, passphrase: Secret) -> None:
+    `passphrase` opens it. Its keygrip is what the agent knows it by.
+    """
+
+    def __init__(self, home: GnuPG, certificate: bytes, part: Part, passphrase: Secret) -> None:
         assert part.public_key is not None  # noqa: S101 - else it does not sign
         self._home = home
-        self._part = part
         self._passphrase = passphrase
+        self.certificate = certificate
         self.public_key: SigningKey = part.public_key
+        self.algorithm = part.algorithm
+        self.fingerprint = part.fingerprint
+        self.keygrip = part.keygrip.hex().upper()
 
     def sign_digest(self, digest: bytes, algorithm: hashes.HashAlgorithm) -> bytes:
         """See `Signer.sign_digest`. Raises `WrongPassphrase` besides."""
-        grip = self._part.keygrip.hex().upper()
-        number = _NUMBERS[algorithm.name]
+        # The agent has OpenPGP's numbers of hashes.
+        number = NUMBERS[algorithm.name]
         try:
             with self._home.agent() as agent:
-                answer = agent.sign(grip, self._passphrase, digest, number)
+                answer = agent.sign(self.keygrip, self._passphrase, digest, number)
             return self._plain(numbers_in(answer))
         except SecretKeyDamaged:
             raise agent_failure(AgentFailure(CORRUPTED_PROTECTION_TEXT), "signing") from None
@@ -80,15 +83,19 @@ def _certificate(packets: bytes) -> Certificate:
     return read_certificate(packets)
 
 
-def signing_part(home: GnuPG, fingerprint: str, now: float) -> Part:
-    """The part of the key `fingerprint` that signs at `now` (seconds since 1970).
+def open_in_home(home: GnuPG, fingerprint: str, passphrase: Secret) -> AgentSigner:
+    """The part of the key `fingerprint` of a GnuPG home that signs now.
 
     Raises `KeystoreError`, with the reason where none does.
     """
     try:
-        certificate = _certificate(public_key(home, fingerprint))
+        packets = public_key(home, fingerprint)
+        certificate = _certificate(packets)
         with _JUDGING:
-            return certificate.signing_part(now, lambda part: has_secret(home, part.keygrip))
+            part = certificate.signing_part(
+                time.time(), lambda part: has_secret(home, part.keygrip)
+            )
+        return AgentSigner(home, packets, part, passphrase)
     except (CannotSign, MalformedPacket, NoPublicKey):
         raise cannot_use(home, fingerprint, "signing") from None
     except OSError as error:
@@ -99,6 +106,5 @@ def signing_part(home: GnuPG, fingerprint: str, now: float) -> Part:
 
 
 def open_gnupg(store: KeyStore, fingerprint: str, passphrase: Secret) -> AgentSigner:
-    """The part of a key of the GnuPG home that signs now. Raises `KeystoreError`."""
-    part = signing_part(store.gnupg, fingerprint, time.time())
-    return AgentSigner(store.gnupg, part, passphrase)
+    """A key of the store's GnuPG home, as `open_in_home`."""
+    return open_in_home(store.gnupg, fingerprint, passphrase)

@@ -1,4 +1,4 @@
-"""Is a password random enough that NSS need not make guesses at it slow? The one rule for that.
+"""Is a password random enough that guesses at it need not be slow? The one rule for that.
 
 The rule, which is about how a password looks, for nobody can see where it comes from:
 
@@ -21,7 +21,7 @@ import re
 from itertools import pairwise
 from typing import Final
 
-from ..secret import Secret
+from .secret import Secret
 
 #: The fewest characters; of hexadecimal digits, 128 bits.
 LEAST_CHARACTERS: Final = 32

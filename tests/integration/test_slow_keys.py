@@ -1,0 +1,169 @@
+"""Keys that take long to open at each signature, as other programs make them, become quick ones."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sigul_stack.errors import KeystoreError, WrongPassphrase
+from sigul_stack.keystore.gnupg import GnuPGHome
+from sigul_stack.keystore.gnupg.protection import BYTES_PER_SECOND, SLOW_BYTES, hashed_bytes
+from sigul_stack.keystore.gnupg.scratch import remove_leftovers
+from sigul_stack.secret import Secret
+from tests.site import module
+
+from .commands_support import done
+from .gnupg_support import (
+    LEGACY_KEY,
+    Outside,
+    gnupg_home,
+    legacy_home,
+    legacy_passphrase,
+    openpgp_key,
+)
+from .test_legacy_site import ALL_USERS, legacy_site
+
+PASSPHRASE = Secret.random(64)
+#: What an agent of today takes on a machine of today, about: a tenth of a second.
+SLOW_COUNT = 60_000_000
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[tuple[GnuPGHome, str]]:
+    """A home with a key, and its subkey, made by a gpg that was told of no count of ours."""
+    with gnupg_home(tmp_path / "gnupg") as home:
+        yield home, made_slow(home, PASSPHRASE)
+
+
+def made_slow(home: GnuPGHome, passphrase: Secret) -> str:
+    """A new key in a home, whose agent takes long to open it; its fingerprint."""
+    configuration = home.path / "gpg-agent.conf"
+    ours = configuration.read_text()
+    configuration.write_text(f"{ours}s2k-count {SLOW_COUNT}\n")
+    home.stop_agent()
+    try:
+        return Outside(home.path).make_key("slow", passphrase.reveal().decode())
+    finally:
+        configuration.write_text(ours)
+        home.stop_agent()
+
+
+def counts(home: GnuPGHome) -> list[int]:
+    return [hashed_bytes(path.read_bytes()) for path in home.path.glob("private-keys-v1.d/*.key")]
+
+
+def signs(home: GnuPGHome, key: str) -> None:
+    """It signs by its passphrase, and by no other one; its subkey is as good."""
+    assert openpgp_key(home, key, PASSPHRASE).detached_signature(io.BytesIO(b"x"))
+    with pytest.raises(WrongPassphrase):
+        openpgp_key(home, key, Secret.random(64)).detached_signature(io.BytesIO(b"x"))
+    (found,) = home.listed([key])
+    for part in found.parts:
+        with home.agent() as agent:
+            agent.verify(part.keygrip, PASSPHRASE)
+
+
+def test_a_slow_key_becomes_a_quick_one(slow: tuple[GnuPGHome, str]) -> None:
+    home, key = slow
+    assert len(counts(home)) == 2
+    assert min(counts(home)) >= SLOW_BYTES
+    seconds = home.opening_seconds()
+    assert seconds == {key: max(counts(home)) / BYTES_PER_SECOND}
+    assert home.hasten(key, PASSPHRASE)
+    assert 0 < max(counts(home)) < SLOW_BYTES
+    assert home.opening_seconds() == {}
+    signs(home, key)
+    # There is nothing left to do, and nothing left behind.
+    assert not home.hasten(key, PASSPHRASE)
+    assert not list(home.path.glob(".new-*"))
+    assert all(
+        path.stat().st_mode & 0o777 == 0o600 for path in home.path.glob("private-keys-v1.d/*.key")
+    )
+
+
+class Killed(BaseException):
+    """Ends a change where a kill might."""
+
+
+@pytest.mark.parametrize("replaced", [0, 1])
+def test_cut_off_in_between_each_part_is_whole(
+    slow: tuple[GnuPGHome, str], monkeypatch: pytest.MonkeyPatch, replaced: int
+) -> None:
+    home, key = slow
+    replace, calls = Path.replace, []
+
+    def cut_off(source: Path, target: Path) -> Path:
+        if target.suffix == ".key":
+            calls.append(target)
+            if len(calls) > replaced:
+                raise Killed
+        return replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", cut_off)
+        with pytest.raises(Killed):
+            home.hasten(key, PASSPHRASE)
+    assert sorted(count < SLOW_BYTES for count in counts(home)) == sorted([replaced > 0, False])
+    remove_leftovers(home)
+    signs(home, key)
+    assert home.hasten(key, PASSPHRASE)
+    signs(home, key)
+
+
+def test_a_passphrase_that_may_be_guessed_stays_slow(tmp_path: Path) -> None:
+    weak = Secret("correct horse battery staple")
+    with gnupg_home(tmp_path / "gnupg") as home:
+        key = made_slow(home, weak)
+        before = counts(home)
+        with pytest.raises(KeystoreError, match="stays slow to open"):
+            home.hasten(key, weak)
+        assert counts(home) == before
+
+
+def test_a_wrong_passphrase_changes_nothing(slow: tuple[GnuPGHome, str]) -> None:
+    home, key = slow
+    before = counts(home)
+    with pytest.raises(WrongPassphrase):
+        home.hasten(key, Secret.random(64))
+    assert counts(home) == before
+    signs(home, key)
+
+
+def test_the_key_of_an_existing_site(tmp_path: Path) -> None:
+    with legacy_home(tmp_path / "gnupg") as home:
+        (path,) = (
+            home.path / f"private-keys-v1.d/{part.keygrip}.key"
+            for part in home.listed([LEGACY_KEY])[0].parts[:1]
+        )
+        assert hashed_bytes(path.read_bytes()) >= SLOW_BYTES
+        assert LEGACY_KEY in home.opening_seconds()
+        assert home.hasten(LEGACY_KEY, legacy_passphrase())
+        assert home.opening_seconds() == {}
+
+
+def test_a_site_of_1_2_is_told_of_it_and_of_the_cure(tmp_path: Path) -> None:
+    site = legacy_site(tmp_path, ALL_USERS)
+
+    def health() -> str:
+        return site.run(
+            *module("stack"), "health", "server", "-c", str(site.path("server.conf")),
+            code=None, stdin=b"",
+        ).stdout.decode()  # fmt: skip
+
+    told = re.compile(
+        r"key release takes \d{3} ms to open at each signature .*change-passphrase release"
+    )
+    with site.running():
+        assert told.search(" ".join(health().split()))
+        done(site, "change-passphrase", "release", secrets=["release-pw", "new-pw"])
+        assert not told.search(" ".join(health().split()))
+        for user, passphrase in (("root", "new-pw"), ("alice", "alice-release-pw")):
+            done(
+                site, "sign-data", "-a", "release", "/etc/hostname", secrets=[passphrase],
+                options=["-u", user],
+            )  # fmt: skip
+        assert "is written anew under its passphrase" in site.processes[-1].text
