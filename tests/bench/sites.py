@@ -117,7 +117,10 @@ class BenchSite:
             "server": f"[server]\nbridge-hostname: {BRIDGE_NAME}\nbridge-port: {servers}\n{limits}"
             "max-memory-payload-size: 1048576\n"
             f"[database]\ndatabase-path: {self.directory}/server.sqlite\n"
+            # Of a length that every version makes: what is compared is the same work.
             f"[gnupg]\ngnupg-home: {self.directory}/gnupg\n"
+            "gnupg-key-type: RSA\ngnupg-key-length: 2048\n"
+            "gnupg-subkey-type: RSA\ngnupg-subkey-length: 2048\n"
             f"[keys]\nkeys-storage: {self.directory}/keys\n",
             "client": f"[client]\nbridge-hostname: {BRIDGE_NAME}\nbridge-port: {clients}\n"
             f"server-hostname: {SERVER_NAME}\nuser-name: admin\n",
@@ -204,5 +207,5 @@ class BenchSite:
                 time.sleep(0.2)
 
     def make_key(self) -> None:
-        """The key `bench`, of the kind that the server makes by default (RSA 2048)."""
+        """The key `bench`, RSA of 2048 bits, as is the subkey that signs."""
         self.run("sigul", "new-key", KEY, given=[self.admin_password, KEY_PASSPHRASE])
