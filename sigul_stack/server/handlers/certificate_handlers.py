@@ -116,14 +116,18 @@ def _signer_in_store(context: RequestContext, key: Key, passphrase: Secret) -> _
 
     def sign(chain: bytes) -> BinaryIO:
         signed = context.services.scratch()
-        pe.sign_image(
-            signer,
-            chain,
-            context.request.payload.file,
-            signed,
-            now=datetime.datetime.now(datetime.UTC),
-            before_use=context.require_still,
-        )
+        try:
+            pe.sign_image(
+                signer,
+                chain,
+                context.request.payload.file,
+                signed,
+                now=datetime.datetime.now(datetime.UTC),
+                before_use=context.require_still,
+            )
+        except BaseException:
+            signed.close()
+            raise
         return signed
 
     return _PESigner(sign, certificate)
