@@ -29,8 +29,8 @@ SLOW_BYTES: Final = 1 << 20
 BYTES_PER_SECOND: Final = 500 << 20
 
 #: The string-to-key in a file: hash, salt and how many bytes, in a canonical S-expression and in
-#: one that is written out, where the salt has any of four forms (libgcrypt's manual, "Data types for
-#: S-expressions").
+#: one that is written out, where the salt has any of four forms (libgcrypt's manual, "Data types
+#: for S-expressions").
 _CANONICAL: Final = re.compile(rb"\(\(4:sha18:.{8}\d+:(\d+)\)", re.DOTALL)
 _SALT: Final = rb"""(?:#[^#]*#|\|[^|]*\||"(?:\\.|[^"\\])*"|[^\s()#|"]+)"""
 _WRITTEN_OUT: Final = re.compile(rb"\(\(sha1\s*" + _SALT + rb'\s*"?(\d+)"?\s*\)', re.DOTALL)
