@@ -67,7 +67,7 @@ class Authenticode:
 
 
 class SignatureAlgorithm(enum.Enum):
-    """How the attributes are signed: an AlgorithmIdentifier in DER."""
+    """The ways to sign attributes, each an AlgorithmIdentifier in DER."""
 
     RSA = bytes.fromhex("300d06092a864886f70d0101010500")
     ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")

@@ -203,7 +203,7 @@ def try_unopenable(passphrase: Secret, but: bytes | None = None) -> None:
 
 
 def _work(envelope: bytes) -> tuple[str, int]:
-    """What opening takes: the hash, and how many bytes."""
+    """The work that opening takes: the hash, and the number of bytes."""
     string_to_key = _parse(envelope)[3]
     return string_to_key.hash_name, string_to_key.count
 

@@ -106,7 +106,7 @@ def check_image(image: BinaryIO) -> None:
 
 
 def layout_of(image: BinaryIO) -> ImageLayout:
-    """Where an image has what no hash covers. Raises `InvalidImage`."""
+    """The places in an image that no hash covers. Raises `InvalidImage`."""
 
     def read_at(offset: int, size: int) -> bytes:
         image.seek(offset)

@@ -184,7 +184,7 @@ class GnuPG:
         return AgentConnection(self._need_agent(), self.time_limit)
 
     def _usual_socket(self) -> Path:
-        """Where the agent's socket is unless the user has a directory below /run."""
+        """The agent's socket, unless the user has a directory below /run."""
         return short_path(self.path) / _SOCKET_NAME
 
     def agent_socket(self) -> Path:

@@ -1,4 +1,4 @@
-"""How much work it takes to open a secret key of a GnuPG home, and how that is made little.
+"""The work that opening a secret key of a GnuPG home takes, and making it little.
 
 gpg-agent derives a key from the passphrase each time that it uses a secret key, and has chosen so
 much work for that, as it made the key, that it takes a tenth of a second. That slows who guesses
@@ -37,13 +37,13 @@ _WRITTEN_OUT: Final = re.compile(rb"\(\(sha1\s*" + _SALT + rb'\s*"?(\d+)"?\s*\)'
 
 
 def hashed_bytes(content: bytes) -> int:
-    """How many bytes the agent hashes to open the key in a file; 0 where that is not said."""
+    """The number of bytes that the agent hashes to open the key in a file; 0 where none is said."""
     found = _CANONICAL.search(content) or _WRITTEN_OUT.search(content.replace(b"\n ", b""))
     return int(found[1]) if found else 0
 
 
 def opening_seconds(home: GnuPG, keys: Iterable[ListedKey]) -> dict[str, float]:
-    """How long the agent takes about to open the slowest part of each slow key, by fingerprint."""
+    """The seconds, about, that opening the slowest part of each slow key takes, by fingerprint."""
     found = {}
     for key in keys:
         most = max((hashed_bytes(path.read_bytes()) for path in _files(home, key)), default=0)
