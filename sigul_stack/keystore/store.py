@@ -260,10 +260,11 @@ class KeyStore:
             StoreMismatch(
                 key.fingerprint,
                 key.name,
-                f"key {key.name} takes {seconds[key.fingerprint] * 1000:.0f} ms to open at each"
-                " signature (its file has a slow derivation, which its random passphrase does not"
-                " need)",
-                f"have somebody with access run sigul change-passphrase {key.name} once",
+                f"key {key.name} takes about {seconds[key.fingerprint] * 1000:.0f} ms to open at"
+                " each signature (its file has a slow derivation, which a random passphrase of the"
+                " server's does not need)",
+                f"have somebody with access run sigul change-passphrase {key.name} once; where the"
+                " key stays slow, the server's log says why (key-stays-slow)",
             )
             for key in keys
             if key.keytype is KeyType.GNUPG and key.fingerprint in seconds
