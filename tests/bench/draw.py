@@ -52,18 +52,12 @@ def label(power: int, unit: str) -> str:
     return f"{value:,.0f}" if power >= 0 else f"{value:g}"
 
 
-def size(count: float) -> str:
-    """Bytes as KiB, MiB, GiB."""
-    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if count >= 1024**power:
-            return f"{count / 1024**power:g} {unit}"
-    return f"{count:g} B"
-
-
 def picture(curves: Sequence[Curve], machine: str) -> str:
     """One SVG of curves that share their axes; `machine` is said below."""
     first = curves[0]
-    points = [point for curve in curves for point in curve.points]
+    points = [
+        (x, value) for curve in curves for x, y, floor in curve.points for value in (y, floor)
+    ]
     in_bytes = first.x.endswith("in bytes")
     x_low, x_high = map(float, axis([x for x, _y in points]))
     y_low, y_high = axis([y for _x, y in points])
@@ -98,7 +92,7 @@ def picture(curves: Sequence[Curve], machine: str) -> str:
         x, _y = place(at, 10.0**y_low)
         parts.append(_line(x, _TOP, x, bottom, "#eee"))
         if x - last >= 46:
-            said = size(at) if in_bytes else f"{at:,.0f}"
+            said = table.size(at) if in_bytes else f"{at:,.0f}"
             parts.append(_text(x, bottom + 20, said, 'text-anchor="middle"'))
             last = x
     parts.append(_line(_LEFT, bottom, right, bottom, "#222"))
@@ -114,20 +108,30 @@ def picture(curves: Sequence[Curve], machine: str) -> str:
     beside = float(_LEFT)
     for number, curve in enumerate(curves):
         colour = _COLOURS[number % len(_COLOURS)]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in curve.points))
-        parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.2"/>'
-        )
-        parts += [_mark(number, *place(x, y), colour) for x, y in curve.points]
+        values = [place(x, y) for x, y, _floor in curve.points]
+        floors = [place(x, floor) for x, _y, floor in curve.points]
+        parts += [_path(values, colour, "2.2"), _path(floors, colour, "1.2", dashed=True)]
+        parts += [_mark(number, x, y, colour) for x, y in values]
         parts.append(_mark(number, beside + 6, 46, colour))
         parts.append(_text(beside + 18, 50, curve.name))
         beside += 40 + 7.2 * len(curve.name)
+    parts.append(_text(right, 26, "dashed: the floor", 'text-anchor="end" fill="#666"'))
     parts.append(_text(_LEFT, _HEIGHT - 10, machine, 'font-size="11" fill="#666"'))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def _text(x: float, y: float, said: str, more: str = "") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" {more}>{html.escape(said)}</text>'
+
+
+def _path(
+    places: Sequence[tuple[float, float]], colour: str, width: str, *, dashed: bool = False
+) -> str:
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    dashes = ' stroke-dasharray="6 4"' if dashed else ""
+    return (
+        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"{dashes}/>'
+    )
 
 
 def _line(x: float, y: float, to_x: float, to_y: float, colour: str) -> str:

@@ -2,13 +2,15 @@
 
 Users and keys are rows written straight to the server's database, with access of the
 administrator to none: what is measured is list-users, list-keys, and a signature beside them. The
-keys have no key in the GnuPG home; a home of 100,000 keys would be gpg's own slowness.
+keys have no key in the GnuPG home; a home of 100,000 keys would be gpg's own slowness. A list's
+floor is that of any request, however long the list is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -17,7 +19,7 @@ from sigul_stack.database.schema import keys, users
 from tests.bench import floors as floor
 from tests.bench.measuring import load, median, timed
 from tests.bench.record import Curve
-from tests.bench.rows import Requests, data_file, packages
+from tests.bench.rows import Request, Requests, data_file, packages
 from tests.bench.sites import BenchSite
 
 
@@ -72,29 +74,40 @@ def fill(database: Path, count: int) -> None:
 
 
 def measure(
-    site: BenchSite, directory: Path, steps: Steps, tell: Callable[[str], None]
-) -> tuple[Curve, ...]:
+    site: BenchSite,
+    directory: Path,
+    floors: floor.Floors,
+    steps: Steps,
+    tell: Callable[[str], None],
+) -> Iterator[Curve]:
     """All curves of a running site that has its key. The database is filled last."""
     requests = Requests(site, directory)
-    curves = []
 
     def curve(
-        name: str, x: str, y: str, where: Sequence[int], value: Callable[[int], float]
-    ) -> None:
-        points = []
+        name: str,
+        x: str,
+        y: str,
+        where: Sequence[int],
+        value: Callable[[int], float],
+        least: Callable[[Mapping[str, float], int], float],
+    ) -> Curve:
+        now, points = floors.now(), []
         for at in where:
             tell(f"{name}: {at} {x} …")
-            points.append((float(at), value(at)))
-        curves.append(Curve(name, x, y, tuple(points)))
+            points.append((float(at), value(at), least(now, at)))
+        return Curve(name, x, y, tuple(points))
+
+    def signature(now: Mapping[str, float], count: int = 1) -> float:
+        return floor.request(now) + count * now[floor.RSA]
 
     small = data_file(directory / "grown-small", 1024)
 
     def sign(path: Path = small) -> None:
         requests.do(requests.sign_data(path))
 
-    curve(
+    yield curve(
         "sign-data 1 KiB", "clients", "signatures a second", steps.clients,
-        lambda clients: load([sign], clients, steps.seconds).rate,
+        lambda clients: load([sign], clients, steps.seconds).rate, floor.shared,
     )  # fmt: skip
 
     def payload(size: int) -> float:
@@ -107,25 +120,27 @@ def measure(
         finally:
             path.unlink()
 
-    curve("sign-data", "payload in bytes", "seconds", steps.payload, payload)
+    yield curve(
+        "sign-data", "payload in bytes", "seconds", steps.payload, payload,
+        lambda now, size: signature(now) + size / floor.MIB / floor.payload_rate(now),
+    )  # fmt: skip
 
     def rpms(count: int) -> float:
         paths = packages(directory / "grown-rpms", count)
         return median(lambda: requests.do(requests.sign_rpms(paths)), 1)
 
-    curve("sign-rpms", "RPMs in a request", "seconds", steps.rpms, rpms)
-    listed: dict[str, list[tuple[float, float]]] = {"list-users": [], "list-keys": [], "sign": []}
+    yield curve("sign-rpms", "RPMs in a request", "seconds", steps.rpms, rpms, signature)
+    database = site.directory / "server.sqlite"
+    now = floors.now()
+    beside: dict[str, tuple[Request, float, list[tuple[float, float, float]]]] = {
+        "list-users": ((["list-users"], [site.admin_password]), floor.request(now), []),
+        "list-keys": ((["list-keys"], [site.admin_password]), floor.request(now), []),
+        "sign-data 1 KiB beside them": (requests.sign_data(small), signature(now), []),
+    }
     for count in steps.rows:
         tell(f"users and keys: {count} …")
-        fill(site.directory / "server.sqlite", count)
-        for name, points in listed.items():
-            request = ([name], [site.admin_password])
-            if name == "sign":
-                request = requests.sign_data(small)  # type: ignore[assignment]
-            points.append(
-                (float(count), median(lambda r=request: requests.do(r), steps.runs))  # type: ignore[misc]
-            )
-    for name, points in listed.items():
-        title = "sign-data 1 KiB beside them" if name == "sign" else name
-        curves.append(Curve(title, "users and keys in the database", "seconds", tuple(points)))
-    return tuple(curves)
+        fill(database, count)
+        for request, least, points in beside.values():
+            points.append((float(count), median(partial(requests.do, request), steps.runs), least))
+    for name, (_request, _least, points) in beside.items():
+        yield Curve(name, "users and keys in the database", "seconds", tuple(points))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import statistics
 import subprocess
@@ -41,10 +42,15 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def median(work: Callable[[], object], runs: int) -> float:
-    """The median time of `work` over `runs` runs, after one that does not count, in seconds."""
+def times(work: Callable[[], object], runs: int) -> list[float]:
+    """How long `work` takes in each of `runs` runs, after one that does not count, in seconds."""
     work()
-    return statistics.median(timed(work) for _ in range(runs))
+    return [timed(work) for _ in range(runs)]
+
+
+def median(work: Callable[[], object], runs: int) -> float:
+    """The median of `times`."""
+    return statistics.median(times(work, runs))
 
 
 def client_kib(site: BenchSite, arguments: Sequence[str], given: Sequence[str]) -> int:
@@ -135,8 +141,8 @@ class Load:
 
     @property
     def p95(self) -> float:
-        """The 95th percentile of what a request took, in seconds."""
-        return sorted(self.took)[min(len(self.took) - 1, int(len(self.took) * 0.95))]
+        """The 95th percentile of what a request took, in seconds (nearest rank)."""
+        return sorted(self.took)[math.ceil(len(self.took) * 0.95) - 1]
 
 
 def load(works: Sequence[Callable[[], object]], clients: int, seconds: float) -> Load:

@@ -13,9 +13,16 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 #: Another number where the form changes.
-FORM: Final = 1
+FORM: Final = 2
 #: The last release's record.
 RELEASED: Final = Path(__file__).parents[2] / "docs/bench/record.json"
+
+Better = Literal["lower", "higher"]
+
+
+def times(value: float, floor: float, better: Better) -> float:
+    """How many times worse than its floor a figure is; 1 is the floor itself."""
+    return value / floor if better == "lower" else floor / value
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Row:
     name: str
     value: float
     unit: str
-    better: Literal["lower", "higher"]
+    better: Better
     floor: float
     #: What the floor is made of.
     floor_is: str
@@ -35,6 +42,10 @@ class Row:
     worker_kib: int = 0
     #: Seconds of CPU a piece of work: of client, bridge, server.
     cpu: Mapping[str, float] = field(default_factory=dict)
+    #: How many requests were measured, and what the fastest and the slowest took, in seconds.
+    runs: int = 0
+    fastest: float = 0
+    slowest: float = 0
     #: The 95th percentile of what each request took, in seconds, and what it should be.
     p95: float | None = None
     aim_p95: float | None = None
@@ -42,9 +53,7 @@ class Row:
     @property
     def ratio(self) -> float:
         """How many times worse than the floor; 1 is the floor itself."""
-        if self.better == "lower":
-            return self.value / self.floor
-        return self.floor / self.value
+        return times(self.value, self.floor, self.better)
 
     @property
     def met(self) -> bool:
@@ -56,12 +65,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Curve:
-    """How one cost grows: `points` are pairs of x and y."""
+    """How one cost grows: `points` are x, y, and y's floor."""
 
     name: str
     x: str
     y: str
-    points: tuple[tuple[float, float], ...]
+    points: tuple[tuple[float, float, float], ...]
+
+    @property
+    def better(self) -> Better:
+        """Whether more is better: of a rate."""
+        return "higher" if self.y.endswith("a second") else "lower"
 
 
 @dataclass(frozen=True)
@@ -69,10 +83,17 @@ class Record:
     """All of one run."""
 
     machine: Mapping[str, str]
+    #: The median of each floor over the run, and the least and the most of it.
     floors: Mapping[str, float]
+    floor_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     rows: tuple[Row, ...] = ()
     peer: tuple[Row, ...] = ()
     growth: tuple[Curve, ...] = ()
+
+    @property
+    def unsteady(self) -> float:
+        """By how much a floor moved within the run (0.2: a fifth): how busy the machine was."""
+        return max((high / low - 1 for low, high in self.floor_ranges.values()), default=0.0)
 
     def encode(self) -> str:
         """The record as JSON."""
@@ -87,6 +108,7 @@ class Record:
         return cls(
             machine=data["machine"],
             floors=data["floors"],
+            floor_ranges={name: (low, high) for name, (low, high) in data["floor_ranges"].items()},
             rows=tuple(Row(**row) for row in data["rows"]),
             peer=tuple(Row(**row) for row in data["peer"]),
             growth=tuple(
@@ -94,7 +116,7 @@ class Record:
                     curve["name"],
                     curve["x"],
                     curve["y"],
-                    tuple((x, y) for x, y in curve["points"]),
+                    tuple((x, y, floor) for x, y, floor in curve["points"]),
                 )
                 for curve in data["growth"]
             ),

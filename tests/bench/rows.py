@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
+import statistics
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from tests.bench import floors as floor
-from tests.bench.machine import cores
-from tests.bench.measuring import client_kib, load, median, watched
+from tests.bench.measuring import client_kib, load, times, watched
 from tests.bench.record import Row
 from tests.bench.sites import KEY, KEY_PASSPHRASE, BenchSite
 from tests.integration.rpm_support import build
@@ -35,7 +34,7 @@ class Effort:
     large: int = 256 * floor.MIB
 
 
-#: What the tests do, to see that the harness works.
+#: To see that the harness works.
 SMALLEST = Effort(runs=1, large_runs=1, seconds=0.1, mixed_seconds=0.1, large=floor.MIB)
 QUICK = Effort(runs=5, large_runs=1, seconds=4, mixed_seconds=15)
 
@@ -60,8 +59,33 @@ def packages(directory: Path, count: int) -> list[str]:
     return [str(name) for name in names]
 
 
+@dataclass(frozen=True)
+class Files:
+    """What is signed, the same of each site: 1 KiB of text, 1 MiB, the large file, 20 RPMs."""
+
+    small: Path
+    middle: Path
+    large: Path
+    rpms: Sequence[str]
+
+    @classmethod
+    def make(cls, directory: Path, large: int) -> Files:
+        """The files in `directory`; `large` in bytes."""
+        small = directory / "small"
+        small.write_text(f"{'one line of text, of 32 letters':<31}\n" * 32)
+        return cls(
+            small,
+            data_file(directory / "middle", floor.MIB),
+            data_file(directory / "large", large),
+            packages(directory / "rpms", 20),
+        )
+
+
 class Requests:
-    """The requests that are measured, of one site and in one directory."""
+    """The requests that are measured, of one site; `directory` is for what comes out.
+
+    A Sigul 1.2 has all of them, with these options.
+    """
 
     def __init__(self, site: BenchSite, directory: Path) -> None:
         self.site = site
@@ -105,51 +129,53 @@ class _Pieces:
         self.done += 1
 
 
-def measure(
-    site: BenchSite,
-    directory: Path,
-    floors: dict[str, float],
-    effort: Effort,
-    tell: Callable[[str], None],
-) -> tuple[Row, ...]:
-    """All six rows of a running site that has its key."""
-    requests = Requests(site, directory)
-    small = directory / "small"
-    small.write_bytes(os.urandom(700).hex().encode()[:1024])
-    middle = data_file(directory / "middle", floor.MIB)
-    large = data_file(directory / "large", effort.large)
-    rpms = packages(directory / "rpms", 20)
-    start = floors[floor.PYTHON] + floors[floor.NSS]
-    shake, rsa = floors[floor.HANDSHAKE], floors[floor.RSA]
-    # A client's two sessions; the server's own with the bridge was made before it was needed.
-    request = start + 2 * shake
-    whole = start + 3 * shake
-    large_mib = effort.large / floor.MIB
+#: What a figure is made of: its value, and what each request took, in seconds.
+Found = tuple[float, Sequence[float]]
+#: Measures one row, beside floors of just now.
+MakeRow = Callable[[Mapping[str, float]], Row]
 
-    def row(work: Callable[[Do], float], sample: Request, **what: object) -> Row:
+
+def plan(site: BenchSite, files: Files, effort: Effort) -> dict[str, MakeRow]:
+    """The six rows by name, each to be measured on a running site that has its key."""
+    requests = Requests(site, site.directory)
+    large_mib = effort.large / floor.MIB
+    large_name = f"sign-data {large_mib:.0f} MiB"
+
+    def row(work: Callable[[Do], Found], sample: Request, **what: object) -> Row:
         pieces = _Pieces(requests)
-        tell(f"{what['name']} …")
         before = _client_cpu()
         with watched(site) as seen:
-            value = work(pieces.do)
+            value, took = work(pieces.do)
         cpu = {"client": _client_cpu() - before, **seen.cpu}
         done = max(1, pieces.done)
         return Row(
             value=value,
+            runs=len(took),
+            fastest=min(took),
+            slowest=max(took),
             cpu={name: seconds / done for name, seconds in cpu.items()},
             client_kib=client_kib(site, *sample),
             worker_kib=seen.worker_kib,
             **what,  # type: ignore[arg-type]
         )
 
+    def one(make: Make, runs: int, figure: Callable[[float], float], **what: object) -> Row:
+        """A row of one client; `figure` makes one of a request's median time."""
+
+        def work(do: Do) -> Found:
+            took = times(lambda: do(make), runs)
+            return figure(statistics.median(took)), took
+
+        return row(work, make(), **what)
+
     def shared(clients: int, seconds: float, makes: Sequence[Make], **what: object) -> Row:
         p95 = 0.0
 
-        def work(do: Do) -> float:
+        def work(do: Do) -> Found:
             nonlocal p95
             found = load([partial(do, make) for make in makes], clients, seconds)
             p95 = found.p95
-            return found.rate
+            return found.rate, found.took
 
         found = row(
             work, makes[-1](), unit="/s", better="higher",
@@ -162,55 +188,47 @@ def measure(
         return requests.list_users()
 
     def sign() -> Request:
-        return requests.sign_data(small)
+        return requests.sign_data(files.small)
 
     def sign_large() -> Request:
-        return requests.sign_data(large)
+        return requests.sign_data(files.large)
 
     def sign_middle() -> Request:
-        return requests.sign_data(middle)
+        return requests.sign_data(files.middle)
 
     def text() -> Request:
-        return requests.sign_text(small)
+        return requests.sign_text(files.small)
 
     def batch() -> Request:
-        return requests.sign_rpms(rpms)
+        return requests.sign_rpms(files.rpms)
 
-    return (
-        row(
-            lambda do: median(lambda: do(users), effort.runs), users(),
-            name="list-users, whole client", unit="s", better="lower", aim=0.10, floor=request,
-            floor_is="Python start, NSS start, two handshakes",
+    makers: dict[str, Callable[..., Row]] = {
+        "list-users, whole client": lambda floors, name: one(
+            users, effort.runs, float, name=name, unit="s", better="lower", aim=0.10,
+            floor=floor.request(floors), floor_is="Python start, NSS start, two handshakes",
         ),
-        row(
-            lambda do: median(lambda: do(sign), effort.runs), sign(),
-            name="sign-data 1 KiB", unit="s", better="lower", aim=0.14, floor=request + rsa,
+        "sign-data 1 KiB": lambda floors, name: one(
+            sign, effort.runs, float, name=name, unit="s", better="lower", aim=0.14,
+            floor=floor.request(floors) + floors[floor.RSA],
             floor_is="the same and an RSA signature",
         ),
-        row(
-            lambda do: large_mib / median(lambda: do(sign_large), effort.large_runs), sign_large(),
-            name=f"sign-data {large_mib:.0f} MiB", unit="MiB/s", better="higher", aim=250,
-            floor=large_floor(floors),
+        large_name: lambda floors, name: one(
+            sign_large, effort.large_runs, lambda seconds: large_mib / seconds,
+            name=name, unit="MiB/s", better="higher", aim=250, floor=floor.payload_rate(floors),
             floor_is="SHA-512 at client and at server, AES-GCM four times, on all cores",
         ),
-        shared(
-            8, effort.seconds, [sign], name="8 clients, sign-data 1 KiB", aim=16,
-            floor=min(8, cores()) / (whole + rsa),
+        "8 clients, sign-data 1 KiB": lambda floors, name: shared(
+            8, effort.seconds, [sign], name=name, aim=16, floor=floor.shared(floors, 8),
         ),
-        shared(
-            3, effort.mixed_seconds, [users, text, sign_middle], aim=20, aim_p95=0.25,
-            name="3 clients, list-users, sign-text, sign-data 1 MiB in turn",
-            floor=min(3, cores()) / (whole + rsa * 2 / 3),
+        "3 clients, list-users, sign-text, sign-data 1 MiB in turn": lambda floors, name: shared(
+            3, effort.mixed_seconds, [users, text, sign_middle], name=name, aim=20, aim_p95=0.25,
+            floor=floor.shared(floors, 3, 2 / 3),
         ),
-        row(
-            lambda do: 20 / median(lambda: do(batch), max(1, effort.runs // 3)), batch(),
-            name="sign-rpms, 20 small RPMs", unit="/s", better="higher", aim=100,
-            floor=20 / (request + 20 * rsa), floor_is="one client's start, 20 RSA signatures",
+        "sign-rpms, 20 small RPMs": lambda floors, name: one(
+            batch, max(1, effort.runs // 3), lambda seconds: 20 / seconds,
+            name=name, unit="/s", better="higher", aim=100,
+            floor=20 / (floor.request(floors) + 20 * floors[floor.RSA]),
+            floor_is="one client's start, 20 RSA signatures",
         ),
-    )  # fmt: skip
-
-
-def large_floor(floors: dict[str, float]) -> float:
-    """MiB/s: the slower of one SHA-512 and of all work shared by all cores."""
-    hash_, aes = floors[floor.SHA512], floors[floor.AES]
-    return min(hash_, cores() / (2 / hash_ + 4 / aes))
+    }  # fmt: skip
+    return {name: partial(make, name=name) for name, make in makers.items()}

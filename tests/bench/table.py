@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from tests.bench.record import Record, Row
+from tests.bench.record import Curve, Record, Row, times
 
-HEAD = (
+#: By how much a floor may move in a run on a machine that does nothing else (0.3: 30 %).
+QUIET: Final = 0.3
+HEAD: Final = (
     "what",
     "here",
     "floor",
@@ -49,12 +52,12 @@ def memory(kib: int) -> str:
 def with_peer(record: Record) -> list[tuple[str, ...]]:
     """Head and rows, with the peer's figure beside ours where there is one."""
     peers = {row.name: row for row in record.peer}
-    if not peers:
+    if not peers and "peer" not in record.machine:
         return [HEAD, *map(cells, record.rows)]
     rows: list[tuple[str, ...]] = [(*HEAD[:2], "peer", *HEAD[2:])]
     for row in record.rows:
         own = cells(row)
-        there = cells(peers[row.name])[1] if row.name in peers else "-"
+        there = cells(peers[row.name])[1] if row.name in peers else "failed"
         rows.append((*own[:2], there, *own[2:]))
     return rows
 
@@ -73,12 +76,60 @@ def markdown(record: Record) -> str:
     head, *rows = with_peer(record)
     text = [head, ["---"] * len(head), *rows]
     parts = ["\n".join(f"| {' | '.join(row)} |" for row in text)]
-    parts.append("\n".join(f"* {row.name}: {row.floor_is}" for row in record.rows))
+    parts.append("\n".join(f"* {line}" for line in behind(record)))
     floors = [["floor", "measured"], ["---", "---"]]
-    floors += [[name, figure(value, unit_of(name))] for name, value in record.floors.items()]
+    floors += [[name, floor_figure(record, name)] for name in record.floors]
     parts.append("\n".join(f"| {' | '.join(row)} |" for row in floors))
     parts.append("\n".join(f"* {name}: {said}" for name, said in record.machine.items()))
     return "\n\n".join(parts) + "\n"
+
+
+def behind(record: Record) -> list[str]:
+    """What stands behind each figure: how often it was measured, and what its floor is made of."""
+    ours = [f"{row.name}: {measured(row)}floor: {row.floor_is}" for row in record.rows]
+    theirs = [f"peer's {row.name}: {measured(row).removesuffix('; ')}" for row in record.peer]
+    return ours + theirs
+
+
+def measured(row: Row) -> str:
+    """How many requests a row is made of, and from what to what they took."""
+    if not row.runs:
+        return ""
+    if row.runs == 1:
+        return f"1 request of {figure(row.fastest, 's')}; "
+    return f"{row.runs} requests of {figure(row.fastest, 's')} to {figure(row.slowest, 's')}; "
+
+
+def floor_figure(record: Record, name: str) -> str:
+    """A floor with its unit, and from what to what it moved in the run."""
+    unit = unit_of(name)
+    said = figure(record.floors[name], unit)
+    if name in record.floor_ranges:
+        low, high = record.floor_ranges[name]
+        said += f" ({figure(low, unit)} to {figure(high, unit)})"
+    return said
+
+
+def growth(curves: Sequence[Curve]) -> list[str]:
+    """Each point of the curves beside its floor."""
+    rows: list[tuple[str, ...]] = [("how it grows", "", "here", "floor", "times")]
+    for curve in curves:
+        unit = "/s" if curve.better == "higher" else "s"
+        for x, y, floor in curve.points:
+            at = size(x) if curve.x.endswith("in bytes") else f"{x:,.0f}"
+            rows.append((
+                curve.name, f"{curve.x.removesuffix(' in bytes')}: {at}", figure(y, unit),
+                figure(floor, unit), f"{times(y, floor, curve.better):.1f}",
+            ))  # fmt: skip
+    return lines(rows) if len(rows) > 1 else []
+
+
+def size(count: float) -> str:
+    """Bytes as KiB, MiB, GiB."""
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{count / 1024**power:g} {unit}"
+    return f"{count:g} B"
 
 
 def unit_of(floor: str) -> str:
@@ -89,8 +140,11 @@ def unit_of(floor: str) -> str:
 def text(record: Record) -> str:
     """All that `make bench` prints of a record."""
     machine = [f"{name}: {said}" for name, said in record.machine.items()]
-    floors = [f"{name} {figure(value, unit_of(name))}" for name, value in record.floors.items()]
-    reasons = [f"floor of {row.name}: {row.floor_is}" for row in record.rows]
-    return "\n".join(
-        [*machine, "", "floors: " + ", ".join(floors), "", *lines(with_peer(record)), "", *reasons]
-    )
+    floors = [f"floor of {name}: {floor_figure(record, name)}" for name in record.floors]
+    grown = growth(record.growth)
+    busy = [
+        f"The machine was not quiet: a floor moved by {record.unsteady:.0%} within the run, so"
+        " that figures and ratios are rough."
+    ] if record.unsteady > QUIET else []  # fmt: skip
+    parts = (machine, floors, lines(with_peer(record)), behind(record), grown, busy)
+    return "\n\n".join("\n".join(part) for part in parts if part)
