@@ -62,7 +62,9 @@ def wrapped_programs(directory: Path, asked: Path, failing: str = "-") -> None:
         path.chmod(0o755)
 
 
-# It takes a minute: two sites of their own, and each figure once.
+@pytest.mark.long("tests/bench", "tests/site.py")
+@pytest.mark.timeout(300)
+# A minute: two sites of their own, and each figure once.
 def test_a_whole_run_measures_a_peer_and_growth_and_names_what_is_slower(tmp_path: Path) -> None:
     asked, peer = tmp_path / "asked", tmp_path / "peer"
     peer.mkdir()
