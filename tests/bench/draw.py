@@ -116,7 +116,7 @@ def picture(curves: Sequence[Curve], machine: str) -> str:
         parts.append(_text(beside + 18, 50, curve.name))
         beside += 40 + 7.2 * len(curve.name)
     parts.append(_text(right, 26, "dashed: the floor", 'text-anchor="end" fill="#666"'))
-    parts.append(_text(_LEFT, _HEIGHT - 10, machine, 'font-size="11" fill="#666"'))
+    parts.append(_text(_LEFT, _HEIGHT - 10, machine, 'font-size="10" fill="#666"'))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

@@ -144,7 +144,7 @@ def text(record: Record) -> str:
     grown = growth(record.growth)
     busy = [
         f"The machine was not quiet: a floor moved by {record.unsteady:.0%} within the run, so"
-        " that figures and ratios are rough."
+        " that figures and ratios are rough: measure again when nothing else runs."
     ] if record.unsteady > QUIET else []  # fmt: skip
     parts = (machine, floors, lines(with_peer(record)), behind(record), grown, busy)
     return "\n\n".join("\n".join(part) for part in parts if part)
