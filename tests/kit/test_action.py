@@ -8,6 +8,7 @@ job does inside is also in tests/integration/test_sign_job.py.
 from __future__ import annotations
 
 import base64
+import ipaddress
 import os
 import re
 import shutil
@@ -68,11 +69,13 @@ def runner() -> Iterator[Runner]:
 @pytest.fixture(scope="module")
 def inputs(site: Site, engine: None) -> dict[str, str]:
     """Inputs for the site, but for `sign-object`."""
+    # An engine that has just made this network does not say its gateway: the first address.
     network = ["docker", "network", "inspect", "bridge"]
-    gateway = subprocess.run(
-        [*network, "--format", "{{(index .IPAM.Config 0).Gateway}}"],
+    subnet = subprocess.run(
+        [*network, "--format", "{{(index .IPAM.Config 0).Subnet}}"],
         capture_output=True, text=True, check=True, timeout=60,
     ).stdout.strip()  # fmt: skip
+    gateway = str(next(ipaddress.ip_network(subnet).hosts()))
     name, _, tag = built_images("client")["client"].rpartition(":")
     return {
         "sigul_conf": site.path("client.conf").read_text(),
