@@ -69,9 +69,9 @@ class AgentConnection:
             self._reply({})
         except (OSError, KeystoreError) as error:
             self._socket.close()
-            raise KeystoreError(
-                f"gpg-agent does not answer at {path} ({error})", "look for its messages"
-            ) from error
+            late = isinstance(error, TimeoutError)
+            cure = RAISE_SIGNING_TIMEOUT if late else "look for its messages"
+            raise KeystoreError(f"gpg-agent does not answer at {path} ({error})", cure) from error
 
     def __enter__(self) -> AgentConnection:
         try:
