@@ -78,8 +78,10 @@ def test_every_mix_of_old_and_new(
                 )
                 assert "knows" not in request["fields"]
         if bridge == "old":
+            # A scripted server ends once it has answered, perhaps before the request's end came on.
+            late = "request: writing to a peer: the peer ended" if server == "old" else "-"
             for pair in old_bridge.result():
-                assert "errors" not in pair, pair
+                assert all(one.startswith(late) for one in pair.get("errors", [])), pair
                 assert set(pair["fields"]) == {"op", "user"}
         logs |= {item.log.name.partition("-")[0]: item.text for item in site.processes}
     finally:
