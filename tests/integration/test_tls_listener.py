@@ -15,7 +15,7 @@ from tests.site import Site
 
 #: As many as certutil takes, which is the most that NSS does: 30 to 60 ms for an RSA key.
 ROUNDS = 10_000
-#: Requests after which each one's cost is told.
+#: Requests of which the cheapest is looked at.
 REQUESTS = 5
 #: Processor seconds of a bridge for a request; those of two keys that are read are 0.06 and more.
 MOST_SECONDS = 0.03
@@ -330,8 +330,11 @@ def test_a_bridge_reads_its_key_when_it_starts_and_never_again(
     with site.running() as daemons:
         bridge = daemons[0]
         site.sigul("list-users", secrets=[site.admin_password])
-        start = cpu(bridge.serving)
+        spent = []
         for _ in range(REQUESTS):
+            start = cpu(bridge.serving)
             site.sigul("list-users", secrets=[site.admin_password])
-        # A client's handshake and a worker's are in each.
-        assert (cpu(bridge.serving) - start) / REQUESTS < MOST_SECONDS
+            spent.append(cpu(bridge.serving) - start)
+        # A client's handshake and a worker's are in each. Others' work makes processor time longer,
+        # never shorter: keys that are read are in the least, too.
+        assert min(spent) < MOST_SECONDS
